@@ -1,0 +1,62 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# What a caller may choose.
+PORT ?= 8000
+PROFILE ?=
+MODEL ?=
+PYTHON ?=
+# Where torch's CPU build is looked for when pip, as configured, does not find it.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := .venv/bin
+PY := $(BIN)/python
+CPU_OR_GPU := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
+TESTS ?=
+
+.PHONY: help setup serve check test e2e test-replicas bench-overhead lock docs-reference clean
+
+help: ## This list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@echo "  Variables: PORT=$(PORT) PROFILE=local-cpu|t4|rtx4090|single-gpu (found by itself) MODEL=<hub name, path or smollm2>"
+
+setup: ## Virtual environment .venv with the locked dependencies (runs by itself, once)
+	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash deploy/setup.sh "$(CPU_OR_GPU)"
+
+serve: setup ## Serve both tiers on this machine; Ctrl-C stops everything
+	@exec $(PY) -m serve_app serve --port $(PORT) $(if $(PROFILE),--profile $(PROFILE)) $(if $(MODEL),--model "$(MODEL)")
+
+check: setup ## Format, lint, import rules, types, unit tests (under a minute)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/basedpyright --level error
+	$(PY) -m pytest -m "not e2e" --allow-hosts=127.0.0.1,::1 --allow-unix-socket $(TESTS)
+
+e2e: setup
+	$(PY) -m pytest -m e2e --ignore=tests/e2e/replicas $(TESTS)
+
+test-replicas: setup ## Two replicas: relay, drain, and parts killed under load (not in `make test`)
+	$(PY) -m pytest -m e2e tests/e2e/replicas
+
+test: check e2e ## Everything a machine without a GPU can prove: check, then real Ray and real vLLM
+
+bench-overhead: setup ## What serving adds to bare vLLM; writes loadtest/results/overhead.json
+	$(PY) -m loadtest overhead
+
+COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --no-header --no-annotate \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28
+lock: setup ## Resolve pyproject.toml anew into deploy/requirements-{cpu,gpu}.txt
+	@# uv does not read pip's configuration, so pip's find-links are handed to it.
+	UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-$(TORCH_INDEX)/torch/}}" $(COMPILE) \
+		--extra cpu --extra dev --excludes deploy/lock-excludes-cpu.txt -o deploy/requirements-cpu.txt
+	UV_FIND_LINKS= $(COMPILE) \
+		--extra gpu --extra embedded --extra dev --excludes deploy/lock-excludes-gpu.txt -o deploy/requirements-gpu.txt
+
+docs-reference: setup ## Write docs/configuration.md from the typed settings
+	$(PY) -m serve_app config-reference > docs/configuration.md
+
+clean: ## Remove the environment and every cache of this folder
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,80 @@
+"""`python -m loadtest`: what serving costs over bare vLLM, and what a first run takes."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from loadtest import first_run, overhead_command
+from loadtest.readme_table import between_markers, table
+from loadtest.results_file import REPOSITORY, RESULTS
+
+
+def main(argv: list[str]) -> int:
+    options = make_parser().parse_args(argv)
+    if options.command == "overhead":
+        return overhead_command.run(options, argv)
+    if options.command == "first-run":
+        return first_run.run(options.port, with_tests=not options.no_tests, console=Console())
+    return write_readme(options.results, options.readme)
+
+
+def write_readme(results: Path, readme: Path) -> int:
+    """Put the table of the results file between the README's markers."""
+    text = readme.read_text(encoding="utf-8")
+    body = table(json.loads(results.read_text(encoding="utf-8")))
+    readme.write_text(between_markers(text, "overhead", body), encoding="utf-8")
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_overhead(commands)
+    first = commands.add_parser(
+        "first-run",
+        help="a clean clone, `make serve` twice, the README's curl commands, `make test`",
+        description="Does what a newcomer does with the last commit, measures how long it takes, "
+        "and writes loadtest/results/first_run.json and the README's sentence about it.",
+    )
+    first.add_argument("--port", type=int, default=8000)
+    first.add_argument("--no-tests", action="store_true", help="leave `make test` out")
+    readme = commands.add_parser(
+        "readme", help="write the README's overhead table from the results"
+    )
+    readme.add_argument("--results", type=Path, default=RESULTS)
+    readme.add_argument("--readme", type=Path, default=REPOSITORY / "README.md")
+    return parser
+
+
+def _add_overhead(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "overhead",
+        help="a bare vLLM server and tierserve in one alternating run",
+        description="Starts a bare vLLM server and tierserve's chat tier with the same small "
+        "random model and the same engine arguments, and measures them in turn (A B, B A, ...) "
+        "with streaming chat completions of fixed length in a closed loop. While one is measured "
+        "the other stands still.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="two rounds: does it run? writes overhead-quick.json")
+    add("--rounds", type=int, help="pairs for each number of streams")
+    add("--concurrency", type=int, nargs="+", metavar="N", help="numbers of streams: 1 8 32")
+    add("--output-tokens", type=int, default=64, help="length of each answer")
+    add("--max-model-len", type=int, default=2048, help="context of both engines, in tokens")
+    add("--cpu-slice", default="0/2", help="cores of both servers' engines, as in the config")
+    add(
+        "--max-foreign-cores",
+        type=float,
+        metavar="CORES",
+        help="measure a pair again when other programs used more than this",
+    )
+    add("--self-check", action="store_true", help="a second bare server in place of tierserve")
+    add("--out", type=Path, help="results file; loadtest/results/overhead.json in the package")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

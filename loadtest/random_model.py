@@ -1,0 +1,71 @@
+"""A small random Qwen2 with short steps, so that the cost of serving shows beside the engine's."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from serve_app.engine.model_dir import EMBEDDED_MODEL, default_cache_dir, resolve_model
+
+HIDDEN = 128
+LAYERS = 4
+MAX_POSITIONS = 4096
+SEED = 20
+# Raised when the directory's content changes, so that old ones are left alone.
+_LAYOUT = 1
+_MARKER = "random-model.json"
+
+
+def make_random_qwen2(directory: Path | None = None, *, tokenizer_dir: Path | None = None) -> Path:
+    """The model's directory, made at the first call: complete or absent, never half written.
+
+    By default it lies beside the embedded model, whose tokenizer and chat template it takes.
+    """
+    target = directory or default_cache_dir() / "models" / f"random-qwen2-7m-v{_LAYOUT}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Tests and a benchmark may come here at once: one writes, all wait.
+    with FileLock(target.with_suffix(".lock")):
+        if not (target / _MARKER).is_file():
+            _write(target, tokenizer_dir or Path(resolve_model(EMBEDDED_MODEL)))
+    return target
+
+
+def _write(target: Path, tokenizer_dir: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    staging = Path(tempfile.mkdtemp(prefix=".random-", dir=target.parent))
+    try:
+        parameters = _write_model(staging, tokenizer_dir)
+        (staging / _MARKER).write_text(json.dumps({"parameters": parameters, "seed": SEED}))
+        staging.chmod(0o755)
+        staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_model(directory: Path, tokenizer_dir: Path) -> int:
+    # Seconds of import that a caller who finds the directory made does not pay.
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN,
+        intermediate_size=4 * HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=MAX_POSITIONS,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        model = Qwen2ForCausalLM(config).bfloat16()
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return model.num_parameters()

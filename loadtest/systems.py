@@ -1,0 +1,180 @@
+"""The servers that are compared: started alike, each a context that ends what it started."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+
+from serve_app.config import EngineConfig
+from serve_app.core.engine_args import EngineSpec, cores_of_slice, engine_args
+from serve_app.core.hardware import hardware_for
+from serve_app.core.tiers import Tier
+from serve_app.serving.local import LocalCluster
+from serve_app.serving.profiles import load_profile
+from serve_app.serving.supervisor import RUN_ID_VARIABLE
+
+START_TIMEOUT_S = 600.0
+STOP_TIMEOUT_S = 60.0
+POLL_S = 0.5
+LOG_TAIL_BYTES = 3000
+# Both systems know the model by the tier's name.
+MODEL_NAME = Tier.CHAT.value
+# As the kernel cuts the name.
+ENGINE_PROCESS = "VLLM::EngineCor"
+BARE = "bare"
+OURS = "ours"
+
+
+class StartFailure(Exception):
+    """A server did not become ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A running server: where it answers, and the mark that its processes carry."""
+
+    name: str
+    chat_url: str
+    run_id: str
+
+
+@contextlib.contextmanager
+def our_chat_tier(
+    model_dir: Path, engine: EngineConfig, *, slots: int, on_wait: Callable[[], None]
+) -> Iterator[System]:
+    """The chat tier alone, deployed as `make serve` deploys it, with room for `slots` streams."""
+    environment = {"HF_HUB_OFFLINE": "1"}
+    with LocalCluster(environment=environment) as cluster:
+        config = chat_only_config(load_profile("local-cpu"), model_dir, engine, slots)
+        cluster.deploy(config, timeout_s=START_TIMEOUT_S, on_poll=lambda _: on_wait())
+        url = f"{cluster.base_url}{Tier.CHAT.route_prefix}/v1/chat/completions"
+        yield System(OURS, url, cluster.run_id)
+
+
+def chat_only_config(
+    profile: Mapping[str, Any], model_dir: Path, engine: EngineConfig, slots: int
+) -> dict[str, Any]:
+    """The profile without the reasoning tier, whose engine would only take memory."""
+    config = deepcopy(dict(profile))
+    apps = {app["name"]: app for app in config["applications"]}
+    apps["web"]["args"] = {"tiers": [Tier.CHAT.value]}
+    chat = apps[Tier.CHAT.value]
+    chat["args"] |= {
+        "model": str(model_dir),
+        "engine": engine.model_dump(mode="json", exclude_defaults=True),
+    }
+    settings = chat["deployments"][0].setdefault("user_config", {})
+    # A client that has its last chunk sends the next request before its slot is free.
+    settings["admission"] = {"max_running_sequences": slots, "max_queued_requests": slots}
+    config["applications"] = [apps["web"], chat]
+    return config
+
+
+@contextlib.contextmanager
+def bare_vllm(
+    model_dir: Path,
+    engine: EngineConfig,
+    *,
+    port: int,
+    on_wait: Callable[[], None],
+    name: str = BARE,
+) -> Iterator[System]:
+    """vLLM's own server with the command line that the tier's replica gives to its engine."""
+    run_id = f"{name}-{uuid4().hex[:12]}"
+    cores = cores_of_slice(engine.cpu_slice, sorted(os.sched_getaffinity(0)))
+    with tempfile.NamedTemporaryFile(prefix=f"{name}-", suffix=".log") as log:
+        supervisor = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "serve_app.serving.supervisor",
+                *bare_command(model_dir, engine, port),
+            ],
+            env=os.environ | bare_environment(engine, cores) | {RUN_ID_VARIABLE: run_id},
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            _await_ready(supervisor, f"http://127.0.0.1:{port}/health", on_wait)
+            _bind_engine(supervisor, cores)
+            yield System(name, f"http://127.0.0.1:{port}/v1/chat/completions", run_id)
+        except Exception as fault:
+            fault.add_note(f"The last words of the bare vLLM server:\n{_tail(Path(log.name))}")
+            raise
+        finally:
+            supervisor.terminate()
+            supervisor.wait(STOP_TIMEOUT_S)
+
+
+def bare_command(model_dir: Path, engine: EngineConfig, port: int) -> list[str]:
+    spec = EngineSpec(
+        model=str(model_dir),
+        served_names=(MODEL_NAME,),
+        **engine.model_dump(exclude={"cpu_kv_cache_gib", "cpu_slice"}),
+    )
+    # The `vllm` command of the CPU build does not start; this module is the same server.
+    server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    listen = ["--host", "127.0.0.1", "--port", str(port)]
+    return [*server, *engine_args(spec, hardware_for(None)), *listen]
+
+
+def bare_environment(engine: EngineConfig, cores: list[int]) -> dict[str, str]:
+    """What a replica of the tier sets for its engine."""
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib),
+        "OMP_NUM_THREADS": str(len(cores)),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+
+
+def _bind_engine(server: subprocess.Popen[bytes], cores: list[int]) -> None:
+    """The engine's process computes on its cores only, as `on_cores` has it in a replica."""
+    engines = [
+        process
+        for process in psutil.Process(server.pid).children(recursive=True)
+        if process.name().startswith(ENGINE_PROCESS)
+    ]
+    if not engines:
+        raise StartFailure(f"the bare vLLM server has no process named {ENGINE_PROCESS}")
+    for thread in (thread for process in engines for thread in process.threads()):
+        os.sched_setaffinity(thread.id, cores)
+
+
+def _await_ready(
+    server: subprocess.Popen[bytes], health_url: str, on_wait: Callable[[], None]
+) -> None:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while not _answers(health_url):
+        if server.poll() is not None:
+            raise StartFailure("the bare vLLM server ended while it started")
+        if time.monotonic() > deadline_s:
+            raise StartFailure(f"the bare vLLM server did not answer in {START_TIMEOUT_S:.0f} s")
+        on_wait()
+        time.sleep(POLL_S)
+
+
+def _tail(log: Path) -> str:
+    return log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return response.status == 200
+    except (urllib.error.URLError, OSError):
+        return False

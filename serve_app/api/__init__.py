@@ -1,0 +1,1 @@
+"""The HTTP edge: ASGI applications that know neither Ray nor vLLM."""

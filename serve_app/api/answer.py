@@ -1,0 +1,171 @@
+"""What the client sees of vLLM's answer: request id, both names of a thought, heartbeats."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.types import Message, Send
+
+from serve_app.api.endpoints import Endpoint
+from serve_app.api.messages import RequestId, send_error
+from serve_app.errors import RequestError, error_body
+from serve_app.telemetry import TierMetrics
+
+# A quote inside a JSON string is always escaped, so this matches a key and its string value only.
+_THOUGHT = re.compile(rb'"reasoning":(\s*(?:null|"(?:[^"\\]|\\.)*"))')
+_BOTH_NAMES = rb'"reasoning":\1,"reasoning_content":\1'
+SSE_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    # Proxies that buffer would hold heartbeats and tokens back.
+    (b"x-accel-buffering", b"no"),
+)
+
+
+@dataclass(slots=True)
+class AnswerTiming:
+    """When the first and the last chunk of an answer left, in seconds of the metrics' clock."""
+
+    first_chunk_s: float | None = None
+    last_chunk_s: float | None = None
+    chunks: int = 0
+
+    @property
+    def token_s(self) -> float | None:
+        """Mean gap between chunks."""
+        if self.chunks < 2 or self.first_chunk_s is None or self.last_chunk_s is None:
+            return None
+        return (self.last_chunk_s - self.first_chunk_s) / (self.chunks - 1)
+
+
+class Answer:
+    """An ASGI `send` between vLLM's application and the client."""
+
+    def __init__(
+        self,
+        send: Send,
+        *,
+        request_id: RequestId,
+        endpoint: Endpoint,
+        metrics: TierMetrics,
+        clock_s: Callable[[], float],
+    ) -> None:
+        self._send = send
+        self._request_id = request_id
+        self._endpoint = endpoint
+        self._metrics = metrics
+        self._clock_s = clock_s
+        self._held_start: Message | None = None
+        self._held_body = b""
+        self._streaming = False
+        self._started = False
+        self.status = 0
+        self.complete = False
+        # Another replica's edge has put the answer into form and measured its chunks.
+        self.relayed = False
+        self.timing = AnswerTiming()
+
+    async def heartbeat(self, ahead: int) -> None:
+        """An SSE comment while the request waits; the first one opens the stream."""
+        if not self._started:
+            await self._start(200, [*SSE_HEADERS])
+        await self._chunk(b": waiting, %d ahead\n\n" % ahead)
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await self._on_start(message)
+        elif message["type"] == "http.response.body":
+            await self._on_body(message.get("body", b""), more=message.get("more_body", False))
+
+    async def _on_start(self, message: Message) -> None:
+        self.status = message["status"]
+        headers = {key.lower(): value for key, value in message["headers"]}
+        self._streaming = headers.get(b"content-type", b"").startswith(b"text/event-stream")
+        if not self._streaming:
+            self._held_start = message
+        elif not self._started:
+            await self._start(self.status, [*message["headers"], SSE_HEADERS[2]])
+
+    async def _on_body(self, body: bytes, *, more: bool) -> None:
+        if not self._streaming:
+            self._held_body += body
+            if not more:
+                await self._send_whole()
+            return
+        if body:
+            self._measure()
+            thought_here = self._endpoint.thought_twice and not self.relayed
+            if thought_here and b'"reasoning":' in body:
+                body = _THOUGHT.sub(_BOTH_NAMES, body)
+        if not more:
+            self.complete = True
+        await self._chunk(body, more=more)
+
+    async def _send_whole(self) -> None:
+        """A JSON answer; if heartbeats already opened a stream, it can only be an error event."""
+        assert self._held_start is not None
+        body = self._held_body
+        if self.status >= 400 and not self.relayed:
+            body = _in_openai_form(self.status, body, anthropic=self._endpoint.anthropic)
+        elif self._endpoint.thought_twice and not self.relayed:
+            body = _THOUGHT.sub(_BOTH_NAMES, body)
+        self.complete = True
+        if self._started:
+            await self._chunk(self._error_event(body), more=False)
+            return
+        headers = [
+            (key, value)
+            for key, value in self._held_start["headers"]
+            if key.lower() != b"content-length"
+        ]
+        await self._start(self.status, [*headers, (b"content-length", b"%d" % len(body))])
+        await self._chunk(body, more=False)
+
+    async def fail(self, error: RequestError) -> None:
+        """End an answer that vLLM will not end: as an error answer, or as an error event."""
+        if self.complete:
+            return
+        self.complete, self.status = True, error.status
+        if self._started:
+            body = error.body(anthropic=self._endpoint.anthropic)
+            await self._chunk(self._error_event(body), more=False)
+        else:
+            await send_error(
+                self._send, error, request_id=self._request_id, anthropic=self._endpoint.anthropic
+            )
+
+    def _error_event(self, body: bytes) -> bytes:
+        """Anthropic's clients take an error by the event's name, OpenAI's by its data."""
+        if self._endpoint.anthropic:
+            return b"event: error\ndata: " + body + b"\n\n"
+        return b"data: " + body + b"\n\ndata: [DONE]\n\n"
+
+    async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self._started = True
+        self.status = status
+        headers = [*headers, *self._request_id.answer_headers]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _chunk(self, body: bytes, *, more: bool = True) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    def _measure(self) -> None:
+        now_s = self._clock_s()
+        if self.timing.last_chunk_s is None:
+            self.timing.first_chunk_s = now_s
+        elif not self.relayed:
+            self._metrics.itl_s.observe(now_s - self.timing.last_chunk_s)
+        self.timing.last_chunk_s = now_s
+        self.timing.chunks += 1
+
+
+def _in_openai_form(status: int, body: bytes, *, anthropic: bool) -> bytes:
+    """vLLM's error with OpenAI's type names and a `code` that is text or null."""
+    try:
+        error = json.loads(body)["error"]
+        message, param = error["message"], error.get("param")
+    except (ValueError, TypeError, KeyError):
+        message, param = body.decode(errors="replace") or "no details", None
+    code = {400: "invalid_value", 404: "model_not_found"}.get(status)
+    return error_body(status, message, param=param, code=code, anthropic=anthropic)

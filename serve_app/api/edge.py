@@ -1,0 +1,241 @@
+"""A tier's edge: every request to a replica goes through here before vLLM's own application."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.api.answer import Answer
+from serve_app.api.endpoints import Endpoint, generating_endpoint, is_answering
+from serve_app.api.engine_call import call_engine
+from serve_app.api.exchange import Exchange
+from serve_app.api.gate import Gate, Place, Refused
+from serve_app.api.messages import (
+    ClientGone,
+    RequestId,
+    header,
+    path_below_root,
+    read_body,
+    send_error,
+    take_request_id,
+)
+from serve_app.api.relay import RELAYED_HEADER, Relay
+from serve_app.api.request_record import RequestRecord
+from serve_app.api.rules import PreparedRequest, RuleBook, as_json, parse_object, prepare
+from serve_app.config import TierSettings
+from serve_app.core.drain import NEWEST_WEIGHT, relative_work
+from serve_app.core.tiers import Tier
+from serve_app.errors import FAULT, RequestError
+from serve_app.telemetry import TierMetrics
+
+
+@dataclass(slots=True)
+class TierEdge:
+    """ASGI application: rules, admission, heartbeats, metrics and logs around `engine_app`."""
+
+    engine_app: ASGIApp
+    tier: Tier
+    model: str
+    settings: TierSettings
+    gate: Gate
+    metrics: TierMetrics
+    relay: Relay
+    known_fields: Mapping[str, frozenset[str]]
+    clock_s: Callable[[], float] = time.monotonic
+    # Mean seconds a streamed token, of the streams that ended lately; None before the first.
+    token_s: float | None = None
+    _deadlines: set[asyncio.Timeout] = field(default_factory=set)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.engine_app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        request_id = take_request_id(scope)
+        path, method = path_below_root(scope), scope["method"]
+        endpoint = generating_endpoint(path)
+        if endpoint is not None and method == "POST":
+            await self._generate(scope, receive, send, endpoint, request_id)
+        # vLLM's CORS middleware answers a browser's preflight request, for any route.
+        elif method == "OPTIONS" or is_answering(method, path):
+            await self.engine_app(scope, receive, self._answer(send, request_id, _ANSWERING))
+        elif endpoint is not None:
+            error = RequestError(405, f"{scope['path']} takes POST.", code="method_not_allowed")
+            await send_error(send, error, request_id=request_id, headers=[(b"allow", b"POST")])
+        else:
+            error = RequestError(404, f"There is no {method} {scope['path']}.", code="not_found")
+            await send_error(send, error, request_id=request_id)
+
+    def _answer(self, send: Send, request_id: RequestId, endpoint: Endpoint) -> Answer:
+        return Answer(
+            send,
+            request_id=request_id,
+            endpoint=endpoint,
+            metrics=self.metrics,
+            clock_s=self.clock_s,
+        )
+
+    async def _generate(
+        self, scope: Scope, receive: Receive, send: Send, endpoint: Endpoint, request_id: RequestId
+    ) -> None:
+        answer = self._answer(send, request_id, endpoint)
+        relayed_here = header(scope, RELAYED_HEADER) is not None
+        record = RequestRecord(
+            self.metrics, self.clock_s, endpoint, request_id, relayed_here, self.clock_s()
+        )
+        try:
+            exchange = await self._prepare(scope, receive, answer, endpoint)
+            async with self._until_drained():
+                await self._serve(exchange)
+            self._learn_speed(answer)
+            record.end_answered(exchange, with_prompt=self.settings.log_prompts)
+        except RequestError as error:
+            await answer.fail(error)
+            record.end(error.status, reason=error.code)
+        except (ClientGone, asyncio.CancelledError) as gone:
+            self.metrics.disconnected.inc()
+            record.end(499, reason="client_gone")
+            if isinstance(gone, asyncio.CancelledError):
+                raise
+        except Exception:
+            await answer.fail(RequestError(500, FAULT, code="internal_error"))
+            record.end(500, reason="fault")
+            raise
+
+    def end_running(self) -> int:
+        """End all that waits or runs with an error, as at the end of a drain; their number."""
+        deadlines = list(self._deadlines)
+        for deadline in deadlines:
+            deadline.reschedule(asyncio.get_running_loop().time())
+        return len(deadlines)
+
+    async def _prepare(
+        self, scope: Scope, receive: Receive, answer: Answer, endpoint: Endpoint
+    ) -> Exchange:
+        body = await read_body(scope, receive, self.settings.max_body_bytes)
+        book = RuleBook(
+            self.tier, self.settings, self.gate.limits.slots, self.model, self.known_fields
+        )
+        prepared = prepare(parse_object(body), endpoint, book)
+        return Exchange(scope, receive, answer, endpoint, prepared, as_json(prepared.payload))
+
+    @asynccontextmanager
+    async def _until_drained(self) -> AsyncIterator[None]:
+        deadline = asyncio.timeout(None)
+        self._deadlines.add(deadline)
+        try:
+            async with deadline:
+                yield
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            raise RequestError(503, _STOPPING, code="replica_stopping", retry_after_s=1) from error
+        finally:
+            self._deadlines.discard(deadline)
+
+    async def _serve(self, exchange: Exchange) -> None:
+        """Admit, wait, run; or pass to a replica that has room; or refuse."""
+        if exchange.relayed_here and not self.gate.has_room(exchange.prepared.sequences):
+            raise RequestError(429, "No room for a relayed request.", code="relay_no_room")
+        try:
+            entering = self.gate.enter(
+                exchange.prepared.sequences,
+                key=exchange.key,
+                retried=exchange.says_it_retries,
+                work=self._work(exchange.prepared),
+            )
+            with entering as place:
+                if place.granted.done() or not await self._wait(place, exchange):
+                    await self._run(place, exchange)
+        except Refused as refused:
+            async with exchange.disconnection() as gone:
+                if not await self._relayed(exchange, gone):
+                    raise self._refusal(refused) from refused
+            self.gate.withdraw(refused)
+
+    async def _wait(self, place: Place, exchange: Exchange) -> bool:
+        """Until the slots are granted (False) or another replica has answered it (True)."""
+        admission = self.settings.admission
+        next_heartbeat_s = self.clock_s() + admission.heartbeat_s
+        async with exchange.disconnection() as gone:
+            while not place.granted.done():
+                await asyncio.wait(
+                    {place.granted, gone},
+                    timeout=min(admission.relay_after_s, admission.heartbeat_s),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if gone.done():
+                    raise ClientGone
+                if place.granted.done():
+                    break
+                if exchange.prepared.streaming and self.clock_s() >= next_heartbeat_s:
+                    await exchange.answer.heartbeat(self.gate.ahead_of(place))
+                    next_heartbeat_s += admission.heartbeat_s
+                if self.gate.ahead_of(place) == 0 and await self.relay.has_peers():
+                    with self.gate.step_aside(place):
+                        if await self._relayed(exchange, gone):
+                            return True
+        return False
+
+    async def _run(self, place: Place, exchange: Exchange) -> None:
+        exchange.queue_wait_s = place.wait_s
+        self.metrics.queue_wait_s.observe(place.wait_s)
+        await call_engine(
+            self.engine_app,
+            exchange.engine_scope(),
+            body=exchange.body,
+            receive=exchange.receive,
+            send=exchange.answer,
+        )
+        if not exchange.answer.complete:
+            raise ClientGone
+        if exchange.answer.status == 200:
+            self.gate.observe_service(place)
+
+    async def _relayed(self, exchange: Exchange, gone: asyncio.Future[Message]) -> bool:
+        """Whether another replica ran and answered it. Raises ClientGone."""
+        if exchange.relayed_here:
+            return False
+        exchange.answer.relayed = True
+        sending = asyncio.ensure_future(
+            self.relay.send(exchange.scope, exchange.body, exchange.answer)
+        )
+        try:
+            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                raise ClientGone
+            exchange.answer.relayed = sending.result()
+        finally:
+            sending.cancel()
+            with suppress(asyncio.CancelledError, RequestError):
+                await sending
+        return exchange.answer.relayed
+
+    def _work(self, prepared: PreparedRequest) -> float:
+        expected_new_tokens = self.settings.admission.expected_new_tokens
+        return relative_work(prepared.max_new_tokens, expected_new_tokens)
+
+    def _refusal(self, refused: Refused) -> RequestError:
+        admission = refused.admission
+        self.metrics.refused.labels(reason=admission.reason).inc()
+        return RequestError(
+            429,
+            f"The {self.tier} tier is full: {admission.ahead} requests are ahead, about "
+            f"{admission.wait_s:.0f} s of work. Come back in {admission.retry_after_s} s.",
+            code=admission.reason,
+            retry_after_s=admission.retry_after_s,
+        )
+
+    def _learn_speed(self, answer: Answer) -> None:
+        token_s = answer.timing.token_s
+        if token_s is not None and not answer.relayed:
+            previous_s = token_s if self.token_s is None else self.token_s
+            self.token_s = previous_s + NEWEST_WEIGHT * (token_s - previous_s)
+
+
+_STOPPING = "The replica is being stopped and its time to drain is over. Please retry."
+_ANSWERING = Endpoint("answering", "", (), None)

@@ -1,0 +1,59 @@
+"""The routes of a tier: which generate (and pass the gate), and which only answer."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A generating route. `limit_fields`: the names under which its schema limits new tokens,
+    the first being the one that the tier's default is written to (None: keep the schema's)."""
+
+    name: str
+    path: str
+    limit_fields: tuple[str, ...]
+    default_limit_field: str | None
+    thought_twice: bool = False
+    anthropic: bool = False
+
+
+CHAT_COMPLETIONS = Endpoint(
+    "chat.completions",
+    "/v1/chat/completions",
+    ("max_completion_tokens", "max_tokens"),
+    "max_completion_tokens",
+    thought_twice=True,
+)
+# The legacy endpoint's own default is 16 tokens, and unchanged clients rely on it.
+COMPLETIONS = Endpoint("completions", "/v1/completions", ("max_tokens",), None)
+RESPONSES = Endpoint("responses", "/v1/responses", ("max_output_tokens",), "max_output_tokens")
+MESSAGES = Endpoint("messages", "/v1/messages", ("max_tokens",), "max_tokens", anthropic=True)
+
+GENERATING = {
+    endpoint.path: endpoint for endpoint in (CHAT_COMPLETIONS, COMPLETIONS, RESPONSES, MESSAGES)
+}
+ANSWERING = frozenset(
+    {
+        ("GET", "/v1/models"),
+        ("GET", "/version"),
+        ("GET", "/health"),
+        ("GET", "/metrics"),
+        ("POST", "/tokenize"),
+        ("POST", "/detokenize"),
+        ("POST", "/v1/messages/count_tokens"),
+    }
+)
+
+
+def generating_endpoint(path: str) -> Endpoint | None:
+    """The endpoint at a path below the tier's prefix; the bare prefix is a chat completion."""
+    if path in ("", "/"):
+        return CHAT_COMPLETIONS
+    return GENERATING.get(path)
+
+
+def is_answering(method: str, path: str) -> bool:
+    """Whether vLLM may answer this directly. All other routes of vLLM stay hidden, since some
+    generate outside the tier's rules or change the engine."""
+    return (method, path) in ANSWERING or (
+        path.startswith("/v1/responses/") and method in ("GET", "POST")
+    )

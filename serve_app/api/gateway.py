@@ -1,0 +1,99 @@
+"""The unified /v1: find the tier that `model` names, pass the request on, stream the answer."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import aiohttp
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+
+from serve_app.api.messages import HOP_BY_HOP, REQUEST_ID_HEADER
+from serve_app.api.rules import parse_object
+from serve_app.core.tiers import Tier
+from serve_app.errors import RequestError
+
+CONNECT_TIMEOUT_S = 5.0
+PASSED_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+
+
+def tier_of(model: object, tiers: Sequence[Tier]) -> Tier:
+    """The tier named by `model`. Any other name goes to the first tier (chat), whose engine
+    knows the served model's name and answers 404 for the rest."""
+    return next((tier for tier in tiers if tier.value == model), tiers[0])
+
+
+@dataclass(slots=True)
+class Gateway:
+    """`base_url` gives the address of this cluster's own proxy, which balances the replicas."""
+
+    base_url: Callable[[], Awaitable[str]]
+    tiers: Sequence[Tier]
+    max_body_bytes: int
+    _session: aiohttp.ClientSession | None = None
+
+    async def forward(self, request: Request) -> Response:
+        """Send the request to its tier and stream the answer through, chunk by chunk."""
+        body = await self._body(request)
+        tier = tier_of(parse_object(body).get("model"), self.tiers)
+        url = f"{await self.base_url()}{tier.route_prefix}{request.url.path}"
+        headers = [(key.decode(), value.decode("latin-1")) for key, value in request.headers.raw]
+        passed = [(key, value) for key, value in headers if key.encode() not in HOP_BY_HOP]
+        async with AsyncExitStack() as stack:
+            try:
+                upstream = await stack.enter_async_context(
+                    self._client().post(url, data=body, headers=passed)
+                )
+            except aiohttp.ClientError as error:
+                raise RequestError(
+                    502, f"The {tier} tier cannot be reached: {error}.", code="tier_unreachable"
+                ) from error
+            closing = stack.pop_all()
+        return StreamingResponse(
+            _chunks(upstream, closing),
+            status_code=upstream.status,
+            headers={
+                key: value
+                for key, value in upstream.headers.items()
+                if key.lower().encode() not in HOP_BY_HOP | {REQUEST_ID_HEADER, b"content-length"}
+            },
+        )
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def _body(self, request: Request) -> bytes:
+        chunks: list[bytes] = []
+        size_bytes = 0
+        try:
+            async for chunk in request.stream():
+                size_bytes += len(chunk)
+                if size_bytes > self.max_body_bytes:
+                    raise RequestError(
+                        413,
+                        f"The body is larger than {self.max_body_bytes} bytes.",
+                        code="request_too_large",
+                    )
+                chunks.append(chunk)
+        except ClientDisconnect as gone:
+            raise RequestError(499, "The client left.", code="client_gone") from gone
+        return b"".join(chunks)
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+            connector = aiohttp.TCPConnector(limit=0)
+            self._session = aiohttp.ClientSession(
+                timeout=timeout, connector=connector, auto_decompress=False
+            )
+        return self._session
+
+
+async def _chunks(
+    upstream: aiohttp.ClientResponse, closing: AsyncExitStack
+) -> AsyncIterator[bytes]:
+    """Closing the upstream connection, as when the client leaves, ends the work in the tier."""
+    async with closing:
+        async for chunk in upstream.content.iter_any():
+            yield chunk

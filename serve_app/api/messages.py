@@ -1,0 +1,113 @@
+"""Small ASGI pieces: request ids, bodies, error answers."""
+
+import re
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from starlette.types import Receive, Scope, Send
+
+from serve_app.errors import RequestError
+
+REQUEST_ID_HEADER = b"x-request-id"
+HOP_BY_HOP = frozenset(
+    {b"connection", b"content-length", b"host", b"keep-alive", b"transfer-encoding", b"upgrade"}
+)
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:\-]{1,128}")
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first value of a header, by its lower-case name."""
+    return next((value for key, value in scope["headers"] if key.lower() == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestId:
+    """`answer_headers` is empty where the server in front puts a well-formed id on the answer
+    itself, as Serve does."""
+
+    value: str
+    answer_headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def take_request_id(scope: Scope) -> RequestId:
+    """The given request id if it is well formed, otherwise a new one; written to the scope."""
+    given = header(scope, REQUEST_ID_HEADER)
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return RequestId(given.decode())
+    request_id = uuid.uuid4().hex
+    scope["headers"] = [
+        *((key, value) for key, value in scope["headers"] if key.lower() != REQUEST_ID_HEADER),
+        (REQUEST_ID_HEADER, request_id.encode()),
+    ]
+    return RequestId(request_id, ((REQUEST_ID_HEADER, request_id.encode()),))
+
+
+def path_below_root(scope: Scope) -> str:
+    """The path without the prefix under which the application is mounted."""
+    return scope["path"].removeprefix(scope.get("root_path", ""))
+
+
+async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
+    """The whole body. Raises RequestError 413 above the limit, ClientGone when the client left."""
+    declared = header(scope, b"content-length")
+    if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
+        raise _too_large(limit_bytes)
+    chunks: list[bytes] = []
+    size_bytes = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        size_bytes += len(chunk)
+        if size_bytes > limit_bytes:
+            raise _too_large(limit_bytes)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its answer was complete."""
+
+
+def _too_large(limit_bytes: int) -> RequestError:
+    return RequestError(
+        413, f"The body is larger than {limit_bytes} bytes.", code="request_too_large"
+    )
+
+
+async def send_body(
+    send: Send, status: int, body: bytes, *, request_id: RequestId, headers: Headers = ()
+) -> None:
+    """A whole JSON answer."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                *request_id.answer_headers,
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(
+    send: Send,
+    error: RequestError,
+    *,
+    request_id: RequestId,
+    anthropic: bool = False,
+    headers: Headers = (),
+) -> None:
+    """An error answer in OpenAI's form, with Retry-After where the client should come back."""
+    retry = [] if error.retry_after_s is None else [(b"retry-after", b"%d" % error.retry_after_s)]
+    body = error.body(anthropic=anthropic)
+    await send_body(send, error.status, body, request_id=request_id, headers=[*retry, *headers])

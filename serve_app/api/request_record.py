@@ -1,0 +1,54 @@
+"""The one count and the one log line of each generating request."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serve_app.api.endpoints import Endpoint
+from serve_app.api.exchange import Exchange
+from serve_app.api.messages import RequestId
+from serve_app.telemetry import TierMetrics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """A request that another replica relayed here counts there, where it came in."""
+
+    metrics: TierMetrics
+    clock_s: Callable[[], float]
+    endpoint: Endpoint
+    request_id: RequestId
+    relayed_here: bool
+    started_s: float
+
+    def end(self, status: int, **fields: object) -> None:
+        e2e_s = self.clock_s() - self.started_s
+        if not self.relayed_here:
+            self.metrics.e2e_s.observe(e2e_s)
+            self.metrics.requests.labels(endpoint=self.endpoint.name, status=str(status)).inc()
+        details = {
+            "request_id": self.request_id.value,
+            "endpoint": self.endpoint.name,
+            "status": status,
+            "e2e_s": round(e2e_s, 4),
+            **fields,
+        }
+        refused_relay = self.relayed_here and status == 429
+        log.log(logging.DEBUG if refused_relay else logging.INFO, "request", extra=details)
+
+    def end_answered(self, exchange: Exchange, *, with_prompt: bool) -> None:
+        """The end of a request that the engine, here or elsewhere, has answered."""
+        answer = exchange.answer
+        if answer.timing.first_chunk_s is not None and not self.relayed_here:
+            self.metrics.ttft_s.observe(answer.timing.first_chunk_s - self.started_s)
+        if answer.relayed:
+            self.metrics.relayed.inc()
+        self.end(
+            answer.status,
+            outcome="relayed" if answer.relayed else "served",
+            queue_wait_s=round(exchange.queue_wait_s, 4),
+            chunks=answer.timing.chunks,
+            **({"request": exchange.prepared.payload} if with_prompt else {}),
+        )

@@ -1,0 +1,213 @@
+"""A tier's rules for a request body: defaults filled in, limits kept, misleading fields refused."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import pydantic_core
+
+from serve_app.api.endpoints import COMPLETIONS, GENERATING, MESSAGES, RESPONSES, Endpoint
+from serve_app.config import SamplingConfig, TierSettings
+from serve_app.core.tiers import Tier
+from serve_app.errors import RequestError, invalid
+
+# Names of the limit of new tokens, of other servers and of other endpoints.
+LIMIT_NAMES = frozenset({"max_new_tokens", "max_length", "num_predict"}).union(
+    *(endpoint.limit_fields for endpoint in GENERATING.values())
+)
+# What other servers call it, and what the OpenAI schema calls it.
+FOREIGN_FIELDS = {
+    "num_return_sequences": "n",
+    "stop_sequences": "stop",
+    "do_sample": "temperature",
+    "json_schema": "response_format",
+}
+SIMILARITY = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """A request body that keeps the rules, the number of sequences that it makes the engine run,
+    and the most tokens that each of them may get."""
+
+    payload: dict[str, Any]
+    sequences: int
+    max_new_tokens: int
+    streaming: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RuleBook:
+    """What the rules depend on. `known_fields` are the fields of vLLM's own request schemas."""
+
+    tier: Tier
+    settings: TierSettings
+    slots: int
+    model: str
+    known_fields: Mapping[str, frozenset[str]]
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in `body`; RequestError 400 where it is none."""
+    try:
+        payload = pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise invalid(f"The body is not valid JSON: {error}.", code="invalid_json") from error
+    if not isinstance(payload, dict):
+        raise invalid("The body must be a JSON object.", code="invalid_json")
+    return payload
+
+
+def as_json(payload: Mapping[str, Any]) -> bytes:
+    """The body that the engine gets. Raises RequestError for a number like 1e999, which is read
+    as infinity and which the engine would sample with."""
+    try:
+        return json.dumps(payload, allow_nan=False).encode()
+    except ValueError as error:
+        raise invalid(f"A number is too large: {error}.", code="invalid_json") from error
+
+
+def prepare(payload: dict[str, Any], endpoint: Endpoint, book: RuleBook) -> PreparedRequest:
+    """Apply the tier's rules. Raises RequestError that names the field."""
+    _expand_short_form(payload, endpoint)
+    _refuse_misleading_fields(payload, endpoint, book.known_fields.get(endpoint.path))
+    max_new_tokens = _limit_new_tokens(payload, endpoint, book)
+    _fill_in(payload, endpoint, book)
+    sequences = _count_sequences(payload, endpoint)
+    if sequences > book.slots:
+        field = "n" if payload.get("n", 1) not in (None, 1) else "prompt"
+        raise invalid(
+            f"This request asks for {sequences} sequences at once; a replica of the "
+            f"{book.tier} tier runs {book.slots}. Lower `{field}`.",
+            param=field,
+        )
+    return PreparedRequest(payload, sequences, max_new_tokens, payload.get("stream") is True)
+
+
+def _expand_short_form(payload: dict[str, Any], endpoint: Endpoint) -> None:
+    """`{"prompt": "..."}` is a conversation of one user message."""
+    if endpoint in (COMPLETIONS, RESPONSES):
+        return
+    if "messages" in payload:
+        if "prompt" in payload:
+            raise invalid("Send either `messages` or `prompt`, not both.", param="prompt")
+        return
+    if "prompt" not in payload:
+        raise RequestError(
+            400,
+            "`messages` is missing: send a list of chat messages, or the short form "
+            '{"prompt": "..."}.',
+            param="messages",
+            code="missing_required_parameter",
+        )
+    prompt = payload.pop("prompt")
+    if not isinstance(prompt, str):
+        raise invalid("`prompt` must be a string.", param="prompt", code="invalid_type")
+    payload["messages"] = [{"role": "user", "content": prompt}]
+
+
+def _refuse_misleading_fields(
+    payload: Mapping[str, Any], endpoint: Endpoint, known: frozenset[str] | None
+) -> None:
+    """An unknown field that looks like a known one would silently do nothing. Others, such as a
+    client's own metadata, are harmless and stay."""
+    if known is None:
+        return
+    for field in payload.keys() - known:
+        meant = _meant_by(field, endpoint, known)
+        if meant is not None or field in FOREIGN_FIELDS:
+            advice = "" if meant is None else f"; did you mean `{meant}`?"
+            raise invalid(f"Unknown field `{field}`{advice}", param=field, code="unknown_parameter")
+
+
+def _meant_by(field: str, endpoint: Endpoint, known: frozenset[str]) -> str | None:
+    if field in LIMIT_NAMES:
+        return endpoint.limit_fields[0]
+    meant = FOREIGN_FIELDS.get(field)
+    if meant in known:
+        return meant
+    return next(iter(get_close_matches(field, known, n=1, cutoff=SIMILARITY)), None)
+
+
+def _limit_new_tokens(payload: dict[str, Any], endpoint: Endpoint, book: RuleBook) -> int:
+    """The most tokens that a sequence of this request may get."""
+    limit = book.settings.max_new_tokens
+    asked: list[int] = []
+    for field in (*endpoint.limit_fields, "min_tokens"):
+        value = payload.get(field)
+        if value is None:
+            continue
+        _require_integer(field, value)
+        if value > limit:
+            raise _too_many_tokens(book, field, value)
+        if field != "min_tokens":
+            asked.append(value)
+    # vLLM reads a null as all that is left of the context.
+    has_null = any(field in payload for field in endpoint.limit_fields)
+    if not asked and (has_null or endpoint.default_limit_field is not None):
+        payload[endpoint.default_limit_field or endpoint.limit_fields[0]] = limit
+    return min([limit, *asked])
+
+
+def _too_many_tokens(book: RuleBook, field: str, value: int) -> RequestError:
+    other = book.tier.other
+    if book.tier is Tier.CHAT:
+        advice = f"For longer answers use the {other} tier (POST {other.route_prefix})."
+    else:
+        advice = f"The {other} tier (POST {other.route_prefix}) is for shorter answers, not longer."
+    return invalid(
+        f"`{field}` is {value}; the {book.tier} tier gives at most "
+        f"{book.settings.max_new_tokens} new tokens. {advice}",
+        param=field,
+        code="max_tokens_exceeds_tier_limit",
+    )
+
+
+def _require_integer(field: str, value: object) -> None:
+    # vLLM's schemas would turn "4000" and 4000.0 into a number, past the tier's limit.
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise invalid(f"`{field}` must be an integer.", param=field, code="invalid_type")
+    if value < 0:
+        raise invalid(f"`{field}` must not be negative.", param=field)
+
+
+def _fill_in(payload: dict[str, Any], endpoint: Endpoint, book: RuleBook) -> None:
+    if payload.get("model") is None:
+        payload["model"] = book.model
+    for field in SamplingConfig.model_fields:
+        value = getattr(book.settings.sampling, field)
+        known = book.known_fields.get(endpoint.path)
+        if value is not None and payload.get(field) is None and (known is None or field in known):
+            payload[field] = value
+    if book.settings.system_prompt is not None:
+        _add_system_prompt(payload, endpoint, book.settings.system_prompt)
+
+
+def _add_system_prompt(payload: dict[str, Any], endpoint: Endpoint, prompt: str) -> None:
+    field = {MESSAGES: "system", RESPONSES: "instructions"}.get(endpoint)
+    if field is not None:
+        if payload.get(field) is None:
+            payload[field] = prompt
+    elif endpoint is not COMPLETIONS and isinstance(payload["messages"], list):
+        messages = payload["messages"]
+        roles = {message.get("role") for message in messages if isinstance(message, dict)}
+        if not roles & {"system", "developer"}:
+            payload["messages"] = [{"role": "system", "content": prompt}, *messages]
+
+
+def _count_sequences(payload: Mapping[str, Any], endpoint: Endpoint) -> int:
+    copies = payload.get("n")
+    if copies is None:
+        copies = 1
+    _require_integer("n", copies)
+    prompt = payload.get("prompt") if endpoint is COMPLETIONS else None
+    return max(1, copies) * _count_prompts(prompt)
+
+
+def _count_prompts(prompt: object) -> int:
+    """Legacy completions take one prompt, a list of them, or one or more lists of token ids."""
+    if not isinstance(prompt, Sequence) or isinstance(prompt, str):
+        return 1
+    return max(1, sum(isinstance(part, str | list) for part in prompt))

@@ -1,0 +1,96 @@
+"""Status, readiness and metrics of all tiers, from what their replicas report."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from serve_app.core.tiers import Tier
+from serve_app.telemetry import PREFIX
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentState:
+    """What Serve says of a tier's deployment."""
+
+    status: str
+    message: str
+    replicas_running: int
+    replicas_wanted: int | None
+
+
+class Tiers(Protocol):
+    """What status needs to know of the running tiers."""
+
+    async def state(self, tier: Tier) -> DeploymentState: ...
+
+    async def reports(self, tier: Tier) -> Sequence[Mapping[str, Any]]: ...
+
+    async def metrics(self, tier: Tier) -> Mapping[str, str]:
+        """Prometheus text by replica."""
+        ...
+
+
+_SUMMED = ("running", "queued", "queue_depth", "slots", "output_tokens_per_s")
+
+
+def describe_tier(
+    tier: Tier, state: DeploymentState, reports: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """One entry of `/api/tiers`: what the tier is, and how it is now."""
+    settings = reports[0]["settings"] if reports else None
+    waits = [report["expected_wait_s"] for report in reports]
+    return {
+        "tier": tier.value,
+        "url": tier.route_prefix,
+        "model": reports[0]["model"] if reports else None,
+        "ready": any(report["ready"] for report in reports),
+        "max_new_tokens": settings["max_new_tokens"] if settings else None,
+        "settings": settings,
+        "status": state.status,
+        "message": state.message,
+        "replicas_running": state.replicas_running,
+        "replicas_wanted": state.replicas_wanted,
+        **{name: sum(report[name] for report in reports) for name in _SUMMED},
+        "expected_wait_s": min(waits) if waits else None,
+        "replicas": [
+            {key: value for key, value in report.items() if key != "settings"} for report in reports
+        ],
+    }
+
+
+def merge_metrics(texts: Mapping[tuple[str, str], str]) -> bytes:
+    """One exposition of all replicas' metrics, with labels `tier` and `replica` added.
+
+    `texts` holds each replica's exposition by (tier, replica).
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Merged(texts))
+    return generate_latest(registry)
+
+
+class _Merged(Collector):
+    def __init__(self, texts: Mapping[tuple[str, str], str]) -> None:
+        self._texts = texts
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        replicas = GaugeMetricFamily(
+            f"{PREFIX}_replica_up", "1 for each replica that reports.", labels=["tier", "replica"]
+        )
+        for (tier, replica), text in self._texts.items():
+            replicas.add_metric([tier, replica], 1.0)
+            labels = {"tier": tier, "replica": replica}
+            for family in text_string_to_metric_families(text):
+                merged = families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                )
+                merged.samples += [
+                    sample._replace(labels={**sample.labels, **labels}) for sample in family.samples
+                ]
+        yield replicas
+        yield from families.values()

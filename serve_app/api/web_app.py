@@ -1,0 +1,158 @@
+"""The web application: unified /v1, status, health and metrics. Light: it computes nothing."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.api.gateway import PASSED_PATHS, Gateway
+from serve_app.api.messages import take_request_id
+from serve_app.api.status import Tiers, describe_tier, merge_metrics
+from serve_app.core.tiers import Tier
+from serve_app.errors import FAULT, RequestError, error_body
+
+
+@dataclass(slots=True)
+class _Pages:
+    tiers: Sequence[Tier]
+    source: Tiers
+    started_s: float
+
+    async def index(self, request: Request) -> Response:
+        return JSONResponse(
+            {
+                "service": "tierserve",
+                "tiers": [tier.route_prefix for tier in self.tiers],
+                "openai_base_url": "/v1",
+                "status": ["/api/tiers", "/healthz", "/readyz", "/metrics"],
+            }
+        )
+
+    async def healthz(self, request: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def readyz(self, request: Request) -> Response:
+        described = await asyncio.gather(*(self._describe(tier) for tier in self.tiers))
+        missing = [tier["tier"] for tier in described if not tier["ready"]]
+        if missing:
+            message = f"No replica answers in: {', '.join(missing)}."
+            raise RequestError(503, message, code="tiers_not_ready", retry_after_s=5)
+        return JSONResponse({"status": "ready", "tiers": [tier.value for tier in self.tiers]})
+
+    async def list_tiers(self, request: Request) -> Response:
+        described = await asyncio.gather(*(self._describe(tier) for tier in self.tiers))
+        return JSONResponse({"tiers": described})
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": await self._models()})
+
+    async def model(self, request: Request) -> Response:
+        wanted = request.path_params["model"]
+        for model in await self._models():
+            if model["id"] == wanted:
+                return JSONResponse(model)
+        raise RequestError(
+            404, f"There is no model `{wanted}`.", param="model", code="model_not_found"
+        )
+
+    async def metrics(self, request: Request) -> Response:
+        texts = await asyncio.gather(*(self.source.metrics(tier) for tier in self.tiers))
+        by_replica = {
+            (tier.value, replica): text
+            for tier, replicas in zip(self.tiers, texts, strict=True)
+            for replica, text in replicas.items()
+        }
+        return PlainTextResponse(
+            merge_metrics(by_replica), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+    async def _describe(self, tier: Tier) -> dict[str, Any]:
+        state, reports = await asyncio.gather(self.source.state(tier), self.source.reports(tier))
+        return describe_tier(tier, state, reports)
+
+    async def _models(self) -> list[dict[str, Any]]:
+        """The tiers, and the served model's own name, which means the first tier."""
+        reports = await asyncio.gather(*(self.source.reports(tier) for tier in self.tiers))
+        served = next((tier[0]["model"] for tier in reports if tier), None)
+        names = [tier.value for tier in self.tiers] + ([served] if served else [])
+        return [
+            {"id": name, "object": "model", "created": int(self.started_s), "owned_by": "tierserve"}
+            for name in names
+        ]
+
+
+def make_web_app(tiers: Sequence[Tier], source: Tiers, gateway: Gateway) -> ASGIApp:
+    """The ASGI application at `/`."""
+    pages = _Pages(tiers, source, time.time())
+    app = Starlette(
+        routes=[
+            Route("/", pages.index),
+            Route("/healthz", pages.healthz),
+            Route("/readyz", pages.readyz),
+            Route("/api/tiers", pages.list_tiers),
+            Route("/metrics", pages.metrics),
+            Route("/v1/models", pages.models),
+            Route("/v1/models/{model:path}", pages.model),
+            *(Route(path, gateway.forward, methods=["POST"]) for path in PASSED_PATHS),
+        ],
+        exception_handlers={
+            RequestError: _on_request_error,
+            HTTPException: _on_http_error,
+            Exception: _on_fault,
+        },
+    )
+    return _WithRequestId(app)
+
+
+@dataclass(frozen=True, slots=True)
+class _WithRequestId:
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        own_headers = take_request_id(scope).answer_headers
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *own_headers]
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+
+
+async def _on_request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    return Response(
+        error.body(anthropic=request.url.path == "/v1/messages"),
+        status_code=error.status,
+        media_type="application/json",
+        headers=headers,
+    )
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+    message = f"{request.method} {request.url.path}: {error.detail}."
+    return Response(
+        error_body(error.status_code, message, param=None, code=code),
+        status_code=error.status_code,
+        media_type="application/json",
+        headers=error.headers,
+    )
+
+
+async def _on_fault(request: Request, error: Exception) -> Response:
+    """Starlette raises it again after the answer, so that the server logs it."""
+    return await _on_request_error(request, RequestError(500, FAULT, code="internal_error"))

@@ -1,0 +1,1 @@
+"""Decisions: frozen numbers in, a decision with its reason out. Standard library only."""

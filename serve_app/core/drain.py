@@ -1,0 +1,113 @@
+"""When a place in the line begins to run, from how long requests have been holding their slots."""
+
+import math
+from dataclasses import dataclass
+
+# Weight of the newest completion: about the last 60 requests count. With fewer, the mean of times
+# that vary as much as answers do is off by a fifth, and so is every time that clients are told.
+NEWEST_WEIGHT = 0.03
+
+
+# A request costs about this many decode steps beside its tokens: prefill and both ends.
+FIXED_STEPS = 4
+
+
+def relative_work(max_new_tokens: int, expected_new_tokens: int) -> float:
+    """How much of a typical request's work a request with this limit is, at most 1.
+
+    The limit is all that is known of an answer's length beforehand. Times of past requests are
+    kept for a whole one, so that a change from short to long requests is not learnt anew.
+    """
+    tokens = min(max_new_tokens, expected_new_tokens)
+    return (FIXED_STEPS + tokens) / (FIXED_STEPS + expected_new_tokens)
+
+
+def batch_slowdown(batch_cost: float, sequences: float, slots: int) -> float:
+    """How fast a step with this many sequences is, against one with all slots busy (1.0).
+
+    `batch_cost` is what a sequence adds to a step, as a share of a step with none.
+    """
+    return (1 + batch_cost * min(sequences, slots)) / (1 + batch_cost * slots)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTime:
+    """How long a whole request (`relative_work` 1) holds its slot while all slots are busy.
+    `completions` 0 means derived, not yet measured."""
+
+    mean_s: float
+    completions: int = 0
+
+    @property
+    def measured(self) -> bool:
+        return self.completions > 0
+
+
+def observe_completion(service: ServiceTime, held_s: float) -> ServiceTime:
+    """Exponentially weighted mean; the first measurements replace the derived value at once."""
+    count = service.completions + 1
+    weight = max(NEWEST_WEIGHT, 1 / count)
+    return ServiceTime(service.mean_s + weight * (held_s - service.mean_s), count)
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Seconds until each slot is free (sorted, 0.0 = free now) and the service time after that."""
+
+    remaining_s: tuple[float, ...]
+    service_s: float
+    measured: bool
+
+    def start_in_s(self, ahead: int) -> float:
+        """Seconds until a request with `ahead` others before it begins to run.
+
+        Every slot serves the line in turn, each for the mean service time, so the request with
+        `ahead` before it takes slot `ahead mod slots` after `ahead // slots` whole turns.
+        """
+        if ahead < 0 or not self.remaining_s:
+            return 0.0
+        turns, slot = divmod(ahead, len(self.remaining_s))
+        return self.remaining_s[slot] + turns * self.service_s
+
+    def starts_within(self, wait_s: float) -> int:
+        """How many places of the line begin to run within `wait_s`."""
+        return sum(
+            1 + math.floor((wait_s - free_s) / self.service_s)
+            for free_s in self.remaining_s
+            if free_s <= wait_s
+        )
+
+
+def estimate_drain(service: ServiceTime, running_ages_s: tuple[float, ...], slots: int) -> Drain:
+    """The drain of `slots` slots while requests of `running_ages_s` run. There are more of them
+    than slots after the limit was lowered; then only the last ones to end make room.
+
+    Those that run longer than the mean say that it is too low: each counts like one completion of
+    its age, since the first completions of a new load are its shortest. Such a request has half
+    the mean to go, as answers have no fixed length.
+    """
+    completions = max(1.0, min(service.completions, 1 / NEWEST_WEIGHT))
+    held_s = completions * service.mean_s + sum(max(service.mean_s, age) for age in running_ages_s)
+    mean_s = max(held_s / (completions + len(running_ages_s)), 1e-3)
+    remaining = [max(mean_s - age, mean_s / 2) for age in running_ages_s]
+    free = [0.0] * (slots - len(running_ages_s))
+    return Drain(tuple(sorted(free + remaining)[-slots:]), mean_s, service.measured)
+
+
+@dataclass(frozen=True, slots=True)
+class DrainLimit:
+    seconds: float
+    reason: str
+
+
+def drain_limit_s(
+    *, max_new_tokens: int, token_s: float, queue_wait_s: float, margin: float = 1.5
+) -> DrainLimit:
+    """How long a replica that is being stopped may go on: what waits begins, and the longest
+    answer ends at the measured time a token, with a margin for a speed that varies."""
+    seconds = margin * (queue_wait_s + max_new_tokens * token_s)
+    reason = (
+        f"{margin:g} x ({queue_wait_s:.1f} s queue + {max_new_tokens} tokens at "
+        f"{token_s * 1e3:.1f} ms)"
+    )
+    return DrainLimit(max(5.0, seconds), reason)

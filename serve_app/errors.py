@@ -1,0 +1,58 @@
+"""The faults that cross the HTTP boundary, each with a status and a body in OpenAI's form."""
+
+import json
+
+_TYPE_OF_STATUS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+}
+
+FAULT = "The server failed on this request; its log has the cause under the request id."
+
+
+class RequestError(Exception):
+    """A request that gets an error answer: the user's fault (4xx) or overload (429, 503)."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+    def body(self, *, anthropic: bool = False) -> bytes:
+        return error_body(
+            self.status, self.message, param=self.param, code=self.code, anthropic=anthropic
+        )
+
+
+def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> RequestError:
+    """A 400 that names the field."""
+    return RequestError(400, message, param=param, code=code)
+
+
+def error_body(
+    status: int, message: str, *, param: str | None, code: str | None, anthropic: bool = False
+) -> bytes:
+    """`{"error": {message, type, param, code}}`; Anthropic's clients also want `type` outside."""
+    error_type = _TYPE_OF_STATUS.get(
+        status, "invalid_request_error" if status < 500 else "server_error"
+    )
+    body: dict[str, object] = {
+        "error": {"message": message, "type": error_type, "param": param, "code": code}
+    }
+    if anthropic:
+        body = {"type": "error", **body}
+    return json.dumps(body).encode()

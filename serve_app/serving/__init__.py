@@ -1,0 +1,1 @@
+"""The only package that knows Ray: composition root, replicas, policy, local cluster."""

@@ -1,0 +1,185 @@
+"""One replica of a tier from start to end: vLLM's application behind the edge, in one process."""
+
+import asyncio
+import logging
+import logging.config
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
+
+import ray
+from prometheus_client import REGISTRY
+from ray import serve
+from starlette.types import ASGIApp
+
+from serve_app.api.relay import Relay
+from serve_app.config import TierArgs, tier_settings
+from serve_app.core.engine_args import EngineSpec, cores_of_slice, engine_args
+from serve_app.core.hardware import Hardware, hardware_for
+from serve_app.engine.model_dir import resolve_model
+from serve_app.engine.vllm_engine import VllmEngine, on_cores
+from serve_app.serving.drain_watch import until_draining
+from serve_app.serving.running_tier import RunningTier
+from serve_app.serving.serve_logs import kept_serve_logs
+from serve_app.serving.topology import Peers
+from serve_app.telemetry import logging_config, make_tier_metrics, write_logging_config
+
+log = logging.getLogger(__name__)
+
+ENGINE_CHECK_PERIOD_S = 0.5
+# Streams get the engine's own error event before the process ends.
+LAST_WORDS_S = 0.5
+
+
+class TierReplica:
+    """Plain class; `serving/app.py` makes a Serve deployment of it."""
+
+    def __init__(self, args: TierArgs) -> None:
+        self._args = args
+        self._metrics = make_tier_metrics(REGISTRY)
+        self._started: RunningTier | None = None
+        self._ready = False
+        self._background: list[asyncio.Task[None]] = []
+        with kept_serve_logs():
+            _configure_logs(args)
+
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Start the engine and build the application; Serve calls this once at start."""
+        hardware = hardware_for(_accelerator_type())
+        args = self._engine_args(hardware)
+        with kept_serve_logs(), self._placed(hardware):
+            engine = await VllmEngine.start(args, self._phase)
+        tier = RunningTier.build(
+            self._args,
+            hardware,
+            engine,
+            tier_settings(self._args.tier, {}),
+            self._metrics,
+            Relay(Peers()),
+        )
+        self._started = tier
+        self._background = [
+            asyncio.create_task(_exit_when_engine_dies(engine)),
+            asyncio.create_task(_end_streams_after_drain(tier)),
+        ]
+        return tier.edge
+
+    def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
+        """Apply live settings as a whole. Invalid ones stop a start, but never a running replica:
+        it keeps the settings it has and says so in its report."""
+        try:
+            limits = self._tier.apply(tier_settings(self._args.tier, user_config or {}))
+        except ValueError as error:
+            if not self._ready:
+                raise
+            self._tier.settings_error = str(error)
+            self._metrics.settings_refused.inc()
+            log.error("settings refused", extra={"phase": "reconfigure", "error": str(error)})
+            return
+        log.info("settings applied", extra={"phase": "reconfigure", "limits": limits.reason})
+
+    async def check_health(self) -> None:
+        """Serve replaces the replica when this raises."""
+        await self._tier.engine.check()
+        self._ready = True
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the autoscaling policy sees of this replica."""
+        return self._tier.autoscaling_stats()
+
+    async def report(self) -> dict[str, Any]:
+        """What this replica is and does now, for `/api/tiers` and `/readyz`."""
+        return {
+            "replica": serve.get_replica_context().replica_tag,
+            "pid": os.getpid(),
+            "ready": self._ready and not self._tier.engine.dead,
+            **self._tier.report(),
+        }
+
+    async def metrics_text(self) -> tuple[str, str]:
+        """This replica's name, and its metrics in Prometheus' text format."""
+        return serve.get_replica_context().replica_tag, self._tier.metrics_text()
+
+    def __del__(self) -> None:
+        for task in self._background:
+            task.cancel()
+        if self._started is not None:
+            self._started.engine.shutdown()
+
+    @property
+    def _tier(self) -> RunningTier:
+        if self._started is None:
+            raise RuntimeError("the engine of this replica has not started")
+        return self._started
+
+    def _placed(self, hardware: Hardware) -> AbstractContextManager[None]:
+        """Without a card, the engine gets the cores of its tier."""
+        if hardware.accelerator_type is not None:
+            return nullcontext()
+        config = self._args.engine
+        cores = cores_of_slice(config.cpu_slice, sorted(os.sched_getaffinity(0)))
+        return on_cores(cores, config.cpu_kv_cache_gib)
+
+    def _engine_args(self, hardware: Hardware) -> list[str]:
+        config = self._args.engine
+        with self._phase("model"):
+            model = str(resolve_model(self._args.model))
+        spec = EngineSpec(
+            model=model,
+            # The first name is the one that answers carry.
+            served_names=(self._args.tier.value, self._args.model),
+            **config.model_dump(exclude={"cpu_slice", "cpu_kv_cache_gib"}),
+        )
+        args = engine_args(spec, hardware)
+        log.info("engine arguments", extra={"phase": "start", "arguments": " ".join(args)})
+        return args
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """Log and measure one phase of the start."""
+        log.info("%s begins", name, extra={"phase": name})
+        started_s = time.monotonic()
+        yield
+        duration_s = time.monotonic() - started_s
+        self._metrics.startup_s.labels(phase=name).set(duration_s)
+        log.info("%s done", name, extra={"phase": name, "duration_s": round(duration_s, 2)})
+
+
+async def _exit_when_engine_dies(engine: VllmEngine) -> None:
+    """A refused connection sends the client to another replica at once; a replica that only turns
+    unhealthy would answer 500 until Serve has noticed."""
+    while not engine.dead:  # noqa: ASYNC110 - vLLM offers a flag, no event
+        await asyncio.sleep(ENGINE_CHECK_PERIOD_S)
+    log.critical("the engine died; this replica ends and Serve starts another one")
+    await asyncio.sleep(LAST_WORDS_S)
+    os._exit(1)
+
+
+async def _end_streams_after_drain(tier: RunningTier) -> None:
+    """When Serve stops this replica, let answers end for as long as the longest one needs."""
+    await until_draining()
+    limit = tier.drain_limit()
+    log.info("draining", extra={"phase": "drain", "limit_s": limit.seconds, "why": limit.reason})
+    await asyncio.sleep(limit.seconds)
+    ended = tier.edge.end_running()
+    log.warning("drain time is over", extra={"phase": "drain", "ended_requests": ended})
+
+
+def _configure_logs(args: TierArgs) -> None:
+    """JSON lines on stdout, from this process and from the engine's."""
+    replica = serve.get_replica_context().replica_tag
+    config = logging_config(tier=args.tier.value, replica=replica)
+    logging.config.dictConfig(config)
+    # vLLM configures its processes itself, from a file.
+    os.environ["VLLM_LOGGING_CONFIG_PATH"] = write_logging_config(config)
+
+
+def _accelerator_type() -> str | None:
+    """Ray's name of the card that this replica holds; None on the CPU backend."""
+    context = ray.get_runtime_context()
+    if not context.get_accelerator_ids().get("GPU"):
+        return None
+    # Ray's annotation says lists; a label is one string.
+    return cast(dict[str, str], context.get_node_labels()).get("ray.io/accelerator-type")

@@ -1,0 +1,164 @@
+"""A started replica: its engine and edge, its live settings, and what it reports of itself."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import REGISTRY, generate_latest
+
+from serve_app.api.edge import TierEdge
+from serve_app.api.gate import Gate, GateLimits
+from serve_app.api.relay import Relay
+from serve_app.config import TierArgs, TierSettings
+from serve_app.core.capacity import Limits, derive_limits
+from serve_app.core.drain import DrainLimit, ServiceTime, drain_limit_s
+from serve_app.core.hardware import Hardware, model_shape
+from serve_app.engine.vllm_engine import VllmEngine
+from serve_app.telemetry import TierMetrics
+
+
+@dataclass(slots=True)
+class RunningTier:
+    args: TierArgs
+    hardware: Hardware
+    engine: VllmEngine
+    edge: TierEdge
+    settings_error: str | None = None
+    _counted_tokens: int = 0
+    _throughput: "_Throughput" = field(default_factory=lambda: _Throughput())
+
+    @classmethod
+    def build(
+        cls,
+        args: TierArgs,
+        hardware: Hardware,
+        engine: VllmEngine,
+        settings: TierSettings,
+        metrics: TierMetrics,
+        relay: Relay,
+    ) -> "RunningTier":
+        """Put the tier's edge in front of a started engine."""
+        limits = _derive_limits(hardware, engine, settings)
+        edge = TierEdge(
+            engine_app=engine.app,
+            tier=args.tier,
+            model=args.tier.value,
+            settings=settings,
+            gate=Gate(
+                _gate_limits(settings, limits), ServiceTime(limits.service_s), time.monotonic
+            ),
+            metrics=metrics,
+            relay=relay,
+            known_fields=engine.known_fields,
+        )
+        return cls(args, hardware, engine, edge)
+
+    def apply(self, settings: TierSettings) -> Limits:
+        """Change the live settings; what waits or runs goes on. The derived limits."""
+        limits = _derive_limits(self.hardware, self.engine, settings)
+        self.edge.settings = settings
+        self.edge.gate.configure(_gate_limits(settings, limits))
+        self.settings_error = None
+        return limits
+
+    @property
+    def queue_depth(self) -> int:
+        """Requests accepted and not yet computing: at the gate and inside the engine."""
+        return self.edge.gate.queued_requests + (self.engine.load.waiting or 0)
+
+    def autoscaling_stats(self) -> dict[str, float]:
+        gate = self.edge.gate
+        return {
+            "running": float(gate.running_sequences),
+            "queue_depth": float(self.queue_depth),
+            "slots": float(gate.limits.slots),
+        }
+
+    def drain_limit(self) -> DrainLimit:
+        """How long this replica goes on when it is being stopped. The engine's warm-up stands in
+        for the measured speed until a stream has ended."""
+        return drain_limit_s(
+            max_new_tokens=self.edge.settings.max_new_tokens,
+            token_s=self.edge.token_s or self.engine.token_s,
+            queue_wait_s=self.edge.gate.expected_wait_s(),
+        )
+
+    def report(self) -> dict[str, Any]:
+        """What this replica is and does now, for `/api/tiers` and `/readyz`."""
+        gate = self.edge.gate
+        return {
+            "model": self.args.model,
+            "hardware": self.hardware.name,
+            "slots": gate.limits.slots,
+            "max_queued_requests": gate.limits.max_queued_requests,
+            "running": gate.running_sequences,
+            "queued": gate.queued_requests,
+            "queue_depth": self.queue_depth,
+            "expected_wait_s": round(gate.expected_wait_s(), 3),
+            "service_s": round(gate.service.mean_s, 3),
+            "service_measured": gate.service.measured,
+            "output_tokens_per_s": self._throughput.per_s(self.engine.load.output_tokens),
+            "kv_cache_usage": self.engine.load.kv_cache_usage,
+            "settings": self.edge.settings.model_dump(mode="json"),
+            "settings_error": self.settings_error,
+        }
+
+    def metrics_text(self) -> str:
+        """vLLM's metrics and ours, in Prometheus' text format."""
+        gate, metrics = self.edge.gate, self.edge.metrics
+        metrics.running.set(gate.running_sequences)
+        metrics.queue_depth.set(self.queue_depth)
+        metrics.slots.set(gate.limits.slots)
+        metrics.service_s.set(gate.service.mean_s)
+        metrics.output_tokens.inc(self.engine.load.output_tokens - self._counted_tokens)
+        self._counted_tokens = self.engine.load.output_tokens
+        if self.engine.load.waiting is not None:
+            metrics.engine_waiting.set(self.engine.load.waiting)
+        return generate_latest(REGISTRY).decode()
+
+
+@dataclass(slots=True)
+class _Throughput:
+    """Tokens a second between two readings of a counter that lie at least a second apart."""
+
+    _read_s: float = field(default_factory=time.monotonic)
+    _tokens: int = 0
+    _per_s: float = 0.0
+
+    def per_s(self, tokens: int) -> float:
+        elapsed_s = time.monotonic() - self._read_s
+        if elapsed_s >= 1.0:
+            self._per_s = round((tokens - self._tokens) / elapsed_s, 1)
+            self._read_s, self._tokens = time.monotonic(), tokens
+        return self._per_s
+
+
+def _derive_limits(hardware: Hardware, engine: VllmEngine, settings: TierSettings) -> Limits:
+    """Raises ValueError for settings that this engine cannot keep."""
+    admission = settings.admission
+    if settings.max_new_tokens >= engine.max_model_len:
+        raise ValueError(
+            f"max_new_tokens {settings.max_new_tokens} leaves no room for a prompt in the engine's "
+            f"context of {engine.max_model_len} tokens: lower it, or raise engine.max_model_len"
+        )
+    return derive_limits(
+        hardware,
+        model_shape(engine.hf_config),
+        kv_tokens=engine.kv_tokens,
+        prompt_tokens=admission.expected_prompt_tokens,
+        max_new_tokens=settings.max_new_tokens,
+        expected_new_tokens=min(admission.expected_new_tokens, settings.max_new_tokens),
+        min_stream_tokens_per_s=admission.min_stream_tokens_per_s,
+        max_wait_s=admission.max_wait_s,
+    )
+
+
+def _gate_limits(settings: TierSettings, derived: Limits) -> GateLimits:
+    admission = settings.admission
+    queued = admission.max_queued_requests
+    return GateLimits(
+        slots=admission.max_running_sequences or derived.slots,
+        max_queued_requests=derived.max_queued_requests if queued is None else queued,
+        max_wait_s=admission.max_wait_s,
+        batch_cost=derived.batch_cost,
+    )

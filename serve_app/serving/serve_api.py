@@ -1,0 +1,100 @@
+"""Ray Serve's REST interface: deploy a config, read how far it is. Needs no Ray in this process."""
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+REQUEST_TIMEOUT_S = 10.0
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit): ")
+
+
+class ServeApiError(RuntimeError):
+    """Serve refused the request, or did not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppStatus:
+    """One application: Serve's status word, its message, and its replicas by state."""
+
+    name: str
+    status: str
+    message: str
+    replicas: Mapping[str, int]
+
+    @property
+    def failure(self) -> str | None:
+        """Why this application will not come up, as far as Serve knows by now."""
+        failed = self.status in ("DEPLOY_FAILED", "UNHEALTHY")
+        # Serve goes on trying for many minutes; the first failure of a first start says enough.
+        retrying = self.status == "DEPLOYING" and "failed to start" in self.message
+        return self.message if failed or retrying else None
+
+
+@dataclass(frozen=True, slots=True)
+class ServeApi:
+    """The REST interface at the address of Ray's dashboard."""
+
+    address: str
+    token: str | None = None
+
+    def deploy(self, config: Mapping[str, Any]) -> None:
+        """Hand over the whole config; Serve then works towards it."""
+        self._request("PUT", json.dumps(config).encode())
+
+    def status(self) -> dict[str, AppStatus]:
+        """Every application that Serve knows."""
+        applications = self._request("GET").get("applications", {})
+        return {name: _app_status(name, details) for name, details in applications.items()}
+
+    def answers(self) -> bool:
+        """Whether the interface is up."""
+        try:
+            self._request("GET")
+        except ServeApiError:
+            return False
+        return True
+
+    def _request(self, method: str, body: bytes | None = None) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        url = f"{self.address}/api/serve/applications/"
+        request = urllib.request.Request(url, data=body, method=method, headers=headers)
+        # The dashboard is on this machine: a proxy of the environment is not meant for it.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=REQUEST_TIMEOUT_S) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as fault:
+            detail = fault.read().decode(errors="replace").strip()
+            raise ServeApiError(f"Serve answered {fault.code}: {detail}") from fault
+        except (OSError, ValueError) as fault:
+            raise ServeApiError(f"Serve does not answer at {url}: {fault}") from fault
+        return json.loads(text) if text.strip() else {}
+
+
+def failure_reason(message: str) -> str:
+    """The last exception that Serve's message tells of, without the way that led there."""
+    lines = [_COLOUR.sub("", line).rstrip() for line in message.strip().splitlines()]
+    raised = [number for number, line in enumerate(lines) if _EXCEPTION.match(line)]
+    return "\n".join(lines[raised[-1] :] if raised else lines)
+
+
+def _app_status(name: str, details: Mapping[str, Any]) -> AppStatus:
+    deployments = (details.get("deployments") or {}).values()
+    counts: dict[str, int] = {}
+    for deployment in deployments:
+        for replica in deployment.get("replicas") or []:
+            counts[replica["state"]] = counts.get(replica["state"], 0) + 1
+    messages = [details.get("message") or "", *(d.get("message") or "" for d in deployments)]
+    return AppStatus(
+        name=name,
+        status=details.get("status", "NOT_STARTED"),
+        message="\n".join(message for message in messages if message),
+        replicas=counts,
+    )

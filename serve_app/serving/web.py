@@ -1,0 +1,73 @@
+"""The web application's replica: asks Serve and the tiers' replicas how they are."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray import serve
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from serve_app.api.gateway import Gateway
+from serve_app.api.status import DeploymentState
+from serve_app.api.web_app import make_web_app
+from serve_app.config import WebArgs
+from serve_app.core.tiers import Tier
+from serve_app.serving.topology import http_port
+
+
+class Web:
+    """Plain class; `serving/app.py` makes a Serve deployment of it."""
+
+    def __init__(self, args: WebArgs) -> None:
+        self._args = args
+
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
+        base_url = f"http://127.0.0.1:{await http_port()}"
+
+        async def own_proxy() -> str:
+            return base_url
+
+        gateway = Gateway(own_proxy, self._args.tiers, self._args.max_body_bytes)
+        return make_web_app(self._args.tiers, ServeTiers(self._args.report_timeout_s), gateway)
+
+
+@dataclass(slots=True)
+class ServeTiers:
+    """The tiers as Serve knows them. A replica that does not answer in time reports nothing."""
+
+    timeout_s: float
+    _handles: dict[Tier, DeploymentHandle] = field(default_factory=dict)
+
+    async def state(self, tier: Tier) -> DeploymentState:
+        status = await asyncio.to_thread(serve.status)
+        application = status.applications.get(tier.value)
+        deployment = application.deployments.get(tier.value) if application else None
+        if application is None or deployment is None:
+            return DeploymentState("NOT_DEPLOYED", "", 0, None)
+        replicas = {str(state): count for state, count in deployment.replica_states.items()}
+        return DeploymentState(
+            status=deployment.status.value,
+            message=deployment.message or application.message,
+            replicas_running=replicas.get("RUNNING", 0),
+            # Serve's status has no target; every replica that is not on its way out is wanted.
+            replicas_wanted=sum(replicas.values()) - replicas.get("STOPPING", 0),
+        )
+
+    async def reports(self, tier: Tier) -> Sequence[Mapping[str, Any]]:
+        return await self._ask_replicas(tier, "report")
+
+    async def metrics(self, tier: Tier) -> Mapping[str, str]:
+        return dict(await self._ask_replicas(tier, "metrics_text"))
+
+    async def _ask_replicas(self, tier: Tier, method: str) -> list[Any]:
+        try:
+            if tier not in self._handles:
+                self._handles[tier] = await asyncio.to_thread(serve.get_app_handle, tier.value)
+            asked = self._handles[tier].broadcast(method)
+            answers = await asked.results_async(timeout_s=self.timeout_s, return_exceptions=True)
+        except (RayServeException, TimeoutError):
+            return []
+        return [answer for answer in answers if not isinstance(answer, BaseException)]

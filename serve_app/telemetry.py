@@ -1,0 +1,108 @@
+"""Metric names and JSON logs. Label values come from closed sets, never from clients."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+PREFIX = "tierserve"
+WAIT_BUCKETS_S = (0.005, 0.05, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60)
+TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40)
+ITL_BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+E2E_BUCKETS_S = (0.1, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+
+
+@dataclass(frozen=True, slots=True)
+class TierMetrics:
+    """The metrics of one replica. `tier` and `replica` are added by whoever collects them."""
+
+    requests: Counter
+    refused: Counter
+    relayed: Counter
+    disconnected: Counter
+    settings_refused: Counter
+    output_tokens: Counter
+    running: Gauge
+    queue_depth: Gauge
+    engine_waiting: Gauge
+    slots: Gauge
+    service_s: Gauge
+    startup_s: Gauge
+    queue_wait_s: Histogram
+    ttft_s: Histogram
+    itl_s: Histogram
+    e2e_s: Histogram
+
+
+def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
+    """Register the metrics of a replica."""
+
+    def counter(name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", text, labels, registry=registry)
+
+    def gauge(name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", text, labels, registry=registry)
+
+    def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"{PREFIX}_{name}", text, buckets=buckets, registry=registry)
+
+    return TierMetrics(
+        requests=counter("requests", "Requests answered.", "endpoint", "status"),
+        refused=counter("refused", "Requests refused by admission.", "reason"),
+        relayed=counter("relayed", "Requests passed to another replica of the tier."),
+        disconnected=counter("disconnected", "Clients that went away before the end."),
+        settings_refused=counter("settings_refused", "Live settings refused as invalid."),
+        output_tokens=counter("output_tokens", "Tokens generated."),
+        running=gauge("running_sequences", "Sequences that hold a slot."),
+        queue_depth=gauge("queue_depth", "Requests accepted and not yet computing."),
+        engine_waiting=gauge("engine_waiting", "Requests waiting inside the engine."),
+        slots=gauge("slots", "Sequences that may run at once."),
+        service_s=gauge("service_seconds", "Mean time that a request holds its slot."),
+        startup_s=gauge("startup_seconds", "Duration of a start-up phase.", "phase"),
+        queue_wait_s=histogram("queue_wait_seconds", "Wait for a slot.", WAIT_BUCKETS_S),
+        ttft_s=histogram("ttft_seconds", "Time to the first streamed token.", TTFT_BUCKETS_S),
+        itl_s=histogram("itl_seconds", "Gap between streamed chunks.", ITL_BUCKETS_S),
+        e2e_s=histogram("e2e_seconds", "Whole request, waiting included.", E2E_BUCKETS_S),
+    )
+
+
+def logging_config(level: str = "INFO", **fields: str) -> dict[str, Any]:
+    """A `logging.config.dictConfig` that writes JSON lines with `fields` to stdout."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "json": {
+                "()": "pythonjsonlogger.json.JsonFormatter",
+                "fmt": "%(levelname)s %(name)s %(message)s",
+                "rename_fields": {"levelname": "level", "name": "logger"},
+                "static_fields": fields,
+                "timestamp": True,
+            }
+        },
+        "handlers": {
+            "stdout": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stdout",
+                "formatter": "json",
+            }
+        },
+        "root": {"level": level, "handlers": ["stdout"]},
+        "loggers": {
+            "httpx": {"level": "WARNING"},
+            # A line every ten seconds of what the metrics say better.
+            "vllm.v1.metrics.loggers": {"level": "WARNING"},
+            # Not left to the root logger: building vLLM's application sets that one to ERROR.
+            "serve_app": {"level": level, "handlers": ["stdout"], "propagate": False},
+            "vllm": {"level": level, "handlers": ["stdout"], "propagate": False},
+        },
+    }
+
+
+def write_logging_config(config: dict[str, Any]) -> str:
+    """Path of a file with this configuration, for processes that read theirs from one."""
+    with tempfile.NamedTemporaryFile("w", prefix="logging-", suffix=".json", delete=False) as file:
+        json.dump(config, file)
+    return file.name

@@ -1,0 +1,234 @@
+"""The gate: order of arrival, weights, leaving, lowered limits, and counters that balance."""
+
+import asyncio
+import random
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.api.gate import Gate, GateLimits, Refused
+from tests.api.gate_scene import a_request, at_once
+from tests.builders import a_gate, idle
+from tests.virtual_time import now_s, run_virtual
+
+
+def test_requests_start_in_order_of_arrival() -> None:
+    log: list[str] = []
+    gate = a_gate(slots=1, max_queued_requests=9)
+    run_virtual(at_once(*(a_request(gate, name, log) for name in "abcd")))
+    assert log == ["a@0", "b@1", "c@2", "d@3"]
+    assert idle(gate)
+
+
+def test_as_many_run_as_there_are_slots() -> None:
+    log: list[str] = []
+    gate = a_gate(slots=2, max_queued_requests=9)
+    run_virtual(at_once(*(a_request(gate, name, log) for name in "abcd")))
+    assert log == ["a@0", "b@0", "c@1", "d@1"]
+
+
+def test_a_large_request_is_not_overtaken_by_small_ones() -> None:
+    log: list[str] = []
+    gate = a_gate(slots=3, max_queued_requests=9)
+    run_virtual(
+        at_once(
+            a_request(gate, "first", log),
+            a_request(gate, "large", log, sequences=3),
+            a_request(gate, "small", log),
+        )
+    )
+    assert log == ["first@0", "large@1", "small@2"]
+
+
+def test_each_sequence_holds_a_slot() -> None:
+    async def scene() -> tuple[int, int, bool, bool]:
+        gate = a_gate(slots=5)
+        with gate.enter(3), gate.enter(1):
+            return (
+                gate.running_sequences,
+                gate.running_requests,
+                gate.has_room(1),
+                gate.has_room(2),
+            )
+
+    assert run_virtual(scene()) == (4, 2, True, False)
+
+
+def test_the_line_knows_who_is_ahead() -> None:
+    async def scene() -> None:
+        gate = a_gate(slots=1)
+        with gate.enter(1), gate.enter(1) as first, gate.enter(1) as second:
+            assert [gate.ahead_of(first), gate.ahead_of(second)] == [0, 1]
+            assert gate.queued_requests == 2
+            assert not first.granted.done()
+
+    run_virtual(scene())
+
+
+def test_a_wait_is_measured_on_the_gates_clock() -> None:
+    async def scene() -> float:
+        gate = a_gate(slots=1)
+        with gate.enter(1), gate.enter(1) as place:
+            leaving = asyncio.ensure_future(asyncio.sleep(2.5))
+            await leaving
+            gate.configure(GateLimits(2, 4, 10.0))
+            assert place.granted.done()
+            return place.wait_s
+
+    assert run_virtual(scene()) == 2.5
+
+
+def test_whoever_leaves_the_line_frees_the_place() -> None:
+    async def scene() -> None:
+        log: list[str] = []
+        gate = a_gate(slots=1, max_queued_requests=2)
+        requests = [asyncio.ensure_future(a_request(gate, name, log)) for name in "abc"]
+        await asyncio.sleep(0.5)
+        assert gate.queued_requests == 2
+        requests[1].cancel()
+        await asyncio.sleep(0)
+        assert gate.queued_requests == 1
+        requests.append(asyncio.ensure_future(a_request(gate, "d", log)))
+        await asyncio.wait(requests)
+        assert log == ["a@0", "c@1", "d@2"]
+        assert idle(gate)
+
+    run_virtual(scene())
+
+
+def test_whoever_leaves_while_running_lets_the_next_one_start_at_once() -> None:
+    async def scene() -> None:
+        log: list[str] = []
+        gate = a_gate(slots=1)
+        requests = [asyncio.ensure_future(a_request(gate, name, log)) for name in "ab"]
+        await asyncio.sleep(0.25)
+        requests[0].cancel()
+        await asyncio.wait(requests)
+        assert log == ["a@0", "b@0.25"]
+
+    run_virtual(scene())
+
+
+def test_a_refusal_says_how_many_are_ahead_and_when_to_come_back() -> None:
+    async def scene() -> None:
+        gate = a_gate(slots=1, max_queued_requests=2, service_s=10.0)
+        with gate.enter(1), gate.enter(1), gate.enter(1), pytest.raises(Refused) as refused:
+            gate.enter(1).__enter__()
+        admission = refused.value.admission
+        assert (admission.ahead, admission.reason) == (2, "queue_full")
+        assert admission.retry_after_s >= 20
+        assert idle(gate)
+
+    run_virtual(scene())
+
+
+def test_a_withdrawn_refusal_no_longer_counts_as_promised() -> None:
+    async def scene() -> None:
+        gate = a_gate(slots=1, max_queued_requests=0)
+        with gate.enter(1):
+            with pytest.raises(Refused) as first:
+                gate.enter(1, key=7).__enter__()
+            assert gate.promises.outstanding(now_s()) == 1
+            gate.withdraw(first.value)
+            gate.withdraw(first.value)
+            assert gate.promises.outstanding(now_s()) == 0
+
+    run_virtual(scene())
+
+
+def test_a_run_teaches_the_gate_how_long_a_whole_request_takes() -> None:
+    async def scene() -> None:
+        gate = a_gate(service_s=5.0)
+        assert not gate.service.measured
+        with gate.enter(1, work=0.25) as place:
+            await asyncio.sleep(2.0)
+            gate.observe_service(place)
+        assert (gate.service.mean_s, gate.service.measured) == (pytest.approx(8.0), True)
+
+    run_virtual(scene())
+
+
+def test_a_request_that_never_ran_teaches_nothing() -> None:
+    async def scene() -> None:
+        gate = a_gate(slots=1, service_s=5.0)
+        with gate.enter(1), gate.enter(1) as waiting:
+            gate.observe_service(waiting)
+        assert not gate.service.measured
+
+    run_virtual(scene())
+
+
+def test_short_requests_that_wait_make_the_line_quick() -> None:
+    async def scene() -> list[float]:
+        gate = a_gate(slots=1, service_s=8.0)
+        with gate.enter(1, work=0.25), gate.enter(1, work=0.25):
+            short_s = gate.expected_wait_s()
+        with gate.enter(1), gate.enter(1):
+            return [short_s, gate.expected_wait_s()]
+
+    assert run_virtual(scene()) == [pytest.approx(4.0), pytest.approx(16.0)]
+
+
+def test_the_expected_wait_is_nothing_with_room_and_grows_with_the_line() -> None:
+    async def scene() -> list[float]:
+        gate = a_gate(slots=1, service_s=4.0)
+        waits = [gate.expected_wait_s()]
+        with gate.enter(1):
+            await asyncio.sleep(1.0)
+            waits.append(gate.expected_wait_s())
+            with gate.enter(1):
+                waits.append(gate.expected_wait_s())
+        return waits
+
+    assert run_virtual(scene()) == [0.0, 3.0, 7.0]
+
+
+@given(st.integers(0, 10**6))
+def test_whatever_happens_counters_balance_and_nobody_is_lost(seed: int) -> None:
+    """Requests of all sizes come, wait, step aside, run, fail and leave while limits change."""
+    dice = random.Random(seed)
+    ends = {"served": 0, "failed": 0, "left": 0, "refused": 0}
+
+    async def one(gate: Gate) -> None:
+        await asyncio.sleep(dice.uniform(0, 20))
+        try:
+            with gate.enter(dice.randint(1, 3), key=dice.randint(0, 5)) as place:
+                while not place.granted.done():
+                    await asyncio.wait({place.granted}, timeout=dice.uniform(0.1, 2))
+                    if not place.granted.done() and gate.ahead_of(place) == 0:
+                        with gate.step_aside(place):
+                            await asyncio.sleep(0.05)
+                await asyncio.sleep(dice.uniform(0, 3))
+                if dice.random() < 0.2:
+                    raise ValueError
+        except Refused:
+            ends["refused"] += 1
+        except ValueError:
+            ends["failed"] += 1
+        except asyncio.CancelledError:
+            ends["left"] += 1
+            raise
+        else:
+            ends["served"] += 1
+
+    async def disturb(gate: Gate, requests: list[asyncio.Task[None]]) -> None:
+        for _ in range(20):
+            await asyncio.sleep(1.0)
+            gate.configure(GateLimits(dice.randint(1, 6), dice.randint(0, 8), 30.0))
+            dice.choice(requests).cancel()
+
+    async def scene() -> Gate:
+        gate = a_gate(slots=4)
+        requests = [asyncio.create_task(one(gate)) for _ in range(40)]
+        await disturb(gate, requests)
+        for request in requests:
+            with suppress(asyncio.CancelledError):
+                await request
+        return gate
+
+    assert idle(run_virtual(scene()))
+    # Who is cancelled before the first step ends without a word.
+    assert 40 - 20 <= sum(ends.values()) <= 40
+    assert ends["served"] > 0

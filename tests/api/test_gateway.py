@@ -1,0 +1,171 @@
+"""The unified /v1: the tier that `model` names gets the request, and its answer passes through."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from serve_app.api.gateway import Gateway, tier_of
+from serve_app.api.web_app import make_web_app
+from serve_app.core.tiers import Tier
+from tests.api.loopback import served, unreachable
+from tests.api.web_client import BOTH, FakeTiers, a_client
+
+
+@asynccontextmanager
+async def passing_to(
+    answer: Callable[[Request], Awaitable[Response]], **options: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the web application in front of tiers that answer so."""
+    tiers = Starlette(routes=[Route("/api/{rest:path}", answer, methods=["POST"])])
+    async with served(tiers) as url, a_client(upstream=url, **options) as client:
+        yield client
+
+
+async def echo(request: Request) -> Response:
+    return JSONResponse(
+        {
+            "path": request.url.path,
+            "body": await request.json(),
+            "headers": dict(request.headers),
+        },
+        headers={"x-from-tier": "yes"},
+    )
+
+
+# --- which tier
+
+
+@pytest.mark.parametrize(
+    ("model", "tier"),
+    [
+        ("chat", Tier.CHAT),
+        ("reasoning", Tier.REASONING),
+        ("org/model", Tier.CHAT),
+        (None, Tier.CHAT),
+        (5, Tier.CHAT),
+        ([], Tier.CHAT),
+    ],
+)
+def test_the_model_names_the_tier_and_any_other_name_means_chat(model: object, tier: Tier) -> None:
+    assert tier_of(model, BOTH) is tier
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "responses", "messages"])
+@pytest.mark.parametrize("model", ["chat", "reasoning"])
+async def test_each_route_of_the_unified_v1_goes_to_the_tiers_own(path: str, model: str) -> None:
+    async with passing_to(echo) as client:
+        answer = await client.post(f"/v1/{path}", json={"model": model, "prompt": "naïve 🙂"})
+    assert answer.json()["path"] == f"/api/{model}/v1/{path}"
+    assert answer.json()["body"] == {"model": model, "prompt": "naïve 🙂"}
+    assert answer.headers["x-from-tier"] == "yes"
+
+
+async def test_the_request_id_and_the_clients_headers_go_along() -> None:
+    async with passing_to(echo) as client:
+        answer = await client.post(
+            "/v1/completions", json={}, headers={"authorization": "Bearer k", "x-other": "1"}
+        )
+    seen = answer.json()["headers"]
+    assert seen["x-request-id"] == answer.headers["x-request-id"]
+    assert (seen["authorization"], seen["x-other"]) == ("Bearer k", "1")
+
+
+# --- passing through
+
+
+async def test_a_stream_passes_through_chunk_by_chunk() -> None:
+    taken = asyncio.Event()
+
+    async def tokens() -> AsyncIterator[bytes]:
+        yield b"data: 1\n\n"
+        # The second chunk is made only after the first one has come out at the other end.
+        await taken.wait()
+        yield b"data: 2\n\n"
+
+    async def answer(request: Request) -> Response:
+        return StreamingResponse(tokens(), media_type="text/event-stream")
+
+    tiers = Starlette(routes=[Route("/api/{rest:path}", answer, methods=["POST"])])
+    async with served(tiers) as url:
+
+        async def base_url() -> str:
+            return url
+
+        gateway = Gateway(base_url, BOTH, 1024)
+        web = make_web_app(BOTH, FakeTiers(), gateway)
+        async with served(web) as web_url, httpx.AsyncClient(base_url=web_url) as client:
+            async with client.stream("POST", "/v1/chat/completions", json={}) as response:
+                chunks = response.aiter_bytes()
+                assert await anext(chunks) == b"data: 1\n\n"
+                taken.set()
+                assert await anext(chunks) == b"data: 2\n\n"
+            assert response.headers["content-type"].startswith("text/event-stream")
+        await gateway.close()
+
+
+async def test_a_client_that_leaves_ends_the_work_in_the_tier() -> None:
+    ended = asyncio.Event()
+
+    async def tokens() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"data: 1\n\n"
+                await asyncio.sleep(0.01)
+        finally:
+            ended.set()
+
+    async def answer(request: Request) -> Response:
+        return StreamingResponse(tokens(), media_type="text/event-stream")
+
+    tiers = Starlette(routes=[Route("/api/{rest:path}", answer, methods=["POST"])])
+    async with served(tiers) as url:
+
+        async def base_url() -> str:
+            return url
+
+        gateway = Gateway(base_url, BOTH, 1024)
+        web = make_web_app(BOTH, FakeTiers(), gateway)
+        async with served(web) as web_url, httpx.AsyncClient(base_url=web_url) as client:
+            async with client.stream("POST", "/v1/chat/completions", json={}) as response:
+                await anext(response.aiter_bytes())
+            async with asyncio.timeout(1.0):
+                await ended.wait()
+        await gateway.close()
+
+
+async def test_a_refusal_of_the_tier_passes_with_its_time_to_come_back() -> None:
+    async def refuse(request: Request) -> Response:
+        error = {"error": {"message": "full", "type": "rate_limit_error"}}
+        return JSONResponse(error, status_code=429, headers={"retry-after": "7"})
+
+    async with passing_to(refuse) as client:
+        answer = await client.post("/v1/chat/completions", json={})
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
+    assert answer.json()["error"]["type"] == "rate_limit_error"
+
+
+async def test_a_tier_that_cannot_be_reached_is_a_502_in_openais_form() -> None:
+    async with unreachable() as url, a_client(upstream=url) as client:
+        answer = await client.post("/v1/chat/completions", json={"model": "reasoning"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "tier_unreachable")
+    assert "reasoning" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [(b"{", 400), (b"[]", 400), (b'"' + b"x" * 2000 + b'"', 413)]
+)
+async def test_a_bad_body_is_refused_before_any_tier_is_asked(body: bytes, status: int) -> None:
+    async with unreachable() as url, a_client(upstream=url) as client:
+        openai = await client.post("/v1/chat/completions", content=body)
+        anthropic = await client.post("/v1/messages", content=body)
+    assert (openai.status_code, anthropic.status_code) == (status, status)
+    assert "type" not in openai.json()
+    assert anthropic.json()["type"] == "error"

@@ -1,0 +1,62 @@
+"""What refused clients were told, and who of them is known again."""
+
+from serve_app.api.promises import LATE_S, Promises
+
+
+def test_a_promise_is_redeemed_once_when_its_time_has_come() -> None:
+    promises = Promises()
+    promises.add(7, due_s=10.0)
+    assert not promises.redeem(7, now_s=5.0)
+    assert promises.redeem(7, now_s=10.0)
+    assert not promises.redeem(7, now_s=10.0)
+
+
+def test_another_request_does_not_redeem_it() -> None:
+    promises = Promises()
+    promises.add(7, due_s=10.0)
+    assert not promises.redeem(8, now_s=10.0)
+    assert promises.outstanding(10.0) == 1
+
+
+def test_who_comes_a_little_late_is_still_expected_and_later_no_more() -> None:
+    promises = Promises()
+    promises.add(7, due_s=10.0)
+    assert promises.outstanding(10.0 + LATE_S) == 1
+    assert promises.outstanding(10.0 + LATE_S + 0.1) == 0
+    assert not promises.redeem(7, now_s=10.0 + LATE_S + 0.1)
+
+
+def test_a_client_that_says_it_retries_is_known_even_if_it_comes_early() -> None:
+    promises = Promises()
+    promises.add(7, due_s=100.0)
+    assert promises.redeem(7, now_s=1.0, retried=True)
+    assert promises.outstanding(1.0) == 0
+    assert promises.redeem(8, now_s=1.0, retried=True)
+
+
+def test_requests_without_a_key_are_counted_but_never_known_again() -> None:
+    promises = Promises()
+    promises.add(None, due_s=10.0)
+    assert promises.outstanding(0.0) == 1
+    assert not promises.redeem(None, now_s=10.0)
+
+
+def test_promises_that_are_not_kept_are_expected_less() -> None:
+    promises = Promises()
+    for due_s in range(200):
+        promises.add(due_s, due_s=float(due_s))
+    promises.outstanding(100.0)
+    assert promises.outstanding(100.0) < 50
+    for key in range(100, 200):
+        promises.redeem(key, now_s=float(key))
+    promises.add(1, due_s=300.0)
+    promises.add(2, due_s=300.0)
+    assert promises.outstanding(200.0) == 2
+
+
+def test_equal_requests_each_redeem_one() -> None:
+    promises = Promises()
+    for due_s in (1.0, 1.0, 5.0):
+        promises.add(7, due_s)
+    assert [promises.redeem(7, now_s=1.5) for _ in range(3)] == [True, True, False]
+    assert promises.redeem(7, now_s=5.0)

@@ -1,0 +1,98 @@
+"""The web application: health, status, models and metrics of all tiers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from serve_app.core.tiers import Tier
+from tests.api.metrics_text import exposition
+from tests.api.web_client import BOTH, FakeTiers, a_client, a_replica
+
+
+async def test_healthz_says_alive_and_the_index_names_the_routes() -> None:
+    async with a_client() as client:
+        assert (await client.get("/healthz")).json() == {"status": "alive"}
+        assert (await client.get("/")).json()["tiers"] == ["/api/chat", "/api/reasoning"]
+
+
+async def test_readyz_is_200_only_when_every_tier_can_answer() -> None:
+    async with a_client() as client:
+        assert (await client.get("/readyz")).status_code == 200
+    starting = {Tier.CHAT: [a_replica()], Tier.REASONING: [a_replica(ready=False)]}
+    gone: dict[Tier, list[dict[str, Any]]] = {Tier.CHAT: [], Tier.REASONING: []}
+    for replicas, missing in ((starting, "reasoning"), (gone, "chat, reasoning")):
+        async with a_client(FakeTiers(replicas)) as client:
+            answer = await client.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["error"]["message"] == f"No replica answers in: {missing}."
+        assert answer.headers["retry-after"]
+
+
+async def test_one_ready_replica_is_enough() -> None:
+    replicas = {tier: [a_replica(ready=False), a_replica()] for tier in BOTH}
+    async with a_client(FakeTiers(replicas)) as client:
+        assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_api_tiers_says_what_each_tier_is_and_how_it_is_now() -> None:
+    replicas = {
+        Tier.CHAT: [a_replica(), a_replica(replica="r2", running=3, expected_wait_s=0.5)],
+        Tier.REASONING: [],
+    }
+    async with a_client(FakeTiers(replicas)) as client:
+        chat, reasoning = (await client.get("/api/tiers")).json()["tiers"]
+    assert (chat["tier"], chat["url"], chat["model"]) == ("chat", "/api/chat", "org/model")
+    assert (chat["replicas_running"], chat["replicas_wanted"]) == (2, 3)
+    assert (chat["running"], chat["queued"], chat["slots"]) == (5, 2, 16)
+    assert (chat["output_tokens_per_s"], chat["expected_wait_s"]) == (100.0, 0.5)
+    assert (chat["max_new_tokens"], chat["ready"]) == (1024, True)
+    assert [replica["replica"] for replica in chat["replicas"]] == ["r1", "r2"]
+    assert "settings" not in chat["replicas"][0]
+    assert (reasoning["ready"], reasoning["running"], reasoning["expected_wait_s"]) == (
+        False,
+        0,
+        None,
+    )
+
+
+async def test_the_models_are_the_tiers_and_the_served_model() -> None:
+    async with a_client() as client:
+        listed = (await client.get("/v1/models")).json()
+        one = await client.get("/v1/models/org/model")
+        none = await client.get("/v1/models/nothing")
+    assert [model["id"] for model in listed["data"]] == ["chat", "reasoning", "org/model"]
+    assert one.json()["id"] == "org/model"
+    assert (none.status_code, none.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_unknown_routes_and_methods_get_openais_error_form() -> None:
+    async with a_client() as client:
+        missing, wrong = await client.get("/nothing"), await client.get("/v1/chat/completions")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert wrong.headers["allow"] == "POST"
+
+
+async def test_a_fault_of_our_own_is_a_500_in_openais_form_too() -> None:
+    class Broken(FakeTiers):
+        async def reports(self, tier: Tier) -> Sequence[Mapping[str, Any]]:
+            raise RuntimeError("boom")
+
+    async with a_client(Broken()) as client:
+        answer = await client.get("/api/tiers")
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+    assert "boom" not in answer.text
+
+
+async def test_every_answer_carries_a_request_id() -> None:
+    async with a_client() as client:
+        for path in ("/healthz", "/nothing", "/api/tiers", "/metrics"):
+            assert len((await client.get(path)).headers["x-request-id"]) == 32
+
+
+async def test_the_metrics_of_all_replicas_come_out_of_one_page() -> None:
+    texts = {Tier.CHAT: {"a": exposition(2, 0.1)}, Tier.REASONING: {"b": exposition(5, 0.3)}}
+    async with a_client(FakeTiers(texts=texts)) as client:
+        answer = await client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert 'tierserve_replica_up{replica="a",tier="chat"} 1.0' in answer.text
+    assert answer.text.count("# TYPE tierserve_requests_total counter") == 1

@@ -1,0 +1,64 @@
+"""A client of the web application, in front of fake tiers."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from serve_app.api.gateway import Gateway
+from serve_app.api.status import DeploymentState
+from serve_app.api.web_app import make_web_app
+from serve_app.core.tiers import Tier
+
+BOTH = (Tier.CHAT, Tier.REASONING)
+
+
+@dataclass
+class FakeTiers:
+    """What Serve would say of the tiers."""
+
+    replicas: Mapping[Tier, Sequence[Mapping[str, Any]]] = field(
+        default_factory=lambda: {tier: [a_replica()] for tier in BOTH}
+    )
+    texts: Mapping[Tier, Mapping[str, str]] = field(default_factory=dict)
+
+    async def state(self, tier: Tier) -> DeploymentState:
+        return DeploymentState("HEALTHY", "", len(self.replicas[tier]), 3)
+
+    async def reports(self, tier: Tier) -> Sequence[Mapping[str, Any]]:
+        return self.replicas[tier]
+
+    async def metrics(self, tier: Tier) -> Mapping[str, str]:
+        return self.texts.get(tier, {})
+
+
+def a_replica(**changed: Any) -> dict[str, Any]:
+    return {
+        "replica": "r1",
+        "ready": True,
+        "model": "org/model",
+        "settings": {"max_new_tokens": 1024, "sampling": {}},
+        "running": 2,
+        "queued": 1,
+        "queue_depth": 1,
+        "slots": 8,
+        "output_tokens_per_s": 50.0,
+        "expected_wait_s": 1.5,
+    } | changed
+
+
+@asynccontextmanager
+async def a_client(
+    source: FakeTiers | None = None, *, upstream: str = "", max_body_bytes: int = 1024
+) -> AsyncIterator[httpx.AsyncClient]:
+    async def base_url() -> str:
+        return upstream
+
+    gateway = Gateway(base_url, BOTH, max_body_bytes)
+    app = make_web_app(BOTH, source or FakeTiers(), gateway)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://web") as client:
+        yield client
+    await gateway.close()

@@ -1,0 +1,180 @@
+"""What tests build, with named defaults: a test mentions only what it is about."""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp
+
+from serve_app.api.edge import TierEdge
+from serve_app.api.endpoints import CHAT_COMPLETIONS, Endpoint
+from serve_app.api.gate import Gate, GateLimits
+from serve_app.api.relay import Relay
+from serve_app.api.rules import PreparedRequest, RuleBook, prepare
+from serve_app.config import AdmissionConfig, SamplingConfig, TierSettings
+from serve_app.core.admission import Admission, GateLoad, admit
+from serve_app.core.drain import Drain, ServiceTime
+from serve_app.core.scaling import Decision, ReplicaLoad, desired_replicas
+from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
+from serve_app.telemetry import PREFIX, make_tier_metrics
+from tests.virtual_time import now_s
+
+# The fields of vLLM 0.32's request schemas, by route.
+KNOWN_FIELDS = {
+    path: frozenset(fields.split())
+    for path, fields in json.loads(Path(__file__).with_name("vllm_fields.json").read_text()).items()
+}
+
+# The sizes in config.json of DeepSeek-R1-Distill-Qwen-1.5B.
+R1_DISTILL_QWEN_1_5B = {
+    "model_type": "qwen2",
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": False,
+    "vocab_size": 151936,
+}
+
+
+def a_drain(
+    remaining_s: Sequence[float] = (1.0,), service_s: float = 4.0, measured: bool = True
+) -> Drain:
+    return Drain(tuple(sorted(remaining_s)), service_s, measured)
+
+
+def an_admission(
+    *,
+    slots: int = 1,
+    running: int = 1,
+    queued: int = 0,
+    promised: int = 0,
+    drain: Drain | None = None,
+    sequences: int = 1,
+    returning: bool = False,
+    max_queued_requests: int = 4,
+    max_wait_s: float = 1000.0,
+) -> Admission:
+    return admit(
+        GateLoad(slots, running, queued, promised),
+        a_drain(remaining_s=(1.0,) * slots) if drain is None else drain,
+        sequences=sequences,
+        returning=returning,
+        max_queued_requests=max_queued_requests,
+        max_wait_s=max_wait_s,
+    )
+
+
+def a_decision(
+    reports: Sequence[ReplicaLoad],
+    *,
+    target: int | None = None,
+    running: int | None = None,
+    headroom_ratio: float = 0.1,
+) -> Decision:
+    """All replicas run and report unless said otherwise."""
+    return desired_replicas(
+        reports,
+        replicas_target=len(reports) if target is None else target,
+        replicas_running=len(reports) if running is None else running,
+        stale_after_s=5.0,
+        headroom_ratio=headroom_ratio,
+    )
+
+
+def a_report(
+    running: float = 0, queue_depth: float = 0, slots: float = 10, age_s: float = 0.0
+) -> ReplicaLoad:
+    return ReplicaLoad(running, queue_depth, slots, age_s)
+
+
+def a_gate(
+    *,
+    slots: int = 1,
+    max_queued_requests: int = 4,
+    max_wait_s: float = 1000.0,
+    service_s: float = 1.0,
+    clock_s: Callable[[], float] = now_s,
+) -> Gate:
+    return Gate(GateLimits(slots, max_queued_requests, max_wait_s), ServiceTime(service_s), clock_s)
+
+
+def some_settings(
+    *,
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS[Tier.CHAT],
+    sampling: SamplingConfig | None = None,
+    system_prompt: str | None = None,
+    max_body_bytes: int = 4096,
+    **admission: Any,
+) -> TierSettings:
+    return TierSettings(
+        max_new_tokens=max_new_tokens,
+        admission=AdmissionConfig(**admission),
+        sampling=sampling or SamplingConfig(),
+        system_prompt=system_prompt,
+        max_body_bytes=max_body_bytes,
+    )
+
+
+def a_prepared(
+    payload: Mapping[str, Any] | None = None,
+    *,
+    endpoint: Endpoint = CHAT_COMPLETIONS,
+    tier: Tier = Tier.CHAT,
+    settings: TierSettings | None = None,
+    slots: int = 8,
+    **more: Any,
+) -> PreparedRequest:
+    """`payload` (a short form if none is given) and `more`, with the tier's rules applied."""
+    default = some_settings(max_new_tokens=DEFAULT_MAX_NEW_TOKENS[tier])
+    book = RuleBook(tier, settings or default, slots, tier.value, KNOWN_FIELDS)
+    return prepare({**({"prompt": "hi"} if payload is None else payload), **more}, endpoint, book)
+
+
+def peers(*urls: str) -> Callable[[], Awaitable[Sequence[str]]]:
+    async def addresses() -> Sequence[str]:
+        return urls
+
+    return addresses
+
+
+def an_edge(
+    engine_app: ASGIApp,
+    *,
+    gate: Gate | None = None,
+    settings: TierSettings | None = None,
+    tier: Tier = Tier.CHAT,
+    peer_urls: Sequence[str] = (),
+    clock_s: Callable[[], float] = now_s,
+) -> TierEdge:
+    return TierEdge(
+        engine_app=engine_app,
+        tier=tier,
+        model=tier.value,
+        settings=settings or some_settings(),
+        gate=gate or a_gate(clock_s=clock_s),
+        metrics=make_tier_metrics(CollectorRegistry()),
+        relay=Relay(peers(*peer_urls)),
+        known_fields=KNOWN_FIELDS,
+        clock_s=clock_s,
+    )
+
+
+def count(edge: TierEdge, name: str, **labels: str) -> float:
+    """The sum of a metric's samples that carry these labels."""
+    return sum(
+        sample.value
+        for metric in fields(edge.metrics)
+        for family in getattr(edge.metrics, metric.name).collect()
+        for sample in family.samples
+        if sample.name == f"{PREFIX}_{name}" and labels.items() <= sample.labels.items()
+    )
+
+
+def idle(gate: Gate) -> bool:
+    """Nothing runs and nothing waits."""
+    return (gate.running_requests, gate.running_sequences, gate.queued_requests) == (0, 0, 0)

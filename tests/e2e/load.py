@@ -1,0 +1,56 @@
+"""Open-loop load: requests come when they come, whether or not earlier ones have ended."""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+from tests.e2e.client import Reply, ask
+
+
+@dataclass(slots=True)
+class Visit:
+    """One request, and its one retry if it was refused."""
+
+    first: Reply
+    retry: Reply | None = None
+
+    @property
+    def last(self) -> Reply:
+        return self.retry or self.first
+
+
+async def visit(session: aiohttp.ClientSession, url: str, body: object) -> Visit:
+    """Ask; if refused, come back once when told to."""
+    first = await ask(session, url, body)
+    if first.status != 429 or "retry-after" not in first.headers:
+        return Visit(first)
+    await asyncio.sleep(int(first.headers["retry-after"]))
+    return Visit(first, await ask(session, url, body))
+
+
+async def arrive(
+    session: aiohttp.ClientSession, url: str, bodies: Sequence[object], *, rate_per_s: float
+) -> list[Visit]:
+    """Send all bodies with exponential gaps (the same at each run) and wait for every end."""
+    dice = random.Random(len(bodies))
+    visits: list[asyncio.Task[Visit]] = []
+    due_s = time.monotonic()
+    for body in bodies:
+        visits.append(asyncio.create_task(visit(session, url, body)))
+        due_s += dice.expovariate(rate_per_s)
+        await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+    return list(await asyncio.gather(*visits))
+
+
+async def measure_capacity_rps(
+    session: aiohttp.ClientSession, url: str, body: object, *, slots: int
+) -> float:
+    """Requests a second with every slot busy: one full batch, from start to end."""
+    started_s = time.monotonic()
+    replies = await asyncio.gather(*(ask(session, url, body) for _ in range(slots)))
+    assert all(reply.served for reply in replies), [reply for reply in replies if not reply.served]
+    return slots / (time.monotonic() - started_s)

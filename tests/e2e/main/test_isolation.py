@@ -1,0 +1,76 @@
+"""Flooding chat leaves reasoning's latency alone: each tier has its own cores, slots and line."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from statistics import quantiles
+
+import aiohttp
+
+from serve_app.core.tiers import Tier
+from tests.e2e.client import ask, client_session, work
+from tests.e2e.figures import keep_figures
+from tests.e2e.load import Visit, visit
+from tests.e2e.site import Site, wait_for
+
+# Of each idle half, before and after the flood, so that a drift of the machine cancels.
+SAMPLES = 50
+MOST_RATIO = 1.5
+FLOOD_TOKENS = 64
+
+
+async def reasoning_ttft_ms(
+    session: aiohttp.ClientSession, site: Site, phase: str, samples: int
+) -> list[float]:
+    """One after the other, each with a prompt of its own, so that no cache answers it."""
+    replies = [
+        await ask(session, f"{site.url}/api/reasoning", work(f"{phase} {i}?", 1, stream=True))
+        for i in range(samples)
+    ]
+    assert all(reply.served for reply in replies), [reply for reply in replies if not reply.served]
+    return [reply.ttft_s * 1e3 for reply in replies]
+
+
+@asynccontextmanager
+async def flooded_chat(session: aiohttp.ClientSession, site: Site) -> AsyncIterator[list[Visit]]:
+    """Twice as many clients as there are slots, each with its next request at once."""
+    slots = site.tier(Tier.CHAT)["slots"]
+    visits: list[Visit] = []
+
+    async def client(number: int) -> None:
+        body = work(f"Client {number}.", FLOOD_TOKENS, stream=True)
+        while True:
+            visits.append(await visit(session, f"{site.url}/api/chat", body))
+
+    clients = [asyncio.create_task(client(number)) for number in range(2 * slots)]
+    await asyncio.to_thread(
+        wait_for, lambda: site.tier(Tier.CHAT)["running"] >= slots, "chat is flooded"
+    )
+    try:
+        yield visits
+    finally:
+        for task in clients:
+            task.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+
+
+async def test_reasoning_is_as_fast_while_chat_is_flooded(site: Site) -> None:
+    async with client_session() as session:
+        idle = await reasoning_ttft_ms(session, site, "Before", SAMPLES)
+        async with flooded_chat(session, site) as flood:
+            flooded = await reasoning_ttft_ms(session, site, "During", 2 * SAMPLES)
+            busy = site.tier(Tier.CHAT)
+        await asyncio.to_thread(wait_for, site.is_idle, "the flood is over")
+        idle += await reasoning_ttft_ms(session, site, "After", SAMPLES)
+    idle_p95, flooded_p95 = (quantiles(values, n=20)[-1] for values in (idle, flooded))
+    keep_figures(
+        "isolation",
+        idle_ttft_p95_ms=round(idle_p95, 1),
+        flooded_ttft_p95_ms=round(flooded_p95, 1),
+        ratio=round(flooded_p95 / idle_p95, 2),
+        chat_running=busy["running"],
+        chat_slots=busy["slots"],
+    )
+    assert busy["running"] >= busy["slots"] / 2
+    assert flood, "chat ended no request meanwhile"
+    assert flooded_p95 <= MOST_RATIO * idle_p95

@@ -1,0 +1,38 @@
+"""The cluster of this folder: a small random model, chat with two replicas, behind HAProxy."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from serve_app.core.tiers import Tier
+from serve_app.serving.local import LocalCluster
+from tests.e2e.configs import small_model_config
+from tests.e2e.replicas.faults import answers
+from tests.e2e.site import Site, site_of, wait_for
+
+START_LIMIT_S = 300.0
+
+
+@pytest.fixture(scope="package")
+def started_site() -> Iterator[Site]:
+    with LocalCluster() as cluster:
+        cluster.deploy(small_model_config(chat_replicas=2), timeout_s=START_LIMIT_S)
+        with site_of(cluster) as site:
+            yield site
+
+
+@pytest.fixture
+def site(started_site: Site) -> Iterator[Site]:
+    """Two replicas of chat that answer and one of reasoning, idle before and after."""
+
+    def complete() -> bool:
+        if not answers(started_site):
+            return False
+        chat, reasoning = (started_site.tier(tier)["replicas"] for tier in Tier)
+        ready = all(replica["ready"] for replica in [*chat, *reasoning])
+        return (len(chat), len(reasoning)) == (2, 1) and ready
+
+    wait_for(complete, "two replicas of chat and one of reasoning", 120)
+    wait_for(started_site.is_idle, "all tiers idle before the test")
+    yield started_site
+    wait_for(started_site.is_idle, "all tiers idle after the test")

@@ -1,0 +1,82 @@
+"""Parts are killed one at a time under load; what was cut and what failed is counted."""
+
+import psutil
+
+from serve_app.core.tiers import Tier
+from tests.e2e.replicas.faults import answers, break_under_load, kill, process_of
+from tests.e2e.site import Site
+
+# A process that starts vLLM anew, on cores that go on serving.
+NEW_REPLICA_WITHIN_S = 150.0
+
+
+def pids(site: Site, tier: Tier) -> set[int]:
+    return {replica["pid"] for replica in site.tier(tier)["replicas"] if replica["ready"]}
+
+
+async def test_one_of_two_replicas(site: Site) -> None:
+    before = pids(site, Tier.CHAT)
+    victim = psutil.Process(min(before))
+    aftermath = await break_under_load(
+        site,
+        lambda: kill(victim),
+        lambda: len(pids(site, Tier.CHAT) - {victim.pid}) == 2,
+        within_s=NEW_REPLICA_WITHIN_S,
+    )
+    aftermath.keep("one of two replicas")
+    assert 1 <= aftermath.cut(Tier.CHAT) <= 4
+    assert aftermath.cut(Tier.REASONING) == 0
+    assert aftermath.failed(Tier.CHAT) == []
+    assert aftermath.failed(Tier.REASONING) == []
+    assert max(aftermath.longest_s(tier) for tier in Tier) < 10.0
+
+
+async def test_the_engine_of_the_only_replica(site: Site) -> None:
+    (before,) = pids(site, Tier.REASONING)
+    (engine,) = (
+        child
+        for child in psutil.Process(before).children(recursive=True)
+        if child.cmdline() and child.cmdline()[0].startswith("VLLM::EngineCore")
+    )
+    aftermath = await break_under_load(
+        site,
+        lambda: kill(engine),
+        lambda: pids(site, Tier.REASONING) not in (set(), {before}),
+        within_s=NEW_REPLICA_WITHIN_S,
+    )
+    aftermath.keep("the engine of the only replica")
+    assert aftermath.cut(Tier.CHAT) == 0
+    assert aftermath.failed(Tier.CHAT) == []
+    # Those that came after the process had ended waited for the new one, or were refused.
+    lost = [reply for reply in aftermath.failed(Tier.REASONING) if reply.status != 429]
+    assert len(lost) <= 10
+    assert not psutil.pid_exists(before)
+
+
+async def test_haproxy(site: Site) -> None:
+    before = {tier: pids(site, tier) for tier in Tier}
+    victim = process_of(site, "haproxy")
+    aftermath = await break_under_load(
+        site, lambda: kill(victim), lambda: answers(site), within_s=20.0
+    )
+    aftermath.keep("HAProxy")
+    assert aftermath.back_s < 10.0
+    assert {tier: pids(site, tier) for tier in Tier} == before
+    for tier in Tier:
+        assert aftermath.failing_for_s(tier) < 10.0
+
+
+async def test_the_controller(site: Site) -> None:
+    before = {tier: pids(site, tier) for tier in Tier}
+    victim = process_of(site, "ray::ServeController")
+    aftermath = await break_under_load(
+        site,
+        lambda: kill(victim),
+        lambda: all(site.tier(tier)["status"] == "HEALTHY" for tier in Tier),
+        within_s=60,
+    )
+    aftermath.keep("the controller")
+    assert {tier: pids(site, tier) for tier in Tier} == before
+    for tier in Tier:
+        assert aftermath.cut(tier) == 0
+        assert aftermath.failed(tier) == []

@@ -1,0 +1,96 @@
+"""A running application as its users and operators see it from outside."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from serve_app.core.tiers import Tier
+from serve_app.serving.local import LocalCluster
+
+POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The cluster is there for logs, live settings and faults; all else goes through HTTP."""
+
+    cluster: LocalCluster
+    http: httpx.Client
+
+    @property
+    def url(self) -> str:
+        return self.cluster.base_url
+
+    def get(self, path: str) -> httpx.Response:
+        return self.http.get(path)
+
+    def post(self, path: str, body: object, **headers: str) -> httpx.Response:
+        return self.http.post(path, json=body, headers=headers)
+
+    def tier(self, tier: Tier) -> dict[str, Any]:
+        """The tier's entry of `/api/tiers`."""
+        tiers = self.get("/api/tiers").json()["tiers"]
+        return next(entry for entry in tiers if entry["tier"] == tier.value)
+
+    def metrics(self) -> "Metrics":
+        """One scrape."""
+        return Metrics(self.get("/metrics").text)
+
+    def load(self) -> Mapping[str, float]:
+        """Everything that counts work in progress, by tier."""
+        tiers, metrics = self.get("/api/tiers").json()["tiers"], self.metrics()
+        loads = {
+            f"{entry['tier']} {count}": entry[count]
+            for entry in tiers
+            for count in ("running", "queued", "queue_depth")
+        }
+        for state in ("running", "waiting"):
+            for entry in tiers:
+                loads[f"{entry['tier']} engine {state}"] = metrics.value(
+                    f"vllm:num_requests_{state}", tier=entry["tier"]
+                )
+        return loads
+
+    def is_idle(self) -> bool:
+        return not any(self.load().values())
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Prometheus' text format, read line by line where only one name is wanted."""
+
+    text: str
+
+    def value(self, name: str, **labels: str) -> float:
+        """Sum of a sample over all series that carry these labels; 0 where there are none."""
+        lines = (
+            line for line in self.text.splitlines() if line.startswith((f"{name}{{", f"{name} "))
+        )
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families("\n".join(lines) + "\n")
+            for sample in family.samples
+            if labels.items() <= sample.labels.items()
+        )
+
+
+@contextmanager
+def site_of(cluster: LocalCluster) -> Iterator[Site]:
+    # No certificates are needed here, and reading them takes longer than most requests.
+    with httpx.Client(base_url=cluster.base_url, timeout=120, verify=False) as http:
+        yield Site(cluster, http)
+
+
+def wait_for(condition: Callable[[], object], what: str, within_s: float = 30.0) -> float:
+    """Poll until the condition holds; the seconds that it took."""
+    started_s = time.monotonic()
+    while not condition():
+        elapsed_s = time.monotonic() - started_s
+        assert elapsed_s < within_s, f"after {elapsed_s:.1f} s still not: {what}"
+        time.sleep(POLL_S)
+    return time.monotonic() - started_s

@@ -1,0 +1,1 @@
+"""One cluster whose Ray runs without HAProxy, for all tests here."""

@@ -1,0 +1,98 @@
+"""Both servers get the same engine, and every process of a server is found."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loadtest.process_cpu import cpu_s, frozen, server_processes
+from loadtest.systems import bare_command, bare_environment, chat_only_config
+from serve_app.config import EngineConfig, tier_args
+from serve_app.serving.profiles import load_profile
+from serve_app.serving.supervisor import RUN_ID_VARIABLE
+
+ENGINE = EngineConfig(max_model_len=1024, cpu_slice="0/2", extra_args={"stream-interval": 2})
+
+
+def test_the_bare_server_gets_the_engine_arguments_of_the_tier() -> None:
+    command = bare_command(Path("/models/small"), ENGINE, port=4321)
+
+    for words in (
+        "--model /models/small",
+        "--max-model-len 1024",
+        "--enforce-eager",
+        "--stream-interval 2",
+        "--served-model-name chat",
+        "--port 4321",
+    ):
+        assert words in " ".join(command)
+
+
+def test_the_bare_engine_has_the_cores_of_the_tier() -> None:
+    environment = bare_environment(ENGINE, [2, 3])
+
+    assert environment["OMP_NUM_THREADS"] == "2"
+    assert environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
+
+
+def test_our_config_is_the_profile_without_the_reasoning_tier() -> None:
+    profile = load_profile("local-cpu")
+    config = chat_only_config(profile, Path("/models/small"), ENGINE, slots=32)
+    web, chat = config["applications"]
+
+    assert (web["name"], web["args"]) == ("web", {"tiers": ["chat"]})
+    assert tier_args(chat["args"]).engine == ENGINE
+    assert tier_args(chat["args"]).model == "/models/small"
+    settings = chat["deployments"][0]["user_config"]
+    assert settings["admission"] == {"max_running_sequences": 32, "max_queued_requests": 32}
+    assert len(profile["applications"]) == 3
+
+
+@pytest.fixture
+def busy_server() -> Iterator["subprocess.Popen[bytes]"]:
+    """A marked process with a child that hides its mark, as processes with a title do."""
+    child = "while True: pass"
+    parent = (
+        "import subprocess, sys, time;"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}], env={{}});"
+        "print('up', flush=True); time.sleep(60)"
+    )
+    server = subprocess.Popen(
+        [sys.executable, "-c", parent], env={RUN_ID_VARIABLE: "a-run"}, stdout=subprocess.PIPE
+    )
+    assert server.stdout is not None
+    server.stdout.readline()
+    yield server
+    for process in server_processes("a-run"):
+        process.kill()
+    server.wait()
+    server.stdout.close()
+
+
+def test_a_servers_cpu_time_counts_its_whole_tree(busy_server: "subprocess.Popen[bytes]") -> None:
+    processes = server_processes("a-run")
+    (child,) = psutil.Process(busy_server.pid).children()
+
+    before_s = cpu_s(processes)
+    while cpu_s([child]) < 0.2:
+        pass
+
+    assert {process.pid for process in processes} == {busy_server.pid, child.pid}
+    assert cpu_s(processes) > before_s
+
+
+def test_a_frozen_server_uses_no_cpu_and_goes_on_afterwards(
+    busy_server: "subprocess.Popen[bytes]",
+) -> None:
+    (child,) = psutil.Process(busy_server.pid).children()
+
+    with frozen(["a-run"]):
+        # A running process stops when it next enters the kernel.
+        while child.status() != psutil.STATUS_STOPPED:
+            pass
+        assert busy_server.poll() is None
+
+    assert child.status() != psutil.STATUS_STOPPED

@@ -1,0 +1,97 @@
+"""Which config file fits a machine, and that the files in deploy/ say what they must."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serve_app.serving import profiles
+from serve_app.serving.profiles import ProfileError
+
+
+@pytest.mark.parametrize(
+    ("gpus", "profile"),
+    [
+        ([], "local-cpu"),
+        (["Tesla T4"], "single-gpu"),
+        (["NVIDIA GeForce RTX 4090"], "single-gpu"),
+        (["Tesla T4", "Tesla T4"], "t4"),
+        (["NVIDIA T4", "NVIDIA T4"], "t4"),
+        (["NVIDIA GeForce RTX 4090"] * 4, "rtx4090"),
+        # These carry labels of their own in Ray, which the profile's selector does not match.
+        (["NVIDIA GeForce RTX 4090 Laptop GPU"] * 2, "single-gpu"),
+        (["Tesla T4", "NVIDIA GeForce RTX 4090"], "single-gpu"),
+        (["NVIDIA A100-SXM4-40GB"] * 2, "single-gpu"),
+    ],
+)
+def test_the_profile_follows_the_cards(gpus: list[str], profile: str) -> None:
+    assert profiles.find_profile(gpus) == profile
+
+
+def test_no_driver_means_no_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert profiles.installed_gpus() == []
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'Tesla T4'\necho 'Tesla T4'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert profiles.installed_gpus() == ["Tesla T4", "Tesla T4"]
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'no devices were found'\nexit 6\n")
+    assert profiles.installed_gpus() == []
+
+
+@pytest.mark.parametrize("name", profiles.PROFILES)
+def test_each_profile_holds_the_three_applications(name: str) -> None:
+    config = profiles.load_profile(name)
+    routes = {app["name"]: app["route_prefix"] for app in config["applications"]}
+    assert routes == {"web": "/", "chat": "/api/chat", "reasoning": "/api/reasoning"}
+    for app in config["applications"]:
+        assert [deployment["name"] for deployment in app["deployments"]] == [app["name"]]
+    assert profiles.tier_routes(config) == {k: v for k, v in routes.items() if k != "web"}
+    assert len(profiles.models_of(config)) == 1
+
+
+def test_only_the_port_of_a_profile_is_changed() -> None:
+    config = profiles.load_profile("local-cpu")
+    changed = profiles.with_http_port(config, 9999)
+    assert changed["http_options"] == {"host": "127.0.0.1", "port": 9999}
+    assert config["http_options"]["port"] == 8000
+    changed["http_options"]["port"] = 8000
+    assert changed == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "choose one of local-cpu"), ("a: [", "no valid YAML"), ("a: 1", "no applications")],
+)
+def test_a_profile_that_is_none_is_explained(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
+    file = tmp_path / "p.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ProfileError, match=message):
+        profiles.load_profile(str(file))
+
+
+def test_an_env_file_is_names_values_and_comments() -> None:
+    text = "# why\nA=1\n\n  B=x=y \n"
+    assert profiles.read_env_file(text) == {"A": "1", "B": "x=y"}
+    with pytest.raises(ProfileError, match="line 2"):
+        profiles.read_env_file("A=1\nexport B=2\n")
+
+
+def test_every_line_of_the_runtime_environment_has_a_reason() -> None:
+    text = (profiles.DEPLOY_DIR / "runtime.env").read_text()
+    values = profiles.read_env_file(text)
+    assert values["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    assert values["RAY_AUTH_MODE"] == "token"
+    for block in text.strip().split("\n#"):
+        assert block.startswith(("#", " ")), block
+
+
+# Of the two ways to set the interval, Ray 2.60 reads the deprecated one only.
+@pytest.mark.filterwarnings("ignore:The `metrics_interval_s` field:DeprecationWarning")
+def test_the_deploy_files_are_valid_for_ray() -> None:
+    schema = pytest.importorskip("ray.serve.schema")
+    for name in profiles.PROFILES:
+        text = (profiles.DEPLOY_DIR / f"{name}.yaml").read_text()
+        schema.ServeDeploySchema.model_validate(yaml.safe_load(text))

@@ -1,0 +1,54 @@
+"""An event loop whose clock jumps to the next timer: waits cost nothing and repeat exactly."""
+
+import asyncio
+import functools
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    """Instead of waiting for a timer it moves the clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise RuntimeError("everything waits and no timer is set: the test would hang")
+        self.now_s += timeout
+        return super().select(0)
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.now_s
+
+
+def run_virtual(test: Coroutine[Any, Any, T]) -> T:
+    """Run `test` in virtual time, which begins at 0; `now_s()` reads it."""
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(test)
+
+
+def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """A test that runs in virtual time."""
+
+    @functools.wraps(test)
+    def run() -> None:
+        run_virtual(test())
+
+    # pytest would see a coroutine behind the wrapper and run it in a loop of its own.
+    del run.__wrapped__  # type: ignore[attr-defined]
+    return run
+
+
+def now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -33,9 +33,16 @@ class Reply:
         return self.text.count(": waiting,")
 
     @property
-    def tokens(self) -> int:
-        """Streamed chunks that carry a token."""
+    def chunks(self) -> int:
+        """Streamed chunks that carry tokens: one each, or more where the engine is ahead."""
         return self.text.count(TOKEN_MARK)
+
+    @property
+    def completion_tokens(self) -> int:
+        """What the answer's usage says; a stream has it where it was asked for."""
+        return json.loads(self.text[self.text.rindex('{"id"') :].split("\n")[0])["usage"][
+            "completion_tokens"
+        ]
 
     @property
     def complete(self) -> bool:

@@ -68,4 +68,4 @@ async def test_leaving_the_line_never_runs(site: Site) -> None:
         )
         for request in running:
             request.cancel()
-    assert seen.tokens == 0
+    assert seen.chunks == 0

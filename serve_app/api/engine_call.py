@@ -7,7 +7,7 @@ that task and abort the request in the engine.
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,7 +23,7 @@ async def call_engine(
     try:
         await asyncio.shield(call)
     except asyncio.CancelledError:
-        connection.left.set()
+        connection.leave()
         await asyncio.wait({call}, timeout=END_WITHIN_S)
         call.cancel()
         with suppress(asyncio.CancelledError, Exception):
@@ -38,21 +38,30 @@ class _Connection:
     body: bytes | None
     receive_next: Receive
     send_on: Send
-    left: asyncio.Event = field(default_factory=asyncio.Event)
+    _left: bool = False
+    _receiving: asyncio.Future[Message] | None = None
+
+    def leave(self) -> None:
+        """From now on the client is gone, for who sends to it and for who waits for it."""
+        self._left = True
+        if self._receiving is not None:
+            self._receiving.cancel()
 
     async def receive(self) -> Message:
         if self.body is not None:
             body, self.body = self.body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        message = asyncio.ensure_future(self.receive_next())
-        left = asyncio.ensure_future(self.left.wait())
+        if self._left:
+            return {"type": "http.disconnect"}
+        self._receiving = asyncio.ensure_future(self.receive_next())
         try:
-            await asyncio.wait({message, left}, return_when=asyncio.FIRST_COMPLETED)
-            return message.result() if message.done() else {"type": "http.disconnect"}
-        finally:
-            message.cancel()
-            left.cancel()
+            return await self._receiving
+        except asyncio.CancelledError:
+            # The one who waits here was not cancelled itself: the client has left.
+            if self._left and self._receiving.cancelled():
+                return {"type": "http.disconnect"}
+            raise
 
     async def send(self, message: Message) -> None:
-        if not self.left.is_set():
+        if not self._left:
             await self.send_on(message)

@@ -14,7 +14,7 @@ HEADROOM_RATIO = 0.1
 
 
 def scale_on_queue_depth(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-    """Replicas wanted, and the reason, which Serve keeps as the policy's state."""
+    """Replicas wanted, and the decision, which Serve keeps as the policy's state."""
     now_s = context.current_time or 0.0
     decision = desired_replicas(
         _reports(context, now_s),
@@ -23,10 +23,11 @@ def scale_on_queue_depth(context: AutoscalingContext) -> tuple[int, dict[str, An
         stale_after_s=STALE_AFTER_S,
         headroom_ratio=HEADROOM_RATIO,
     )
-    previous = (context.policy_state or {}).get("reason")
-    if decision.replicas != context.target_num_replicas and decision.reason != previous:
+    # Serve keeps within its bounds afterwards, so a wish beyond them comes at each tick.
+    previous = (context.policy_state or {}).get("replicas")
+    if decision.replicas not in (context.target_num_replicas, previous):
         log.info("scale %s to %d: %s", context.app_name, decision.replicas, decision.reason)
-    return decision.replicas, {"reason": decision.reason}
+    return decision.replicas, {"reason": decision.reason, "replicas": decision.replicas}
 
 
 def _reports(context: AutoscalingContext, now_s: float) -> list[ReplicaLoad]:

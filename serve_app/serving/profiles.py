@@ -1,6 +1,7 @@
 """Which Serve config file fits this machine, and what `make serve` puts into it."""
 
 import re
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -84,7 +85,7 @@ def tier_routes(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_env_file(text: str) -> dict[str, str]:
-    """`NAME=value` lines; blank lines and lines that begin with # say nothing."""
+    """`NAME=value` lines, values quoted as for a shell; blank lines and comments say nothing."""
     values: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
@@ -93,5 +94,11 @@ def read_env_file(text: str) -> dict[str, str]:
         name, equals, value = stripped.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise ProfileError(f"line {number} is no NAME=value: {stripped!r}")
-        values[name] = value
+        try:
+            words = shlex.split(value)
+        except ValueError as fault:
+            raise ProfileError(f"line {number}: {fault}: {stripped!r}") from fault
+        if len(words) > 1:
+            raise ProfileError(f"line {number}: quote a value of several words: {stripped!r}")
+        values[name] = "".join(words)
     return values

@@ -73,10 +73,13 @@ def test_a_profile_that_is_none_is_explained(
 
 
 def test_an_env_file_is_names_values_and_comments() -> None:
-    text = "# why\nA=1\n\n  B=x=y \n"
-    assert profiles.read_env_file(text) == {"A": "1", "B": "x=y"}
+    text = "# why\nA=1\n\n  B=x=y \nC='x y'\nD=\n"
+    assert profiles.read_env_file(text) == {"A": "1", "B": "x=y", "C": "x y", "D": ""}
     with pytest.raises(ProfileError, match="line 2"):
         profiles.read_env_file("A=1\nexport B=2\n")
+    for wrong in ("A=1\nB=x y", "A=1\nB='x"):
+        with pytest.raises(ProfileError, match="line 2"):
+            profiles.read_env_file(wrong)
 
 
 def test_every_line_of_the_runtime_environment_has_a_reason() -> None:

@@ -1,7 +1,6 @@
 """The measuring client: answers, streams and their ends, as a user of the HTTP interface sees."""
 
 import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -9,6 +8,8 @@ from typing import Any
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
+
+from tests.e2e.machine_clock import clock_s
 
 # Ends a test that would hang; no answer that is asserted on comes close.
 TOTAL_LIMIT_S = 240.0
@@ -40,9 +41,9 @@ class Reply:
     @property
     def completion_tokens(self) -> int:
         """What the answer's usage says; a stream has it where it was asked for."""
-        return json.loads(self.text[self.text.rindex('{"id"') :].split("\n")[0])["usage"][
-            "completion_tokens"
-        ]
+        lines = (line.removeprefix("data: ") for line in self.text.splitlines())
+        *_, last = (json.loads(line) for line in lines if line.startswith("{"))
+        return last["usage"]["completion_tokens"]
 
     @property
     def complete(self) -> bool:
@@ -90,25 +91,25 @@ async def ask(
     Who gives the `reply` can watch it grow.
     """
     reply = reply or Reply()
-    reply.sent_s = time.monotonic()
+    reply.sent_s = clock_s()
     try:
         async with session.post(url, json=body) as response:
             reply.status, reply.headers = response.status, response.headers
-            reply.headers_s = time.monotonic()
+            reply.headers_s = clock_s()
             async for block in response.content.iter_any():
                 _take(reply, block.decode(errors="replace"))
     except (aiohttp.ClientError, ConnectionError) as fault:
         reply.fault = repr(fault)
     except TimeoutError:
         reply.fault = f"no end after {TOTAL_LIMIT_S} s"
-    reply.ended_s = time.monotonic()
+    reply.ended_s = clock_s()
     return reply
 
 
 def _take(reply: Reply, text: str) -> None:
     reply.text += text
     if reply.first_token_s is None and TOKEN_MARK in reply.text:
-        reply.first_token_s = time.monotonic()
+        reply.first_token_s = clock_s()
 
 
 def work(prompt: str, tokens: int, *, stream: bool, **more: object) -> dict[str, object]:

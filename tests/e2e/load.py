@@ -2,13 +2,13 @@
 
 import asyncio
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import aiohttp
 
 from tests.e2e.client import Reply, ask
+from tests.e2e.machine_clock import clock_s
 
 
 @dataclass(slots=True)
@@ -38,11 +38,11 @@ async def arrive(
     """Send all bodies with exponential gaps (the same at each run) and wait for every end."""
     dice = random.Random(len(bodies))
     visits: list[asyncio.Task[Visit]] = []
-    due_s = time.monotonic()
+    due_s = clock_s()
     for body in bodies:
         visits.append(asyncio.create_task(visit(session, url, body)))
         due_s += dice.expovariate(rate_per_s)
-        await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+        await asyncio.sleep(max(0.0, due_s - clock_s()))
     return list(await asyncio.gather(*visits))
 
 
@@ -50,7 +50,7 @@ async def measure_capacity_rps(
     session: aiohttp.ClientSession, url: str, body: object, *, slots: int
 ) -> float:
     """Requests a second with every slot busy: one full batch, from start to end."""
-    started_s = time.monotonic()
+    started_s = clock_s()
     replies = await asyncio.gather(*(ask(session, url, body) for _ in range(slots)))
     assert all(reply.served for reply in replies), [reply for reply in replies if not reply.served]
-    return slots / (time.monotonic() - started_s)
+    return slots / (clock_s() - started_s)

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.core.tiers import Tier
 from serve_app.serving.local import LocalCluster
+from tests.e2e.machine_clock import clock_s
 
 POLL_S = 0.05
 
@@ -88,9 +89,9 @@ def site_of(cluster: LocalCluster) -> Iterator[Site]:
 
 def wait_for(condition: Callable[[], object], what: str, within_s: float = 30.0) -> float:
     """Poll until the condition holds; the seconds that it took."""
-    started_s = time.monotonic()
+    started_s = clock_s()
     while not condition():
-        elapsed_s = time.monotonic() - started_s
+        elapsed_s = clock_s() - started_s
         assert elapsed_s < within_s, f"after {elapsed_s:.1f} s still not: {what}"
         time.sleep(POLL_S)
-    return time.monotonic() - started_s
+    return clock_s() - started_s

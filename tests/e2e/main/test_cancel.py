@@ -1,12 +1,12 @@
 """A client that goes away frees its place and is aborted in the engine within a second."""
 
 import asyncio
-import time
 
 import pytest
 
 from serve_app.core.tiers import Tier
 from tests.e2e.client import Reply, ask, client_session, work
+from tests.e2e.machine_clock import clock_s
 from tests.e2e.site import Site, wait_for
 
 FREED_WITHIN_S = 1.0
@@ -23,9 +23,9 @@ async def leave_while_running(site: Site, path: str, body: dict[str, object], ti
         request = asyncio.create_task(ask(session, site.url + path, body))
         await asyncio.to_thread(wait_for, lambda: is_running(site, tier), "the request runs")
         request.cancel()
-        left_s = time.monotonic()
+        left_s = clock_s()
         await asyncio.to_thread(wait_for, site.is_idle, "its place is free")
-        return time.monotonic() - left_s
+        return clock_s() - left_s
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import psutil
 from serve_app.core.tiers import Tier
 from tests.e2e.client import Reply, ask, client_session, work
 from tests.e2e.figures import keep_figures
+from tests.e2e.machine_clock import clock_s
 from tests.e2e.site import Site, wait_for
 
 PROBES_PER_S = 10
@@ -86,10 +86,10 @@ async def break_under_load(
             wait_for, lambda: all_run(list(watched.values())), "all streams run"
         )
         assert not any(end.done() for end in ends)
-        aftermath.broken_s = time.monotonic()
+        aftermath.broken_s = clock_s()
         await asyncio.to_thread(break_it)
         await asyncio.to_thread(wait_for, is_back, "it is back", within_s)
-        aftermath.back_s = time.monotonic() - aftermath.broken_s
+        aftermath.back_s = clock_s() - aftermath.broken_s
         await asyncio.gather(*ends)
         aftermath.streams = watched
     return aftermath

@@ -1,4 +1,4 @@
-"""`python -m loadtest`: what serving costs over bare vLLM, and what a first run takes."""
+"""`python -m loadtest`: what serving costs, what a first run takes, what a part's death does."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from loadtest import first_run, overhead_command
+from loadtest import faults, first_run, overhead_command
 from loadtest.readme_table import between_markers, table
 from loadtest.results_file import REPOSITORY, RESULTS
 
@@ -18,6 +18,8 @@ def main(argv: list[str]) -> int:
         return overhead_command.run(options, argv)
     if options.command == "first-run":
         return first_run.run(options.port, with_tests=not options.no_tests, console=Console())
+    if options.command == "faults":
+        return faults.run(Console())
     return write_readme(options.results, options.readme)
 
 
@@ -41,6 +43,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     first.add_argument("--port", type=int, default=8000)
     first.add_argument("--no-tests", action="store_true", help="leave `make test` out")
+    commands.add_parser(
+        "faults",
+        help="kill parts under load and count what it costs",
+        description="Runs the tests that kill a replica, an engine, HAProxy and the controller "
+        "under load, and writes loadtest/results/faults.json and the README's table.",
+    )
     readme = commands.add_parser(
         "readme", help="write the README's overhead table from the results"
     )

@@ -1,0 +1,43 @@
+"""What is taken out of vLLM's application leaves its routes as they answer."""
+
+from fastapi import FastAPI
+from prometheus_fastapi_instrumentator import Instrumentator
+from starlette.middleware.cors import CORSMiddleware
+from starlette.testclient import TestClient
+
+from serve_app.engine.vllm_engine import _shorten_way
+
+GENERATING = "/v1/chat/completions"
+
+
+def make_app() -> FastAPI:
+    app = FastAPI()
+    app.add_middleware(CORSMiddleware, allow_origins=["*"])
+
+    @app.get("/health")
+    def health() -> str:
+        return "well"
+
+    @app.post(GENERATING)
+    def generate() -> str:
+        return "text"
+
+    Instrumentator().instrument(app)
+    return app
+
+
+def test_only_the_http_metrics_go_and_every_route_answers() -> None:
+    app = make_app()
+    _shorten_way(app, {GENERATING})
+    assert [middleware.cls for middleware in app.user_middleware] == [CORSMiddleware]
+    client = TestClient(app)
+    assert client.get("/health").json() == "well"
+    assert client.post(GENERATING).json() == "text"
+
+
+def test_generating_routes_are_looked_at_first() -> None:
+    app = make_app()
+    paths = [getattr(route, "path", None) for route in app.router.routes]
+    _shorten_way(app, {GENERATING})
+    paths.remove(GENERATING)
+    assert [getattr(route, "path", None) for route in app.router.routes] == [GENERATING, *paths]

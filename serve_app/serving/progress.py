@@ -76,7 +76,8 @@ class StartProgress:
         phase = self._phase_of.get(app.name)
         if phase:
             return f"{app.name} ({phase})"
-        if "taken more than" in app.message:
+        # Serve says the same of a replica that has its place and takes long "to initialize".
+        if "to be scheduled" in app.message:
             return f"{app.name} (no room: this machine lacks the CPUs or the card that it asks for)"
         states = ", ".join(f"{count} {state.lower()}" for state, count in app.replicas.items())
         return f"{app.name} ({states or app.status.lower()})"

@@ -68,3 +68,10 @@ def test_a_replica_that_finds_no_room_is_explained() -> None:
     message = "Deployment has 1 replica that has taken more than 30s to be scheduled"
     progress.read_status({"chat": AppStatus("chat", "DEPLOYING", message, {"STARTING": 1})})
     assert "no room: this machine lacks" in out.getvalue()
+
+
+def test_a_replica_that_only_takes_long_has_its_room() -> None:
+    progress, out = make_progress()
+    message = "Deployment has 1 replicas that have taken more than 30s to initialize."
+    progress.read_status({"chat": AppStatus("chat", "DEPLOYING", message, {"STARTING": 1})})
+    assert "waiting for chat (1 starting)" in out.getvalue()

@@ -60,8 +60,8 @@ def table(results: Mapping[str, Any]) -> str:
     meta = results[META]
     caption = (
         f"Two replicas of chat, one of reasoning, {meta['machine']['cores']} cores of "
-        f"{meta['machine']['cpu']}, {meta['date'][:10]}, commit {meta['commit']}; "
-        "`python -m loadtest faults` measures it again."
+        f"{meta['machine']['cpu']}, pauses of the whole machine left out, {meta['date'][:10]}, "
+        f"commit {meta['commit']}; `python -m loadtest faults` measures it again."
     )
     return "\n".join([*HEADER, *rows, "", caption])
 

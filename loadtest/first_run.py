@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from loadtest.readme_table import between_markers
 from loadtest.results_file import REPOSITORY, commit, machine, write
 
 RESULTS = REPOSITORY / "loadtest" / "results" / "first_run.json"
+# What `make serve` says last when all that it started has ended.
+STOPPED = "stopped: nothing is left running"
 READY = re.compile(r"Ready after \d+ s at (http://\S+)")
 README_PORT = "http://127.0.0.1:8000"
 START_LIMIT_S = 1800.0
@@ -104,15 +107,18 @@ def serving(clone: Path, port: int, console: Console) -> Iterator[Started]:
         text=True,
         start_new_session=True,
     )
-    try:
-        base_url = _wait_until_ready(process, console)
-        yield Started(base_url, time.monotonic() - began_s)
-    finally:
-        os.killpg(process.pid, signal.SIGINT)
-        status = process.wait(timeout=90)
-    # make passes Ctrl-C on, waits for what it started, and then ends by it itself.
-    if status not in (0, -signal.SIGINT):
-        raise FirstRunError(f"make serve ended with status {status} after Ctrl-C")
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        try:
+            base_url = _wait_until_ready(process, console)
+            # Read on, so that its log lines never fill the pipe.
+            rest = pool.submit(process.communicate)
+            yield Started(base_url, time.monotonic() - began_s)
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(timeout=90)
+    # make ends by the signal itself, so its status says nothing of what it ran.
+    if STOPPED not in rest.result()[0]:
+        raise FirstRunError("make serve did not end in order after Ctrl-C")
 
 
 def _wait_until_ready(process: "subprocess.Popen[str]", console: Console) -> str:
@@ -123,7 +129,6 @@ def _wait_until_ready(process: "subprocess.Popen[str]", console: Console) -> str
         for line in process.stdout:
             console.print(f"  {line.rstrip()}", highlight=False, markup=False)
             if found := READY.search(line):
-                threading.Thread(target=process.stdout.read, daemon=True).start()
                 return found[1]
     finally:
         overdue.cancel()

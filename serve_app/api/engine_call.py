@@ -7,7 +7,7 @@ that task and abort the request in the engine.
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,7 +23,7 @@ async def call_engine(
     try:
         await asyncio.shield(call)
     except asyncio.CancelledError:
-        connection.leave()
+        connection.left.set_result(None)
         await asyncio.wait({call}, timeout=END_WITHIN_S)
         call.cancel()
         with suppress(asyncio.CancelledError, Exception):
@@ -33,35 +33,26 @@ async def call_engine(
 
 @dataclass(slots=True)
 class _Connection:
-    """The client as vLLM's application sees it."""
+    """The client as vLLM's application sees it. `left` is done once the client is to be gone."""
 
     body: bytes | None
     receive_next: Receive
     send_on: Send
-    _left: bool = False
-    _receiving: asyncio.Future[Message] | None = None
-
-    def leave(self) -> None:
-        """From now on the client is gone, for who sends to it and for who waits for it."""
-        self._left = True
-        if self._receiving is not None:
-            self._receiving.cancel()
+    left: asyncio.Future[None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
     async def receive(self) -> Message:
         if self.body is not None:
             body, self.body = self.body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        if self._left:
-            return {"type": "http.disconnect"}
-        self._receiving = asyncio.ensure_future(self.receive_next())
+        message = asyncio.ensure_future(self.receive_next())
         try:
-            return await self._receiving
-        except asyncio.CancelledError:
-            # The one who waits here was not cancelled itself: the client has left.
-            if self._left and self._receiving.cancelled():
-                return {"type": "http.disconnect"}
-            raise
+            await asyncio.wait({message, self.left}, return_when=asyncio.FIRST_COMPLETED)
+            return message.result() if message.done() else {"type": "http.disconnect"}
+        finally:
+            message.cancel()
 
     async def send(self, message: Message) -> None:
-        if not self._left:
+        if not self.left.done():
             await self.send_on(message)

@@ -53,6 +53,28 @@ async def test_a_cancelled_call_ends_its_work_and_sends_nothing_more() -> None:
     assert sent == []
 
 
+async def test_everyone_who_listens_learns_that_the_client_left() -> None:
+    heard: list[Message] = []
+    listening = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        listeners = [asyncio.ensure_future(receive()) for _ in range(2)]
+        await asyncio.sleep(0)
+        listening.set()
+        heard.extend(await asyncio.gather(*listeners))
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    call = asyncio.ensure_future(call_engine(app, {}, body=b"", receive=never, send=send))
+    await listening.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert heard == [{"type": "http.disconnect"}] * 2
+
+
 async def test_what_the_client_says_and_what_the_engine_answers_pass_through() -> None:
     seen: list[Message] = []
 

@@ -7,6 +7,7 @@ server, so the tests' durations leave it out.
 
 import threading
 import time
+from collections.abc import Callable
 from functools import cache
 
 TICK_S = 0.02
@@ -21,26 +22,29 @@ def clock_s() -> float:
 
 @cache
 def _clock() -> "MachineClock":
-    return MachineClock()
+    clock = MachineClock(time.monotonic)
+    threading.Thread(target=_tick_on, args=(clock,), name="machine-clock", daemon=True).start()
+    return clock
+
+
+def _tick_on(clock: "MachineClock") -> None:
+    while True:
+        time.sleep(TICK_S)
+        clock.read_s()
 
 
 class MachineClock:
-    """A thread ticks: where two ticks lie further apart than `LONGEST_TICK_S`, nothing has run."""
+    """Where two readings lie further apart than `LONGEST_TICK_S`, nothing has run between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
         self._paused_s = 0.0
-        self._ticked_s = time.monotonic()
+        self._read_s = now_s()
         self._lock = threading.Lock()
-        threading.Thread(target=self._tick_on, name="machine-clock", daemon=True).start()
 
     def read_s(self) -> float:
         with self._lock:
-            now_s = time.monotonic()
-            self._paused_s += max(0.0, now_s - self._ticked_s - LONGEST_TICK_S)
-            self._ticked_s = now_s
+            now_s = self._now_s()
+            self._paused_s += max(0.0, now_s - self._read_s - LONGEST_TICK_S)
+            self._read_s = now_s
             return now_s - self._paused_s
-
-    def _tick_on(self) -> None:
-        while True:
-            time.sleep(TICK_S)
-            self.read_s()

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from statistics import quantiles
+from statistics import median, quantiles
 
 import aiohttp
 
@@ -13,10 +13,12 @@ from tests.e2e.figures import keep_figures
 from tests.e2e.load import Visit, visit
 from tests.e2e.site import Site, wait_for
 
-# Of each idle half, before and after the flood, so that a drift of the machine cancels.
-SAMPLES = 50
+# Idle and flooded in turn, so that a drift of the machine cancels. Whatever else the machine's host
+# does for a second spoils the p95 of the round it falls into, and no more than that one.
+ROUNDS = 3
+SAMPLES = 80
 MOST_RATIO = 1.5
-FLOOD_TOKENS = 64
+FLOOD_TOKENS = 32
 
 
 async def reasoning_ttft_ms(
@@ -55,22 +57,25 @@ async def flooded_chat(session: aiohttp.ClientSession, site: Site) -> AsyncItera
 
 
 async def test_reasoning_is_as_fast_while_chat_is_flooded(site: Site) -> None:
+    idle_p95_ms, flooded_p95_ms = [], []
     async with client_session() as session:
-        idle = await reasoning_ttft_ms(session, site, "Before", SAMPLES)
-        async with flooded_chat(session, site) as flood:
-            flooded = await reasoning_ttft_ms(session, site, "During", 2 * SAMPLES)
-            busy = site.tier(Tier.CHAT)
-        await asyncio.to_thread(wait_for, site.is_idle, "the flood is over")
-        idle += await reasoning_ttft_ms(session, site, "After", SAMPLES)
-    idle_p95, flooded_p95 = (quantiles(values, n=20)[-1] for values in (idle, flooded))
+        for number in range(ROUNDS):
+            idle = await reasoning_ttft_ms(session, site, f"{number}, idle", SAMPLES)
+            async with flooded_chat(session, site) as flood:
+                flooded = await reasoning_ttft_ms(session, site, f"{number}, flooded", SAMPLES)
+                busy = site.tier(Tier.CHAT)
+            await asyncio.to_thread(wait_for, site.is_idle, "the flood is over")
+            assert busy["running"] >= busy["slots"] / 2
+            assert flood, "chat ended no request meanwhile"
+            idle_p95_ms.append(quantiles(idle, n=20)[-1])
+            flooded_p95_ms.append(quantiles(flooded, n=20)[-1])
+    ratios = [there / here for there, here in zip(flooded_p95_ms, idle_p95_ms, strict=True)]
     keep_figures(
         "isolation",
-        idle_ttft_p95_ms=round(idle_p95, 1),
-        flooded_ttft_p95_ms=round(flooded_p95, 1),
-        ratio=round(flooded_p95 / idle_p95, 2),
+        idle_ttft_p95_ms=[round(value, 1) for value in idle_p95_ms],
+        flooded_ttft_p95_ms=[round(value, 1) for value in flooded_p95_ms],
+        ratio=round(median(ratios), 2),
         chat_running=busy["running"],
         chat_slots=busy["slots"],
     )
-    assert busy["running"] >= busy["slots"] / 2
-    assert flood, "chat ended no request meanwhile"
-    assert flooded_p95 <= MOST_RATIO * idle_p95
+    assert median(ratios) <= MOST_RATIO, (idle_p95_ms, flooded_p95_ms)

@@ -15,17 +15,20 @@ PY := $(BIN)/python
 CPU_OR_GPU := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 TESTS ?=
 
-.PHONY: help setup serve check test e2e test-replicas bench-overhead lock docs-reference clean
+.PHONY: help setup serve doctor check test e2e test-replicas bench-overhead lock docs-reference clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
-	@echo "  Variables: PORT=$(PORT) PROFILE=local-cpu|t4|rtx4090|single-gpu (found by itself) MODEL=<hub name, path or smollm2>"
+	@echo "  Variables: PORT=$(PORT) PROFILE=local-cpu|t4|rtx4090|mixed|single-gpu|gpu-6gb (found by itself) MODEL=<hub name, path or smollm2>"
 
 setup: ## Virtual environment .venv with the locked dependencies (runs by itself, once)
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash deploy/setup.sh "$(CPU_OR_GPU)"
 
 serve: setup ## Serve both tiers on this machine; Ctrl-C stops everything
 	@exec $(PY) -m serve_app serve --port $(PORT) $(if $(PROFILE),--profile $(PROFILE)) $(if $(MODEL),--model "$(MODEL)")
+
+doctor: setup ## What this cluster or machine can run, why something cannot, and what to change
+	@$(if $(MODEL),TIERSERVE_MODEL="$(MODEL)") $(PY) -m serve_app doctor $(if $(PROFILE),--profile $(PROFILE))
 
 check: setup ## Format, lint, import rules, types, unit tests (under a minute)
 	$(BIN)/ruff format --check .

@@ -1,13 +1,16 @@
 """What a card can do: memory, bandwidth, number format, and the cost of one decode step.
 
-Figures: NVIDIA's data sheets for memory and bandwidth. The step overhead and the cost per sequence
-are *derived* (a first guess for a 1.5B model: 14.5 + 0.13 b ms on a T4, 4.7 + 0.13 b ms on a 4090,
-less the time to read the weights) until a real card has been measured.
+Figures: what NVIDIA's driver reports for memory, its data sheets for bandwidth and compute
+capability. The step overhead and the cost per sequence are *derived* (a first guess for a 1.5B
+model: 14.5 + 0.13 b ms on a T4, 4.7 + 0.13 b ms on a 4090, less the time to read the weights;
+prefill an upper bound from the arithmetic rate) until a real card has been measured: each replica
+corrects them by its own measured steps.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+MIB = 1024**2
 GIB = 1024**3
 
 
@@ -21,35 +24,41 @@ class Hardware:
     attention_backend: str | None
     step_overhead_ms: float
     step_per_sequence_ms: float
+    prefill_tokens_per_s: float
     max_sequences: int
     status: str
+    capability: tuple[int, int] | None = None
 
 
 T4 = Hardware(
     name="NVIDIA T4",
     accelerator_type="T4",
-    memory_bytes=16 * GIB,
+    memory_bytes=15_360 * MIB,
     bandwidth_bytes_per_s=320e9,
     # Compute capability 7.5 has no bfloat16, and FlashAttention 2 and FlashInfer begin at 8.0.
     dtype="half",
     attention_backend="TRITON_ATTN",
     step_overhead_ms=4.85,
     step_per_sequence_ms=0.13,
+    prefill_tokens_per_s=8_000,
     max_sequences=256,
     status="derived",
+    capability=(7, 5),
 )
 
 RTX_4090 = Hardware(
     name="NVIDIA GeForce RTX 4090",
     accelerator_type="GeForce-RTX-4090",
-    memory_bytes=24 * GIB,
+    memory_bytes=24_564 * MIB,
     bandwidth_bytes_per_s=1008e9,
     dtype="bfloat16",
     attention_backend=None,
     step_overhead_ms=1.64,
     step_per_sequence_ms=0.13,
+    prefill_tokens_per_s=27_000,
     max_sequences=256,
     status="derived",
+    capability=(8, 9),
 )
 
 # One core of a server CPU (2026-11): SmolLM2-135M, which reads 269 MB a step, took 47 ms a step
@@ -63,6 +72,7 @@ CPU = Hardware(
     attention_backend=None,
     step_overhead_ms=3.0,
     step_per_sequence_ms=2.7,
+    prefill_tokens_per_s=700,
     max_sequences=32,
     status="measured on one core of a server CPU",
 )
@@ -88,6 +98,7 @@ def hardware_for(accelerator_type: str | None) -> Hardware:
         attention_backend=None,
         step_overhead_ms=T4.step_overhead_ms,
         step_per_sequence_ms=T4.step_per_sequence_ms,
+        prefill_tokens_per_s=T4.prefill_tokens_per_s,
         max_sequences=T4.max_sequences,
         status="unknown card, treated as a T4",
     )

@@ -37,12 +37,15 @@ def default_cache_dir() -> Path:
 
 
 def resolve_model(name_or_path: str, cache_dir: Path | None = None) -> Path | str:
-    """A checked model directory, or the hub name unchanged; ModelNotFoundError otherwise."""
+    """A checked model directory, a GGUF file, or the hub name unchanged; ModelNotFoundError
+    otherwise."""
     if name_or_path == EMBEDDED_MODEL:
         return _embedded_model(cache_dir or default_cache_dir())
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         check_model_dir(path)
+        return path.resolve()
+    if path.is_file() and path.suffix == ".gguf":
         return path.resolve()
     if path.exists():
         raise ModelNotFoundError(
@@ -59,6 +62,11 @@ def resolve_model(name_or_path: str, cache_dir: Path | None = None) -> Path | st
 
 def check_hub_model(name: str) -> None:
     """Ask the hub, or the local hub cache, for the model before minutes are spent on it."""
+    hub_config(name)
+
+
+def hub_config(name: str) -> Path:
+    """The config.json of a hub name, from the hub or the local hub cache."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -68,7 +76,7 @@ def check_hub_model(name: str) -> None:
     )
 
     try:
-        hf_hub_download(name, "config.json")
+        return Path(hf_hub_download(name, "config.json"))
     except GatedRepoError as fault:
         raise ModelNotFoundError(
             f"The model '{name}' asks for its licence to be accepted: do so on its hub page and "

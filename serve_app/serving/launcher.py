@@ -15,6 +15,7 @@ from rich.console import Console
 from serve_app.engine.model_dir import EMBEDDED_MODEL, check_hub_model, resolve_model
 from serve_app.serving import profiles
 from serve_app.serving.local import ClusterError, LocalCluster
+from serve_app.serving.nvidia import installed_cards
 from serve_app.serving.ports import holder_of, is_free
 from serve_app.serving.progress import StartProgress
 from serve_app.serving.serve_api import AppStatus, ServeApiError
@@ -84,7 +85,7 @@ def serve(port: int, profile: str | None, model: str | None, console: Console) -
 
 def make_plan(port: int, profile: str | None, model: str | None) -> Plan:
     """Choose profile and model, and check what would make the start fail later."""
-    name = profile or profiles.find_profile(profiles.installed_gpus())
+    name = profile or profiles.find_profile(installed_cards())
     config = profiles.load_profile(name)
     host = profiles.http_host(config)
     if not is_free(port, host):

@@ -29,10 +29,7 @@ class AppStatus:
     @property
     def failure(self) -> str | None:
         """Why this application will not come up, as far as Serve knows by now."""
-        failed = self.status in ("DEPLOY_FAILED", "UNHEALTHY")
-        # Serve goes on trying for many minutes; the first failure of a first start says enough.
-        retrying = self.status == "DEPLOYING" and "failed to start" in self.message
-        return self.message if failed or retrying else None
+        return self.message if is_failing(self.status, self.message) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +57,19 @@ class ServeApi:
         return True
 
     def _request(self, method: str, body: bytes | None = None) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json"}
-        if self.token:
-            headers["Authorization"] = f"Bearer {self.token}"
-        url = f"{self.address}/api/serve/applications/"
-        request = urllib.request.Request(url, data=body, method=method, headers=headers)
-        # The dashboard is on this machine: a proxy of the environment is not meant for it.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(request, timeout=REQUEST_TIMEOUT_S) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as fault:
-            detail = fault.read().decode(errors="replace").strip()
-            raise ServeApiError(f"Serve answered {fault.code}: {detail}") from fault
-        except (OSError, ValueError) as fault:
-            raise ServeApiError(f"Serve does not answer at {url}: {fault}") from fault
-        return json.loads(text) if text.strip() else {}
+        return _ask(self, "/api/serve/applications/", method, body)
+
+
+def get_json(api: ServeApi, path: str) -> dict[str, Any]:
+    """Any other page of the same dashboard. Raises ServeApiError."""
+    return _ask(api, path, "GET", None)
+
+
+def is_failing(status: str, message: str) -> bool:
+    """Whether an application will not come up, as far as Serve knows by now."""
+    # Serve goes on trying for many minutes; the first failure of a first start says enough.
+    retrying = status == "DEPLOYING" and "failed to start" in message
+    return retrying or status in ("DEPLOY_FAILED", "UNHEALTHY")
 
 
 def failure_reason(message: str) -> str:
@@ -83,6 +77,25 @@ def failure_reason(message: str) -> str:
     lines = [_COLOUR.sub("", line).rstrip() for line in message.strip().splitlines()]
     raised = [number for number, line in enumerate(lines) if _EXCEPTION.match(line)]
     return "\n".join(lines[raised[-1] :] if raised else lines)
+
+
+def _ask(api: ServeApi, path: str, method: str, body: bytes | None) -> dict[str, Any]:
+    headers = {"Content-Type": "application/json"}
+    if api.token:
+        headers["Authorization"] = f"Bearer {api.token}"
+    url = f"{api.address}{path}"
+    request = urllib.request.Request(url, data=body, method=method, headers=headers)
+    # The dashboard is on this machine: a proxy of the environment is not meant for it.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=REQUEST_TIMEOUT_S) as answer:
+            text = answer.read()
+    except urllib.error.HTTPError as fault:
+        detail = fault.read().decode(errors="replace").strip()
+        raise ServeApiError(f"Serve answered {fault.code}: {detail}") from fault
+    except (OSError, ValueError) as fault:
+        raise ServeApiError(f"Serve does not answer at {url}: {fault}") from fault
+    return json.loads(text) if text.strip() else {}
 
 
 def _app_status(name: str, details: Mapping[str, Any]) -> AppStatus:

@@ -1,0 +1,91 @@
+"""Settings of a tier's engine: what vLLM, or the fake engine, is started with."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Strict(BaseModel):
+    """Unknown settings are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FakeEngineConfig(Strict):
+    """The fake engine in place of vLLM, for load beyond this machine and tests of edges: it keeps
+    the step times of a card, its answers are made up."""
+
+    start_s: float = Field(default=2.0, ge=0, description="Time that it takes to start.")
+    reply_tokens: int = Field(
+        default=300,
+        ge=1,
+        description="Mean length of an answer, of a log-normal distribution; a request with "
+        "`ignore_eos` gets as many tokens as it asks for.",
+    )
+    reply_spread: float = Field(
+        default=0.6, ge=0, description="Standard deviation of the logarithm of the length."
+    )
+    seed: int = Field(
+        default=0, description="Seed of the lengths; the same prompt gets the same answer."
+    )
+    speed: float = Field(default=1.0, gt=0, description="How many times faster than the card.")
+
+
+class EngineConfig(Strict):
+    """What vLLM is started with. A change needs a new engine."""
+
+    dtype: str | None = Field(
+        default=None, description="Number format; unset: by card (T4 half, 4090 bfloat16)."
+    )
+    max_model_len: int = Field(
+        default=4096, ge=64, description="Context of one sequence, prompt and answer, in tokens."
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.90, gt=0, le=1, description="Share of the card's memory that the engine may take."
+    )
+    cpu_kv_cache_gib: int = Field(
+        default=1, ge=1, description="KV cache on the CPU backend, in GiB."
+    )
+    cpu_slice: str | None = Field(
+        default=None,
+        pattern=r"^[0-9]+/[0-9]+$",
+        description="CPU backend: the part of this machine's cores that the engine computes on, "
+        "`0/2` for the first half, `1/2` for the second; unset: all. Tiers on cores of their own "
+        "do not slow each other.",
+    )
+    enforce_eager: bool | None = Field(
+        default=None,
+        description="Skip compilation and graph capture; unset: yes on the CPU, no on a GPU.",
+    )
+    quantization: Literal["awq", "gptq", "int8", "fp8", "gguf"] | None = Field(
+        default=None,
+        description="How the weights are quantized; unset: as the model's config.json says. `fp8` "
+        "is made of 16-bit weights while they load; the others need a model that is stored so "
+        "(`int8`: W8A8, compressed-tensors; `gguf`: vLLM's plugin). docs/placement.md says which "
+        "card runs which.",
+    )
+    tool_call_parser: str | None = Field(
+        default="hermes", description="vLLM's tool parser; null turns automatic tool choice off."
+    )
+    tool_strict_level: Literal["auto", "function", "parameter"] = Field(
+        default="parameter",
+        description="How far the engine binds tool calls to their schemas: `parameter` makes the "
+        "arguments of every call valid, `auto` only those of tools marked `strict`.",
+    )
+    reasoning_parser: str | None = Field(
+        default=None,
+        description="vLLM's reasoning parser; unset: deepseek_r1 for R1 models, otherwise none.",
+    )
+    chat_template: str | None = Field(
+        default=None, description="Path of a chat template in place of the model's."
+    )
+    seed: int = Field(default=0, description="Seed of the engine.")
+    extra_args: dict[str, str | int | float | bool] = Field(
+        default_factory=dict,
+        description="Further arguments of `vllm serve`, without dashes: `{stream-interval: 4}`.",
+    )
+    fake: FakeEngineConfig | None = Field(
+        default=None,
+        description="The fake engine in place of vLLM, for load beyond this machine and tests of "
+        "edges: answers are made up. Unset: vLLM.",
+    )

@@ -1,0 +1,199 @@
+"""`python -m serve_app doctor`: what this cluster, or machine, can run of what is asked for."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serve_app.core.cluster import NodeView
+from serve_app.core.diagnosis import Finding, Place, Severity, diagnose
+from serve_app.engine.model_dir import ModelNotFoundError
+from serve_app.engine.model_size import ModelFiles
+from serve_app.serving.cluster_view import ClusterView, view_cluster, view_machine
+from serve_app.serving.fit_check import model_files
+from serve_app.serving.machine_check import machine_findings
+from serve_app.serving.nvidia import DriverCard
+from serve_app.serving.profiles import find_profile, load_profile
+from serve_app.serving.serve_api import ServeApi
+from serve_app.serving.wishes import DeploymentAsked, OnCard, deployments_asked, on_cards
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+ADDRESS_VARIABLES = ("RAY_DASHBOARD_ADDRESS", "RAY_API_SERVER_ADDRESS")
+
+
+@dataclass(frozen=True, slots=True)
+class TierReport:
+    """A deployment, where its replicas to come will go, and each kind of card for it."""
+
+    asked: DeploymentAsked
+    places: list[Place]
+    cards: Mapping[str | None, OnCard]
+
+    def as_json(self) -> dict[str, Any]:
+        wish = self.asked.wish
+        return {
+            "name": wish.name,
+            "model": self.asked.tier.model if self.asked.tier else None,
+            "replicas_wanted": wish.target,
+            "replicas_placed": wish.placed,
+            "gpus": wish.gpus,
+            "cpus": wish.cpus,
+            "selectors": [dict(selector) for selector in wish.selectors],
+            "will_get": [dataclasses.asdict(place) for place in self.places],
+            "cards": {
+                name or "unlabelled": dataclasses.asdict(card) for name, card in self.cards.items()
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the doctor found. `profile` is what was asked for; None: what is deployed."""
+
+    view: ClusterView
+    profile: str | None
+    tiers: list[TierReport]
+    findings: list[Finding]
+
+    @property
+    def status(self) -> str:
+        """`ok`, or `problems` where something that is asked for cannot run."""
+        bad = any(finding.severity is Severity.ERROR for finding in self.findings)
+        return "problems" if bad else "ok"
+
+    def as_json(self) -> dict[str, Any]:
+        """Keys are stable; new ones may come."""
+        view = self.view
+        return {
+            "status": self.status,
+            "cluster": view.source or None,
+            "profile": self.profile,
+            "nodes": [_node_json(node, view.cards.get(node.name, [])) for node in view.nodes],
+            "tiers": [tier.as_json() for tier in self.tiers],
+            "findings": [dataclasses.asdict(finding) for finding in self.findings],
+        }
+
+
+def diagnose_cluster(
+    profile: str | None = None, address: str | None = None, token: str | None = None
+) -> Report:
+    """Look at the cluster of `address` (or of the environment's variables), or without one at this
+    machine; and at `profile`, or without one at what is deployed, or else at the profile that fits.
+
+    Raises ServeApiError where a cluster that was named does not answer, and ValueError for a
+    profile or a setting that is none.
+    """
+    view = _look(address, token or _token())
+    if profile is None and view.applications:
+        name, applications, placed, targets = None, view.applications, view.placed, view.targets
+    else:
+        name = profile or _profile_for(view)
+        applications, placed, targets = load_profile(name)["applications"], {}, {}
+    asked = list(deployments_asked(applications, placed=placed, targets=targets))
+    nodes = view.nodes if name is None else [_without(node, asked) for node in view.nodes]
+    findings = [*_failed(view)] if view.is_cluster else machine_findings(view, asked)
+    files = _read_models(asked, findings)
+    cards = {each.wish.name: _cards(each, files, nodes, view) for each in asked}
+    wishes = [
+        dataclasses.replace(each.wish, refusals=_refusals(cards[each.wish.name])) for each in asked
+    ]
+    diagnosis = diagnose(nodes, wishes)
+    tiers = [
+        TierReport(
+            each,
+            [place for place in diagnosis.places if place.tier == each.wish.name],
+            cards[each.wish.name],
+        )
+        for each in asked
+    ]
+    return Report(view, name, tiers, [*findings, *diagnosis.findings])
+
+
+def _look(address: str | None, token: str | None) -> ClusterView:
+    named = address or next((os.environ[n] for n in ADDRESS_VARIABLES if os.environ.get(n)), None)
+    api = ServeApi((named or DEFAULT_ADDRESS).rstrip("/"), token)
+    # Only a cluster that nobody named may be missing.
+    if named is None and not api.answers():
+        return view_machine()
+    return view_cluster(api)
+
+
+def _token() -> str | None:
+    """As Ray finds it: the variable, the file it names, the file in the home folder."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    file = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    return file.read_text().strip() if file.is_file() else None
+
+
+def _profile_for(view: ClusterView) -> str:
+    known = [card for cards in view.cards.values() for card in cards]
+    labelled = [
+        DriverCard("", "", node.accelerator_type)
+        for node in view.nodes
+        for _ in range(int(node.gpus))
+        if node.accelerator_type
+    ]
+    return find_profile(known or labelled)
+
+
+def _without(node: NodeView, asked: list[DeploymentAsked]) -> NodeView:
+    """The node as it would be for this profile: what it deploys anew holds nothing yet."""
+    names = {each.wish.name for each in asked}
+    others = {who: gpus for who, gpus in node.gpu_holders.items() if who not in names}
+    return dataclasses.replace(
+        node,
+        cpus_free=node.cpus,
+        gpus_free=node.gpus - sum(others.values()),
+        gpu_holders=others,
+    )
+
+
+def _read_models(asked: list[DeploymentAsked], findings: list[Finding]) -> dict[str, ModelFiles]:
+    """The sizes of each model that goes on a card, once; a finding for each that is not found."""
+    read: dict[str, ModelFiles] = {}
+    names = [each.tier.model for each in asked if each.tier and each.wish.gpus]
+    for name in dict.fromkeys(names):
+        try:
+            read[name] = model_files(name)
+        except ModelNotFoundError as fault:
+            sentence = f"Whether {name} fits was not checked. {fault}"
+            findings.append(Finding(Severity.WARNING, "model-not-found", None, sentence))
+    return read
+
+
+def _cards(
+    asked: DeploymentAsked,
+    files: Mapping[str, ModelFiles],
+    nodes: list[NodeView],
+    view: ClusterView,
+) -> dict[str | None, OnCard]:
+    if asked.tier is None or not asked.wish.gpus or asked.tier.model not in files:
+        return {}
+    return on_cards(asked, files[asked.tier.model], nodes, view.cards)
+
+
+def _refusals(cards: Mapping[str | None, OnCard]) -> dict[str | None, str]:
+    return {name: card.reason for name, card in cards.items() if card.fits is False}
+
+
+def _failed(view: ClusterView) -> Iterator[Finding]:
+    for name, message in view.failures.items():
+        yield Finding(
+            Severity.ERROR,
+            "failed-to-start",
+            name,
+            f"{name} does not start: {message}",
+            "mend what the message says and deploy again",
+        )
+
+
+def _node_json(node: NodeView, cards: list[DriverCard]) -> dict[str, Any]:
+    found = dataclasses.asdict(node) | {"accelerator_type": node.accelerator_type}
+    # JSON has no infinity; a node without that resource has no limit of it.
+    for name in ("memory_bytes", "memory_free_bytes"):
+        found[name] = None if found[name] == float("inf") else found[name]
+    return found | {"cards": [dataclasses.asdict(card) for card in cards]}

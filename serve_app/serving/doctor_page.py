@@ -1,0 +1,113 @@
+"""The doctor's report for people, and its exit status for scripts."""
+
+import json
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from serve_app.core.cluster import NodeView
+from serve_app.core.diagnosis import Finding, Severity
+from serve_app.core.labels import UNLABELLED, in_words
+from serve_app.serving.doctor import Report, TierReport, diagnose_cluster
+from serve_app.serving.nvidia import DriverCard
+from serve_app.serving.serve_api import ServeApiError
+
+GIB = 1024**3
+ALL_RUNS, SOMETHING_CANNOT, CANNOT_LOOK = 0, 1, 2
+_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
+
+
+def doctor(profile: str | None, address: str | None, *, as_json: bool, console: Console) -> int:
+    """Look, print, and return 0 (all that is asked for can run), 1 (something cannot), or 2 (bad
+    usage, or a cluster that does not answer)."""
+    try:
+        report = diagnose_cluster(profile, address)
+    except (ServeApiError, ValueError) as fault:
+        if as_json:
+            console.print_json(json.dumps({"status": "cannot look", "error": str(fault)}))
+        else:
+            console.print(
+                str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True
+            )
+        return CANNOT_LOOK
+    if as_json:
+        console.out(json.dumps(report.as_json(), indent=2), highlight=False)
+    else:
+        _print(report, console)
+    return ALL_RUNS if report.status == "ok" else SOMETHING_CANNOT
+
+
+def _print(report: Report, console: Console) -> None:
+    where = f"The Ray cluster at {report.view.source}" if report.view.source else "This machine"
+    what = f"profile {report.profile}" if report.profile else "what is deployed on it"
+    console.print(f"{where}, and {what}.\n", highlight=False, markup=False)
+    console.print(_nodes_table(report))
+    for tier in report.tiers:
+        for sentence in _tier_sentences(tier, report.findings):
+            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    console.print()
+    for finding in report.findings:
+        console.print(
+            f"{finding.severity}: {finding.sentence}",
+            style=_STYLES[finding.severity],
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        if finding.remedy:
+            remedy = f"  To do: {finding.remedy}."
+            console.print(remedy, highlight=False, markup=False, soft_wrap=True)
+    if report.status == "ok":
+        console.print("All that is asked for can run.", style="green", highlight=False)
+
+
+def _nodes_table(report: Report) -> Table:
+    table = Table(collapse_padding=True)
+    # Findings name nodes and types: neither is ever cut.
+    for whole in ("node", "type"):
+        table.add_column(whole, no_wrap=True, overflow="ignore")
+    for column in ("GPUs (free)", "CPUs (free)", "card, memory, driver", "memory"):
+        table.add_column(column)
+    for node in report.view.nodes:
+        table.add_row(
+            node.name,
+            node.accelerator_type or ("no label" if node.gpus else "-"),
+            f"{node.gpus:g} ({node.gpus_free:g})",
+            f"{node.cpus:g} ({node.cpus_free:g})",
+            "\n".join(map(_card_in_words, report.view.cards.get(node.name, []))) or "-",
+            _memory(node),
+        )
+    return table
+
+
+def _card_in_words(card: DriverCard) -> str:
+    memory = f", {card.memory_bytes / GIB:.1f} GiB" if card.memory_bytes else ""
+    driver = f", {card.driver}" if card.driver else ""
+    return f"{card.name}{memory}{driver}"
+
+
+def _memory(node: NodeView) -> str:
+    return "-" if node.memory_bytes == float("inf") else f"{node.memory_bytes / GIB:.0f} GiB"
+
+
+def _tier_sentences(tier: TierReport, findings: list[Finding]) -> Iterator[str]:
+    wish = tier.asked.wish
+    wants = " or else ".join(in_words(s) for s in wish.selectors) or (
+        "any GPU" if wish.gpus else "any node"
+    )
+    of_gpu = f"{wish.gpus:g} GPU and " if wish.gpus else ""
+    yield f"{wish.name}: wants {wish.target} x {of_gpu}{wish.cpus:g} CPU on {wants}."
+    if wish.placed:
+        yield f"  {wish.placed} placed."
+    for place in tier.places:
+        card = f" ({place.accelerator_type})" if place.accelerator_type and wish.gpus else ""
+        second = f", choice number {place.choice}" if place.choice > 1 else ""
+        yield f"  gets a place on {place.node}{card}{second}"
+    for name, card in tier.cards.items():
+        if card.fits is False:
+            continue
+        limits = f" {card.slots} run at once, {card.max_queued_requests} may wait (derived)."
+        yield f"  on {name or UNLABELLED}: {card.reason}.{limits if card.slots else ''}"
+    if not tier.places and not wish.placed and not any(f.tier == wish.name for f in findings):
+        yield "  nothing is asked for now."

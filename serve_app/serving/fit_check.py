@@ -1,0 +1,114 @@
+"""Refuses a model that its card cannot hold, before any weight is loaded."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve_app.core.hardware import Hardware, ModelShape, model_shape
+from serve_app.core.placement import Card, Fit, card_of, fit_model, ways_to_fit, weight_bytes
+from serve_app.core.quantization import Weights, choose_weights
+from serve_app.engine.model_dir import resolve_model
+from serve_app.engine.model_size import ModelFiles, read_model
+from serve_app.engine.vllm_quantizations import known_to_vllm
+from serve_app.engine_config import EngineConfig
+from serve_app.serving.nvidia import DriverCard
+
+log = logging.getLogger(__name__)
+
+
+class ModelDoesNotFitError(ValueError):
+    """The model cannot run on this card; the message has the arithmetic and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedModel:
+    """A model on a card: its weights there, and what they leave for the KV cache."""
+
+    shape: ModelShape
+    weights: Weights
+    fit: Fit
+
+
+def quantization_argument(config: EngineConfig, model: str, hardware: Hardware) -> str | None:
+    """vLLM's `--quantization` for this model on this hardware.
+
+    Raises ModelDoesNotFitError, or ValueError for a quantization that does not go with the model,
+    the card or vLLM. On the CPU there is no card to fit: only the quantization is looked at.
+    """
+    on_cpu = hardware.accelerator_type is None
+    if on_cpu and config.quantization is None:
+        return None
+    files = read_model(Path(model) if Path(model).exists() else model)
+    if on_cpu:
+        return _weights(config, files, Card("the CPU", None, None)).argument
+    checked = check_model(config, files, card_of_replica(hardware, _own_card()))
+    if checked is None:
+        return config.quantization
+    log.info("model fits", extra={"phase": "start", "why": checked.fit.reason})
+    return checked.weights.argument
+
+
+def check_model(config: EngineConfig, files: ModelFiles, card: Card) -> CheckedModel | None:
+    """The model on that card; None for a model whose config.json tells no sizes.
+
+    Raises as `quantization_argument` does.
+    """
+    try:
+        shape = model_shape(files.config)
+    except ValueError as fault:
+        log.warning("the fit is not checked: %s", fault, extra={"phase": "start"})
+        return None
+    weights = _weights(config, files, card)
+    size = weight_bytes(shape, weights, files.weight_bytes)
+    fit = fit_model(
+        card,
+        weights_bytes=size,
+        kv_bytes_per_token=shape.kv_bytes_per_token,
+        max_model_len=config.max_model_len,
+        utilization=config.gpu_memory_utilization,
+        detail=weights.detail,
+    )
+    if fit.fits is False:
+        ways = ways_to_fit(
+            card,
+            shape,
+            weights,
+            max_model_len=config.max_model_len,
+            utilization=config.gpu_memory_utilization,
+            weights_bytes=size,
+        )
+        raise ModelDoesNotFitError(
+            f"The model does not fit: {fit.reason}. What would help: {'; '.join(ways)}."
+        )
+    return CheckedModel(shape, weights, fit)
+
+
+def card_of_replica(hardware: Hardware, found: DriverCard | None) -> Card:
+    """What is known of the card: by the driver, else by core/hardware.py."""
+    if found is None:
+        return card_of(hardware)
+    return card_of(hardware, memory_bytes=found.memory_bytes, capability=found.capability)
+
+
+def model_files(model: str) -> ModelFiles:
+    """Of whatever the config file calls a model. Raises ModelNotFoundError."""
+    return read_model(resolve_model(model))
+
+
+def _weights(config: EngineConfig, files: ModelFiles, card: Card) -> Weights:
+    return choose_weights(
+        config.quantization,
+        files.config,
+        capability=card.capability,
+        known_to_vllm=known_to_vllm(),
+        card=card.name,
+    )
+
+
+def _own_card() -> DriverCard | None:
+    # Ray numbers the cards as the driver does, and shows a replica its own.
+    from serve_app.serving.landing import Landing
+    from serve_app.serving.nvidia import card_with_id
+
+    gpu_ids = Landing.of_this_process().gpu_ids
+    return card_with_id(gpu_ids[0]) if gpu_ids else None

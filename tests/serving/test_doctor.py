@@ -1,0 +1,211 @@
+"""The doctor's report, from this machine and from a cluster's dashboard, and its exit status."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from serve_app.__main__ import main
+from serve_app.config import ENV_PREFIX
+from serve_app.serving import doctor as doctor_module
+from serve_app.serving import machine_check
+from serve_app.serving.doctor import Report, diagnose_cluster
+from serve_app.serving.doctor_page import doctor
+from serve_app.serving.profiles import load_profile
+from tests.serving.dashboard import TOKEN, Dashboard, serving
+from tests.serving.fake_nvidia_smi import RTX_2060, T4, put_cards
+
+RTX_4090 = "GeForce-RTX-4090"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No cluster, no token, no card, no setting from the machine that runs the tests."""
+    for name in list(os.environ):
+        if name.startswith((ENV_PREFIX, "RAY_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    put_cards(monkeypatch, tmp_path, status=6)
+    monkeypatch.setattr(doctor_module, "DEFAULT_ADDRESS", "http://127.0.0.1:9")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(machine_check, "LEAST_MEMORY_BYTES", 0)
+    monkeypatch.setattr(machine_check, "_has_nvidia_card", lambda: False)
+    monkeypatch.setattr(machine_check, "computes_on_cpu", lambda: False)
+
+
+def apps(profile: str) -> list[dict[str, Any]]:
+    return load_profile(profile)["applications"]
+
+
+def codes(report: Report) -> list[tuple[str | None, str]]:
+    return [(finding.tier, finding.code) for finding in report.findings]
+
+
+def test_a_machine_without_a_card_runs_the_cpu_profile() -> None:
+    report = diagnose_cluster()
+    assert (report.status, report.profile, report.view.source) == ("ok", "local-cpu", "")
+    assert [tier.asked.wish.name for tier in report.tiers] == ["web", "chat", "reasoning"]
+
+
+def test_a_machine_without_a_card_cannot_run_a_gpu_profile() -> None:
+    report = diagnose_cluster("t4")
+    assert codes(report) == [("chat", "no-gpu"), ("reasoning", "no-gpu")]
+    assert report.status == "problems"
+
+
+def test_one_card_is_shared_and_its_limits_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put_cards(monkeypatch, tmp_path, T4)
+    report = diagnose_cluster()
+    assert report.profile == "single-gpu"
+    assert codes(report) == []
+    (card,) = report.tiers[1].cards.values()
+    assert card.fits
+    assert card.slots
+    assert card.slots < 68_341 / 1024
+
+
+def test_a_small_card_gets_its_own_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    put_cards(monkeypatch, tmp_path, RTX_2060)
+    assert (diagnose_cluster().profile, diagnose_cluster().status) == ("gpu-6gb", "ok")
+    report = diagnose_cluster("single-gpu")
+    assert codes(report) == [("chat", "does-not-fit"), ("reasoning", "does-not-fit")]
+    assert "less 3.31 for 16-bit weights" in report.findings[0].sentence
+
+
+def test_memory_of_the_card_that_others_hold_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put_cards(monkeypatch, tmp_path, T4.replace("15000", "3000"))
+    assert codes(diagnose_cluster()) == [(None, "gpu-memory-held")]
+
+
+def test_a_driver_that_does_not_answer_and_a_vllm_for_cpus_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(machine_check, "_has_nvidia_card", lambda: True)
+    assert codes(diagnose_cluster()) == [(None, "driver")]
+    put_cards(monkeypatch, tmp_path, T4)
+    monkeypatch.setattr(machine_check, "computes_on_cpu", lambda: True)
+    assert codes(diagnose_cluster()) == [(None, "vllm-for-cpu")]
+
+
+def test_a_pending_tier_of_a_cluster_has_its_reason() -> None:
+    dashboard = Dashboard(
+        nodes=[("aaaaaaaa", 8, 0, None), ("bbbbbbbb", 8, 1, "T4"), ("cccccccc", 8, 1, None)],
+        applications=apps("t4"),
+        replicas=[("web", "RUNNING", "aaaaaaaa"), ("chat", "RUNNING", "bbbbbbbb"),
+                  ("reasoning", "STARTING", None)],
+    )  # fmt: skip
+    with serving(dashboard) as address:
+        report = diagnose_cluster(address=address, token=TOKEN)
+    assert codes(report) == [("reasoning", "gpu-taken")]
+    sentence = report.findings[0].sentence
+    assert "by chat (1)" in sentence
+    assert "10.0.0.1/cccccc has a free GPU without a label" in sentence
+    assert report.profile is None
+
+
+def test_an_application_that_is_not_built_yet_is_judged_by_its_config() -> None:
+    dashboard = Dashboard(nodes=[("aaaaaaaa", 8, 1, "L4")], applications=apps("mixed"))
+    with serving(dashboard) as address:
+        report = diagnose_cluster(address=address, token=TOKEN)
+    assert codes(report) == [("chat", "no-such-gpu"), ("reasoning", "no-such-gpu")]
+    assert "T4 or else GeForce-RTX-4090, and this cluster has 1 L4" in report.findings[0].sentence
+
+
+def test_an_empty_cluster_is_judged_by_the_profile_of_its_cards() -> None:
+    nodes = [("aaaaaaaa", 8, 1, "T4"), ("bbbbbbbb", 8, 1, RTX_4090)]
+    with serving(Dashboard(nodes=nodes)) as address:
+        report = diagnose_cluster(address=address, token=TOKEN)
+    assert (report.profile, report.status) == ("mixed", "ok")
+    got = {p.tier: p.accelerator_type for tier in report.tiers for p in tier.places}
+    assert (got["chat"], got["reasoning"]) == ("T4", RTX_4090)
+
+
+def test_a_profile_is_judged_as_if_it_replaced_what_is_deployed() -> None:
+    dashboard = Dashboard(
+        nodes=[("aaaaaaaa", 8, 2, "T4")],
+        applications=apps("t4"),
+        replicas=[("chat", "RUNNING", "aaaaaaaa"), ("reasoning", "RUNNING", "aaaaaaaa")],
+    )
+    with serving(dashboard) as address:
+        assert diagnose_cluster("t4", address, TOKEN).status == "ok"
+        assert codes(diagnose_cluster("rtx4090", address, TOKEN)) == [
+            ("chat", "no-such-gpu"), ("reasoning", "no-such-gpu"),
+        ]  # fmt: skip
+
+
+def test_the_memory_that_the_dashboard_tells_of_a_card_counts() -> None:
+    dashboard = Dashboard(
+        nodes=[("aaaaaaaa", 8, 2, "T4")],
+        applications=apps("t4"),
+        gpus={"aaaaaaaa": [{"index": 0, "name": "Tesla T4", "uuid": "u", "memoryTotal": 4000}]},
+    )
+    with serving(dashboard) as address:
+        report = diagnose_cluster(address=address, token=TOKEN)
+    assert codes(report) == [("chat", "does-not-fit"), ("reasoning", "does-not-fit")]
+
+
+def test_a_replica_that_failed_to_start_is_told_with_its_last_exception() -> None:
+    dashboard = Dashboard(
+        nodes=[("aaaaaaaa", 8, 2, "T4")],
+        applications=apps("t4"),
+        replicas=[("chat", "STARTING", None)],
+        message="A replica failed to start.\nModelNotFoundError: no model at 'z'",
+    )
+    with serving(dashboard) as address:
+        report = diagnose_cluster(address=address, token=TOKEN)
+    assert ("chat", "failed-to-start") in codes(report)
+    assert "chat does not start: ModelNotFoundError: no model" in report.findings[0].sentence
+
+
+def test_the_environment_names_the_cluster_and_the_token(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    with serving(Dashboard(nodes=[("aaaaaaaa", 8, 1, "T4")])) as address:
+        monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", address)
+        assert main(["doctor", "--profile", "rtx4090", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert {"status", "nodes", "tiers", "findings"} <= set(found)
+    assert found["cluster"] == address
+    assert found["nodes"][0]["accelerator_type"] == "T4"
+    assert [f["code"] for f in found["findings"]] == ["no-such-gpu", "no-such-gpu"]
+    assert found["findings"][0]["severity"] == "error"
+
+
+def test_a_cluster_that_was_named_and_does_not_answer_is_no_place_to_look() -> None:
+    console = Console(record=True, width=200)
+    assert doctor(None, "http://127.0.0.1:9", as_json=False, console=console) == 2
+    assert "does not answer" in console.export_text()
+    with serving(Dashboard()) as address:
+        assert doctor(None, address, as_json=True, console=console) == 2
+
+
+def test_bad_usage_is_2(tmp_path: Path) -> None:
+    console = Console(record=True, width=200)
+    assert doctor("no-such-profile", None, as_json=False, console=console) == 2
+    assert "choose one of local-cpu" in console.export_text()
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--no-such-option"])
+    assert ended.value.code == 2
+
+
+def test_people_get_sentences_with_what_to_do() -> None:
+    console = Console(record=True, width=200)
+    assert doctor("t4", None, as_json=False, console=console) == 1
+    text = console.export_text()
+    for part in (
+        "This machine, and profile t4",
+        "chat: wants 1 x 1 GPU and 2 CPU on T4",
+        "To do: ",
+    ):
+        assert part in text
+    assert doctor(None, None, as_json=False, console=console) == 0
+    assert "All that is asked for can run." in console.export_text()

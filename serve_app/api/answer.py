@@ -39,6 +39,14 @@ class AnswerTiming:
         return (self.last_chunk_s - self.first_chunk_s) / (self.chunks - 1)
 
 
+def error_event(body: bytes, *, anthropic: bool) -> bytes:
+    """The end of a stream. Anthropic's clients take an error by the event's name, OpenAI's by its
+    data."""
+    if anthropic:
+        return b"event: error\ndata: " + body + b"\n\n"
+    return b"data: " + body + b"\n\ndata: [DONE]\n\n"
+
+
 class Answer:
     """An ASGI `send` between vLLM's application and the client."""
 
@@ -62,8 +70,12 @@ class Answer:
         self._started = False
         self.status = 0
         self.complete = False
-        # Another replica's edge has put the answer into form and measured its chunks.
+        # Another replica's edge has put the answer into form.
         self.relayed = False
+        # One edge measures an answer's chunks: the one that ran it, or the borrower's.
+        self.measured_here = True
+        # The name that the engine gives its model, and the one under which it was asked for.
+        self.renamed: tuple[str, str] | None = None
         self.timing = AnswerTiming()
 
     async def heartbeat(self, ahead: int) -> None:
@@ -95,6 +107,7 @@ class Answer:
             return
         if body:
             self._measure()
+            body = self._under_its_name(body)
             thought_here = self._endpoint.thought_twice and not self.relayed
             if thought_here and b'"reasoning":' in body:
                 body = _THOUGHT.sub(_BOTH_NAMES, body)
@@ -105,14 +118,14 @@ class Answer:
     async def _send_whole(self) -> None:
         """A JSON answer; if heartbeats already opened a stream, it can only be an error event."""
         assert self._held_start is not None
-        body = self._held_body
+        body = self._under_its_name(self._held_body)
         if self.status >= 400 and not self.relayed:
             body = _in_openai_form(self.status, body, anthropic=self._endpoint.anthropic)
         elif self._endpoint.thought_twice and not self.relayed:
             body = _THOUGHT.sub(_BOTH_NAMES, body)
         self.complete = True
         if self._started:
-            await self._chunk(self._error_event(body), more=False)
+            await self._chunk(error_event(body, anthropic=self._endpoint.anthropic), more=False)
             return
         headers = [
             (key, value)
@@ -122,6 +135,14 @@ class Answer:
         await self._start(self.status, [*headers, (b"content-length", b"%d" % len(body))])
         await self._chunk(body, more=False)
 
+    def _under_its_name(self, body: bytes) -> bytes:
+        """The engine's chunks are whole events, and a quote inside a JSON string is escaped, so
+        this matches a key with its value only."""
+        if self.renamed is None:
+            return body
+        engines, asked = self.renamed
+        return body.replace(b'"model":"%s"' % engines.encode(), b'"model":"%s"' % asked.encode())
+
     async def fail(self, error: RequestError) -> None:
         """End an answer that vLLM will not end: as an error answer, or as an error event."""
         if self.complete:
@@ -129,17 +150,11 @@ class Answer:
         self.complete, self.status = True, error.status
         if self._started:
             body = error.body(anthropic=self._endpoint.anthropic)
-            await self._chunk(self._error_event(body), more=False)
+            await self._chunk(error_event(body, anthropic=self._endpoint.anthropic), more=False)
         else:
             await send_error(
                 self._send, error, request_id=self._request_id, anthropic=self._endpoint.anthropic
             )
-
-    def _error_event(self, body: bytes) -> bytes:
-        """Anthropic's clients take an error by the event's name, OpenAI's by its data."""
-        if self._endpoint.anthropic:
-            return b"event: error\ndata: " + body + b"\n\n"
-        return b"data: " + body + b"\n\ndata: [DONE]\n\n"
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._started = True
@@ -154,7 +169,7 @@ class Answer:
         now_s = self._clock_s()
         if self.timing.last_chunk_s is None:
             self.timing.first_chunk_s = now_s
-        elif not self.relayed:
+        elif self.measured_here:
             self._metrics.itl_s.observe(now_s - self.timing.last_chunk_s)
         self.timing.last_chunk_s = now_s
         self.timing.chunks += 1

@@ -9,14 +9,16 @@ from starlette.types import Message, Receive, Scope
 
 from serve_app.api.answer import Answer
 from serve_app.api.endpoints import Endpoint
+from serve_app.api.lending import RELAYED_HEADER
 from serve_app.api.messages import header
-from serve_app.api.relay import RELAYED_HEADER
 from serve_app.api.rules import PreparedRequest
+from serve_app.core.tiers import Tier
 
 
 @dataclass(slots=True)
 class Exchange:
-    """`body` is the request after the tier's rules."""
+    """`body` is the request after the tier's rules; `borrower` is the tier whose rules those were,
+    where this one only lends its slots; `lender` the tier that ran it, if it was not this one."""
 
     scope: Scope
     receive: Receive
@@ -24,11 +26,13 @@ class Exchange:
     endpoint: Endpoint
     prepared: PreparedRequest
     body: bytes
+    borrower: Tier | None = None
+    lender: Tier | None = None
     queue_wait_s: float = 0.0
 
     @property
     def relayed_here(self) -> bool:
-        """Another replica of the tier has passed it on."""
+        """Another replica has passed it on."""
         return header(self.scope, RELAYED_HEADER) is not None
 
     @property

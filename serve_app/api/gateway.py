@@ -1,6 +1,7 @@
 """The unified /v1: find the tier that `model` names, pass the request on, stream the answer."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -8,6 +9,8 @@ import aiohttp
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
+from serve_app.api.answer import SSE_HEADERS
+from serve_app.api.held import Upstream, close, held_stream
 from serve_app.api.messages import HOP_BY_HOP, REQUEST_ID_HEADER
 from serve_app.api.rules import parse_object
 from serve_app.core.tiers import Tier
@@ -30,34 +33,54 @@ class Gateway:
     base_url: Callable[[], Awaitable[str]]
     tiers: Sequence[Tier]
     max_body_bytes: int
+    heartbeat_s: float = 3.0
     _session: aiohttp.ClientSession | None = None
 
     async def forward(self, request: Request) -> Response:
-        """Send the request to its tier and stream the answer through, chunk by chunk."""
+        """Send the request to its tier and stream the answer through, chunk by chunk. A stream
+        whose tier says nothing, as while its first replica starts, is held with heartbeats."""
         body = await self._body(request)
-        tier = tier_of(parse_object(body).get("model"), self.tiers)
+        payload = parse_object(body)
+        tier = tier_of(payload.get("model"), self.tiers)
         url = f"{await self.base_url()}{tier.route_prefix}{request.url.path}"
         headers = [(key.decode(), value.decode("latin-1")) for key, value in request.headers.raw]
         passed = [(key, value) for key, value in headers if key.encode() not in HOP_BY_HOP]
+        opening = asyncio.create_task(self._open(tier, url, body, passed))
+        try:
+            streams = payload.get("stream") is True
+            await asyncio.wait({opening}, timeout=self.heartbeat_s if streams else None)
+        except asyncio.CancelledError:
+            await close(opening)
+            raise
+        if not opening.done():
+            anthropic = request.url.path == "/v1/messages"
+            held = held_stream(opening, self.heartbeat_s, anthropic=anthropic)
+            headers = {key.decode(): value.decode() for key, value in SSE_HEADERS}
+            return StreamingResponse(held, headers=headers)
+        upstream = opening.result()
+        return StreamingResponse(
+            upstream.chunks(),
+            status_code=upstream.response.status,
+            headers={
+                key: value
+                for key, value in upstream.response.headers.items()
+                if key.lower().encode() not in HOP_BY_HOP | {REQUEST_ID_HEADER, b"content-length"}
+            },
+        )
+
+    async def _open(
+        self, tier: Tier, url: str, body: bytes, headers: Sequence[tuple[str, str]]
+    ) -> Upstream:
         async with AsyncExitStack() as stack:
             try:
-                upstream = await stack.enter_async_context(
-                    self._client().post(url, data=body, headers=passed)
+                response = await stack.enter_async_context(
+                    self._client().post(url, data=body, headers=headers)
                 )
             except aiohttp.ClientError as error:
                 raise RequestError(
                     502, f"The {tier} tier cannot be reached: {error}.", code="tier_unreachable"
                 ) from error
-            closing = stack.pop_all()
-        return StreamingResponse(
-            _chunks(upstream, closing),
-            status_code=upstream.status,
-            headers={
-                key: value
-                for key, value in upstream.headers.items()
-                if key.lower().encode() not in HOP_BY_HOP | {REQUEST_ID_HEADER, b"content-length"}
-            },
-        )
+            return Upstream(response, stack.pop_all())
 
     async def close(self) -> None:
         if self._session is not None:
@@ -88,12 +111,3 @@ class Gateway:
                 timeout=timeout, connector=connector, auto_decompress=False
             )
         return self._session
-
-
-async def _chunks(
-    upstream: aiohttp.ClientResponse, closing: AsyncExitStack
-) -> AsyncIterator[bytes]:
-    """Closing the upstream connection, as when the client leaves, ends the work in the tier."""
-    async with closing:
-        async for chunk in upstream.content.iter_any():
-            yield chunk

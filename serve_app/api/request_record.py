@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """A request that another replica relayed here counts there, where it came in."""
+    """A request that another replica relayed here counts there, where it came in. One of the other
+    tier counts here as lent, and as nothing else."""
 
     metrics: TierMetrics
     clock_s: Callable[[], float]
@@ -38,6 +39,12 @@ class RequestRecord:
         refused_relay = self.relayed_here and status == 429
         log.log(logging.DEBUG if refused_relay else logging.INFO, "request", extra=details)
 
+    def end_left(self) -> None:
+        """The client went away before the end."""
+        if not self.relayed_here:
+            self.metrics.disconnected.inc()
+        self.end(499, reason="client_gone")
+
     def end_answered(self, exchange: Exchange, *, with_prompt: bool) -> None:
         """The end of a request that the engine, here or elsewhere, has answered."""
         answer = exchange.answer
@@ -50,5 +57,15 @@ class RequestRecord:
             outcome="relayed" if answer.relayed else "served",
             queue_wait_s=round(exchange.queue_wait_s, 4),
             chunks=answer.timing.chunks,
+            **self._between_tiers(exchange),
             **({"request": exchange.prepared.payload} if with_prompt else {}),
         )
+
+    def _between_tiers(self, exchange: Exchange) -> dict[str, str]:
+        if exchange.lender is not None:
+            self.metrics.borrowed.labels(lender=exchange.lender.value).inc()
+            return {"lender": exchange.lender.value}
+        if exchange.borrower is not None:
+            self.metrics.lent.labels(borrower=exchange.borrower.value).inc()
+            return {"borrower": exchange.borrower.value}
+        return {}

@@ -75,7 +75,7 @@ def prepare(payload: dict[str, Any], endpoint: Endpoint, book: RuleBook) -> Prep
     _refuse_misleading_fields(payload, endpoint, book.known_fields.get(endpoint.path))
     max_new_tokens = _limit_new_tokens(payload, endpoint, book)
     _fill_in(payload, endpoint, book)
-    sequences = _count_sequences(payload, endpoint)
+    sequences = count_sequences(payload, endpoint)
     if sequences > book.slots:
         field = "n" if payload.get("n", 1) not in (None, 1) else "prompt"
         raise invalid(
@@ -197,7 +197,8 @@ def _add_system_prompt(payload: dict[str, Any], endpoint: Endpoint, prompt: str)
             payload["messages"] = [{"role": "system", "content": prompt}, *messages]
 
 
-def _count_sequences(payload: Mapping[str, Any], endpoint: Endpoint) -> int:
+def count_sequences(payload: Mapping[str, Any], endpoint: Endpoint) -> int:
+    """How many answers the request asks the engine for."""
     copies = payload.get("n")
     if copies is None:
         copies = 1

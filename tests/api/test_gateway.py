@@ -169,3 +169,48 @@ async def test_a_bad_body_is_refused_before_any_tier_is_asked(body: bytes, statu
     assert (openai.status_code, anthropic.status_code) == (status, status)
     assert "type" not in openai.json()
     assert anthropic.json()["type"] == "error"
+
+
+# --- a tier that says nothing yet
+
+
+def answering_late(answer: Response, after_s: float) -> Callable[[Request], Awaitable[Response]]:
+    async def late(request: Request) -> Response:
+        await asyncio.sleep(after_s)
+        return answer
+
+    return late
+
+
+STREAM = {"model": "chat", "stream": True}
+
+
+async def test_a_stream_is_held_with_heartbeats_until_its_tier_answers() -> None:
+    events = StreamingResponse(iter([b"data: 1\n\n"]), media_type="text/event-stream")
+    async with passing_to(answering_late(events, 0.25), heartbeat_s=0.1) as client:
+        held = await client.post("/v1/chat/completions", json=STREAM)
+    assert held.headers["content-type"].startswith("text/event-stream")
+    beats, rest = held.text.count(": waiting for a replica\n\n"), held.text.split("\n\n")[-2]
+    assert (held.status_code, beats, rest) == (200, 2, "data: 1")
+
+
+@pytest.mark.parametrize(
+    ("path", "end"),
+    [
+        ("/v1/chat/completions", 'data: {"error":"full"}\n\ndata: [DONE]\n\n'),
+        ("/v1/messages", 'event: error\ndata: {"error":"full"}\n\n'),
+    ],
+)
+async def test_a_refusal_that_comes_late_ends_the_held_stream(path: str, end: str) -> None:
+    refusal = JSONResponse({"error": "full"}, status_code=429)
+    async with passing_to(answering_late(refusal, 0.25), heartbeat_s=0.1) as client:
+        held = await client.post(path, json=STREAM)
+    assert held.status_code == 200
+    assert held.text.endswith(end)
+
+
+async def test_a_whole_answer_is_waited_for_and_keeps_its_status() -> None:
+    refusal = JSONResponse({"error": "full"}, status_code=429)
+    async with passing_to(answering_late(refusal, 0.25), heartbeat_s=0.1) as client:
+        waited = await client.post("/v1/chat/completions", json={"model": "chat"})
+    assert (waited.status_code, waited.json()) == (429, {"error": "full"})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.edge import TierEdge
-from serve_app.api.relay import RELAYED_HEADER
+from serve_app.api.lending import RELAYED_HEADER
 from tests.api.asgi import Answering, Call, FakeEngine, answers_on, call, sse_data, streams
 from tests.api.loopback import served, unreachable
 from tests.builders import a_gate, an_edge, count, some_settings

@@ -10,7 +10,9 @@ from serve_app.serving.profiles import load_profile
 MAX_NEW_TOKENS = 3500
 
 
-def small_model_config(*, chat_replicas: int = 1, chat_slots: int = 8) -> dict[str, Any]:
+def small_model_config(
+    *, chat_replicas: int = 1, chat_slots: int = 8, lend_share: float = 0.0
+) -> dict[str, Any]:
     """deploy/local-cpu.yaml with the random model in both tiers."""
     config = load_profile("local-cpu")
     model = str(make_random_qwen2())
@@ -25,6 +27,7 @@ def small_model_config(*, chat_replicas: int = 1, chat_slots: int = 8) -> dict[s
             "admission": {
                 "max_running_sequences": slots,
                 "max_queued_requests": 4,
+                "lend_share": lend_share,
                 # What earlier tests taught of the drain must not refuse before the line is full.
                 "max_wait_s": 120,
             },

@@ -57,7 +57,7 @@ async def flooded_chat(session: aiohttp.ClientSession, site: Site) -> AsyncItera
 
 
 async def test_reasoning_is_as_fast_while_chat_is_flooded(site: Site) -> None:
-    idle_p95_ms, flooded_p95_ms = [], []
+    idle_p95_ms, flooded_p95_ms, busy = [], [], {}
     async with client_session() as session:
         for number in range(ROUNDS):
             idle = await reasoning_ttft_ms(session, site, f"{number}, idle", SAMPLES)

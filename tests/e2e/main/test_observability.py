@@ -13,14 +13,20 @@ SECRET = "zanzibar-quince-1729"
 MESSAGES = [{"role": "user", "content": f"{SECRET} says hi"}]
 TIER_FIELDS = {
     "tier", "url", "model", "ready", "max_new_tokens", "settings", "status", "message",
-    "replicas_running", "replicas_wanted", "running", "queued", "queue_depth", "slots",
+    "replicas_running", "replicas_wanted", "running", "lent", "borrowed", "queued",
+    "queue_depth", "slots",
     "output_tokens_per_s", "expected_wait_s", "replicas",
 }  # fmt: skip
 OWN_FAMILIES = {
     "tierserve_requests", "tierserve_refused", "tierserve_relayed", "tierserve_disconnected",
+    "tierserve_borrowed", "tierserve_lent",
+    "tierserve_borrowed_sequences", "tierserve_lent_sequences",
     "tierserve_output_tokens", "tierserve_running_sequences", "tierserve_queue_depth",
     "tierserve_slots", "tierserve_queue_wait_seconds", "tierserve_ttft_seconds",
     "tierserve_itl_seconds", "tierserve_e2e_seconds", "tierserve_startup_seconds",
+}  # fmt: skip
+COUNTED_BY_LABEL = {
+    "tierserve_refused", "tierserve_requests", "tierserve_borrowed", "tierserve_lent",
 }  # fmt: skip
 VLLM_FAMILIES = {
     "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:generation_tokens",
@@ -58,7 +64,7 @@ def test_metrics_of_every_replica_of_every_tier(site: Site) -> None:
         }
     replicas = {(tier.value, site.tier(tier)["replicas"][0]["replica"]) for tier in Tier}
     assert labels["tierserve_replica_up"] == replicas
-    for name in VLLM_FAMILIES | OWN_FAMILIES - {"tierserve_refused", "tierserve_requests"}:
+    for name in VLLM_FAMILIES | OWN_FAMILIES - COUNTED_BY_LABEL:
         assert labels[name] == replicas, name
 
 

@@ -1,14 +1,12 @@
 """A replica that is taken away ends its streams first."""
 
 import asyncio
-import json
-from typing import Any
 
 from serve_app.core.tiers import Tier
 from serve_app.serving.profiles import with_http_port
 from tests.e2e.client import ask, client_session, work
 from tests.e2e.configs import small_model_config
-from tests.e2e.site import Site, wait_for
+from tests.e2e.site import Site, drain_lines, wait_for
 
 STREAMS = 4
 
@@ -28,23 +26,13 @@ async def test_two_replicas_to_one_cuts_no_stream(site: Site) -> None:
         fewer = small_model_config(chat_replicas=1)
         await asyncio.to_thread(site.cluster.api.deploy, with_http_port(fewer, site.cluster.port))
         await asyncio.to_thread(
-            wait_for, lambda: len(drain_lines(site)) == 1, "one replica drains", 20
+            wait_for, lambda: len(drain_lines(site.cluster.log_dir)) == 1, "one replica drains", 20
         )
         assert not any(stream.done() for stream in streams), "streams must span the change"
         probes = [await ask(session, url, work(f"p {i}", 1, stream=False)) for i in range(20)]
         ends = await asyncio.gather(*streams)
     assert [reply for reply in [*ends, *probes] if not reply.served] == []
     wait_for(lambda: site.tier(Tier.CHAT)["replicas_running"] == 1, "one replica is left", 60)
-    (line,) = drain_lines(site)
+    (line,) = drain_lines(site.cluster.log_dir)
     assert line["limit_s"] > 5
     assert "tokens at" in line["why"]
-
-
-def drain_lines(site: Site) -> list[dict[str, Any]]:
-    """What replicas say when they begin to drain."""
-    return [
-        json.loads(line)
-        for file in site.cluster.log_dir.glob("worker-*.out")
-        for line in file.read_text().splitlines()
-        if '"message": "draining"' in line
-    ]

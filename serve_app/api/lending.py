@@ -1,0 +1,87 @@
+"""Work that a tier runs for the other one: how it is marked, and what the lender does to it.
+
+A borrowed request has passed the rules of its own tier, so the lender applies none of its own. The
+mark therefore carries a key that the lender has told the other tier's replicas, over Ray and never
+over HTTP: a client that writes the header itself is refused, and gains nothing.
+"""
+
+import hmac
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import Scope
+
+from serve_app.api.endpoints import Endpoint
+from serve_app.api.messages import header
+from serve_app.api.rules import PreparedRequest, count_sequences
+from serve_app.core.tiers import Tier
+from serve_app.errors import RequestError
+
+RELAYED_HEADER = b"x-tierserve-relayed"
+BORROWED_HEADER = b"x-tierserve-borrowed-by"
+# Not the engine's answers: full, being stopped, not its borrower, or a body above its limit. The
+# replica that asked keeps the request.
+NOT_TAKEN = frozenset({403, 413, 429, 503})
+
+
+@dataclass(frozen=True, slots=True)
+class Lender:
+    """A replica of another tier that serves the same model. `url` is the base URL of its port."""
+
+    tier: Tier
+    url: str
+    key: str
+
+    def mark(self, borrower: Tier) -> str:
+        """The value of the header that makes a request a borrowed one."""
+        return f"{borrower} {self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class LendingDesk:
+    """The lender's side. `key` is new in each process."""
+
+    tier: Tier
+    key: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+
+    def borrower_of(self, scope: Scope) -> Tier | None:
+        """The tier that the request belongs to; None for one of its own. Raises RequestError 403
+        for a mark that is not its own."""
+        mark = header(scope, BORROWED_HEADER)
+        if mark is None:
+            return None
+        for borrower in Tier:
+            own = Lender(self.tier, "", self.key).mark(borrower).encode()
+            if borrower is not self.tier and hmac.compare_digest(mark, own):
+                return borrower
+        raise RequestError(
+            403, "Only the replicas of another tier borrow here.", code="borrowing_forbidden"
+        )
+
+    def prepare(
+        self, payload: dict[str, Any], endpoint: Endpoint, borrower: Tier, most_new_tokens: int
+    ) -> PreparedRequest:
+        """A borrowed request as the lender's engine takes it: only `model` changes."""
+        if payload.get("model") == self.tier.value:
+            # No model of the borrower's: its own engine is to say so.
+            raise no_room("The request names the lender's tier.")
+        if payload.get("model") == borrower.value:
+            payload["model"] = self.tier.value
+        return PreparedRequest(
+            payload,
+            count_sequences(payload, endpoint),
+            _new_tokens(payload, endpoint, most_new_tokens),
+            payload.get("stream") is True,
+        )
+
+
+def no_room(message: str) -> RequestError:
+    """The refusal of a request that another replica has passed on; it stays in line there."""
+    return RequestError(429, message, code="relay_no_room")
+
+
+def _new_tokens(payload: Mapping[str, Any], endpoint: Endpoint, most: int) -> int:
+    limits = (payload.get(name) for name in endpoint.limit_fields)
+    return min((limit for limit in limits if isinstance(limit, int)), default=most)

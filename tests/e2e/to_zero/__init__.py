@@ -1,0 +1,1 @@
+"""One cluster whose tiers start without a replica."""

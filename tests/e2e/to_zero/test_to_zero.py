@@ -1,0 +1,57 @@
+"""Requests to a tier that has no replica are held until one is up, and answered."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from serve_app.core.tiers import Tier
+from serve_app.serving.local import LocalCluster
+from tests.e2e.client import ask, client_session, work
+from tests.e2e.configs import small_model_config
+from tests.e2e.figures import keep_figures
+from tests.e2e.site import Site, site_of
+
+START_LIMIT_S = 300.0
+# As many as a replica runs and lets wait: 8 and 4.
+REQUESTS = 12
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    config = small_model_config()
+    for app in config["applications"]:
+        if app["name"] in list(Tier):
+            app["deployments"][0]["autoscaling_config"] |= {
+                "min_replicas": 0,
+                "initial_replicas": 0,
+                "max_replicas": 1,
+            }
+    with LocalCluster() as cluster:
+        # Not /readyz: no tier is ready before it is asked.
+        cluster.deploy(config, ready_path="/healthz", timeout_s=START_LIMIT_S)
+        with site_of(cluster) as site:
+            yield site
+
+
+async def test_a_stream_is_held_with_heartbeats_and_then_answered(site: Site) -> None:
+    body = work("hi", 20, stream=True, model="chat")
+    async with client_session() as session:
+        held = await ask(session, f"{site.url}/v1/chat/completions", body)
+    assert held.served
+    assert held.text.startswith(": waiting for a replica\n\n")
+    assert held.headers_s - held.sent_s < 5.0
+    beats = held.text.count(": waiting for a replica")
+    assert beats >= 2
+    keep_figures("to zero, stream", ttft_s=round(held.ttft_s, 1), heartbeats=beats)
+
+
+async def test_whole_answers_are_held_and_none_is_lost(site: Site) -> None:
+    async with client_session() as session:
+        url = f"{site.url}/api/reasoning"
+        replies = await asyncio.gather(
+            *(ask(session, url, work(f"{i}", 20, stream=False)) for i in range(REQUESTS))
+        )
+    assert [reply for reply in replies if not reply.served] == []
+    slowest_s = max(reply.e2e_s for reply in replies)
+    keep_figures("to zero, whole answers", requests=REQUESTS, slowest_s=round(slowest_s, 1))

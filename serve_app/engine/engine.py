@@ -1,0 +1,56 @@
+"""What a replica needs of an engine, vLLM or the fake one, and what an engine says of its load."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from starlette.types import ASGIApp
+
+
+class EngineWatch(Protocol):
+    """Who is told of each step and of each request that ended by itself."""
+
+    def step(self, *, took_ms: float, sequences: int, prompt_tokens: int) -> None:
+        """A step that followed another one without a pause."""
+        ...
+
+    def finished(self, *, prompt_tokens: int, new_tokens: int) -> None: ...
+
+
+@dataclass(slots=True)
+class EngineLoad:
+    """What the engine last reported of itself. None until the first report."""
+
+    running: int | None = None
+    waiting: int | None = None
+    kv_cache_usage: float | None = None
+    output_tokens: int = 0
+    reported_s: float | None = None
+    watch: EngineWatch | None = None
+
+
+class Engine(Protocol):
+    """A started engine. `kv_tokens` is the size of its KV cache, `max_model_len` its context,
+    `known_fields` what its request schemas know by route, `token_s` the warm-up's seconds a
+    token; `app` answers below `/v1`."""
+
+    app: ASGIApp
+    load: EngineLoad
+    kv_tokens: int
+    max_model_len: int
+    hf_config: dict[str, Any]
+    known_fields: dict[str, frozenset[str]]
+    token_s: float
+
+    @property
+    def name(self) -> str:
+        """`vllm`, or `fake` where answers are made up."""
+        ...
+
+    @property
+    def dead(self) -> bool: ...
+
+    async def check(self) -> None:
+        """Raise if the engine is dead."""
+        ...
+
+    def shutdown(self) -> None: ...

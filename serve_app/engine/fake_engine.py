@@ -1,0 +1,117 @@
+"""The fake engine: a card's step times without the card, and answers that are made up.
+
+It stands in for vLLM where more replicas are needed than fit on a machine. Nothing in it knows a
+model: neither its answers nor its token counts mean anything.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from serve_app.core.hardware import Hardware, ModelShape, model_shape
+from serve_app.core.step_time import StepModel, derived_step_model
+from serve_app.engine.engine import EngineLoad
+from serve_app.engine.fake_app import KNOWN_FIELDS, make_fake_app
+from serve_app.engine.fake_batch import FakeBatch
+from serve_app.engine_config import EngineConfig, FakeEngineConfig
+
+log = logging.getLogger(__name__)
+
+# The sizes in config.json of deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B, whatever the model named.
+MODEL_CONFIG: dict[str, Any] = {
+    "model_type": "qwen2",
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": False,
+    "vocab_size": 151936,
+}
+
+
+@dataclass(slots=True)
+class FakeEngine:
+    """The same surface as vLLM's, `serve_app.engine.engine.Engine`."""
+
+    app: ASGIApp
+    load: EngineLoad
+    kv_tokens: int
+    max_model_len: int
+    hf_config: dict[str, Any]
+    known_fields: dict[str, frozenset[str]]
+    token_s: float
+    _stepping: asyncio.Task[None] = field(repr=False)
+
+    @classmethod
+    async def start(
+        cls,
+        config: EngineConfig,
+        fake: FakeEngineConfig,
+        hardware: Hardware,
+        *,
+        served_names: Sequence[str],
+        phase: Callable[[str], AbstractContextManager[None]],
+    ) -> "FakeEngine":
+        """Take as long as `start_s` says, then step as `hardware` would. `phase` times it."""
+        log.warning(
+            "fake engine: answers are not a model's",
+            extra={"phase": "start", "hardware": hardware.name, **fake.model_dump()},
+        )
+        with phase("load"):
+            await asyncio.sleep(fake.start_s)
+        shape = model_shape(MODEL_CONFIG)
+        step_model = _faster(derived_step_model(hardware, shape), fake.speed)
+        load = EngineLoad()
+        kv_tokens = _kv_tokens(config, hardware, shape)
+        batch = FakeBatch(step_model, hardware.max_sequences, kv_tokens, load)
+        return cls(
+            app=make_fake_app(
+                batch, fake, served_names=served_names, max_model_len=config.max_model_len
+            ),
+            load=load,
+            kv_tokens=kv_tokens,
+            max_model_len=config.max_model_len,
+            hf_config=MODEL_CONFIG,
+            known_fields=KNOWN_FIELDS,
+            token_s=step_model.step_ms(1) / 1e3,
+            _stepping=asyncio.create_task(batch.run()),
+        )
+
+    @property
+    def name(self) -> str:
+        return "fake"
+
+    @property
+    def dead(self) -> bool:
+        return self._stepping.done()
+
+    async def check(self) -> None:
+        """Raise if it no longer steps."""
+        if self.dead:
+            raise RuntimeError("the fake engine no longer steps")
+
+    def shutdown(self) -> None:
+        self._stepping.cancel()
+
+
+def _faster(model: StepModel, speed: float) -> StepModel:
+    return replace(
+        model,
+        base_ms=model.base_ms / speed,
+        per_sequence_ms=model.per_sequence_ms / speed,
+        per_prompt_token_ms=model.per_prompt_token_ms / speed,
+    )
+
+
+def _kv_tokens(config: EngineConfig, hardware: Hardware, shape: ModelShape) -> int:
+    """What the weights leave of the card's memory."""
+    if hardware.accelerator_type is None:
+        return config.cpu_kv_cache_gib * 1024**3 // shape.kv_bytes_per_token
+    room = hardware.memory_bytes * config.gpu_memory_utilization - shape.weight_bytes
+    return max(1, int(room) // shape.kv_bytes_per_token)

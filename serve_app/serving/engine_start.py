@@ -1,0 +1,66 @@
+"""Starts the engine that a tier's settings name, for the card that its replica has landed on."""
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from serve_app.config import TierArgs
+from serve_app.core.engine_args import EngineSpec, cores_of_slice, engine_args
+from serve_app.core.hardware import CPU, Hardware
+from serve_app.engine.engine import Engine
+from serve_app.engine.fake_engine import FakeEngine
+from serve_app.engine.model_dir import resolve_model
+from serve_app.engine.vllm_engine import VllmEngine, computes_on_cpu, on_cores
+from serve_app.engine_config import EngineConfig
+from serve_app.serving.fit_check import quantization_argument
+
+log = logging.getLogger(__name__)
+
+Phase = Callable[[str], AbstractContextManager[None]]
+
+
+async def start_engine(
+    args: TierArgs, landed_on: Hardware, phase: Phase
+) -> tuple[Engine, Hardware]:
+    """The engine, and the hardware that it computes on. `phase` times each step."""
+    # The first name is the one that answers carry.
+    names = (args.tier.value, args.model)
+    if args.engine.fake is not None:
+        engine = await FakeEngine.start(
+            args.engine, args.engine.fake, landed_on, served_names=names, phase=phase
+        )
+        return engine, landed_on
+    hardware = _computing(landed_on)
+    with phase("model"):
+        model = str(resolve_model(args.model))
+        quantization = quantization_argument(args.engine, model, hardware)
+    spec = EngineSpec(
+        model=model,
+        served_names=names,
+        quantization=quantization,
+        **args.engine.model_dump(exclude={"cpu_slice", "cpu_kv_cache_gib", "fake", "quantization"}),
+    )
+    arguments = engine_args(spec, hardware)
+    log.info("engine arguments", extra={"phase": "start", "arguments": " ".join(arguments)})
+    with _placed(args.engine, hardware):
+        return await VllmEngine.start(arguments, phase), hardware
+
+
+def _computing(landed_on: Hardware) -> Hardware:
+    """A GPU may be a logical one of Ray's: what computes then is the CPU."""
+    if landed_on.accelerator_type is None or not computes_on_cpu():
+        return landed_on
+    log.warning(
+        "this vLLM computes on the CPU, not on the GPU that Ray gave the replica",
+        extra={"phase": "start", "accelerator_type": landed_on.accelerator_type},
+    )
+    return CPU
+
+
+def _placed(config: EngineConfig, hardware: Hardware) -> AbstractContextManager[None]:
+    """Without a card, the engine gets the cores of its tier."""
+    if hardware.accelerator_type is not None:
+        return nullcontext()
+    cores = cores_of_slice(config.cpu_slice, sorted(os.sched_getaffinity(0)))
+    return on_cores(cores, config.cpu_kv_cache_gib)

@@ -1,0 +1,93 @@
+"""deploy/mixed.yaml as the tests deploy it, and where their replicas have landed."""
+
+from typing import Any
+
+import httpx
+
+from serve_app.core.tiers import Tier
+from serve_app.serving.profiles import load_profile, with_http_port
+from tests.e2e.site import Site, wait_for
+
+# The same in all tests, so that from one to the next only counts change, which is done live.
+FAKE = {"start_s": 2.0, "speed": 0.5}
+# Long enough to send streams to a replica that is no longer needed.
+DOWNSCALE_DELAY_S = 5
+# A Python process that starts while others do; the first ones come with Serve itself.
+REPLICAS_WITHIN_S = 90.0
+
+
+def mixed_config(
+    *,
+    chat: tuple[int, int] = (1, 1),
+    reasoning: tuple[int, int] = (1, 1),
+    slots: int = 4,
+    engine: dict[str, Any] | None = None,
+    model: str = "smollm2",
+) -> dict[str, Any]:
+    """Least and most replicas of each tier, on the fake engine; chat's `engine` may be another."""
+    config = load_profile("mixed")
+    # A HAProxy for each node would need a machine for each.
+    config |= {"proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1"}}
+    fake = {"fake": FAKE}
+    for app in config["applications"]:
+        if app["name"] not in list(Tier):
+            continue
+        tier = Tier(app["name"])
+        own = tier is Tier.CHAT and engine is not None
+        app["args"] |= {"engine": engine if own else fake, "model": model if own else "smollm2"}
+        least, most = chat if tier is Tier.CHAT else reasoning
+        (deployment,) = app["deployments"]
+        deployment["user_config"] = {
+            "max_new_tokens": 3000,
+            "admission": {
+                "max_running_sequences": slots,
+                "max_queued_requests": 128,
+                # Nothing is refused here; five seconds of it are what may wait without a replica.
+                "max_wait_s": 240,
+            },
+            "scaling": {"wait_share": 0.02},
+        }
+        deployment["autoscaling_config"] |= {
+            "min_replicas": least,
+            "max_replicas": most,
+            "downscale_delay_s": DOWNSCALE_DELAY_S,
+        }
+    return config
+
+
+def deploy(site: Site, config: dict[str, Any]) -> None:
+    """Without waiting: not every replica of it may find a GPU."""
+    site.cluster.api.deploy(with_http_port(config, site.cluster.port))
+
+
+def await_replicas(site: Site, *, chat: int, reasoning: int) -> None:
+    """Until this many are ready, and no other is left."""
+
+    def complete() -> bool:
+        try:
+            counts = {tier: len(ready(site, tier)) for tier in Tier}
+        except (httpx.HTTPError, ValueError, KeyError):
+            # Before the first deployment nothing answers.
+            return False
+        return counts == {Tier.CHAT: chat, Tier.REASONING: reasoning}
+
+    wait_for(complete, f"{chat} replicas of chat, {reasoning} of reasoning", REPLICAS_WITHIN_S)
+
+
+def ready(site: Site, tier: Tier) -> list[dict[str, Any]]:
+    return [replica for replica in site.tier(tier)["replicas"] if replica["ready"]]
+
+
+def cards(site: Site, tier: Tier) -> list[str]:
+    """The accelerator type of each ready replica."""
+    return sorted(replica["accelerator_type"] for replica in ready(site, tier))
+
+
+def gpus(site: Site) -> list[tuple[str, str]]:
+    """Node and GPU of each ready replica, of both tiers."""
+    return [
+        (replica["node"], gpu)
+        for tier in Tier
+        for replica in ready(site, tier)
+        for gpu in replica["gpu_ids"]
+    ]

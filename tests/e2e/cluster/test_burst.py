@@ -1,0 +1,105 @@
+"""A burst on chat: how soon a replica is decided on and serves, and that nothing is lost when it
+goes again. The engines are the fake one with a start of two seconds."""
+
+import asyncio
+from collections.abc import Sequence
+
+import aiohttp
+
+from serve_app.core.tiers import Tier
+from tests.e2e.client import Reply, ask, client_session, work
+from tests.e2e.cluster.mixed import await_replicas, deploy, mixed_config
+from tests.e2e.cluster.watch import PERIOD_S, Watch, watching
+from tests.e2e.figures import keep_figures
+from tests.e2e.machine_clock import clock_s
+from tests.e2e.ray_nodes import T4
+from tests.e2e.site import Site, drain_lines, wait_for
+
+# About 50 s of work for one replica: 4 streams at a time, a token each 30 ms, so that the cores are
+# free for what is measured.
+SLOTS, STREAMS, TOKENS = 4, 24, 300
+# Outlasts the calm after which a replica is taken away.
+LONG_TOKENS = 1300
+DECISION_S, FIRST_SERVED_S = 3.0, 8.0
+
+
+def test_a_burst_adds_a_replica_in_time_and_the_calm_takes_it_away(site: Site) -> None:
+    deploy(site, mixed_config(chat=(1, 2), slots=SLOTS))
+    await_replicas(site, chat=1, reasoning=1)
+    drained = len(drain_lines(site.cluster.log_dir))
+    asyncio.run(_burst_and_calm(site, drained))
+    await_replicas(site, chat=1, reasoning=1)
+    wait_for(site.is_idle, "nothing is left")
+
+
+async def _burst_and_calm(site: Site, drained: int) -> None:
+    async with client_session() as session, watching(session, site.url) as watch:
+        first = await watch.first("a first sight", lambda _: True, within_s=10)
+        await _burst(site, session, watch, first.names(Tier.CHAT))
+        await _calm(site, session, watch, drained)
+        for sight in watch.sights:
+            assert sight.wanted(Tier.REASONING) == 1
+            assert sight.names(Tier.REASONING) <= first.names(Tier.REASONING)
+
+
+async def _burst(
+    site: Site, session: aiohttp.ClientSession, watch: Watch, before: frozenset[str]
+) -> None:
+    url = f"{site.url}/api/chat"
+    began_s = clock_s()
+    streams = [
+        asyncio.create_task(ask(session, url, work(f"burst {i}", TOKENS, stream=True)))
+        for i in range(STREAMS)
+    ]
+    decided = await watch.first("decided", lambda sight: sight.wanted(Tier.CHAT) > 1, within_s=20)
+    reports = await watch.first(
+        "reports", lambda sight: bool(sight.names(Tier.CHAT) - before), within_s=60
+    )
+    served = await watch.first(
+        "served by the new replica",
+        lambda sight: bool(sight.computing(Tier.CHAT) - before),
+        within_s=60,
+    )
+    assert any(not stream.done() for stream in streams), "the burst must outlast the start"
+    assert served.cards(Tier.CHAT) == [T4, T4]
+    replies = await asyncio.gather(*streams)
+    assert _lost(replies) == []
+    figures = {
+        "decision_s": round(decided.at_s - began_s, 2),
+        "new_replica_reports_s": round(reports.at_s - began_s, 2),
+        "first_served_s": round(served.at_s - began_s, 2),
+    }
+    keep_figures("burst: one replica to two", **figures)
+    assert figures["decision_s"] <= DECISION_S, figures
+    assert figures["first_served_s"] <= FIRST_SERVED_S, figures
+
+
+async def _calm(site: Site, session: aiohttp.ClientSession, watch: Watch, drained: int) -> None:
+    """A stream on each replica, and a short request now and then, while one of them goes."""
+    url = f"{site.url}/api/chat"
+    streams: list[asyncio.Task[Reply]] = []
+    # HAProxy alternates, but where it begins is its own affair.
+    while len(watch.sights[-1].computing(Tier.CHAT)) < 2:
+        assert len(streams) < SLOTS, "each replica must get a stream"
+        body = work(f"long {len(streams)}", LONG_TOKENS, stream=True)
+        streams.append(asyncio.create_task(ask(session, url, body)))
+        await asyncio.sleep(3 * PERIOD_S)
+    began_s = clock_s()
+    probes: list[Reply] = []
+    while len(drain_lines(site.cluster.log_dir)) == drained:
+        probes.append(await ask(session, url, work(f"probe {len(probes)}", 2, stream=False)))
+        assert not any(stream.done() for stream in streams), "a replica must go while they run"
+        await asyncio.sleep(0.2)
+    draining_s = round(clock_s() - began_s, 2)
+    assert not any(stream.done() for stream in streams)
+    for number in range(10):
+        probes.append(await ask(session, url, work(f"late {number}", 2, stream=False)))
+    ends = await asyncio.gather(*streams)
+    assert _lost([*probes, *ends]) == []
+    keep_figures(
+        "calm: two replicas to one", draining_s=draining_s, requests=len(probes) + len(streams)
+    )
+
+
+def _lost(replies: Sequence[Reply]) -> list[tuple[int, str, str]]:
+    return [(reply.status, reply.fault, reply.text[-300:]) for reply in replies if not reply.served]

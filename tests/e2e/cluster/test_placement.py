@@ -1,0 +1,73 @@
+"""Each tier's replicas land on the card that it prefers, one on each, and on the other one when
+there is none left."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from serve_app.core.hardware import hardware_for
+from serve_app.core.tiers import Tier
+from tests.e2e.cluster.mixed import await_replicas, cards, deploy, gpus, mixed_config, ready
+from tests.e2e.ray_nodes import RTX_4090, T4
+from tests.e2e.site import Site, wait_for
+
+
+@pytest.mark.parametrize(
+    ("chat", "reasoning", "chat_on", "reasoning_on"),
+    [
+        (1, 1, [T4], [RTX_4090]),
+        (2, 1, [T4, T4], [RTX_4090]),
+        (1, 2, [T4], [RTX_4090, T4]),
+    ],
+)
+def test_each_tier_gets_the_card_that_it_prefers(
+    site: Site, chat: int, reasoning: int, chat_on: list[str], reasoning_on: list[str]
+) -> None:
+    deploy(site, mixed_config(chat=(chat, chat), reasoning=(reasoning, reasoning)))
+    await_replicas(site, chat=chat, reasoning=reasoning)
+    assert cards(site, Tier.CHAT) == chat_on
+    assert cards(site, Tier.REASONING) == reasoning_on
+    taken = gpus(site)
+    assert len(taken) == len(set(taken)) == chat + reasoning, "one replica on each GPU"
+    for tier in Tier:
+        for replica in ready(site, tier):
+            assert replica["engine"] == "fake"
+            assert replica["hardware"] == hardware_for(replica["accelerator_type"]).name
+
+
+def test_a_replica_waits_while_every_gpu_is_taken(site: Site) -> None:
+    deploy(site, mixed_config(chat=(3, 3)))
+    await_replicas(site, chat=2, reasoning=1)
+    wait_for(lambda: site.tier(Tier.CHAT)["replicas_wanted"] == 3, "a third one is wanted")
+    assert cards(site, Tier.CHAT) == [T4, T4]
+    assert cards(site, Tier.REASONING) == [RTX_4090]
+    assert site.get("/readyz").status_code == 200
+    report: dict[str, Any] = {}
+
+    def is_told() -> bool:
+        # What a node has free comes with Ray's next report of its resources.
+        report.update(doctor(site))
+        return bool(report["findings"])
+
+    wait_for(is_told, "the doctor tells why it waits")
+    assert report["status"] == "problems"
+    (chat,) = (tier for tier in report["tiers"] if tier["name"] == "chat")
+    assert (chat["replicas_wanted"], chat["replicas_placed"]) == (3, 2)
+    (finding,) = report["findings"]
+    assert (finding["code"], finding["tier"]) == ("gpu-taken", "chat")
+    assert "1 replica of chat cannot be placed" in finding["sentence"]
+    assert "chat (2), reasoning (1)" in finding["sentence"]
+    deploy(site, mixed_config())
+    wait_for(lambda: site.tier(Tier.CHAT)["replicas_wanted"] == 1, "it is no longer wanted")
+
+
+def doctor(site: Site) -> dict[str, Any]:
+    """`python -m serve_app doctor --json`, as an operator of this cluster calls it."""
+    command = [sys.executable, "-m", "serve_app", "doctor", "--json"]
+    environment = site.cluster.client_env
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode in (0, 1), answer.stderr
+    return json.loads(answer.stdout)

@@ -1,0 +1,34 @@
+"""vLLM on the CPU behind a GPU that only Ray believes in."""
+
+from loadtest.random_model import make_random_qwen2
+from serve_app.core.hardware import CPU
+from serve_app.core.tiers import Tier
+from tests.e2e.cluster.mixed import deploy, mixed_config, ready
+from tests.e2e.ray_nodes import T4
+from tests.e2e.site import Site, wait_for
+
+VLLM_WITHIN_S = 150.0
+
+
+def test_vllm_computes_on_the_cpu_and_says_where_it_landed(site: Site) -> None:
+    config = mixed_config(engine={"cpu_slice": "0/2"}, model=str(make_random_qwen2()))
+    deploy(site, config)
+    wait_for(lambda: engines(site) == ["vllm"], "vLLM has taken over", VLLM_WITHIN_S)
+    (replica,) = ready(site, Tier.CHAT)
+    assert replica["accelerator_type"] == T4
+    assert replica["gpu_ids"] == ["0"]
+    assert replica["hardware"] == CPU.name
+    answer = site.post("/api/chat", {"prompt": "hello", "max_tokens": 8, "ignore_eos": True})
+    assert answer.status_code == 200
+    assert answer.json()["usage"]["completion_tokens"] == 8
+    (line,) = (
+        text
+        for file in site.cluster.log_dir.glob("worker-*.out")
+        for text in file.read_text().splitlines()
+        if "this vLLM computes on the CPU" in text
+    )
+    assert '"level": "WARNING"' in line
+
+
+def engines(site: Site) -> list[str]:
+    return [replica["engine"] for replica in ready(site, Tier.CHAT)]

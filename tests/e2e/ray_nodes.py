@@ -1,0 +1,83 @@
+"""More Ray nodes on this machine, with GPUs that only Ray believes in."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from serve_app.core.labels import ACCELERATOR_LABEL
+from serve_app.serving.head import OBJECT_STORE_BYTES
+from serve_app.serving.local import LocalCluster
+from serve_app.serving.ports import free_ports
+
+T4 = "T4"
+RTX_4090 = "GeForce-RTX-4090"
+STARTED = "Ray runtime started"
+START_LIMIT_S = 60.0
+STOP_LIMIT_S = 30.0
+POLL_S = 0.1
+# Each on a port of its own; those that are left out take any free one.
+_PORTS = (
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+    "metrics-export-port",
+    "node-manager-port",
+    "object-manager-port",
+)
+
+
+@contextmanager
+def gpu_nodes(cluster: LocalCluster, accelerator_types: Sequence[str]) -> Iterator[None]:
+    """One node with one GPU for each of the types, for as long as the block runs.
+
+    One after the other: two that start at once choose the same names for their sockets.
+    """
+    with ExitStack() as nodes:
+        for accelerator_type in accelerator_types:
+            nodes.enter_context(_node(cluster, accelerator_type))
+        yield
+
+
+@contextmanager
+def _node(cluster: LocalCluster, accelerator_type: str) -> Iterator[None]:
+    ports = free_ports(len(_PORTS))
+    command = [
+        str(Path(sys.executable).with_name("ray")),
+        *("start", "--block", "--log-color=false", "--disable-usage-stats"),
+        f"--address={cluster.client_env['RAY_ADDRESS']}",
+        *("--num-cpus=3", "--num-gpus=1", f"--object-store-memory={OBJECT_STORE_BYTES}"),
+        f"--labels={ACCELERATOR_LABEL}={accelerator_type}",
+        *(f"--{name}={port}" for name, port in zip(_PORTS, ports, strict=True)),
+    ]
+    log = cluster.run_dir / f"ray-start-{ports[0]}.log"
+    with log.open("wb") as output:
+        # It carries the run's marker, so the cluster's own end would find what is left of it.
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "serve_app.serving.supervisor", *command],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=cluster.env,
+            start_new_session=True,
+        )
+    try:
+        _await_start(supervisor, log)
+        yield
+    finally:
+        supervisor.terminate()
+        try:
+            supervisor.wait(STOP_LIMIT_S)
+        finally:
+            assert supervisor.stdin is not None
+            supervisor.stdin.close()
+
+
+def _await_start(supervisor: subprocess.Popen[bytes], log: Path) -> None:
+    deadline_s = time.monotonic() + START_LIMIT_S
+    while STARTED not in log.read_text():
+        assert supervisor.poll() is None, f"the node did not start: {log.read_text()}"
+        assert time.monotonic() < deadline_s, f"the node has not started: {log.read_text()}"
+        time.sleep(POLL_S)

@@ -10,6 +10,8 @@ from rich.console import Console
 from loadtest import faults, first_run, overhead_command
 from loadtest.readme_table import between_markers, table
 from loadtest.results_file import REPOSITORY, RESULTS
+from loadtest.simulation import command as simulate_command
+from loadtest.simulation import scaling_table
 
 
 def main(argv: list[str]) -> int:
@@ -18,6 +20,10 @@ def main(argv: list[str]) -> int:
         return overhead_command.run(options, argv)
     if options.command == "first-run":
         return first_run.run(options.port, with_tests=not options.no_tests, console=Console())
+    if options.command == "simulate":
+        return simulate_command.run(options, Console())
+    if options.command == "scaling-table":
+        return scaling_table.run(options, Console())
     if options.command == "faults":
         return faults.run(Console())
     return write_readme(options.results, options.readme)
@@ -49,6 +55,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="Runs the tests that kill a replica, an engine, HAProxy and the controller "
         "under load, and writes loadtest/results/faults.json and the README's table.",
     )
+    simulate_command.add_parser(commands)
+    scaling_table.add_parser(commands)
     readme = commands.add_parser(
         "readme", help="write the README's overhead table from the results"
     )

@@ -124,7 +124,7 @@ def bare_command(model_dir: Path, engine: EngineConfig, port: int) -> list[str]:
     spec = EngineSpec(
         model=str(model_dir),
         served_names=(MODEL_NAME,),
-        **engine.model_dump(exclude={"cpu_kv_cache_gib", "cpu_slice"}),
+        **engine.model_dump(exclude={"cpu_kv_cache_gib", "cpu_slice", "fake"}),
     )
     # The `vllm` command of the CPU build does not start; this module is the same server.
     server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]

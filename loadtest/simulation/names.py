@@ -1,0 +1,3 @@
+"""The policies by the names that the command line knows."""
+
+POLICIES = ("ours", "ray-default", "waiting-threshold", "clairvoyant")

@@ -1,0 +1,116 @@
+"""Recorded traffic: when requests came, how long they and their answers were, and whose."""
+
+import csv
+import gzip
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
+
+CONTEXT_TOKENS = 4096
+COLUMNS = ("arrival_s", "input_tokens", "output_tokens")
+
+
+class TraceError(ValueError):
+    """The file is no trace; the message names the line and what is wrong."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """`limit` is the tier's limit of new tokens. `started_s` is set when its prefill begins."""
+
+    tier: Tier
+    arrival_s: float
+    prompt_tokens: int
+    new_tokens: int
+    limit: int
+    started_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Requests in order of arrival; `clipped` were longer than their tier or the context allows."""
+
+    requests: tuple[Request, ...]
+    clipped: int
+
+    @property
+    def duration_s(self) -> float:
+        return self.requests[-1].arrival_s
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """The tiers that have requests."""
+        present = {request.tier for request in self.requests}
+        return tuple(tier for tier in Tier if tier in present)
+
+    def fresh(self) -> list[Request]:
+        """The same requests, not yet served, for one run."""
+        return [
+            Request(r.tier, r.arrival_s, r.prompt_tokens, r.new_tokens, r.limit)
+            for r in self.requests
+        ]
+
+
+def read_trace(path: Path, *, tier: Tier | None, rate: float = 1.0) -> Trace:
+    """A CSV file, gzipped or not, with `arrival_s,input_tokens,output_tokens[,tier]`.
+
+    `tier` is whose requests they are where the file has no such column. With `rate` 2 they come
+    twice as fast. Lengths are clipped as the server would: answers at the tier's limit, prompts at
+    what the context leaves. Raises TraceError, or OSError for a file that cannot be read.
+    """
+    requests: list[Request] = []
+    clipped = 0
+    for number, row in _rows(path):
+        try:
+            owner = Tier(row["tier"].strip()) if row.get("tier") else tier
+            arrival_s = float(row["arrival_s"] or "nan") / rate
+            if not arrival_s >= 0:
+                raise ValueError(f"arrival_s is {row['arrival_s']!r}")
+            prompt, answer = (int(float(row[name])) for name in COLUMNS[1:])
+        except (ValueError, TypeError) as fault:
+            raise TraceError(f"{path}, line {number}: {fault}") from fault
+        if owner is None:
+            raise TraceError(f"{path} has no column `tier`: say whose requests with --tier")
+        if prompt < 0 or answer < 0:
+            raise TraceError(f"{path}, line {number}: a negative number")
+        limit = DEFAULT_MAX_NEW_TOKENS[owner]
+        fitting_prompt = max(1, min(prompt, CONTEXT_TOKENS - limit))
+        fitting_answer = max(1, min(answer, limit))
+        clipped += (fitting_prompt, fitting_answer) != (max(1, prompt), max(1, answer))
+        requests.append(Request(owner, arrival_s, fitting_prompt, fitting_answer, limit))
+    if not requests:
+        raise TraceError(f"{path} has no requests")
+    return Trace(tuple(sorted(requests, key=lambda request: request.arrival_s)), clipped)
+
+
+def merged(traces: Sequence[Trace]) -> Trace:
+    """All their requests, until the first of them ends."""
+    end_s = min(trace.duration_s for trace in traces)
+    requests = [r for trace in traces for r in trace.requests if r.arrival_s <= end_s]
+    requests.sort(key=lambda request: request.arrival_s)
+    return Trace(tuple(requests), sum(trace.clipped for trace in traces))
+
+
+def tier_of_file(path: Path) -> Tier | None:
+    """Whose requests a file without a column `tier` has: reasoning's where it counts the tokens of
+    thoughts, chat's otherwise. None where the column is there."""
+    _, first = next(_rows(path), (0, {}))
+    if "tier" in first:
+        return None
+    return Tier.REASONING if "reasoning_tokens" in first else Tier.CHAT
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    with ExitStack() as stack:
+        if path.suffix == ".gz":
+            file = stack.enter_context(gzip.open(path, "rt", encoding="utf-8", newline=""))
+        else:
+            file = stack.enter_context(path.open(encoding="utf-8", newline=""))
+        reader = csv.DictReader(file)
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise TraceError(f"{path} lacks the columns {', '.join(missing)}")
+        yield from enumerate(reader, start=2)

@@ -8,9 +8,10 @@ Environment variables override both: `TIERSERVE_MODEL`, `TIERSERVE_ENGINE__DTYPE
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -18,68 +19,14 @@ from pydantic_settings import (
 )
 
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
+from serve_app.engine_config import EngineConfig, Strict
 
 ENV_PREFIX = "TIERSERVE_"
 # Read by the launcher and the model cache, or set by them; not settings of a tier.
 LAUNCHER_VARIABLES = frozenset({"TIERSERVE_CACHE", "TIERSERVE_RUN_ID"})
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class EngineConfig(_Strict):
-    """What vLLM is started with. A change needs a new engine."""
-
-    dtype: str | None = Field(
-        default=None, description="Number format; unset: by card (T4 half, 4090 bfloat16)."
-    )
-    max_model_len: int = Field(
-        default=4096, ge=64, description="Context of one sequence, prompt and answer, in tokens."
-    )
-    gpu_memory_utilization: float = Field(
-        default=0.90, gt=0, le=1, description="Share of the card's memory that the engine may take."
-    )
-    cpu_kv_cache_gib: int = Field(
-        default=1, ge=1, description="KV cache on the CPU backend, in GiB."
-    )
-    cpu_slice: str | None = Field(
-        default=None,
-        pattern=r"^[0-9]+/[0-9]+$",
-        description="CPU backend: the part of this machine's cores that the engine computes on, "
-        "`0/2` for the first half, `1/2` for the second; unset: all. Tiers on cores of their own "
-        "do not slow each other.",
-    )
-    enforce_eager: bool | None = Field(
-        default=None,
-        description="Skip compilation and graph capture; unset: yes on the CPU, no on a GPU.",
-    )
-    quantization: str | None = Field(
-        default=None, description="vLLM's name of the weights' quantization."
-    )
-    tool_call_parser: str | None = Field(
-        default="hermes", description="vLLM's tool parser; null turns automatic tool choice off."
-    )
-    tool_strict_level: Literal["auto", "function", "parameter"] = Field(
-        default="parameter",
-        description="How far the engine binds tool calls to their schemas: `parameter` makes the "
-        "arguments of every call valid, `auto` only those of tools marked `strict`.",
-    )
-    reasoning_parser: str | None = Field(
-        default=None,
-        description="vLLM's reasoning parser; unset: deepseek_r1 for R1 models, otherwise none.",
-    )
-    chat_template: str | None = Field(
-        default=None, description="Path of a chat template in place of the model's."
-    )
-    seed: int = Field(default=0, description="Seed of the engine.")
-    extra_args: dict[str, str | int | float | bool] = Field(
-        default_factory=dict,
-        description="Further arguments of `vllm serve`, without dashes: `{stream-interval: 4}`.",
-    )
-
-
-class AdmissionConfig(_Strict):
+class AdmissionConfig(Strict):
     """The gate in front of the engine of each replica."""
 
     max_running_sequences: int | None = Field(
@@ -105,6 +52,13 @@ class AdmissionConfig(_Strict):
         gt=0,
         description="How often the head of the line looks for room at another replica.",
     )
+    lend_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Share of its slots that a replica lends to the other tier while no request of "
+        "its own waits; 0: none. Only to a tier with the same model, context and parsers.",
+    )
     expected_prompt_tokens: int = Field(
         default=512, ge=1, description="Prompt length that the derived limits reckon with."
     )
@@ -118,7 +72,38 @@ class AdmissionConfig(_Strict):
     )
 
 
-class SamplingConfig(_Strict):
+class ScalingConfig(Strict):
+    """When the tier's replica count changes; `docs/scaling.md` has the law."""
+
+    wait_share: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="Part of `admission.max_wait_s` that requests may be going to wait before a "
+        "replica is ordered for them. Lower: earlier, and more GPU-hours.",
+    )
+    slots_share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Part of the slots that may be going to be busy before a replica is ordered.",
+    )
+    drain_within_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="Time in which ordered replicas are to clear what is beyond both, once they "
+        "serve. Lower: more of them at once.",
+    )
+    utilisation_down: float = Field(
+        default=0.95,
+        gt=0,
+        le=1,
+        description="A replica is given back only if the others would be busy for less than this "
+        "part of their time.",
+    )
+
+
+class SamplingConfig(Strict):
     """Values for what a request leaves out. Unset: the model's own generation_config."""
 
     temperature: float | None = Field(default=None, ge=0, le=2, description="Sampling temperature.")
@@ -161,6 +146,12 @@ class TierArgs(_EnvironmentWins):
         default="deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
         description="Hub name, path of a model directory, or `smollm2` for the embedded model.",
     )
+    preferred_accelerator: str | None = Field(
+        default=None,
+        description="Ray's name of the card that the tier's `label_selector` asks for, where there "
+        "is a `fallback_strategy` too. Serve gives back replicas on other cards first, and the "
+        "scaling law reckons with that.",
+    )
     engine: EngineConfig = Field(default_factory=EngineConfig, description="See EngineConfig.")
 
 
@@ -173,6 +164,7 @@ class TierSettings(_EnvironmentWins):
     admission: AdmissionConfig = Field(
         default_factory=AdmissionConfig, description="See AdmissionConfig."
     )
+    scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="See ScalingConfig.")
     sampling: SamplingConfig = Field(
         default_factory=SamplingConfig, description="See SamplingConfig."
     )
@@ -198,6 +190,12 @@ class WebArgs(_EnvironmentWins):
     )
     report_timeout_s: float = Field(
         default=2.0, gt=0, description="How long status and metrics wait for the replicas' reports."
+    )
+    heartbeat_s: float = Field(
+        default=3.0,
+        gt=0,
+        description="Time between SSE heartbeat comments of `/v1` while a tier says nothing, as "
+        "while its first replica starts.",
     )
     max_body_bytes: int = Field(
         default=4 * 1024 * 1024, ge=1024, description="Larger request bodies are refused with 413."
@@ -240,6 +238,8 @@ def _is_field(model: type[BaseModel], path: list[str]) -> bool:
     if not path or path[0] not in model.model_fields:
         return False
     inner = model.model_fields[path[0]].annotation
+    if isinstance(inner, UnionType):
+        inner = get_args(inner)[0]
     if isinstance(inner, type) and issubclass(inner, BaseModel):
         return len(path) == 1 or _is_field(inner, path[1:])
     return len(path) == 1

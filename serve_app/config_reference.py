@@ -11,16 +11,16 @@ from pydantic_core import PydanticUndefined
 from serve_app.config import (
     ENV_PREFIX,
     AdmissionConfig,
-    EngineConfig,
     SamplingConfig,
     TierArgs,
     TierSettings,
     WebArgs,
 )
+from serve_app.engine_config import EngineConfig, FakeEngineConfig
 
 _INTRODUCTION = f"""# Configuration
 
-Written by `make docs-reference` from `serve_app/config.py`; do not edit.
+Written by `make docs-reference` from `serve_app/config.py` and `engine_config.py`; do not edit.
 
 A Serve config file (`deploy/*.yaml`) holds three applications: `web`, `chat` and `reasoning`.
 `args` of an application needs new replicas when it changes. `user_config` of a deployment changes
@@ -38,6 +38,7 @@ folder).
 _SECTIONS: tuple[tuple[str, str, type[BaseModel], str], ...] = (
     ("`args` of a tier", "Needs new replicas.", TierArgs, ""),
     ("`args.engine`", "Needs new replicas.", EngineConfig, "engine."),
+    ("`args.engine.fake`", "Needs new replicas.", FakeEngineConfig, "engine.fake."),
     ("`user_config` of a tier", "Changes live.", TierSettings, ""),
     ("`user_config.admission`", "Changes live.", AdmissionConfig, "admission."),
     ("`user_config.sampling`", "Changes live.", SamplingConfig, "sampling."),

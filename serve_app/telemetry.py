@@ -21,10 +21,14 @@ class TierMetrics:
     requests: Counter
     refused: Counter
     relayed: Counter
+    borrowed: Counter
+    lent: Counter
     disconnected: Counter
     settings_refused: Counter
     output_tokens: Counter
     running: Gauge
+    borrowed_sequences: Gauge
+    lent_sequences: Gauge
     queue_depth: Gauge
     engine_waiting: Gauge
     slots: Gauge
@@ -51,11 +55,17 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
     return TierMetrics(
         requests=counter("requests", "Requests answered.", "endpoint", "status"),
         refused=counter("refused", "Requests refused by admission.", "reason"),
-        relayed=counter("relayed", "Requests passed to another replica of the tier."),
+        relayed=counter("relayed", "Requests passed to another replica, of any tier."),
+        borrowed=counter("borrowed", "Requests that another tier's replica ran.", "lender"),
+        lent=counter("lent", "Requests of another tier that this replica ran.", "borrower"),
         disconnected=counter("disconnected", "Clients that went away before the end."),
         settings_refused=counter("settings_refused", "Live settings refused as invalid."),
         output_tokens=counter("output_tokens", "Tokens generated."),
         running=gauge("running_sequences", "Sequences that hold a slot."),
+        borrowed_sequences=gauge(
+            "borrowed_sequences", "Sequences of this tier in slots of another one."
+        ),
+        lent_sequences=gauge("lent_sequences", "Sequences of another tier in slots of this one."),
         queue_depth=gauge("queue_depth", "Requests accepted and not yet computing."),
         engine_waiting=gauge("engine_waiting", "Requests waiting inside the engine."),
         slots=gauge("slots", "Sequences that may run at once."),

@@ -11,13 +11,14 @@ from starlette.types import ASGIApp
 
 from serve_app.api.edge import TierEdge
 from serve_app.api.endpoints import CHAT_COMPLETIONS, Endpoint
-from serve_app.api.gate import Gate, GateLimits
+from serve_app.api.gate import Gate
+from serve_app.api.lending import Lender, LendingDesk
+from serve_app.api.place import GateLimits
 from serve_app.api.relay import Relay
 from serve_app.api.rules import PreparedRequest, RuleBook, prepare
 from serve_app.config import AdmissionConfig, SamplingConfig, TierSettings
 from serve_app.core.admission import Admission, GateLoad, admit
 from serve_app.core.drain import Drain, ServiceTime
-from serve_app.core.scaling import Decision, ReplicaLoad, desired_replicas
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 from serve_app.telemetry import PREFIX, make_tier_metrics
 from tests.virtual_time import now_s
@@ -69,38 +70,17 @@ def an_admission(
     )
 
 
-def a_decision(
-    reports: Sequence[ReplicaLoad],
-    *,
-    target: int | None = None,
-    running: int | None = None,
-    headroom_ratio: float = 0.1,
-) -> Decision:
-    """All replicas run and report unless said otherwise."""
-    return desired_replicas(
-        reports,
-        replicas_target=len(reports) if target is None else target,
-        replicas_running=len(reports) if running is None else running,
-        stale_after_s=5.0,
-        headroom_ratio=headroom_ratio,
-    )
-
-
-def a_report(
-    running: float = 0, queue_depth: float = 0, slots: float = 10, age_s: float = 0.0
-) -> ReplicaLoad:
-    return ReplicaLoad(running, queue_depth, slots, age_s)
-
-
 def a_gate(
     *,
     slots: int = 1,
     max_queued_requests: int = 4,
     max_wait_s: float = 1000.0,
     service_s: float = 1.0,
+    lend_share: float = 0.0,
     clock_s: Callable[[], float] = now_s,
 ) -> Gate:
-    return Gate(GateLimits(slots, max_queued_requests, max_wait_s), ServiceTime(service_s), clock_s)
+    limits = GateLimits(slots, max_queued_requests, max_wait_s, lend_share=lend_share)
+    return Gate(limits, ServiceTime(service_s), clock_s)
 
 
 def some_settings(
@@ -142,6 +122,13 @@ def peers(*urls: str) -> Callable[[], Awaitable[Sequence[str]]]:
     return addresses
 
 
+def lenders(*found: Lender) -> Callable[[], Awaitable[Sequence[Lender]]]:
+    async def known() -> Sequence[Lender]:
+        return found
+
+    return known
+
+
 def an_edge(
     engine_app: ASGIApp,
     *,
@@ -149,6 +136,7 @@ def an_edge(
     settings: TierSettings | None = None,
     tier: Tier = Tier.CHAT,
     peer_urls: Sequence[str] = (),
+    lent_by: Sequence[Lender] = (),
     clock_s: Callable[[], float] = now_s,
 ) -> TierEdge:
     return TierEdge(
@@ -158,8 +146,9 @@ def an_edge(
         settings=settings or some_settings(),
         gate=gate or a_gate(clock_s=clock_s),
         metrics=make_tier_metrics(CollectorRegistry()),
-        relay=Relay(peers(*peer_urls)),
+        relay=Relay(tier, peers(*peer_urls), lenders(*lent_by)),
         known_fields=KNOWN_FIELDS,
+        desk=LendingDesk(tier),
         clock_s=clock_s,
     )
 

@@ -3,16 +3,17 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.answer import Answer
 from serve_app.api.endpoints import Endpoint, generating_endpoint, is_answering
 from serve_app.api.engine_call import call_engine
 from serve_app.api.exchange import Exchange
-from serve_app.api.gate import Gate, Place, Refused
+from serve_app.api.gate import Gate
+from serve_app.api.lending import RELAYED_HEADER, LendingDesk, no_room
 from serve_app.api.messages import (
     ClientGone,
     RequestId,
@@ -22,7 +23,8 @@ from serve_app.api.messages import (
     send_error,
     take_request_id,
 )
-from serve_app.api.relay import RELAYED_HEADER, Relay
+from serve_app.api.place import Place, Refused
+from serve_app.api.relay import Relay
 from serve_app.api.request_record import RequestRecord
 from serve_app.api.rules import PreparedRequest, RuleBook, as_json, parse_object, prepare
 from serve_app.config import TierSettings
@@ -44,6 +46,7 @@ class TierEdge:
     metrics: TierMetrics
     relay: Relay
     known_fields: Mapping[str, frozenset[str]]
+    desk: LendingDesk
     clock_s: Callable[[], float] = time.monotonic
     # Mean seconds a streamed token, of the streams that ended lately; None before the first.
     token_s: float | None = None
@@ -97,8 +100,7 @@ class TierEdge:
             await answer.fail(error)
             record.end(error.status, reason=error.code)
         except (ClientGone, asyncio.CancelledError) as gone:
-            self.metrics.disconnected.inc()
-            record.end(499, reason="client_gone")
+            record.end_left()
             if isinstance(gone, asyncio.CancelledError):
                 raise
         except Exception:
@@ -116,12 +118,20 @@ class TierEdge:
     async def _prepare(
         self, scope: Scope, receive: Receive, answer: Answer, endpoint: Endpoint
     ) -> Exchange:
+        borrower = self.desk.borrower_of(scope)
         body = await read_body(scope, receive, self.settings.max_body_bytes)
-        book = RuleBook(
-            self.tier, self.settings, self.gate.limits.slots, self.model, self.known_fields
-        )
-        prepared = prepare(parse_object(body), endpoint, book)
-        return Exchange(scope, receive, answer, endpoint, prepared, as_json(prepared.payload))
+        payload = parse_object(body)
+        if borrower is None:
+            book = RuleBook(
+                self.tier, self.settings, self.gate.limits.slots, self.model, self.known_fields
+            )
+            prepared = prepare(payload, endpoint, book)
+        else:
+            most = self.settings.max_new_tokens
+            prepared = self.desk.prepare(payload, endpoint, borrower, most)
+            answer.measured_here, answer.renamed = False, (self.tier.value, borrower.value)
+        body = as_json(prepared.payload)
+        return Exchange(scope, receive, answer, endpoint, prepared, body, borrower)
 
     @asynccontextmanager
     async def _until_drained(self) -> AsyncIterator[None]:
@@ -139,23 +149,35 @@ class TierEdge:
 
     async def _serve(self, exchange: Exchange) -> None:
         """Admit, wait, run; or pass to a replica that has room; or refuse."""
-        if exchange.relayed_here and not self.gate.has_room(exchange.prepared.sequences):
-            raise RequestError(429, "No room for a relayed request.", code="relay_no_room")
+        self._take_relayed(exchange)
         try:
             entering = self.gate.enter(
                 exchange.prepared.sequences,
                 key=exchange.key,
                 retried=exchange.says_it_retries,
                 work=self._work(exchange.prepared),
+                borrowed=exchange.borrower is not None,
+                max_new_tokens=exchange.prepared.max_new_tokens,
+                relayed=exchange.relayed_here,
             )
             with entering as place:
                 if place.granted.done() or not await self._wait(place, exchange):
                     await self._run(place, exchange)
         except Refused as refused:
             async with exchange.disconnection() as gone:
-                if not await self._relayed(exchange, gone):
+                if not await self.relay.passed_on(exchange, gone):
                     raise self._refusal(refused) from refused
             self.gate.withdraw(refused)
+
+    def _take_relayed(self, exchange: Exchange) -> None:
+        """Raises RequestError where one that another replica passes on would not run at once."""
+        sequences = exchange.prepared.sequences
+        if exchange.borrower is not None:
+            lending = self.gate.may_lend(sequences)
+            if not lending.allowed:
+                raise no_room(f"Nothing to lend: {lending.reason}.")
+        elif exchange.relayed_here and not self.gate.has_room(sequences):
+            raise no_room("No room for a relayed request.")
 
     async def _wait(self, place: Place, exchange: Exchange) -> bool:
         """Until the slots are granted (False) or another replica has answered it (True)."""
@@ -175,15 +197,19 @@ class TierEdge:
                 if exchange.prepared.streaming and self.clock_s() >= next_heartbeat_s:
                     await exchange.answer.heartbeat(self.gate.ahead_of(place))
                     next_heartbeat_s += admission.heartbeat_s
-                if self.gate.ahead_of(place) == 0 and await self.relay.has_peers():
+                # Each await may have let the gate grant the slots.
+                if place.granted.done() or self.gate.ahead_of(place) > 0:
+                    continue
+                if await self.relay.has_somewhere() and not place.granted.done():
                     with self.gate.step_aside(place):
-                        if await self._relayed(exchange, gone):
+                        if await self.relay.passed_on(exchange, gone):
                             return True
         return False
 
     async def _run(self, place: Place, exchange: Exchange) -> None:
         exchange.queue_wait_s = place.wait_s
-        self.metrics.queue_wait_s.observe(place.wait_s)
+        if exchange.borrower is None:
+            self.metrics.queue_wait_s.observe(place.wait_s)
         await call_engine(
             self.engine_app,
             exchange.engine_scope(),
@@ -195,25 +221,6 @@ class TierEdge:
             raise ClientGone
         if exchange.answer.status == 200:
             self.gate.observe_service(place)
-
-    async def _relayed(self, exchange: Exchange, gone: asyncio.Future[Message]) -> bool:
-        """Whether another replica ran and answered it. Raises ClientGone."""
-        if exchange.relayed_here:
-            return False
-        exchange.answer.relayed = True
-        sending = asyncio.ensure_future(
-            self.relay.send(exchange.scope, exchange.body, exchange.answer)
-        )
-        try:
-            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not sending.done():
-                raise ClientGone
-            exchange.answer.relayed = sending.result()
-        finally:
-            sending.cancel()
-            with suppress(asyncio.CancelledError, RequestError):
-                await sending
-        return exchange.answer.relayed
 
     def _work(self, prepared: PreparedRequest) -> float:
         expected_new_tokens = self.settings.admission.expected_new_tokens

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from serve_app.api.demand import DemandMeter
+from serve_app.api.place import GateLimits, Place, Refused
 from serve_app.api.promises import Promises
-from serve_app.core.admission import Admission, GateLoad, Verdict, admit
+from serve_app.core.admission import GateLoad, Verdict, admit
 from serve_app.core.drain import (
     Drain,
     ServiceTime,
@@ -16,41 +18,7 @@ from serve_app.core.drain import (
     estimate_drain,
     observe_completion,
 )
-
-
-class Refused(Exception):
-    """The gate has no place; `admission` says why and when to come back."""
-
-    def __init__(self, admission: Admission, key: int | None, due_s: float) -> None:
-        super().__init__(admission.reason)
-        self.admission = admission
-        self.key = key
-        self.due_s = due_s
-
-
-@dataclass(slots=True, eq=False)
-class Place:
-    """One request at the gate, by order of arrival. `granted` is done once its slots are held."""
-
-    arrival: int
-    sequences: int
-    entered_s: float
-    granted: asyncio.Future[None]
-    work: float
-    started_s: float | None = None
-    running_at_start: int = 0
-
-    @property
-    def wait_s(self) -> float:
-        return 0.0 if self.started_s is None else self.started_s - self.entered_s
-
-
-@dataclass(slots=True)
-class GateLimits:
-    slots: int
-    max_queued_requests: int
-    max_wait_s: float
-    batch_cost: float = 0.0
+from serve_app.core.lending import Lending, may_lend
 
 
 @dataclass(slots=True)
@@ -60,6 +28,7 @@ class Gate:
     limits: GateLimits
     service: ServiceTime
     clock_s: Callable[[], float]
+    demand: DemandMeter | None = None
     promises: Promises = field(default_factory=Promises)
     _running: dict[Place, None] = field(default_factory=dict)
     _line: deque[Place] = field(default_factory=deque)
@@ -67,7 +36,13 @@ class Gate:
 
     @property
     def running_sequences(self) -> int:
+        """All that hold a slot, those of the other tier included."""
         return sum(place.sequences for place in self._running)
+
+    @property
+    def borrowed_sequences(self) -> int:
+        """Those of the running ones that belong to the other tier."""
+        return sum(place.sequences for place in self._running if place.borrowed)
 
     @property
     def running_requests(self) -> int:
@@ -77,9 +52,28 @@ class Gate:
     def queued_requests(self) -> int:
         return len(self._line)
 
+    def queued_s(self, in_engine: int) -> float:
+        """Work of what waits here, and of so many requests that wait inside the engine, in seconds
+        of this replica with all slots busy."""
+        if self.demand is None:
+            return 0.0
+        waiting = [(place.sequences, place.max_new_tokens) for place in self._line]
+        return self.demand.queued_s(waiting, in_engine)
+
     def has_room(self, sequences: int) -> bool:
         """Whether a request of that size would run at once."""
         return not self._line and self.running_sequences + sequences <= self.limits.slots
+
+    def may_lend(self, sequences: int) -> Lending:
+        """Whether a request of the other tier may run here, at once."""
+        return may_lend(
+            slots=self.limits.slots,
+            running=self.running_sequences,
+            borrowed=self.borrowed_sequences,
+            queued=self.queued_requests,
+            sequences=sequences,
+            lend_share=self.limits.lend_share,
+        )
 
     def ahead_of(self, place: Place) -> int:
         """How many wait before `place`; 0 for the head of the line."""
@@ -102,6 +96,8 @@ class Gate:
     def configure(self, limits: GateLimits) -> None:
         """Change the limits in place. What waits keeps its place; what fits now starts."""
         self.limits = limits
+        if self.demand is not None:
+            self.demand.slots = limits.slots
         self._start_next()
 
     @contextmanager
@@ -111,14 +107,21 @@ class Gate:
         key: int | None = None,
         retried: bool = False,
         work: float = 1.0,
+        borrowed: bool = False,
+        max_new_tokens: int = 0,
+        relayed: bool = False,
     ) -> Iterator[Place]:
         """Hold a place, running or waiting (see `Place.granted`), until the block is left.
 
         `key` identifies the request if it comes back after a refusal; `retried` means that the
-        client itself says so; `work` is its share of a whole request (`relative_work`). Raises
-        Refused.
+        client itself says so; `work` is its share of a whole request (`relative_work`);
+        `borrowed` marks one of the other tier (`may_lend`), `relayed` one that came in elsewhere;
+        the demand that counts here is of neither. Raises Refused.
         """
-        self._admit(sequences, key, retried)
+        returning = self.promises.redeem(key, self.clock_s(), retried=retried)
+        if self.demand is not None and not (returning or borrowed or relayed):
+            self.demand.arrived(sequences=sequences, max_new_tokens=max_new_tokens)
+        self._admit(sequences, key, returning)
         self._arrivals += 1
         place = Place(
             self._arrivals,
@@ -126,6 +129,8 @@ class Gate:
             self.clock_s(),
             asyncio.get_running_loop().create_future(),
             work,
+            borrowed,
+            max_new_tokens,
         )
         self._line.append(place)
         self._start_next()
@@ -155,9 +160,8 @@ class Gate:
         mean_work = sum(works) / len(works) if works else 1.0
         return replace(self.service, mean_s=self.service.mean_s * mean_work)
 
-    def _admit(self, sequences: int, key: int | None, retried: bool) -> None:
+    def _admit(self, sequences: int, key: int | None, returning: bool) -> None:
         now_s = self.clock_s()
-        returning = self.promises.redeem(key, now_s, retried=retried)
         # `admit` would say so too; the drain of all that runs is not worth estimating for it.
         if self.has_room(sequences):
             return
@@ -202,8 +206,9 @@ class Gate:
         self._start_next()
 
     def observe_service(self, place: Place) -> None:
-        """Learn from a request that ran to its end; aborted ones say nothing about the drain."""
-        if place.started_s is None:
+        """Learn from a request that ran to its end; aborted ones say nothing about the drain, and
+        those of the other tier nothing about this one's."""
+        if place.started_s is None or place.borrowed:
             return
         running = (place.running_at_start + self.running_sequences) / 2
         slowdown = batch_slowdown(self.limits.batch_cost, running, self.limits.slots)

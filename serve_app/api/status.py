@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from serve_app.core.scaling_record import ScalingRecord
 from serve_app.core.tiers import Tier
 from serve_app.telemetry import PREFIX
 
@@ -30,16 +31,23 @@ class Tiers(Protocol):
 
     async def reports(self, tier: Tier) -> Sequence[Mapping[str, Any]]: ...
 
+    async def scaling(self, tier: Tier) -> ScalingRecord | None:
+        """What the autoscaling policy decided lately; None before its first decision."""
+        ...
+
     async def metrics(self, tier: Tier) -> Mapping[str, str]:
         """Prometheus text by replica."""
         ...
 
 
-_SUMMED = ("running", "queued", "queue_depth", "slots", "output_tokens_per_s")
+_SUMMED = ("running", "lent", "borrowed", "queued", "queue_depth", "slots", "output_tokens_per_s")
 
 
 def describe_tier(
-    tier: Tier, state: DeploymentState, reports: Sequence[Mapping[str, Any]]
+    tier: Tier,
+    state: DeploymentState,
+    reports: Sequence[Mapping[str, Any]],
+    scaling: ScalingRecord | None,
 ) -> dict[str, Any]:
     """One entry of `/api/tiers`: what the tier is, and how it is now."""
     settings = reports[0]["settings"] if reports else None
@@ -57,20 +65,56 @@ def describe_tier(
         "replicas_wanted": state.replicas_wanted,
         **{name: sum(report[name] for report in reports) for name in _SUMMED},
         "expected_wait_s": min(waits) if waits else None,
+        "scaling": None if scaling is None else scaling.as_dict(),
         "replicas": [
             {key: value for key, value in report.items() if key != "settings"} for report in reports
         ],
     }
 
 
-def merge_metrics(texts: Mapping[tuple[str, str], str]) -> bytes:
-    """One exposition of all replicas' metrics, with labels `tier` and `replica` added.
+def merge_metrics(
+    texts: Mapping[tuple[str, str], str], scaling: Mapping[Tier, ScalingRecord]
+) -> bytes:
+    """One exposition of all replicas' metrics, with labels `tier` and `replica` added, and of each
+    tier's scaling.
 
     `texts` holds each replica's exposition by (tier, replica).
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Merged(texts))
+    registry.register(_Scaling(scaling))
     return generate_latest(registry)
+
+
+class _Scaling(Collector):
+    def __init__(self, records: Mapping[Tier, ScalingRecord]) -> None:
+        self._records = records
+
+    def collect(self) -> Iterator[Metric]:
+        by_tier = ["tier"]
+        wanted = GaugeMetricFamily(
+            f"{PREFIX}_scaling_wanted_replicas", "What the scaling law wants.", labels=by_tier
+        )
+        target = GaugeMetricFamily(
+            f"{PREFIX}_scaling_target_replicas", "What Serve was told last.", labels=by_tier
+        )
+        inputs = GaugeMetricFamily(
+            f"{PREFIX}_scaling_input", "Figures behind the decision.", labels=["tier", "input"]
+        )
+        decisions = CounterMetricFamily(
+            f"{PREFIX}_scaling_decisions", "Changes of the wish.", labels=by_tier
+        )
+        held = CounterMetricFamily(
+            f"{PREFIX}_scaling_held", "Times that missing reports held the count.", labels=by_tier
+        )
+        for tier, record in self._records.items():
+            wanted.add_metric([tier.value], record.replicas_wanted)
+            target.add_metric([tier.value], record.replicas_target)
+            decisions.add_metric([tier.value], record.decisions_total)
+            held.add_metric([tier.value], record.held_total)
+            for name, value in record.inputs.items():
+                inputs.add_metric([tier.value, name], value)
+        yield from (wanted, target, inputs, decisions, held)
 
 
 class _Merged(Collector):

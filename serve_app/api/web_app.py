@@ -70,13 +70,22 @@ class _Pages:
             for tier, replicas in zip(self.tiers, texts, strict=True)
             for replica, text in replicas.items()
         }
+        records = await asyncio.gather(*(self.source.scaling(tier) for tier in self.tiers))
+        scaling = {
+            tier: record
+            for tier, record in zip(self.tiers, records, strict=True)
+            if record is not None
+        }
         return PlainTextResponse(
-            merge_metrics(by_replica), media_type="text/plain; version=0.0.4; charset=utf-8"
+            merge_metrics(by_replica, scaling),
+            media_type="text/plain; version=0.0.4; charset=utf-8",
         )
 
     async def _describe(self, tier: Tier) -> dict[str, Any]:
-        state, reports = await asyncio.gather(self.source.state(tier), self.source.reports(tier))
-        return describe_tier(tier, state, reports)
+        state, reports, scaling = await asyncio.gather(
+            self.source.state(tier), self.source.reports(tier), self.source.scaling(tier)
+        )
+        return describe_tier(tier, state, reports, scaling)
 
     async def _models(self) -> list[dict[str, Any]]:
         """The tiers, and the served model's own name, which means the first tier."""

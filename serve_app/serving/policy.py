@@ -1,48 +1,145 @@
-"""Serve's autoscaling hook: translate Ray's context, ask `core/scaling.py`, translate back."""
+"""Serve's autoscaling hook: translate Ray's context, ask the laws of `core/scaling.py` and
+`core/gpu_budget.py`, translate back. Nothing is decided here."""
 
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ray.serve.config import AutoscalingContext
 
-from serve_app.core.scaling import ReplicaLoad, desired_replicas
+from serve_app.core.gpu_budget import TierWish, share_gpus
+from serve_app.core.scaling import (
+    Decision,
+    LentLoad,
+    ReplicaLoad,
+    ScalingLaw,
+    desired_replicas,
+    spare_load,
+)
+from serve_app.core.scaling_record import ScalingRecord, record_decision
+from serve_app.core.tiers import Tier
+from serve_app.serving import gpu_pool, scaling_store
 
 log = logging.getLogger("ray.serve")
 
-STALE_AFTER_S = 5.0
-HEADROOM_RATIO = 0.1
+# The newest figures are shown this often; a change is written at once.
+SHOW_EVERY_S = 2.0
+# Of each replica's report, by the names that the law has for them.
+FIGURES = (
+    "running",
+    "queue_depth",
+    "slots",
+    "arriving_load",
+    "queued_s",
+    "typical_s",
+    "token_s",
+)
 
 
 def scale_on_queue_depth(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-    """Replicas wanted, and the decision, which Serve keeps as the policy's state."""
-    now_s = context.current_time or 0.0
+    """Replicas wanted, and the record of decisions, which Serve keeps as the policy's state."""
+    tier, now_s = Tier(context.app_name), context.current_time or 0.0
+    newest = _newest(context)
+    reports, law = _reports(newest, now_s), _law(newest)
     decision = desired_replicas(
-        _reports(context, now_s),
+        reports,
+        law,
         replicas_target=context.target_num_replicas,
         replicas_running=len(context.running_replicas or ()),
-        stale_after_s=STALE_AFTER_S,
-        headroom_ratio=HEADROOM_RATIO,
+        lent_load=gpu_pool.POOL.borrowable(tier, _spare(newest, reports, law), now_s),
+        to_zero=context.capacity_adjusted_min_replicas == 0,
     )
-    # Serve keeps within its bounds afterwards, so a wish beyond them comes at each tick.
-    previous = (context.policy_state or {}).get("replicas")
-    if decision.replicas not in (context.target_num_replicas, previous):
-        log.info("scale %s to %d: %s", context.app_name, decision.replicas, decision.reason)
-    return decision.replicas, {"reason": decision.reason, "replicas": decision.replicas}
+    decision = _within_budget(tier, decision, context, newest, now_s)
+    previous = (context.policy_state or {}).get("record")
+    record = record_decision(
+        previous,
+        ScalingRecord(
+            at_s=now_s,
+            replicas_target=context.target_num_replicas,
+            replicas_wanted=decision.replicas,
+            reason=decision.reason,
+            inputs=decision.inputs,
+        ),
+        held=decision.held,
+    )
+    return decision.replicas, {"record": record, "shown_s": _show(tier, context, record)}
 
 
-def _reports(context: AutoscalingContext, now_s: float) -> list[ReplicaLoad]:
-    series = context.raw_metrics or {}
-    newest = {
+def _newest(context: AutoscalingContext) -> dict[str, dict[Any, Any]]:
+    """The last point of each figure, by figure and replica."""
+    return {
         name: {replica: points[-1] for replica, points in by_replica.items() if points}
-        for name, by_replica in series.items()
+        for name, by_replica in (context.raw_metrics or {}).items()
     }
+
+
+def _reports(newest: Mapping[str, Mapping[Any, Any]], now_s: float) -> list[ReplicaLoad]:
+    """Of the replicas that report every figure."""
+    complete = set.intersection(*(set(newest.get(name, {})) for name in (*FIGURES, "fallback")))
     return [
         ReplicaLoad(
-            running=newest["running"][replica].value,
-            queue_depth=point.value,
-            slots=newest["slots"][replica].value,
-            age_s=now_s - point.timestamp,
+            **{name: newest[name][replica].value for name in FIGURES},
+            fallback=newest["fallback"][replica].value > 0,
+            age_s=now_s - newest["queue_depth"][replica].timestamp,
         )
-        for replica, point in newest.get("queue_depth", {}).items()
-        if replica in newest.get("running", {}) and replica in newest.get("slots", {})
+        for replica in complete
     ]
+
+
+def _law(newest: Mapping[str, Mapping[Any, Any]]) -> ScalingLaw:
+    """The tier's live settings, as its replicas report them: Serve gives a policy none that could
+    change without new replicas. The longest start counts."""
+    told = {
+        name: max((point.value for point in newest.get(f"law_{name}", {}).values()), default=None)
+        for name in ("start_s", "wait_s", "slots_share", "drain_within_s", "utilisation_down")
+    }
+    known = {name: value for name, value in told.items() if value is not None}
+    return ScalingLaw(**{"start_s": 0.0, "wait_s": 0.0, **known})
+
+
+def _spare(
+    newest: Mapping[str, Mapping[Any, Any]], reports: Sequence[ReplicaLoad], law: ScalingLaw
+) -> LentLoad | None:
+    share = min((point.value for point in newest.get("lend_share", {}).values()), default=0.0)
+    return spare_load(reports, lend_share=share, stale_after_s=law.stale_after_s)
+
+
+def _within_budget(
+    tier: Tier,
+    decision: Decision,
+    context: AutoscalingContext,
+    newest: Mapping[str, Mapping[Any, Any]],
+    now_s: float,
+) -> Decision:
+    """The decision within the tier's bounds and its part of the cluster's cards. On a cluster
+    without cards, and for a tier whose replicas hold none, there is nothing to share."""
+    least, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
+    wanted = min(max(decision.replicas, least), most)
+    held_gpus = [point.value for point in newest.get("gpus", {}).values()]
+    gpus = gpu_pool.POOL.gpus(now_s)
+    if not gpus or not held_gpus or not max(held_gpus):
+        return replace(decision, replicas=wanted)
+    wish = TierWish(wanted, context.target_num_replicas, least, max(held_gpus))
+    share = share_gpus(gpu_pool.POOL.wishes(tier, wish, now_s), gpus=gpus)[tier]
+    reason = f"{decision.reason}; {share.reason}" if share.reason else decision.reason
+    return replace(decision, replicas=share.replicas, reason=reason)
+
+
+def _show(tier: Tier, context: AutoscalingContext, record: ScalingRecord) -> float:
+    """Log a change, and leave the record for `/api/tiers`; when that was done last."""
+    state = context.policy_state or {}
+    previous, shown_s = state.get("record"), state.get("shown_s", 0.0)
+    known = previous.decisions_total if previous is not None else 0
+    if record.decisions_total > known:
+        log.info(
+            "scale %s from %d to %d: %s",
+            tier,
+            record.replicas_target,
+            record.replicas_wanted,
+            record.reason,
+        )
+    elif record.at_s - shown_s < SHOW_EVERY_S:
+        return shown_s
+    scaling_store.write_record(tier, record)
+    return record.at_s

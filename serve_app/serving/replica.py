@@ -6,21 +6,22 @@ import logging.config
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, cast
+from contextlib import contextmanager
+from typing import Any
 
-import ray
+import psutil
 from prometheus_client import REGISTRY
 from ray import serve
 from starlette.types import ASGIApp
 
 from serve_app.api.relay import Relay
 from serve_app.config import TierArgs, tier_settings
-from serve_app.core.engine_args import EngineSpec, cores_of_slice, engine_args
-from serve_app.core.hardware import Hardware, hardware_for
-from serve_app.engine.model_dir import resolve_model
-from serve_app.engine.vllm_engine import VllmEngine, on_cores
+from serve_app.core.hardware import hardware_for
+from serve_app.engine.engine import Engine
 from serve_app.serving.drain_watch import until_draining
+from serve_app.serving.engine_start import start_engine
+from serve_app.serving.landing import Landing
+from serve_app.serving.lenders import Lenders, answer_form, lending_terms
 from serve_app.serving.running_tier import RunningTier
 from serve_app.serving.serve_logs import kept_serve_logs
 from serve_app.serving.topology import Peers
@@ -38,27 +39,31 @@ class TierReplica:
 
     def __init__(self, args: TierArgs) -> None:
         self._args = args
+        self._landing = Landing.of_this_process()
         self._metrics = make_tier_metrics(REGISTRY)
         self._started: RunningTier | None = None
         self._ready = False
+        # How long this replica took from its process's first moment to its first health check.
+        self._start_s = 0.0
         self._background: list[asyncio.Task[None]] = []
         with kept_serve_logs():
             _configure_logs(args)
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Start the engine and build the application; Serve calls this once at start."""
-        hardware = hardware_for(_accelerator_type())
-        args = self._engine_args(hardware)
-        with kept_serve_logs(), self._placed(hardware):
-            engine = await VllmEngine.start(args, self._phase)
+        landed_on = hardware_for(self._landing.accelerator_type)
+        with kept_serve_logs():
+            engine, hardware = await start_engine(self._args, landed_on, self._phase)
+        lenders = Lenders(self._args.tier)
         tier = RunningTier.build(
             self._args,
             hardware,
             engine,
             tier_settings(self._args.tier, {}),
             self._metrics,
-            Relay(Peers()),
+            Relay(self._args.tier, Peers(), lenders),
         )
+        lenders.form = answer_form(tier)
         self._started = tier
         self._background = [
             asyncio.create_task(_exit_when_engine_dies(engine)),
@@ -83,11 +88,16 @@ class TierReplica:
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
         await self._tier.engine.check()
-        self._ready = True
+        if not self._ready:
+            self._ready, self._start_s = True, _process_age_s()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What the autoscaling policy sees of this replica."""
-        return self._tier.autoscaling_stats()
+        return {
+            **self._tier.autoscaling_stats(),
+            **self._landing.autoscaling_stats(self._args.preferred_accelerator),
+            "law_start_s": self._start_s,
+        }
 
     async def report(self) -> dict[str, Any]:
         """What this replica is and does now, for `/api/tiers` and `/readyz`."""
@@ -95,8 +105,14 @@ class TierReplica:
             "replica": serve.get_replica_context().replica_tag,
             "pid": os.getpid(),
             "ready": self._ready and not self._tier.engine.dead,
+            "engine": self._tier.engine.name,
+            **self._landing.report(),
             **self._tier.report(),
         }
+
+    async def lending_terms(self) -> dict[str, Any] | None:
+        """What the other tier's replicas need to know to borrow slots here."""
+        return lending_terms(self._tier) if self._ready else None
 
     async def metrics_text(self) -> tuple[str, str]:
         """This replica's name, and its metrics in Prometheus' text format."""
@@ -114,28 +130,6 @@ class TierReplica:
             raise RuntimeError("the engine of this replica has not started")
         return self._started
 
-    def _placed(self, hardware: Hardware) -> AbstractContextManager[None]:
-        """Without a card, the engine gets the cores of its tier."""
-        if hardware.accelerator_type is not None:
-            return nullcontext()
-        config = self._args.engine
-        cores = cores_of_slice(config.cpu_slice, sorted(os.sched_getaffinity(0)))
-        return on_cores(cores, config.cpu_kv_cache_gib)
-
-    def _engine_args(self, hardware: Hardware) -> list[str]:
-        config = self._args.engine
-        with self._phase("model"):
-            model = str(resolve_model(self._args.model))
-        spec = EngineSpec(
-            model=model,
-            # The first name is the one that answers carry.
-            served_names=(self._args.tier.value, self._args.model),
-            **config.model_dump(exclude={"cpu_slice", "cpu_kv_cache_gib"}),
-        )
-        args = engine_args(spec, hardware)
-        log.info("engine arguments", extra={"phase": "start", "arguments": " ".join(args)})
-        return args
-
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         """Log and measure one phase of the start."""
@@ -147,7 +141,11 @@ class TierReplica:
         log.info("%s done", name, extra={"phase": name, "duration_s": round(duration_s, 2)})
 
 
-async def _exit_when_engine_dies(engine: VllmEngine) -> None:
+def _process_age_s() -> float:
+    return time.time() - psutil.Process().create_time()
+
+
+async def _exit_when_engine_dies(engine: Engine) -> None:
     """A refused connection sends the client to another replica at once; a replica that only turns
     unhealthy would answer 500 until Serve has noticed."""
     while not engine.dead:  # noqa: ASYNC110 - vLLM offers a flag, no event
@@ -174,12 +172,3 @@ def _configure_logs(args: TierArgs) -> None:
     logging.config.dictConfig(config)
     # vLLM configures its processes itself, from a file.
     os.environ["VLLM_LOGGING_CONFIG_PATH"] = write_logging_config(config)
-
-
-def _accelerator_type() -> str | None:
-    """Ray's name of the card that this replica holds; None on the CPU backend."""
-    context = ray.get_runtime_context()
-    if not context.get_accelerator_ids().get("GPU"):
-        return None
-    # Ray's annotation says lists; a label is one string.
-    return cast(dict[str, str], context.get_node_labels()).get("ray.io/accelerator-type")

@@ -6,14 +6,19 @@ from typing import Any
 
 from prometheus_client import REGISTRY, generate_latest
 
+from serve_app.api.demand import DemandMeter
 from serve_app.api.edge import TierEdge
-from serve_app.api.gate import Gate, GateLimits
+from serve_app.api.gate import Gate
+from serve_app.api.lending import LendingDesk
+from serve_app.api.place import GateLimits
 from serve_app.api.relay import Relay
 from serve_app.config import TierArgs, TierSettings
 from serve_app.core.capacity import Limits, derive_limits
 from serve_app.core.drain import DrainLimit, ServiceTime, drain_limit_s
 from serve_app.core.hardware import Hardware, model_shape
-from serve_app.engine.vllm_engine import VllmEngine
+from serve_app.core.step_time import derived_step_model
+from serve_app.core.work import LearntLengths
+from serve_app.engine.engine import Engine
 from serve_app.telemetry import TierMetrics
 
 
@@ -21,7 +26,7 @@ from serve_app.telemetry import TierMetrics
 class RunningTier:
     args: TierArgs
     hardware: Hardware
-    engine: VllmEngine
+    engine: Engine
     edge: TierEdge
     settings_error: str | None = None
     _counted_tokens: int = 0
@@ -32,24 +37,26 @@ class RunningTier:
         cls,
         args: TierArgs,
         hardware: Hardware,
-        engine: VllmEngine,
+        engine: Engine,
         settings: TierSettings,
         metrics: TierMetrics,
         relay: Relay,
     ) -> "RunningTier":
         """Put the tier's edge in front of a started engine."""
         limits = _derive_limits(hardware, engine, settings)
+        gate_limits = _gate_limits(settings, limits)
+        demand = _demand_meter(hardware, engine, settings, gate_limits.slots)
+        engine.load.watch = demand
         edge = TierEdge(
             engine_app=engine.app,
             tier=args.tier,
             model=args.tier.value,
             settings=settings,
-            gate=Gate(
-                _gate_limits(settings, limits), ServiceTime(limits.service_s), time.monotonic
-            ),
+            gate=Gate(gate_limits, ServiceTime(limits.service_s), time.monotonic, demand),
             metrics=metrics,
             relay=relay,
             known_fields=engine.known_fields,
+            desk=LendingDesk(args.tier),
         )
         return cls(args, hardware, engine, edge)
 
@@ -67,11 +74,24 @@ class RunningTier:
         return self.edge.gate.queued_requests + (self.engine.load.waiting or 0)
 
     def autoscaling_stats(self) -> dict[str, float]:
-        gate = self.edge.gate
+        """The tier's own demand here, and the tier's settings of the scaling law; floats are all
+        that Serve passes on to a policy."""
+        gate, demand = self.edge.gate, self.edge.gate.demand
+        assert demand is not None
+        scaling = self.edge.settings.scaling
         return {
-            "running": float(gate.running_sequences),
+            "running": float(gate.running_sequences - gate.borrowed_sequences),
             "queue_depth": float(self.queue_depth),
             "slots": float(gate.limits.slots),
+            "arriving_load": demand.arriving_load(),
+            "queued_s": gate.queued_s(self.engine.load.waiting or 0),
+            "typical_s": demand.typical_s(),
+            "token_s": demand.token_s(),
+            "lend_share": self.edge.settings.admission.lend_share,
+            "law_wait_s": scaling.wait_share * gate.limits.max_wait_s,
+            "law_slots_share": scaling.slots_share,
+            "law_drain_within_s": scaling.drain_within_s,
+            "law_utilisation_down": scaling.utilisation_down,
         }
 
     def drain_limit(self) -> DrainLimit:
@@ -92,6 +112,8 @@ class RunningTier:
             "slots": gate.limits.slots,
             "max_queued_requests": gate.limits.max_queued_requests,
             "running": gate.running_sequences,
+            "lent": gate.borrowed_sequences,
+            "borrowed": self.edge.relay.sequences_elsewhere,
             "queued": gate.queued_requests,
             "queue_depth": self.queue_depth,
             "expected_wait_s": round(gate.expected_wait_s(), 3),
@@ -107,6 +129,8 @@ class RunningTier:
         """vLLM's metrics and ours, in Prometheus' text format."""
         gate, metrics = self.edge.gate, self.edge.metrics
         metrics.running.set(gate.running_sequences)
+        metrics.lent_sequences.set(gate.borrowed_sequences)
+        metrics.borrowed_sequences.set(self.edge.relay.sequences_elsewhere)
         metrics.queue_depth.set(self.queue_depth)
         metrics.slots.set(gate.limits.slots)
         metrics.service_s.set(gate.service.mean_s)
@@ -133,7 +157,7 @@ class _Throughput:
         return self._per_s
 
 
-def _derive_limits(hardware: Hardware, engine: VllmEngine, settings: TierSettings) -> Limits:
+def _derive_limits(hardware: Hardware, engine: Engine, settings: TierSettings) -> Limits:
     """Raises ValueError for settings that this engine cannot keep."""
     admission = settings.admission
     if settings.max_new_tokens >= engine.max_model_len:
@@ -153,6 +177,19 @@ def _derive_limits(hardware: Hardware, engine: VllmEngine, settings: TierSetting
     )
 
 
+def _demand_meter(
+    hardware: Hardware, engine: Engine, settings: TierSettings, slots: int
+) -> DemandMeter:
+    admission = settings.admission
+    new_tokens = min(admission.expected_new_tokens, settings.max_new_tokens)
+    return DemandMeter(
+        derived=derived_step_model(hardware, model_shape(engine.hf_config)),
+        lengths=LearntLengths(admission.expected_prompt_tokens, new_tokens),
+        clock_s=time.monotonic,
+        slots=slots,
+    )
+
+
 def _gate_limits(settings: TierSettings, derived: Limits) -> GateLimits:
     admission = settings.admission
     queued = admission.max_queued_requests
@@ -161,4 +198,5 @@ def _gate_limits(settings: TierSettings, derived: Limits) -> GateLimits:
         max_queued_requests=derived.max_queued_requests if queued is None else queued,
         max_wait_s=admission.max_wait_s,
         batch_cost=derived.batch_cost,
+        lend_share=admission.lend_share,
     )

@@ -14,7 +14,9 @@ from serve_app.api.gateway import Gateway
 from serve_app.api.status import DeploymentState
 from serve_app.api.web_app import make_web_app
 from serve_app.config import WebArgs
+from serve_app.core.scaling_record import ScalingRecord
 from serve_app.core.tiers import Tier
+from serve_app.serving.scaling_store import read_record
 from serve_app.serving.topology import http_port
 
 
@@ -30,7 +32,8 @@ class Web:
         async def own_proxy() -> str:
             return base_url
 
-        gateway = Gateway(own_proxy, self._args.tiers, self._args.max_body_bytes)
+        args = self._args
+        gateway = Gateway(own_proxy, args.tiers, args.max_body_bytes, args.heartbeat_s)
         return make_web_app(self._args.tiers, ServeTiers(self._args.report_timeout_s), gateway)
 
 
@@ -58,6 +61,9 @@ class ServeTiers:
 
     async def reports(self, tier: Tier) -> Sequence[Mapping[str, Any]]:
         return await self._ask_replicas(tier, "report")
+
+    async def scaling(self, tier: Tier) -> ScalingRecord | None:
+        return await asyncio.to_thread(read_record, tier)
 
     async def metrics(self, tier: Tier) -> Mapping[str, str]:
         return dict(await self._ask_replicas(tier, "metrics_text"))

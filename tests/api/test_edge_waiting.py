@@ -221,3 +221,17 @@ async def test_ending_all_when_nothing_runs_ends_nothing() -> None:
     edge = an_edge(FakeEngine(answers(DONE)))
     await call(edge, "", HI)
     assert edge.end_running() == 0
+
+
+@virtual
+async def test_slots_granted_while_other_replicas_are_looked_for_are_taken() -> None:
+    async def found_late() -> list[str]:
+        await asyncio.sleep(3.0)
+        return ["http://127.0.0.1:1"]
+
+    edge = full_edge(FakeEngine(answers(DONE, after_s=1.0)), queued=1)
+    edge.relay.peers = found_late
+    running, waiting = Call(edge, "", HI), Call(edge, "", HI)
+    await asyncio.gather(running.done, waiting.done)
+    assert (running.status, waiting.status) == (200, 200)
+    assert idle(edge.gate)

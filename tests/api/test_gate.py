@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.api.gate import Gate, GateLimits, Refused
+from serve_app.api.gate import Gate
+from serve_app.api.place import GateLimits, Refused
 from tests.api.gate_scene import a_request, at_once
 from tests.builders import a_gate, idle
 from tests.virtual_time import now_s, run_virtual

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from serve_app.api.gate import Gate, Refused
+from serve_app.api.gate import Gate
+from serve_app.api.place import Refused
 from tests.builders import a_gate
 from tests.virtual_time import now_s, run_virtual
 

@@ -3,12 +3,14 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.api.status import merge_metrics
+from serve_app.core.scaling_record import ScalingRecord
+from serve_app.core.tiers import Tier
 from tests.api.metrics_text import exposition
 
 
 def test_merged_metrics_read_back_with_counters_and_histograms_by_replica() -> None:
     merged = merge_metrics(
-        {("chat", "a"): exposition(2, 0.1), ("chat", "b"): exposition(5, 0.3)}
+        {("chat", "a"): exposition(2, 0.1), ("chat", "b"): exposition(5, 0.3)}, {}
     ).decode()
     families = {family.name: family for family in text_string_to_metric_families(merged)}
     requests = families["tierserve_requests"]
@@ -32,7 +34,7 @@ def test_vllms_metric_names_and_labels_survive_the_merge() -> None:
         "# HELP vllm:request_success_total Count\n# TYPE vllm:request_success_total counter\n"
         'vllm:request_success_total{engine="0",finished_reason="stop"} 4.0\n'
     )
-    merged = merge_metrics({("chat", "a"): text}).decode()
+    merged = merge_metrics({("chat", "a"): text}, {}).decode()
     assert (
         'vllm:request_success_total{engine="0",finished_reason="stop",replica="a",tier="chat"} 4.0'
         in merged
@@ -40,5 +42,19 @@ def test_vllms_metric_names_and_labels_survive_the_merge() -> None:
 
 
 def test_without_replicas_the_page_is_still_valid() -> None:
-    merged = merge_metrics({}).decode()
-    assert [f.name for f in text_string_to_metric_families(merged)] == ["tierserve_replica_up"]
+    merged = merge_metrics({}, {}).decode()
+    samples = [s for f in text_string_to_metric_families(merged) for s in f.samples]
+    assert samples == []
+
+
+def test_a_scaling_decision_is_on_the_page_with_its_inputs() -> None:
+    record = ScalingRecord(1.0, 1, 3, "a burst", {"queue_depth": 7.0}, 2, 1)
+    merged = merge_metrics({}, {Tier.CHAT: record}).decode()
+    for line in (
+        'tierserve_scaling_wanted_replicas{tier="chat"} 3.0',
+        'tierserve_scaling_target_replicas{tier="chat"} 1.0',
+        'tierserve_scaling_input{input="queue_depth",tier="chat"} 7.0',
+        'tierserve_scaling_decisions_total{tier="chat"} 2.0',
+        'tierserve_scaling_held_total{tier="chat"} 1.0',
+    ):
+        assert line in merged

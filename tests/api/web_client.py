@@ -10,6 +10,7 @@ import httpx
 from serve_app.api.gateway import Gateway
 from serve_app.api.status import DeploymentState
 from serve_app.api.web_app import make_web_app
+from serve_app.core.scaling_record import ScalingRecord
 from serve_app.core.tiers import Tier
 
 BOTH = (Tier.CHAT, Tier.REASONING)
@@ -30,6 +31,9 @@ class FakeTiers:
     async def reports(self, tier: Tier) -> Sequence[Mapping[str, Any]]:
         return self.replicas[tier]
 
+    async def scaling(self, tier: Tier) -> ScalingRecord | None:
+        return None
+
     async def metrics(self, tier: Tier) -> Mapping[str, str]:
         return self.texts.get(tier, {})
 
@@ -41,6 +45,8 @@ def a_replica(**changed: Any) -> dict[str, Any]:
         "model": "org/model",
         "settings": {"max_new_tokens": 1024, "sampling": {}},
         "running": 2,
+        "lent": 0,
+        "borrowed": 0,
         "queued": 1,
         "queue_depth": 1,
         "slots": 8,
@@ -51,12 +57,16 @@ def a_replica(**changed: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def a_client(
-    source: FakeTiers | None = None, *, upstream: str = "", max_body_bytes: int = 1024
+    source: FakeTiers | None = None,
+    *,
+    upstream: str = "",
+    max_body_bytes: int = 1024,
+    heartbeat_s: float = 3.0,
 ) -> AsyncIterator[httpx.AsyncClient]:
     async def base_url() -> str:
         return upstream
 
-    gateway = Gateway(base_url, BOTH, max_body_bytes)
+    gateway = Gateway(base_url, BOTH, max_body_bytes, heartbeat_s)
     app = make_web_app(BOTH, source or FakeTiers(), gateway)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://web") as client:

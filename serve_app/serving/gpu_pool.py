@@ -1,0 +1,63 @@
+"""What the tiers' autoscaling policies share: each one's wish, and how many cards there are.
+
+Each tier is a Serve application and Serve calls its policy by itself, in the controller's process.
+A module is what the two calls have in common: Serve copies a policy object, and a module's
+function, but not the module. Nothing here must outlive the controller: after a restart the next
+two calls fill it again.
+"""
+
+from dataclasses import dataclass, field
+
+from serve_app.core.gpu_budget import TierWish
+from serve_app.core.scaling import LentLoad
+from serve_app.core.tiers import Tier
+
+# A tier whose policy is no longer called is gone.
+WISH_LASTS_S = 10.0
+COUNT_LASTS_S = 5.0
+
+
+@dataclass(slots=True)
+class GpuPool:
+    """Wishes and what could be lent, by tier and with the time of each; and the cluster's cards as
+    counted last."""
+
+    _wishes: dict[Tier, tuple[float, TierWish]] = field(default_factory=dict)
+    _spare: dict[Tier, tuple[float, LentLoad | None]] = field(default_factory=dict)
+    _gpus: float = 0.0
+    _counted_s: float = float("-inf")
+
+    def wishes(self, tier: Tier, wish: TierWish, now_s: float) -> dict[Tier, TierWish]:
+        """Put down one tier's wish; all that are not older than `WISH_LASTS_S`."""
+        self._wishes[tier] = (now_s, wish)
+        return {
+            other: wish
+            for other, (told_s, wish) in self._wishes.items()
+            if now_s - told_s <= WISH_LASTS_S
+        }
+
+    def borrowable(self, tier: Tier, spare: LentLoad | None, now_s: float) -> LentLoad | None:
+        """Put down what one tier could lend; what it could borrow of another one."""
+        self._spare[tier] = (now_s, spare)
+        offers = (
+            offered
+            for other, (told_s, offered) in self._spare.items()
+            if other is not tier and now_s - told_s <= WISH_LASTS_S
+        )
+        return next((offered for offered in offers if offered is not None), None)
+
+    def gpus(self, now_s: float) -> float:
+        """The cluster's cards, counted every few seconds."""
+        if now_s - self._counted_s > COUNT_LASTS_S:
+            self._gpus, self._counted_s = _cluster_gpus(), now_s
+        return self._gpus
+
+
+# The one module state of this code base; see above.
+POOL = GpuPool()
+
+
+def _cluster_gpus() -> float:
+    import ray
+
+    return float(ray.cluster_resources().get("GPU", 0.0))

@@ -1,13 +1,11 @@
 """The fake engine keeps a card's step times, speaks vLLM's form, and forgets who has left."""
 
 import asyncio
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from starlette.types import Message
 
 from serve_app.core.hardware import CPU, RTX_4090, T4, Hardware, model_shape
 from serve_app.core.step_time import StepModel, derived_step_model
@@ -15,6 +13,7 @@ from serve_app.engine.engine import Engine
 from serve_app.engine.fake_engine import MODEL_CONFIG, FakeEngine
 from serve_app.engine_config import EngineConfig, FakeEngineConfig
 from serve_app.errors import RequestError
+from tests.engine.fake_call import Call
 from tests.virtual_time import now_s, run_virtual, virtual
 
 CHAT, LEGACY = "/v1/chat/completions", "/v1/completions"
@@ -34,43 +33,6 @@ async def started(hardware: Hardware = T4, *, context: int = 4096, **fake: Any) 
         served_names=("chat", "the/model"),
         phase=untimed,
     )
-
-
-class Call:
-    """One request, and what has come of it so far."""
-
-    def __init__(self, engine: Engine, path: str, **body: Any) -> None:
-        self.status = 0
-        self.parts: list[bytes] = []
-        self.first_s = 0.0
-        self.gone = asyncio.Event()
-        self._body: bytes | None = json.dumps(body).encode()
-        scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
-        self.task = asyncio.ensure_future(engine.app(scope, self._receive, self._send))
-
-    async def _receive(self) -> Message:
-        if self._body is None:
-            await self.gone.wait()
-            return {"type": "http.disconnect"}
-        body, self._body = self._body, None
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def _send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-        elif message["body"]:
-            self.first_s = self.first_s or now_s()
-            self.parts.append(message["body"])
-
-    async def answer(self) -> dict[str, Any]:
-        await self.task
-        return json.loads(b"".join(self.parts))
-
-    async def events(self) -> list[dict[str, Any]]:
-        await self.task
-        lines = b"".join(self.parts).decode().split("\n\n")
-        assert lines[-2:] == ["data: [DONE]", ""]
-        return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
 
 
 def model_of(hardware: Hardware) -> StepModel:
@@ -205,6 +167,34 @@ async def test_who_leaves_makes_room() -> None:
     assert engine.load.running == 0
     assert engine.load.kv_cache_usage == 0
     assert engine.load.output_tokens <= made + 2 * T4.max_sequences
+
+
+class Told:
+    """What the engine tells its watch."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[float, int, int]] = []
+        self.ends: list[tuple[int, int]] = []
+
+    def step(self, *, took_ms: float, sequences: int, prompt_tokens: int) -> None:
+        self.steps.append((took_ms, sequences, prompt_tokens))
+
+    def finished(self, *, prompt_tokens: int, new_tokens: int) -> None:
+        self.ends.append((prompt_tokens, new_tokens))
+
+
+@virtual
+async def test_steps_without_a_pause_and_requests_that_ended_are_told() -> None:
+    engine = await started(start_s=0)
+    told = engine.load.watch = Told()
+    body = {"messages": HELLO, "ignore_eos": True, "stream": True}
+    first, left = (Call(engine, CHAT, **body, max_tokens=tokens) for tokens in (5, 4000))
+    await first.events()
+    left.gone.set()
+    await left.task
+    step_ms = model_of(T4).step_ms(2)
+    assert told.steps[:4] == [(pytest.approx(step_ms), 2, 0)] * 4
+    assert told.ends == [(2, 5)]
 
 
 @virtual

@@ -11,7 +11,7 @@ from tests.e2e.site import Site, wait_for
 # The same in all tests, so that from one to the next only counts change, which is done live.
 FAKE = {"start_s": 2.0, "speed": 0.5}
 # Long enough to send streams to a replica that is no longer needed.
-DOWNSCALE_DELAY_S = 5
+DOWNSCALE_DELAY_S = 15
 # A Python process that starts while others do; the first ones come with Serve itself.
 REPLICAS_WITHIN_S = 90.0
 

@@ -17,7 +17,7 @@ from tests.e2e.site import Site, drain_lines, wait_for
 
 # About 50 s of work for one replica: 4 streams at a time, a token each 30 ms, so that the cores are
 # free for what is measured.
-SLOTS, STREAMS, TOKENS = 4, 24, 300
+SLOTS, STREAMS, TOKENS = 4, 36, 200
 # Outlasts the calm after which a replica is taken away.
 LONG_TOKENS = 1300
 DECISION_S, FIRST_SERVED_S = 3.0, 8.0

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+import psutil
 import pytest
 
 from serve_app.core.hardware import hardware_for
@@ -36,6 +37,8 @@ def test_each_tier_gets_the_card_that_it_prefers(
         for replica in ready(site, tier):
             assert replica["engine"] == "fake"
             assert replica["hardware"] == hardware_for(replica["accelerator_type"]).name
+            mapped = [area.path for area in psutil.Process(replica["pid"]).memory_maps()]
+            assert not [path for path in mapped if "/torch/" in path], "its start must be quick"
 
 
 def test_a_replica_waits_while_every_gpu_is_taken(site: Site) -> None:

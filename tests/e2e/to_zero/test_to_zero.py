@@ -1,4 +1,4 @@
-"""Requests to a tier that has no replica are held until one is up, and answered."""
+"""Requests to a tier that has no replica are held until one is up; an idle tier goes to zero."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,11 +10,12 @@ from serve_app.serving.local import LocalCluster
 from tests.e2e.client import ask, client_session, work
 from tests.e2e.configs import small_model_config
 from tests.e2e.figures import keep_figures
-from tests.e2e.site import Site, site_of
+from tests.e2e.site import Site, site_of, wait_for
 
 START_LIMIT_S = 300.0
 # As many as a replica runs and lets wait: 8 and 4.
 REQUESTS = 12
+IDLE_WITHIN_S = 150.0
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +56,11 @@ async def test_whole_answers_are_held_and_none_is_lost(site: Site) -> None:
     assert [reply for reply in replies if not reply.served] == []
     slowest_s = max(reply.e2e_s for reply in replies)
     keep_figures("to zero, whole answers", requests=REQUESTS, slowest_s=round(slowest_s, 1))
+
+
+def test_a_tier_that_nobody_asks_goes_back_to_zero(site: Site) -> None:
+    """It waits until the next request has become unlikely, by what came before."""
+    idle_s = wait_for(lambda: site.tier(Tier.CHAT)["replicas_wanted"] == 0, "zero", IDLE_WITHIN_S)
+    scaling = site.tier(Tier.CHAT)["scaling"]
+    assert scaling["last"][0]["replicas_wanted"] == 0
+    keep_figures("to zero, idle", idle_s=round(idle_s, 1))

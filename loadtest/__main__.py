@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from loadtest import faults, first_run, overhead_command
+from loadtest import cold_start, faults, first_run, overhead_command
 from loadtest.readme_table import between_markers, table
 from loadtest.results_file import REPOSITORY, RESULTS
 from loadtest.simulation import command as simulate_command
@@ -24,6 +24,8 @@ def main(argv: list[str]) -> int:
         return simulate_command.run(options, Console())
     if options.command == "scaling-table":
         return scaling_table.run(options, Console())
+    if options.command == "cold-start":
+        return cold_start.run(options.rounds, Console())
     if options.command == "faults":
         return faults.run(Console())
     return write_readme(options.results, options.readme)
@@ -55,6 +57,14 @@ def make_parser() -> argparse.ArgumentParser:
         description="Runs the tests that kill a replica, an engine, HAProxy and the controller "
         "under load, and writes loadtest/results/faults.json and the README's table.",
     )
+    cold = commands.add_parser(
+        "cold-start",
+        help="start a replica with and without compilation, with an empty and a kept cache",
+        description="Starts the chat tier with a small random model, eager and compiled, with "
+        "an empty and with a kept cache in turn, and writes loadtest/results/cold_start.json and "
+        "the README's table.",
+    )
+    cold.add_argument("--rounds", type=int, default=2, help="starts of each kind; 4 minutes each")
     simulate_command.add_parser(commands)
     scaling_table.add_parser(commands)
     readme = commands.add_parser(

@@ -21,6 +21,7 @@ from serve_app.config import EngineConfig
 from serve_app.core.engine_args import EngineSpec, cores_of_slice, engine_args
 from serve_app.core.hardware import hardware_for
 from serve_app.core.tiers import Tier
+from serve_app.serving.engine_start import NOT_ARGUMENTS
 from serve_app.serving.local import LocalCluster
 from serve_app.serving.profiles import load_profile
 from serve_app.serving.supervisor import RUN_ID_VARIABLE
@@ -124,7 +125,7 @@ def bare_command(model_dir: Path, engine: EngineConfig, port: int) -> list[str]:
     spec = EngineSpec(
         model=str(model_dir),
         served_names=(MODEL_NAME,),
-        **engine.model_dump(exclude={"cpu_kv_cache_gib", "cpu_slice", "fake"}),
+        **engine.model_dump(exclude=NOT_ARGUMENTS),
     )
     # The `vllm` command of the CPU build does not start; this module is the same server.
     server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]

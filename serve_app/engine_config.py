@@ -57,6 +57,14 @@ class EngineConfig(Strict):
         default=None,
         description="Skip compilation and graph capture; unset: yes on the CPU, no on a GPU.",
     )
+    compile_cache_dir: str | None = Field(
+        default=None,
+        description="Where vLLM keeps what a later start need not do again: compiled code, and "
+        "what it found out about the model's class, which helps without compilation too. Replicas "
+        "and restarts share it; unset: `~/.cache/vllm`, which a container loses. On Kubernetes a "
+        "volume that every node of one kind of card mounts. Its files are executed: let nobody "
+        "else write there.",
+    )
     quantization: Literal["awq", "gptq", "int8", "fp8", "gguf"] | None = Field(
         default=None,
         description="How the weights are quantized; unset: as the model's config.json says. `fp8` "

@@ -1,5 +1,6 @@
 """The four policies on one trace: each as it would be run, or at its best setting."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 from ray.serve.config import AutoscalingConfig
 
 from loadtest.simulation.clairvoyant import cheapest_plan
-from loadtest.simulation.policies import Ours, Policy, RayDefault, ServeDelays, WaitingThreshold
-from loadtest.simulation.run import Outcome, Setup, simulate
+from loadtest.simulation.policies import Ours, RayDefault, ServeDelays, WaitingThreshold
+from loadtest.simulation.run import Outcome, Policy, Setup, simulate
 from loadtest.simulation.trace import Trace
 from serve_app.core.scaling import ScalingLaw
 
@@ -91,12 +92,15 @@ def _threshold_settings(setup: Setup) -> Iterator[tuple[dict[str, Any], Policy]]
 def _config(
     setup: Setup, downscale_delay_s: float, look_back_s: float, target: float = 2
 ) -> AutoscalingConfig:
-    return AutoscalingConfig(
-        min_replicas=setup.minimum,
-        max_replicas=setup.gpu_count,
-        target_ongoing_requests=target,
-        upscale_delay_s=0,
-        downscale_delay_s=downscale_delay_s,
-        look_back_period_s=look_back_s,
-        metrics_interval_s=0.5,
-    )
+    with warnings.catch_warnings():
+        # Deprecated in favour of variables that Serve 2.60 reads nowhere.
+        warnings.filterwarnings("ignore", ".*metrics_interval_s", DeprecationWarning)
+        return AutoscalingConfig(
+            min_replicas=setup.minimum,
+            max_replicas=setup.gpu_count,
+            target_ongoing_requests=target,
+            upscale_delay_s=0,
+            downscale_delay_s=downscale_delay_s,
+            look_back_period_s=look_back_s,
+            metrics_interval_s=0.5,
+        )

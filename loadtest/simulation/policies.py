@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from ray.serve.autoscaling_policy import (
     _apply_delay_logic,
@@ -24,12 +24,6 @@ from serve_app.core.scaling import (
     spare_load,
 )
 from serve_app.core.tiers import Tier
-
-
-class Policy(Protocol):
-    def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, int]:
-        """Each tier's target at this tick."""
-        ...
 
 
 @dataclass(slots=True)

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from loadtest.simulation.fleet import CardSpeed, Fleet, TierPlan, TierState
-from loadtest.simulation.policies import Policy
 from loadtest.simulation.trace import Request, Trace
 from serve_app.config import AdmissionConfig
 from serve_app.core.capacity import derive_limits
@@ -30,6 +30,12 @@ SHAPE = ModelShape(
 )
 KV_TOKENS: Mapping[str, int] = {"T4": 320_000, "RTX4090": 610_000}
 TICK_S = 0.5
+
+
+class Policy(Protocol):
+    def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, int]:
+        """Each tier's target at this tick."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

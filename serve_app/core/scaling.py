@@ -111,7 +111,7 @@ def desired_replicas(
     then. More is ordered when it would exceed what the slots and the tier's wait allow; one
     replica is given back when the others would still keep it well below that, and their
     utilisation too. In between nothing changes, so a load near a threshold does not flap.
-    What the other tier can lend counts as capacity: slots are lent at once, a card is not.
+    What the other tier can lend puts off an order: slots are lent at once, a card is not.
     Replicas that are starting are part of `replicas_target` and count as capacity to come, so one
     burst is answered once. The count never falls below what runs, and to zero only when `to_zero`
     allows it and not even one request is likely within the time that a start takes.
@@ -205,17 +205,17 @@ def _to_order(demand: _Demand, law: ScalingLaw, starting: int) -> int:
 
 
 def _enough(demand: _Demand, law: ScalingLaw, replicas_target: int) -> int:
-    """The count without those that could go."""
+    """The count without those that could go. What is lent does not replace a replica: it comes only
+    once the own slots are full, which is where a replica would be ordered again."""
     count = replicas_target
     while count > max(1, demand.occupied):
         kept = demand.speeds[: count - 1]
-        own_rps = sum(kept) + (count - 1 - len(kept)) * min(demand.speeds)
-        left_rps = own_rps + demand.lent_rps
+        left_rps = sum(kept) + (count - 1 - len(kept)) * min(demand.speeds)
         left_slots = demand.slots * (count - 1) / len(demand.speeds)
         ahead = demand.backlog + (demand.arriving_rps - left_rps) * law.start_s
         if demand.arriving_rps > left_rps * law.utilisation_down:
             return count
-        if ahead > _allowed(left_slots, own_rps, law) / 2:
+        if ahead > _allowed(left_slots, left_rps, law) / 2:
             return count
         count -= 1
     return count

@@ -31,7 +31,8 @@ class EngineLoad:
 class Engine(Protocol):
     """A started engine. `kv_tokens` is the size of its KV cache, `max_model_len` its context,
     `known_fields` what its request schemas know by route, `token_s` the warm-up's seconds a
-    token; `app` answers below `/v1`."""
+    token, `compile_s` how long it compiled while it loaded, None if it did not or cannot tell;
+    `app` answers below `/v1`."""
 
     app: ASGIApp
     load: EngineLoad
@@ -40,6 +41,7 @@ class Engine(Protocol):
     hf_config: dict[str, Any]
     known_fields: dict[str, frozenset[str]]
     token_s: float
+    compile_s: float | None
 
     @property
     def name(self) -> str:

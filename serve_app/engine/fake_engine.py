@@ -47,6 +47,7 @@ class FakeEngine:
     known_fields: dict[str, frozenset[str]]
     token_s: float
     _stepping: asyncio.Task[None] = field(repr=False)
+    compile_s: float | None = None
 
     @classmethod
     async def start(

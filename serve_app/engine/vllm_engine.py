@@ -17,6 +17,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_app.engine.compilation import compile_s, with_compile_time
 from serve_app.engine.engine import EngineLoad, EngineWatch
 from serve_app.errors import invalid
 
@@ -37,6 +38,7 @@ class VllmEngine:
     hf_config: dict[str, Any]
     known_fields: dict[str, frozenset[str]]
     token_s: float
+    compile_s: float | None
     _client: Any = field(repr=False)
 
     @classmethod
@@ -54,9 +56,11 @@ class VllmEngine:
             from vllm.utils.argparse_utils import FlexibleArgumentParser
             from vllm.v1.engine.async_llm import AsyncLLM
         # Its stub says that parse_args may return None, which argparse never does.
-        namespace: Any = make_arg_parser(FlexibleArgumentParser()).parse_args(list(args))
+        parser = make_arg_parser(FlexibleArgumentParser())
+        namespace: Any = parser.parse_args(with_compile_time(args))
         validate_parsed_serve_args(namespace)
-        config = AsyncEngineArgs.from_cli_args(namespace).create_engine_config()
+        with phase("configuration"):
+            config = AsyncEngineArgs.from_cli_args(namespace).create_engine_config()
         load = EngineLoad()
         with phase("load"):
             client = AsyncLLM.from_vllm_config(config, stat_loggers=[_load_recorder(load)])
@@ -79,6 +83,7 @@ class VllmEngine:
             hf_config=client.model_config.hf_config.to_dict(),
             known_fields=known_fields,
             token_s=token_s,
+            compile_s=await compile_s(client, args),
             _client=client,
         )
 

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from serve_app.config import TierArgs
 from serve_app.core.engine_args import EngineSpec, cores_of_slice, engine_args
 from serve_app.core.hardware import CPU, Hardware
+from serve_app.engine.compilation import keep_compiled_in
 from serve_app.engine.engine import Engine
 from serve_app.engine.fake_engine import FakeEngine
 from serve_app.engine.model_dir import resolve_model
@@ -16,6 +17,9 @@ from serve_app.engine_config import EngineConfig
 from serve_app.serving.fit_check import quantization_argument
 
 log = logging.getLogger(__name__)
+
+# What of the settings is no argument of `vllm serve`.
+NOT_ARGUMENTS = frozenset({"compile_cache_dir", "cpu_kv_cache_gib", "cpu_slice", "fake"})
 
 Phase = Callable[[str], AbstractContextManager[None]]
 
@@ -39,10 +43,11 @@ async def start_engine(
         model=model,
         served_names=names,
         quantization=quantization,
-        **args.engine.model_dump(exclude={"cpu_slice", "cpu_kv_cache_gib", "fake", "quantization"}),
+        **args.engine.model_dump(exclude=NOT_ARGUMENTS | {"quantization"}),
     )
     arguments = engine_args(spec, hardware)
     log.info("engine arguments", extra={"phase": "start", "arguments": " ".join(arguments)})
+    keep_compiled_in(args.engine.compile_cache_dir)
     with _placed(args.engine, hardware):
         return await VllmEngine.start(arguments, phase), hardware
 

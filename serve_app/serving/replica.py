@@ -4,12 +4,9 @@ import asyncio
 import logging
 import logging.config
 import os
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-import psutil
 from prometheus_client import REGISTRY
 from ray import serve
 from starlette.types import ASGIApp
@@ -24,6 +21,7 @@ from serve_app.serving.landing import Landing
 from serve_app.serving.lenders import Lenders, answer_form, lending_terms
 from serve_app.serving.running_tier import RunningTier
 from serve_app.serving.serve_logs import kept_serve_logs
+from serve_app.serving.start_phases import StartPhases
 from serve_app.serving.topology import Peers
 from serve_app.telemetry import logging_config, make_tier_metrics, write_logging_config
 
@@ -43,17 +41,18 @@ class TierReplica:
         self._metrics = make_tier_metrics(REGISTRY)
         self._started: RunningTier | None = None
         self._ready = False
-        # How long this replica took from its process's first moment to its first health check.
-        self._start_s = 0.0
         self._background: list[asyncio.Task[None]] = []
         with kept_serve_logs():
             _configure_logs(args)
+        self._phases = StartPhases(self._metrics.startup_s)
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Start the engine and build the application; Serve calls this once at start."""
         landed_on = hardware_for(self._landing.accelerator_type)
         with kept_serve_logs():
-            engine, hardware = await start_engine(self._args, landed_on, self._phase)
+            engine, hardware = await start_engine(self._args, landed_on, self._phases.timed)
+        if engine.compile_s is not None:
+            self._phases.record("compile", engine.compile_s)
         lenders = Lenders(self._args.tier)
         tier = RunningTier.build(
             self._args,
@@ -89,14 +88,15 @@ class TierReplica:
         """Serve replaces the replica when this raises."""
         await self._tier.engine.check()
         if not self._ready:
-            self._ready, self._start_s = True, _process_age_s()
+            self._ready = True
+            self._phases.end()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What the autoscaling policy sees of this replica."""
         return {
             **self._tier.autoscaling_stats(),
             **self._landing.autoscaling_stats(self._args.preferred_accelerator),
-            "law_start_s": self._start_s,
+            "law_start_s": self._phases.total_s,
         }
 
     async def report(self) -> dict[str, Any]:
@@ -106,6 +106,7 @@ class TierReplica:
             "pid": os.getpid(),
             "ready": self._ready and not self._tier.engine.dead,
             "engine": self._tier.engine.name,
+            "start_phases_s": self._phases.report(),
             **self._landing.report(),
             **self._tier.report(),
         }
@@ -129,20 +130,6 @@ class TierReplica:
         if self._started is None:
             raise RuntimeError("the engine of this replica has not started")
         return self._started
-
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        """Log and measure one phase of the start."""
-        log.info("%s begins", name, extra={"phase": name})
-        started_s = time.monotonic()
-        yield
-        duration_s = time.monotonic() - started_s
-        self._metrics.startup_s.labels(phase=name).set(duration_s)
-        log.info("%s done", name, extra={"phase": name, "duration_s": round(duration_s, 2)})
-
-
-def _process_age_s() -> float:
-    return time.time() - psutil.Process().create_time()
 
 
 async def _exit_when_engine_dies(engine: Engine) -> None:

@@ -125,7 +125,7 @@ def bare_command(model_dir: Path, engine: EngineConfig, port: int) -> list[str]:
     spec = EngineSpec(
         model=str(model_dir),
         served_names=(MODEL_NAME,),
-        **engine.model_dump(exclude=NOT_ARGUMENTS),
+        **engine.model_dump(exclude=set(NOT_ARGUMENTS)),
     )
     # The `vllm` command of the CPU build does not start; this module is the same server.
     server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]

@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from serve_app.core.default_model import DEFAULT_MODEL
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 from serve_app.engine_config import EngineConfig, Strict
 
@@ -143,7 +144,7 @@ class TierArgs(_EnvironmentWins):
 
     tier: Tier = Field(description="`chat` or `reasoning`.")
     model: str = Field(
-        default="deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+        default=DEFAULT_MODEL,
         description="Hub name, path of a model directory, or `smollm2` for the embedded model.",
     )
     preferred_accelerator: str | None = Field(

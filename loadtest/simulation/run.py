@@ -9,7 +9,8 @@ from loadtest.simulation.fleet import CardSpeed, Fleet, TierPlan, TierState
 from loadtest.simulation.trace import Request, Trace
 from serve_app.config import AdmissionConfig
 from serve_app.core.capacity import derive_limits
-from serve_app.core.hardware import RTX_4090, T4, Hardware, ModelShape
+from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
+from serve_app.core.hardware import RTX_4090, T4, Hardware, model_shape
 from serve_app.core.step_time import derived_step_model
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 from serve_app.core.work import LearntLengths
@@ -20,14 +21,8 @@ PREFERENCE: Mapping[Tier, tuple[str, ...]] = {
     Tier.CHAT: ("T4", "RTX4090"),
     Tier.REASONING: ("RTX4090", "T4"),
 }
-# DeepSeek-R1-Distill-Qwen-1.5B: its config.json gives these, and the KV pools at utilisation 0.90
-# follow from (0.90 x visible GiB - 3.34 - 1.3) x 2^30 / 28,672 bytes a token.
-SHAPE = ModelShape(
-    parameters=1_777_088_000,
-    embedding_parameters=151_936 * 1_536,
-    tied_embeddings=False,
-    kv_bytes_per_token=28_672,
-)
+SHAPE = model_shape(DEFAULT_MODEL_CONFIG)
+# At utilisation 0.90: (0.90 x visible GiB - 3.34 - 1.3) x 2^30 / 28,672 bytes a token.
 KV_TOKENS: Mapping[str, int] = {"T4": 320_000, "RTX4090": 610_000}
 TICK_S = 0.5
 

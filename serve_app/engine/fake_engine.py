@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
 from serve_app.core.hardware import Hardware, ModelShape, model_shape
 from serve_app.core.step_time import StepModel, derived_step_model
 from serve_app.engine.engine import EngineLoad
@@ -21,18 +22,6 @@ from serve_app.engine.fake_batch import FakeBatch
 from serve_app.engine_config import EngineConfig, FakeEngineConfig
 
 log = logging.getLogger(__name__)
-
-# The sizes in config.json of deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B, whatever the model named.
-MODEL_CONFIG: dict[str, Any] = {
-    "model_type": "qwen2",
-    "hidden_size": 1536,
-    "intermediate_size": 8960,
-    "num_attention_heads": 12,
-    "num_hidden_layers": 28,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": False,
-    "vocab_size": 151936,
-}
 
 
 @dataclass(slots=True)
@@ -66,7 +55,7 @@ class FakeEngine:
         )
         with phase("load"):
             await asyncio.sleep(fake.start_s)
-        shape = model_shape(MODEL_CONFIG)
+        shape = model_shape(DEFAULT_MODEL_CONFIG)
         step_model = _faster(derived_step_model(hardware, shape), fake.speed)
         load = EngineLoad()
         kv_tokens = _kv_tokens(config, hardware, shape)
@@ -78,7 +67,7 @@ class FakeEngine:
             load=load,
             kv_tokens=kv_tokens,
             max_model_len=config.max_model_len,
-            hf_config=MODEL_CONFIG,
+            hf_config=dict(DEFAULT_MODEL_CONFIG),
             known_fields=KNOWN_FIELDS,
             token_s=step_model.step_ms(1) / 1e3,
             _stepping=asyncio.create_task(batch.run()),

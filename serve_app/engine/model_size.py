@@ -9,22 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serve_app.core.default_model import DEFAULT_MODEL, DEFAULT_MODEL_CONFIG
 from serve_app.engine.model_dir import hub_config
 
-# The default model's own config.json, so that its fit can be told where the hub is out of reach.
-_KNOWN_CONFIGS: Mapping[str, Mapping[str, Any]] = {
-    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": {
-        "model_type": "qwen2",
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_attention_heads": 12,
-        "num_hidden_layers": 28,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": False,
-        "vocab_size": 151936,
-    }
-}
-
+_KNOWN_CONFIGS: Mapping[str, Mapping[str, Any]] = {DEFAULT_MODEL: DEFAULT_MODEL_CONFIG}
 # Floats are loaded in 16 bits whatever they are stored in; packed integers stay as they are.
 _LOADED_BYTES = {"F64": 2, "F32": 2, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}
 

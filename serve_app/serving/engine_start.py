@@ -43,7 +43,7 @@ async def start_engine(
         model=model,
         served_names=names,
         quantization=quantization,
-        **args.engine.model_dump(exclude=NOT_ARGUMENTS | {"quantization"}),
+        **args.engine.model_dump(exclude={*NOT_ARGUMENTS, "quantization"}),
     )
     arguments = engine_args(spec, hardware)
     log.info("engine arguments", extra={"phase": "start", "arguments": " ".join(arguments)})

@@ -21,7 +21,7 @@ def _process_age_s() -> float:
 
 
 class StartPhases:
-    """Made when the replica is. `compile` is a part of `load`; what is in no phase is in `total`."""
+    """Made when the replica is. `compile` is a part of `load`; `total` is more than their sum."""
 
     def __init__(self, gauge: Gauge, process_age_s: Callable[[], float] = _process_age_s) -> None:
         self._gauge = gauge

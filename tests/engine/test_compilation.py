@@ -1,7 +1,6 @@
 """Where compiled code is kept, and who is asked how long it took."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,12 +29,11 @@ class Client:
 
 
 @pytest.fixture(autouse=True)
-def no_cache_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_cache_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
         # Set first, so that what a test sets is taken away at its end.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    yield
 
 
 def test_vllm_and_torch_keep_their_files_below_one_directory(tmp_path: Path) -> None:

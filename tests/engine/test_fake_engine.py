@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
 from serve_app.core.hardware import CPU, RTX_4090, T4, Hardware, model_shape
 from serve_app.core.step_time import StepModel, derived_step_model
 from serve_app.engine.engine import Engine
-from serve_app.engine.fake_engine import MODEL_CONFIG, FakeEngine
+from serve_app.engine.fake_engine import FakeEngine
 from serve_app.engine_config import EngineConfig, FakeEngineConfig
 from serve_app.errors import RequestError
 from tests.engine.fake_call import Call
@@ -36,7 +37,7 @@ async def started(hardware: Hardware = T4, *, context: int = 4096, **fake: Any) 
 
 
 def model_of(hardware: Hardware) -> StepModel:
-    return derived_step_model(hardware, model_shape(MODEL_CONFIG))
+    return derived_step_model(hardware, model_shape(DEFAULT_MODEL_CONFIG))
 
 
 @virtual

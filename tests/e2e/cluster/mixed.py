@@ -21,6 +21,7 @@ def mixed_config(
     chat: tuple[int, int] = (1, 1),
     reasoning: tuple[int, int] = (1, 1),
     slots: int = 4,
+    lend_share: float = 0.5,
     engine: dict[str, Any] | None = None,
     model: str = "smollm2",
 ) -> dict[str, Any]:
@@ -44,6 +45,7 @@ def mixed_config(
                 "max_queued_requests": 128,
                 # Nothing is refused here; five seconds of it are what may wait without a replica.
                 "max_wait_s": 240,
+                "lend_share": lend_share,
             },
             "scaling": {"wait_share": 0.02},
         }

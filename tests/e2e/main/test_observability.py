@@ -15,7 +15,7 @@ TIER_FIELDS = {
     "tier", "url", "model", "ready", "max_new_tokens", "settings", "status", "message",
     "replicas_running", "replicas_wanted", "running", "lent", "borrowed", "queued",
     "queue_depth", "slots",
-    "output_tokens_per_s", "expected_wait_s", "replicas",
+    "output_tokens_per_s", "expected_wait_s", "scaling", "replicas",
 }  # fmt: skip
 OWN_FAMILIES = {
     "tierserve_requests", "tierserve_refused", "tierserve_relayed", "tierserve_disconnected",
@@ -52,6 +52,10 @@ def test_tiers_say_what_they_are_and_how_they_are(site: Site) -> None:
         assert entry["expected_wait_s"] == 0
         assert entry["slots"] > 1
         assert len(entry["replicas"]) == 1
+        phases_s = entry["replicas"][0]["start_phases_s"]
+        assert {"process", "import", "configuration", "load", "total"} <= set(phases_s)
+        # The CPU starts eager.
+        assert "compile" not in phases_s
 
 
 def test_metrics_of_every_replica_of_every_tier(site: Site) -> None:

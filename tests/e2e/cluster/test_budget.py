@@ -1,0 +1,81 @@
+"""Three cards for two tiers: reasoning lends chat the one that it does not need, keeps its minimum,
+and gets the card back. Nothing is lent by slots here, so that cards have to move."""
+
+import asyncio
+
+import aiohttp
+
+from serve_app.core.tiers import Tier
+from tests.e2e.client import Reply, ask, client_session, work
+from tests.e2e.cluster.mixed import await_replicas, cards, deploy, mixed_config
+from tests.e2e.cluster.watch import watching
+from tests.e2e.figures import keep_figures
+from tests.e2e.machine_clock import clock_s
+from tests.e2e.ray_nodes import RTX_4090, T4
+from tests.e2e.site import Site
+
+TOKENS = 300
+# Chat's outlasts all that reasoning does meanwhile; its clients are sent home at the end.
+REASONING_STREAMS, CHAT_STREAMS = 24, 90
+WITHIN_S = 40.0
+
+
+def test_a_card_goes_to_who_queues_and_back(site: Site) -> None:
+    deploy(site, mixed_config(chat=(1, 3), reasoning=(1, 2), lend_share=0.0))
+    await_replicas(site, chat=1, reasoning=1)
+    asyncio.run(_to_and_fro(site))
+    await_replicas(site, chat=1, reasoning=1)
+
+
+async def _to_and_fro(site: Site) -> None:
+    async with client_session() as session, watching(session, site.url) as watch:
+
+        async def until(chat: int, reasoning: int) -> float:
+            began_s = clock_s()
+            sight = await watch.first(
+                f"{chat} replicas of chat and {reasoning} of reasoning",
+                lambda now: (
+                    (len(now.names(Tier.CHAT)), len(now.names(Tier.REASONING))) == (chat, reasoning)
+                ),
+                within_s=WITHIN_S,
+            )
+            return round(sight.at_s - began_s, 1)
+
+        thoughts = burst(session, site, Tier.REASONING, REASONING_STREAMS)
+        taken_s = await until(chat=1, reasoning=2)
+        assert cards(site, Tier.REASONING) == [RTX_4090, T4]
+        assert lost(await asyncio.gather(*thoughts)) == []
+        talk = burst(session, site, Tier.CHAT, CHAT_STREAMS)
+        handed_over_s = await until(chat=2, reasoning=1)
+        last = site.tier(Tier.CHAT)["scaling"]["last"]
+        assert any("shared out" in decision["reason"] for decision in last)
+        thoughts = burst(session, site, Tier.REASONING, REASONING_STREAMS)
+        await asyncio.sleep(2.0)
+        for stream in talk:
+            stream.cancel()
+        handed_back_s = await until(chat=1, reasoning=2)
+        assert lost(await asyncio.gather(*thoughts)) == []
+        keep_figures(
+            "budget",
+            taken_s=taken_s,
+            handed_over_s=handed_over_s,
+            handed_back_s=handed_back_s,
+        )
+        assert all(sight.wanted(Tier.REASONING) >= 1 for sight in watch.sights)
+        assert all(
+            sight.wanted(Tier.CHAT) + sight.wanted(Tier.REASONING) <= 3 for sight in watch.sights
+        )
+
+
+def burst(
+    session: aiohttp.ClientSession, site: Site, tier: Tier, streams: int
+) -> list[asyncio.Task[Reply]]:
+    url = site.url + tier.route_prefix
+    return [
+        asyncio.create_task(ask(session, url, work(f"{tier} {i}", TOKENS, stream=True)))
+        for i in range(streams)
+    ]
+
+
+def lost(replies: list[Reply]) -> list[tuple[int, str]]:
+    return [(reply.status, reply.fault) for reply in replies if not reply.served]

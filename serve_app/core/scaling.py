@@ -88,9 +88,9 @@ class _Demand:
 
     @property
     def reason(self) -> str:
-        figures = self.inputs
+        figures, count = self.inputs, len(self.speeds)
         return (
-            f"{len(self.speeds)} replicas at {figures['utilisation']:.0%} of "
+            f"{count} replica{'s' if count > 1 else ''} at {figures['utilisation']:.0%} of "
             f"{figures['capacity_rps']:.2f} requests/s, running {figures['running']:g} in "
             f"{self.slots:g} slots, queue depth {figures['queue_depth']:g}"
         )
@@ -136,7 +136,7 @@ def desired_replicas(
         fewer = max(_enough(demand, law, replicas_target), ordered)
     if fewer < replicas_target and len(fresh) < replicas_running:
         missing = replicas_running - len(fresh)
-        reason = f"{demand.reason}; {missing} do not report: hold"
+        reason = f"{demand.reason}; missing reports: {missing}, hold"
         return Decision(replicas_target, reason, held=True, inputs=demand.inputs)
     return Decision(fewer, demand.reason, inputs=demand.inputs)
 

@@ -101,7 +101,7 @@ def test_no_fresh_report_holds_the_target_and_is_counted(reports: list[ReplicaLo
 def test_a_silent_replica_stops_the_way_down_but_not_the_way_up() -> None:
     idle = desired_replicas([load()], LAW, replicas_target=2, replicas_running=2)
     assert (idle.replicas, idle.held) == (2, True)
-    assert "1 do not report" in idle.reason
+    assert "missing reports: 1" in idle.reason
     busy = desired_replicas(
         [load(arriving_load=3.0, running=32)], LAW, replicas_target=2, replicas_running=2
     )
@@ -129,7 +129,7 @@ def test_the_reason_names_its_figures() -> None:
         replicas_running=1,
     )
     assert decision.reason == (
-        "1 replicas at 50% of 2.00 requests/s, running 3 in 32 slots, queue depth 2"
+        "1 replica at 50% of 2.00 requests/s, running 3 in 32 slots, queue depth 2"
     )
     assert decision.inputs["queue_depth"] == 2
 

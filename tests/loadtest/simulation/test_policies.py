@@ -61,11 +61,11 @@ def test_the_others_have_hindsight(monkeypatch: pytest.MonkeyPatch) -> None:
     from loadtest.simulation import contest
     from loadtest.simulation.contest import run_policy
 
-    monkeypatch.setattr(contest, "RAY_TARGETS", (2, 200))
+    monkeypatch.setattr(contest, "RAY_TARGETS", (2, 10_000))
     monkeypatch.setattr(contest, "RAY_DOWNSCALE_DELAYS_S", (30.0,))
-    trace = traffic((Tier.CHAT, 0, 120, 14.0), new_tokens=100)
-    lax = run_policy("ray-default", trace, SETUP, attainment=0.5)
-    strict = run_policy("ray-default", trace, SETUP, attainment=1.0)
+    trace = traffic((Tier.CHAT, 0, 240, 9.0), new_tokens=100)
+    lax = run_policy("ray-default", trace, SETUP, attainment=0.1)
+    strict = run_policy("ray-default", trace, SETUP, attainment=0.99)
     assert lax.tried == strict.tried == 4
     assert lax.outcome.gpu_hours < strict.outcome.gpu_hours
     assert lax.outcome.attainment < strict.outcome.attainment
@@ -74,7 +74,7 @@ def test_the_others_have_hindsight(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_policy_beats_the_one_that_knows_the_trace() -> None:
     from loadtest.simulation.contest import run_policy
 
-    trace = traffic((Tier.CHAT, 0, 900, 1.0), (Tier.CHAT, 200, 500, 6.0))
+    trace = traffic((Tier.CHAT, 0, 450, 1.0), (Tier.CHAT, 100, 250, 6.0))
     ours = run_policy("ours", trace, SETUP, attainment=None).outcome
     clairvoyant = run_policy("clairvoyant", trace, SETUP, attainment=ours.attainment).outcome
     assert clairvoyant.attainment >= ours.attainment

@@ -18,6 +18,7 @@ from serve_app.api.relay import Relay
 from serve_app.api.rules import PreparedRequest, RuleBook, prepare
 from serve_app.config import AdmissionConfig, SamplingConfig, TierSettings
 from serve_app.core.admission import Admission, GateLoad, admit
+from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
 from serve_app.core.drain import Drain, ServiceTime
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 from serve_app.telemetry import PREFIX, make_tier_metrics
@@ -29,17 +30,7 @@ KNOWN_FIELDS = {
     for path, fields in json.loads(Path(__file__).with_name("vllm_fields.json").read_text()).items()
 }
 
-# The sizes in config.json of DeepSeek-R1-Distill-Qwen-1.5B.
-R1_DISTILL_QWEN_1_5B = {
-    "model_type": "qwen2",
-    "hidden_size": 1536,
-    "intermediate_size": 8960,
-    "num_attention_heads": 12,
-    "num_hidden_layers": 28,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": False,
-    "vocab_size": 151936,
-}
+R1_DISTILL_QWEN_1_5B = dict(DEFAULT_MODEL_CONFIG)
 
 
 def a_drain(

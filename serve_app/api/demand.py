@@ -1,5 +1,6 @@
 """What a replica learns of its tier's demand: how fast it is, how long requests are, what comes."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -74,7 +75,11 @@ class DemandMeter:
     def queued_s(self, waiting: Iterable[tuple[int, int]], in_engine: int) -> float:
         """Work of what waits: (sequences, limit of new tokens) of each request at the gate, and a
         number of requests inside the engine."""
-        at_gate = sum(sequences * self.work_s(limit) for sequences, limit in waiting)
+        by_limit: Counter[int] = Counter()
+        for sequences, limit in waiting:
+            by_limit[limit] += sequences
+        # A long line has few different limits, and each costs a look at all learnt lengths.
+        at_gate = sum(count * self.work_s(limit) for limit, count in by_limit.items())
         return at_gate + in_engine * self.typical_s()
 
 

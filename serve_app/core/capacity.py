@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from serve_app.core.hardware import Hardware, ModelShape
+from serve_app.core.step_time import derived_step_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +20,8 @@ class Limits:
 
 
 def decode_step_ms(hardware: Hardware, shape: ModelShape, sequences: int) -> float:
-    """Time of one decode step: read the weights once, plus fixed and per-sequence work.
-
-    A small model's decode is bound by memory bandwidth (roofline: bytes read / bandwidth).
-    """
-    read_ms = shape.step_read_bytes / hardware.bandwidth_bytes_per_s * 1e3
-    return read_ms + hardware.step_overhead_ms + hardware.step_per_sequence_ms * sequences
+    """Time of one decode step, as derived (`core/step_time.py`)."""
+    return derived_step_model(hardware, shape).step_ms(sequences)
 
 
 def derive_limits(

@@ -1,11 +1,10 @@
-"""Whether a model fits on a card, with the arithmetic; and which card a replica gets of several.
+"""Whether a model fits on a card, with the arithmetic.
 
 KV tokens = (utilisation * memory that CUDA sees - weights - overhead) / KV bytes a token.
 Source: the formula and the overhead were fitted to published start-up logs of this 1.5B model,
 `(0.90 * GiB - 3.34 - 1.2..1.4) * 2^30 / 28672`; no card was at hand to measure it.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from serve_app.core.hardware import GIB, Hardware, ModelShape
@@ -44,14 +43,6 @@ class Fit:
 
     fits: bool | None
     kv_tokens: int | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The accelerator type that a replica gets; None if none of those wanted is free."""
-
-    accelerator_type: str | None
     reason: str
 
 
@@ -150,17 +141,6 @@ def ways_to_fit(
     if utilization < HIGHEST_UTILIZATION and fits(weights_bytes, max_model_len, 0.90):
         ways.append("engine.gpu_memory_utilization: 0.9, if the card is this engine's alone")
     return [*ways, "a card with more memory"]
-
-
-def choose_accelerator(wanted: Sequence[str | None], free: Mapping[str, float]) -> Choice:
-    """The first type of the ordered list that is free; None in the list stands for any type."""
-    for rank, accelerator_type in enumerate(wanted):
-        names = [accelerator_type] if accelerator_type else sorted(free)
-        for name in names:
-            if free.get(name, 0) > 0:
-                why = "its first choice" if rank == 0 else f"its choice number {rank + 1}"
-                return Choice(name, f"{name}, {why}" if accelerator_type else f"{name}, as any")
-    return Choice(None, f"none of {', '.join(name or 'any' for name in wanted)} is free")
 
 
 def _gib(amount: int) -> str:

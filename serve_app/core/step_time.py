@@ -11,6 +11,8 @@ from serve_app.core.hardware import Hardware, ModelShape
 
 # The last few thousand steps count: a minute or two of a busy replica.
 NEWEST_WEIGHT = 0.002
+# Of steps with a prompt there are fewer; about the last fifty count.
+NEWEST_PROMPT_WEIGHT = 0.02
 # A measured factor beyond these bounds is a fault of the measurement, not a speed.
 SLOWEST, FASTEST = 0.05, 20.0
 
@@ -81,7 +83,8 @@ def observe_step(
     """Learn from one step that followed another without a pause.
 
     A step without a prompt teaches the decode factor; what a step with prompt tokens takes beyond
-    its decode part teaches the prefill factor. The first steps replace the derived value at once.
+    its decode part teaches the prefill factor. The first steps of decoding replace the derived
+    value at once.
     """
     decode_ms = derived.step_ms(sequences)
     weight = max(NEWEST_WEIGHT, 1 / (speed.steps + 1))
@@ -91,8 +94,7 @@ def observe_step(
         return replace(speed, decode_factor=decode, steps=speed.steps + 1)
     rest_ms = took_ms - decode_ms * speed.decode_factor
     factor = _bounded(rest_ms / (derived.per_prompt_token_ms * prompt_tokens))
-    # A prompt's share of a step varies more than the step itself does.
-    prefill = speed.prefill_factor + max(NEWEST_WEIGHT, 0.02) * (factor - speed.prefill_factor)
+    prefill = speed.prefill_factor + NEWEST_PROMPT_WEIGHT * (factor - speed.prefill_factor)
     return replace(speed, prefill_factor=prefill, steps=speed.steps + 1)
 
 

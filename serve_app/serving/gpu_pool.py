@@ -6,6 +6,7 @@ function, but not the module. Nothing here must outlive the controller: after a 
 two calls fill it again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from serve_app.core.gpu_budget import TierWish
@@ -24,6 +25,7 @@ class GpuPool:
 
     _wishes: dict[Tier, tuple[float, TierWish]] = field(default_factory=dict)
     _spare: dict[Tier, tuple[float, LentLoad | None]] = field(default_factory=dict)
+    _per_replica: dict[Tier, float] = field(default_factory=dict)
     _gpus: float = 0.0
     _counted_s: float = float("-inf")
 
@@ -31,10 +33,17 @@ class GpuPool:
         """Put down one tier's wish; all that are not older than `WISH_LASTS_S`."""
         self._wishes[tier] = (now_s, wish)
         return {
-            other: wish
-            for other, (told_s, wish) in self._wishes.items()
+            other: told
+            for other, (told_s, told) in self._wishes.items()
             if now_s - told_s <= WISH_LASTS_S
         }
+
+    def gpus_per_replica(self, tier: Tier, reported: Sequence[float]) -> float:
+        """Cards that a replica of the tier holds: the newest that was ever reported, one before
+        that. A tier whose replicas are all silent has a minimum to keep, too."""
+        if reported:
+            self._per_replica[tier] = max(reported)
+        return self._per_replica.get(tier, 1.0)
 
     def borrowable(self, tier: Tier, spare: LentLoad | None, now_s: float) -> LentLoad | None:
         """Put down what one tier could lend; what it could borrow of another one."""

@@ -116,12 +116,13 @@ def _within_budget(
     without cards, and for a tier whose replicas hold none, there is nothing to share."""
     least, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
     wanted = min(max(decision.replicas, least), most)
-    held_gpus = [point.value for point in newest.get("gpus", {}).values()]
-    gpus = gpu_pool.POOL.gpus(now_s)
-    if not gpus or not held_gpus or not max(held_gpus):
+    pool = gpu_pool.POOL
+    reported = [point.value for point in newest.get("gpus", {}).values()]
+    gpus, per_replica = pool.gpus(now_s), pool.gpus_per_replica(tier, reported)
+    if not gpus or not per_replica:
         return replace(decision, replicas=wanted)
-    wish = TierWish(wanted, context.target_num_replicas, least, max(held_gpus))
-    share = share_gpus(gpu_pool.POOL.wishes(tier, wish, now_s), gpus=gpus)[tier]
+    wish = TierWish(wanted, context.target_num_replicas, least, per_replica)
+    share = share_gpus(pool.wishes(tier, wish, now_s), gpus=gpus)[tier]
     reason = f"{decision.reason}; {share.reason}" if share.reason else decision.reason
     return replace(decision, replicas=share.replicas, reason=reason)
 

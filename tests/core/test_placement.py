@@ -11,7 +11,6 @@ from serve_app.core.placement import (
     Card,
     Fit,
     card_of,
-    choose_accelerator,
     fit_model,
     ways_to_fit,
     weight_bytes,
@@ -151,21 +150,3 @@ def test_a_longer_context_never_fits_where_a_shorter_one_does_not(
     card = Card("c", gib * GIB, None)
     if fit(card, share=share, context=2 * context).fits:
         assert fit(card, share=share, context=context).fits
-
-
-@pytest.mark.parametrize(
-    ("wanted", "free", "gets"),
-    [
-        (["T4", "L4"], {"T4": 1, "L4": 1}, "T4"),
-        (["T4", "L4"], {"T4": 0, "L4": 1}, "L4"),
-        (["T4"], {"L4": 1}, None),
-        ([None], {"L4": 1}, "L4"),
-        (["T4"], {}, None),
-    ],
-)
-def test_the_first_type_of_the_list_that_is_free_is_taken(
-    wanted: list[str | None], free: dict[str, float], gets: str | None
-) -> None:
-    choice = choose_accelerator(wanted, free)
-    assert choice.accelerator_type == gets
-    assert (gets or "is free") in choice.reason

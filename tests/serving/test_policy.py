@@ -114,6 +114,16 @@ def test_a_tier_without_cards_takes_none_from_the_budget(policy: Any) -> None:
     assert policy.scale(context(gpus=0.0, **BURST))[0] == 4, "its own maximum"
 
 
+def test_a_silent_tier_keeps_its_minimum_from_the_other(policy: Any) -> None:
+    """Its only replica has died, and nobody reports until the next one is up."""
+    for tick in range(60):
+        now_s = NOW_S + tick / 2
+        silent = context(tier="reasoning", now_s=now_s)
+        silent.raw_metrics, silent.running_replicas = {}, []
+        assert policy.scale(silent)[0] == 1
+        assert policy.scale(context(now_s=now_s, **BURST))[0] == 2
+
+
 def test_missing_reports_hold_and_are_counted_once(policy: Any) -> None:
     silent = context(target=2)
     silent.raw_metrics = {}

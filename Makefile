@@ -19,7 +19,7 @@ TESTS ?=
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
-	@echo "  Variables: PORT=$(PORT) PROFILE=local-cpu|t4|rtx4090|mixed|single-gpu|gpu-6gb (found by itself) MODEL=<hub name, path or smollm2>"
+	@echo "  Variables: PORT=$(PORT) PROFILE=local-cpu|t4|rtx4090|mixed|single-gpu|gpu-6gb (found by itself) MODEL=<hub name, path, smollm2 or micro-r1>"
 
 setup: ## Virtual environment .venv with the locked dependencies (runs by itself, once)
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash deploy/setup.sh "$(CPU_OR_GPU)"

@@ -13,7 +13,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument("--port", type=_port, default=8000)
     profiles = "local-cpu, t4, rtx4090, mixed, single-gpu, gpu-6gb, or a config file"
     serve.add_argument("--profile", help=profiles)
-    serve.add_argument("--model", help="hub name, directory, or smollm2; default: the profile's")
+    serve.add_argument(
+        "--model", help="hub name, directory, smollm2 or micro-r1; default: the profile's"
+    )
     doctor = commands.add_parser(
         "doctor",
         help="what can run here, and why something cannot",

@@ -18,106 +18,22 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from serve_app.answer_config import (
+    AnswerCacheConfig,
+    PromptingConfig,
+    SamplingConfig,
+    TaskConfig,
+    ThinkingConfig,
+    default_tasks,
+)
 from serve_app.core.default_model import DEFAULT_MODEL
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
-from serve_app.engine_config import EngineConfig, Strict
+from serve_app.engine_config import EngineConfig
+from serve_app.load_config import AdmissionConfig, ScalingConfig
 
 ENV_PREFIX = "TIERSERVE_"
 # Read by the launcher and the model cache, or set by them; not settings of a tier.
 LAUNCHER_VARIABLES = frozenset({"TIERSERVE_CACHE", "TIERSERVE_RUN_ID"})
-
-
-class AdmissionConfig(Strict):
-    """The gate in front of the engine of each replica."""
-
-    max_running_sequences: int | None = Field(
-        default=None,
-        ge=1,
-        description="Sequences that run at once; unset: derived from card and model.",
-    )
-    max_queued_requests: int | None = Field(
-        default=None,
-        ge=0,
-        description="Requests that may wait; unset: as many as there are slots, or more "
-        "where more drain within `max_wait_s`. Requests that come back when they were told to may "
-        "exceed it by half.",
-    )
-    max_wait_s: float = Field(
-        default=10.0, gt=0, description="Refuse a request that cannot start within this time."
-    )
-    heartbeat_s: float = Field(
-        default=2.0, gt=0, description="Time between SSE heartbeat comments while a request waits."
-    )
-    relay_after_s: float = Field(
-        default=0.25,
-        gt=0,
-        description="How often the head of the line looks for room at another replica.",
-    )
-    lend_share: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="Share of its slots that a replica lends to the other tier while no request of "
-        "its own waits; 0: none. Only to a tier with the same model, context and parsers.",
-    )
-    expected_prompt_tokens: int = Field(
-        default=512, ge=1, description="Prompt length that the derived limits reckon with."
-    )
-    expected_new_tokens: int = Field(
-        default=400,
-        ge=1,
-        description="Answer length that the derived limits reckon with until measured.",
-    )
-    min_stream_tokens_per_s: float = Field(
-        default=8.0, gt=0, description="Speed that each stream keeps when all slots are busy."
-    )
-
-
-class ScalingConfig(Strict):
-    """When the tier's replica count changes; `docs/scaling.md` has the law."""
-
-    wait_share: float = Field(
-        default=0.8,
-        ge=0,
-        le=1,
-        description="Part of `admission.max_wait_s` that requests may be going to wait before a "
-        "replica is ordered for them. Lower: earlier, and more GPU-hours.",
-    )
-    slots_share: float = Field(
-        default=1.0,
-        ge=0,
-        le=1,
-        description="Part of the slots that may be going to be busy before a replica is ordered.",
-    )
-    drain_within_s: float = Field(
-        default=30.0,
-        gt=0,
-        description="Time in which ordered replicas are to clear what is beyond both, once they "
-        "serve. Lower: more of them at once.",
-    )
-    utilisation_down: float = Field(
-        default=0.95,
-        gt=0,
-        le=1,
-        description="A replica is given back only if the others would be busy for less than this "
-        "part of their time.",
-    )
-
-
-class SamplingConfig(Strict):
-    """Values for what a request leaves out. Unset: the model's own generation_config."""
-
-    temperature: float | None = Field(default=None, ge=0, le=2, description="Sampling temperature.")
-    top_p: float | None = Field(default=None, gt=0, le=1, description="Nucleus sampling mass.")
-    top_k: int | None = Field(
-        default=None, ge=-1, description="Sample among the k likeliest tokens."
-    )
-    min_p: float | None = Field(
-        default=None, ge=0, le=1, description="Least probability, of the top's."
-    )
-    repetition_penalty: float | None = Field(
-        default=None, gt=0, le=2, description="Above 1 discourages repetition."
-    )
 
 
 class _EnvironmentWins(BaseSettings):
@@ -145,7 +61,8 @@ class TierArgs(_EnvironmentWins):
     tier: Tier = Field(description="`chat` or `reasoning`.")
     model: str = Field(
         default=DEFAULT_MODEL,
-        description="Hub name, path of a model directory, or `smollm2` for the embedded model.",
+        description="Hub name, path of a model directory, or an embedded model: `smollm2`, "
+        "`micro-r1`.",
     )
     preferred_accelerator: str | None = Field(
         default=None,
@@ -166,12 +83,31 @@ class TierSettings(_EnvironmentWins):
         default_factory=AdmissionConfig, description="See AdmissionConfig."
     )
     scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="See ScalingConfig.")
+    thinking: ThinkingConfig = Field(
+        default_factory=ThinkingConfig, description="See ThinkingConfig."
+    )
+    prompting: PromptingConfig = Field(
+        default_factory=PromptingConfig, description="See PromptingConfig."
+    )
     sampling: SamplingConfig = Field(
         default_factory=SamplingConfig, description="See SamplingConfig."
     )
+    tasks: dict[str, TaskConfig] = Field(
+        default_factory=default_tasks,
+        description="What a request may name in `task`; see TaskConfig. Default: `math`, `code`, "
+        "`service`, `creative`, as in docs/reasoning.md.",
+    )
+    stop_repetition: bool = Field(
+        default=True,
+        description="End an answer that repeats itself endlessly, unless it asks for `ignore_eos`.",
+    )
+    answer_cache: AnswerCacheConfig = Field(
+        default_factory=AnswerCacheConfig, description="See AnswerCacheConfig."
+    )
     system_prompt: str | None = Field(
         default=None,
-        description="System message for requests that bring none. R1 distills want none.",
+        description="System message for requests that bring none. For an R1 distill it is folded "
+        "into the first user message.",
     )
     max_body_bytes: int = Field(
         default=4 * 1024 * 1024, ge=1024, description="Larger request bodies are refused with 413."

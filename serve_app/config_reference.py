@@ -8,19 +8,25 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from serve_app.answer_config import (
+    AnswerCacheConfig,
+    PromptingConfig,
+    SamplingConfig,
+    TaskConfig,
+    ThinkingConfig,
+)
 from serve_app.config import (
     ENV_PREFIX,
-    AdmissionConfig,
-    SamplingConfig,
     TierArgs,
     TierSettings,
     WebArgs,
 )
 from serve_app.engine_config import EngineConfig, FakeEngineConfig
+from serve_app.load_config import AdmissionConfig, ScalingConfig
 
 _INTRODUCTION = f"""# Configuration
 
-Written by `make docs-reference` from `serve_app/config.py` and `engine_config.py`; do not edit.
+Written by `make docs-reference` from the settings in `serve_app/*config.py`; do not edit.
 
 A Serve config file (`deploy/*.yaml`) holds three applications: `web`, `chat` and `reasoning`.
 `args` of an application needs new replicas when it changes. `user_config` of a deployment changes
@@ -41,7 +47,12 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel], str], ...] = (
     ("`args.engine.fake`", "Needs new replicas.", FakeEngineConfig, "engine.fake."),
     ("`user_config` of a tier", "Changes live.", TierSettings, ""),
     ("`user_config.admission`", "Changes live.", AdmissionConfig, "admission."),
+    ("`user_config.scaling`", "Changes live.", ScalingConfig, "scaling."),
+    ("`user_config.thinking`", "Changes live.", ThinkingConfig, "thinking."),
+    ("`user_config.prompting`", "Changes live.", PromptingConfig, "prompting."),
     ("`user_config.sampling`", "Changes live.", SamplingConfig, "sampling."),
+    ("`user_config.tasks.<name>`", "Changes live.", TaskConfig, "tasks.<name>."),
+    ("`user_config.answer_cache`", "Changes live.", AnswerCacheConfig, "answer_cache."),
     ("`args` of web", "Needs a new replica of web.", WebArgs, ""),
 )
 

@@ -4,6 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# Said by the model to itself; its tokens come out of the request's.
+DEFAULT_TRANSITION = "\n\nTime is up: I answer with what I have.\n"
+
 
 class Strict(BaseModel):
     """Unknown settings are refused."""
@@ -82,7 +85,13 @@ class EngineConfig(Strict):
     )
     reasoning_parser: str | None = Field(
         default=None,
-        description="vLLM's reasoning parser; unset: deepseek_r1 for R1 models, otherwise none.",
+        description="vLLM's reasoning parser; unset: for R1 models vLLM's own with exact counts "
+        "(`tierserve_r1`), otherwise none.",
+    )
+    thinking_transition: str = Field(
+        default=DEFAULT_TRANSITION,
+        description="What closes the thought of an R1 model whose budget is spent, before "
+        "`</think>`.",
     )
     chat_template: str | None = Field(
         default=None, description="Path of a chat template in place of the model's."

@@ -26,6 +26,11 @@ class TierMetrics:
     disconnected: Counter
     settings_refused: Counter
     output_tokens: Counter
+    thoughts: Counter
+    thought_tokens: Counter
+    repetitions: Counter
+    cache: Counter
+    prefix_hit_rate: Gauge
     running: Gauge
     borrowed_sequences: Gauge
     lent_sequences: Gauge
@@ -61,6 +66,14 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
         disconnected=counter("disconnected", "Clients that went away before the end."),
         settings_refused=counter("settings_refused", "Live settings refused as invalid."),
         output_tokens=counter("output_tokens", "Tokens generated."),
+        thoughts=counter("thoughts", "Thoughts, by how they ended.", "end"),
+        thought_tokens=counter("thought_tokens", "Tokens of thoughts."),
+        repetitions=counter("repetitions", "Answers ended because they repeated themselves."),
+        cache=counter("answer_cache_requests", "Requests looked for in the cache.", "result"),
+        prefix_hit_rate=gauge(
+            "prefix_cache_hit_rate",
+            "Share of prompt tokens found in the engine's prefix cache, since its start.",
+        ),
         running=gauge("running_sequences", "Sequences that hold a slot."),
         borrowed_sequences=gauge(
             "borrowed_sequences", "Sequences of this tier in slots of another one."

@@ -9,6 +9,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
+from serve_app.answer_config import SamplingConfig
+from serve_app.api.answer_cache import AnswerCache
 from serve_app.api.edge import TierEdge
 from serve_app.api.endpoints import CHAT_COMPLETIONS, Endpoint
 from serve_app.api.gate import Gate
@@ -16,11 +18,12 @@ from serve_app.api.lending import Lender, LendingDesk
 from serve_app.api.place import GateLimits
 from serve_app.api.relay import Relay
 from serve_app.api.rules import PreparedRequest, RuleBook, prepare
-from serve_app.config import AdmissionConfig, SamplingConfig, TierSettings
+from serve_app.config import TierSettings
 from serve_app.core.admission import Admission, GateLoad, admit
 from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
 from serve_app.core.drain import Drain, ServiceTime
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
+from serve_app.load_config import AdmissionConfig
 from serve_app.telemetry import PREFIX, make_tier_metrics
 from tests.virtual_time import now_s
 
@@ -128,6 +131,7 @@ def an_edge(
     tier: Tier = Tier.CHAT,
     peer_urls: Sequence[str] = (),
     lent_by: Sequence[Lender] = (),
+    thinks: bool = False,
     clock_s: Callable[[], float] = now_s,
 ) -> TierEdge:
     return TierEdge(
@@ -140,6 +144,9 @@ def an_edge(
         relay=Relay(tier, peers(*peer_urls), lenders(*lent_by)),
         known_fields=KNOWN_FIELDS,
         desk=LendingDesk(tier),
+        cache=AnswerCache((settings or some_settings()).answer_cache),
+        thinks=thinks,
+        r1=thinks,
         clock_s=clock_s,
     )
 

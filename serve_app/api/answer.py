@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from starlette.types import Message, Send
 
+from serve_app.api.answer_cache import KeptAnswer
+from serve_app.api.answer_facts import THOUGHT_HEADER, ends_answer, in_chunk, in_whole
 from serve_app.api.endpoints import Endpoint
 from serve_app.api.messages import RequestId, send_error
+from serve_app.core.generation import Generation
 from serve_app.errors import RequestError, error_body
 from serve_app.telemetry import TierMetrics
 
@@ -77,6 +80,30 @@ class Answer:
         # The name that the engine gives its model, and the one under which it was asked for.
         self.renamed: tuple[str, str] | None = None
         self.timing = AnswerTiming()
+        # What the engine tells of the answer beside it, once it runs here.
+        self.generation: Generation | None = None
+        # Put on the answer unless whoever ran it has done so.
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.recorded: KeptAnswer | None = None
+        self._recording = False
+
+    def record(self) -> None:
+        """Keep what is sent from now on, in `recorded`."""
+        self._recording = True
+
+    async def replay(self, kept: KeptAnswer, request_id: str) -> None:
+        """Send a kept answer, a stream event by event."""
+        self.status, self.complete, self.measured_here = 200, True, False
+        parts = kept.renamed(request_id)
+        if kept.streamed:
+            headers = [*SSE_HEADERS]
+        else:
+            size = sum(map(len, parts))
+            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % size)]
+        await self._start(200, [*headers, *kept.headers])
+        for number, part in enumerate(parts, 1):
+            self._measure()
+            await self._chunk(part, more=number < len(parts))
 
     async def heartbeat(self, ahead: int) -> None:
         """An SSE comment while the request waits; the first one opens the stream."""
@@ -111,6 +138,9 @@ class Answer:
             thought_here = self._endpoint.thought_twice and not self.relayed
             if thought_here and b'"reasoning":' in body:
                 body = _THOUGHT.sub(_BOTH_NAMES, body)
+            if self.generation is not None and ends_answer(body, self._endpoint):
+                body = in_chunk(body, self._endpoint, self.generation)
+            self._keep(body)
         if not more:
             self.complete = True
         await self._chunk(body, more=more)
@@ -118,12 +148,15 @@ class Answer:
     async def _send_whole(self) -> None:
         """A JSON answer; if heartbeats already opened a stream, it can only be an error event."""
         assert self._held_start is not None
+        facts: list[tuple[bytes, bytes]] = []
         body = self._under_its_name(self._held_body)
         if self.status >= 400 and not self.relayed:
             body = _in_openai_form(self.status, body, anthropic=self._endpoint.anthropic)
-        elif self._endpoint.thought_twice and not self.relayed:
-            body = _THOUGHT.sub(_BOTH_NAMES, body)
+        elif not self.relayed and self.status == 200:
+            body, facts = self._with_facts(body)
         self.complete = True
+        told = [(key, value) for key, value in self._held_start["headers"] if key == THOUGHT_HEADER]
+        self._keep(body, [*told, *facts])
         if self._started:
             await self._chunk(error_event(body, anthropic=self._endpoint.anthropic), more=False)
             return
@@ -132,8 +165,24 @@ class Answer:
             for key, value in self._held_start["headers"]
             if key.lower() != b"content-length"
         ]
-        await self._start(self.status, [*headers, (b"content-length", b"%d" % len(body))])
+        length = (b"content-length", b"%d" % len(body))
+        await self._start(self.status, [*headers, *facts, length])
         await self._chunk(body, more=False)
+
+    def _with_facts(self, body: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        headers: list[tuple[bytes, bytes]] = []
+        if self.generation is not None:
+            body, headers = in_whole(body, self._endpoint, self.generation)
+        if self._endpoint.thought_twice:
+            body = _THOUGHT.sub(_BOTH_NAMES, body)
+        return body, headers
+
+    def _keep(self, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+        if not self._recording or not body:
+            return
+        if self.recorded is None:
+            self.recorded = KeptAnswer(self._streaming, tuple(headers or ()))
+        self.recorded.parts.append(body)
 
     def _under_its_name(self, body: bytes) -> bytes:
         """The engine's chunks are whole events, and a quote inside a JSON string is escaped, so
@@ -159,7 +208,9 @@ class Answer:
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._started = True
         self.status = status
-        headers = [*headers, *self._request_id.answer_headers]
+        told = {name.lower() for name, _ in headers}
+        own = [(name, value) for name, value in self.headers if name not in told]
+        headers = [*headers, *own, *self._request_id.answer_headers]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _chunk(self, body: bytes, *, more: bool = True) -> None:

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.answer import Answer
+from serve_app.api.answer_cache import AnswerCache
+from serve_app.api.deadlines import Deadlines
 from serve_app.api.endpoints import Endpoint, generating_endpoint, is_answering
 from serve_app.api.engine_call import call_engine
 from serve_app.api.exchange import Exchange
@@ -24,11 +25,13 @@ from serve_app.api.messages import (
     take_request_id,
 )
 from serve_app.api.place import Place, Refused
+from serve_app.api.recall import answered_from, keep_in
 from serve_app.api.relay import Relay
 from serve_app.api.request_record import RequestRecord
 from serve_app.api.rules import PreparedRequest, RuleBook, as_json, parse_object, prepare
 from serve_app.config import TierSettings
 from serve_app.core.drain import NEWEST_WEIGHT, relative_work
+from serve_app.core.generation import Generation
 from serve_app.core.tiers import Tier
 from serve_app.errors import FAULT, RequestError
 from serve_app.telemetry import TierMetrics
@@ -47,10 +50,14 @@ class TierEdge:
     relay: Relay
     known_fields: Mapping[str, frozenset[str]]
     desk: LendingDesk
+    cache: AnswerCache
+    # Of the engine's model: whether it thinks, and whether it is an R1 distill.
+    thinks: bool = False
+    r1: bool = False
     clock_s: Callable[[], float] = time.monotonic
     # Mean seconds a streamed token, of the streams that ended lately; None before the first.
     token_s: float | None = None
-    _deadlines: set[asyncio.Timeout] = field(default_factory=set)
+    deadlines: Deadlines = field(default_factory=Deadlines)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -92,8 +99,12 @@ class TierEdge:
         )
         try:
             exchange = await self._prepare(scope, receive, answer, endpoint)
-            async with self._until_drained():
+            if await answered_from(self.cache, exchange, request_id.value, self.metrics.cache):
+                record.end(200, outcome="cached")
+                return
+            async with self.deadlines.until_ended():
                 await self._serve(exchange)
+            keep_in(self.cache, exchange)
             self._learn_speed(answer)
             record.end_answered(exchange, with_prompt=self.settings.log_prompts)
         except RequestError as error:
@@ -108,44 +119,30 @@ class TierEdge:
             record.end(500, reason="fault")
             raise
 
-    def end_running(self) -> int:
-        """End all that waits or runs with an error, as at the end of a drain; their number."""
-        deadlines = list(self._deadlines)
-        for deadline in deadlines:
-            deadline.reschedule(asyncio.get_running_loop().time())
-        return len(deadlines)
-
     async def _prepare(
         self, scope: Scope, receive: Receive, answer: Answer, endpoint: Endpoint
     ) -> Exchange:
         borrower = self.desk.borrower_of(scope)
-        body = await read_body(scope, receive, self.settings.max_body_bytes)
-        payload = parse_object(body)
+        asked = await read_body(scope, receive, self.settings.max_body_bytes)
+        payload = parse_object(asked)
         if borrower is None:
             book = RuleBook(
-                self.tier, self.settings, self.gate.limits.slots, self.model, self.known_fields
+                self.tier,
+                self.settings,
+                self.gate.limits.slots,
+                self.model,
+                self.known_fields,
+                self.thinks,
+                self.r1,
             )
             prepared = prepare(payload, endpoint, book)
         else:
             most = self.settings.max_new_tokens
-            prepared = self.desk.prepare(payload, endpoint, borrower, most)
+            prepared = self.desk.prepare(scope, payload, endpoint, borrower, most)
             answer.measured_here, answer.renamed = False, (self.tier.value, borrower.value)
         body = as_json(prepared.payload)
-        return Exchange(scope, receive, answer, endpoint, prepared, body, borrower)
-
-    @asynccontextmanager
-    async def _until_drained(self) -> AsyncIterator[None]:
-        deadline = asyncio.timeout(None)
-        self._deadlines.add(deadline)
-        try:
-            async with deadline:
-                yield
-        except TimeoutError as error:
-            if not deadline.expired():
-                raise
-            raise RequestError(503, _STOPPING, code="replica_stopping", retry_after_s=1) from error
-        finally:
-            self._deadlines.discard(deadline)
+        answer.headers += [(WARNING_HEADER, text.encode()) for text in prepared.warnings]
+        return Exchange(scope, receive, answer, endpoint, prepared, asked, body, borrower)
 
     async def _serve(self, exchange: Exchange) -> None:
         """Admit, wait, run; or pass to a replica that has room; or refuse."""
@@ -210,12 +207,16 @@ class TierEdge:
         exchange.queue_wait_s = place.wait_s
         if exchange.borrower is None:
             self.metrics.queue_wait_s.observe(place.wait_s)
+        prepared = exchange.prepared
+        generation = Generation(prepared.plan, prepared.stop_repetition)
+        exchange.answer.generation = generation
         await call_engine(
             self.engine_app,
             exchange.engine_scope(),
             body=exchange.body,
             receive=exchange.receive,
             send=exchange.answer,
+            generation=generation,
         )
         if not exchange.answer.complete:
             raise ClientGone
@@ -244,5 +245,5 @@ class TierEdge:
             self.token_s = previous_s + NEWEST_WEIGHT * (token_s - previous_s)
 
 
-_STOPPING = "The replica is being stopped and its time to drain is over. Please retry."
+WARNING_HEADER = b"x-tierserve-warning"
 _ANSWERING = Endpoint("answering", "", (), None)

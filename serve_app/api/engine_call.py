@@ -11,15 +11,28 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.core.generation import GENERATION, Generation
+
 END_WITHIN_S = 5.0
 
 
 async def call_engine(
-    app: ASGIApp, scope: Scope, *, body: bytes, receive: Receive, send: Send
+    app: ASGIApp,
+    scope: Scope,
+    *,
+    body: bytes,
+    receive: Receive,
+    send: Send,
+    generation: Generation | None = None,
 ) -> None:
-    """Call `app` with a body that was already read; cancelled, end its work before returning."""
+    """Call `app` with a body that was already read; cancelled, end its work before returning.
+    The engine behind `app` finds `generation` in its context."""
     connection = _Connection(body, receive, send)
-    call = asyncio.ensure_future(app(scope, connection.receive, connection.send))
+    told = GENERATION.set(generation)
+    try:
+        call = asyncio.ensure_future(app(scope, connection.receive, connection.send))
+    finally:
+        GENERATION.reset(told)
     try:
         await asyncio.shield(call)
     except asyncio.CancelledError:

@@ -17,18 +17,21 @@ from serve_app.core.tiers import Tier
 
 @dataclass(slots=True)
 class Exchange:
-    """`body` is the request after the tier's rules; `borrower` is the tier whose rules those were,
-    where this one only lends its slots; `lender` the tier that ran it, if it was not this one."""
+    """`asked` is the body as it came, `body` the request after the tier's rules; `borrower` is the
+    tier whose rules those were, where this one only lends its slots; `lender` the tier that ran it,
+    if it was not this one; `cache_key` what its answer is kept under, if it may be."""
 
     scope: Scope
     receive: Receive
     answer: Answer
     endpoint: Endpoint
     prepared: PreparedRequest
+    asked: bytes
     body: bytes
     borrower: Tier | None = None
     lender: Tier | None = None
     queue_wait_s: float = 0.0
+    cache_key: str | None = None
 
     @property
     def relayed_here(self) -> bool:

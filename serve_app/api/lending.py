@@ -6,9 +6,10 @@ over HTTP: a client that writes the header itself is refused, and gains nothing.
 """
 
 import hmac
+import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from starlette.types import Scope
@@ -16,11 +17,14 @@ from starlette.types import Scope
 from serve_app.api.endpoints import Endpoint
 from serve_app.api.messages import header
 from serve_app.api.rules import PreparedRequest, count_sequences
+from serve_app.core.thinking import ThinkingPlan
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
 
 RELAYED_HEADER = b"x-tierserve-relayed"
 BORROWED_HEADER = b"x-tierserve-borrowed-by"
+# What the borrower's rules say of the answer and its body does not; read with a true mark only.
+PLAN_HEADER = b"x-tierserve-plan"
 # Not the engine's answers: full, being stopped, not its borrower, or a body above its limit. The
 # replica that asked keeps the request.
 NOT_TAKEN = frozenset({403, 413, 429, 503})
@@ -61,7 +65,12 @@ class LendingDesk:
         )
 
     def prepare(
-        self, payload: dict[str, Any], endpoint: Endpoint, borrower: Tier, most_new_tokens: int
+        self,
+        scope: Scope,
+        payload: dict[str, Any],
+        endpoint: Endpoint,
+        borrower: Tier,
+        most_new_tokens: int,
     ) -> PreparedRequest:
         """A borrowed request as the lender's engine takes it: only `model` changes."""
         if payload.get("model") == self.tier.value:
@@ -69,12 +78,32 @@ class LendingDesk:
             raise no_room("The request names the lender's tier.")
         if payload.get("model") == borrower.value:
             payload["model"] = self.tier.value
+        plan, stop_repetition = _read_plan(header(scope, PLAN_HEADER))
         return PreparedRequest(
             payload,
             count_sequences(payload, endpoint),
             _new_tokens(payload, endpoint, most_new_tokens),
             payload.get("stream") is True,
+            plan,
+            stop_repetition,
         )
+
+
+def written_plan(prepared: PreparedRequest) -> str:
+    """The value of the header that tells a lender what its own rules would have."""
+    plan = None if prepared.plan is None else asdict(prepared.plan)
+    return json.dumps({"plan": plan, "stop_repetition": prepared.stop_repetition})
+
+
+def _read_plan(value: bytes | None) -> tuple[ThinkingPlan | None, bool]:
+    if value is None:
+        return None, False
+    told = json.loads(value)
+    try:
+        plan = None if told["plan"] is None else ThinkingPlan(**told["plan"])
+    except TypeError as error:
+        raise no_room("The borrower is of another version.") from error
+    return plan, told["stop_repetition"]
 
 
 def no_room(message: str) -> RequestError:

@@ -11,10 +11,17 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import aiohttp
-from starlette.types import Message, Scope, Send
+from starlette.types import Message, Send
 
 from serve_app.api.exchange import Exchange
-from serve_app.api.lending import BORROWED_HEADER, NOT_TAKEN, RELAYED_HEADER, Lender
+from serve_app.api.lending import (
+    BORROWED_HEADER,
+    NOT_TAKEN,
+    PLAN_HEADER,
+    RELAYED_HEADER,
+    Lender,
+    written_plan,
+)
 from serve_app.api.messages import HOP_BY_HOP, REQUEST_ID_HEADER, ClientGone, path_below_root
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
@@ -73,7 +80,7 @@ class Relay:
             await self._session.close()
 
     async def _pass_on(self, exchange: Exchange) -> bool:
-        offered = self._offered(exchange.scope, exchange.body, exchange.prepared.sequences)
+        offered = self._offered(exchange)
         async with offered as taken:
             if taken is None:
                 return False
@@ -89,27 +96,30 @@ class Relay:
         return True
 
     @asynccontextmanager
-    async def _offered(
-        self, scope: Scope, body: bytes, sequences: int
-    ) -> AsyncIterator[_Taken | None]:
+    async def _offered(self, exchange: Exchange) -> AsyncIterator[_Taken | None]:
         """The answer of the replica that took the request, or None."""
+        scope = exchange.scope
         headers = [
             (key.decode("latin-1"), value.decode("latin-1"))
             for key, value in scope["headers"]
-            if key.lower() not in HOP_BY_HOP
+            # A lender reads the first plan: it is to be this tier's, never a client's.
+            if key.lower() not in HOP_BY_HOP | {PLAN_HEADER}
         ]
         headers.append((RELAYED_HEADER.decode(), "1"))
         async with AsyncExitStack() as stack:
             for peer in _in_any_order(await self.peers()):
-                response = await self._ask(stack, peer + scope["path"], body, headers)
+                response = await self._ask(stack, peer + scope["path"], exchange.asked, headers)
                 if response is not None:
                     yield _Taken(response, None)
                     return
             for lender in _in_any_order(await self.lenders()):
                 url = lender.url + lender.tier.route_prefix + path_below_root(scope)
-                mark = (BORROWED_HEADER.decode(), lender.mark(self.tier))
-                with self._run_elsewhere(sequences):
-                    response = await self._ask(stack, url, body, [*headers, mark])
+                marks = [
+                    (BORROWED_HEADER.decode(), lender.mark(self.tier)),
+                    (PLAN_HEADER.decode(), written_plan(exchange.prepared)),
+                ]
+                with self._run_elsewhere(exchange.prepared.sequences):
+                    response = await self._ask(stack, url, exchange.body, [*headers, *marks])
                     if response is not None:
                         yield _Taken(response, lender.tier)
                         return

@@ -52,6 +52,7 @@ class RequestRecord:
             self.metrics.ttft_s.observe(answer.timing.first_chunk_s - self.started_s)
         if answer.relayed:
             self.metrics.relayed.inc()
+        self._count_thoughts(exchange)
         self.end(
             answer.status,
             outcome="relayed" if answer.relayed else "served",
@@ -60,6 +61,15 @@ class RequestRecord:
             **self._between_tiers(exchange),
             **({"request": exchange.prepared.payload} if with_prompt else {}),
         )
+
+    def _count_thoughts(self, exchange: Exchange) -> None:
+        """Where the engine ran it, as it was told beside the answer."""
+        generation = exchange.answer.generation
+        for facts in generation.sequences.values() if generation else ():
+            self.metrics.repetitions.inc(facts.repeated)
+            if facts.thought is not None:
+                self.metrics.thoughts.labels(end=str(facts.thought.end)).inc()
+                self.metrics.thought_tokens.inc(facts.thought.tokens)
 
     def _between_tiers(self, exchange: Exchange) -> dict[str, str]:
         if exchange.lender is not None:

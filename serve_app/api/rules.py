@@ -9,7 +9,11 @@ from typing import Any
 import pydantic_core
 
 from serve_app.api.endpoints import COMPLETIONS, GENERATING, MESSAGES, RESPONSES, Endpoint
-from serve_app.config import SamplingConfig, TierSettings
+from serve_app.api.presets import TASK, fill_sampling, heat_warning, take_task
+from serve_app.api.prompting import prompt_rules, shape_prompt
+from serve_app.api.thinking import plan_thinking, refuse_budget
+from serve_app.config import TierSettings
+from serve_app.core.thinking import ThinkingPlan
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError, invalid
 
@@ -30,23 +34,30 @@ SIMILARITY = 0.8
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
     """A request body that keeps the rules, the number of sequences that it makes the engine run,
-    and the most tokens that each of them may get."""
+    and the most tokens that each of them may get. `plan` says how it thinks, `warnings` what the
+    client is told."""
 
     payload: dict[str, Any]
     sequences: int
     max_new_tokens: int
     streaming: bool
+    plan: ThinkingPlan | None = None
+    stop_repetition: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RuleBook:
-    """What the rules depend on. `known_fields` are the fields of vLLM's own request schemas."""
+    """What the rules depend on. `known_fields` are the fields of vLLM's own request schemas;
+    `thinks` and `r1` say of the model that it thinks, and that it is an R1 distill."""
 
     tier: Tier
     settings: TierSettings
     slots: int
     model: str
     known_fields: Mapping[str, frozenset[str]]
+    thinks: bool = False
+    r1: bool = False
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -72,9 +83,46 @@ def as_json(payload: Mapping[str, Any]) -> bytes:
 def prepare(payload: dict[str, Any], endpoint: Endpoint, book: RuleBook) -> PreparedRequest:
     """Apply the tier's rules. Raises RequestError that names the field."""
     _expand_short_form(payload, endpoint)
-    _refuse_misleading_fields(payload, endpoint, book.known_fields.get(endpoint.path))
+    known = book.known_fields.get(endpoint.path)
+    _refuse_misleading_fields(payload, endpoint, None if known is None else known | {TASK})
     max_new_tokens = _limit_new_tokens(payload, endpoint, book)
-    _fill_in(payload, endpoint, book)
+    if payload.get("model") is None:
+        payload["model"] = book.model
+    task = take_task(payload, book.settings.tasks)
+    fill_sampling(payload, task, book.settings, known)
+    if book.settings.system_prompt is not None:
+        _add_system_prompt(payload, endpoint, book.settings.system_prompt)
+    rules = prompt_rules(book.settings.prompting, r1=book.r1, thinks=book.thinks)
+    shape_prompt(payload, endpoint, rules, task.directive)
+    plan, warning = _plan(payload, endpoint, book, force=rules.force_thought)
+    warnings = (warning, heat_warning(payload) if book.r1 else None)
+    return PreparedRequest(
+        payload,
+        _within_slots(payload, endpoint, book),
+        max_new_tokens,
+        payload.get("stream") is True,
+        plan,
+        book.settings.stop_repetition and payload.get("ignore_eos") is not True,
+        tuple(text for text in warnings if text is not None),
+    )
+
+
+def _plan(
+    payload: Mapping[str, Any], endpoint: Endpoint, book: RuleBook, *, force: bool
+) -> tuple[ThinkingPlan | None, str | None]:
+    if not book.thinks:
+        refuse_budget(payload, book.tier)
+        return None, None
+    return plan_thinking(
+        payload,
+        endpoint,
+        book.settings.thinking,
+        max_new_tokens=book.settings.max_new_tokens,
+        force=force,
+    )
+
+
+def _within_slots(payload: Mapping[str, Any], endpoint: Endpoint, book: RuleBook) -> int:
     sequences = count_sequences(payload, endpoint)
     if sequences > book.slots:
         field = "n" if payload.get("n", 1) not in (None, 1) else "prompt"
@@ -83,7 +131,7 @@ def prepare(payload: dict[str, Any], endpoint: Endpoint, book: RuleBook) -> Prep
             f"{book.tier} tier runs {book.slots}. Lower `{field}`.",
             param=field,
         )
-    return PreparedRequest(payload, sequences, max_new_tokens, payload.get("stream") is True)
+    return sequences
 
 
 def _expand_short_form(payload: dict[str, Any], endpoint: Endpoint) -> None:
@@ -171,18 +219,6 @@ def _require_integer(field: str, value: object) -> None:
         raise invalid(f"`{field}` must be an integer.", param=field, code="invalid_type")
     if value < 0:
         raise invalid(f"`{field}` must not be negative.", param=field)
-
-
-def _fill_in(payload: dict[str, Any], endpoint: Endpoint, book: RuleBook) -> None:
-    if payload.get("model") is None:
-        payload["model"] = book.model
-    for field in SamplingConfig.model_fields:
-        value = getattr(book.settings.sampling, field)
-        known = book.known_fields.get(endpoint.path)
-        if value is not None and payload.get(field) is None and (known is None or field in known):
-            payload[field] = value
-    if book.settings.system_prompt is not None:
-        _add_system_prompt(payload, endpoint, book.settings.system_prompt)
 
 
 def _add_system_prompt(payload: dict[str, Any], endpoint: Endpoint, prompt: str) -> None:

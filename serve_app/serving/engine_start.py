@@ -8,11 +8,14 @@ from contextlib import AbstractContextManager, nullcontext
 from serve_app.config import TierArgs
 from serve_app.core.engine_args import EngineSpec, cores_of_slice, engine_args
 from serve_app.core.hardware import CPU, Hardware
+from serve_app.core.model_family import R1_PARSER, VLLMS_R1_PARSER
+from serve_app.engine.chat_templates import served_template
 from serve_app.engine.compilation import keep_compiled_in
+from serve_app.engine.cpu import computes_on_cpu, on_cores
 from serve_app.engine.engine import Engine
 from serve_app.engine.fake_engine import FakeEngine
 from serve_app.engine.model_dir import resolve_model
-from serve_app.engine.vllm_engine import VllmEngine, computes_on_cpu, on_cores
+from serve_app.engine.vllm_engine import VllmEngine
 from serve_app.engine_config import EngineConfig
 from serve_app.serving.fit_check import quantization_argument
 
@@ -20,6 +23,9 @@ log = logging.getLogger(__name__)
 
 # What of the settings is no argument of `vllm serve`.
 NOT_ARGUMENTS = frozenset({"compile_cache_dir", "cpu_kv_cache_gib", "cpu_slice", "fake"})
+
+# Where the settings leave these open, the model's family decides.
+BY_FAMILY = frozenset({"chat_template", "reasoning_parser"})
 
 Phase = Callable[[str], AbstractContextManager[None]]
 
@@ -43,13 +49,24 @@ async def start_engine(
         model=model,
         served_names=names,
         quantization=quantization,
-        **args.engine.model_dump(exclude={*NOT_ARGUMENTS, "quantization"}),
+        **_by_family(args.engine, model),
+        **args.engine.model_dump(exclude={*NOT_ARGUMENTS, *BY_FAMILY, "quantization"}),
     )
     arguments = engine_args(spec, hardware)
     log.info("engine arguments", extra={"phase": "start", "arguments": " ".join(arguments)})
     keep_compiled_in(args.engine.compile_cache_dir)
     with _placed(args.engine, hardware):
         return await VllmEngine.start(arguments, phase), hardware
+
+
+def _by_family(config: EngineConfig, model: str) -> dict[str, str | None]:
+    template, reason, r1 = served_template(model)
+    log.info("chat template", extra={"phase": "start", "reason": reason})
+    parser = config.reasoning_parser or (VLLMS_R1_PARSER if r1 else None)
+    return {
+        "chat_template": config.chat_template or template,
+        "reasoning_parser": R1_PARSER if parser == VLLMS_R1_PARSER else parser,
+    }
 
 
 def _computing(landed_on: Hardware) -> Hardware:

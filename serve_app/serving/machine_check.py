@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 
 from serve_app.core.diagnosis import Finding, Severity
-from serve_app.engine.vllm_engine import computes_on_cpu
+from serve_app.engine.cpu import computes_on_cpu
 from serve_app.engine.vllm_quantizations import known_to_vllm
 from serve_app.serving.cluster_view import ClusterView
 from serve_app.serving.launcher import LEAST_MEMORY_BYTES

@@ -148,7 +148,7 @@ async def _end_streams_after_drain(tier: RunningTier) -> None:
     limit = tier.drain_limit()
     log.info("draining", extra={"phase": "drain", "limit_s": limit.seconds, "why": limit.reason})
     await asyncio.sleep(limit.seconds)
-    ended = tier.edge.end_running()
+    ended = tier.edge.deadlines.end()
     log.warning("drain time is over", extra={"phase": "drain", "ended_requests": ended})
 
 

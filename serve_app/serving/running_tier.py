@@ -6,6 +6,7 @@ from typing import Any
 
 from prometheus_client import REGISTRY, generate_latest
 
+from serve_app.api.answer_cache import AnswerCache
 from serve_app.api.demand import DemandMeter
 from serve_app.api.edge import TierEdge
 from serve_app.api.gate import Gate
@@ -57,6 +58,9 @@ class RunningTier:
             relay=relay,
             known_fields=engine.known_fields,
             desk=LendingDesk(args.tier),
+            cache=AnswerCache(settings.answer_cache),
+            thinks=engine.thinks,
+            r1=engine.r1,
         )
         return cls(args, hardware, engine, edge)
 
@@ -65,6 +69,8 @@ class RunningTier:
         limits = _derive_limits(self.hardware, self.engine, settings)
         self.edge.settings = settings
         self.edge.gate.configure(_gate_limits(settings, limits))
+        if settings.answer_cache != self.edge.cache.config:
+            self.edge.cache = AnswerCache(settings.answer_cache)
         self.settings_error = None
         return limits
 
@@ -136,6 +142,7 @@ class RunningTier:
         metrics.service_s.set(gate.service.mean_s)
         metrics.output_tokens.inc(self.engine.load.output_tokens - self._counted_tokens)
         self._counted_tokens = self.engine.load.output_tokens
+        metrics.prefix_hit_rate.set(self.engine.load.prefix_hit_rate)
         if self.engine.load.waiting is not None:
             metrics.engine_waiting.set(self.engine.load.waiting)
         return generate_latest(REGISTRY).decode()

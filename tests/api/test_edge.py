@@ -30,6 +30,8 @@ async def test_a_request_reaches_vllms_own_route_with_the_tiers_rules_applied() 
         "model": "chat",
         "messages": [{"role": "user", "content": "hi"}],
         "max_completion_tokens": 1024,
+        "temperature": 0.6,
+        "top_p": 0.95,
     }
     headers = dict(engine.scopes[0]["headers"])
     assert int(headers[b"content-length"]) == len(json.dumps(engine.asked[0]))

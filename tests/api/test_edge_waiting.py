@@ -206,7 +206,7 @@ async def test_at_the_end_of_a_drain_what_runs_and_what_waits_ends_with_an_error
     edge = full_edge(engine, queued=4)
     streaming, waiting, whole = Call(edge, "", STREAM), Call(edge, "", STREAM), Call(edge, "", HI)
     await asyncio.sleep(5.5)
-    assert edge.end_running() == 3
+    assert edge.deadlines.end() == 3
     await asyncio.gather(streaming.done, waiting.done, whole.done)
     assert now_s() == 5.5
     for made in (streaming, waiting):
@@ -220,7 +220,7 @@ async def test_at_the_end_of_a_drain_what_runs_and_what_waits_ends_with_an_error
 async def test_ending_all_when_nothing_runs_ends_nothing() -> None:
     edge = an_edge(FakeEngine(answers(DONE)))
     await call(edge, "", HI)
-    assert edge.end_running() == 0
+    assert edge.deadlines.end() == 0
 
 
 @virtual

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_app.answer_config import SamplingConfig
 from serve_app.api.edge import TierEdge
 from serve_app.api.lending import BORROWED_HEADER, RELAYED_HEADER, Lender, LendingDesk
-from serve_app.config import SamplingConfig
 from serve_app.core.tiers import Tier
 from tests.api.asgi import Answering, Call, FakeEngine, answers, answers_on, call, streams
 from tests.api.loopback import served
@@ -115,6 +115,8 @@ async def test_a_borrowed_request_keeps_the_rules_of_its_own_tier() -> None:
                 {"role": "user", "content": "hi"},
             ],
             "max_completion_tokens": 100,
+            "temperature": 0.6,
+            "top_p": 0.95,
         }
         assert tiers.reasoning_engine.scopes[0]["path"] == "/api/reasoning/v1/chat/completions"
         await tiers.end(filling, borrowing)
@@ -211,6 +213,7 @@ async def test_own_requests_start_at_once_beside_all_that_is_lent() -> None:
         filling = await tiers.fill_chat()
         borrowing = [await tiers.borrow(), await tiers.borrow()]
         waiting = Call(tiers.chat, payload={"prompt": "hi"})
+        await until(lambda: tiers.chat.gate.queued_requests == 1)
         await asyncio.sleep(0.1)
         assert tiers.chat.gate.queued_requests == 1, "half of the slots are lent, and no more"
         own = [Call(tiers.reasoning, payload={"prompt": "own"}) for _ in range(2)]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.answer_config import SamplingConfig
 from serve_app.api.endpoints import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
@@ -17,7 +18,6 @@ from serve_app.api.endpoints import (
     Endpoint,
 )
 from serve_app.api.rules import as_json, parse_object
-from serve_app.config import SamplingConfig
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
 from tests.builders import KNOWN_FIELDS, a_prepared, some_settings
@@ -164,6 +164,7 @@ def test_sampling_defaults_that_an_endpoint_does_not_know_are_left_out() -> None
 
 
 SYSTEM = {"role": "system", "content": "Be brief."}
+SAMPLING = {"temperature": 0.6, "top_p": 0.95}
 BRIEF = some_settings(system_prompt="Be brief.")
 
 
@@ -194,7 +195,7 @@ def test_anthropic_messages_get_no_system_role_among_the_messages() -> None:
 
 def test_legacy_completions_get_no_system_prompt() -> None:
     payload = a_prepared({"prompt": "hi"}, endpoint=COMPLETIONS, settings=BRIEF).payload
-    assert payload == {"prompt": "hi", "model": "chat"}
+    assert payload == {"prompt": "hi", "model": "chat", **SAMPLING}
 
 
 @pytest.mark.parametrize(("stream", "streaming"), [(True, True), (False, False), (None, False)])

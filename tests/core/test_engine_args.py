@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from serve_app.core.engine_args import EngineSpec, cores_of_slice, engine_args
 from serve_app.core.hardware import CPU, RTX_4090, T4, Hardware
+from serve_app.core.model_family import R1_PARSER
 
 
 def words(hardware: Hardware, **changed: Any) -> str:
@@ -50,15 +51,14 @@ def test_the_first_served_name_is_the_one_that_answers_carry() -> None:
     assert words(T4).endswith("--served-model-name chat some/model ")
 
 
-@pytest.mark.parametrize(
-    ("model", "parser"),
-    [("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", "deepseek_r1"), ("some/model", None)],
-)
-def test_the_family_of_the_model_chooses_the_reasoning_parser(
-    model: str, parser: str | None
-) -> None:
-    assert (f"--reasoning-parser {parser} " in words(T4, model=model)) == (parser is not None)
-    assert "--reasoning-parser qwen3 " in words(T4, model=model, reasoning_parser="qwen3")
+def test_the_engine_is_told_how_to_close_an_r1_models_thought() -> None:
+    line = words(T4, reasoning_parser=R1_PARSER, thinking_transition="\n\nEnough.\n")
+    assert f"--reasoning-parser {R1_PARSER} " in line
+    assert '"reasoning_end_str": "\\n\\nEnough.\\n</think>"' in line
+    assert "--reasoning" not in words(T4)
+    # Of another parser only vLLM knows the marks.
+    assert "--reasoning-config" not in words(T4, reasoning_parser="qwen3")
+    assert "--reasoning-parser qwen3 " in words(T4, reasoning_parser="qwen3")
 
 
 def test_tools_are_chosen_by_the_model_only_with_a_parser() -> None:

@@ -1,0 +1,101 @@
+"""Says in the answer what the engine tells beside it: how each thought ended, and endless
+repetition, which OpenAI's finish reasons have no word for."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from serve_app.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
+from serve_app.core.generation import Generation, SequenceFacts
+from serve_app.core.thought import ThoughtEnd
+
+FIELD = "tierserve"
+THOUGHT_HEADER = b"x-tierserve-thought"
+# A key of the last event that tells of an answer. A quote inside a JSON string is escaped.
+_ENDING = {
+    CHAT_COMPLETIONS: b'"finish_reason":"',
+    COMPLETIONS: b'"finish_reason":"',
+    # Its `stop_reason` is null where vLLM has no word of Anthropic's for it.
+    MESSAGES: b'"type":"message_delta"',
+    RESPONSES: b'"type":"response.completed"',
+}
+_INDEX = re.compile(rb'"choices":\[\{"index":(\d+)')
+_REPETITION = b'"finish_reason":"repetition"'
+_STOP = b'"finish_reason":"stop"'
+# Anthropic's word; vLLM has none for a repetition.
+_NO_REASON, _END_TURN = b'"stop_reason":null', b'"stop_reason":"end_turn"'
+
+
+def ends_answer(body: bytes, endpoint: Endpoint) -> bool:
+    """Whether this chunk of a stream is the last of an answer."""
+    mark = _ENDING.get(endpoint)
+    return mark is not None and mark in body
+
+
+def in_chunk(body: bytes, endpoint: Endpoint, generation: Generation) -> bytes:
+    """The last chunk of an answer with its facts, as a field of the event's object."""
+    sequences = generation.sequences
+    index = _INDEX.search(body)
+    if endpoint in (CHAT_COMPLETIONS, COMPLETIONS) and index is not None:
+        at = int(index[1])
+        sequences = {at: sequences[at]} if at in sequences else {}
+        body = body.replace(_REPETITION, _STOP)
+    if endpoint is MESSAGES:
+        body = body.replace(_NO_REASON, _END_TURN)
+    told = _facts(sequences)
+    if not told or not body.endswith(b"}\n\n"):
+        return body
+    addition = json.dumps({FIELD: told}, separators=(",", ":")).encode()
+    return body[:-3] + b"," + addition[1:] + b"\n\n"
+
+
+def in_whole(
+    body: bytes, endpoint: Endpoint, generation: Generation
+) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """A JSON answer with its facts, and a header with how its thoughts ended."""
+    told = _facts(generation.sequences)
+    if not told and endpoint is not CHAT_COMPLETIONS:
+        return body, []
+    answer: dict[str, Any] = json.loads(body)
+    for choice in answer.get("choices", ()):
+        _mend(choice)
+    if endpoint is MESSAGES and answer.get("stop_reason", "") is None:
+        answer["stop_reason"] = "end_turn"
+    if told:
+        answer[FIELD] = told
+    ends = ", ".join(thought["end"] for thought in told.get("thoughts", ()))
+    header = [(THOUGHT_HEADER, ends.encode())] if ends else []
+    return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode(), header
+
+
+def _mend(choice: dict[str, Any]) -> None:
+    """OpenAI's clients know no `repetition`, and read `content` as text."""
+    if choice.get("finish_reason") == "repetition":
+        choice["finish_reason"] = "stop"
+    message = choice.get("message")
+    if message is not None and message.get("content") is None and not message.get("tool_calls"):
+        message["content"] = ""
+
+
+def _facts(sequences: Mapping[int, SequenceFacts]) -> dict[str, Any]:
+    thoughts = [
+        {"index": index, "end": str(facts.thought.end), "tokens": facts.thought.tokens}
+        for index, facts in sequences.items()
+        if facts.thought is not None
+    ]
+    repeated = [index for index, facts in sequences.items() if facts.repeated]
+    closed = [index for index, facts in sequences.items() if facts.closed]
+    return {
+        **({"thoughts": thoughts} if thoughts else {}),
+        **(
+            {"finish_reasons": {str(index): "repetition" for index in repeated}} if repeated else {}
+        ),
+        **({"closed": closed} if closed else {}),
+    }
+
+
+def was_cut(generation: Generation) -> bool:
+    """Whether any thought of the request was closed for the model."""
+    thoughts = (facts.thought for facts in generation.sequences.values())
+    return any(thought is not None and thought.end is ThoughtEnd.CUT for thought in thoughts)

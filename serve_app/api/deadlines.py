@@ -1,0 +1,39 @@
+"""The end of all running requests at once, as at the end of a drain."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from serve_app.errors import RequestError
+
+_STOPPING = "The replica is being stopped and its time to drain is over. Please retry."
+
+
+@dataclass(slots=True)
+class Deadlines:
+    """Of each running request one, which never comes unless they are ended."""
+
+    _all: set[asyncio.Timeout] = field(default_factory=set)
+
+    @asynccontextmanager
+    async def until_ended(self) -> AsyncIterator[None]:
+        """Raises RequestError 503 in the block when the requests are ended."""
+        deadline = asyncio.timeout(None)
+        self._all.add(deadline)
+        try:
+            async with deadline:
+                yield
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            raise RequestError(503, _STOPPING, code="replica_stopping", retry_after_s=1) from error
+        finally:
+            self._all.discard(deadline)
+
+    def end(self) -> int:
+        """End all; their number."""
+        deadlines = list(self._all)
+        for deadline in deadlines:
+            deadline.reschedule(asyncio.get_running_loop().time())
+        return len(deadlines)

@@ -1,0 +1,213 @@
+"""Stands between vLLM's handlers and its engine, and sees that every request gets an answer.
+
+It gives each thought its budget when prompt and limit are known, follows the token ids, and goes on
+where a generation has ended without an answer: inside its thought, right behind it, or inside the
+JSON that was asked for. Knows vLLM's objects by their attributes only.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from serve_app.core.generation import GENERATION, Generation, SequenceFacts
+from serve_app.core.thinking import ThinkingPlan, thought_budget
+from serve_app.core.thought import ThoughtMarks, ThoughtTrace
+from serve_app.engine.lacks import REPETITION, Lack, Written, ended_by_eos, lack_of, next_params
+from serve_app.engine.structure import StructureCloser, closing_reserve
+
+# Enough for a thought that is closed, and an answer of blanks twice.
+MOST_TURNS = 3
+
+Outputs = AsyncGenerator[Any, None]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerGuard:
+    """`generate` is the engine's own. `marks` is None for a model that does not think,
+    `repetition` what the engine is told to look for, `eos` its end of an answer."""
+
+    generate: Callable[..., Outputs]
+    marks: ThoughtMarks | None
+    eos: int | None
+    max_model_len: int
+    repetition: Any
+    closer: StructureCloser
+    decode: Callable[[Sequence[int]], str]
+
+    def __call__(self, prompt: Any, params: Any, request_id: str, **options: Any) -> Outputs:
+        """As AsyncLLM.generate. What no request of the edge stands behind passes unchanged."""
+        generation = GENERATION.get()
+        if generation is None:
+            return self.generate(prompt, params, request_id, **options)
+        if generation.stop_repetition and params.repetition_detection is None:
+            params.repetition_detection = self.repetition
+        call = _Call(self, prompt, params, request_id, options)
+        call.begin(generation)
+        return call.run()
+
+
+@dataclass(slots=True)
+class _Call:
+    guard: AnswerGuard
+    prompt: Any
+    params: Any
+    request_id: str
+    options: dict[str, Any]
+    # Of each sequence in all: part of it is held back for what a first turn leaves undone.
+    max_tokens: int = 0
+    sequences: list[Written] = field(default_factory=list[Written])
+
+    def begin(self, generation: Generation) -> None:
+        """Enter the sequences among the request's, plan their thoughts, hold back tokens."""
+        first = len(generation.sequences)
+        for index in range(self.params.n):
+            facts = generation.sequences[first + index] = SequenceFacts()
+            self.sequences.append(Written(facts))
+        marks = self.guard.marks
+        if marks is not None and generation.plan is not None and self._has_room(marks):
+            self._plan_thought(marks, generation.plan)
+        self.max_tokens = self.params.max_tokens
+        self.params.max_tokens -= closing_reserve(self.params)
+
+    def _has_room(self, marks: ThoughtMarks) -> bool:
+        """Whether the context holds what may be put behind the prompt, and one token more."""
+        added = len(marks.opening) + len(marks.none)
+        return len(self.prompt["prompt_token_ids"]) + added < self.guard.max_model_len
+
+    def _plan_thought(self, marks: ThoughtMarks, plan: ThinkingPlan) -> None:
+        """Open or close the thought in the prompt, and give it its budget."""
+        token_ids: list[int] = list(self.prompt["prompt_token_ids"])
+        open_tokens = marks.open_tokens(token_ids)
+        # An empty thought keeps the model from one; some templates have written it already.
+        closed = marks.end in token_ids[-len(marks.none) :]
+        if open_tokens is None and plan.forced and (plan.enabled or not closed):
+            token_ids += marks.opening
+            open_tokens = marks.open_tokens(token_ids)
+        budget_tokens = None
+        if open_tokens is not None:
+            # What is held back is not the thought's, nor all that the answer may begin with.
+            most_tokens = self.params.max_tokens - closing_reserve(self.params)
+            budget = thought_budget(plan, max_tokens=most_tokens, closing_tokens=len(marks.closing))
+            budget_tokens = budget.tokens
+            if budget_tokens is None:
+                token_ids += marks.none
+        self.prompt = {**self.prompt, "prompt_token_ids": token_ids}
+        room = self.guard.max_model_len - len(token_ids)
+        self.params.max_tokens = max(1, min(self.params.max_tokens, room))
+        # The engine counts what the prompt holds of the thought.
+        self.params.thinking_token_budget = (
+            None if budget_tokens is None else budget_tokens + (open_tokens or 0)
+        )
+        # Where the thought is hidden vLLM would bind it to the schema, and there is no answer.
+        self.options["reasoning_ended"] = budget_tokens is None
+        for sequence in self.sequences:
+            sequence.facts.thought = ThoughtTrace(marks, budget_tokens)
+
+    async def run(self) -> Outputs:
+        streamed = self.params.output_kind.name == "DELTA"
+        whole: Any = None
+        outputs = self.guard.generate(self.prompt, self.params, self.request_id, **self.options)
+        async with aclosing(outputs) as results:
+            async for result in results:
+                self._follow(result)
+                whole = result
+                if streamed:
+                    yield result
+        for index, sequence in enumerate(self.sequences):
+            if sequence.lack is None:
+                continue
+            async with aclosing(self._go_on(index, sequence, whole)) as results:
+                async for result in results:
+                    if streamed:
+                        yield result
+                    else:
+                        whole.add(result, aggregate=True)
+        if not streamed and whole is not None:
+            yield whole
+
+    def _follow(self, result: Any, *, last_turn: bool = False) -> None:
+        """Take the result's ids, and its end away from a sequence that lacks something."""
+        for place, output in enumerate(result.outputs):
+            sequence = self.sequences[output.index]
+            ended = ended_by_eos(output, self.guard.eos)
+            sequence.take(output.token_ids[:-1] if ended else output.token_ids)
+            sequence.lack = None
+            if not last_turn and output.finish_reason is not None:
+                left = self.max_tokens - len(sequence.token_ids)
+                sequence.lack = lack_of(
+                    sequence, output, self.params, left, ended=ended, decode=self.guard.decode
+                )
+            if sequence.lack is not None:
+                result.outputs[place] = _without_end(output, ended=ended)
+                result.finished = False
+            elif output.finish_reason is not None:
+                # A thought that repeats itself is closed, and only an answer is ended.
+                sequence.facts.repeated |= output.finish_reason == REPETITION
+                sequence.take(output.token_ids[-1:] if ended else ())
+
+    async def _go_on(self, index: int, sequence: Written, whole: Any) -> Outputs:
+        for turn in range(1, MOST_TURNS + 1):
+            if sequence.lack is Lack.STRUCTURE:
+                yield self._with_structure_closed(index, sequence, whole)
+                return
+            if sequence.lack is Lack.THOUGHT_END:
+                yield self._with_thought_closed(index, sequence, whole)
+            prompt = {name: value for name, value in self.prompt.items() if name != "prompt"}
+            prompt["prompt_token_ids"] = [*self.prompt["prompt_token_ids"], *sequence.token_ids]
+            left, rest = self.max_tokens - len(sequence.token_ids), sequence.lack is Lack.REST
+            params = next_params(self.params, left, turn, sequence.lack)
+            options = {**self.options, "reasoning_ended": True}
+            name = f"{self.request_id}-{index}-{turn}"
+            outputs = self.guard.generate(prompt, params, name, **options)
+            async with aclosing(outputs) as results:
+                async for result in results:
+                    for output in result.outputs:
+                        output.index = index
+                    self._follow(result, last_turn=turn == MOST_TURNS or rest)
+                    result.prompt_token_ids = whole.prompt_token_ids
+                    yield result
+            if sequence.lack is None:
+                return
+
+    def _with_thought_closed(self, index: int, sequence: Written, whole: Any) -> Any:
+        """What the engine would have written when the budget was spent."""
+        thought = sequence.facts.thought
+        assert thought is not None
+        ids = thought.marks.closing
+        sequence.token_ids += ids
+        thought.cut(ids)
+        return self._written_by_us(index, ids, self.guard.decode(ids), whole)
+
+    def _with_structure_closed(self, index: int, sequence: Written, whole: Any) -> Any:
+        """The end of the JSON, and of the sequence."""
+        left, answer = self.max_tokens - len(sequence.token_ids), sequence.answer
+        closing = self.guard.closer.closing(self.params.structured_outputs, answer, left)
+        ids = closing or ()
+        before = self.guard.decode(answer)
+        text = self.guard.decode([*answer, *ids])[len(before) :]
+        sequence.facts.closed, sequence.lack = closing is not None, None
+        sequence.take(ids)
+        result = self._written_by_us(index, ids, text, whole)
+        result.finished = True
+        result.outputs[0].finish_reason = "length" if closing is None else "stop"
+        return result
+
+    def _written_by_us(self, index: int, ids: Sequence[int], text: str, whole: Any) -> Any:
+        output = copy(whole.outputs[0])
+        output.index, output.token_ids, output.text = index, list(ids), text
+        output.finish_reason = output.stop_reason = None
+        output.logprobs = None if output.logprobs is None else [None] * len(ids)
+        result = copy(whole)
+        result.outputs, result.finished = [output], False
+        return result
+
+
+def _without_end(output: Any, *, ended: bool) -> Any:
+    output = copy(output)
+    output.finish_reason = output.stop_reason = None
+    if ended:
+        output.token_ids = list(output.token_ids)[:-1]
+        output.logprobs = None if output.logprobs is None else output.logprobs[:-1]
+    return output

@@ -1,0 +1,100 @@
+"""What a sequence lacks when its generation has ended, and how the next one is asked for it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from serve_app.core.generation import SequenceFacts
+from serve_app.core.thought import ThoughtTrace
+from serve_app.engine.structure import closing_reserve, is_bound
+
+REPETITION = "repetition"
+# An answer of blanks is none: it may not end again before so many tokens.
+LEAST_ANSWER_TOKENS = (1, 8, 8)
+
+
+class Lack(Enum):
+    """The end of its thought, an answer behind it, the end of the JSON that it is, or the tokens
+    that were held back for one that it is not."""
+
+    THOUGHT_END = "thought end"
+    ANSWER = "answer"
+    STRUCTURE = "structure"
+    REST = "rest"
+
+
+@dataclass(slots=True)
+class Written:
+    """One sequence as far as it has been written, over all turns."""
+
+    facts: SequenceFacts
+    token_ids: list[int] = field(default_factory=list[int])
+    lack: Lack | None = None
+
+    def take(self, token_ids: Sequence[int]) -> None:
+        self.token_ids += token_ids
+        if self.facts.thought is not None:
+            self.facts.thought.take(token_ids)
+
+    @property
+    def answer(self) -> list[int]:
+        """The ids behind the thought."""
+        thought = self.facts.thought
+        if thought is None:
+            return self.token_ids
+        return self.token_ids[len(self.token_ids) - thought.answer_tokens :]
+
+
+def ended_by_eos(output: Any, eos: int | None) -> bool:
+    """Whether the last id is the model's own end, or one of several, which is no part of what is
+    gone on with."""
+    if output.finish_reason != "stop" or not output.token_ids:
+        return False
+    return output.token_ids[-1] == (eos if output.stop_reason is None else output.stop_reason)
+
+
+def lack_of(
+    sequence: Written,
+    output: Any,
+    params: Any,
+    left_tokens: int,
+    *,
+    ended: bool,
+    decode: Callable[[Sequence[int]], str],
+) -> Lack | None:
+    """None where the sequence is whole, was aborted, or has no token left to go on with."""
+    reason, thought = output.finish_reason, sequence.facts.thought
+    if left_tokens < 1 or reason not in ("stop", "length", REPETITION):
+        return None
+    if thought is not None and thought.is_open:
+        return _of_open_thought(thought, reason, left_tokens)
+    if reason == "stop":
+        blank = thought is not None and ended and _is_blank(sequence, decode)
+        return Lack.ANSWER if blank else None
+    if is_bound(params, decode(sequence.answer)):
+        return Lack.STRUCTURE
+    return Lack.REST if reason == "length" and closing_reserve(params) else None
+
+
+def _of_open_thought(thought: ThoughtTrace, reason: str, left_tokens: int) -> Lack | None:
+    closable = left_tokens > len(thought.marks.closing)
+    return Lack.THOUGHT_END if closable and reason != "length" else None
+
+
+def _is_blank(sequence: Written, decode: Callable[[Sequence[int]], str]) -> bool:
+    answer = sequence.answer
+    return len(answer) <= max(LEAST_ANSWER_TOKENS) and not decode(answer).strip()
+
+
+def next_params(params: Any, left_tokens: int, turn: int, lack: Lack | None) -> Any:
+    """Parameters of the turn that is to bring what lacks."""
+    following = params.clone()
+    following.n, following.thinking_token_budget = 1, None
+    following.max_tokens = left_tokens
+    if lack is not Lack.REST:
+        following.max_tokens -= closing_reserve(following)
+    following.min_tokens = 0
+    if lack is Lack.ANSWER:
+        following.min_tokens = min(LEAST_ANSWER_TOKENS[turn - 1], following.max_tokens)
+    return following

@@ -1,0 +1,84 @@
+"""What vLLM's own handling of thoughts and repetition lacks, put around its classes.
+
+They are handed in, so that this file does not import vLLM.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from serve_app.core.generation import GENERATION
+from serve_app.core.thought import ThoughtEnd
+
+LOOK_EVERY_TOKENS = 16
+
+
+def exact_parser(base: type[Any]) -> type[Any]:
+    """vLLM's parser of R1 models, for prompts that open the thought or close it: vLLM's counts no
+    token of a thought that the prompt has opened, and takes an answer without a thought for one."""
+
+    class ExactParser(base):
+        def extract_reasoning(
+            self, model_output: str, request: Any
+        ) -> tuple[str | None, str | None]:
+            if _thought_is_off():
+                return None, model_output
+            return super().extract_reasoning(model_output, request)
+
+        def is_reasoning_end(self, input_ids: Sequence[int]) -> bool:
+            return _thought_is_off() or super().is_reasoning_end(input_ids)
+
+        def count_reasoning_tokens(self, token_ids: Sequence[int]) -> int:
+            if _thought_is_off():
+                return 0
+            ids = list(token_ids)
+            if self.start_token_id in ids:
+                ids = ids[ids.index(self.start_token_id) + 1 :]
+            return ids.index(self.end_token_id) if self.end_token_id in ids else len(ids)
+
+    return ExactParser
+
+
+def _thought_is_off() -> bool:
+    """All sequences of a request have one prompt."""
+    generation = GENERATION.get()
+    if generation is None or not generation.sequences:
+        return False
+    thought = next(iter(generation.sequences.values())).thought
+    return thought is not None and thought.end is ThoughtEnd.OFF
+
+
+def mended_budget(base: type[Any]) -> type[Any]:
+    """vLLM 0.32's ThinkingBudgetStateHolder (model runner V1, which the CPU has) looks for the
+    whole closing phrase only: a thought that the model closes by itself goes on being counted, and
+    the phrase is then written into the answer. Runner V2 looks for the mark alone, as is done
+    here."""
+
+    class MendedBudget(base):
+        def __init__(self, reasoning_config: Any, *args: Any, **options: Any) -> None:
+            super().__init__(reasoning_config, *args, **options)
+            natural = reasoning_config and reasoning_config.natural_reasoning_end_token_ids
+            self._natural_end = natural[-1] if natural else None
+
+        def _update_think_state(self, state: dict[str, Any]) -> None:
+            if state["thinking_token_budget"] == -1:
+                return
+            new_ids = state["output_tok_ids"][state.setdefault("looked_at", 0) :]
+            state["looked_at"] = len(state["output_tok_ids"])
+            if self._natural_end in new_ids:
+                # Its own end or the forced one: there is no second thought.
+                state["thinking_token_budget"] = -1
+                state["in_end"], state["force_index"] = False, []
+                return
+            super()._update_think_state(state)
+
+    return MendedBudget
+
+
+def looked_for_rarely(check: Callable[[Sequence[int], Any], bool]) -> Callable[..., bool]:
+    """vLLM looks for a repetition after each token, at half a microsecond for each length of it:
+    with 64 sequences as much as a tenth of a step. An endless one is there a few tokens later."""
+
+    def check_at_times(token_ids: Sequence[int], params: Any) -> bool:
+        return len(token_ids) % LOOK_EVERY_TOKENS == 0 and check(token_ids, params)
+
+    return check_at_times

@@ -1,0 +1,185 @@
+"""What the guard makes of a prompt and its parameters before the engine gets them."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from serve_app.core.thinking import LEAST_THOUGHT_TOKENS
+from tests.engine.fake_generation import (
+    BLANK,
+    END,
+    EOS,
+    LOOK_FOR,
+    MARKS,
+    PLAN,
+    START,
+    USER,
+    FakeCloser,
+    FakeGenerate,
+    FakeParams,
+    Outcome,
+    Said,
+    a_guard,
+    asked_by_the_edge,
+    decode,
+    ends,
+    generated,
+)
+
+STREAMED = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+ANSWER = ends(5, END, 9)
+ROOM = 100 - PLAN.answer_tokens - len(MARKS.closing)
+JSON = SimpleNamespace(json={"type": "object"}, json_object=None, structural_tag=None)
+
+
+def asked_for(outcome: Outcome) -> tuple[list[int], int | None, bool]:
+    """The prompt, the budget that the engine counts with, whether the thought is over."""
+    asked = outcome.asked[0]
+    return asked.prompt_ids, asked.params.thinking_token_budget, asked.options["reasoning_ended"]
+
+
+# --- what passes unchanged
+
+
+async def test_what_no_request_of_the_edge_stands_behind_passes_unchanged() -> None:
+    generate = FakeGenerate([[ends(5)]])
+    prompt, params = {"prompt_token_ids": [USER]}, FakeParams()
+    with asked_by_the_edge(None):
+        results = [result async for result in a_guard(generate)(prompt, params, "id", priority=3)]
+    (asked,) = generate.asked
+    assert (asked.prompt, asked.params, asked.options) == (prompt, FakeParams(), {"priority": 3})
+    assert results[0].outputs[0].token_ids == [5, EOS]
+
+
+@pytest.mark.parametrize("changed", [{"marks": None}, {"plan": None}])
+async def test_without_marks_or_a_plan_no_thought_is_planned_and_none_is_missed(
+    changed: dict[str, Any],
+) -> None:
+    outcome = await generated(ends(5), prompt=[USER], **changed)
+    (asked,) = outcome.asked
+    assert asked.prompt_ids == [USER]
+    assert asked.params == FakeParams()
+    assert asked.options == {"priority": 3}
+    assert outcome.ids == {0: [5, EOS]}
+    assert outcome.thoughts == []
+
+
+# --- the thought that a prompt leaves open
+
+
+async def test_a_budget_is_counted_with_the_tokens_that_the_prompt_has_opened_with() -> None:
+    for opened in ([START], [START, BLANK], [START, BLANK, 5, 5]):
+        outcome = await generated(ANSWER, prompt=[USER, *opened])
+        assert asked_for(outcome) == ([USER, *opened], ROOM + len(opened) - 1, False)
+        assert outcome.generation.sequences[0].thought is not None
+        assert outcome.generation.sequences[0].thought.budget_tokens == ROOM
+
+
+@pytest.mark.parametrize("prompt", [[USER], [START, 5, END, USER]])
+async def test_a_thought_is_opened_where_the_prompt_leaves_none_open(prompt: list[int]) -> None:
+    opened = [*prompt, *MARKS.opening]
+    outcome = await generated(ANSWER, prompt=prompt)
+    assert asked_for(outcome) == (opened, ROOM + 1, False)
+    assert outcome.results[0].prompt_token_ids == opened
+    assert outcome.thought == ("complete", 1, 2)
+
+
+async def test_where_it_is_not_forced_the_prompt_stays_and_there_is_no_thought() -> None:
+    outcome = await generated(ends(9), prompt=[USER], plan=replace(PLAN, forced=False))
+    assert asked_for(outcome) == ([USER], None, True)
+    assert outcome.thought == ("off", 0, 2)
+
+
+# --- no thought
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [replace(PLAN, enabled=False), replace(PLAN, most_tokens=0)],
+    ids=["thinking is off", "the request wants none"],
+)
+@pytest.mark.parametrize("prompt", [[USER, *MARKS.opening], [USER]], ids=["open", "not open"])
+async def test_a_thought_that_is_not_to_be_is_closed_in_the_prompt(
+    plan: Any, prompt: list[int]
+) -> None:
+    outcome = await generated(ends(9), plan=plan, prompt=prompt)
+    assert asked_for(outcome) == ([USER, *MARKS.opening, *MARKS.none], None, True)
+    assert outcome.thought == ("off", 0, 2)
+
+
+async def test_an_empty_thought_that_the_template_has_written_is_not_written_twice() -> None:
+    prompt = [USER, *MARKS.opening, *MARKS.none]
+    outcome = await generated(ends(9), plan=replace(PLAN, enabled=False), prompt=prompt)
+    assert asked_for(outcome) == (prompt, None, True)
+
+
+async def test_a_limit_that_is_too_small_for_a_thought_is_all_the_answers() -> None:
+    """Of 14 tokens 4 are kept and 3 close a thought, of 15 one more is left."""
+    outcome = await generated(ends(9), max_tokens=14)
+    assert asked_for(outcome)[1:] == (None, True)
+    assert outcome.asked[0].params.max_tokens == 14
+    outcome = await generated(ANSWER, max_tokens=15)
+    assert asked_for(outcome)[1:] == (LEAST_THOUGHT_TOKENS + 1, False)
+
+
+@STREAMED
+async def test_an_empty_answer_is_asked_for_anew_without_a_thought_too(stream: bool) -> None:
+    plan = replace(PLAN, enabled=False)
+    outcome = await generated(ends(), ends(9), plan=plan, stream=stream)
+    assert outcome.ids == {0: [9, EOS]}
+    assert outcome.texts == {0: decode([9])}
+    assert outcome.thought[0] == "off"
+
+
+# --- limits
+
+
+async def test_what_is_added_to_the_prompt_is_taken_from_the_limit_at_the_contexts_end() -> None:
+    outcome = await generated(ANSWER, prompt=[USER], max_model_len=60, max_tokens=59)
+    assert outcome.asked[0].params.max_tokens == 60 - 1 - len(MARKS.opening)
+
+
+@pytest.mark.parametrize(("on", "own", "told"), [
+    (True, None, LOOK_FOR), (True, "its own", "its own"), (False, None, None),
+])  # fmt: skip
+async def test_the_engine_looks_for_repetition_where_the_tier_wants_it(
+    on: bool, own: str | None, told: str | None
+) -> None:
+    outcome = await generated(ANSWER, stop_repetition=on, repetition_detection=own)
+    assert outcome.asked[0].params.repetition_detection == told
+
+
+# --- JSON
+
+
+@STREAMED
+async def test_json_that_reaches_its_limit_is_closed_with_what_was_held_back(stream: bool) -> None:
+    cut = Said([5, END, 6, 6], "length")
+    outcome = await generated(cut, structured_outputs=JSON, stream=stream)
+    assert outcome.asked[0].params.max_tokens < 100
+    assert outcome.ids == {0: [5, END, 6, 6, 9]}
+    assert outcome.texts == {0: decode([5, END, 6, 6, 9])}
+    assert outcome.finish == {0: ["stop"]}
+    assert outcome.generation.sequences[0].closed
+
+
+@STREAMED
+async def test_json_that_cannot_be_closed_is_told_as_cut(stream: bool) -> None:
+    cut = Said([5, END, 6, 6], "length")
+    closer = FakeCloser(None)
+    outcome = await generated(cut, structured_outputs=JSON, stream=stream, closer=closer)
+    assert outcome.ids == {0: [5, END, 6, 6]}
+    assert outcome.finish == {0: ["length"]}
+    assert not outcome.generation.sequences[0].closed
+
+
+async def test_a_thought_that_uses_its_budget_leaves_json_more_than_its_closing() -> None:
+    """Otherwise the answer is the shortest that the grammar allows."""
+    outcome = await generated(ANSWER, structured_outputs=JSON)
+    thought = outcome.generation.sequences[0].thought
+    assert thought is not None
+    assert thought.budget_tokens is not None
+    used = thought.budget_tokens + len(MARKS.closing)
+    assert outcome.asked[0].params.max_tokens - used == PLAN.answer_tokens

@@ -1,0 +1,91 @@
+"""The same on vLLM's own classes, driven by hand with a vocabulary of twenty tokens."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from serve_app.core.generation import Generation, SequenceFacts
+from serve_app.core.thought import ThoughtTrace
+from serve_app.engine.mended import exact_parser, mended_budget
+from tests.engine.fake_generation import END, MARKS, PHRASE, START, asked_by_the_edge
+
+# Importing vLLM takes longer than all quick tests of this folder, and warns of what is its own.
+pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
+
+PROMPT = [50, START, 3]
+VOCABULARY = 20
+CONFIG = SimpleNamespace(
+    reasoning_start_token_ids=[START],
+    reasoning_end_token_ids=[*PHRASE, END],
+    natural_reasoning_end_token_ids=[END],
+)
+
+
+def written(holder_class: Any, wants: Sequence[int], budget: int) -> list[int]:
+    """The ids that come out where the model wants `wants`, one after the other."""
+    import torch
+
+    holder = holder_class(CONFIG, 2, 0, torch.device("cpu"), False)
+    ids: list[int] = []
+    params = SimpleNamespace(thinking_token_budget=budget)
+    holder.sync_batch(SimpleNamespace(removed=[], added=[(0, params, PROMPT, ids)], moved=[]))
+    wish = iter(wants)
+    wanted = next(wish)
+    while True:
+        holder.update_state([ids], None)
+        logits = torch.zeros(1, VOCABULARY)
+        logits[0, wanted] = 1.0
+        token = int(holder.apply_to_logits(logits, False, None).argmax())
+        ids.append(token)
+        if token == wanted:
+            wanted = next(wish, -1)
+        if wanted == -1 or len(ids) > 40:
+            return ids
+
+
+def holders() -> tuple[Any, Any]:
+    from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
+
+    return ThinkingBudgetStateHolder, mended_budget(ThinkingBudgetStateHolder)
+
+
+def test_vllms_holder_writes_the_phrase_into_an_answer_and_the_mended_one_does_not() -> None:
+    own, mended = holders()
+    wants = [5, 6, END, *[9] * 12]
+    spoilt = written(own, wants, budget=6)
+    assert spoilt[:3] == wants[:3]
+    assert set(PHRASE) & set(spoilt[3:])
+    assert written(mended, wants, budget=6) == wants
+
+
+@pytest.mark.parametrize("budget", [2, 5, 8])
+def test_a_thought_is_closed_after_exactly_its_budget_and_never_again(budget: int) -> None:
+    """The budget is counted with the one token that the prompt holds of the thought, and the
+    trace says `cut` only if the two agree."""
+    _, mended = holders()
+    ids = written(mended, [*[5] * (budget - 1), *[9] * 12], budget)
+    assert ids == [*[5] * (budget - 1), *PHRASE, END, *[9] * 12]
+    trace = ThoughtTrace(MARKS, budget - 1)
+    trace.take(ids)
+    assert trace.end == "cut"
+
+
+class FakeTokenizer:
+    def get_vocab(self) -> dict[str, int]:
+        return {"<think>": START, "</think>": END}
+
+
+@pytest.mark.parametrize(("budget", "field"), [(None, "content"), (5, "reasoning")])
+def test_a_stream_without_a_thought_is_answer_from_its_first_token_on(
+    budget: int | None, field: str
+) -> None:
+    from vllm.reasoning.deepseek_r1_reasoning_parser import DeepSeekR1ReasoningParser
+
+    parser = exact_parser(DeepSeekR1ReasoningParser)(FakeTokenizer())
+    trace = ThoughtTrace(MARKS, budget)
+    with asked_by_the_edge(Generation(sequences={0: SequenceFacts(trace)})):
+        assert parser.is_reasoning_end([50]) is (field == "content")
+        reasoning, content = parser.extract_reasoning("4", None)
+    assert {"reasoning": reasoning, "content": content}[field] == "4"

@@ -1,0 +1,60 @@
+"""What changed settings do to a running tier's cache."""
+
+import asyncio
+from contextlib import nullcontext
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from serve_app.answer_config import AnswerCacheConfig
+from serve_app.api.answer_cache import KeptAnswer
+from serve_app.api.relay import Relay
+from serve_app.config import TierArgs, TierSettings
+from serve_app.core.hardware import T4
+from serve_app.core.tiers import Tier
+from serve_app.engine.fake_engine import FakeEngine
+from serve_app.engine_config import EngineConfig, FakeEngineConfig
+from serve_app.serving.running_tier import RunningTier
+from serve_app.telemetry import make_tier_metrics
+from tests.builders import lenders, peers, some_settings
+from tests.virtual_time import virtual
+
+
+def caching(max_age_s: float = 60.0, **changed: Any) -> TierSettings:
+    cache = AnswerCacheConfig(enabled=True, max_age_s=max_age_s)
+    return some_settings(**changed).model_copy(update={"answer_cache": cache})
+
+
+async def a_tier(settings: TierSettings) -> RunningTier:
+    engine = await FakeEngine.start(
+        EngineConfig(),
+        FakeEngineConfig(start_s=0),
+        T4,
+        served_names=("chat",),
+        phase=lambda name: nullcontext(),
+    )
+    return RunningTier.build(
+        TierArgs(tier=Tier.CHAT),
+        T4,
+        engine,
+        settings,
+        make_tier_metrics(CollectorRegistry()),
+        Relay(Tier.CHAT, peers(), lenders()),
+    )
+
+
+@virtual
+async def test_only_new_settings_of_the_cache_itself_give_a_new_one() -> None:
+    tier = await a_tier(caching())
+    try:
+        tier.edge.cache.keep("one", KeptAnswer(False, (), [b"{}"]))
+        tier.apply(caching(system_prompt="Be brief."))
+        assert tier.edge.cache.get("one") is not None
+        tier.apply(caching(max_age_s=30.0))
+        assert tier.edge.cache.get("one") is None
+        assert tier.edge.cache.config.max_age_s == 30.0
+        tier.apply(some_settings())
+        assert not tier.edge.cache.config.enabled
+    finally:
+        tier.engine.shutdown()
+        await asyncio.sleep(0)

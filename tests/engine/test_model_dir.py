@@ -62,6 +62,17 @@ def test_a_hub_name_passes_through() -> None:
     assert resolve_model("Qwen/Qwen2.5-Math-1.5B") == "Qwen/Qwen2.5-Math-1.5B"
 
 
+def test_the_embedded_reasoning_model_lies_in_the_package(tmp_path: Path) -> None:
+    path = Path(resolve_model("micro-r1", tmp_path))
+    assert path == Path(model_dir.__file__).parent / "micro_r1"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_name_is_told_the_embedded_ones() -> None:
+    with pytest.raises(ModelNotFoundError, match="the embedded 'smollm2' or 'micro-r1'"):
+        resolve_model("micro-r2")
+
+
 @pytest.mark.parametrize("name", ["/no/such/dir", "./here", "a b", "one/two/three", ""])
 def test_neither_a_path_nor_a_name(name: str) -> None:
     with pytest.raises(ModelNotFoundError):

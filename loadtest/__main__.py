@@ -8,6 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from loadtest import cold_start, faults, first_run, overhead_command
+from loadtest.evaluation import budget_curve
+from loadtest.evaluation import command as eval_command
+from loadtest.evaluation import compare as compare_command
+from loadtest.micro_r1 import command as micro_r1_command
 from loadtest.readme_table import between_markers, table
 from loadtest.results_file import REPOSITORY, RESULTS
 from loadtest.simulation import command as simulate_command
@@ -26,6 +30,14 @@ def main(argv: list[str]) -> int:
         return scaling_table.run(options, Console())
     if options.command == "cold-start":
         return cold_start.run(options.rounds, Console())
+    if options.command == "eval":
+        return eval_command.run(options, Console())
+    if options.command == "compare":
+        return compare_command.run(options, Console())
+    if options.command == "budget-curve":
+        return budget_curve.run(options, Console())
+    if options.command == "train-micro-r1":
+        return micro_r1_command.run(options, Console())
     if options.command == "faults":
         return faults.run(Console())
     return write_readme(options.results, options.readme)
@@ -67,6 +79,10 @@ def make_parser() -> argparse.ArgumentParser:
     cold.add_argument("--rounds", type=int, default=2, help="starts of each kind; 4 minutes each")
     simulate_command.add_parser(commands)
     scaling_table.add_parser(commands)
+    micro_r1_command.add_parser(commands)
+    eval_command.add_parser(commands)
+    compare_command.add_parser(commands)
+    budget_curve.add_parser(commands)
     readme = commands.add_parser(
         "readme", help="write the README's overhead table from the results"
     )

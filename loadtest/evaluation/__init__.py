@@ -1,0 +1,1 @@
+"""How well a served model answers: problems asked over HTTP, graded, and compared."""

@@ -1,0 +1,179 @@
+"""`python -m loadtest budget-curve`: what a tier's answers are worth at each thinking budget."""
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from loadtest.evaluation import options as common
+from loadtest.evaluation import plots
+from loadtest.evaluation.ask import make_client
+from loadtest.evaluation.command import ending_well
+from loadtest.evaluation.datasets import load
+from loadtest.evaluation.faults import EvaluationFault
+from loadtest.evaluation.grade import Grader
+from loadtest.evaluation.progress import showing
+from loadtest.evaluation.server import choose_model
+from loadtest.evaluation.side import meta, open_side
+from loadtest.evaluation.words import markdown_table, number, percent, runs
+from loadtest.readme_table import MarkersMissing, between_markers
+from loadtest.results_file import META, REPOSITORY, RESULTS, write
+
+BUDGETS = (0, 8, 16, 32, 64, 96, 128, 192)
+MARKERS = "budget-curve"
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "budget-curve",
+        help="accuracy by thinking budget; writes docs/evaluation.md's table and picture",
+        description="The same evaluation at each thinking budget (request field "
+        "thinking_token_budget, in tokens). Writes loadtest/results/budget_curve.json, "
+        "docs/budget-curve.png and the table of docs/evaluation.md. Exit status 1 if an answer was "
+        "empty: a tier whose thought is cut must answer all the same.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--base-url",
+        type=common.base_url,
+        default="http://127.0.0.1:8000/api/reasoning/v1",
+        help="of any OpenAI server, its /v1 included",
+    )
+    add("--model", help="the first that the server lists, if not given")
+    add("--budgets", type=common.natural, nargs="+", metavar="TOKENS", default=list(BUDGETS))
+    add(
+        "--answers",
+        type=Path,
+        help="directory of the answers; loadtest/results/eval/budgets-DATASET-MODEL-DATE "
+        "if not given",
+    )
+    add("--out", type=Path, default=RESULTS.parent / "budget_curve.json")
+    add("--page", type=Path, default=REPOSITORY / "docs" / "evaluation.md")
+    add("--picture", type=Path, default=REPOSITORY / "docs" / "budget-curve.png")
+    common.add_asking(parser, runs=1)
+    parser.set_defaults(dataset="micro")
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    return ending_well(lambda: measure(options, console), console)
+
+
+async def measure(options: argparse.Namespace, console: Console) -> int:
+    text = _page_with_markers(options.page)
+    rows, settings = await _evaluate(options, console)
+    results: dict[str, Any] = {str(budget): row for budget, row in rows.items()}
+    settings["sampling"].pop("thinking_token_budget")
+    results[META] = {
+        **meta(),
+        "command": shlex.join(["python", "-m", "loadtest", *sys.argv[1:]]),
+        "settings": settings,
+    }
+    write(options.out, results)
+    title = f"{settings['model']} on {settings['dataset']}: {settings['problems']} problems"
+    plots.budget_curve(rows, title, options.picture)
+    body = f"{table(results)}\n\n![Accuracy by thinking budget]({options.picture.name})"
+    options.page.write_text(between_markers(text, MARKERS, body), encoding="utf-8")
+    console.print(table(results), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"wrote {options.out}, {options.picture} and {options.page}", soft_wrap=True)
+    empty = sum(row["empty_answers"] for row in rows.values())
+    if empty:
+        console.print(f"{empty} answers were empty; none may be.", style="bold red")
+    return 1 if empty else 0
+
+
+async def _evaluate(
+    options: argparse.Namespace, console: Console
+) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
+    """The row of each budget, and the settings of the last one."""
+    dataset, sampling = load(options.dataset, options.limit), common.sampling_of(options)
+    k = common.majority_of(options)
+    rows: dict[int, dict[str, Any]] = {}
+    settings: dict[str, Any] = {}
+    async with (
+        make_client(options.base_url, common.api_key(options)) as client,
+        Grader() as grader,
+    ):
+        model = await choose_model(client, options.model)
+        out = options.answers or common.default_folder("budgets", dataset.name, model)
+        with showing(console) as progress:
+            for budget in sorted(set(options.budgets)):
+                side = open_side(
+                    options,
+                    dataclasses.replace(sampling, thinking_token_budget=budget),
+                    dataset,
+                    client=client,
+                    model=model,
+                    out=out / f"budget-{budget:05d}",
+                    base_url=options.base_url,
+                )
+                line = side.line(progress, f"budget {budget}")
+                with side.folder.appending():
+                    async with side.watched():
+                        await side.runner(grader, line.add).run(side.missing())
+                rows[budget] = _row(await side.finish(grader, k))
+                settings = dict(side.folder.settings)
+    return rows, settings
+
+
+def _row(document: Mapping[str, Any]) -> dict[str, Any]:
+    total = document["total"]
+    return {
+        "accuracy": document["accuracy"]["over_problems"],
+        "thought_cut_share": total["thought_cut_share"],
+        "reasoning_tokens_mean": total["reasoning_tokens"]["mean"],
+        "completion_tokens_mean": total["completion_tokens"]["mean"],
+        "empty_answers": total["empty_answers"],
+        "no_result_share": total["no_result_share"],
+        "answers": total["answers"],
+        "failed_requests": total["failed_requests"],
+    }
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The rows of the results file, and a caption with what they were taken with."""
+    header = (
+        *("thinking budget", "correct", "95 % interval", "thoughts cut", "thought tokens, mean"),
+        *("answer tokens, thought included, mean", "no result found", "empty answers"),
+    )
+    rows = [_cells(budget, row) for budget, row in results.items() if budget != META]
+    told, settings = results[META], results[META]["settings"]
+    machine = told["machine"]
+    failed = sum(sum(row["failed_requests"].values()) for b, row in results.items() if b != META)
+    caption = (
+        f"{settings['model']} on {settings['dataset']}: {settings['problems']} problems, "
+        f"{runs(settings['runs'])}, temperature "
+        f"{settings['sampling']['temperature']}; intervals are bootstraps over the problems; "
+        f"{failed} failed requests. {machine['cores']} cores of {machine['cpu']}, "
+        f"{told['date'][:10]}, commit {told['commit']}; `{told['command']}` measures it again."
+    )
+    return f"{markdown_table(header, rows)}\n\n{caption}"
+
+
+def _cells(budget: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    estimate = row["accuracy"]
+    return (
+        budget,
+        percent(estimate["value"]),
+        f"{estimate['low']:.1%} to {estimate['high']:.1%}",
+        percent(row["thought_cut_share"]),
+        number(row["reasoning_tokens_mean"], 1),
+        number(row["completion_tokens_mean"], 1),
+        percent(row["no_result_share"]),
+        str(row["empty_answers"]),
+    )
+
+
+def _page_with_markers(page: Path) -> str:
+    """Looked at before an hour of asking, not after it."""
+    try:
+        text = page.read_text(encoding="utf-8")
+        between_markers(text, MARKERS, "")
+    except (OSError, MarkersMissing) as fault:
+        raise EvaluationFault(f"{page} cannot take the table: {fault}.") from None
+    return text

@@ -1,0 +1,106 @@
+"""The problems that are asked: two published sets, micro's held-out ones, or a file."""
+
+import gzip
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loadtest.evaluation.faults import EvaluationFault
+from loadtest.results_file import REPOSITORY
+
+FOLDER = REPOSITORY / "loadtest" / "datasets"
+KNOWN = {
+    "gsm8k": FOLDER / "gsm8k_test.jsonl.gz",
+    "math500": FOLDER / "math500_test.jsonl.gz",
+    "micro": REPOSITORY / "serve_app" / "engine" / "micro_r1" / "held_out.jsonl",
+}
+# `--limit` takes the same problems for every model and every seed.
+SHUFFLE_SEED = 0
+GSM8K_MARK = "####"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """`answer` is the reference, as LaTeX or as a plain number, without the way to it."""
+
+    id: str
+    text: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    name: str
+    problems: tuple[Problem, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any problem, answer, or their order."""
+        text = json.dumps([[p.id, p.text, p.answer] for p in self.problems])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load(name: str, limit: int | None = None) -> Dataset:
+    """A known set by its name, else a JSONL file (gzipped or not); `limit`: so many of a fixed
+    shuffle."""
+    path = KNOWN.get(name, Path(name))
+    if not path.is_file():
+        known = ", ".join(KNOWN)
+        if name in KNOWN:
+            raise EvaluationFault(
+                f"{name} is not here: it is made as {path.name}, which is missing."
+            )
+        raise EvaluationFault(f"There is no file or dataset {name!r}; known datasets: {known}.")
+    problems = tuple(_problems(path))
+    if not problems:
+        raise EvaluationFault(f"{path.name} holds no problems.")
+    if limit is not None:
+        shuffled = list(problems)
+        random.Random(SHUFFLE_SEED).shuffle(shuffled)
+        problems = tuple(shuffled[:limit])
+    return Dataset(name if name in KNOWN else path.name.split(".")[0], problems)
+
+
+def _problems(path: Path) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            problem = _problem(json.loads(line), number)
+            if problem.id in seen:
+                raise ValueError(f"the id {problem.id!r} was used before")
+        except ValueError as fault:
+            raise EvaluationFault(f"{path.name}, line {number}: {fault}.") from None
+        seen.add(problem.id)
+        yield problem
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+        # Not `splitlines`: JSON strings may hold U+2028, which is no end of a line here.
+        return data.decode("utf-8").split("\n")
+    except (OSError, EOFError, ValueError) as fault:
+        raise EvaluationFault(f"{path.name} cannot be read: {fault}.") from None
+
+
+def _problem(row: Any, number: int) -> Problem:
+    if not isinstance(row, dict):
+        raise ValueError(f"a JSON object is needed, not {type(row).__name__}")
+    text = row.get("problem", row.get("question"))
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("`problem` (or `question`) must be a text")
+    answer = row.get("answer")
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        raise ValueError("`answer` must be a text or a number")
+    final = str(answer).rpartition(GSM8K_MARK)[2].strip()
+    if not final:
+        raise ValueError("`answer` is empty")
+    return Problem(str(row.get("id", row.get("unique_id", number))), text, final)

@@ -1,0 +1,176 @@
+"""The pictures: two models side by side, and accuracy by thinking budget."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loadtest.evaluation.words import NOT_TOLD
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Told apart by those who do not tell red from green, and in grey.
+FIRST, SECOND = "#0072B2", "#E69F00"
+INK, GRID = "#333333", "#DDDDDD"
+PALE = 0.45
+DPI = 150
+
+
+def comparison(sides: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
+    """Accuracy, TTFT, speed and tokens of two sides, each in a panel of its own."""
+    figure = _figure(12.0, 4.2)
+    panels = figure.subplots(1, 5)
+    _accuracy_panel(panels[0], sides)
+    _ttft_panel(panels[1], sides)
+    _bars(
+        panels[2], "tokens/s\n(one stream, p50)", [_of(s, "stream_tokens_per_s_p50") for s in sides]
+    )
+    _bars(panels[3], "tokens/s\n(all streams)", [_of(s, "tokens_per_s") for s in sides])
+    _tokens_panel(panels[4], sides)
+    for panel in panels:
+        panel.set_xticks(range(len(sides)), "AB"[: len(sides)])
+        panel.set_xlim(-0.6, len(sides) - 0.4)
+    from matplotlib.patches import Patch
+
+    names = [
+        Patch(color=_color(place), label=f"{'AB'[place]}: {side['label']}")
+        for place, side in enumerate(sides)
+    ]
+    figure.legend(handles=names, loc="outside lower center", ncols=2, frameon=False, fontsize=9.5)
+    figure.suptitle(title, fontsize=11, color=INK)
+    _save(figure, path)
+
+
+def budget_curve(rows: Mapping[int, Mapping[str, Any]], title: str, path: Path) -> None:
+    """`rows` by budget in tokens, rising."""
+    figure = _figure(8.0, 6.4)
+    accuracy, cut, tokens = figure.subplots(3, 1, sharex=True, height_ratios=[2.2, 1, 1])
+    budgets = list(rows)
+    estimates = [row["accuracy"] for row in rows.values()]
+    values = [100 * e["value"] for e in estimates]
+    low, high = ([100 * e[key] for e in estimates] for key in ("low", "high"))
+    accuracy.fill_between(budgets, low, high, color=FIRST, alpha=0.2, linewidth=0)
+    accuracy.plot(budgets, values, marker="o", color=FIRST)
+    accuracy.set_ylabel("correct, %")
+    accuracy.set_title("correct answers (band: 95 % interval over problems)", **_SMALL)
+    shares = [_times(100, row["thought_cut_share"]) for row in rows.values()]
+    cut.plot(budgets, shares, marker="o", color=SECOND)
+    cut.set_ylabel("cut, %")
+    cut.set_title("thoughts that the budget cut", **_SMALL)
+    means = [_times(1, row["reasoning_tokens_mean"]) for row in rows.values()]
+    tokens.plot(budgets, means, marker="o", color=INK)
+    tokens.set_ylabel("tokens")
+    tokens.set_title("thought, mean of an answer", **_SMALL)
+    smallest = min((budget for budget in budgets if budget > 0), default=1)
+    tokens.set_xscale("symlog", base=2, linthresh=smallest, linscale=0.7)
+    tokens.set_xticks(budgets, [f"{budget:,}" for budget in budgets], minor=False)
+    tokens.minorticks_off()
+    tokens.set_xlabel("thinking budget, tokens (each doubling is one step)")
+    for panel, most in ((accuracy, 100), (cut, 100), (tokens, None)):
+        _room_above(panel, most)
+        for line in panel.lines:
+            line.set_clip_on(False)
+    figure.suptitle(title, fontsize=11, color=INK)
+    _save(figure, path)
+
+
+def _accuracy_panel(panel: "Axes", sides: Sequence[Mapping[str, Any]]) -> None:
+    panel.set_title("correct, %\n(95 % interval over problems)", **_SMALL)
+    for place, side in enumerate(sides):
+        estimate = side["accuracy"]["over_problems"]
+        value = 100 * estimate["value"]
+        errors = [[value - 100 * estimate["low"]], [100 * estimate["high"] - value]]
+        panel.bar(place, value, 0.6, color=_color(place))
+        panel.errorbar(place, value, yerr=errors, color=INK, capsize=5, linewidth=1.2)
+        _say(panel, place, 100 * estimate["high"], f"{value:.1f}")
+    _room_above(panel, most=100)
+
+
+def _ttft_panel(panel: "Axes", sides: Sequence[Mapping[str, Any]]) -> None:
+    panel.set_title("TTFT, ms\n(p50; pale: p95)", **_SMALL)
+    for place, side in enumerate(sides):
+        p50, p95 = side["total"]["ttft_p50_s"], side["total"]["ttft_p95_s"]
+        if p50 is None or p95 is None:
+            _say(panel, place, 0, NOT_TOLD)
+            continue
+        panel.bar(place, 1e3 * p95, 0.6, color=_color(place), alpha=PALE)
+        panel.bar(place, 1e3 * p50, 0.6, color=_color(place))
+        _say(panel, place, 1e3 * p95, f"{1e3 * p50:,.0f} / {1e3 * p95:,.0f}")
+    _room_above(panel)
+
+
+def _bars(panel: "Axes", title: str, values: Sequence[float | None]) -> None:
+    panel.set_title(title, **_SMALL)
+    for place, value in enumerate(values):
+        if value is not None:
+            panel.bar(place, value, 0.6, color=_color(place))
+        _say(panel, place, value or 0, NOT_TOLD if value is None else f"{value:,.0f}")
+    _room_above(panel)
+
+
+def _tokens_panel(panel: "Axes", sides: Sequence[Mapping[str, Any]]) -> None:
+    panel.set_title("tokens of an answer\n(pale: thought)", **_SMALL)
+    for place, side in enumerate(sides):
+        whole = side["total"]["completion_tokens"]["mean"]
+        thought = side["total"]["reasoning_tokens"]["mean"]
+        if whole is None:
+            _say(panel, place, 0, NOT_TOLD)
+            continue
+        panel.bar(place, whole, 0.6, color=_color(place), alpha=PALE if thought else 1.0)
+        if thought:
+            panel.bar(place, whole - thought, 0.6, color=_color(place))
+        _say(panel, place, whole, f"{whole:,.0f}")
+    _room_above(panel)
+
+
+def _figure(width_in: float, height_in: float) -> "Figure":
+    # A figure of its own, with the backend of its file type: nothing global, no window.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    for panel in figure.axes:
+        panel.grid(axis="y", color=GRID, linewidth=0.8)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=8.5, colors=INK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Agg draws PNG; no metadata, so that the same figures make the same file.
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+
+
+_SMALL: dict[str, Any] = {"fontsize": 9.5, "color": INK}
+
+
+def _say(panel: "Axes", x: float, y: float, text: str) -> None:
+    panel.annotate(
+        text, (x, y), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=8.5
+    )
+
+
+def _room_above(panel: "Axes", most: float | None = None) -> None:
+    """From 0, and with room for what stands above the highest mark; no scale beyond `most`."""
+    from matplotlib.ticker import MaxNLocator
+
+    _, top = panel.get_ylim()
+    top = top if most is None else min(top, most)
+    panel.set_ylim(0, top * 1.12 if top > 0 else 1)
+    ticks = MaxNLocator(nbins=5).tick_values(0, top if top > 0 else 1)
+    panel.set_yticks([tick for tick in ticks if 0 <= tick <= (most or top * 1.12 or 1)])
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+
+
+def _color(place: int) -> str:
+    return (FIRST, SECOND)[place % 2]
+
+
+def _times(factor: float, value: float | None) -> float:
+    """A gap in the line where nothing was told."""
+    return float("nan") if value is None else factor * value
+
+
+def _of(side: Mapping[str, Any], figure: str) -> float | None:
+    return side["total"][figure]

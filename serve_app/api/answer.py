@@ -84,12 +84,13 @@ class Answer:
         self.generation: Generation | None = None
         # Put on the answer unless whoever ran it has done so.
         self.headers: list[tuple[bytes, bytes]] = []
-        self.recorded: KeptAnswer | None = None
-        self._recording = False
+        self._recorded: KeptAnswer | None = None
+        self._keep: Callable[[KeptAnswer], None] | None = None
 
-    def record(self) -> None:
-        """Keep what is sent from now on, in `recorded`."""
-        self._recording = True
+    def record(self, keep: Callable[[KeptAnswer], None]) -> None:
+        """Give `keep` what is sent from now on, if it comes to a good end: before its last part is
+        sent, so that a client that then asks again finds it."""
+        self._keep = keep
 
     async def replay(self, kept: KeptAnswer, request_id: str) -> None:
         """Send a kept answer, a stream event by event."""
@@ -140,9 +141,10 @@ class Answer:
                 body = _THOUGHT.sub(_BOTH_NAMES, body)
             if self.generation is not None and ends_answer(body, self._endpoint):
                 body = in_chunk(body, self._endpoint, self.generation)
-            self._keep(body)
+            self._record(body)
         if not more:
             self.complete = True
+            self._hand_over()
         await self._chunk(body, more=more)
 
     async def _send_whole(self) -> None:
@@ -156,7 +158,8 @@ class Answer:
             body, facts = self._with_facts(body)
         self.complete = True
         told = [(key, value) for key, value in self._held_start["headers"] if key == THOUGHT_HEADER]
-        self._keep(body, [*told, *facts])
+        self._record(body, [*told, *facts])
+        self._hand_over()
         if self._started:
             await self._chunk(error_event(body, anthropic=self._endpoint.anthropic), more=False)
             return
@@ -177,12 +180,16 @@ class Answer:
             body = _THOUGHT.sub(_BOTH_NAMES, body)
         return body, headers
 
-    def _keep(self, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
-        if not self._recording or not body:
+    def _record(self, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+        if self._keep is None or not body:
             return
-        if self.recorded is None:
-            self.recorded = KeptAnswer(self._streaming, tuple(headers or ()))
-        self.recorded.parts.append(body)
+        if self._recorded is None:
+            self._recorded = KeptAnswer(self._streaming, tuple(headers or ()))
+        self._recorded.parts.append(body)
+
+    def _hand_over(self) -> None:
+        if self._keep is not None and self._recorded is not None and self.status == 200:
+            self._keep(self._recorded)
 
     def _under_its_name(self, body: bytes) -> bytes:
         """The engine's chunks are whole events, and a quote inside a JSON string is escaped, so

@@ -25,7 +25,7 @@ from serve_app.api.messages import (
     take_request_id,
 )
 from serve_app.api.place import Place, Refused
-from serve_app.api.recall import answered_from, keep_in
+from serve_app.api.recall import answered_from
 from serve_app.api.relay import Relay
 from serve_app.api.request_record import RequestRecord
 from serve_app.api.rules import PreparedRequest, RuleBook, as_json, parse_object, prepare
@@ -104,7 +104,6 @@ class TierEdge:
                 return
             async with self.deadlines.until_ended():
                 await self._serve(exchange)
-            keep_in(self.cache, exchange)
             self._learn_speed(answer)
             record.end_answered(exchange, with_prompt=self.settings.log_prompts)
         except RequestError as error:

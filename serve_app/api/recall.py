@@ -1,5 +1,7 @@
 """A request on its way past the cache: answered from it, or recorded for it."""
 
+from functools import partial
+
 from prometheus_client import Counter
 
 from serve_app.api.answer_cache import CACHE_HEADER, AnswerCache
@@ -21,14 +23,7 @@ async def answered_from(
     looked_for.labels(result=result).inc()
     exchange.answer.headers.append((CACHE_HEADER, result.encode()))
     if kept is None:
-        exchange.answer.record()
+        exchange.answer.record(partial(cache.keep, exchange.cache_key))
         return False
     await exchange.answer.replay(kept, request_id)
     return True
-
-
-def keep_in(cache: AnswerCache, exchange: Exchange) -> None:
-    """Keep an answer that came to its end, if it was recorded."""
-    recorded = exchange.answer.recorded
-    if recorded is not None and exchange.cache_key is not None and exchange.answer.status == 200:
-        cache.keep(exchange.cache_key, recorded)

@@ -5,6 +5,7 @@ where a generation has ended without an answer: inside its thought, right behind
 JSON that was asked for. Knows vLLM's objects by their attributes only.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from copy import copy
@@ -15,7 +16,7 @@ from serve_app.core.generation import GENERATION, Generation, SequenceFacts
 from serve_app.core.thinking import ThinkingPlan, thought_budget
 from serve_app.core.thought import ThoughtMarks, ThoughtTrace
 from serve_app.engine.lacks import REPETITION, Lack, Written, ended_by_eos, lack_of, next_params
-from serve_app.engine.structure import StructureCloser, closing_reserve
+from serve_app.engine.structure import StructureCloser, compacted, is_json
 
 # Enough for a thought that is closed, and an answer of blanks twice.
 MOST_TURNS = 3
@@ -34,6 +35,7 @@ class AnswerGuard:
     max_model_len: int
     repetition: Any
     closer: StructureCloser
+    beyond_xgrammar: Callable[[dict[str, Any]], bool]
     decode: Callable[[Sequence[int]], str]
 
     def __call__(self, prompt: Any, params: Any, request_id: str, **options: Any) -> Outputs:
@@ -43,33 +45,44 @@ class AnswerGuard:
             return self.generate(prompt, params, request_id, **options)
         if generation.stop_repetition and params.repetition_detection is None:
             params.repetition_detection = self.repetition
-        call = _Call(self, prompt, params, request_id, options)
-        call.begin(generation)
+        call = _Call(self, generation.plan, prompt, params, request_id, options)
+        call.enter(generation)
         return call.run()
 
 
 @dataclass(slots=True)
 class _Call:
     guard: AnswerGuard
+    plan: ThinkingPlan | None
     prompt: Any
     params: Any
     request_id: str
     options: dict[str, Any]
     # Of each sequence in all: part of it is held back for what a first turn leaves undone.
     max_tokens: int = 0
+    reserve_tokens: int = 0
     sequences: list[Written] = field(default_factory=list[Written])
 
-    def begin(self, generation: Generation) -> None:
-        """Enter the sequences among the request's, plan their thoughts, hold back tokens."""
+    def enter(self, generation: Generation) -> None:
+        """Put the sequences among the request's, in the order of its prompts."""
         first = len(generation.sequences)
         for index in range(self.params.n):
             facts = generation.sequences[first + index] = SequenceFacts()
             self.sequences.append(Written(facts))
+
+    async def _prepare(self) -> None:
+        """Hold back tokens for JSON that is to be closed, and plan the thoughts."""
+        if is_json(self.params):
+            bound = compacted(self.params.structured_outputs, self.guard.beyond_xgrammar)
+            self.params.structured_outputs = bound
+            # A schema that is new takes a while to compile.
+            reserve = self.guard.closer.reserve
+            self.reserve_tokens = await asyncio.to_thread(reserve, bound, self.params.max_tokens)
         marks = self.guard.marks
-        if marks is not None and generation.plan is not None and self._has_room(marks):
-            self._plan_thought(marks, generation.plan)
+        if marks is not None and self.plan is not None and self._has_room(marks):
+            self._plan_thought(marks, self.plan)
         self.max_tokens = self.params.max_tokens
-        self.params.max_tokens -= closing_reserve(self.params)
+        self.params.max_tokens -= self.reserve_tokens
 
     def _has_room(self, marks: ThoughtMarks) -> bool:
         """Whether the context holds what may be put behind the prompt, and one token more."""
@@ -88,7 +101,7 @@ class _Call:
         budget_tokens = None
         if open_tokens is not None:
             # What is held back is not the thought's, nor all that the answer may begin with.
-            most_tokens = self.params.max_tokens - closing_reserve(self.params)
+            most_tokens = self.params.max_tokens - self.reserve_tokens
             budget = thought_budget(plan, max_tokens=most_tokens, closing_tokens=len(marks.closing))
             budget_tokens = budget.tokens
             if budget_tokens is None:
@@ -108,6 +121,7 @@ class _Call:
     async def run(self) -> Outputs:
         streamed = self.params.output_kind.name == "DELTA"
         whole: Any = None
+        await self._prepare()
         outputs = self.guard.generate(self.prompt, self.params, self.request_id, **self.options)
         async with aclosing(outputs) as results:
             async for result in results:
@@ -137,7 +151,7 @@ class _Call:
             if not last_turn and output.finish_reason is not None:
                 left = self.max_tokens - len(sequence.token_ids)
                 sequence.lack = lack_of(
-                    sequence, output, self.params, left, ended=ended, decode=self.guard.decode
+                    sequence, output, self.params, left, decode=self.guard.decode
                 )
             if sequence.lack is not None:
                 result.outputs[place] = _without_end(output, ended=ended)
@@ -157,7 +171,8 @@ class _Call:
             prompt = {name: value for name, value in self.prompt.items() if name != "prompt"}
             prompt["prompt_token_ids"] = [*self.prompt["prompt_token_ids"], *sequence.token_ids]
             left, rest = self.max_tokens - len(sequence.token_ids), sequence.lack is Lack.REST
-            params = next_params(self.params, left, turn, sequence.lack)
+            kept = 0 if rest else self.reserve_tokens
+            params = next_params(self.params, left - kept, turn, sequence.lack)
             options = {**self.options, "reasoning_ended": True}
             name = f"{self.request_id}-{index}-{turn}"
             outputs = self.guard.generate(prompt, params, name, **options)

@@ -7,7 +7,7 @@ from typing import Any
 
 from serve_app.core.generation import SequenceFacts
 from serve_app.core.thought import ThoughtTrace
-from serve_app.engine.structure import closing_reserve, is_bound
+from serve_app.engine.structure import is_json, is_unfinished
 
 REPETITION = "repetition"
 # An answer of blanks is none: it may not end again before so many tokens.
@@ -60,7 +60,6 @@ def lack_of(
     params: Any,
     left_tokens: int,
     *,
-    ended: bool,
     decode: Callable[[Sequence[int]], str],
 ) -> Lack | None:
     """None where the sequence is whole, was aborted, or has no token left to go on with."""
@@ -70,11 +69,13 @@ def lack_of(
     if thought is not None and thought.is_open:
         return _of_open_thought(thought, reason, left_tokens)
     if reason == "stop":
-        blank = thought is not None and ended and _is_blank(sequence, decode)
+        # The blanks before an answer belong to the form of a thought, so a stop string found in
+        # them is not the answer's.
+        blank = thought is not None and _is_blank(sequence, decode)
         return Lack.ANSWER if blank else None
-    if is_bound(params, decode(sequence.answer)):
+    if is_unfinished(params, decode(sequence.answer)):
         return Lack.STRUCTURE
-    return Lack.REST if reason == "length" and closing_reserve(params) else None
+    return Lack.REST if reason == "length" and is_json(params) else None
 
 
 def _of_open_thought(thought: ThoughtTrace, reason: str, left_tokens: int) -> Lack | None:
@@ -91,10 +92,7 @@ def next_params(params: Any, left_tokens: int, turn: int, lack: Lack | None) -> 
     """Parameters of the turn that is to bring what lacks."""
     following = params.clone()
     following.n, following.thinking_token_budget = 1, None
-    following.max_tokens = left_tokens
-    if lack is not Lack.REST:
-        following.max_tokens -= closing_reserve(following)
-    following.min_tokens = 0
+    following.max_tokens, following.min_tokens = max(1, left_tokens), 0
     if lack is Lack.ANSWER:
         following.min_tokens = min(LEAST_ANSWER_TOKENS[turn - 1], following.max_tokens)
     return following

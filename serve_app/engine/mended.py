@@ -82,3 +82,22 @@ def looked_for_rarely(check: Callable[[Sequence[int], Any], bool]) -> Callable[.
         return len(token_ids) % LOOK_EVERY_TOKENS == 0 and check(token_ids, params)
 
     return check_at_times
+
+
+def rewound_on_cpu(keep_books: Callable[..., Any]) -> Callable[..., Any]:
+    """vLLM 0.32 takes back the sample of a prompt that is only partly read by the offset of the
+    request's generator, which a CPU's has not: the engine died of a request with a seed. Nothing
+    has been sampled for good then, so the generator begins anew."""
+
+    def keep_books_with_rewound(runner: Any, *args: Any, **options: Any) -> Any:
+        batch = runner.input_batch
+        partly_read = runner.discard_request_mask.np[: batch.num_reqs].nonzero()[0]
+        aside = {index: batch.generators.pop(index, None) for index in map(int, partly_read)}
+        try:
+            return keep_books(runner, *args, **options)
+        finally:
+            for index, generator in aside.items():
+                if generator is not None:
+                    batch.generators[index] = generator.manual_seed(generator.initial_seed())
+
+    return keep_books_with_rewound

@@ -19,9 +19,10 @@ from serve_app.core.repetition import ENDLESS
 from serve_app.core.thought import ThoughtMarks
 from serve_app.engine.answer_guard import AnswerGuard
 from serve_app.engine.compilation import compile_s, with_compile_time
+from serve_app.engine.cpu import computes_on_cpu
 from serve_app.engine.engine import EngineLoad
 from serve_app.engine.load_recorder import load_recorder
-from serve_app.engine.mended import exact_parser, looked_for_rarely, mended_budget
+from serve_app.engine.mended import exact_parser, looked_for_rarely, mended_budget, rewound_on_cpu
 from serve_app.engine.structure import StructureCloser
 from serve_app.errors import invalid
 
@@ -160,10 +161,15 @@ def extend_vllm() -> None:
         thinking_budget_state.ThinkingBudgetStateHolder
     )
     scheduling.check_sequence_repetition = looked_for_rarely(scheduling.check_sequence_repetition)
+    if computes_on_cpu():
+        from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+        CPUModelRunner._bookkeeping_sync = rewound_on_cpu(CPUModelRunner._bookkeeping_sync)
 
 
 def _answer_guard(client: Any) -> AnswerGuard:
     from vllm.sampling_params import RepetitionDetectionParams
+    from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 
     tokenizer = client.renderer.tokenizer
     return AnswerGuard(
@@ -177,6 +183,7 @@ def _answer_guard(client: Any) -> AnswerGuard:
             min_count=ENDLESS.times,
         ),
         closer=StructureCloser(tokenizer, client.model_config.get_vocab_size()),
+        beyond_xgrammar=has_xgrammar_unsupported_json_features,
         decode=tokenizer.decode,
     )
 

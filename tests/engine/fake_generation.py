@@ -90,6 +90,9 @@ class FakeCloser(StructureCloser):
 
     ids: tuple[int, ...] | None = (9,)
 
+    def reserve(self, bound: Any, max_tokens: int) -> int:
+        return 12
+
     def closing(self, bound: Any, answer: Sequence[int], most_tokens: int) -> list[int] | None:
         return None if self.ids is None else list(self.ids)
 
@@ -208,8 +211,13 @@ class Outcome:
         return [(str(t.end), t.tokens, t.answer_tokens) for t in found if t is not None]
 
 
+def is_strange(schema: dict[str, Any]) -> bool:
+    """xgrammar does not know it."""
+    return "strange" in schema
+
+
 def a_guard(generate: FakeGenerate, **changed: Any) -> AnswerGuard:
-    guard = AnswerGuard(generate, MARKS, EOS, 1000, LOOK_FOR, FakeCloser(), decode)
+    guard = AnswerGuard(generate, MARKS, EOS, 1000, LOOK_FOR, FakeCloser(), is_strange, decode)
     return replace(guard, **changed)
 
 

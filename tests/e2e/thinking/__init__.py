@@ -1,0 +1,1 @@
+"""Real vLLM with the small reasoning model that is made here."""

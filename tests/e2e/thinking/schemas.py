@@ -1,0 +1,44 @@
+"""JSON schemas of every kind that applications ask for, the same at each run."""
+
+import random
+from typing import Any
+
+NAMES = ("name", "age", "city", "ok", "price", "tags", "owner", "unit", "count", "note")
+WORDS = ("red", "green", "blue", "small", "large")
+
+
+def schemas(count: int, seed: int = 7) -> list[dict[str, Any]]:
+    dice = random.Random(seed)
+    return [_object(dice, depth=2) for _ in range(count)]
+
+
+def _object(dice: random.Random, depth: int) -> dict[str, Any]:
+    names = dice.sample(NAMES, dice.randint(1, 4))
+    properties = {name: _value(dice, depth - 1) for name in names}
+    required = [name for name in names if dice.random() < 0.8] or names[:1]
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def _value(dice: random.Random, depth: int) -> dict[str, Any]:
+    kinds = ["integer", "bounded", "number", "boolean", "string", "short", "enum", "nullable"]
+    kind = dice.choice([*kinds, *(["object", "array"] if depth > 0 else [])])
+    match kind:
+        case "bounded":
+            return {"type": "integer", "minimum": 0, "maximum": dice.choice((9, 120, 5000))}
+        case "short":
+            return {"type": "string", "maxLength": dice.randint(3, 20)}
+        case "enum":
+            return {"enum": dice.sample(WORDS, 3)}
+        case "nullable":
+            return {"anyOf": [{"type": "integer"}, {"type": "null"}]}
+        case "object":
+            return _object(dice, depth)
+        case "array":
+            return {"type": "array", "items": _value(dice, 0), "maxItems": dice.randint(1, 4)}
+        case _:
+            return {"type": kind}

@@ -7,7 +7,7 @@ JSON that was asked for. Knows vLLM's objects by their attributes only.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,16 +73,21 @@ class _Call:
     async def _prepare(self) -> None:
         """Hold back tokens for JSON that is to be closed, and plan the thoughts."""
         if is_json(self.params):
-            bound = compacted(self.params.structured_outputs, self.guard.beyond_xgrammar)
-            self.params.structured_outputs = bound
-            # A schema that is new takes a while to compile.
-            reserve = self.guard.closer.reserve
-            self.reserve_tokens = await asyncio.to_thread(reserve, bound, self.params.max_tokens)
+            await self._bind()
         marks = self.guard.marks
         if marks is not None and self.plan is not None and self._has_room(marks):
             self._plan_thought(marks, self.plan)
         self.max_tokens = self.params.max_tokens
         self.params.max_tokens -= self.reserve_tokens
+
+    async def _bind(self) -> None:
+        """A schema that nothing can be bound to is left for the engine's validation to refuse."""
+        # A schema that is new takes a while to compile.
+        reserve = self.guard.closer.reserve
+        with suppress(ValueError, TypeError, AttributeError, RuntimeError):
+            bound = compacted(self.params.structured_outputs, self.guard.beyond_xgrammar)
+            self.reserve_tokens = await asyncio.to_thread(reserve, bound, self.params.max_tokens)
+            self.params.structured_outputs = bound
 
     def _has_room(self, marks: ThoughtMarks) -> bool:
         """Whether the context holds what may be put behind the prompt, and one token more."""

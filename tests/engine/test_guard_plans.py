@@ -183,3 +183,16 @@ async def test_a_thought_that_uses_its_budget_leaves_json_more_than_its_closing(
     assert thought.budget_tokens is not None
     used = thought.budget_tokens + len(MARKS.closing)
     assert outcome.asked[0].params.max_tokens - used == PLAN.answer_tokens
+
+
+class RefusingCloser(FakeCloser):
+    """Of a schema that its grammar cannot be made of."""
+
+    def reserve(self, bound: Any, max_tokens: int) -> int:
+        raise RuntimeError("Unsupported type")
+
+
+async def test_a_schema_that_binds_nothing_is_left_for_the_engine_to_refuse() -> None:
+    outcome = await generated(ANSWER, structured_outputs=JSON, closer=RefusingCloser())
+    assert outcome.asked[0].params.structured_outputs is JSON
+    assert outcome.asked[0].params.max_tokens == 100

@@ -11,6 +11,8 @@ from loadtest import cold_start, faults, first_run, overhead_command
 from loadtest.evaluation import budget_curve
 from loadtest.evaluation import command as eval_command
 from loadtest.evaluation import compare as compare_command
+from loadtest.load import command as load_command
+from loadtest.load import limit as limit_command
 from loadtest.micro_r1 import command as micro_r1_command
 from loadtest.readme_table import between_markers, table
 from loadtest.results_file import REPOSITORY, RESULTS
@@ -36,6 +38,10 @@ def main(argv: list[str]) -> int:
         return compare_command.run(options, Console())
     if options.command == "budget-curve":
         return budget_curve.run(options, Console())
+    if options.command == "run":
+        return load_command.run(options, argv, Console())
+    if options.command == "generator-limit":
+        return limit_command.run(options, argv, Console())
     if options.command == "train-micro-r1":
         return micro_r1_command.run(options, Console())
     if options.command == "faults":
@@ -80,6 +86,8 @@ def make_parser() -> argparse.ArgumentParser:
     simulate_command.add_parser(commands)
     scaling_table.add_parser(commands)
     micro_r1_command.add_parser(commands)
+    load_command.add_parser(commands)
+    limit_command.add_parser(commands)
     eval_command.add_parser(commands)
     compare_command.add_parser(commands)
     budget_curve.add_parser(commands)

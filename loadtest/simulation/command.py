@@ -12,9 +12,9 @@ from rich.table import Table
 
 from loadtest.simulation.names import POLICIES
 from loadtest.simulation.trace import Trace, TraceError, read_trace, tier_of_file
-from serve_app.config import AdmissionConfig
 from serve_app.core.hardware import RTX_4090, T4
 from serve_app.core.tiers import Tier
+from serve_app.load_config import AdmissionConfig
 
 KNOWN_CARDS = ("T4", "RTX4090")
 

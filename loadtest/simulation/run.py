@@ -7,13 +7,13 @@ from typing import Protocol
 
 from loadtest.simulation.fleet import CardSpeed, Fleet, TierPlan, TierState
 from loadtest.simulation.trace import Request, Trace
-from serve_app.config import AdmissionConfig
 from serve_app.core.capacity import derive_limits
 from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
 from serve_app.core.hardware import RTX_4090, T4, Hardware, model_shape
 from serve_app.core.step_time import derived_step_model
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 from serve_app.core.work import LearntLengths
+from serve_app.load_config import AdmissionConfig
 
 CARDS: Mapping[str, Hardware] = {"T4": T4, "RTX4090": RTX_4090}
 # deploy/mixed.yaml.

@@ -54,6 +54,16 @@ class Trace:
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A line of the file: lengths as recorded."""
+
+    tier: Tier
+    arrival_s: float
+    input_tokens: int
+    output_tokens: int
+
+
 def read_trace(path: Path, *, tier: Tier | None, rate: float = 1.0) -> Trace:
     """A CSV file, gzipped or not, with `arrival_s,input_tokens,output_tokens[,tier]`.
 
@@ -63,6 +73,22 @@ def read_trace(path: Path, *, tier: Tier | None, rate: float = 1.0) -> Trace:
     """
     requests: list[Request] = []
     clipped = 0
+    for record in recorded(path, tier=tier, rate=rate):
+        limit = DEFAULT_MAX_NEW_TOKENS[record.tier]
+        prompt, answer = record.input_tokens, record.output_tokens
+        fitting_prompt = max(1, min(prompt, CONTEXT_TOKENS - limit))
+        fitting_answer = max(1, min(answer, limit))
+        clipped += (fitting_prompt, fitting_answer) != (max(1, prompt), max(1, answer))
+        requests.append(
+            Request(record.tier, record.arrival_s, fitting_prompt, fitting_answer, limit)
+        )
+    if not requests:
+        raise TraceError(f"{path} has no requests")
+    return Trace(tuple(sorted(requests, key=lambda request: request.arrival_s)), clipped)
+
+
+def recorded(path: Path, *, tier: Tier | None, rate: float = 1.0) -> Iterator[Recorded]:
+    """The file's lines in its order, nothing clipped. Raises TraceError or OSError."""
     for number, row in _rows(path):
         try:
             owner = Tier(row["tier"].strip()) if row.get("tier") else tier
@@ -76,14 +102,7 @@ def read_trace(path: Path, *, tier: Tier | None, rate: float = 1.0) -> Trace:
             raise TraceError(f"{path} has no column `tier`: say whose requests with --tier")
         if prompt < 0 or answer < 0:
             raise TraceError(f"{path}, line {number}: a negative number")
-        limit = DEFAULT_MAX_NEW_TOKENS[owner]
-        fitting_prompt = max(1, min(prompt, CONTEXT_TOKENS - limit))
-        fitting_answer = max(1, min(answer, limit))
-        clipped += (fitting_prompt, fitting_answer) != (max(1, prompt), max(1, answer))
-        requests.append(Request(owner, arrival_s, fitting_prompt, fitting_answer, limit))
-    if not requests:
-        raise TraceError(f"{path} has no requests")
-    return Trace(tuple(sorted(requests, key=lambda request: request.arrival_s)), clipped)
+        yield Recorded(owner, arrival_s, prompt, answer)
 
 
 def merged(traces: Sequence[Trace]) -> Trace:

@@ -1,0 +1,1 @@
+"""Load tests of OpenAI servers: arrivals, streams, what was measured, and reports."""

@@ -1,0 +1,200 @@
+"""`python -m loadtest run`: load on an OpenAI server, and what it did with it."""
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.evaluation import options as common
+from loadtest.evaluation.words import counts, number, percent
+from loadtest.load import scenario_file
+from loadtest.load.faults import LoadFault
+from loadtest.load.scenario import Scenario
+
+INTERRUPTED = 130
+DESCRIPTION = """\
+Sends streamed chat completions when they are due, whether or not earlier ones have ended, or
+in closed loops. Writes requests.jsonl as they end, and summary.json, report.html and its
+pictures at the end. It says how late it was itself."""
+EXAMPLES = """examples:
+  two tiers, arrivals as they come:
+    python -m loadtest run --tier chat=3/s --tier reasoning=0.5/s --duration 60s --slo ttft=2s
+  a ramp; bursts of five times the rate:
+    python -m loadtest run --tier chat=1/s..10/s --duration 5m
+    python -m loadtest run --tier chat=2/s --arrivals burst --duration 5m
+  32 clients that ask again and again, of any OpenAI server:
+    python -m loadtest run --base-url http://127.0.0.1:8000/v1 --concurrency 32 --duration 60s
+  recorded arrivals and lengths, ten times as fast:
+    python -m loadtest run --trace loadtest/traces/azure2023_conv_1h.csv.gz --speed 10
+  a file that says it all; two runs side by side:
+    python -m loadtest run --scenario evening.yaml
+    python -m loadtest run --compare DIR_A DIR_B
+
+docs/load-testing.md says what each number means."""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "run",
+        help="load on any OpenAI server: latencies, goodput, refusals, and a report",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--scenario", type=Path, metavar="FILE", help="YAML; flags below but these four are for "
+        "runs without one: --base-url, --out, --retry, --seed")  # fmt: skip
+    add("--base-url", type=common.base_url, help="with /v1 at its end any OpenAI server; without, "
+        "a server with tiers (http://127.0.0.1:8000)")  # fmt: skip
+    add("--out", type=Path, metavar="DIR", help="loadtest/results/load/NAME-TIME if not given")
+    add("--retry", type=common.natural, metavar="N", help="refused requests come back when they "
+        "were told to, up to N times; never if not given")  # fmt: skip
+    add("--seed", type=int, help="same seed, same arrivals and lengths (0)")
+    add("--api-key", help="else OPENAI_API_KEY, if it is set")
+    add("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two finished runs side by side")
+    _add_quick(parser)
+
+
+def _add_quick(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("without a scenario").add_argument
+    add("--tier", action="append", metavar="NAME=RATE", help="3/s, 90/m; from 1/s to 10/s: "
+        "1/s..10/s. Once for each tier; only its name with --concurrency or --trace")  # fmt: skip
+    add("--arrivals", choices=("poisson", "constant", "burst"), default="poisson",
+        help="how they come (poisson)")  # fmt: skip
+    add("--burst-factor", type=float, default=5.0, help="how many times the rate (5)")
+    add("--burst-every", default="60s", help="from burst to burst (60s)")
+    add("--burst-length", default="10s", help="how long a burst is (10s)")
+    add("--duration", help=f"how long requests come ({scenario_file.DEFAULT_DURATION})")
+    add("--requests", type=common.positive, metavar="N", help="at most N of each tier")
+    add("--concurrency", type=common.positive, metavar="N", help="clients of each tier that ask "
+        "again when their answer has ended, in place of arrivals")  # fmt: skip
+    add("--trace", type=Path, metavar="FILE", help="CSV or CSV.gz: arrival_s, input_tokens, "
+        "output_tokens, and tier where there are several")  # fmt: skip
+    add("--speed", type=float, default=1.0, help="how many times as fast as recorded (1)")
+    add("--input-tokens", default="128", help="256, or 64-512 for all between (128)")
+    add("--output-tokens", default="128", help="as above (128)")
+    add("--slo", metavar="ttft=2s,tpot=100ms", help="of ttft, ttfo, tpot, e2e: for goodput")
+    add("--model", help="the first that the server lists if not given")
+    add("--ignore-eos", action=argparse.BooleanOptionalAction, help="vLLM's field, which makes "
+        "answers as long as asked; off for servers that do not know it")  # fmt: skip
+    add("--name", default="run", help="in the report and the folder's name")
+
+
+def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
+    """The exit code; a user's fault is one message."""
+    try:
+        if options.compare is not None:
+            from loadtest.load import compare
+
+            a, b = options.compare
+            return compare.run(a, b, options.out, console)
+        return _run(options, argv, console)
+    except LoadFault as fault:
+        console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
+        return 2
+
+
+def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
+    scenario = scenario_of(options)
+    from loadtest.load import run as run_of
+    from loadtest.load import run_dir
+    from loadtest.load.report import NAME
+
+    folder = options.out or run_dir.default_folder(scenario.name)
+    api_key = options.api_key or os.environ.get("OPENAI_API_KEY")
+    shown = _without_key(argv)
+    document = run_of.execute(scenario, folder, console, argv=shown, api_key=api_key)
+    tell(document, console)
+    console.print(f"wrote {folder / NAME}", soft_wrap=True, highlight=False)
+    return INTERRUPTED if document["interrupted"] else 0
+
+
+def scenario_of(options: argparse.Namespace) -> Scenario:
+    """From the file or the flags, with what is said beside it."""
+    if options.scenario is not None:
+        if options.tier or options.trace or options.concurrency:
+            raise LoadFault("--scenario says what comes: leave --tier, --trace, --concurrency out.")
+        scenario = scenario_file.read(options.scenario)
+    else:
+        scenario = scenario_file.from_flags(options)
+    said = {
+        "base_url": options.base_url,
+        "retries": options.retry,
+        "seed": options.seed,
+        "ignore_eos": options.ignore_eos,
+    }
+    return scenario.model_copy(
+        update={name: value for name, value in said.items() if value is not None}
+    )
+
+
+def tell(document: Mapping[str, Any], console: Console) -> None:
+    from loadtest.load.report import time_words
+
+    table = Table(title=document["scenario"]["name"], title_justify="left")
+    table.add_column("")
+    for name in document["tiers"]:
+        table.add_column(name, justify="right")
+    for title, cell in _rows(time_words):
+        table.add_row(title, *(cell(tier) for tier in document["tiers"].values()))
+    console.print(table)
+    own = document["generator"]
+    console.print(
+        f"Generator: loop late by {time_words(own['loop_lag_s']['p99'])}, sent late by "
+        f"{time_words(own['sent_late_s']['p99'])} (p99), {own['cpu_cores']:.2f} cores, "
+        f"{own['chunks_per_s']:,.0f} chunks/s.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if not own["kept_up"]:
+        console.print(
+            f"It did not keep up: {own['why_not']}. The latencies include its own delay.",
+            style="bold yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _rows(time: Any) -> list[tuple[str, Any]]:
+    def latency(key: str) -> Any:
+        return lambda tier: " / ".join(time(tier[key][p]) for p in ("p50", "p95", "p99"))
+
+    def good(tier: Mapping[str, Any]) -> str:
+        told = tier["goodput"]
+        return "no SLO" if told is None else f"{percent(told['share'])}, {told['per_s']:.2f}/s"
+
+    def word(tier: Mapping[str, Any]) -> str:
+        told = tier["retry_after"]["kept_share"]
+        return "not tested" if told is None else percent(told)
+
+    return [
+        ("requests", lambda tier: number(tier["requests"])),
+        ("served", lambda tier: f"{number(tier['served'])} ({tier['served_per_s'] or 0:.2f}/s)"),
+        ("refused", lambda tier: counts(tier["refused"])),
+        ("errors", lambda tier: counts(tier["errors"])),
+        ("TTFT p50 / p95 / p99", latency("ttft_s")),
+        ("TTFO p50 / p95 / p99", latency("ttfo_s")),
+        ("ITL p50 / p95 / p99", latency("itl_s")),
+        ("TPOT p50 / p95 / p99", latency("tpot_s")),
+        ("E2E p50 / p95 / p99", latency("e2e_s")),
+        ("output tokens/s", lambda tier: number(tier["output_tokens_per_s"], 1)),
+        ("goodput", good),
+        ("Retry-After kept", word),
+    ]
+
+
+def _without_key(argv: list[str]) -> list[str]:
+    """The command as it may be written down."""
+    shown, hide = [], False
+    for word in argv:
+        shown.append("…" if hide else word.split("=")[0] + "=…" if _is_key(word) else word)
+        hide = word == "--api-key"
+    return shown
+
+
+def _is_key(word: str) -> bool:
+    return word.startswith("--api-key=")

@@ -1,0 +1,119 @@
+"""`report.html`: a run in one file that a person can read, and its pictures beside it."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from loadtest.evaluation.words import counts, number, percent
+from loadtest.load import plots
+from loadtest.load.record import Record
+from loadtest.load.scenario import Scenario
+from loadtest.load.summary import ALL, latencies
+
+NAME = "report.html"
+PANELS = (
+    ("TTFT: sent to first token", "ttft_s", "ttft"),
+    ("TTFO: sent to first token of the answer", "ttfo_s", "ttfo"),
+    ("E2E: sent to last token", "e2e_s", "e2e"),
+    ("TPOT: mean time of a token after the first", "tpot_s", "tpot"),
+)
+ITL_PANEL = "ITL: gaps between chunks"
+OWN_PANEL = "the generator itself"
+LATENCY_ROWS = (
+    ("TTFT", "ttft_s"),
+    ("TTFO (first answer token)", "ttfo_s"),
+    ("ITL", "itl_s"),
+    ("TPOT", "tpot_s"),
+    ("E2E", "e2e_s"),
+)
+
+
+def draw(
+    folder: Path,
+    records: Sequence[Record],
+    scenario: Scenario,
+    timeline: Mapping[str, Any],
+    lag_s: Sequence[float],
+) -> list[str]:
+    """The pictures, as files of the folder; their names."""
+    plots.distributions(
+        _panels(records, lag_s), folder / "latency.png", limits_s=_limits(records, scenario)
+    )
+    plots.timeline(timeline, folder / "timeline.png")
+    told = plots.server(timeline, folder / "server.png")
+    return ["latency.png", "timeline.png", *(["server.png"] if told else [])]
+
+
+def write(folder: Path, document: Mapping[str, Any], pictures: Sequence[str]) -> Path:
+    page = render(
+        "report.html.j2",
+        told=document,
+        all_name=ALL,
+        latency_rows=LATENCY_ROWS,
+        pictures={name: inline(folder / name) for name in pictures},
+    )
+    path = folder / NAME
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def render(template: str, **values: Any) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(time=time_words, number=number, percent=percent, counts=counts)
+    return environment.get_template(template).render(**values)
+
+
+def inline(picture: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+
+
+def time_words(value_s: float | None) -> str:
+    """Three digits, and the unit that people would use."""
+    if value_s is None:
+        return "--"
+    if value_s < 1:
+        value_ms = value_s * 1e3
+        return f"{value_ms:.0f} ms" if value_ms >= 100 else f"{value_ms:.3g} ms"
+    return f"{value_s:.0f} s" if value_s >= 100 else f"{value_s:.3g} s"
+
+
+def _panels(records: Sequence[Record], lag_s: Sequence[float]) -> dict[str, plots.Series]:
+    counted = [record for record in records if record.counts]
+    served = {
+        tier: [r for r in counted if r.tier == tier and r.served]
+        for tier in sorted({record.tier for record in counted})
+    }
+    panels: dict[str, plots.Series] = {
+        title: {tier: latencies(group, key) for tier, group in served.items()}
+        for title, key, _ in PANELS
+    }
+    panels[ITL_PANEL] = {
+        tier: list(chain.from_iterable(record.itl_s for record in group))
+        for tier, group in served.items()
+    }
+    late_s = [record.late_s for record in counted if record.late_s is not None]
+    panels[OWN_PANEL] = {"sent late": late_s, "event loop late": lag_s}
+    return panels
+
+
+def _limits(records: Sequence[Record], scenario: Scenario) -> dict[str, dict[str, float]]:
+    """SLOs by panel and tier; of several loads of a tier the strictest."""
+    limits: dict[str, dict[str, float]] = {}
+    for title, _, name in PANELS:
+        for record_load, tier in sorted({(record.load, record.tier) for record in records}):
+            slo = scenario.slo_of(scenario.loads[record_load])
+            limit_s = getattr(slo, name, None)
+            if limit_s:
+                of_panel = limits.setdefault(title, {})
+                of_panel[tier] = min(limit_s, of_panel.get(tier, limit_s))
+    return limits

@@ -1,0 +1,59 @@
+"""The plain server and the generator's own measurement, on a scale that takes a second."""
+
+import asyncio
+
+import aiohttp
+import pytest
+
+from loadtest.load import limit, plain_server
+from loadtest.load.record import Outcome, Record
+from loadtest.load.scenario import Scenario
+from loadtest.load.stream_reader import StreamReader
+from loadtest.load.summary import summarise
+
+
+async def test_the_plain_server_streams_what_is_asked() -> None:
+    ticker = plain_server.Ticker(per_s=1000)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: plain_server.Protocol(ticker), "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    ticking = asyncio.create_task(ticker.run())
+    reader = StreamReader()
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/chat/completions", json={"max_tokens": 20}) as response,
+    ):
+        async for block in response.content.iter_any():
+            reader.feed(block, 0.0)
+    ticking.cancel()
+    server.close()
+    assert (len(reader.token_s), reader.usage["completion_tokens"]) == (20, 20)
+    assert reader.done
+
+
+def test_a_rate_is_measured_with_a_server_of_its_own() -> None:
+    row = limit.measure(streams=10, rate=200, length_s=1)
+    assert (row["served"], row["requests"]) == (10, 10)
+    assert row["chunks_per_s"] == pytest.approx(200, rel=0.5)
+    assert row["chunks_per_cpu_s"] > 0
+
+
+def test_the_promise_is_judged_by_all_rates() -> None:
+    def a_row(rate: float, lag_s: float, *, kept_up: bool) -> dict[str, object]:
+        told = {"chunks_per_s": rate, "chunks_per_cpu_s": 2 * rate, "in_full": kept_up}
+        return {**told, "kept_up": kept_up, "loop_lag_s": {"p50": lag_s, "p99": lag_s}}
+
+    rows = [a_row(5_000, 0.001, kept_up=True), a_row(12_000, 0.2, kept_up=False)]
+    told = limit.verdict(rows)
+    assert all(told["bar"].values())
+    assert told["most_sustained_chunks_per_s"] == 5_000
+    assert not any(limit.verdict(rows[:1])["bar"].values())
+
+
+def test_nothing_that_ended_has_no_rates() -> None:
+    load = {"tier": "chat", "arrivals": {"kind": "poisson", "rate": 1}}
+    scenario = Scenario.model_validate({"duration": 1, "loads": [load]})
+    told = summarise([Record(0, 0, "chat", 0.0, 1, 1)], scenario)
+    assert told["tiers"]["chat"]["output_tokens_per_s"] is None
+    assert told["tiers"]["chat"]["unfinished"] == 1
+    assert Outcome.UNFINISHED == "unfinished"

@@ -8,6 +8,7 @@ soonest is taken.
 import json
 from collections.abc import Callable, Sequence
 from copy import copy
+from threading import Lock
 from typing import Any
 
 from cachetools import LRUCache
@@ -72,6 +73,7 @@ class StructureCloser:
         info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocabulary_size)
         self._compiler = xgrammar.GrammarCompiler(info, cache_limit_bytes=16 * 1024 * 1024)
         self._vocabulary_size = vocabulary_size
+        self._reserving = Lock()
         # Tokens of the shortest JSON, by grammar.
         self._shortest: LRUCache[str, int] = LRUCache(maxsize=KNOWN_GRAMMARS)
         texts = {token_id: text for text, token_id in tokenizer.get_vocab().items()}
@@ -80,10 +82,12 @@ class StructureCloser:
     def reserve(self, bound: Any, max_tokens: int) -> int:
         """Tokens of a limit of `max_tokens` that are to be held back."""
         key = bound.structural_tag or json.dumps(bound.json)
-        if key not in self._shortest:
-            shortest = self.closing(bound, (), LONGEST_TOKENS)
-            self._shortest[key] = LONGEST_TOKENS if shortest is None else len(shortest)
-        return min(max_tokens // RESERVE_SHARE, self._shortest[key] + RESERVE_TOKENS)
+        # Called in threads, since a new grammar takes a while.
+        with self._reserving:
+            if key not in self._shortest:
+                shortest = self.closing(bound, (), LONGEST_TOKENS)
+                self._shortest[key] = LONGEST_TOKENS if shortest is None else len(shortest)
+            return min(max_tokens // RESERVE_SHARE, self._shortest[key] + RESERVE_TOKENS)
 
     def closing(self, bound: Any, answer: Sequence[int], most_tokens: int) -> list[int] | None:
         """Ids that end the JSON of `answer`, as few as a choice sign by sign finds; None where the

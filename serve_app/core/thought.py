@@ -19,13 +19,14 @@ class ThoughtEnd(StrEnum):
 class ThoughtMarks:
     """Token ids. `opening` is what begins a thought, `start` its mark among them; `closing` is what
     the engine writes to close one: a transition phrase that ends with `end`; `none` closes in the
-    prompt a thought that is not to be."""
+    prompt a thought that is not to be. `end_text` is how `end` is written."""
 
     start: int
     end: int
     opening: tuple[int, ...]
     closing: tuple[int, ...]
     none: tuple[int, ...]
+    end_text: str = "</think>"
 
     def open_tokens(self, prompt: Sequence[int]) -> int | None:
         """Tokens of a thought that the prompt leaves open; None where it leaves none open."""

@@ -15,6 +15,7 @@ from typing import Any
 from serve_app.core.generation import GENERATION, Generation, SequenceFacts
 from serve_app.core.thinking import ThinkingPlan, thought_budget
 from serve_app.core.thought import ThoughtMarks, ThoughtTrace
+from serve_app.engine.answer_text import in_step, without_blanks
 from serve_app.engine.lacks import REPETITION, Lack, Written, ended_by_eos, lack_of, next_params
 from serve_app.engine.structure import StructureCloser, compacted, is_json
 
@@ -132,26 +133,33 @@ class _Call:
             async for result in results:
                 self._follow(result)
                 whole = result
-                if streamed:
+                if streamed and result.outputs:
                     yield result
         for index, sequence in enumerate(self.sequences):
             if sequence.lack is None:
                 continue
             async with aclosing(self._go_on(index, sequence, whole)) as results:
                 async for result in results:
-                    if streamed:
-                        yield result
-                    else:
+                    if not streamed:
                         whole.add(result, aggregate=True)
+                    elif result.outputs:
+                        yield result
         if not streamed and whole is not None:
             yield whole
 
     def _follow(self, result: Any, *, last_turn: bool = False) -> None:
         """Take the result's ids, and its end away from a sequence that lacks something."""
-        for place, output in enumerate(result.outputs):
-            sequence = self.sequences[output.index]
+        told = [(output, self.sequences[output.index]) for output in result.outputs]
+        result.outputs = []
+        for output, sequence in (
+            (in_step(output, sequence), sequence) for output, sequence in told
+        ):
+            if output is None:
+                continue
+            result.outputs.append(output)
             ended = ended_by_eos(output, self.guard.eos)
             sequence.take(output.token_ids[:-1] if ended else output.token_ids)
+            without_blanks(output, sequence)
             sequence.lack = None
             if not last_turn and output.finish_reason is not None:
                 left = self.max_tokens - len(sequence.token_ids)
@@ -159,7 +167,7 @@ class _Call:
                     sequence, output, self.params, left, decode=self.guard.decode
                 )
             if sequence.lack is not None:
-                result.outputs[place] = _without_end(output, ended=ended)
+                result.outputs[-1] = _without_end(output, ended=ended)
                 result.finished = False
             elif output.finish_reason is not None:
                 # A thought that repeats itself is closed, and only an answer is ended.

@@ -31,6 +31,9 @@ class Written:
     facts: SequenceFacts
     token_ids: list[int] = field(default_factory=list[int])
     lack: Lack | None = None
+    # An output whose text does not yet reach as far as its ids.
+    held: Any = None
+    answer_begun: bool = False
 
     def take(self, token_ids: Sequence[int]) -> None:
         self.token_ids += token_ids

@@ -28,10 +28,16 @@ STREAMED = pytest.mark.parametrize("stream", [False, True], ids=["whole", "strea
 PROMPT = [USER, *MARKS.opening]
 
 
+def shown(ids: list[int]) -> str:
+    """The text of these ids, whose line ends behind the thought belong to the thought's form."""
+    thought, mark, answer = decode(ids).rpartition("</think>")
+    return thought + mark + answer.lstrip("\n")
+
+
 def answered(outcome: Outcome, ids: list[int], finish: str = "stop") -> None:
     """One sequence with these ids, one text that fits them, one end, at the end."""
     assert outcome.ids == {0: ids}
-    assert outcome.texts == {0: decode(ids)}
+    assert outcome.texts == {0: shown(ids)}
     assert outcome.finish == {0: [finish]}
     assert outcome.results[-1].finished
     assert not any(result.finished for result in outcome.results[:-1])
@@ -185,7 +191,7 @@ async def test_of_several_sequences_only_the_one_that_lacks_its_answer_goes_on(
         1: [6, 6, *MARKS.closing, 8, EOS],
         2: [5, END, BLANK, 7, EOS],
     }
-    assert outcome.texts == {index: decode(ids) for index, ids in outcome.ids.items()}
+    assert outcome.texts == {index: shown(ids) for index, ids in outcome.ids.items()}
     assert outcome.finish == {index: ["stop"] for index in range(3)}
     assert [end for end, *_ in outcome.thoughts] == ["complete", "cut", "complete"]
     assert [asked.params.n for asked in outcome.asked] == [3, 1, 1]

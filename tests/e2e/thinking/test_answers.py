@@ -99,17 +99,19 @@ async def test_reasoning_tokens_are_those_of_the_engines_ids(
             assert ids.index(end) - len(phrase) == body["thinking_token_budget"]
 
 
+@pytest.mark.parametrize("stop", [None, ["#####"]], ids=["", "stop"])
 @pytest.mark.parametrize("budget", [0, 12, 400])
 def test_a_stream_says_what_a_whole_answer_says(
-    site: Site, problems: list[Problem], budget: int
+    site: Site, problems: list[Problem], budget: int, stop: list[str] | None
 ) -> None:
     for problem in problems[:4]:
-        body = body_of(problem, budget, temperature=0.6)
+        body = body_of(problem, budget, temperature=0.6, stop=stop)
         whole = site.post("/api/chat", body).json()
         stream = {**body, "stream": True, "stream_options": {"include_usage": True}}
         chunks = chunks_of(site.post("/api/chat", stream).text)
         for field in ("content", "reasoning", "reasoning_content"):
             assert joined(chunks, field) == (message(whole)[field] or "")
+        assert not message(whole)["content"].startswith("\n")
         (ended,) = [chunk for chunk in chunks if "tierserve" in chunk]
         assert thought_of(ended) == thought_of(whole)
         assert ended["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]

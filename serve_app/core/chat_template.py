@@ -1,20 +1,11 @@
-"""Which chat template a model is served with: its own, its own with a thought opened, or ours."""
+"""Which chat template a model is served with: its own, or ours.
+
+A thought that a template does not open is opened behind it, by the answer guard.
+"""
 
 import re
 from dataclasses import dataclass
 
-# Appended to a template of the family whose generation prompt leaves the model free to skip its
-# thought. A request's `enable_thinking: false` gets the empty thought that the models know.
-THOUGHT_ENDING = (
-    r"{% if add_generation_prompt %}"
-    r"{{ '<think>\n\n</think>\n\n' if enable_thinking is defined and enable_thinking is false"
-    r" else '<think>\n' }}{% endif %}"
-)
-# The same for a template that writes the empty thought itself.
-OPEN_THOUGHT_ENDING = (
-    r"{% if add_generation_prompt and not (enable_thinking is defined and enable_thinking is false)"
-    r" %}{{ '<think>\n' }}{% endif %}"
-)
 # Where ours decides on the thought. It is set in the text, not by a variable from outside: vLLM
 # lets a request give any variable that a template reads and does not set.
 FORCED_THOUGHT = "{%- set force_thought = true -%}"
@@ -35,7 +26,6 @@ _FAULTS = (
     ),
     ("adds no assistant prompt after a tool result", r"add_generation_promptandnot[\w.]*is_tool"),
 )
-_THOUGHT = "<think>"
 # Line ends may be written as \n or as they are.
 _OPEN_THOUGHT = re.compile(r"<think>(?!(?:\s|\\n)*</think>)")
 
@@ -48,31 +38,18 @@ class TemplateChoice:
     reason: str
 
 
-def choose_template(
-    model_template: str | None, *, family_r1: bool, force_thought: bool, ours: str
-) -> TemplateChoice:
+def choose_template(model_template: str | None, *, family_r1: bool, ours: str) -> TemplateChoice:
     """Decide for a model whose tokenizer brings `model_template`; None where it brings none."""
     if not family_r1:
         return TemplateChoice(None, "the model is not of the R1 family, so its own template stays")
     if model_template is None:
-        text = ours if force_thought else free_thought(ours)
-        return TemplateChoice(text, "the model brings no chat template, so the service's serves")
-    prompt = _generation_prompt(model_template)
-    opens = _OPEN_THOUGHT.search(prompt) is not None
+        reason = "the model brings no chat template, so the service's serves"
+        return TemplateChoice(free_thought(ours), reason)
     if _writes_foreign_calls(model_template):
-        text = ours if force_thought or opens else free_thought(ours)
+        opens = _OPEN_THOUGHT.search(_generation_prompt(model_template)) is not None
+        text = ours if opens else free_thought(ours)
         return TemplateChoice(text, f"the model's template {_faults(model_template)}")
-    if opens:
-        return TemplateChoice(None, "the model's own template opens the thought already")
-    if not force_thought:
-        return TemplateChoice(None, "the model's own template stays: no thought is to be forced")
-    # White space at the end of a file is seldom meant, and jinja itself drops the last line end:
-    # in front of the thought it would be one more token that the model has not learnt.
-    ending = OPEN_THOUGHT_ENDING if _THOUGHT in prompt else THOUGHT_ENDING
-    return TemplateChoice(
-        model_template.rstrip() + ending,
-        "the model's own template lets it skip its thought, so `<think>` is put at its end",
-    )
+    return TemplateChoice(None, "the model's own template has none of the known faults")
 
 
 def free_thought(ours: str) -> str:

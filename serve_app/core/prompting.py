@@ -21,7 +21,8 @@ REASONING_FIELDS = frozenset({"reasoning", "reasoning_content"})
 
 @dataclass(frozen=True, slots=True)
 class PromptRules:
-    """`force_thought` is for the template (core/chat_template.py): messages cannot do it."""
+    """`force_thought` is for the answer guard, which opens it behind the prompt's ids: messages
+    cannot do it."""
 
     fold_system: bool
     strip_thoughts: bool

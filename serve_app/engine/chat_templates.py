@@ -30,7 +30,7 @@ def served_template(model: str) -> tuple[str | None, str, bool]:
     own = own_template(model)
     r1 = is_r1(model, own)
     ours = OUR_R1_TEMPLATE.read_text(encoding="utf-8")
-    choice = choose_template(own, family_r1=r1, force_thought=False, ours=ours)
+    choice = choose_template(own, family_r1=r1, ours=ours)
     if choice.text is None or choice.text == ours:
         return choice.text and str(OUR_R1_TEMPLATE), choice.reason, r1
     with NamedTemporaryFile("w", suffix=".jinja", delete=False, encoding="utf-8") as file:

@@ -5,7 +5,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from serve_app.api.demand import DemandMeter
 from serve_app.api.place import GateLimits, Place, Refused
@@ -158,7 +158,7 @@ class Gate:
         """The service time of what runs and waits now."""
         works = [place.work for place in (*self._running, *self._line)]
         mean_work = sum(works) / len(works) if works else 1.0
-        return replace(self.service, mean_s=self.service.mean_s * mean_work)
+        return self.service.times(mean_work)
 
     def _admit(self, sequences: int, key: int | None, returning: bool) -> None:
         now_s = self.clock_s()

@@ -1,7 +1,7 @@
 """When a place in the line begins to run, from how long requests have been holding their slots."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Weight of the newest completion: about the last 60 requests count. With fewer, the mean of times
 # that vary as much as answers do is off by a fifth, and so is every time that clients are told.
@@ -33,21 +33,42 @@ def batch_slowdown(batch_cost: float, sequences: float, slots: int) -> float:
 @dataclass(frozen=True, slots=True)
 class ServiceTime:
     """How long a whole request (`relative_work` 1) holds its slot while all slots are busy.
-    `completions` 0 means derived, not yet measured."""
+    `completions` 0 means derived, not yet measured; `mean_square_s2` is of the same times."""
 
     mean_s: float
     completions: int = 0
+    mean_square_s2: float = 0.0
 
     @property
     def measured(self) -> bool:
         return self.completions > 0
 
+    @property
+    def spread(self) -> float:
+        """How far times lie about their mean, as a share of it: 0 where all are alike, 1 (the most)
+        where they lie anywhere from nothing to twice the mean. Of even spread, the standard
+        deviation is this share of the mean over the root of 3."""
+        if self.mean_s <= 0:
+            return 0.0
+        variation = self.mean_square_s2 / self.mean_s**2 - 1
+        return min(1.0, math.sqrt(3 * max(0.0, variation)))
+
+    def times(self, factor: float) -> "ServiceTime":
+        """Of requests with this much more work."""
+        return replace(
+            self, mean_s=self.mean_s * factor, mean_square_s2=self.mean_square_s2 * factor**2
+        )
+
 
 def observe_completion(service: ServiceTime, held_s: float) -> ServiceTime:
-    """Exponentially weighted mean; the first measurements replace the derived value at once."""
+    """Exponentially weighted means; the first measurements replace the derived value at once."""
     count = service.completions + 1
     weight = max(NEWEST_WEIGHT, 1 / count)
-    return ServiceTime(service.mean_s + weight * (held_s - service.mean_s), count)
+    return ServiceTime(
+        service.mean_s + weight * (held_s - service.mean_s),
+        count,
+        service.mean_square_s2 + weight * (held_s**2 - service.mean_square_s2),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +106,20 @@ def estimate_drain(service: ServiceTime, running_ages_s: tuple[float, ...], slot
     Those that run longer than the mean say that it is too low: each counts like one completion of
     its age, since the first completions of a new load are its shortest. Such a request has half
     the mean to go, as answers have no fixed length.
+
+    The first of many slots is free long before a typical one, by as much as service times spread:
+    of `n` even draws from `1 - spread` to `1 + spread` times what is left, the k-th smallest is
+    expected at `1 - spread + 2 * spread * (k - 1/2) / n`. Where answers end anywhere, `n` equal
+    slots so become free at the rate that Little's law says, `n` in a mean service time.
     """
     completions = max(1.0, min(service.completions, 1 / NEWEST_WEIGHT))
     held_s = completions * service.mean_s + sum(max(service.mean_s, age) for age in running_ages_s)
     mean_s = max(held_s / (completions + len(running_ages_s)), 1e-3)
-    remaining = [max(mean_s - age, mean_s / 2) for age in running_ages_s]
+    typical = sorted(max(mean_s - age, mean_s / 2) for age in running_ages_s)
+    first, step = 1 - service.spread, 2 * service.spread / max(1, len(typical))
+    remaining = [left_s * (first + step * (k + 0.5)) for k, left_s in enumerate(typical)]
     free = [0.0] * (slots - len(running_ages_s))
-    return Drain(tuple(sorted(free + remaining)[-slots:]), mean_s, service.measured)
+    return Drain(tuple((free + remaining)[-slots:]), mean_s, service.measured)
 
 
 @dataclass(frozen=True, slots=True)

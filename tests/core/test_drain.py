@@ -69,7 +69,7 @@ def test_whoever_has_nobody_before_and_a_place_to_spare_starts_at_once() -> None
 def test_the_first_completion_replaces_the_derived_time() -> None:
     derived = ServiceTime(10.0)
     assert not derived.measured
-    assert observe_completion(derived, 2.0) == ServiceTime(2.0, 1)
+    assert observe_completion(derived, 2.0) == ServiceTime(2.0, 1, mean_square_s2=4.0)
 
 
 @given(st.floats(0.1, 100), st.floats(0.1, 100))
@@ -173,3 +173,51 @@ def test_a_step_with_few_sequences_is_faster_than_a_full_one() -> None:
     assert batch_slowdown(0.06, 40, 29) == 1.0
     assert batch_slowdown(0.06, 1, 29) == pytest.approx(1.06 / 2.74)
     assert batch_slowdown(0.0, 1, 29) == 1.0
+
+
+def test_alike_times_have_no_spread_and_times_from_nothing_to_twice_the_mean_have_all_of_it() -> (
+    None
+):
+    alike, anywhere = ServiceTime(0.0), ServiceTime(0.0)
+    for step in range(33):
+        alike = observe_completion(alike, 4.0)
+        anywhere = observe_completion(anywhere, 8.0 * (step * 7 % 33 + 0.5) / 33)
+    assert alike.spread == pytest.approx(0.0, abs=1e-6)
+    assert anywhere.spread == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_spread_of_more_work_is_the_same() -> None:
+    service = ServiceTime(4.0, 9, mean_square_s2=17.0)
+    assert service.times(2.5).mean_s == 10.0
+    assert service.times(2.5).spread == pytest.approx(service.spread)
+
+
+def test_many_slots_whose_answers_end_anywhere_become_free_at_the_rate_of_littles_law() -> None:
+    """240 slots of 64 s free one each 0.27 s: 37 of a line begin within 10 s, and not none of
+    them, though no single answer is likely to end by then."""
+    service = ServiceTime(64.0, 500, mean_square_s2=64.0**2 * 4 / 3)
+    ages_s = tuple(64.0 * (k + 0.5) / 240 for k in range(240))
+    drain = estimate_drain(service, ages_s, slots=240)
+    assert drain.starts_within(10.0) == pytest.approx(10.0 / (64.0 / 240), abs=1)
+
+
+def test_many_slots_whose_answers_are_all_alike_become_free_when_each_is_due() -> None:
+    service = ServiceTime(64.0, 500, mean_square_s2=64.0**2)
+    drain = estimate_drain(service, (10.0,) * 240, slots=240)
+    assert drain.starts_within(53.0) == 0
+    assert drain.starts_within(55.0) == 240
+
+
+@given(
+    st.lists(st.floats(0, 100), min_size=1, max_size=40),
+    st.floats(0.1, 50),
+    st.floats(0, 5),
+    st.integers(0, 100),
+)
+def test_slots_become_free_in_order_whatever_the_spread(
+    ages_s: list[float], mean_s: float, variation: float, completions: int
+) -> None:
+    service = ServiceTime(mean_s, completions, mean_square_s2=mean_s**2 * (1 + variation))
+    remaining_s = estimate_drain(service, tuple(ages_s), slots=len(ages_s)).remaining_s
+    assert list(remaining_s) == sorted(remaining_s)
+    assert min(remaining_s) >= 0

@@ -19,8 +19,8 @@ import psutil
 
 from serve_app.config import EngineConfig
 from serve_app.core.engine_args import EngineSpec, cores_of_slice, engine_args
-from serve_app.core.hardware import hardware_for
 from serve_app.core.tiers import Tier
+from serve_app.engine.cpu import this_cpu
 from serve_app.serving.engine_start import NOT_ARGUMENTS
 from serve_app.serving.local import LocalCluster
 from serve_app.serving.profiles import load_profile
@@ -130,7 +130,7 @@ def bare_command(model_dir: Path, engine: EngineConfig, port: int) -> list[str]:
     # The `vllm` command of the CPU build does not start; this module is the same server.
     server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     listen = ["--host", "127.0.0.1", "--port", str(port)]
-    return [*server, *engine_args(spec, hardware_for(None)), *listen]
+    return [*server, *engine_args(spec, this_cpu()), *listen]
 
 
 def bare_environment(engine: EngineConfig, cores: list[int]) -> dict[str, str]:

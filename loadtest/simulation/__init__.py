@@ -1,1 +1,1 @@
-"""The scaling law, and others, on recorded traffic: replicas, queues and cards are simulated."""
+"""The application on cards that are not there: what they hold, which to buy, how it scales."""

@@ -3,9 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loadtest.simulation.fleet import CardSpeed, TierState
-from loadtest.simulation.run import Outcome, Setup, simulate, tier_plan
-from loadtest.simulation.trace import Trace
+import numpy as np
+
+from loadtest.simulation.arrivals import TIERS
+from loadtest.simulation.cell import Cell
+from loadtest.simulation.outcome import Outcome
+from loadtest.simulation.run import simulate_cell
+from loadtest.simulation.setup import Setup, tier_plan
+from loadtest.simulation.tier_state import TierState
 from serve_app.core.tiers import Tier
 
 SHORTEST_INTERVAL_S = 30.0
@@ -24,7 +29,7 @@ class Planned:
     counts: Mapping[Tier, list[int]]
     ahead_s: float
 
-    def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, int]:
+    def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, float]:
         return {
             tier: max(self._count(counts, now_s), self._count(counts, now_s + self.ahead_s))
             for tier, counts in self.counts.items()
@@ -34,7 +39,7 @@ class Planned:
         return counts[min(int(at_s / self.interval_s), len(counts) - 1)]
 
 
-def cheapest_plan(trace: Trace, setup: Setup, attainment: float) -> Outcome:
+def cheapest_plan(cell: Cell, setup: Setup, attainment: float) -> Outcome:
     """The cheapest plan found that starts at least this share of requests in time.
 
     Replicas are ordered a cold start before they are needed, which costs cards but no wait. The
@@ -42,48 +47,46 @@ def cheapest_plan(trace: Trace, setup: Setup, attainment: float) -> Outcome:
     one replica away from each interval in turn where that still suffices. No proof: the true
     optimum may be a little cheaper.
     """
-    interval_s = max(SHORTEST_INTERVAL_S, trace.duration_s / MOST_INTERVALS)
+    interval_s = max(SHORTEST_INTERVAL_S, cell.arrivals.duration_s / MOST_INTERVALS)
     best: tuple[float, Counts, Outcome] | None = None
     for fullness in FULLNESS:
-        counts = _by_work(trace, setup, interval_s, fullness)
-        outcome = simulate(trace, setup, Planned(interval_s, counts, setup.cold_start_s))
+        counts = _by_work(cell, setup, interval_s, fullness)
+        outcome = simulate_cell(cell, setup, Planned(interval_s, counts, setup.longest_start_s))
         if outcome.attainment >= attainment and (best is None or outcome.gpu_hours < best[0]):
             best = outcome.gpu_hours, counts, outcome
     if best is None:
-        counts = {tier: [setup.gpu_count] * MOST_INTERVALS for tier in trace.tiers}
-        return simulate(trace, setup, Planned(interval_s, counts, setup.cold_start_s))
-    return _trimmed(trace, setup, interval_s, attainment, best[1], best[2])
+        counts = {tier: [setup.gpu_count] * MOST_INTERVALS for tier in _tiers(cell)}
+        return simulate_cell(cell, setup, Planned(interval_s, counts, setup.longest_start_s))
+    return _trimmed(cell, setup, interval_s, attainment, best[1], best[2])
 
 
-def _by_work(trace: Trace, setup: Setup, interval_s: float, fullness: float) -> Counts:
+def _by_work(cell: Cell, setup: Setup, interval_s: float, fullness: float) -> Counts:
     """Replicas for the true work of each interval, at this utilisation of the tier's first card."""
-    intervals = int(trace.duration_s / interval_s) + 1
-    work_s = {tier: [0.0] * intervals for tier in trace.tiers}
-    speeds = {tier: _first_card(tier, setup) for tier in trace.tiers}
-    for request in trace.requests:
-        card = speeds[request.tier]
-        work_s[request.tier][int(request.arrival_s / interval_s)] += card.model.request_s(
-            slots=card.slots,
-            prompt_tokens=request.prompt_tokens,
-            new_tokens=request.new_tokens,
+    arrivals = cell.arrivals
+    intervals = int(arrivals.duration_s / interval_s) + 1
+    most = setup.gpu_count - setup.minimum * (len(_tiers(cell)) - 1)
+    counts: Counts = {}
+    for tier in _tiers(cell):
+        own = arrivals.tier == TIERS.index(tier)
+        plan = tier_plan(tier, setup)
+        card = plan.cards[plan.preference[0]]
+        model, slots = card.profile.step_model, card.limits.slots
+        work_s = model.token_s(slots) * arrivals.new_tokens[own] + (
+            model.per_prompt_token_ms / 1e3 * arrivals.prompt_tokens[own]
         )
-    most = setup.gpu_count - setup.minimum * (len(trace.tiers) - 1)
-    return {
-        tier: [
-            min(max(setup.minimum, -int(-work / interval_s / fullness // 1)), most)
-            for work in works
-        ]
-        for tier, works in work_s.items()
-    }
+        interval = (arrivals.arrival_s[own] / interval_s).astype(int)
+        works = np.bincount(interval, weights=work_s, minlength=intervals) * cell.weight
+        needed = np.ceil(works / interval_s / fullness).astype(int)
+        counts[tier] = np.clip(needed, setup.minimum, most).tolist()
+    return counts
 
 
-def _first_card(tier: Tier, setup: Setup) -> CardSpeed:
-    plan = tier_plan(tier, setup)
-    return plan.cards[plan.preference[0]]
+def _tiers(cell: Cell) -> list[Tier]:
+    return [tier for code, tier in enumerate(TIERS) if code in set(cell.arrivals.tier.tolist())]
 
 
 def _trimmed(
-    trace: Trace,
+    cell: Cell,
     setup: Setup,
     interval_s: float,
     attainment: float,
@@ -96,7 +99,7 @@ def _trimmed(
             if counts[tier][interval] <= setup.minimum:
                 continue
             counts[tier][interval] -= 1
-            tried = simulate(trace, setup, Planned(interval_s, counts, setup.cold_start_s))
+            tried = simulate_cell(cell, setup, Planned(interval_s, counts, setup.longest_start_s))
             if tried.attainment >= attainment and tried.gpu_hours <= outcome.gpu_hours:
                 outcome = tried
             else:

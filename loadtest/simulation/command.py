@@ -1,198 +1,214 @@
-"""`python -m loadtest simulate`: one policy on one trace, as a sentence and as JSON."""
+"""`python -m loadtest simulate`: one policy on one trace, as tables, a picture and JSON."""
 
 import argparse
-import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
+from loadtest.simulation import option_types as types
+from loadtest.simulation import options as common
 from loadtest.simulation.names import POLICIES
-from loadtest.simulation.trace import Trace, TraceError, read_trace, tier_of_file
 from serve_app.core.hardware import RTX_4090, T4
-from serve_app.core.tiers import Tier
-from serve_app.load_config import AdmissionConfig
 
-KNOWN_CARDS = ("T4", "RTX4090")
+if TYPE_CHECKING:
+    from loadtest.simulation.answers import CardFigures, SimulateAnswer
+    from loadtest.simulation.contest import Result
+    from loadtest.simulation.profile import CardProfile
+    from loadtest.simulation.setup import Setup
+    from loadtest.simulation.trace import Trace
+
+INTERRUPTED = 130
+DESCRIPTION = """\
+Replays a trace against a simulated cluster and lets a policy scale it. The gate, relay, lending,
+scaling law and GPU budget are the server's own; the engines are simulated step by step on the
+profiles of their cards, which say what of them was measured. `ours` is the law that the server
+runs. `ray-default` and `waiting-threshold` are given hindsight: the cheapest of their settings that
+begins as many requests in time as ours does. `clairvoyant` is the cheapest plan found by a search
+that knows the trace."""
+EXAMPLES = """examples:
+  the server's own law on recorded traffic:
+    python -m loadtest simulate --trace loadtest/traces/azure2023_conv_1h.csv.gz --plot run.png
+  a day of 200 times that load on a thousand cards:
+    python -m loadtest simulate --trace FILE --load 200 --day --gpus T4=500,RTX4090=500
+
+docs/simulation.md says what is simulated and what the numbers mean."""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "simulate",
-        help="a scaling policy on recorded traffic: requests begun in time, and GPU-hours",
-        description="Replays a trace against simulated replicas on simulated cards (continuous "
-        "batching with the step times that serve_app/core/hardware.py derives for each card; "
-        "nothing here was measured on a card) and lets a policy scale them. `ours` is the law that "
-        "the server runs. `ray-default` and `waiting-threshold` are given hindsight: the cheapest "
-        "of their settings that begins as many requests in time as ours does. `clairvoyant` is the "
-        "cheapest plan found by a search that knows the trace.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        help="a scaling policy on recorded traffic: latencies, goodput, refusals, GPU-hours, cost",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=common.HelpFormatter,
     )
+    common.add_trace(parser, required=True)
     add = parser.add_argument
-    add(
-        "--trace",
-        type=Path,
-        required=True,
-        help="CSV, or CSV.gz, with arrival_s, input_tokens, "
-        "output_tokens, and tier where requests are of several tiers",
-    )
-    add("--gpus", type=gpu_counts, default="T4=2,RTX4090=1", help="cards of the cluster")
+    add("--gpus", type=types.gpu_counts, default=common.DEFAULT_GPUS, help="cards of the cluster")
     add("--policy", choices=POLICIES, default="ours")
     add("--json", type=Path, metavar="OUT", help="write the result here")
+    add("--plot", type=Path, metavar="FILE.png", help="draw arrivals, replicas, queue, refusals")
     add(
-        "--tier",
-        type=Tier,
-        choices=list(Tier),
-        help="whose requests they are where the trace "
-        "does not say; without it chat, or reasoning where it has a column reasoning_tokens",
+        "--rate",
+        type=types.positive,
+        default=1.0,
+        help="let the requests come so many times as fast: the trace's time is squeezed",
     )
-    add("--rate", type=positive, default=1.0, help="let them come so many times as fast")
-    add_setup(parser)
+    add(
+        "--load",
+        type=types.positive,
+        default=1.0,
+        help="so many times the requests in the same time: shifted copies of the trace together",
+    )
+    add("--day", action="store_true", help="24 hours of the trace, along a day's curve")
+    add(
+        "--cell",
+        type=types.count,
+        metavar="K",
+        help="simulate one card in K, with one request in K; as many as keep it short if not given",
+    )
+    add(
+        "--retries",
+        type=types.natural,
+        default=0,
+        metavar="N",
+        help="refused requests come back when they were told to, up to N times",
+    )
+    add("--seed", type=types.natural, default=0, help="of copies, thinning and cells")
+    common.add_cluster(parser)
+    common.add_scaling(parser)
 
 
-def add_setup(parser: argparse.ArgumentParser) -> None:
-    """The options that describe the cluster's habits."""
-    add = parser.add_argument
-    add(
-        "--max-wait-s",
-        type=positive,
-        default=AdmissionConfig().max_wait_s,
-        help="longest wait of a tier: who waits longer is refused, and counts as missed",
-    )
-    add(
-        "--cold-start-s",
-        type=positive,
-        default=45.0,
-        help="from ordering a replica to its first request",
-    )
-    add(
-        "--downscale-delay-s",
-        type=positive,
-        default=60.0,
-        help="how long ours must wish fewer before it gets fewer",
-    )
-    add(
-        "--lend-share",
-        type=share,
-        default=AdmissionConfig().lend_share,
-        help="part of its slots that a replica lends to the other tier; ours only",
-    )
-    add(
-        "--attainment",
-        type=share,
-        help="what the other policies' settings must reach; what ours "
-        "reaches on this trace, if not given",
-    )
-
-
-def run(options: argparse.Namespace, console: Console) -> int:
-    from loadtest.simulation.contest import run_policy
+def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
+    from loadtest.simulation.answers import write
+    from loadtest.simulation.inputs import FAULTS
+    from loadtest.simulation.simulate_table import tell
 
     try:
-        trace = load_trace(options.trace, options.tier, options.rate, console)
-    except (TraceError, OSError) as fault:
-        console.print(str(fault), style="bold red", highlight=False, markup=False)
+        trace, setup = _inputs(options, console)
+        result = _result(options, trace, setup, console)
+    except FAULTS as fault:
+        console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
         return 2
-    setup = make_setup(options, trace)
-    if setup is None:
-        console.print("Each tier of the trace needs a GPU of its own at least.", style="bold red")
-        return 2
-    with console.status(f"{options.policy} on {options.trace.name}"):
-        result = run_policy(options.policy, trace, setup, attainment=options.attainment)
-    outcome = result.outcome
-    document = {
-        "policy": options.policy,
-        "attainment": outcome.attainment,
-        "gpu_hours": outcome.gpu_hours,
-        "scale_actions": outcome.scale_actions,
-        "attainment_by_tier": {tier.value: part for tier, part in outcome.by_tier.items()},
-        "requests": outcome.requests,
-        "refused": outcome.refused,
-        "lent": outcome.lent,
-        "setting": result.setting,
-        "settings_tried": result.tried,
-        "trace": options.trace.name,
-        "rate": options.rate,
-        "duration_s": trace.duration_s,
-        "clipped": trace.clipped,
-        "gpus": options.gpus,
-        "max_wait_s": options.max_wait_s,
-        "cold_start_s": options.cold_start_s,
-        "hardware": {card.name: card.status for card in (T4, RTX_4090)},
-        "date": datetime.now(UTC).date().isoformat(),
-        "changes": [
-            {"at_s": at_s, "tier": tier.value, "replicas": replicas}
-            for at_s, tier, replicas in outcome.changes
-        ],
-    }
+    except KeyboardInterrupt:
+        console.print("Interrupted: a policy is judged by the whole trace.", style="bold yellow")
+        return INTERRUPTED
+    answer = _answer(options, argv, trace, setup, result)
     if options.json is not None:
-        options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    _tell(document, console)
+        write(options.json, answer)
+    tell(answer, console)
+    if options.plot is not None:
+        from loadtest.simulation.timeline_plot import plot
+
+        title = f"{options.policy} on {answer.trace} (simulated)"
+        plot(result.outcome.timeline, title, options.plot)
     return 0
 
 
-def load_trace(path: Path, tier: Tier | None, rate: float, console: Console) -> Trace:
-    """The trace, with a word on what was assumed about it."""
-    if tier is None:
-        tier = tier_of_file(path)
-        if tier is not None:
-            console.print(f"{path.name} names no tiers: taken as {tier}'s (--tier)")
-    return read_trace(path, tier=tier, rate=rate)
+def _inputs(options: argparse.Namespace, console: Console) -> tuple["Trace", "Setup"]:
+    from loadtest.simulation.inputs import (
+        InputFault,
+        checked_outputs,
+        load_trace,
+        scaled_setup,
+    )
+
+    checked_outputs(json=options.json, plot=options.plot)
+    setup = scaled_setup(options)
+    trace = load_trace(options.trace, options.tier, options.rate, console)
+    if sum(options.gpus.values()) < len(trace.tiers):
+        raise InputFault("--gpus: each tier of the trace needs a GPU of its own at least")
+    setup = replace(setup, retries=options.retries, weight=options.cell, seed=options.seed)
+    return replace(trace, times=options.load, day=options.day), setup
 
 
-def make_setup(options: argparse.Namespace, trace: Trace) -> Any:
-    """None if there are fewer cards than tiers."""
-    from loadtest.simulation.run import Setup
+def _result(
+    options: argparse.Namespace, trace: "Trace", setup: "Setup", console: Console
+) -> "Result":
+    """With a bar that fills once for each run: the policies with hindsight make many."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    setup = Setup(
+    from loadtest.simulation.contest import run_policy
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(f"{options.policy} on {options.trace.name}", total=1.0)
+        watched = replace(setup, seen=lambda done: progress.update(task, completed=done))
+        return run_policy(options.policy, trace, watched, attainment=options.attainment)
+
+
+def _answer(
+    options: argparse.Namespace,
+    argv: list[str],
+    trace: "Trace",
+    setup: "Setup",
+    result: "Result",
+) -> "SimulateAnswer":
+    from loadtest.simulation.answers import SimulateAnswer, asked, tier_figures
+
+    outcome, question = result.outcome, asked(argv, setup, options.slo)
+    return SimulateAnswer(
+        policy=options.policy,
+        attainment=outcome.attainment,
+        gpu_hours=outcome.gpu_hours,
+        scale_actions=outcome.scale_actions,
+        attainment_by_tier=outcome.by_tier,
+        requests=outcome.requests,
+        refused=outcome.refused,
+        lent=outcome.lent,
+        setting=result.setting,
+        settings_tried=result.tried,
+        trace=options.trace.name,
+        rate=options.rate,
+        load=options.load,
+        day=options.day,
+        cell=outcome.weight,
+        simulated_requests=outcome.simulated_requests,
+        retries=options.retries,
+        seed=options.seed,
+        duration_s=outcome.duration_s,
+        clipped=trace.clipped,
         gpus=options.gpus,
         max_wait_s=options.max_wait_s,
-        cold_start_s=options.cold_start_s,
-        min_drain_s=5.0,
-        lend_share=options.lend_share,
-        downscale_delay_s=options.downscale_delay_s,
+        cold_start_s=setup.longest_start_s,
+        hardware={
+            _long_name(setup.profiles[name]): told for name, told in question.profiles.items()
+        },
+        date=question.date,
+        changes=outcome.changes,
+        tiers=tier_figures(outcome),
+        cards=_cards(setup, outcome.gpu_s, outcome.cost_usd),
+        cost_usd=outcome.total_cost_usd,
+        utilisation=outcome.utilisation,
+        timeline=outcome.timeline,
+        asked=question,
     )
-    return setup if setup.gpu_count >= len(trace.tiers) else None
 
 
-def gpu_counts(text: str) -> dict[str, int]:
-    """`T4=2,RTX4090=1` as counts by card."""
-    counts: dict[str, int] = {}
-    for part in text.split(","):
-        name, equals, count = part.strip().partition("=")
-        if name not in KNOWN_CARDS or not equals or not count.isdigit():
-            raise argparse.ArgumentTypeError(
-                f"{part!r} is no card with its count: T4=2,RTX4090=1 are the cards known here"
-            )
-        counts[name] = counts.get(name, 0) + int(count)
-    return {name: count for name, count in counts.items() if count}
+def _long_name(profile: "CardProfile") -> str:
+    """As `hardware` has always told it where the server knows the card."""
+    known = {"T4": T4.name, "RTX4090": RTX_4090.name}
+    return known.get(profile.name, profile.name)
 
 
-def positive(text: str) -> float:
-    value = float(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
+def _cards(
+    setup: "Setup", gpu_s: Mapping[str, float], cost_usd: Mapping[str, float]
+) -> Mapping[str, "CardFigures"]:
+    from loadtest.simulation.answers import CardFigures
+    from loadtest.simulation.inputs import status_of
 
-
-def share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def _tell(document: Mapping[str, Any], console: Console) -> None:
-    table = Table(show_header=False, box=None)
-    table.add_row("policy", document["policy"])
-    table.add_row("begun in time", f"{document['attainment']:.2%} of {document['requests']}")
-    table.add_row("GPU-hours", f"{document['gpu_hours']:.3f}")
-    table.add_row("scale actions", str(document["scale_actions"]))
-    table.add_row("refused, lent", f"{document['refused']}, {document['lent']}")
-    chosen = ", ".join(f"{name} {value}" for name, value in document["setting"].items())
-    table.add_row("setting", f"{chosen} (of {document['settings_tried']} tried)")
-    console.print(table)
-    console.print("Simulated; the cards' step times are derived, not measured.", style="dim")
+    found: dict[str, CardFigures] = {}
+    for name in setup.gpus:
+        profile = setup.profiles[name]
+        price = profile.price_usd_per_hour
+        found[name] = CardFigures(
+            gpu_hours=gpu_s.get(name, 0.0) / 3600,
+            cost_usd=cost_usd.get(name),
+            price_usd_per_hour=None if price is None else price.value,
+            price_source=None if price is None else price.source,
+            profile=status_of(profile),
+        )
+    return found

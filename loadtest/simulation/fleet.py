@@ -1,164 +1,221 @@
-"""The simulated cluster: cards of several kinds, the tiers' replicas on them, lines, lending."""
+"""The simulated cluster: cards, the tiers' replicas on them, and how requests find a place.
 
-from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+A request comes to the replica with the fewest connections. Production's gate there runs it, lets it
+wait or refuses it. The head of each line looks for room every `relay_after_s`, and who would be
+refused looks at once: first at the tier's other replicas, then at those of the other tier that lend
+(`serve_app/api/edge.py`, `serve_app/api/relay.py`).
+"""
+
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from typing import Any
 
-from loadtest.simulation.replica import Replica
-from loadtest.simulation.trace import Request
-from serve_app.core.step_time import StepModel
+from loadtest.simulation.recorder import Recorder
+from loadtest.simulation.replica import Clock, Replica
+from loadtest.simulation.tier_state import TierState
+from loadtest.simulation.visit import Visit
+from serve_app.api.place import Refused
 from serve_app.core.tiers import Tier
-from serve_app.core.work import LearntLengths
+from serve_app.load_config import AdmissionConfig
 
+RELAY_AFTER_S = AdmissionConfig().relay_after_s
+ROUNDING = 1e-6
 
-@dataclass(frozen=True, slots=True)
-class CardSpeed:
-    """What a tier's replica is on this card."""
-
-    model: StepModel
-    slots: int
-
-
-@dataclass(frozen=True, slots=True)
-class TierPlan:
-    """How a tier runs: cards in order of preference, its longest wait, its speed on each card."""
-
-    preference: Sequence[str]
-    max_wait_s: float
-    cards: Mapping[str, CardSpeed]
-    lengths: LearntLengths
-
-
-@dataclass(slots=True)
-class TierState:
-    plan: TierPlan
-    target: int = 0
-    replicas: list[Replica] = field(default_factory=list)
-    line: deque[Request] = field(default_factory=deque)
-    refused: int = 0
-    lent_out: int = 0
-
-    def serving(self, now_s: float) -> list[Replica]:
-        return [r for r in self.replicas if r.ready_s <= now_s and r.stopping_s is None]
-
-    @property
-    def wanted(self) -> list[Replica]:
-        """Those that start or serve."""
-        return [replica for replica in self.replicas if replica.stopping_s is None]
+Handler = Callable[[Any, float], None]
 
 
 @dataclass(slots=True)
 class Fleet:
-    """Events in order of time; `advance` runs the engines up to a moment."""
+    """Events in order of time; `advance` runs the fleet up to a moment. `retries`: so many times a
+    refused client comes back when it was told to."""
 
     tiers: Mapping[Tier, TierState]
     free_cards: Counter[str]
-    cold_start_s: float
-    min_drain_s: float
-    lend_share: float
-    held_s: float = 0.0
-    _events: list[tuple[float, int, Replica]] = field(default_factory=list)
+    clock: Clock
+    recorder: Recorder
+    min_drain_s: float = 5.0
+    retries: int = 0
+    dice: random.Random = field(default_factory=lambda: random.Random(0))
+    held_s: dict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
+    coming_back: int = 0
+    _preempted: Counter[Tier] = field(default_factory=Counter[Tier])
+    _events: list[tuple[float, int, Handler, Any]] = field(default_factory=list)
     _order: int = 0
-    _home: dict[Replica, Tier] = field(default_factory=dict)
-    _borrowing: dict[Request, Replica] = field(default_factory=dict)
 
-    def arrive(self, request: Request, now_s: float) -> None:
-        state = self.tiers[request.tier]
-        serving = state.serving(now_s)
-        if serving:
-            least_busy = min(serving, key=lambda replica: replica.running)
-            least_busy.count_arrival(request, now_s)
-        state.line.append(request)
-        self.dispatch(request.tier, now_s)
-
-    def dispatch(self, tier: Tier, now_s: float) -> None:
-        """Start what waits, in order, wherever a slot is free; refuse what waited too long."""
-        state = self.tiers[tier]
-        while state.line:
-            request = state.line[0]
-            if now_s - request.arrival_s > state.plan.max_wait_s:
-                state.line.popleft()
-                state.refused += 1
-                continue
-            room = [r for r in state.serving(now_s) if r.running < r.slots]
-            if room:
-                chosen = min(room, key=lambda replica: replica.running)
+    def arrive(self, visit: Visit, now_s: float) -> None:
+        """A client asks, for the first time or again."""
+        self.clock.now_s = now_s
+        entry = visit.entry = self.tiers[visit.tier].balancer.choose()
+        try:
+            entry.enter(visit)
+        except Refused as refused:
+            if self._passed_on(visit, entry, now_s):
+                entry.gate.withdraw(refused)
             else:
-                lender = self._lender(tier, now_s)
-                if lender is None:
-                    return
-                chosen = lender
-                chosen.borrowed += 1
-                self._borrowing[request] = chosen
-                state.lent_out += 1
-            state.line.popleft()
-            chosen.take(request, now_s)
-            self._schedule(chosen)
+                self._refuse(visit, entry, refused, now_s)
+            return
+        self._after_gate(entry, now_s)
+        if entry.looks_s is None and visit.place and visit.place.started_s is None:
+            self._look_later(entry, visit, now_s)
 
     def advance(self, until_s: float) -> None:
-        """Run all engines up to `until_s`."""
-        while self._events and self._events[0][0] <= until_s:
-            now_s, _, replica = heappop(self._events)
-            if replica.stride_end_s != now_s:
-                continue
-            for request in replica.end_stride(now_s):
-                lender = self._borrowing.pop(request, None)
-                if lender is not None:
-                    lender.borrowed -= 1
-            self._schedule(replica)
-            home = self._home[replica]
-            self.dispatch(home, now_s)
-            if self.lend_share:
-                for tier in self.tiers:
-                    self.dispatch(tier, now_s)
+        """Run the fleet up to `until_s`."""
+        events = self._events
+        while events and events[0][0] <= until_s:
+            now_s, _, handler, thing = heappop(events)
+            self.clock.now_s = now_s
+            handler(thing, now_s)
+        self.clock.now_s = until_s
 
-    def reconcile(self, tier: Tier, now_s: float, *, cold_start_s: float | None = None) -> None:
-        """Start or stop replicas towards the target, as Serve does; free cards that are drained."""
-        state = self.tiers[tier]
-        for replica in [r for r in state.replicas if r.stopping_s is not None]:
-            drained = not replica.running and now_s >= (replica.stopping_s or 0) + self.min_drain_s
-            if drained or replica.ready_s > now_s:
-                state.replicas.remove(replica)
-                self.free_cards[replica.card] += 1
-        for _ in range(len(state.wanted) - state.target):
-            self._choose_to_stop(state, now_s).stopping_s = now_s
-        for _ in range(state.target - len(state.wanted)):
-            card = next((card for card in state.plan.preference if self.free_cards[card]), None)
-            if card is None:
-                return
-            self.free_cards[card] -= 1
-            speed = state.plan.cards[card]
-            start_s = self.cold_start_s if cold_start_s is None else cold_start_s
-            replica = Replica(
-                card, speed.model, speed.slots, state.plan.lengths, ready_s=now_s + start_s
-            )
-            self._home[replica] = tier
-            state.replicas.append(replica)
-
-    def hold(self, seconds: float) -> None:
-        """Count the cards that are held for this time."""
-        self.held_s += seconds * sum(len(state.replicas) for state in self.tiers.values())
-
-    def _lender(self, tier: Tier, now_s: float) -> Replica | None:
-        lenders = [
-            replica
-            for other, state in self.tiers.items()
-            if other is not tier and not state.line
-            for replica in state.serving(now_s)
-            if replica.running < replica.slots
-            and replica.borrowed + 1 <= self.lend_share * replica.slots
-        ]
-        return min(lenders, key=lambda replica: replica.running, default=None)
-
-    def _choose_to_stop(self, state: TierState, now_s: float) -> Replica:
-        """Like Serve: one that has not started, then the less preferred card, then the idlest."""
-        return max(
-            state.wanted,
-            key=lambda r: (r.ready_s > now_s, state.plan.preference.index(r.card), -r.running),
+    @property
+    def busy(self) -> bool:
+        """Whether any request is in the fleet, or comes back to it."""
+        return bool(self.coming_back) or any(
+            replica.gate.running_sequences or replica.gate.queued_requests
+            for state in self.tiers.values()
+            for replica in state.replicas
         )
 
-    def _schedule(self, replica: Replica) -> None:
-        if replica.stride_end_s is not None:
-            self._order += 1
-            heappush(self._events, (replica.stride_end_s, self._order, replica))
+    def preempted(self, tier: Tier) -> int:
+        """Sequences that the tier's engines put out of their KV pools."""
+        here = (replica.engine.preempted for replica in self.tiers[tier].replicas)
+        return self._preempted[tier] + sum(here)
+
+    def reconcile(self, tier: Tier, now_s: float, *, at_once: bool = False) -> None:
+        """Start or stop replicas towards the target, as Serve does; free cards that are drained.
+        `at_once`: they serve without a start."""
+        state = self.tiers[tier]
+        for replica in [r for r in state.replicas if r.stopping_s is not None]:
+            if self._drained(replica, now_s):
+                state.replicas.remove(replica)
+                self._preempted[tier] += replica.engine.preempted
+                self.free_cards[replica.card] += 1
+        missing = state.cell_target - len(state.wanted)
+        for _ in range(-missing):
+            state.stop_one(now_s)
+        for _ in range(missing):
+            card = next((card for card in state.plan.preference if self.free_cards[card]), None)
+            if card is None:
+                break
+            self.free_cards[card] -= 1
+            start_s = 0.0 if at_once else state.plan.cards[card].start_s
+            replica = Replica.build(state.plan, card, self.clock, ready_s=now_s + start_s)
+            state.replicas.append(replica)
+            if at_once:
+                state.serve(replica)
+            else:
+                self._at(replica.ready_s, self._become_ready, replica)
+        for replica in state.fit(now_s):
+            self._after_gate(replica, now_s)
+
+    def hold(self, seconds: float) -> None:
+        """Count the cards that are held for this time; of a part of a replica, that part."""
+        for state in self.tiers.values():
+            size = state.size
+            for replica in state.replicas:
+                part = replica.size if replica.stopping_s is not None else size
+                self.held_s[replica.card] += seconds * part
+
+    def _drained(self, replica: Replica, now_s: float) -> bool:
+        if replica.ready_s > now_s:
+            return True
+        empty = not (replica.gate.running_sequences or replica.gate.queued_requests)
+        return empty and now_s >= (replica.stopping_s or 0.0) + self.min_drain_s
+
+    def _become_ready(self, replica: Replica, now_s: float) -> None:
+        if replica.stopping_s is None:
+            self.tiers[replica.tier].serve(replica)
+
+    def _end_stride(self, replica: Replica, now_s: float) -> None:
+        engine = replica.engine
+        if engine.stride_end_s != now_s:
+            return
+        for visit in engine.end_stride(now_s):
+            self._finish(visit, replica, now_s)
+        if engine.stride_end_s is not None:
+            self._at(engine.stride_end_s, self._end_stride, replica)
+        self._after_gate(replica, now_s)
+
+    def _finish(self, visit: Visit, replica: Replica, now_s: float) -> None:
+        self.recorder.served(visit, now_s)
+        replica.finish(visit)
+        entry = visit.entry
+        assert entry is not None
+        self.tiers[visit.tier].balancer.end(entry)
+
+    def _after_gate(self, replica: Replica, now_s: float) -> None:
+        """What was granted goes to the engine; others learn whether there is room."""
+        if replica.granted:
+            engine = replica.engine
+            changed = False
+            for visit in replica.granted:
+                changed |= engine.take(visit, now_s)
+            replica.granted.clear()
+            if changed and engine.stride_end_s is not None:
+                self._at(engine.stride_end_s, self._end_stride, replica)
+        self.tiers[replica.tier].note_room(replica)
+
+    def _refuse(self, visit: Visit, entry: Replica, refused: Refused, now_s: float) -> None:
+        self.tiers[visit.tier].balancer.end(entry)
+        if visit.attempts >= self.retries:
+            self.recorder.refused(visit, refused.admission.reason)
+            return
+        visit.attempts += 1
+        self.coming_back += 1
+        self._at(now_s + refused.admission.retry_after_s, self._come_back, visit)
+
+    def _come_back(self, visit: Visit, now_s: float) -> None:
+        self.coming_back -= 1
+        self.recorder.retried(visit)
+        self.arrive(visit, now_s)
+
+    def _look_later(self, replica: Replica, head: Visit, now_s: float) -> None:
+        """Who waits looks every `RELAY_AFTER_S` from its own beginning, if it is the head then."""
+        assert head.place is not None
+        entered_s = head.place.entered_s
+        looks = math.floor((now_s - entered_s) / RELAY_AFTER_S + ROUNDING) + 1
+        replica.looks_s = entered_s + looks * RELAY_AFTER_S
+        self._at(replica.looks_s, self._head_looks, (replica, head))
+
+    def _head_looks(self, looking: tuple[Replica, Visit], now_s: float) -> None:
+        replica, visit = looking
+        replica.looks_s = None
+        # If another one is the head by now, its own time to look has yet to come.
+        if replica.head() is visit:
+            leaving = visit.at_gate
+            if self._passed_on(visit, replica, now_s):
+                assert leaving is not None
+                leaving.__exit__(None, None, None)
+                self._after_gate(replica, now_s)
+        head = replica.head()
+        if head is not None:
+            self._look_later(replica, head, now_s)
+
+    def _passed_on(self, visit: Visit, asking: Replica, now_s: float) -> bool:
+        """Whether another replica runs it at once."""
+        own = self.tiers[visit.tier]
+        for replica in self._in_any_order(own.roomy):
+            if replica is not asking:
+                replica.enter(visit, relayed=True)
+                self._after_gate(replica, now_s)
+                return True
+        for tier, state in self.tiers.items():
+            if tier is visit.tier:
+                continue
+            for replica in self._in_any_order(state.roomy):
+                if replica.gate.may_lend(1).allowed:
+                    replica.enter(visit, borrowed=True)
+                    self._after_gate(replica, now_s)
+                    return True
+        return False
+
+    def _in_any_order(self, replicas: Mapping[Replica, None]) -> list[Replica]:
+        return self.dice.sample(list(replicas), len(replicas)) if replicas else []
+
+    def _at(self, at_s: float, handler: Handler, thing: Any) -> None:
+        self._order += 1
+        heappush(self._events, (at_s, self._order, handler, thing))

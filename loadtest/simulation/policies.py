@@ -1,9 +1,10 @@
 """The laws that are compared. Each gives a tier's target from what it may know at that moment."""
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray.serve.autoscaling_policy import (
@@ -13,9 +14,8 @@ from ray.serve.autoscaling_policy import (
 )
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
-from loadtest.simulation.fleet import TierState
-from loadtest.simulation.replica import Replica
-from serve_app.core.gpu_budget import TierWish, share_gpus
+from loadtest.simulation.tier_state import TierState
+from serve_app.core.gpu_budget import GpuShare, TierWish, share_gpus
 from serve_app.core.scaling import (
     Decision,
     ReplicaLoad,
@@ -42,67 +42,78 @@ class ServeDelays:
 
 @dataclass(slots=True)
 class Ours:
-    """The law of `core/scaling.py`, and the budget of `core/gpu_budget.py` where tiers share."""
+    """The law of `core/scaling.py`, and the budget of `core/gpu_budget.py` where tiers share: what
+    `serving/policy.py` asks, in the same order.
+
+    In a cell it decides for the whole fleet in units of `unit` replicas, so that a target may be a
+    part of a simulated replica: each report counts as often as units go into it.
+    """
 
     law: ScalingLaw
     delays: ServeDelays
     gpus: int
     lend_share: float
+    unit: float = 1.0
     reasons: dict[Tier, str] = field(default_factory=dict)
+    _shared: tuple[dict[Tier, TierWish], dict[Tier, GpuShare]] | None = None
 
-    def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, int]:
+    def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, float]:
         wishes: dict[Tier, TierWish] = {}
-        reports = {tier: _reports(state, now_s) for tier, state in tiers.items()}
+        units = {tier: round(state.target / self.unit) for tier, state in tiers.items()}
+        reports = {tier: self._reports(state, units[tier]) for tier, state in tiers.items()}
+        config = self.delays.config
         for tier, state in tiers.items():
-            decision = self._decide(tier, state, reports)
+            decision = self._decide(tier, state, reports, units[tier])
             self.reasons[tier] = decision.reason
             wishes[tier] = TierWish(
-                wanted=decision.replicas,
-                target=state.target,
-                minimum=self.delays.config.min_replicas,
+                wanted=min(max(decision.replicas, config.min_replicas), config.max_replicas),
+                target=units[tier],
+                minimum=config.min_replicas,
             )
-        shares = share_gpus(wishes, gpus=self.gpus)
+        shares = self._shares(wishes)
+        for tier, share in shares.items():
+            if share.reason:
+                self.reasons[tier] += f"; {share.reason}"
         return {
-            tier: self.delays.apply(tier, share.replicas, tiers[tier].target, now_s)
+            tier: self.unit * self.delays.apply(tier, share.replicas, units[tier], now_s)
             for tier, share in shares.items()
         }
 
+    def _shares(self, wishes: dict[Tier, TierWish]) -> dict[Tier, GpuShare]:
+        """The shares depend on the wishes alone, and most wishes are those of the tick before."""
+        if self._shared is None or self._shared[0] != wishes:
+            self._shared = (wishes, share_gpus(wishes, gpus=round(self.gpus / self.unit)))
+        return self._shared[1]
+
     def _decide(
-        self, tier: Tier, state: TierState, reports: Mapping[Tier, Sequence[ReplicaLoad]]
+        self,
+        tier: Tier,
+        state: TierState,
+        reports: Mapping[Tier, Sequence[ReplicaLoad]],
+        target: int,
     ) -> Decision:
         others = [
             spare_load(others, lend_share=self.lend_share, stale_after_s=self.law.stale_after_s)
             for other, others in reports.items()
             if other is not tier
         ]
+        # As the server: the longest start of the tier's replicas.
+        start_s = max((r.plan.start_s for r in state.serving), default=self.law.start_s)
+        law = self.law if start_s == self.law.start_s else replace(self.law, start_s=start_s)
         return desired_replicas(
             reports[tier],
-            self.law,
-            replicas_target=state.target,
+            law,
+            replicas_target=target,
             replicas_running=len(reports[tier]),
             lent_load=next(iter(others), None),
         )
 
-
-def _reports(state: TierState, now_s: float) -> list[ReplicaLoad]:
-    serving = state.serving(now_s)
-    return [_report(replica, state, len(serving), now_s) for replica in serving]
-
-
-def _report(replica: Replica, state: TierState, serving: int, now_s: float) -> ReplicaLoad:
-    """The tier's line stands at the gates of its replicas, each with its part."""
-    queued_s = sum(replica.work_s(request.limit) for request in state.line) / serving
-    return ReplicaLoad(
-        running=replica.running - replica.borrowed,
-        queue_depth=len(state.line) / serving + replica.waiting_in_engine,
-        slots=replica.slots,
-        arriving_load=replica.arrivals.load(now_s),
-        queued_s=queued_s + replica.waiting_in_engine * replica.typical_s,
-        typical_s=replica.typical_s,
-        token_s=replica.model.token_s(replica.slots),
-        age_s=0.0,
-        fallback=replica.card != state.plan.preference[0],
-    )
+    def _reports(self, state: TierState, target: int) -> list[ReplicaLoad]:
+        """One for each unit that serves."""
+        reports = [replica.report() for replica in state.serving]
+        size = sum(replica.size for replica in state.serving)
+        count = min(round(size * state.weight / self.unit), target)
+        return list(itertools.islice(itertools.cycle(reports), count))
 
 
 @dataclass(slots=True)
@@ -110,23 +121,23 @@ class RayDefault:
     """Serve's own function on ongoing requests, as it sees them with the line included."""
 
     delays: ServeDelays
-    _seen: dict[Tier, deque[tuple[float, int]]] = field(default_factory=dict)
+    _seen: dict[Tier, deque[tuple[float, float]]] = field(default_factory=dict)
 
-    def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, int]:
+    def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, float]:
         return {tier: self._target(tier, state, now_s) for tier, state in tiers.items()}
 
     def _target(self, tier: Tier, state: TierState, now_s: float) -> int:
-        serving = state.serving(now_s)
-        ongoing = len(state.line) + sum(replica.running for replica in serving)
+        ongoing = state.ongoing * state.weight
         seen = self._seen.setdefault(tier, deque())
         seen.append((now_s, ongoing))
         while seen[0][0] < now_s - self.delays.config.look_back_period_s:
             seen.popleft()
         mean = sum(count for _, count in seen) / len(seen)
+        serving, target = round(len(state.serving) * state.weight), round(state.target)
         wish, _ = replica_queue_length_autoscaling_policy(
-            _context(tier, len(serving), state.target, mean, self.delays.config, now_s)
+            _context(tier, serving, target, mean, self.delays.config, now_s)
         )
-        return self.delays.apply(tier, wish, state.target, now_s)
+        return self.delays.apply(tier, wish, target, now_s)
 
 
 def _context(
@@ -165,28 +176,28 @@ class WaitingThreshold:
     poll_s: float = 30.0
     sync_s: float = 15.0
     stabilisation_s: float = 300.0
-    _waiting: dict[Tier, tuple[float, int]] = field(default_factory=dict)
+    _waiting: dict[Tier, tuple[float, float]] = field(default_factory=dict)
     _wishes: dict[Tier, deque[tuple[float, int]]] = field(default_factory=dict)
     _synced_s: dict[Tier, float] = field(default_factory=dict)
 
-    def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, int]:
+    def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, float]:
         return {tier: self._target(tier, state, now_s) for tier, state in tiers.items()}
 
     def _target(self, tier: Tier, state: TierState, now_s: float) -> int:
-        read_s, waiting = self._waiting.get(tier, (-math.inf, 0))
+        target = round(state.target)
+        read_s, waiting = self._waiting.get(tier, (-math.inf, 0.0))
         if now_s - read_s >= self.poll_s:
-            in_engine = sum(replica.waiting_in_engine for replica in state.serving(now_s))
-            waiting = len(state.line) + in_engine
+            waiting = state.queue_depth * state.weight
             self._waiting[tier] = (now_s, waiting)
         if now_s - self._synced_s.get(tier, -math.inf) < self.sync_s:
-            return state.target
+            return target
         self._synced_s[tier] = now_s
-        ratio = waiting / (self.threshold * max(1, state.target))
-        wish = state.target if abs(ratio - 1) <= 0.1 else math.ceil(waiting / self.threshold)
+        ratio = waiting / (self.threshold * max(1, target))
+        wish = target if abs(ratio - 1) <= 0.1 else math.ceil(waiting / self.threshold)
         wish = min(max(wish, self.minimum), self.maximum)
         wishes = self._wishes.setdefault(tier, deque())
         wishes.append((now_s, wish))
         while wishes[0][0] < now_s - self.stabilisation_s:
             wishes.popleft()
         # Not above what runs for the sake of an old wish: stabilisation only slows the way down.
-        return max(wish, min(state.target, max(past for _, past in wishes)))
+        return max(wish, min(target, max(past for _, past in wishes)))

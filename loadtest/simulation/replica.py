@@ -1,132 +1,224 @@
-"""A simulated replica: vLLM's continuous batching, step by step, on a card's derived step times."""
+"""A simulated replica: production's gate and demand meter in front of a simulated engine."""
 
+import asyncio
 from collections import deque
-from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from dataclasses import dataclass, field, replace
+from typing import cast
 
-from loadtest.simulation.trace import Request
+from loadtest.simulation.engine import Engine
+from loadtest.simulation.setup import CardPlan, TierPlan
+from loadtest.simulation.visit import Visit
+from serve_app.api.demand import DemandMeter
+from serve_app.api.gate import Gate
+from serve_app.core.drain import relative_work
+from serve_app.core.scaling import ReplicaLoad
 from serve_app.core.step_time import StepModel
-from serve_app.core.work import (
-    ArrivalRate,
-    LearntLengths,
-    observe_arrival,
-    observe_lengths,
-    request_work_s,
-)
+from serve_app.core.tiers import Tier
+from serve_app.core.work import observe_lengths
 
-# vLLM's default number of tokens in one step on these cards.
-STEP_TOKENS = 2048
-# Steps that nothing interrupts are taken together, up to about this time.
-LONGEST_STRIDE_S = 0.5
+REFRESH_S = 5.0
+
+
+@dataclass(slots=True)
+class Clock:
+    """The simulation's time, as production's parts read it."""
+
+    now_s: float = 0.0
+
+    def read_s(self) -> float:
+        return self.now_s
+
+
+@dataclass(slots=True)
+class PatientMeter(DemandMeter):
+    """Production's meter, which looks at what it has learnt of lengths and speed every five seconds
+    and not with each request: summing up 256 lengths is most of its work."""
+
+    _ended: list[tuple[int, int]] = field(default_factory=list)
+    _known_s: dict[int, float] = field(default_factory=dict)
+    _refreshed_s: float = 0.0
+
+    def finished(self, *, prompt_tokens: int, new_tokens: int) -> None:
+        self._ended.append((prompt_tokens, new_tokens))
+
+    def resize(self, derived: StepModel) -> None:
+        """The replica is another part of a card by now."""
+        self.derived = derived
+        self._known_s.clear()
+
+    def work_s(self, max_new_tokens: int) -> float:
+        now_s = self.clock_s()
+        if now_s >= self._refreshed_s + REFRESH_S:
+            self._refreshed_s = now_s
+            self._learn()
+        known_s = self._known_s.get(max_new_tokens)
+        if known_s is None:
+            # No super(): a class with slots is made anew by its decorator.
+            known_s = self._known_s[max_new_tokens] = DemandMeter.work_s(self, max_new_tokens)
+        return known_s
+
+    def _learn(self) -> None:
+        for prompt_tokens, new_tokens in self._ended:
+            self.lengths = observe_lengths(
+                self.lengths, prompt_tokens=prompt_tokens, answer=new_tokens
+            )
+        self._ended.clear()
+        self._known_s.clear()
+
+
+class _Grant:
+    """Stands in for the future by which the gate tells a request that its slots are held."""
+
+    __slots__ = ("_granted", "_visit")
+
+    def __init__(self, visit: Visit, granted: list[Visit]) -> None:
+        self._visit, self._granted = visit, granted
+
+    def set_result(self, _: None) -> None:
+        self._granted.append(self._visit)
+
+    def cancel(self) -> None:
+        """It left the line."""
 
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One engine on one card. It is busy until `stride_end_s`, when `end_stride` is due."""
+    """`connections` are HAProxy's: of all that came in here, wherever they run. `granted` are those
+    that hold a slot and that the engine has not yet. `looks_s` is when the head of the line next
+    looks for room elsewhere."""
 
+    tier: Tier
     card: str
-    model: StepModel
-    slots: int
-    lengths: LearntLengths
+    plan: CardPlan
+    gate: Gate
+    meter: PatientMeter
+    engine: Engine
     ready_s: float
+    expected_new_tokens: int
+    overhead_s: float
+    granted: list[Visit]
+    fallback: bool
     stopping_s: float | None = None
-    borrowed: int = 0
-    stride_end_s: float | None = None
-    arrivals: ArrivalRate = field(init=False)
-    _prompts: deque[list] = field(default_factory=deque)  # pyright: ignore[reportMissingTypeArgument]
-    _decoding: list[tuple[int, int, Request]] = field(default_factory=list)
-    _steps: int = 0
-    _stride_start_s: float = 0.0
-    _stride_steps: int = 0
-    _stride_prompts: list[Request] = field(default_factory=list)
-    _taken: int = 0
+    connections: int = 0
+    chosen: int = 0
+    roomy: bool = False
+    size: float = 1.0
+    looks_s: float | None = None
+    _line: deque[Visit] = field(default_factory=deque[Visit])
+    _entering: Visit | None = None
 
-    def __post_init__(self) -> None:
-        self.arrivals = ArrivalRate(self.ready_s, self.ready_s)
+    @classmethod
+    def build(cls, plan: TierPlan, card: str, clock: Clock, *, ready_s: float) -> "Replica":
+        """A replica of the tier on this card."""
+        on_card = plan.cards[card]
+        meter = PatientMeter(
+            derived=on_card.profile.step_model,
+            lengths=plan.lengths,
+            clock_s=clock.read_s,
+            slots=on_card.limits.slots,
+        )
+        gate = Gate(replace(on_card.limits), on_card.service, clock.read_s, meter)
+        replica = cls(
+            tier=plan.tier,
+            card=card,
+            plan=on_card,
+            gate=gate,
+            meter=meter,
+            engine=Engine(on_card.profile, meter),
+            ready_s=ready_s,
+            expected_new_tokens=plan.expected_new_tokens,
+            overhead_s=on_card.profile.overhead_ms.value / 1e3,
+            granted=[],
+            fallback=card != plan.preference[0],
+        )
+        gate.make_grant = replica._make_grant
+        return replica
 
-    @property
-    def running(self) -> int:
-        return len(self._decoding) + len(self._prompts) + len(self._stride_prompts)
+    def enter(self, visit: Visit, *, relayed: bool = False, borrowed: bool = False) -> None:
+        """As `TierEdge._serve`. Raises Refused."""
+        self._entering = visit
+        at_gate = self.gate.enter(
+            1,
+            key=visit.number,
+            # As OpenAI's clients, which count their retries in a header.
+            retried=visit.attempts > 0,
+            work=relative_work(visit.limit, self.expected_new_tokens),
+            borrowed=borrowed,
+            max_new_tokens=visit.limit,
+            relayed=relayed,
+        )
+        visit.place = at_gate.__enter__()
+        visit.at_gate, visit.runner = at_gate, self
+        visit.relayed, visit.borrowed = relayed, borrowed
+        if visit.place.started_s is None:
+            self._line.append(visit)
 
-    @property
-    def waiting_in_engine(self) -> int:
-        """Requests that hold a slot but whose prefill has not begun."""
-        return sum(1 for request, _ in self._prompts if request.started_s is None)
-
-    @property
-    def typical_s(self) -> float:
-        """Work of a typical request here, in seconds of this replica when full."""
-        return self.work_s(1 << 30)
-
-    def work_s(self, limit: int) -> float:
-        return request_work_s(self.model, self.lengths, slots=self.slots, limit=limit)
-
-    def count_arrival(self, request: Request, now_s: float) -> None:
-        self.arrivals = observe_arrival(
-            self.arrivals, now_s=now_s, work_s=self.work_s(request.limit)
+    def resize(self, size: float) -> None:
+        """Be a part of a replica, where that is what a cell needs: as `Engine.resize`, with that
+        part of the slots and of the line."""
+        self.size = size
+        self.engine.resize(size)
+        model, whole = self.plan.profile.step_model, self.plan.limits
+        self.meter.resize(
+            replace(
+                model,
+                per_sequence_ms=model.per_sequence_ms / size,
+                per_prompt_token_ms=model.per_prompt_token_ms / size,
+            )
+        )
+        self.gate.configure(
+            replace(
+                whole,
+                slots=max(1, round(whole.slots * size)),
+                max_queued_requests=round(whole.max_queued_requests * size),
+                batch_cost=whole.batch_cost / size,
+            )
         )
 
-    def take(self, request: Request, now_s: float) -> None:
-        """Give it a slot; its prefill begins with the next step."""
-        self._prompts.append([request, request.prompt_tokens])
-        if self.stride_end_s is None:
-            self._begin_stride(now_s)
-        elif self._stride_steps > 1:
-            self._cut_stride(now_s)
+    def head(self) -> Visit | None:
+        """The first one in the gate's line."""
+        line = self._line
+        while line:
+            visit = line[0]
+            if visit.runner is self and visit.place and visit.place.started_s is None:
+                return visit
+            line.popleft()
+        return None
 
-    def end_stride(self, now_s: float) -> list[Request]:
-        """The requests that end now; the next steps begin."""
-        self._steps += self._stride_steps
-        for request in self._stride_prompts:
-            # The step that ends a prompt yields the first token.
-            self._taken += 1
-            heappush(self._decoding, (self._steps + request.new_tokens - 1, self._taken, request))
-        self._stride_prompts = []
-        ended = []
-        while self._decoding and self._decoding[0][0] <= self._steps:
-            request = heappop(self._decoding)[2]
-            self.lengths = observe_lengths(
-                self.lengths, prompt_tokens=request.prompt_tokens, answer=request.new_tokens
-            )
-            ended.append(request)
-        self._begin_stride(now_s)
-        return ended
+    def leave(self, visit: Visit) -> None:
+        """Give its place back, in the line or among those that run."""
+        assert visit.at_gate is not None
+        visit.at_gate.__exit__(None, None, None)
+        visit.at_gate = None
 
-    def _begin_stride(self, now_s: float) -> None:
-        sequences = len(self._decoding)
-        if not sequences and not self._prompts:
-            self.stride_end_s = None
-            return
-        self._stride_start_s = now_s
-        prompt_tokens = self._prefill(STEP_TOKENS - sequences, now_s)
-        step_s = self.model.step_ms(sequences, prompt_tokens) / 1e3
-        self._stride_steps = 1
-        if not prompt_tokens:
-            to_end = self._decoding[0][0] - self._steps
-            self._stride_steps = max(1, min(to_end, int(LONGEST_STRIDE_S / step_s)))
-        self.stride_end_s = now_s + self._stride_steps * step_s
+    def finish(self, visit: Visit) -> None:
+        """It ran to its end: learn from it, and give its slot back."""
+        self.meter.finished(prompt_tokens=visit.prompt_tokens, new_tokens=visit.new_tokens)
+        assert visit.place is not None
+        self.gate.observe_service(visit.place)
+        self.leave(visit)
 
-    def _prefill(self, budget: int, now_s: float) -> int:
-        """Prompt tokens of this step, in order of arrival."""
-        tokens = 0
-        while self._prompts and tokens < budget:
-            head = self._prompts[0]
-            request: Request = head[0]
-            if request.started_s is None:
-                request.started_s = now_s
-            part = min(head[1], budget - tokens)
-            head[1] -= part
-            tokens += part
-            if head[1]:
-                break
-            self._prompts.popleft()
-            self._stride_prompts.append(request)
-        return tokens
+    @property
+    def queue_depth(self) -> int:
+        """As `RunningTier.queue_depth`."""
+        return self.gate.queued_requests + self.engine.waiting
 
-    def _cut_stride(self, now_s: float) -> None:
-        """End the stride with the step that runs now."""
-        assert self.stride_end_s is not None
-        step_s = (self.stride_end_s - self._stride_start_s) / self._stride_steps
-        steps = min(self._stride_steps, int((now_s - self._stride_start_s) / step_s) + 1)
-        self._stride_steps = steps
-        self.stride_end_s = self._stride_start_s + steps * step_s
+    def report(self) -> ReplicaLoad:
+        """As `RunningTier.autoscaling_stats`, of a whole replica; what is in seconds of a
+        replica's time is the same for a part of one."""
+        gate, meter, waiting, size = self.gate, self.meter, self.engine.waiting, self.size
+        return ReplicaLoad(
+            running=(gate.running_sequences - gate.borrowed_sequences) / size,
+            queue_depth=(gate.queued_requests + waiting) / size,
+            slots=gate.limits.slots / size,
+            arriving_load=meter.arriving_load(),
+            queued_s=gate.queued_s(waiting),
+            typical_s=meter.typical_s() * size,
+            token_s=meter.token_s() * size,
+            age_s=0.0,
+            fallback=self.fallback,
+        )
+
+    def _make_grant(self) -> "asyncio.Future[None]":
+        assert self._entering is not None
+        return cast("asyncio.Future[None]", _Grant(self._entering, self.granted))

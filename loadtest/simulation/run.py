@@ -1,167 +1,193 @@
-"""One simulated run: a trace, a fleet and a law; what was started in time and what it cost."""
+"""One simulated run: a trace, a cluster and a policy; what became of the requests, and the cost."""
 
+import random
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from loadtest.simulation.fleet import CardSpeed, Fleet, TierPlan, TierState
-from loadtest.simulation.trace import Request, Trace
-from serve_app.core.capacity import derive_limits
-from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
-from serve_app.core.hardware import RTX_4090, T4, Hardware, model_shape
-from serve_app.core.step_time import derived_step_model
-from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
-from serve_app.core.work import LearntLengths
-from serve_app.load_config import AdmissionConfig
+from loadtest.simulation.arrivals import TIERS
+from loadtest.simulation.cell import Cell, cell_of
+from loadtest.simulation.fleet import Fleet
+from loadtest.simulation.outcome import Change, Moment, Outcome
+from loadtest.simulation.recorder import Recorder
+from loadtest.simulation.replica import Clock, Replica
+from loadtest.simulation.setup import Setup, tier_plan
+from loadtest.simulation.tier_state import TierState
+from loadtest.simulation.trace import Trace
+from loadtest.simulation.visit import Visit
+from serve_app.core.tiers import Tier
 
-CARDS: Mapping[str, Hardware] = {"T4": T4, "RTX4090": RTX_4090}
-# deploy/mixed.yaml.
-PREFERENCE: Mapping[Tier, tuple[str, ...]] = {
-    Tier.CHAT: ("T4", "RTX4090"),
-    Tier.REASONING: ("RTX4090", "T4"),
-}
-SHAPE = model_shape(DEFAULT_MODEL_CONFIG)
-# At utilisation 0.90: (0.90 x visible GiB - 3.34 - 1.3) x 2^30 / 28,672 bytes a token.
-KV_TOKENS: Mapping[str, int] = {"T4": 320_000, "RTX4090": 610_000}
+# How often the policy decides; in longer runs less often, which saves more than it changes.
 TICK_S = 0.5
+LONG_TICK_S = 1.0
+LONG_RUN_S = 4 * 3600.0
+MOMENTS = 480
+# Of the columns, as many become Python objects at a time.
+ROWS = 65_536
 
 
 class Policy(Protocol):
-    def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, int]:
-        """Each tier's target at this tick."""
+    def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, float]:
+        """Each tier's target at this tick, in replicas of the fleet. A policy with a mapping
+        `reasons` by tier has them written down with its changes."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """The cluster that is simulated, and how quickly it follows."""
-
-    gpus: Mapping[str, int]
-    max_wait_s: float
-    cold_start_s: float
-    min_drain_s: float
-    lend_share: float
-    downscale_delay_s: float = 60.0
-    wait_share: float = 0.8
-    minimum: int = 1
-
-    @property
-    def gpu_count(self) -> int:
-        return sum(self.gpus.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    requests: int
-    started_in_time: int
-    refused: int
-    lent: int
-    gpu_hours: float
-    scale_actions: int
-    by_tier: Mapping[Tier, float]
-    changes: tuple[tuple[float, Tier, int], ...]
-
-    @property
-    def attainment(self) -> float:
-        """Share of the requests that began within their tier's longest wait."""
-        return self.started_in_time / self.requests
-
-
 def simulate(trace: Trace, setup: Setup, policy: Policy) -> Outcome:
-    """Run the whole trace. Cards are counted while they are held, until the last arrival."""
-    fleet = _fleet(trace.tiers, setup)
-    for tier, state in fleet.tiers.items():
-        state.target = setup.minimum
-        fleet.reconcile(tier, 0.0, cold_start_s=0.0)
-    requests = trace.fresh()
-    changes: list[tuple[float, Tier, int]] = []
-    coming = iter(requests)
-    upcoming = next(coming, None)
-    now_s = 0.0
-    while upcoming is not None:
-        for tier, target in policy.targets(fleet.tiers, now_s).items():
-            if target != fleet.tiers[tier].target:
-                changes.append((now_s, tier, target))
-                fleet.tiers[tier].target = target
-            fleet.reconcile(tier, now_s)
-            fleet.dispatch(tier, now_s)
-        fleet.hold(min(TICK_S, trace.duration_s - now_s))
-        now_s += TICK_S
-        while upcoming is not None and upcoming.arrival_s < now_s:
-            fleet.advance(upcoming.arrival_s)
-            fleet.arrive(upcoming, upcoming.arrival_s)
-            upcoming = next(coming, None)
-        fleet.advance(now_s)
-    _run_out(fleet, now_s, setup.max_wait_s)
-    return _outcome(requests, fleet, setup.max_wait_s, changes)
+    """Run the whole trace, or a cell of it. Cards are counted while they are held, until the last
+    arrival; the requests are followed to their ends."""
+    return simulate_cell(cell_of(trace, setup), setup, policy)
 
 
-def _fleet(tiers: tuple[Tier, ...], setup: Setup) -> Fleet:
-    states = {tier: TierState(tier_plan(tier, setup)) for tier in tiers}
-    return Fleet(
-        tiers=states,
-        free_cards=Counter(setup.gpus),
-        cold_start_s=setup.cold_start_s,
+def simulate_cell(cell: Cell, setup: Setup, policy: Policy) -> Outcome:
+    """As `simulate`, for a cell that is at hand already."""
+    run = _Run(cell, setup, policy, _fleet(cell, setup))
+    run.arrivals()
+    run.rest()
+    return run.outcome()
+
+
+def _fleet(cell: Cell, setup: Setup) -> Fleet:
+    present = sorted({int(code) for code in set(cell.arrivals.tier)})
+    tiers = {TIERS[code]: TierState(tier_plan(TIERS[code], setup), cell.weight) for code in present}
+    fleet = Fleet(
+        tiers=tiers,
+        free_cards=Counter(cell.gpus),
+        clock=Clock(),
+        recorder=Recorder(setup.max_wait_s),
         min_drain_s=setup.min_drain_s,
-        lend_share=setup.lend_share,
+        retries=setup.retries,
+        dice=random.Random(setup.seed),
     )
+    for tier, state in tiers.items():
+        state.target = max(setup.minimum, setup.initial.get(tier, 0))
+        fleet.reconcile(tier, 0.0, at_once=True)
+    return fleet
 
 
-def tier_plan(tier: Tier, setup: Setup) -> TierPlan:
-    admission = AdmissionConfig()
-    limit = DEFAULT_MAX_NEW_TOKENS[tier]
-    lengths = LearntLengths(
-        admission.expected_prompt_tokens, min(admission.expected_new_tokens, limit)
-    )
-    cards = {}
-    for name in setup.gpus:
-        limits = derive_limits(
-            CARDS[name],
-            SHAPE,
-            kv_tokens=KV_TOKENS[name],
-            prompt_tokens=admission.expected_prompt_tokens,
-            max_new_tokens=limit,
-            expected_new_tokens=admission.expected_new_tokens,
-            min_stream_tokens_per_s=admission.min_stream_tokens_per_s,
-            max_wait_s=setup.max_wait_s,
+@dataclass(slots=True)
+class _Run:
+    cell: Cell
+    setup: Setup
+    policy: Policy
+    fleet: Fleet
+    changes: list[Change] = field(default_factory=list)
+    moments: list[Moment] = field(default_factory=list)
+    _seen: dict[Tier, tuple[int, int]] = field(default_factory=dict)
+
+    def arrivals(self) -> None:
+        """Until the last request has come."""
+        fleet, duration_s = self.fleet, self.cell.arrivals.duration_s
+        tick_s = LONG_TICK_S if duration_s > LONG_RUN_S else TICK_S
+        every = max(1, round(duration_s / MOMENTS / tick_s))
+        coming = self._visits()
+        upcoming = next(coming, None)
+        now_s, tick = 0.0, 0
+        while upcoming is not None:
+            self._decide(now_s)
+            if tick % every == 0:
+                self._look(now_s)
+            fleet.hold(max(0.0, min(tick_s, duration_s - now_s)))
+            tick += 1
+            now_s = tick * tick_s
+            while upcoming is not None and upcoming.arrival_s < now_s:
+                fleet.advance(upcoming.arrival_s)
+                fleet.recorder.arrived[upcoming.tier] += 1
+                fleet.arrive(upcoming, upcoming.arrival_s)
+                upcoming = next(coming, None)
+            fleet.advance(now_s)
+
+    def rest(self) -> None:
+        """Until all that has come has ended; the targets stay."""
+        now_s = self.fleet.clock.now_s
+        while self.fleet.busy:
+            now_s += TICK_S
+            self.fleet.advance(now_s)
+            for tier in self.fleet.tiers:
+                self.fleet.reconcile(tier, now_s)
+
+    def outcome(self) -> Outcome:
+        fleet, weight = self.fleet, self.cell.weight
+        duration_s = self.cell.arrivals.duration_s
+        gpu_s = {card: fleet.held_s[card] * weight for card in self.setup.gpus}
+        prices = {card: self.setup.profiles[card].price_usd_per_hour for card in self.setup.gpus}
+        return Outcome(
+            duration_s=duration_s,
+            ended_s=max(duration_s, fleet.recorder.ended_s),
+            tiers={
+                tier: fleet.recorder.outcome(
+                    tier,
+                    self.setup.slo(tier),
+                    weight=weight,
+                    duration_s=duration_s,
+                    preempted=fleet.preempted(tier),
+                )
+                for tier in fleet.tiers
+            },
+            gpu_s=gpu_s,
+            busy_s={card: fleet.recorder.busy_s[card] * weight for card in self.setup.gpus},
+            cost_usd={
+                card: gpu_s[card] / 3600 * price.value for card, price in prices.items() if price
+            },
+            changes=tuple(self.changes),
+            timeline=tuple(self.moments),
+            weight=weight,
+            simulated_requests=len(self.cell.arrivals),
         )
-        cards[name] = CardSpeed(derived_step_model(CARDS[name], SHAPE), limits.slots)
-    preference = [name for name in PREFERENCE[tier] if name in setup.gpus]
-    preference += [name for name in setup.gpus if name not in preference]
-    return TierPlan(preference, setup.max_wait_s, cards, lengths)
+
+    def _visits(self) -> Iterator[Visit]:
+        columns, number = self.cell.arrivals, 0
+        for start in range(0, len(columns), ROWS):
+            part = slice(start, start + ROWS)
+            rows = zip(
+                columns.tier[part].tolist(),
+                columns.arrival_s[part].tolist(),
+                columns.prompt_tokens[part].tolist(),
+                columns.new_tokens[part].tolist(),
+                columns.limit[part].tolist(),
+                strict=True,
+            )
+            for tier, arrival_s, prompt_tokens, new_tokens, limit in rows:
+                number += 1
+                yield Visit(number, TIERS[tier], arrival_s, prompt_tokens, new_tokens, limit)
+
+    def _decide(self, now_s: float) -> None:
+        fleet = self.fleet
+        targets = self.policy.targets(fleet.tiers, now_s)
+        reasons: Mapping[Tier, str] = getattr(self.policy, "reasons", {})
+        for tier, target in targets.items():
+            state = fleet.tiers[tier]
+            if target != state.target:
+                self.changes.append(Change(now_s, tier, round(target), reasons.get(tier, "")))
+                state.target = target
+            fleet.reconcile(tier, now_s)
+
+    def _look(self, now_s: float) -> None:
+        if self.setup.seen is not None:
+            self.setup.seen(now_s / max(self.cell.arrivals.duration_s, 1e-9))
+        for tier, state in self.fleet.tiers.items():
+            arrived = self.fleet.recorder.arrived[tier]
+            refused = self.fleet.recorder.refused_of(tier)
+            before = self._seen.get(tier, (0, 0))
+            self._seen[tier] = (arrived, refused)
+            weight = self.cell.weight
+            self.moments.append(
+                Moment(
+                    at_s=now_s,
+                    tier=tier,
+                    serving=_by_card(state.serving, weight),
+                    held=_by_card(state.replicas, weight),
+                    running=round(state.running * weight),
+                    queued=round(state.queue_depth * weight),
+                    arrived=round((arrived - before[0]) * weight),
+                    refused=round((refused - before[1]) * weight),
+                )
+            )
 
 
-def _run_out(fleet: Fleet, now_s: float, max_wait_s: float) -> None:
-    """Until all that was accepted has started or has waited too long."""
-    end_s = now_s + max_wait_s + TICK_S
-    while now_s < end_s:
-        now_s += TICK_S
-        fleet.advance(now_s)
-        for tier in fleet.tiers:
-            fleet.dispatch(tier, now_s)
-
-
-def _outcome(
-    requests: list[Request],
-    fleet: Fleet,
-    max_wait_s: float,
-    changes: list[tuple[float, Tier, int]],
-) -> Outcome:
-    def in_time(request: Request) -> bool:
-        return request.started_s is not None and request.started_s - request.arrival_s <= max_wait_s
-
-    by_tier = {}
-    for tier in fleet.tiers:
-        own = [request for request in requests if request.tier is tier]
-        by_tier[tier] = sum(map(in_time, own)) / len(own)
-    return Outcome(
-        requests=len(requests),
-        started_in_time=sum(map(in_time, requests)),
-        refused=sum(state.refused for state in fleet.tiers.values()),
-        lent=sum(state.lent_out for state in fleet.tiers.values()),
-        gpu_hours=fleet.held_s / 3600,
-        scale_actions=len(changes),
-        by_tier=by_tier,
-        changes=tuple(changes),
-    )
+def _by_card(replicas: Iterable[Replica], weight: float) -> dict[str, int]:
+    sizes: dict[str, float] = {}
+    for replica in replicas:
+        sizes[replica.card] = sizes.get(replica.card, 0.0) + replica.size
+    return {card: round(size * weight) for card, size in sizes.items()}

@@ -14,8 +14,10 @@ from rich.console import Console
 
 from loadtest.readme_table import between_markers
 from loadtest.results_file import META, REPOSITORY, commit, machine, write
-from loadtest.simulation.command import add_setup, gpu_counts, make_setup
+from loadtest.simulation import options as common
+from loadtest.simulation.inputs import scaled_setup
 from loadtest.simulation.names import POLICIES
+from loadtest.simulation.option_types import gpu_counts
 from loadtest.simulation.trace import Trace, merged, read_trace
 from serve_app.core.tiers import Tier
 
@@ -47,12 +49,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "table of docs/scaling.md. Takes some ten minutes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--gpus", type=gpu_counts, default="T4=2,RTX4090=1")
+    parser.add_argument("--gpus", type=gpu_counts, default=common.DEFAULT_GPUS)
     parser.add_argument(
         "--out", type=Path, default=REPOSITORY / "loadtest" / "results" / "scaling.json"
     )
     parser.add_argument("--page", type=Path, default=REPOSITORY / "docs" / "scaling.md")
-    add_setup(parser)
+    common.add_cluster(parser)
+    common.add_scaling(parser, cold_start_s=45.0)
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -109,7 +112,7 @@ def _row(name: str, trace: Trace, options: argparse.Namespace) -> dict[str, Any]
 
     from loadtest.simulation.contest import run_policy
 
-    setup = make_setup(options, trace)
+    setup = scaled_setup(options)
     policy = name
     if name == NO_LENDING:
         policy, setup = "ours", replace(setup, lend_share=0.0)

@@ -10,6 +10,7 @@ from pathlib import Path
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 
 CONTEXT_TOKENS = 4096
+DAY_S = 86_400.0
 COLUMNS = ("arrival_s", "input_tokens", "output_tokens")
 
 
@@ -17,28 +18,38 @@ class TraceError(ValueError):
     """The file is no trace; the message names the line and what is wrong."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Request:
-    """`limit` is the tier's limit of new tokens. `started_s` is set when its prefill begins."""
+    """`limit` is the most new tokens that it may have: the tier's, as a rule."""
 
     tier: Tier
     arrival_s: float
     prompt_tokens: int
     new_tokens: int
     limit: int
-    started_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Requests in order of arrival; `clipped` were longer than their tier or the context allows."""
+    """Requests in order of arrival; `clipped` were longer than their tier or the context allows.
+
+    `times`: so many such loads at once (`loadtest/simulation/arrivals.py` says how). `day`: 24
+    hours of it, along a curve.
+    """
 
     requests: tuple[Request, ...]
-    clipped: int
+    clipped: int = 0
+    times: float = 1.0
+    day: bool = False
+
+    @property
+    def recorded_s(self) -> float:
+        """Until the last arrival of what was recorded."""
+        return self.requests[-1].arrival_s
 
     @property
     def duration_s(self) -> float:
-        return self.requests[-1].arrival_s
+        return DAY_S if self.day else self.recorded_s
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
@@ -46,12 +57,11 @@ class Trace:
         present = {request.tier for request in self.requests}
         return tuple(tier for tier in Tier if tier in present)
 
-    def fresh(self) -> list[Request]:
-        """The same requests, not yet served, for one run."""
-        return [
-            Request(r.tier, r.arrival_s, r.prompt_tokens, r.new_tokens, r.limit)
-            for r in self.requests
-        ]
+    @property
+    def expected_requests(self) -> float:
+        """How many there are with `times` and `day`; their number then is a matter of chance."""
+        repeats = DAY_S / max(self.recorded_s, 1e-9) if self.day else 1.0
+        return len(self.requests) * self.times * repeats
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from serve_app.api.demand import DemandMeter
-from serve_app.api.place import GateLimits, Place, Refused
+from serve_app.api.place import GateLimits, Place, Refused, new_future
 from serve_app.api.promises import Promises
 from serve_app.core.admission import GateLoad, Verdict, admit
 from serve_app.core.drain import (
@@ -30,19 +30,14 @@ class Gate:
     clock_s: Callable[[], float]
     demand: DemandMeter | None = None
     promises: Promises = field(default_factory=Promises)
+    # What tells a request that it holds its slots; a simulation has no running loop.
+    make_grant: Callable[[], asyncio.Future[None]] = new_future
+    # All that hold a slot, and those of them that belong to the other tier.
+    running_sequences: int = 0
+    borrowed_sequences: int = 0
     _running: dict[Place, None] = field(default_factory=dict)
     _line: deque[Place] = field(default_factory=deque)
     _arrivals: int = 0
-
-    @property
-    def running_sequences(self) -> int:
-        """All that hold a slot, those of the other tier included."""
-        return sum(place.sequences for place in self._running)
-
-    @property
-    def borrowed_sequences(self) -> int:
-        """Those of the running ones that belong to the other tier."""
-        return sum(place.sequences for place in self._running if place.borrowed)
 
     @property
     def running_requests(self) -> int:
@@ -127,7 +122,7 @@ class Gate:
             self._arrivals,
             sequences,
             self.clock_s(),
-            asyncio.get_running_loop().create_future(),
+            self.make_grant(),
             work,
             borrowed,
             max_new_tokens,
@@ -192,6 +187,7 @@ class Gate:
                 return
             self._line.popleft()
             place.started_s = self.clock_s()
+            self._count_running(place, 1)
             self._running[place] = None
             place.running_at_start = self.running_sequences
             free -= place.sequences
@@ -200,10 +196,16 @@ class Gate:
     def _leave(self, place: Place) -> None:
         if place in self._running:
             del self._running[place]
+            self._count_running(place, -1)
         else:
             self._line.remove(place)
             place.granted.cancel()
         self._start_next()
+
+    def _count_running(self, place: Place, sign: int) -> None:
+        self.running_sequences += sign * place.sequences
+        if place.borrowed:
+            self.borrowed_sequences += sign * place.sequences
 
     def observe_service(self, place: Place) -> None:
         """Learn from a request that ran to its end; aborted ones say nothing about the drain, and

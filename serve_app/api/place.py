@@ -42,3 +42,7 @@ class GateLimits:
     max_wait_s: float
     batch_cost: float = 0.0
     lend_share: float = 0.0
+
+
+def new_future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()

@@ -1,0 +1,196 @@
+"""What `simulate`, `capacity` and `plan` write with `--json`. docs/simulation.md shows examples.
+
+Times are seconds; rates are requests a second; money is US dollars.
+"""
+
+import datetime
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from loadtest.load.scenario import Slo
+from loadtest.simulation.inputs import status_of
+from loadtest.simulation.outcome import Change, Moment, Outcome, Percentiles, TierOutcome
+from loadtest.simulation.setup import Setup
+from serve_app.core.tiers import Tier
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TierFigures(_Strict):
+    """What became of a tier's requests. A time is null where none was served."""
+
+    requests: int
+    attainment: float = Field(description="Share whose prefill began within the longest wait.")
+    served: int
+    refused: Mapping[str, int] = Field(description="By reason, as the gate gives it.")
+    retried: int
+    lent: int = Field(description="Ran on a replica of the other tier.")
+    relayed: int = Field(description="Ran on another replica than the one that it came to.")
+    preempted: int
+    ttft_s: Percentiles
+    tpot_s: Percentiles
+    e2e_s: Percentiles
+    queue_wait_s: Percentiles
+    prompt_tokens: int
+    output_tokens: int
+    output_tokens_per_s: float
+    goodput: float = Field(description="Share that met every limit of the SLO; refused: missed.")
+    goodput_per_s: float
+
+
+class CardFigures(_Strict):
+    """One kind of card. `profile`: how its figures are known."""
+
+    gpu_hours: float
+    cost_usd: float | None = Field(description="null where its price is not known.")
+    price_usd_per_hour: float | None
+    price_source: str | None
+    profile: str
+
+
+class Asked(_Strict):
+    """What every answer depends on."""
+
+    slo: Mapping[str, float] = Field(description="Limits in seconds, by name.")
+    max_wait_s: float
+    profiles: Mapping[str, str] = Field(description="Each card's figures: derived, measured, both.")
+    command: str
+    date: str
+    commit: str
+
+
+class SimulateAnswer(_Strict):
+    """One policy on one trace."""
+
+    policy: str
+    attainment: float
+    gpu_hours: float
+    scale_actions: int
+    attainment_by_tier: Mapping[Tier, float]
+    requests: int
+    refused: int
+    lent: int
+    setting: Mapping[str, float | str]
+    settings_tried: int
+    trace: str
+    rate: float
+    load: float
+    day: bool
+    cell: float = Field(description="Each simulated card stands for so many.")
+    retries: int
+    seed: int
+    duration_s: float
+    clipped: int
+    gpus: Mapping[str, int]
+    max_wait_s: float
+    cold_start_s: float = Field(description="The longest of the cards' starts.")
+    hardware: Mapping[str, str]
+    date: str
+    changes: Sequence[Change]
+    tiers: Mapping[Tier, TierFigures]
+    cards: Mapping[str, CardFigures]
+    cost_usd: float | None = Field(description="null where a card's price is not known.")
+    utilisation: float = Field(description="Part of the held time in which a step ran.")
+    simulated_requests: int
+    timeline: Sequence[Moment] = Field(description="Replicas by tier and card, line, refusals.")
+    asked: Asked
+
+
+class Holds(_Strict):
+    """The highest load at which each tier's requests keep the SLO often enough."""
+
+    gpus: Mapping[str, int]
+    tiers: Mapping[Tier, int] = Field(description="Cards that serve each tier.")
+    load_per_s: float = Field(description="The lowest of the repetitions: held in each of them.")
+    highest_per_s: float = Field(description="The highest of the repetitions.")
+    by_tier: Mapping[Tier, float] = Field(description="`load_per_s`, divided among the tiers.")
+    at_it: Mapping[Tier, TierFigures] = Field(description="In the repetition that held least.")
+    beyond: str = Field(description="What the first load that is not held misses.")
+    simulations: int
+
+
+class CapacityAnswer(_Strict):
+    """What one card of each kind holds in each tier, and what the whole set holds."""
+
+    cards: Sequence[Holds]
+    whole: Holds | None = Field(description="null where a tier of the mix would have no card.")
+    interrupted: bool = Field(description="Rows are missing: it was stopped before its end.")
+    goodput: float
+    repetitions: int
+    traffic: str
+    asked: Asked
+
+
+class PlannedSet(_Strict):
+    gpus: Mapping[str, int]
+    tiers: Mapping[Tier, int] = Field(description="Cards that serve each tier.")
+    usd_per_hour: float
+    usd_per_day: float
+    usd_per_million_output_tokens: float
+    figures: Mapping[Tier, TierFigures] = Field(
+        description="At the load, in the repetition that went worst."
+    )
+
+
+class Autoscaled(_Strict):
+    """The same cards with the server's own law, on the same trace."""
+
+    gpu_hours: float
+    gpu_hours_static: float
+    usd_per_day: float
+    saved: float = Field(description="Share of the static set's cost.")
+    goodput: Mapping[Tier, float]
+
+
+class PlanAnswer(_Strict):
+    """The cheapest sets of cards that hold a load."""
+
+    sets: Sequence[PlannedSet] = Field(description="The cheapest first.")
+    proven: bool = Field(description="No cheaper set is left that might hold the load.")
+    sets_simulated: int
+    load_per_s: Mapping[Tier, float] = Field(description="That the sets hold.")
+    day: bool = Field(description="It is that of the busiest hour of a day.")
+    prices: Mapping[str, float]
+    price_sources: Mapping[str, str]
+    autoscaled: Autoscaled | None = Field(description="null for a constant load.")
+    interrupted: bool = Field(description="The search was stopped before its end.")
+    goodput: float
+    repetitions: int
+    traffic: str
+    asked: Asked
+
+
+def write(path: Path, answer: BaseModel) -> None:
+    path.write_text(answer.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def asked(argv: Sequence[str], setup: Setup, slo: Slo) -> Asked:
+    from loadtest.results_file import commit
+
+    return Asked(
+        slo={name: limit for name, limit in slo if limit is not None},
+        max_wait_s=setup.max_wait_s,
+        profiles={name: status_of(setup.profiles[name]) for name in setup.gpus},
+        command=shlex.join(["python", "-m", "loadtest", *argv]),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        commit=commit(),
+    )
+
+
+def tier_figures(outcome: Outcome) -> Mapping[Tier, TierFigures]:
+    shared = TierFigures.model_fields.keys() & TierOutcome.__slots__
+    return {
+        tier: TierFigures(
+            **{name: getattr(found, name) for name in shared},
+            attainment=found.attainment,
+            output_tokens_per_s=found.output_tokens / outcome.duration_s,
+            goodput=found.goodput_share,
+            goodput_per_s=found.goodput_rps,
+        )
+        for tier, found in outcome.tiers.items()
+    }

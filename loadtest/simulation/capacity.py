@@ -1,0 +1,216 @@
+"""`python -m loadtest capacity`: the load that cards hold within the SLO, alone and together."""
+
+import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+
+from loadtest.evaluation.words import number, seconds
+from loadtest.simulation import option_types as types
+from loadtest.simulation import options as common
+from loadtest.simulation import words
+from serve_app.core.tiers import Tier
+
+if TYPE_CHECKING:
+    from loadtest.simulation.answers import CapacityAnswer, Holds
+    from loadtest.simulation.static_set import Bench
+
+INTERRUPTED = 130
+DEFAULT_MIX = "chat=0.8,reasoning=0.2"
+DESCRIPTION = """\
+Simulates the cards with all of them serving and nothing scaled, at one load after the other, until
+the highest is found at which each tier's requests meet the SLO often enough. First one card of each
+kind with one tier alone, then all cards of --gpus with the mix. The server's own gate, relay and
+lending run in the simulation; the cards are profiles, which say what of them was measured."""
+EXAMPLES = """examples:
+  what one T4 and one RTX 4090 hold, in each tier and together:
+    python -m loadtest capacity --gpus T4=1,RTX4090=1
+  of other traffic, with another promise:
+    python -m loadtest capacity --gpus RTX4090=4 --mix chat=1 --output-tokens 50-300 --slo ttft=1s
+  of recorded traffic:
+    python -m loadtest capacity --gpus T4=2 --trace loadtest/traces/azure2023_conv_1h.csv.gz
+  of a card that was measured (loadtest calibrate):
+    python -m loadtest capacity --gpus my-card=2 --profile my-card.json
+
+docs/simulation.md says what the numbers mean."""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "capacity",
+        help="the load that a set of cards holds within the SLO (simulated)",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=common.HelpFormatter,
+    )
+    parser.add_argument(
+        "--gpus", type=types.gpu_counts, default="T4=1,RTX4090=1", help="cards of the set"
+    )
+    common.add_answer(parser)
+    common.add_cluster(parser)
+    common.add_trace(parser, required=False)
+    lengths = common.add_lengths(parser)
+    lengths.add_argument(
+        "--mix", type=types.mix, default=DEFAULT_MIX, help="each tier's share of requests"
+    )
+
+
+def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
+    from loadtest.simulation.answers import write
+    from loadtest.simulation.inputs import FAULTS
+
+    try:
+        answer = _answer(options, argv, console)
+    except FAULTS as fault:
+        console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
+        return 2
+    tell(answer, console)
+    if answer.interrupted:
+        console.print("Interrupted: these are the rows found until then.", style="bold yellow")
+    if options.json is not None:
+        write(options.json, answer)
+    return INTERRUPTED if answer.interrupted else 0
+
+
+def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "CapacityAnswer":
+    from loadtest.simulation.answers import CapacityAnswer, asked
+    from loadtest.simulation.inputs import (
+        bench_of,
+        checked_gpus,
+        checked_outputs,
+        profiles_of,
+        traffic_of,
+    )
+
+    checked_outputs(json=options.json)
+    profiles = profiles_of(options)
+    checked_gpus(options.gpus, profiles)
+    traffic = traffic_of(options, options.mix, console)
+    bench = bench_of(options, options.gpus, profiles, traffic)
+    cards: list[Holds] = []
+    whole, interrupted = None, False
+    with console.status("") as status:
+        search = _Search(bench, options.seeds, status)
+        try:
+            for card in options.gpus:
+                for tier in bench.traffic.shares:
+                    cards.append(search.one(card, tier))
+            only_row = len(cards) == 1 and cards[0].gpus == options.gpus
+            whole = cards[0] if only_row else search.all(options.gpus)
+        except KeyboardInterrupt:
+            interrupted = True
+    return CapacityAnswer(
+        cards=cards,
+        whole=whole,
+        interrupted=interrupted,
+        goodput=options.goodput,
+        repetitions=options.seeds,
+        traffic=bench.traffic.words(),
+        asked=asked(argv, bench.setup, options.slo),
+    )
+
+
+class _Search:
+    """Counts its simulations, and says on the status line what it looks for."""
+
+    def __init__(self, bench: "Bench", repetitions: int, status: Status) -> None:
+        from dataclasses import replace
+
+        self._bench = replace(bench, ran=self._ran)
+        self._repetitions, self._status = repetitions, status
+        self._simulations, self._what = 0, ""
+
+    def one(self, card: str, tier: Tier) -> "Holds":
+        from dataclasses import replace
+
+        alone = replace(self._bench, traffic=self._bench.traffic.only(tier))
+        held = self._held(alone, {card: 1}, f"one {card}, {tier} alone")
+        assert held is not None, "one tier on one card always has a card"
+        return held
+
+    def all(self, gpus: Mapping[str, int]) -> "Holds | None":
+        return self._held(self._bench, gpus, "the whole set")
+
+    def _held(self, bench: "Bench", gpus: Mapping[str, int], what: str) -> "Holds | None":
+        from loadtest.simulation.answers import Holds, tier_figures
+        from loadtest.simulation.held_load import held_load
+
+        self._simulations, self._what = 0, what
+        held = held_load(bench, gpus, repetitions=self._repetitions)
+        if held is None:
+            return None
+        at_it = {} if held.outcome is None else tier_figures(held.outcome)
+        return Holds(
+            gpus=dict(gpus),
+            tiers=dict(held.split),
+            load_per_s=held.load_per_s,
+            highest_per_s=max(held.loads_per_s),
+            by_tier={t: held.load_per_s * part for t, part in bench.traffic.shares.items()},
+            at_it=at_it,
+            beyond=held.beyond,
+            simulations=self._simulations,
+        )
+
+    def _ran(self) -> None:
+        self._simulations += 1
+        self._status.update(f"{self._what}: {self._simulations} simulations")
+
+
+def tell(answer: "CapacityAnswer", console: Console) -> None:
+    table = words.plain_table(
+        f"Load held with {answer.goodput:.3g} of each tier's requests within "
+        f"{words.slo(answer.asked.slo)}"
+    )
+    table.add_column("cards", no_wrap=True)
+    table.add_column("tier", no_wrap=True)
+    for title in ("requests/s", "tokens/s", "TTFT p50 / p95", "TPOT p95"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in answer.cards:
+        _add(table, row)
+    if answer.whole is not None and answer.whole not in answer.cards:
+        table.add_section()
+        _add(table, answer.whole)
+    console.print(table)
+    if answer.whole is None and not answer.interrupted:
+        console.print("The whole set has no row: each tier of the mix needs a card of its own.")
+    _tell_how(answer, console)
+
+
+def _add(table: Table, row: "Holds") -> None:
+    """A line of the whole load, and where there are several tiers one for each."""
+    several = len(row.tiers) > 1
+    for place, (tier, load) in enumerate(row.by_tier.items()):
+        found = row.at_it.get(tier)
+        part = load / row.load_per_s if row.load_per_s else 0.0
+        table.add_row(
+            "" if place else words.gpus(row.gpus, "\n"),
+            f"{tier} on {row.tiers[tier]}" if several else str(tier),
+            f"{words.rate(load)} to {words.rate(row.highest_per_s * part)}",
+            "" if found is None else number(found.output_tokens_per_s),
+            "" if found is None else words.times(found.ttft_s),
+            "" if found is None else seconds(found.tpot_s.p95),
+        )
+
+
+def _tell_how(answer: "CapacityAnswer", console: Console) -> None:
+    whole = answer.whole
+    rows = answer.cards if whole is None or whole in answer.cards else [*answer.cards, whole]
+    for row in rows:
+        if row.beyond:
+            cards = f"{words.gpus(row.gpus)}, {' and '.join(row.tiers)}"
+            console.print(
+                f"{cards}: a little more load misses the SLO, {row.beyond}",
+                highlight=False,
+                soft_wrap=True,
+            )
+    console.print(
+        f"Simulated: {answer.traffic}. {words.repetitions(answer.repetitions)} with arrivals that "
+        "fall anew: the first figure was held in each of them, the second in the luckiest.",
+        style="dim",
+        soft_wrap=True,
+        highlight=False,
+    )
+    words.tell_profiles(answer.asked.profiles, console)

@@ -1,0 +1,222 @@
+"""A simulated engine: vLLM's continuous batching, step by step, with a KV pool.
+
+A step gives each decoding sequence a token and fills what is left of `step_tokens` with prompts in
+order of arrival. It takes `base + per_sequence * sequences + per_context * their contexts +
+per_prompt_token * prompt tokens` (`CardProfile`). Steps between which nothing changes are taken
+together, as a *stride*; its duration is the exact sum, as each step's contexts are longer by a
+token a sequence.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+
+from loadtest.simulation.profile import CardProfile
+from loadtest.simulation.visit import Visit
+from serve_app.api.demand import DemandMeter
+
+# The meter learns the step time from a step of each kind in so many seconds, not from every one.
+LEARN_EVERY_S = 0.5
+
+
+@dataclass(slots=True, eq=False)
+class Engine:
+    """Busy until `stride_end_s`, when `end_stride` is due; idle where that is None."""
+
+    profile: CardProfile
+    meter: DemandMeter
+    stride_end_s: float | None = None
+    preempted: int = 0
+    _base_s: float = field(init=False)
+    _per_sequence_s: float = field(init=False)
+    _per_context_s: float = field(init=False)
+    _per_prompt_s: float = field(init=False)
+    _step_tokens: int = field(init=False)
+    _kv_tokens: int = field(init=False)
+    # Of sequences that decode: the step that yields the last token, then in order of arrival.
+    _decoding: list[tuple[int, int, Visit]] = field(default_factory=list)
+    _prompts: deque[Visit] = field(default_factory=deque)
+    _prefilled: list[Visit] = field(default_factory=list)
+    # Tokens in the KV pool: of sequences that decode, and of prompts on their way.
+    _context: int = 0
+    _reserved: int = 0
+    _steps: int = 0
+    _taken: int = 0
+    _stride_start_s: float = 0.0
+    _stride_steps: int = 0
+    _stride_sequences: int = 0
+    _stride_prompt_tokens: int = 0
+    _first_step_s: float = 0.0
+    _growth_s: float = 0.0
+    _learnt_decode_s: float = -math.inf
+    _learnt_prompt_s: float = -math.inf
+
+    def __post_init__(self) -> None:
+        self._base_s = self.profile.base_ms.value / 1e3
+        self.resize(1.0)
+
+    def resize(self, size: float) -> None:
+        """Be a part of a card: with that part of a batch a step takes as long as it does on the
+        whole card with the whole batch. It holds from the next stride on."""
+        profile = self.profile
+        self._per_sequence_s = profile.per_sequence_ms.value / 1e3 / size
+        self._per_context_s = profile.per_context_ktoken_ms.value / 1e6 / size
+        self._per_prompt_s = profile.per_prompt_token_ms.value / 1e3 / size
+        self._step_tokens = max(1, int(profile.step_tokens.value * size))
+        self._kv_tokens = max(1, int(profile.kv_tokens.value * size))
+
+    @property
+    def running(self) -> int:
+        return len(self._decoding) + len(self._prompts) + len(self._prefilled)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that hold a slot but no place in the KV pool."""
+        return sum(1 for visit in self._prompts if not visit.in_pool)
+
+    def take(self, visit: Visit, now_s: float) -> bool:
+        """Its prefill begins with the next step. Whether `stride_end_s` has changed."""
+        self._prompts.append(visit)
+        if self.stride_end_s is None:
+            self._begin_stride(now_s)
+            return True
+        return self._stride_steps > 1 and self._cut_stride(now_s)
+
+    def end_stride(self, now_s: float) -> list[Visit]:
+        """The requests that end now; the next steps begin."""
+        steps = self._stride_steps
+        self._steps += steps
+        self._context += self._stride_sequences * steps
+        self._learn(now_s)
+        ended = self._end_prefills(now_s)
+        decoding = self._decoding
+        while decoding and decoding[0][0] <= self._steps:
+            visit = heappop(decoding)[2]
+            self._context -= visit.pool_tokens + visit.tokens_left
+            ended.append(visit)
+        self._begin_stride(now_s)
+        return ended
+
+    def work_s(self, prompt_tokens: int, new_tokens: int, slots: int) -> float:
+        """Seconds of this engine with all slots busy that a request takes: `StepModel.request_s`,
+        and the reading of its own context."""
+        mean_context = prompt_tokens + new_tokens / 2
+        token_s = self._base_s / slots + self._per_sequence_s + self._per_context_s * mean_context
+        return new_tokens * token_s + prompt_tokens * self._per_prompt_s
+
+    def _end_prefills(self, now_s: float) -> list[Visit]:
+        """The step that ends a prompt yields a token. Those for which it is the last one."""
+        ended: list[Visit] = []
+        for visit in self._prefilled:
+            self._reserved -= visit.pool_tokens
+            if visit.first_token_s is None:
+                visit.first_token_s = now_s
+            if visit.tokens_left == 1:
+                ended.append(visit)
+                continue
+            self._taken += 1
+            heappush(self._decoding, (self._steps + visit.tokens_left - 1, self._taken, visit))
+            self._context += visit.pool_tokens + 1
+        self._prefilled.clear()
+        return ended
+
+    def _begin_stride(self, now_s: float) -> None:
+        if not self._decoding and not self._prompts:
+            self.stride_end_s = None
+            return
+        if self._context + len(self._decoding) + self._reserved > self._kv_tokens:
+            self._preempt()
+        sequences = len(self._decoding)
+        prompt_tokens = self._prefill(self._step_tokens - sequences, now_s) if self._prompts else 0
+        first_s = (
+            self._base_s
+            + self._per_sequence_s * sequences
+            + self._per_context_s * self._context
+            + self._per_prompt_s * prompt_tokens
+        )
+        steps = 1
+        if not prompt_tokens:
+            room = (self._kv_tokens - self._context - self._reserved) // sequences
+            steps = max(1, min(self._decoding[0][0] - self._steps, room))
+        self._stride_start_s, self._stride_steps = now_s, steps
+        self._stride_sequences, self._stride_prompt_tokens = sequences, prompt_tokens
+        self._first_step_s, self._growth_s = first_s, self._per_context_s * sequences
+        self.stride_end_s = now_s + self._taking_s(steps)
+
+    def _taking_s(self, steps: int) -> float:
+        """So many steps of this stride."""
+        return steps * self._first_step_s + self._growth_s * steps * (steps - 1) / 2
+
+    def _prefill(self, budget: int, now_s: float) -> int:
+        """Prompt tokens of this step. A prompt begins only if the pool can hold it."""
+        tokens = 0
+        prompts, decoding = self._prompts, len(self._decoding)
+        while prompts and tokens < budget:
+            visit = prompts[0]
+            if not visit.in_pool:
+                used = self._context + decoding + self._reserved
+                if used and used + visit.pool_tokens >= self._kv_tokens:
+                    break
+                self._reserved += visit.pool_tokens
+                visit.in_pool = True
+                if visit.started_s is None:
+                    visit.started_s = now_s
+            part = min(visit.prefill_left, budget - tokens)
+            visit.prefill_left -= part
+            tokens += part
+            if visit.prefill_left:
+                break
+            self._prefilled.append(prompts.popleft())
+        return tokens
+
+    def _preempt(self) -> None:
+        """As vLLM: the newest sequences leave the pool, and prefill all their tokens again."""
+        while (
+            len(self._decoding) > 1
+            and self._context + len(self._decoding) + self._reserved > self._kv_tokens
+        ):
+            newest = max(self._decoding, key=lambda entry: entry[1])
+            self._decoding.remove(newest)
+            heapify(self._decoding)
+            last_step, _, visit = newest
+            left = last_step - self._steps
+            made = visit.tokens_left - left
+            self._context -= visit.pool_tokens + made
+            visit.pool_tokens += made
+            visit.prefill_left, visit.tokens_left, visit.in_pool = visit.pool_tokens, left, False
+            # Behind a prompt that is in the pool with its first part.
+            self._prompts.insert(1 if self._prompts and self._prompts[0].in_pool else 0, visit)
+            self.preempted += 1
+
+    def _cut_stride(self, now_s: float) -> bool:
+        """End the stride with the step that runs now."""
+        elapsed_s = now_s - self._stride_start_s
+        half_growth_s = self._growth_s / 2
+        linear_s = self._first_step_s - half_growth_s
+        if half_growth_s * elapsed_s > 1e-15:
+            root = math.sqrt(linear_s * linear_s + 4 * half_growth_s * elapsed_s)
+            done = (root - linear_s) / (2 * half_growth_s)
+        else:
+            done = elapsed_s / self._first_step_s
+        steps = int(done) + 1
+        if steps >= self._stride_steps:
+            return False
+        self._stride_steps = steps
+        self.stride_end_s = self._stride_start_s + self._taking_s(steps)
+        return True
+
+    def _learn(self, now_s: float) -> None:
+        prompt_tokens, steps = self._stride_prompt_tokens, self._stride_steps
+        learnt_s = self._learnt_prompt_s if prompt_tokens else self._learnt_decode_s
+        if now_s < learnt_s + LEARN_EVERY_S:
+            return
+        if prompt_tokens:
+            self._learnt_prompt_s = now_s
+        else:
+            self._learnt_decode_s = now_s
+        self.meter.step(
+            took_ms=(now_s - self._stride_start_s) / steps * 1e3,
+            sequences=self._stride_sequences,
+            prompt_tokens=prompt_tokens,
+        )

@@ -1,0 +1,231 @@
+"""`python -m loadtest plan`: the cheapest set of cards that holds a load within the SLO."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.status import Status
+
+from loadtest.simulation import option_types as types
+from loadtest.simulation import options as common
+from loadtest.simulation import words
+
+if TYPE_CHECKING:
+    from loadtest.simulation.answers import Autoscaled, PlanAnswer, PlannedSet
+    from loadtest.simulation.holding import Holding
+    from loadtest.simulation.profile import CardProfile
+    from loadtest.simulation.set_search import Priced
+    from loadtest.simulation.static_set import Bench
+    from loadtest.simulation.traffic import Traffic
+
+INTERRUPTED = 130
+HOURS_A_DAY = 24
+# In the one simulation of a day.
+MOST_REQUESTS = 1_000_000
+DESCRIPTION = """\
+Searches the counts of cards that hold a load within the SLO at the least price, all of them
+serving. A bound by arithmetic rules sets out, the others are simulated, in several repetitions.
+With --trace or --day it also says what autoscaling by the server's own law would save with the
+same cards."""
+EXAMPLES = """examples:
+  a load of two tiers:
+    python -m loadtest plan --load chat=20/s,reasoning=2/s
+  with other prices, of one kind of card:
+    python -m loadtest plan --load chat=20/s --price RTX4090=0.25 --cards RTX4090
+  three times a recorded load, and what autoscaling saves in a day of it:
+    python -m loadtest plan --trace loadtest/traces/azure2023_conv_1h.csv.gz --load 3 --day
+
+docs/simulation.md says how it searches and where prices are from."""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="the cheapest set of cards for a load and an SLO (simulated)",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=common.HelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--load",
+        type=types.load,
+        required=True,
+        metavar="LOAD",
+        help="chat=20/s,reasoning=2/s; with --trace how many times its load",
+    )
+    add(
+        "--cards",
+        type=lambda text: text.split(","),
+        metavar="T4,RTX4090",
+        help="kinds of cards to choose from; all with a price if not given",
+    )
+    add("--tries", type=types.count, default=40, help="sets that are simulated at most")
+    add(
+        "--day",
+        action="store_true",
+        help="the load is the mean of a day, whose curve docs/simulation.md shows: the set is for "
+        "its busiest hour, and autoscaling is simulated through the day",
+    )
+    common.add_answer(parser)
+    common.add_cluster(parser)
+    common.add_trace(parser, required=False)
+    common.add_lengths(parser)
+
+
+def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
+    from loadtest.simulation.answers import write
+    from loadtest.simulation.inputs import FAULTS
+    from loadtest.simulation.plan_table import tell
+
+    try:
+        answer = _answer(options, argv, console)
+    except FAULTS as fault:
+        console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
+        return 2
+    tell(answer, console)
+    if options.json is not None:
+        write(options.json, answer)
+    if answer.interrupted:
+        return INTERRUPTED
+    return 0 if answer.sets else 1
+
+
+def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "PlanAnswer":
+    from loadtest.simulation.answers import PlanAnswer, asked
+    from loadtest.simulation.arrivals import DAY_SWING
+    from loadtest.simulation.holding import Holding, holding
+    from loadtest.simulation.inputs import bench_of, checked_outputs, profiles_of
+    from loadtest.simulation.set_search import SetSearch
+
+    checked_outputs(json=options.json)
+    profiles = profiles_of(options)
+    prices = _prices(options, profiles)
+    traffic, mean_rps = _traffic(options, console)
+    load_rps = mean_rps * (1 + DAY_SWING) if options.day else mean_rps
+    bench = bench_of(options, dict.fromkeys(prices, 1), profiles, traffic)
+    with console.status("") as status:
+
+        def run(gpus: Mapping[str, int]) -> Holding | None:
+            status.update(f"{words.gpus(gpus)}: does it hold {load_rps:.3g} requests/s?")
+            return holding(bench, gpus, load_rps, repetitions=options.seeds)
+
+        search = SetSearch(
+            prices,
+            lambda gpus: bench.bound_rps(gpus) / load_rps,
+            run,
+            at_least=len(traffic.shares),
+            most_tries=options.tries,
+        )
+        autoscaled, interrupted = None, False
+        try:
+            found = search.cheapest()
+            if found.sets:
+                best = found.sets[0]
+                autoscaled = _autoscaled(options, bench, best, mean_rps, status)
+        except KeyboardInterrupt:
+            found, interrupted = search.so_far(), True
+    return PlanAnswer(
+        sets=[_planned(priced) for priced in found.sets],
+        interrupted=interrupted,
+        proven=found.proven,
+        sets_simulated=found.tried,
+        load_per_s={tier: load_rps * part for tier, part in traffic.shares.items()},
+        day=options.day,
+        prices=prices,
+        price_sources={name: _price_source(profiles[name]) for name in prices},
+        autoscaled=autoscaled,
+        goodput=options.goodput,
+        repetitions=options.seeds,
+        traffic=traffic.words(),
+        asked=asked(argv, bench.setup, options.slo),
+    )
+
+
+def _prices(options: argparse.Namespace, profiles: Mapping[str, "CardProfile"]) -> dict[str, float]:
+    from loadtest.simulation.inputs import InputFault, checked_gpus
+
+    checked_gpus(dict.fromkeys(options.cards or (), 1), profiles, option="--cards")
+    known = {name: profile.price_usd_per_hour for name, profile in profiles.items()}
+    chosen = options.cards or [name for name, price in known.items() if price is not None]
+    found: dict[str, float] = {}
+    for name in chosen:
+        price = known[name]
+        if price is None or not price.value:
+            raise InputFault(f"--cards: {name} has no price; give one: --price {name}=0.40")
+        found[name] = price.value
+    return found
+
+
+def _price_source(profile: "CardProfile") -> str:
+    price = profile.price_usd_per_hour
+    return "" if price is None else price.source
+
+
+def _traffic(options: argparse.Namespace, console: Console) -> "tuple[Traffic, float]":
+    """What comes, and how much of it a second."""
+    from loadtest.simulation.inputs import InputFault, traffic_of
+    from loadtest.simulation.traffic import Replayed
+
+    load = options.load
+    if (options.trace is None) != isinstance(load, dict):
+        raise InputFault(
+            "--load: with --trace how many times its load (--load 3), without it a rate for each "
+            "tier (--load chat=20/s,reasoning=2/s)"
+        )
+    if isinstance(load, dict):
+        whole = sum(load.values())
+        shares = {tier: rate / whole for tier, rate in load.items()}
+        return traffic_of(options, shares, console), whole
+    traffic = traffic_of(options, {}, console)
+    assert isinstance(traffic, Replayed)
+    return traffic, load * traffic.load_rps
+
+
+def _planned(priced: "Priced[Holding]") -> "PlannedSet":
+    from loadtest.simulation.answers import PlannedSet, tier_figures
+
+    figures = tier_figures(priced.found.outcome)
+    tokens_per_hour = 3600 * sum(tier.output_tokens_per_s for tier in figures.values())
+    return PlannedSet(
+        gpus=priced.counts,
+        tiers=priced.found.split,
+        usd_per_hour=priced.price,
+        usd_per_day=priced.price * HOURS_A_DAY,
+        usd_per_million_output_tokens=1e6 * priced.price / tokens_per_hour,
+        figures=figures,
+    )
+
+
+def _autoscaled(
+    options: argparse.Namespace,
+    bench: "Bench",
+    best: "Priced[Holding]",
+    mean_rps: float,
+    status: Status,
+) -> "Autoscaled | None":
+    """The server's law on the cheapest set, through the trace or a day of it."""
+    from loadtest.simulation.answers import Autoscaled
+    from loadtest.simulation.contest import run_policy
+
+    if options.trace is None and not options.day:
+        return None
+    trace = replace(bench.traffic.at(mean_rps, 0), day=options.day)
+    gpus = {name: count for name, count in best.counts.items() if count}
+
+    def seen(done: float) -> None:
+        status.update(f"the server's law on {words.gpus(gpus)}: {done:.0%} of the time")
+
+    setup = replace(bench.setup, gpus=gpus, most_requests=MOST_REQUESTS, seen=seen)
+    outcome = run_policy("ours", trace, setup, attainment=None).outcome
+    static_hours = sum(gpus.values()) * outcome.duration_s / 3600
+    usd_per_day = (outcome.total_cost_usd or 0.0) / outcome.duration_s * 86_400
+    return Autoscaled(
+        gpu_hours=outcome.gpu_hours,
+        gpu_hours_static=static_hours,
+        usd_per_day=usd_per_day,
+        saved=1 - usd_per_day / (best.price * HOURS_A_DAY),
+        goodput={tier: found.goodput_share for tier, found in outcome.tiers.items()},
+    )

@@ -1,0 +1,80 @@
+"""What `python -m loadtest plan` prints."""
+
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.evaluation.words import number, percent, seconds
+from loadtest.simulation import words
+from loadtest.simulation.answers import PlanAnswer, PlannedSet
+
+MOST_ROWS = 5
+
+
+def tell(answer: PlanAnswer, console: Console) -> None:
+    load = ", ".join(f"{tier} {rate:.3g}/s" for tier, rate in answer.load_per_s.items())
+    if answer.interrupted:
+        console.print("Interrupted: this is what was found until then.", style="bold yellow")
+    if not answer.sets:
+        console.print(f"No set was found that holds {load}.", style="bold red")
+        return
+    table = words.plain_table(f"Sets that hold {load} within {words.slo(answer.asked.slo)}")
+    table.add_column("cards", no_wrap=True)
+    table.add_column("tier", no_wrap=True)
+    for title in ("$/day", "$/Mtoken", "goodput", "TTFT p50 / p95", "TPOT p95"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in answer.sets[:MOST_ROWS]:
+        _add(table, row)
+    console.print(table)
+    _tell_search(answer, console)
+    _tell_saving(answer, console)
+    for name, price in answer.prices.items():
+        source = answer.price_sources[name]
+        console.print(f"{name}: ${price:g} an hour ({source})", style="dim", highlight=False)
+    words.tell_profiles(answer.asked.profiles, console)
+
+
+def _add(table: Table, row: PlannedSet) -> None:
+    for place, (tier, found) in enumerate(row.figures.items()):
+        table.add_row(
+            "" if place else words.gpus(row.gpus, "\n"),
+            f"{tier} on {row.tiers[tier]}",
+            "" if place else number(row.usd_per_day, 2),
+            "" if place else number(row.usd_per_million_output_tokens, 3),
+            percent(found.goodput),
+            words.times(found.ttft_s),
+            seconds(found.tpot_s.p95),
+        )
+
+
+def _tell_search(answer: PlanAnswer, console: Console) -> None:
+    proven = (
+        "every cheaper set was simulated, is below the bound, or is part of one that failed"
+        if answer.proven
+        else "a cheaper set may exist: raise --tries"
+    )
+    console.print(
+        f"Simulated: {answer.traffic}; {answer.sets_simulated} sets, "
+        f"{words.repetitions(answer.repetitions)}; {proven}.",
+        style="dim",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _tell_saving(answer: PlanAnswer, console: Console) -> None:
+    saving = answer.autoscaled
+    if saving is None and answer.interrupted:
+        return
+    if saving is None:
+        console.print("Autoscaling has nothing to save at a constant load; give --trace or --day.")
+        return
+    kept = ", ".join(f"{tier} {percent(share)}" for tier, share in saving.goodput.items())
+    if min(saving.goodput.values()) < answer.goodput:
+        kept += f", below the {percent(answer.goodput)} asked for"
+    console.print(
+        f"Autoscaled on the same cards: {saving.gpu_hours:.2f} GPU-hours in place of "
+        f"{saving.gpu_hours_static:.2f}, ${saving.usd_per_day:.2f} a day, {percent(saving.saved)} "
+        f"saved; goodput {kept}.",
+        soft_wrap=True,
+        highlight=False,
+    )

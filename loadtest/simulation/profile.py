@@ -1,0 +1,145 @@
+"""A card's figures: what the simulation steps by, and what `loadtest calibrate` measures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from serve_app.core.step_time import StepModel
+
+PROFILES = Path(__file__).parent.parent / "profiles"
+TOTAL = "total"
+# `given`: a setting of the engine or a published price, of which nothing can be measured.
+Status = Literal["measured", "derived", "given"]
+
+
+class ProfileError(ValueError):
+    """A profile cannot be read; the message names the file, the field and what is wrong."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Figure(_Strict):
+    """A number, how it is known, and where it is from."""
+
+    value: float = Field(ge=0)
+    status: Status
+    source: str = Field(min_length=1)
+
+
+def _above_0(figure: Figure) -> Figure:
+    if figure.value <= 0:
+        raise ValueError(f"the value is to be above 0, not {figure.value:g}")
+    return figure
+
+
+def _whole(figure: Figure) -> Figure:
+    if figure.value < 1 or figure.value != int(figure.value):
+        raise ValueError(f"the value is to be a whole number above 0, not {figure.value:g}")
+    return figure
+
+
+def _with_total(phases: Mapping[str, Figure]) -> Mapping[str, Figure]:
+    if TOTAL not in phases:
+        raise ValueError(f"is to have `{TOTAL}`, the seconds of the whole start")
+    return phases
+
+
+Count = Annotated[Figure, AfterValidator(_whole)]
+
+
+class MeasuredOn(_Strict):
+    """What a calibrated profile was measured on, and the command that measures it again."""
+
+    machine: Mapping[str, str | int | float]
+    date: str
+    versions: Mapping[str, str]
+    commit: str
+    command: str
+
+
+class CardProfile(_Strict):
+    """One card with one model on it.
+
+    A step takes `base + per_sequence * sequences + per_context_ktoken * context tokens of all
+    sequences / 1000 + per_prompt_token * prompt tokens`. `overhead_ms` is a request's way outside
+    the engine's steps: HTTP, tokenizer, first chunk.
+    """
+
+    name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="As in `--gpus T4=2`.")
+    accelerator_type: str | None = Field(description="Ray's name of the card; null is a CPU.")
+    model: str = Field(min_length=1, description="The model that the figures are for.")
+    base_ms: Annotated[Figure, AfterValidator(_above_0)] = Field(
+        description="What a step takes whatever is in it: the weights are read."
+    )
+    per_sequence_ms: Figure = Field(description="For each sequence that gets a token.")
+    per_prompt_token_ms: Figure = Field(description="For each prompt token: prefill.")
+    per_context_ktoken_ms: Figure = Field(
+        description="For each 1,000 tokens in the contexts of all sequences: the KV cache is read."
+    )
+    step_tokens: Count = Field(description="Most tokens in a step: vLLM's max_num_batched_tokens.")
+    kv_tokens: Count = Field(description="What the KV cache holds.")
+    max_sequences: Count = Field(description="Most sequences in a step: vLLM's max_num_seqs.")
+    overhead_ms: Figure = Field(description="A request's way outside the engine's steps.")
+    start_s: Annotated[Mapping[str, Figure], AfterValidator(_with_total)] = Field(
+        description="From the replica's process to its readiness: `total`, and its phases."
+    )
+    price_usd_per_hour: Figure | None = Field(default=None, description="null: not known.")
+    measured_on: MeasuredOn | None = Field(default=None, description="null: not calibrated.")
+
+    @property
+    def start_total_s(self) -> float:
+        return self.start_s[TOTAL].value
+
+    @property
+    def step_model(self) -> StepModel:
+        """Production's model of a step, which has no term for context."""
+        return StepModel(
+            base_ms=self.base_ms.value,
+            per_sequence_ms=self.per_sequence_ms.value,
+            per_prompt_token_ms=self.per_prompt_token_ms.value,
+        )
+
+    def step_ms(
+        self, sequences: float, *, context_tokens: float = 0.0, prompt_tokens: float = 0.0
+    ) -> float:
+        """`context_tokens` are those of all sequences together."""
+        own_ms = self.step_model.step_ms(sequences, prompt_tokens)
+        return own_ms + self.per_context_ktoken_ms.value * context_tokens / 1e3
+
+
+def known_profiles() -> Mapping[str, CardProfile]:
+    """The profiles that come with the package, by name."""
+    found = [read_profile(path) for path in sorted(PROFILES.glob("*.json"))]
+    return {profile.name: profile for profile in found}
+
+
+def read_profile(path: Path) -> CardProfile:
+    """Raises ProfileError."""
+    try:
+        return CardProfile.model_validate_json(path.read_bytes())
+    except OSError as fault:
+        raise ProfileError(f"{path} cannot be read: {fault.strerror}") from None
+    except ValidationError as fault:
+        lines = [f"  {_place(error['loc'])}{_words(error)}" for error in fault.errors()]
+        raise ProfileError("\n".join([f"{path} is no profile of a card:", *lines])) from None
+
+
+def write_profile(path: Path, profile: CardProfile) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(profile.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return f"{'.'.join(map(str, location))}: " if location else ""
+
+
+def _words(error: Mapping[str, object]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "there is no such key"
+    if error["type"] == "missing":
+        return "is missing"
+    return str(error["msg"]).removeprefix("Value error, ")

@@ -1,0 +1,136 @@
+"""A set of cards that all serve, nothing scaled: what it can compute, and how a load goes on it."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from loadtest.simulation.outcome import Outcome
+from loadtest.simulation.profile import CardProfile
+from loadtest.simulation.setup import Setup, tier_plan
+from loadtest.simulation.traffic import Traffic
+from serve_app.core.tiers import Tier
+
+Split = Mapping[Tier, int]
+# Of the ways to divide a set among the tiers, the best by the bound; the others are not simulated.
+MOST_SPLITS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class AllServing:
+    """The policy that keeps what there is at the beginning."""
+
+    split: Split
+
+    def targets(self, tiers: Mapping[Tier, Any], now_s: float) -> Split:
+        return self.split
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Sets of cards on one kind of traffic. `goodput` is the share of each tier's requests that
+    must meet the SLO; `ran` is called after each simulation."""
+
+    traffic: Traffic
+    setup: Setup
+    goodput: float
+    ran: Callable[[], None] = lambda: None
+    _bounds: dict[tuple[str, Tier], float] = field(init=False, repr=False, default_factory=dict)
+
+    def run(self, gpus: Mapping[str, int], split: Split, load_rps: float, seed: int) -> Outcome:
+        from loadtest.simulation.run import simulate
+
+        present = {name: count for name, count in gpus.items() if count}
+        setup = replace(self.setup, gpus=present, initial=split, seed=seed)
+        outcome = simulate(self.traffic.at(load_rps, seed), setup, AllServing(split))
+        self.ran()
+        return outcome
+
+    def holds(self, outcome: Outcome) -> bool:
+        return all(tier.goodput_share >= self.goodput for tier in outcome.tiers.values())
+
+    def splits(self, gpus: Mapping[str, int]) -> Sequence[Split]:
+        """The ways to divide the cards that leave each tier one, those with most room first."""
+        tiers, cards = list(self.traffic.shares), sum(gpus.values())
+        if len(tiers) == 1:
+            return [{tiers[0]: cards}] if cards else []
+        first, second = tiers
+        ways = [{first: number, second: cards - number} for number in range(1, cards)]
+        ways.sort(key=lambda split: -self._room(gpus, split))
+        return ways[:MOST_SPLITS]
+
+    def bound_rps(self, gpus: Mapping[str, int]) -> float:
+        """Above this load no set can hold the SLO, however its cards are divided among the tiers.
+
+        The load fits while some division of each card's time serves all tiers. With weights on the
+        tiers a card is worth at most its best tier; the dual of that linear program has its optimum
+        at a weight where some card is worth the same in both tiers, or at either end.
+        """
+        rates = {card: self._rates(card) for card in gpus}
+        shares = self.traffic.shares
+        if len(shares) == 1:
+            (tier,) = shares
+            return sum(count * rates[card][tier] for card, count in gpus.items())
+        first, second = shares
+        weights = [(1.0, 0.0), (0.0, 1.0)]
+        weights += [(rates[card][second], rates[card][first]) for card in gpus]
+        return min(
+            sum(
+                count * max(a * rates[card][first], b * rates[card][second])
+                for card, count in gpus.items()
+            )
+            / (a * shares[first] + b * shares[second])
+            for a, b in weights
+            if a or b
+        )
+
+    def card_bound_rps(self, card: str, tier: Tier) -> float:
+        """Requests of this tier that the card computes a second with the largest batch that the
+        SLO on TPOT and its slots allow, which shares the cost of reading the weights best."""
+        key = card, tier
+        if key not in self._bounds:
+            self._bounds[key] = self._card_bound_rps(card, tier)
+        return self._bounds[key]
+
+    def _card_bound_rps(self, card: str, tier: Tier) -> float:
+        plan = tier_plan(tier, replace(self.setup, gpus={card: 1})).cards[card]
+        work = self.traffic.work(tier)
+        profile = plan.profile
+        token_ms = profile.per_sequence_ms.value + _context_ms(profile, work.context_tokens)
+        limit_s = self.setup.slo(tier).tpot
+        batch = float(plan.limits.slots)
+        if limit_s is not None and token_ms:
+            batch = min(batch, (1e3 * limit_s - profile.base_ms.value) / token_ms)
+        if batch < 1:
+            return 0.0
+        prompt_ms = profile.per_prompt_token_ms.value * work.prompt_tokens
+        whole_ms = work.new_tokens * (profile.base_ms.value / batch + token_ms) + prompt_ms
+        return 1e3 / whole_ms / self.goodput
+
+    def _rates(self, card: str) -> Mapping[Tier, float]:
+        return {tier: self.card_bound_rps(card, tier) for tier in self.traffic.shares}
+
+    def _room(self, gpus: Mapping[str, int], split: Split) -> float:
+        """The load that fits when each tier has only its own cards."""
+        placed = self.placed(gpus, split)
+        return min(
+            sum(count * self.card_bound_rps(card, tier) for card, count in cards.items())
+            / self.traffic.shares[tier]
+            for tier, cards in placed.items()
+        )
+
+    def placed(self, gpus: Mapping[str, int], split: Split) -> Mapping[Tier, Mapping[str, int]]:
+        """The cards that each tier gets, as production places replicas: the preferred one first."""
+        free = Counter(gpus)
+        placed: dict[Tier, Counter[str]] = {}
+        for tier, count in split.items():
+            placed[tier] = Counter()
+            for card in tier_plan(tier, replace(self.setup, gpus=gpus)).preference:
+                taken = min(free[card], count - placed[tier].total())
+                free[card] -= taken
+                placed[tier][card] += taken
+        return placed
+
+
+def _context_ms(profile: CardProfile, context_tokens: float) -> float:
+    return profile.per_context_ktoken_ms.value * context_tokens / 1e3

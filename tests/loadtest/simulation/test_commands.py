@@ -1,0 +1,185 @@
+"""The three commands from their words to their JSON: old keys, new ones, and what they answer."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from loadtest.__main__ import main
+from loadtest.simulation.answers import CapacityAnswer, PlanAnswer, SimulateAnswer
+from loadtest.simulation.held_load import HeldLoad
+from loadtest.simulation.outcome import Outcome
+from loadtest.simulation.profile import write_profile
+from loadtest.simulation.static_set import Bench, Split
+from serve_app.core.tiers import Tier
+from tests.loadtest.simulation.builders import a_card
+
+pytestmark = pytest.mark.filterwarnings(
+    # Ray 2.60 itself gives pydantic this keyword when its config is imported.
+    "ignore:Using extra keyword arguments on `Field`:DeprecationWarning"
+)
+# As they were before the engines were simulated with their gates.
+OLD_KEYS = {
+    "policy", "attainment", "gpu_hours", "scale_actions", "attainment_by_tier", "requests",
+    "refused", "lent", "setting", "settings_tried", "trace", "rate", "duration_s", "clipped",
+    "gpus", "max_wait_s", "cold_start_s", "hardware", "date", "changes",
+}  # fmt: skip
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    """Two minutes of a request a second, every fifth one reasoning's."""
+    rows = "".join(
+        f"{number},100,50,{'reasoning' if number % 5 == 0 else 'chat'}\n" for number in range(120)
+    )
+    path = tmp_path / "t.csv"
+    path.write_text(f"arrival_s,input_tokens,output_tokens,tier\n{rows}", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def slow_card(tmp_path: Path) -> Path:
+    """About 0.4 requests a second, so that little has to be simulated."""
+    card = a_card("slow", base_ms=60, per_sequence_ms=5, kv_tokens=8 * 1600, start_s=20,
+        price_usd_per_hour=0.5)  # fmt: skip
+    path = tmp_path / "slow.json"
+    write_profile(path, card)
+    return path
+
+
+def test_simulate_has_its_old_keys_and_reads_back(trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    words = ["simulate", "--trace", str(trace), "--gpus", "T4=2,RTX4090=1", "--policy", "ours"]
+    assert main([*words, "--json", str(out)]) == 0
+    document = json.loads(out.read_text(encoding="utf-8"))
+    assert document.keys() >= OLD_KEYS
+    assert document["attainment"] == 1.0
+    assert document["attainment_by_tier"] == {"chat": 1.0, "reasoning": 1.0}
+    assert document["hardware"] == {"NVIDIA T4": "derived", "NVIDIA GeForce RTX 4090": "derived"}
+    answer = SimulateAnswer.model_validate_json(out.read_bytes())
+    assert json.loads(answer.model_dump_json()) == document
+
+
+def test_simulate_counts_every_request_and_every_dollar(trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    words = ["simulate", "--trace", str(trace), "--price", "T4=2,RTX4090=3", "--load", "2"]
+    assert main([*words, "--json", str(out)]) == 0
+    answer = SimulateAnswer.model_validate_json(out.read_bytes())
+    assert answer.load == 2
+    assert answer.requests == sum(tier.requests for tier in answer.tiers.values()) == 240
+    for tier in answer.tiers.values():
+        assert tier.served + sum(tier.refused.values()) == tier.requests
+    hours = {name: card.gpu_hours for name, card in answer.cards.items()}
+    assert sum(hours.values()) == pytest.approx(answer.gpu_hours)
+    assert answer.cost_usd == pytest.approx(2 * hours["T4"] + 3 * hours["RTX4090"])
+    assert {card.price_source for card in answer.cards.values()} == {"--price"}
+
+
+def test_simulate_draws_what_happened(trace: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "run.png"
+    assert main(["simulate", "--trace", str(trace), "--plot", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_capacity_of_a_card_that_a_profile_adds(slow_card: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    words = ["capacity", "--gpus", "slow=1", "--profile", str(slow_card), "--mix", "chat=1"]
+    words += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--goodput", "0.9"]
+    assert main([*words, "--seeds", "2", "--requests", "100", "--json", str(out)]) == 0
+    answer = CapacityAnswer.model_validate_json(out.read_bytes())
+    (card,) = answer.cards
+    assert card.at_it[Tier.CHAT].goodput >= 0.9
+    assert card.load_per_s <= card.highest_per_s
+    # With its slots full a step makes as many tokens as there are slots.
+    assert 0.1 < card.load_per_s < 1
+    assert answer.whole is not None
+    assert answer.whole.load_per_s == pytest.approx(card.load_per_s)
+    assert answer.asked.profiles == {"slow": "derived"}
+
+
+def test_plan_buys_what_the_capacity_of_a_card_asks_for(slow_card: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    words = ["plan", "--load", "chat=1/s", "--cards", "slow", "--profile", str(slow_card)]
+    words += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--goodput", "0.9"]
+    assert main([*words, "--seeds", "2", "--requests", "100", "--json", str(out)]) == 0
+    answer = PlanAnswer.model_validate_json(out.read_bytes())
+    best = answer.sets[0]
+    assert answer.proven
+    assert best.figures[Tier.CHAT].goodput >= 0.9
+    count = best.gpus["slow"]
+    assert best.usd_per_hour == pytest.approx(0.5 * count)
+    assert best.usd_per_day == pytest.approx(12 * count)
+    tokens_per_s = best.figures[Tier.CHAT].output_tokens_per_s
+    assert best.usd_per_million_output_tokens == pytest.approx(
+        best.usd_per_hour / 3600 / tokens_per_s * 1e6
+    )
+    assert answer.autoscaled is None
+
+
+def test_plan_for_a_trace_says_what_scaling_saves(
+    trace: Path, slow_card: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    words = ["plan", "--trace", str(trace), "--load", "1", "--cards", "slow"]
+    words += ["--profile", str(slow_card), "--slo", "ttft=8s,tpot=500ms", "--goodput", "0.8"]
+    assert main([*words, "--seeds", "1", "--json", str(out)]) == 0
+    answer = PlanAnswer.model_validate_json(out.read_bytes())
+    saving = answer.autoscaled
+    assert saving is not None
+    assert saving.gpu_hours <= saving.gpu_hours_static
+    cards = sum(answer.sets[0].gpus.values())
+    assert saving.gpu_hours_static == pytest.approx(cards * 119 / 3600, rel=0.01)
+    assert saving.saved == pytest.approx(1 - saving.gpu_hours / saving.gpu_hours_static)
+
+
+def test_a_load_that_nothing_holds_ends_with_1(slow_card: Path) -> None:
+    words = ["plan", "--load", "chat=1/s", "--cards", "slow", "--profile", str(slow_card)]
+    assert main([*words, "--slo", "tpot=50ms"]) == 1
+
+
+def test_ctrl_c_keeps_the_rows_that_there_are(
+    slow_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from loadtest.simulation import held_load
+
+    asked: list[object] = []
+
+    def once(bench: Bench, gpus: Mapping[str, int], *, repetitions: int) -> HeldLoad:
+        asked.append(gpus)
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+        return HeldLoad(gpus, {Tier.CHAT: 1}, (0.5, 0.6), None, "")
+
+    monkeypatch.setattr(held_load, "held_load", once)
+    out = tmp_path / "out.json"
+    words = ["capacity", "--gpus", "slow=1,T4=1", "--profile", str(slow_card), "--mix", "chat=1"]
+    assert main([*words, "--json", str(out)]) == 130
+    answer = CapacityAnswer.model_validate_json(out.read_bytes())
+    assert [dict(row.gpus) for row in answer.cards] == [{"slow": 1}]
+    assert (answer.interrupted, answer.whole) == (True, None)
+
+
+def test_ctrl_c_keeps_the_sets_that_hold(
+    slow_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[object] = []
+    real = Bench.run
+
+    def run(
+        bench: Bench, gpus: Mapping[str, int], split: Split, load_rps: float, seed: int
+    ) -> Outcome:
+        tried.append(gpus)
+        if len(tried) > 1 and tried[-1] != tried[-2]:
+            raise KeyboardInterrupt
+        return real(bench, {"slow": 20}, {Tier.CHAT: 20}, load_rps, seed)
+
+    monkeypatch.setattr(Bench, "run", run)
+    out = tmp_path / "out.json"
+    words = ["plan", "--load", "chat=1/s", "--cards", "slow,T4", "--profile", str(slow_card)]
+    words += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--seeds", "2"]
+    assert main([*words, "--requests", "50", "--json", str(out)]) == 130
+    answer = PlanAnswer.model_validate_json(out.read_bytes())
+    assert answer.interrupted
+    assert len(answer.sets) == 1

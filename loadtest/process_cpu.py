@@ -20,6 +20,8 @@ def server_processes(run_id: str) -> list[psutil.Process]:
     """Every live process of the server that was started with this run id; never the caller."""
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
+        if process.pid in found:
+            continue  # came as a child, and its own children with it
         with contextlib.suppress(psutil.Error, OSError):
             if process.environ().get(RUN_ID_VARIABLE) == run_id:
                 found[process.pid] = process

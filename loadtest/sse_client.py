@@ -1,4 +1,4 @@
-"""The measuring client: closed-loop streaming chat completions with raw SSE bytes.
+"""The measuring client: streaming chat completions with raw SSE bytes, closed-loop or open-loop.
 
 It shares the machine with the servers that it compares, so each microsecond that it spends on a
 chunk is taken from them: events are counted in the bytes and only the last one is parsed.
@@ -7,7 +7,7 @@ chunk is taken from them: events are counted in the bytes and only the last one 
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -83,9 +83,48 @@ def chat_body(model: str, prompt: str, *, output_tokens: int) -> bytes:
     return json.dumps(body).encode()
 
 
-async def stream_once(session: aiohttp.ClientSession, url: str, body: bytes) -> StreamTimes:
+async def run_closed_loop(
+    url: str, bodies: Sequence[bytes], *, concurrency: int
+) -> list[StreamTimes]:
+    """Send all bodies, `concurrency` at a time; the first failure ends the run."""
+    waiting = iter(bodies)
+    finished: list[StreamTimes] = []
+
+    async def one_client(session: aiohttp.ClientSession) -> None:
+        for body in waiting:
+            finished.append(await stream_once(session, url, body, sent_s=time.perf_counter()))
+
+    async with _session() as session, asyncio.TaskGroup() as clients:
+        for _ in range(concurrency):
+            clients.create_task(one_client(session))
+    return finished
+
+
+async def run_open_loop(
+    url: str, bodies: Sequence[bytes], *, due_s: Sequence[float]
+) -> list[StreamTimes]:
+    """Send each body at its time, in seconds from now, whatever the others do; the first failure
+    ends the run. A request counts as sent when it was due: no delay of the client is hidden."""
+    started_s = time.perf_counter()
+
+    async def one_request(session: aiohttp.ClientSession, body: bytes, at_s: float) -> StreamTimes:
+        await asyncio.sleep(max(0.0, at_s - time.perf_counter()))
+        return await stream_once(session, url, body, sent_s=at_s)
+
+    async with _session() as session, asyncio.TaskGroup() as requests:
+        tasks = [
+            requests.create_task(one_request(session, body, started_s + at_s))
+            for body, at_s in zip(bodies, due_s, strict=True)
+        ]
+    return [task.result() for task in tasks]
+
+
+async def stream_once(
+    session: aiohttp.ClientSession, url: str, body: bytes, *, sent_s: float
+) -> StreamTimes:
+    """One request; its times count from `sent_s`."""
     counter = EventCounter()
-    times = StreamTimes(sent_s=time.perf_counter())
+    times = StreamTimes(sent_s=sent_s)
     async with session.post(url, data=body) as response:
         if response.status != 200:
             raise StreamFailure(f"HTTP {response.status} from {url}: {await response.text()}")
@@ -99,31 +138,10 @@ async def stream_once(session: aiohttp.ClientSession, url: str, body: bytes) -> 
     return times
 
 
-async def run_closed_loop(
-    url: str,
-    bodies: Sequence[bytes],
-    *,
-    concurrency: int,
-    on_done: Callable[[], None] = lambda: None,
-) -> list[StreamTimes]:
-    """Send all bodies, `concurrency` at a time; the first failure ends the run."""
-    waiting = iter(bodies)
-    finished: list[StreamTimes] = []
-
-    async def one_client(session: aiohttp.ClientSession) -> None:
-        for body in waiting:
-            finished.append(await stream_once(session, url, body))
-            on_done()
-
-    async with (
-        aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            headers={"content-type": "application/json"},
-            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
-            read_bufsize=READ_BUFFER_BYTES,
-        ) as session,
-        asyncio.TaskGroup() as clients,
-    ):
-        for _ in range(concurrency):
-            clients.create_task(one_client(session))
-    return finished
+def _session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        headers={"content-type": "application/json"},
+        timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
+        read_bufsize=READ_BUFFER_BYTES,
+    )

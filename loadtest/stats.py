@@ -5,15 +5,19 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """One timed run of one system. `foreign_cores`: CPU used by neither server nor client."""
+    """One timed run of one system. `chunks`: events with tokens that the client received;
+    `foreign_cores`: CPU used by neither server nor client."""
 
     output_tokens: int
+    chunks: int
     wall_s: float
     server_cpu_s: float
     client_cpu_s: float
@@ -28,6 +32,14 @@ class Repetition:
     @property
     def cpu_s_per_ktoken(self) -> float:
         return self.server_cpu_s / self.output_tokens * 1e3
+
+    @property
+    def chunks_per_s(self) -> float:
+        return self.chunks / self.wall_s
+
+    @property
+    def cpu_s_per_kchunk(self) -> float:
+        return self.server_cpu_s / self.chunks * 1e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +61,9 @@ class Estimate:
 Pair = tuple[Repetition, Repetition]
 
 
-def percentile(values: Sequence[float], percent: int) -> float:
-    if len(values) == 1:
-        return values[0]
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
-
-
 def pooled_ms(repetitions: Sequence[Repetition], field: str, percent: int) -> float:
-    values = [value for repetition in repetitions for value in getattr(repetition, field)]
-    return percentile(values, percent) * 1e3
+    values = np.concatenate([np.asarray(getattr(each, field)) for each in repetitions])
+    return float(np.percentile(values, percent)) * 1e3
 
 
 def summary(repetitions: Sequence[Repetition]) -> dict[str, float]:
@@ -71,14 +77,15 @@ def summary(repetitions: Sequence[Repetition]) -> dict[str, float]:
     }
 
 
-def throughput_ratio(pairs: Sequence[Pair]) -> float:
+def rate_ratio(pairs: Sequence[Pair], rate: str = "tokens_per_s") -> float:
     """Median of `other / base` over the pairs: drift of the machine cancels within a pair."""
-    return statistics.median(other.tokens_per_s / base.tokens_per_s for base, other in pairs)
+    return statistics.median(getattr(other, rate) / getattr(base, rate) for base, other in pairs)
 
 
-def added_ttft_ms(pairs: Sequence[Pair], percent: int) -> float:
+def added_ms(pairs: Sequence[Pair], field: str, percent: int) -> float:
+    """Difference of the percentiles that `summary` gives for the two systems."""
     base, other = zip(*pairs, strict=True)
-    return pooled_ms(other, "ttft_s", percent) - pooled_ms(base, "ttft_s", percent)
+    return pooled_ms(other, field, percent) - pooled_ms(base, field, percent)
 
 
 def estimate(pairs: Sequence[Pair], statistic: Callable[[Sequence[Pair]], float]) -> Estimate:

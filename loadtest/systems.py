@@ -8,7 +8,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import psutil
 
+from loadtest.process_cpu import server_processes
 from serve_app.config import EngineConfig
 from serve_app.core.engine_args import EngineSpec, cores_of_slice, engine_args
 from serve_app.core.tiers import Tier
@@ -32,8 +33,9 @@ POLL_S = 0.5
 LOG_TAIL_BYTES = 3000
 # Both systems know the model by the tier's name.
 MODEL_NAME = Tier.CHAT.value
-# As the kernel cuts the name.
+# As the kernel cuts the names.
 ENGINE_PROCESS = "VLLM::EngineCor"
+WORKER_PROCESS = "VLLM::Worker"
 BARE = "bare"
 OURS = "ours"
 
@@ -93,78 +95,106 @@ def bare_vllm(
     name: str = BARE,
 ) -> Iterator[System]:
     """vLLM's own server with the command line that the tier's replica gives to its engine."""
+    command = bare_command(model_dir, engine, port)
+    with supervised(
+        name, command, engine_environment(engine), port=port, on_wait=on_wait
+    ) as system:
+        bind_engine(system.run_id, engine_cores(engine))
+        yield system
+
+
+def bare_command(model_dir: Path, engine: EngineConfig, port: int) -> list[str]:
+    # The `vllm` command of the CPU build does not start; this module is the same server.
+    server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    listen = ["--host", "127.0.0.1", "--port", str(port)]
+    return [*server, *engine_words(model_dir, engine), *listen]
+
+
+def engine_words(model_dir: Path, engine: EngineConfig) -> list[str]:
+    """The arguments of `vllm serve` that a replica of the tier gives to its engine."""
+    spec = EngineSpec(
+        model=str(model_dir),
+        served_names=(MODEL_NAME,),
+        **engine.model_dump(exclude=set(NOT_ARGUMENTS)),
+    )
+    return engine_args(spec, this_cpu())
+
+
+def engine_environment(engine: EngineConfig) -> dict[str, str]:
+    """What a replica of the tier sets for its engine."""
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib),
+        "OMP_NUM_THREADS": str(len(engine_cores(engine))),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+
+
+def engine_cores(engine: EngineConfig) -> list[int]:
+    """The cores of this machine that the engine computes on."""
+    return cores_of_slice(engine.cpu_slice, sorted(os.sched_getaffinity(0)))
+
+
+def bind_engine(run_id: str, cores: Sequence[int]) -> None:
+    """What computes in a server does so on these cores only, as `on_cores` has it in a replica: the
+    engine's process, or its worker's where the engine has given that a process of its own."""
+    processes = server_processes(run_id)
+    computing = _titled(processes, WORKER_PROCESS) or _titled(processes, ENGINE_PROCESS)
+    if not computing:
+        raise StartFailure(f"no process is named {ENGINE_PROCESS} or {WORKER_PROCESS}")
+    for thread in (thread for process in computing for thread in process.threads()):
+        os.sched_setaffinity(thread.id, cores)
+
+
+def _titled(processes: Iterable[psutil.Process], title: str) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if process.name().startswith(title):
+                found.append(process)
+    return found
+
+
+@contextlib.contextmanager
+def supervised(
+    name: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    port: int,
+    on_wait: Callable[[], None],
+) -> Iterator[System]:
+    """A server that is one command, from its first answer at `/health` on; ended with its tree."""
     run_id = f"{name}-{uuid4().hex[:12]}"
-    cores = cores_of_slice(engine.cpu_slice, sorted(os.sched_getaffinity(0)))
     with tempfile.NamedTemporaryFile(prefix=f"{name}-", suffix=".log") as log:
         supervisor = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "serve_app.serving.supervisor",
-                *bare_command(model_dir, engine, port),
-            ],
-            env=os.environ | bare_environment(engine, cores) | {RUN_ID_VARIABLE: run_id},
+            [sys.executable, "-m", "serve_app.serving.supervisor", *command],
+            env=os.environ | environment | {RUN_ID_VARIABLE: run_id},
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            _await_ready(supervisor, f"http://127.0.0.1:{port}/health", on_wait)
-            _bind_engine(supervisor, cores)
+            _await_ready(name, supervisor, f"http://127.0.0.1:{port}/health", on_wait)
             yield System(name, f"http://127.0.0.1:{port}/v1/chat/completions", run_id)
         except Exception as fault:
-            fault.add_note(f"The last words of the bare vLLM server:\n{_tail(Path(log.name))}")
+            fault.add_note(f"The last words of the server '{name}':\n{_tail(Path(log.name))}")
             raise
         finally:
             supervisor.terminate()
             supervisor.wait(STOP_TIMEOUT_S)
 
 
-def bare_command(model_dir: Path, engine: EngineConfig, port: int) -> list[str]:
-    spec = EngineSpec(
-        model=str(model_dir),
-        served_names=(MODEL_NAME,),
-        **engine.model_dump(exclude=set(NOT_ARGUMENTS)),
-    )
-    # The `vllm` command of the CPU build does not start; this module is the same server.
-    server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    listen = ["--host", "127.0.0.1", "--port", str(port)]
-    return [*server, *engine_args(spec, this_cpu()), *listen]
-
-
-def bare_environment(engine: EngineConfig, cores: list[int]) -> dict[str, str]:
-    """What a replica of the tier sets for its engine."""
-    return {
-        "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib),
-        "OMP_NUM_THREADS": str(len(cores)),
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-
-
-def _bind_engine(server: subprocess.Popen[bytes], cores: list[int]) -> None:
-    """The engine's process computes on its cores only, as `on_cores` has it in a replica."""
-    engines = [
-        process
-        for process in psutil.Process(server.pid).children(recursive=True)
-        if process.name().startswith(ENGINE_PROCESS)
-    ]
-    if not engines:
-        raise StartFailure(f"the bare vLLM server has no process named {ENGINE_PROCESS}")
-    for thread in (thread for process in engines for thread in process.threads()):
-        os.sched_setaffinity(thread.id, cores)
-
-
 def _await_ready(
-    server: subprocess.Popen[bytes], health_url: str, on_wait: Callable[[], None]
+    name: str, server: subprocess.Popen[bytes], health_url: str, on_wait: Callable[[], None]
 ) -> None:
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while not _answers(health_url):
         if server.poll() is not None:
-            raise StartFailure("the bare vLLM server ended while it started")
+            raise StartFailure(f"the server '{name}' ended while it started")
         if time.monotonic() > deadline_s:
-            raise StartFailure(f"the bare vLLM server did not answer in {START_TIMEOUT_S:.0f} s")
+            raise StartFailure(f"the server '{name}' did not answer in {START_TIMEOUT_S:.0f} s")
         on_wait()
         time.sleep(POLL_S)
 

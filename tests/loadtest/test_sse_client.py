@@ -1,12 +1,19 @@
 """The client counts token events in raw bytes, however the bytes arrive."""
 
 import asyncio
+import time
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from loadtest.sse_client import EventCounter, StreamFailure, StreamTimes, run_closed_loop
+from loadtest.sse_client import (
+    EventCounter,
+    StreamFailure,
+    StreamTimes,
+    run_closed_loop,
+    run_open_loop,
+)
 
 ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n'
 TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"sea"}}]}\n\n'
@@ -71,6 +78,31 @@ async def test_all_bodies_are_sent_at_the_chosen_concurrency() -> None:
     assert most == 3
     assert [stream.output_tokens for stream in streams] == [2] * 9
     assert all(len(stream.event_s) == 3 and stream.ttft_s > 0 for stream in streams)
+
+
+async def test_an_open_loop_waits_for_no_answer_and_counts_from_when_a_request_was_due() -> None:
+    all_are_here = asyncio.Event()
+    arrived = 0
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal arrived
+        arrived += 1
+        if arrived == 3:
+            all_are_here.set()
+        await all_are_here.wait()
+        return web.Response(body=STREAM, content_type="text/event-stream")
+
+    async with _serving(answer) as server:
+        begun_s = time.perf_counter()
+        streams = await run_open_loop(
+            str(server.make_url("/")), [b"{}"] * 3, due_s=[0.0, 0.01, 0.02]
+        )
+
+    first, second, third = sorted(stream.sent_s for stream in streams)
+    assert first >= begun_s
+    assert second - first == pytest.approx(0.01)
+    assert third - first == pytest.approx(0.02)
+    assert [stream.output_tokens for stream in streams] == [2, 2, 2]
 
 
 async def test_a_refusal_fails_the_run() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.stats import added_ttft_ms, estimate, percentile, summary, throughput_ratio
+from loadtest.stats import added_ms, estimate, pooled_ms, rate_ratio, summary
 from tests.loadtest.builders import repetition
 
 
@@ -15,8 +15,12 @@ from tests.loadtest.builders import repetition
         ([3.0, 1.0, 2.0], 50, 2.0),
     ],
 )
-def test_percentiles(values: list[float], percent: int, expected: float) -> None:
-    assert percentile(values, percent) == pytest.approx(expected)
+def test_percentiles_are_of_all_repetitions_together(
+    values: list[float], percent: int, expected: float
+) -> None:
+    repetitions = [repetition(ttft_ms=(value,)) for value in values]
+
+    assert pooled_ms(repetitions, "ttft_s", percent) == pytest.approx(expected)
 
 
 def test_rates_are_medians_and_latencies_are_pooled() -> None:
@@ -43,26 +47,26 @@ def test_drift_of_the_machine_cancels_within_a_pair() -> None:
         for speed in (200, 400, 800)
     ]
 
-    assert throughput_ratio(pairs) == pytest.approx(0.98, abs=0.005)
+    assert rate_ratio(pairs) == pytest.approx(0.98, abs=0.005)
 
 
 def test_one_disturbed_pair_does_not_move_the_ratio() -> None:
     even = [(repetition(), repetition())] * 4
     disturbed = (repetition(), repetition(tokens_per_s=20))
 
-    assert throughput_ratio([*even, disturbed]) == 1.0
+    assert rate_ratio([*even, disturbed]) == 1.0
 
 
 def test_added_ttft_is_the_difference_of_the_pooled_percentiles() -> None:
     pairs = [(repetition(ttft_ms=(20, 22)), repetition(ttft_ms=(21, 23)))] * 3
 
-    assert added_ttft_ms(pairs, 50) == pytest.approx(1.0)
+    assert added_ms(pairs, "ttft_s", 50) == pytest.approx(1.0)
 
 
 def test_the_interval_holds_the_value_and_widens_with_noise() -> None:
     calm = [(repetition(), repetition(tokens_per_s=s)) for s in (98, 99, 100, 101)]
     noisy = [(repetition(), repetition(tokens_per_s=s)) for s in (60, 90, 110, 140)]
-    of_calm, of_noisy = (estimate(pairs, throughput_ratio) for pairs in (calm, noisy))
+    of_calm, of_noisy = (estimate(pairs, rate_ratio) for pairs in (calm, noisy))
 
     assert of_calm.low <= of_calm.value <= of_calm.high
     assert of_noisy.high - of_noisy.low > of_calm.high - of_calm.low
@@ -71,4 +75,4 @@ def test_the_interval_holds_the_value_and_widens_with_noise() -> None:
 def test_the_same_run_gives_the_same_interval() -> None:
     pairs = [(repetition(), repetition(tokens_per_s=s)) for s in (90, 100, 110)]
 
-    assert estimate(pairs, throughput_ratio) == estimate(pairs, throughput_ratio)
+    assert estimate(pairs, rate_ratio) == estimate(pairs, rate_ratio)

@@ -1,5 +1,6 @@
 """Both servers get the same engine, and every process of a server is found."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import psutil
 import pytest
 
 from loadtest.process_cpu import cpu_s, frozen, server_processes
-from loadtest.systems import bare_command, bare_environment, chat_only_config
+from loadtest.systems import bare_command, chat_only_config, engine_cores, engine_environment
 from serve_app.config import EngineConfig, tier_args
 from serve_app.serving.profiles import load_profile
 from serve_app.serving.supervisor import RUN_ID_VARIABLE
@@ -31,9 +32,11 @@ def test_the_bare_server_gets_the_engine_arguments_of_the_tier() -> None:
         assert words in " ".join(command)
 
 
-def test_the_bare_engine_has_the_cores_of_the_tier() -> None:
-    environment = bare_environment(ENGINE, [2, 3])
+def test_the_engine_has_the_cores_of_the_tier(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
 
+    assert engine_cores(ENGINE) == [0, 1]
+    environment = engine_environment(ENGINE)
     assert environment["OMP_NUM_THREADS"] == "2"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
 

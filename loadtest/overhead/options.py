@@ -1,0 +1,102 @@
+"""The command line of `loadtest overhead`, and the plan that it asks for."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from loadtest.overhead.plan import ClosedLoop, Plan, full_plan, quick_plan
+from loadtest.overhead.ray_systems import RAY_SERVE_LLM, SERVE_PROXY_HANDLE
+from loadtest.systems import BARE, OURS
+
+SYSTEMS = (BARE, OURS, RAY_SERVE_LLM, SERVE_PROXY_HANDLE)
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "overhead",
+        help="a bare vLLM server, tierserve and Ray Serve's own ways in one alternating run",
+        description="Starts a bare vLLM server, tierserve's chat tier, Ray Serve LLM and a Serve "
+        "deployment behind Serve's proxy and a handle, with the same small random model and the "
+        "same engine arguments, and measures them in turn with streaming chat completions of "
+        "fixed length: closed loops and Poisson arrivals. While one is measured the others stand "
+        "still. Then the path alone is measured with the fake engine. docs/overhead.md has more.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="two rounds: does it run? writes overhead-quick.json")
+    add("--rounds", type=_at_least_1, help="repetitions of each system at each level")
+    add(
+        "--systems",
+        nargs="+",
+        choices=SYSTEMS,
+        default=SYSTEMS,
+        help="what is measured; the others are compared with `bare`, which is always measured",
+    )
+    add(
+        "--concurrency",
+        type=_at_least_1,
+        nargs="+",
+        metavar="N",
+        help="numbers of streams: 1 8 32",
+    )
+    add(
+        "--open-loop-rate",
+        type=_not_negative,
+        metavar="RPS",
+        help="arrivals a second of the open loop; 0: no open loop; unset: half of what the bare "
+        "server answers in the largest closed loop",
+    )
+    add("--output-tokens", type=_at_least_1, default=64, help="length of each answer")
+    add("--max-model-len", type=int, default=2048, help="context of the engines, in tokens")
+    add("--cpu-slice", default="0/2", help="cores of the servers' engines, as in the config")
+    add(
+        "--max-foreign-cores",
+        type=_not_negative,
+        metavar="CORES",
+        help="make a repetition again when other programs used more than this",
+    )
+    add("--no-pure-path", action="store_true", help="leave out the path with the fake engine")
+    add("--self-check", action="store_true", help="only a second bare server beside the bare one")
+    add("--out", type=Path, help="results file; loadtest/results/overhead.json in the package")
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """The plan, still without its open loop, whose rate may have to be measured."""
+    plan = quick_plan() if options.quick else full_plan()
+    if options.concurrency:
+        plan = replace(plan, levels=_levels(plan, options.concurrency))
+    return replace(
+        plan,
+        rounds=options.rounds or plan.rounds,
+        output_tokens=options.output_tokens,
+        max_foreign_cores=options.max_foreign_cores or plan.max_foreign_cores,
+    )
+
+
+def systems_of(options: argparse.Namespace) -> list[str]:
+    """The chosen systems in the order of the table."""
+    return [name for name in SYSTEMS if name == BARE or name in options.systems]
+
+
+def _levels(plan: Plan, concurrencies: Sequence[int]) -> tuple[ClosedLoop, ...]:
+    """Whole waves of streams for a level that the plan does not name."""
+    named = {level.streams: level.requests for level in plan.levels}
+    return tuple(ClosedLoop(c, named.get(c, 3 * c)) for c in concurrencies)
+
+
+def _not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return value
+
+
+def _at_least_1(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)

@@ -1,0 +1,104 @@
+"""The README's table of the overhead, from the results file."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from loadtest.overhead.plan import OPEN_LOOP
+from loadtest.overhead.pure_path import PLAIN
+from loadtest.overhead.ray_systems import RAY_SERVE_LLM, SERVE_PROXY_HANDLE
+from loadtest.results_file import META
+from loadtest.systems import BARE, OURS
+
+LABELS = {
+    BARE: "bare vLLM server",
+    OURS: "tierserve",
+    RAY_SERVE_LLM: "Ray Serve LLM",
+    SERVE_PROXY_HANDLE: "Serve proxy and handle",
+}
+HEADER = (
+    "| streams | server | tokens/s | of bare | TTFT p50 | TTFT p95 | ITL p50 "
+    "| CPU s per 1,000 tokens |",
+    "|---:|---|---:|---:|---:|---:|---:|---:|",
+)
+
+
+def table(results: Mapping[str, Any]) -> str:
+    systems = [name for name in results if name != META]
+    levels = list(dict.fromkeys(level for name in systems for level in results[name]))
+    lines = [_row(level, name, results) for level in levels for name in systems]
+    captions = [_caption(results[META]), *_pure_path(results[META])]
+    return "\n".join([*HEADER, *lines, "", "\n\n".join(captions)])
+
+
+def _row(level: str, system: str, results: Mapping[str, Any]) -> str:
+    figures = results[system][level]
+    over = results[META]["over_bare"].get(system, {}).get(level)
+    cells = (
+        "open loop" if level == OPEN_LOOP else level,
+        LABELS.get(system, system),
+        f"{figures['tokens_per_s']:,.0f}",
+        _interval(over["tokens_per_s_ratio"], 2) if over else "",
+        _added(figures, over, "ttft_p50"),
+        _added(figures, over, "ttft_p95"),
+        _added(figures, over, "itl_p50"),
+        f"{figures['cpu_s_per_ktoken']:.2f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _added(figures: Mapping[str, float], over: Mapping[str, Any] | None, name: str) -> str:
+    value = f"{figures[f'{name}_ms']:.1f}"
+    return f"{value} ({over[f'{name}_added_ms']['value']:+.1f}) ms" if over else f"{value} ms"
+
+
+def _caption(meta: Mapping[str, Any]) -> str:
+    machine = meta["machine"]
+    parts = [
+        "Tokens a second also as a share of the bare server's in the same round, with a 95 % "
+        "interval; in parentheses what is added to its TTFT and ITL."
+    ]
+    if meta["open_loop"]:
+        rate = meta["open_loop"]["rate_rps"]
+        parts.append(f"Open loop: {rate:g} requests a second (Poisson), however slow the answers.")
+    if RAY_SERVE_LLM in meta["over_bare"]:
+        parts.append(
+            "Ray Serve LLM hands on the tokens of 50 ms in one go: an ITL of 0 is between tokens "
+            "that came together."
+        )
+    parts += _bars(meta["bar"])
+    parts.append(
+        f"Small random Qwen2, {meta['output_tokens']} tokens a stream, {machine['cores']} cores of "
+        f"{machine['cpu']}, {meta['date'][:10]}, commit {meta['commit']}; `make bench-overhead` "
+        "measures it again, [docs/overhead.md](docs/overhead.md) says how."
+    )
+    return " ".join(parts)
+
+
+def _bars(bar: Mapping[str, bool]) -> list[str]:
+    by_outcome = {
+        word: [promise for promise, kept in bar.items() if kept is outcome]
+        for word, outcome in (("Kept", True), ("Missed", False))
+    }
+    return [f"{word}: {'; '.join(promises)}." for word, promises in by_outcome.items() if promises]
+
+
+def _pure_path(meta: Mapping[str, Any]) -> list[str]:
+    pure = meta.get("pure_path")
+    if not pure:
+        return []
+    by_level = "; ".join(
+        f"at {level} {pure[PLAIN][level]['chunks_per_s']:,.0f} and "
+        f"{pure[OURS][level]['chunks_per_s']:,.0f}, {_interval(ratio, 2)} of it, "
+        f"{pure[PLAIN][level]['cpu_s_per_kchunk'] * 1e3:.0f} and "
+        f"{pure[OURS][level]['cpu_s_per_kchunk'] * 1e3:.0f} µs of CPU a chunk"
+        for level, ratio in pure["chunks_per_s_ratio"].items()
+    )
+    return [
+        "The path alone, with the fake engine at full speed: chunks a second of its application on "
+        f"a plain uvicorn and behind all of tierserve, by streams: {by_level}."
+    ]
+
+
+def _interval(figure: Mapping[str, float], digits: int) -> str:
+    value, low, high = (f"{figure[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"

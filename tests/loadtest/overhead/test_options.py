@@ -1,0 +1,45 @@
+"""What the command line measures."""
+
+import pytest
+
+from loadtest.__main__ import make_parser
+from loadtest.overhead.options import plan_of, systems_of
+from loadtest.overhead.plan import ClosedLoop
+
+
+def test_all_four_systems_are_measured_unless_others_are_chosen() -> None:
+    parser = make_parser()
+
+    assert systems_of(parser.parse_args(["overhead"])) == [
+        "bare", "ours", "ray-serve-llm", "serve-proxy-handle",
+    ]  # fmt: skip
+    assert systems_of(parser.parse_args(["overhead", "--systems", "ours"])) == ["bare", "ours"]
+
+
+def test_the_command_line_chooses_the_plan() -> None:
+    words = ["overhead", "--quick", "--rounds", "3", "--concurrency", "8", "16"]
+
+    chosen = plan_of(make_parser().parse_args(words))
+
+    assert chosen.rounds == 3
+    assert chosen.levels == (ClosedLoop(8, 16), ClosedLoop(16, 48))
+    assert chosen.slots == 16
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "fast"])
+def test_a_rate_that_is_none_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["overhead", f"--open-loop-rate={value}"])
+
+    assert "--open-loop-rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--rounds", "--concurrency", "--output-tokens"])
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_a_count_that_is_none_is_refused(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["overhead", option, value])
+
+    assert option in capsys.readouterr().err

@@ -1,0 +1,111 @@
+"""The results file: by system and level, compared within rounds, and the promises on it."""
+
+import pytest
+
+from loadtest.overhead.plan import full_plan
+from loadtest.overhead.pure_path import pure_path_plan, pure_path_results
+from loadtest.overhead.results import bar, comparison, meta, rows
+from loadtest.overhead.rounds import Measured, Round
+from tests.loadtest.builders import compared, repetition
+
+SYSTEMS = ("bare", "ours", "ray-serve-llm")
+PROMISES = [
+    "tokens a second at 1: at least 0.97 of bare",
+    "TTFT p50 at 1: at most 2 ms over bare",
+]
+
+
+def measured() -> Measured:
+    """Two rounds on a machine that doubles its speed between them."""
+    rounds: list[Round] = [
+        {
+            "bare": repetition(tokens_per_s=speed, ttft_ms=(20.0,), itl_ms=(8.0,)),
+            "ours": repetition(tokens_per_s=speed * 0.98, ttft_ms=(21.0,), itl_ms=(8.5,)),
+            "ray-serve-llm": repetition(tokens_per_s=speed / 2, ttft_ms=(70.0,), itl_ms=(0.0,)),
+        }
+        for speed in (100.0, 200.0)
+    ]
+    return Measured(rounds={"1": rounds, "open-loop": rounds}, disturbed=1)
+
+
+def test_rows_are_by_system_and_level() -> None:
+    found = rows(SYSTEMS, measured())
+
+    assert {name: list(by_level) for name, by_level in found.items()} == {
+        name: ["1", "open-loop"] for name in SYSTEMS
+    }
+    assert found["ours"]["1"] == {
+        "tokens_per_s": 147.0,
+        "ttft_p50_ms": 21.0,
+        "ttft_p95_ms": 21.0,
+        "itl_p50_ms": 8.5,
+        "cpu_s_per_ktoken": pytest.approx((1 / 196 + 1 / 392) / 2 * 1e3, abs=1e-3),
+    }
+
+
+def test_all_are_compared_with_bare_within_their_round() -> None:
+    over_bare = comparison(SYSTEMS, measured())
+
+    assert list(over_bare) == ["ours", "ray-serve-llm"]
+    ours = over_bare["ours"]["1"]
+    assert ours["tokens_per_s_ratio"] == {"value": 0.98, "low": 0.98, "high": 0.98}
+    assert ours["ttft_p50_added_ms"]["value"] == 1.0
+    assert ours["itl_p50_added_ms"]["value"] == 0.5
+    assert over_bare["ray-serve-llm"]["1"]["tokens_per_s_ratio"]["value"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("ratio", "added_ms", "kept"),
+    [(0.97, 2.0, [True, True]), (0.969, 2.0, [False, True]), (1.0, 2.1, [True, False])],
+)
+def test_the_bar_at_one_stream(ratio: float, added_ms: float, kept: list[bool]) -> None:
+    found = bar({"1": compared(ratio, added_ms), "open-loop": compared(ratio=0.5)})
+
+    assert found == dict(zip(PROMISES, kept, strict=True))
+
+
+@pytest.mark.parametrize(("added_ms", "kept"), [(10.0, True), (10.1, False)])
+def test_the_bar_on_the_tail_at_32_streams(added_ms: float, kept: bool) -> None:
+    found = bar({"32": compared(p50_ms=9.0, p95_ms=added_ms)})
+
+    assert found["TTFT p95 at 32: at most 10 ms over bare"] is kept
+    assert len(found) == 2
+
+
+def test_the_rate_of_the_open_loop_is_told_and_the_promises_are_tierserves() -> None:
+    plan = full_plan().with_open_loop(12.5)
+
+    found = meta(SYSTEMS, measured(), plan, argv=["overhead"], engine={"seed": 0, "dtype": None})
+
+    assert found["open_loop"] == {"rate_rps": 12.5}
+    assert found["requests_per_repetition"]["open-loop"] == plan.open_loop_requests
+    assert list(found["bar"]) == PROMISES
+    assert found["engine"] == {"seed": 0}
+
+
+def test_the_pure_path_counts_chunks_and_says_when_they_hold_several_tokens() -> None:
+    done = Measured(
+        rounds={
+            "32": [
+                {
+                    "plain": repetition(tokens_per_s=20_000),
+                    "ours": repetition(tokens_per_s=20_000, tokens_per_chunk=2.0),
+                }
+            ]
+        }
+    )
+
+    found = pure_path_results(done)
+
+    assert found["plain"]["32"]["chunks_per_s"] == 20_000
+    assert found["ours"]["32"]["chunks_per_s"] == 10_000
+    assert found["ours"]["32"]["tokens_per_chunk"] == 2.0
+    assert found["ours"]["32"]["cpu_s_per_kchunk"] == 0.05
+    assert found["chunks_per_s_ratio"]["32"]["value"] == 0.5
+
+
+def test_the_pure_path_has_levels_of_its_own() -> None:
+    plan = pure_path_plan(full_plan().with_open_loop(5.0))
+
+    assert [level.name for level in plan.levels] == ["1", "8", "32"]
+    assert plan.rounds < full_plan().rounds

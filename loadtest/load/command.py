@@ -106,7 +106,7 @@ def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
 
     folder = options.out or run_dir.default_folder(scenario.name)
     api_key = options.api_key or os.environ.get("OPENAI_API_KEY")
-    shown = _without_key(argv)
+    shown = without_key(argv)
     document = run_of.execute(scenario, folder, console, argv=shown, api_key=api_key)
     tell(document, console)
     console.print(f"wrote {folder / NAME}", soft_wrap=True, highlight=False)
@@ -187,7 +187,7 @@ def _rows(time: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def _without_key(argv: list[str]) -> list[str]:
+def without_key(argv: list[str]) -> list[str]:
     """The command as it may be written down."""
     shown, hide = [], False
     for word in argv:

@@ -1,0 +1,175 @@
+"""`python -m loadtest validate`: does the simulation foretell what a server does?"""
+
+import argparse
+import datetime
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from loadtest.calibration.bars import BARS
+from loadtest.calibration.command import add_server
+from loadtest.evaluation import options as common
+from loadtest.evaluation.words import markdown_table, number, seconds
+from loadtest.load.faults import LoadFault
+from loadtest.readme_table import between_markers
+from loadtest.results_file import META, REPOSITORY, RESULTS, commit, machine, versions, write
+from loadtest.simulation.profile import ProfileError, read_profile
+from serve_app.core.tiers import Tier
+
+VALIDATION = RESULTS.parent / "validation.json"
+DOCS = REPOSITORY / "docs" / "calibration.md"
+MARKER = "validation"
+MISSED, INTERRUPTED = 1, 130
+FIGURES = {
+    "output_tokens_per_s": "output tokens/s",
+    "ttft_p50_s": "TTFT p50",
+    "ttft_p95_s": "TTFT p95",
+    "tpot_p50_s": "TPOT p50",
+    "e2e_p50_s": "E2E p50",
+}
+DESCRIPTION = """\
+Sends three loads to a server, about 30, 60 and 85 % of what the profile says is the most, and
+replays the very same requests in the simulation with one replica of that profile. Ends with 1
+where the simulation is off by more than 10 % in throughput or 20 % in the median TTFT."""
+EXAMPLES = """example:
+    python -m loadtest calibrate --tier chat --out profile.json
+    python -m loadtest validate --tier chat --profile profile.json
+
+It needs a server of one replica that nothing else asks. docs/calibration.md has the last result."""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "validate",
+        help="three loads for real and in the simulation: is a profile right?",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_server(parser)
+    add = parser.add_argument
+    add("--profile", type=Path, required=True, metavar="FILE", help="of `loadtest calibrate`")
+    add("--duration-s", type=common.positive, default=90, metavar="SECONDS",
+        help="how long requests of each load come (90)")  # fmt: skip
+    add("--seed", type=int, default=0, help="same seed, same arrivals and lengths (0)")
+    add("--out", type=Path, default=VALIDATION, metavar="FILE",
+        help="loadtest/results/validation.json, from which the table in docs/calibration.md is "
+        "written; another file leaves the docs as they are")  # fmt: skip
+
+
+def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
+    """The exit code; a user's fault is one message."""
+    try:
+        return _run(options, argv, console)
+    except (LoadFault, ProfileError) as fault:
+        console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
+        return 2
+
+
+def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
+    from loadtest.calibration import validate
+    from loadtest.load import run as run_of
+    from loadtest.load import run_dir
+    from loadtest.load.command import without_key
+
+    profile = read_profile(options.profile)
+    api_key = options.api_key or os.environ.get("OPENAI_API_KEY")
+    tier = _tier(options.tier)
+    limits = validate.limits_of(options.base_url, tier, api_key)
+    most_rps = validate.most_rps(
+        profile,
+        limits,
+        prompt=validate.mean_tokens(validate.PROMPTS),
+        answer=validate.mean_tokens(validate.ANSWERS),
+    )
+    rows: list[dict[str, Any]] = []
+    meta = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "command": shlex.join(["python", "-m", "loadtest", *without_key(argv)]),
+        "profile": profile.model_dump(mode="json"),
+        "slots": limits.slots,
+        "most_rps": round(most_rps, 4),
+        "duration_s": options.duration_s,
+        "bars": dict(BARS),
+    }
+    for place, share in enumerate(validate.SHARES):
+        rate = share * most_rps
+        console.print(f"{share:.0%} of {most_rps:.2f} requests/s", highlight=False)
+        load = validate.scenario(
+            options.base_url, tier, rate, options.duration_s, options.seed + place
+        )
+        folder = run_dir.default_folder(load.name)
+        summary = run_of.execute(load, folder, console, argv=argv, api_key=api_key)
+        if summary["interrupted"]:
+            console.print("Interrupted: nothing is written.", style="bold yellow")
+            return INTERRUPTED
+        records = run_dir.read(folder).records
+        rows.append(validate.compare(share, rate, records, profile, limits, tier))
+        console.print(words(rows[-1]), highlight=False, soft_wrap=True)
+    results = {META: meta, "loads": rows}
+    write(options.out, results)
+    if options.out == VALIDATION:
+        write_docs(results, DOCS)
+    return 0 if all(all(row["kept"].values()) for row in rows) else MISSED
+
+
+def _tier(name: str) -> Tier:
+    if name not in set(Tier):
+        raise LoadFault(f"--tier {name}: the simulation knows {', '.join(Tier)}.")
+    return Tier(name)
+
+
+def words(row: Mapping[str, Any]) -> str:
+    real, foretold, off = row["measured"], row["simulated"], row["off_by"]
+    missed = [name for name, is_kept in row["kept"].items() if not is_kept]
+    return (
+        f"{row['requests']} requests: {real['output_tokens_per_s']:.1f} tokens/s, simulated "
+        f"{foretold['output_tokens_per_s']:.1f} ({off['output_tokens_per_s']:+.1%}); TTFT p50 "
+        f"{seconds(real['ttft_p50_s'])}, simulated {seconds(foretold['ttft_p50_s'])} "
+        f"({off['ttft_p50_s']:+.1%}){'; missed: ' + ', '.join(missed) if missed else ''}"
+    )
+
+
+def write_docs(results: Mapping[str, Any], docs: Path) -> None:
+    """Put the table between the page's markers."""
+    text = docs.read_text(encoding="utf-8")
+    docs.write_text(between_markers(text, MARKER, table(results)), encoding="utf-8")
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """A row for each load and figure: measured, simulated, and how far apart they are."""
+    meta = results[META]
+    rows = [
+        (f"{load['share_of_most']:.0%}, {load['rate_rps']:.2f}/s", title, *_cells(load, name))
+        for load in results["loads"]
+        for name, title in FIGURES.items()
+    ]
+    header = ("load", "figure", "measured", "simulated", "off by", "bar")
+    told = meta["machine"]
+    bars = (
+        f"Shares are of {meta['most_rps']:.2f} requests/s, what the profile says is the most. "
+        f"{' / '.join(str(load['requests']) for load in results['loads'])} requests; one replica "
+        f"with {meta['slots']} slots, {meta['profile']['model']}, {told['cores']} cores of "
+        f"{told['cpu']}, {meta['date'][:10]}, commit {meta['commit']}."
+    )
+    return f"{markdown_table(header, rows)}\n\n{bars}"
+
+
+def _cells(load: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    def shown(value: float) -> str:
+        return seconds(value) if name.endswith("_s") and "per" not in name else number(value, 1)
+
+    bar = BARS.get(name)
+    return (
+        shown(load["measured"][name]),
+        shown(load["simulated"][name]),
+        f"{load['off_by'][name]:+.1%}" if name in load["off_by"] else "",
+        "" if bar is None else f"{bar:.0%}",
+    )

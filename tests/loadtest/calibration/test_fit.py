@@ -1,0 +1,83 @@
+"""The fit finds the figures that made the samples, and none is negative."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadtest.calibration.fit import TooLittle, fit_first_tokens, fit_steps, least_squares_from_0
+from loadtest.calibration.samples import FirstToken, Step
+from tests.loadtest.calibration import built
+
+STEPS = [
+    Step(batch, batch * context, built.step_ms(batch, batch * context))
+    for batch in (1, 2, 4, 8, 20)
+    for context in (40, 540, 1040)
+]
+FIRST_TOKENS = [FirstToken(n, built.first_token_ms(n)) for n in (40, 150, 500, 1000, 2000)]
+
+
+def test_exact_samples_give_their_figures_back() -> None:
+    steps = fit_steps(STEPS)
+    assert steps["base_ms"] == pytest.approx(built.BASE_MS)
+    assert steps["per_sequence_ms"] == pytest.approx(built.SEQUENCE_MS)
+    assert steps["per_context_ktoken_ms"] == pytest.approx(built.CONTEXT_MS)
+    assert steps.r2 == pytest.approx(1.0)
+    first = fit_first_tokens(FIRST_TOKENS, steps)
+    assert first["overhead_ms"] == pytest.approx(built.OVERHEAD_MS)
+    assert first["per_prompt_token_ms"] == pytest.approx(built.PROMPT_MS)
+    assert max(map(abs, first.off_by)) < 1e-6
+
+
+def test_noise_moves_the_figures_little_and_is_told() -> None:
+    dice = np.random.default_rng(1)
+    noisy = [
+        Step(s.sequences, s.context_tokens, s.step_ms * dice.normal(1.0, 0.03)) for s in STEPS * 3
+    ]
+    steps = fit_steps(noisy)
+    assert steps["base_ms"] == pytest.approx(built.BASE_MS, rel=0.05)
+    assert steps["per_sequence_ms"] == pytest.approx(built.SEQUENCE_MS, rel=0.1)
+    assert 0.9 < steps.r2 < 1.0
+    assert "45 samples, R2 0.9" in steps.words()
+
+
+def test_a_wave_that_was_disturbed_pulls_little() -> None:
+    steps = [*STEPS, Step(20, 800, 9 * built.step_ms(20, 800))]
+    found = fit_steps(steps)
+    assert found["base_ms"] == pytest.approx(built.BASE_MS, rel=0.2)
+    assert found["per_sequence_ms"] == pytest.approx(built.SEQUENCE_MS, rel=0.4)
+
+
+def test_the_full_batch_counts_though_the_line_misses_it() -> None:
+    bent = [Step(b, 0.0, ms) for b, ms in ((1, 38), (2, 42), (4, 37), (8, 48), (16, 58), (32, 121))]
+    assert fit_steps(bent).off_by[-1] > -0.3
+
+
+def test_a_context_that_seems_to_save_time_costs_nothing() -> None:
+    faster = [Step(s.sequences, s.context_tokens, 50 - s.context_tokens / 1e3) for s in STEPS]
+    assert fit_steps(faster)["per_context_ktoken_ms"] == 0.0
+
+
+@given(st.lists(st.lists(st.floats(-9, 9), min_size=4, max_size=4), min_size=5, max_size=12))
+def test_no_point_nearby_is_closer(rows: list[list[float]]) -> None:
+    """The optimum of a convex problem: no small step within the bound improves it."""
+    numbers = np.array(rows)
+    table, wanted = numbers[:, :3], numbers[:, 3]
+    found = least_squares_from_0(table, wanted)
+    off = float(((table @ found - wanted) ** 2).sum())
+    assert (found >= 0).all()
+    for column in range(3):
+        for move in (-1e-3, 1e-3):
+            other = found.copy()
+            other[column] = max(0.0, other[column] + move)
+            assert off <= float(((table @ other - wanted) ** 2).sum()) + 1e-6
+
+
+def test_one_batch_size_is_too_little() -> None:
+    with pytest.raises(TooLittle, match="one batch size"):
+        fit_steps(STEPS[:3])
+
+
+def test_one_length_of_prompts_is_too_little() -> None:
+    with pytest.raises(TooLittle, match="one length"):
+        fit_first_tokens(FIRST_TOKENS[:1] * 3, fit_steps(STEPS))

@@ -1,0 +1,142 @@
+"""A profile says what the server told, what was measured and what was given; nothing is made up."""
+
+from dataclasses import replace
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from loadtest.calibration.calibrate import Measured, Wanted, fit, profile_of
+from loadtest.calibration.told import Told, kv_tokens_of, told_by
+from loadtest.load.faults import LoadFault
+from loadtest.load.server import Target
+from tests.loadtest.calibration import built
+
+WANTED = Wanted(
+    base_url="http://127.0.0.1:8000",
+    tier="chat",
+    name=None,
+    rounds=1,
+    limit_s=60.0,
+    slots=None,
+    step_tokens=2048,
+    kv_tokens=None,
+    start_s=None,
+    price_usd_per_hour=None,
+    api_key=None,
+)
+TOLD = Told("smollm2", 20, None, 46_592, {"load": 9.5, "total": 27.5})
+ANSWERED = [built.answered(batch, 40, 33) for batch in (1, 2, 4, 8)]
+ANSWERED += [built.answered(4, 500, 33), *(built.answered(1, n, 2) for n in (40, 300, 1000))]
+METRICS = """\
+# HELP vllm:cache_config_info Information of the LLMEngine CacheConfig
+# TYPE vllm:cache_config_info gauge
+vllm:cache_config_info{block_size="16",num_gpu_blocks="10",tier="reasoning",replica="a"} 1.0
+vllm:cache_config_info{block_size="128",num_gpu_blocks="364",tier="chat",replica="b"} 1.0
+"""
+
+
+def measured(told: Told = TOLD) -> Measured:
+    target = Target("http://127.0.0.1:8000/api/chat/v1/chat/completions", "chat", 1024, 4096)
+    return Measured(told, target, ANSWERED, interrupted=False)
+
+
+def test_measured_figures_are_those_of_the_steps() -> None:
+    profile = profile_of(WANTED, measured(), fit(ANSWERED), "python -m loadtest calibrate")
+    assert profile.base_ms.value == pytest.approx(built.BASE_MS, rel=0.01)
+    assert profile.per_sequence_ms.value == pytest.approx(built.SEQUENCE_MS, rel=0.01)
+    assert profile.per_prompt_token_ms.value == pytest.approx(built.PROMPT_MS, rel=0.01)
+    assert profile.overhead_ms.value == pytest.approx(built.OVERHEAD_MS, rel=0.05)
+    assert profile.base_ms.status == "measured"
+    assert "R2" in profile.base_ms.source
+
+
+def test_what_the_server_told_is_in_it() -> None:
+    profile = profile_of(WANTED, measured(), fit(ANSWERED), "python -m loadtest calibrate")
+    assert (profile.name, profile.accelerator_type, profile.model) == ("cpu", None, "smollm2")
+    assert (profile.kv_tokens.value, profile.start_total_s) == (46_592, 27.5)
+    assert profile.price_usd_per_hour is None
+    assert profile.measured_on is not None
+    assert profile.measured_on.command == "python -m loadtest calibrate"
+
+
+def test_a_known_card_keeps_its_name_and_price() -> None:
+    on_t4 = measured(replace(TOLD, accelerator_type="T4"))
+    profile = profile_of(WANTED, on_t4, fit(ANSWERED), "")
+    assert profile.name == "T4"
+    assert profile.price_usd_per_hour is not None
+    assert profile.price_usd_per_hour.value == 0.526
+
+
+def test_a_model_directory_is_told_by_its_name_only() -> None:
+    elsewhere = measured(replace(TOLD, model="/home/someone/models/tiny"))
+    assert profile_of(WANTED, elsewhere, fit(ANSWERED), "").model == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("told", "option"),
+    [
+        (replace(TOLD, kv_tokens=None), "--kv-tokens"),
+        (replace(TOLD, start_s=None), "--start-s"),
+        (replace(TOLD, accelerator_type="L4"), "--name"),
+    ],
+)
+def test_what_is_not_told_has_to_be_given(told: Told, option: str) -> None:
+    with pytest.raises(LoadFault, match=option):
+        profile_of(WANTED, measured(told), fit(ANSWERED), "")
+
+
+def test_what_is_given_wins_and_is_called_so() -> None:
+    given = replace(WANTED, name="L4", kv_tokens=1000, start_s=45.0, price_usd_per_hour=0.7)
+    profile = profile_of(given, measured(), fit(ANSWERED), "")
+    assert (profile.name, profile.kv_tokens.value, profile.start_total_s) == ("L4", 1000, 45.0)
+    assert {profile.kv_tokens.status, profile.start_s["total"].status} == {"given"}
+
+
+def test_an_interrupted_measurement_without_prompts_makes_no_profile() -> None:
+    with pytest.raises(LoadFault, match="Too little was measured"):
+        fit(ANSWERED[:1])
+
+
+def test_the_kv_cache_is_the_tiers_own() -> None:
+    assert kv_tokens_of(METRICS, "chat") == 364 * 128
+    assert kv_tokens_of(METRICS, "reasoning") == 160
+    assert kv_tokens_of("", "chat") is None
+
+
+async def told_of(tiers: list[dict[str, object]]) -> Told:
+    async def listed(_: web.Request) -> web.Response:
+        return web.json_response({"tiers": tiers})
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(text=METRICS)
+
+    app = web.Application()
+    app.router.add_get("/api/tiers", listed)
+    app.router.add_get("/metrics", metrics)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        return await told_by(session, str(server.make_url("")).rstrip("/"), "chat")
+
+
+REPLICA = {"slots": 20, "accelerator_type": None, "engine": "vllm", "start_phases_s": {"total": 9}}
+
+
+async def test_a_tier_tells_of_its_replica() -> None:
+    told = await told_of([{"tier": "chat", "model": "smollm2", "replicas": [REPLICA]}])
+    assert told == Told("smollm2", 20, None, 46_592, {"total": 9})
+
+
+@pytest.mark.parametrize(
+    ("tiers", "words"),
+    [
+        ([{"tier": "reasoning", "replicas": [REPLICA]}], "--tier chat: the server has reasoning"),
+        ([{"tier": "chat", "replicas": [REPLICA, REPLICA]}], "has 2 replicas"),
+        ([{"tier": "chat", "replicas": [{**REPLICA, "engine": "fake"}]}], "fake engine"),
+    ],
+)
+async def test_a_server_that_cannot_be_calibrated_is_said(
+    tiers: list[dict[str, object]], words: str
+) -> None:
+    with pytest.raises(LoadFault, match=words):
+        await told_of(tiers)

@@ -1,0 +1,99 @@
+"""The same requests, measured and simulated: what is compared, and when a bar is missed."""
+
+from array import array
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from loadtest.calibration import validate
+from loadtest.calibration.validate import Limits
+from loadtest.calibration.validate_command import table, words
+from loadtest.load.faults import LoadFault
+from loadtest.load.record import Outcome, Record
+from loadtest.simulation.profile import CardProfile, known_profiles
+from serve_app.core.tiers import Tier
+
+T4 = known_profiles()["T4"]
+LIMITS = Limits(slots=4, max_queued_requests=8, max_wait_s=10.0)
+
+
+def figures(profile: CardProfile) -> tuple[float, float, float, float]:
+    """Base, sequence, prompt token, overhead in seconds."""
+    names = ("base_ms", "per_sequence_ms", "per_prompt_token_ms", "overhead_ms")
+    base_s, sequence_s, prompt_s, overhead_s = (
+        getattr(profile, name).value / 1e3 for name in names
+    )
+    return base_s, sequence_s, prompt_s, overhead_s
+
+
+def alone(number: int, sent_s: float, prompt: int, answer: int) -> Record:
+    """As a T4 answers a request that is alone, but for the reading of its context."""
+    base_s, sequence_s, prompt_s, overhead_s = figures(T4)
+    first_s = sent_s + overhead_s + base_s + prompt * prompt_s
+    record = Record(number, 0, "chat", sent_s, prompt - 30, answer)
+    record.first_sent_s = record.sent_s = sent_s
+    record.token_s = array("d", [first_s + (base_s + sequence_s) * n for n in range(answer)])
+    record.ended_s, record.outcome = record.token_s[-1], Outcome.SERVED
+    record.input_tokens, record.output_tokens = prompt, answer
+    return record
+
+
+RECORDS = [alone(number, 3.0 + 2.0 * number, 200, 20 + number) for number in range(8)]
+
+
+def compared(records: list[Record]) -> Mapping[str, Any]:
+    return validate.compare(0.3, 0.5, records, T4, LIMITS, Tier.CHAT)
+
+
+def test_requests_that_were_alone_are_foretold() -> None:
+    row = compared(RECORDS)
+    assert all(abs(off) < 0.02 for off in row["off_by"].values())
+    assert row["kept"] == {"output_tokens_per_s": True, "ttft_p50_s": True}
+    assert row["requests"] == 8
+
+
+def test_a_server_that_is_slower_than_its_profile_misses_the_bar() -> None:
+    slow = [alone(r.number, r.planned_s, r.input_tokens or 0, 20) for r in RECORDS]
+    for record in slow:
+        record.token_s = array("d", [at_s + 0.1 for at_s in record.token_s])
+    row = compared(slow)
+    assert row["kept"]["output_tokens_per_s"]
+    assert not row["kept"]["ttft_p50_s"]
+    assert "missed: ttft_p50_s" in words(row)
+
+
+def test_the_trace_is_what_was_sent_and_counted() -> None:
+    trace = validate.trace_of(RECORDS, Tier.CHAT)
+    first = trace.requests[0]
+    assert (first.arrival_s, first.prompt_tokens, first.new_tokens) == (0.0, 200, 20)
+    assert trace.requests[-1].arrival_s == pytest.approx(14.0)
+
+
+def test_a_failed_request_ends_the_comparison() -> None:
+    broken = alone(8, 30.0, 200, 20)
+    broken.outcome, broken.reason = Outcome.ERROR, "broken_stream"
+    with pytest.raises(LoadFault, match="broken_stream"):
+        compared([*RECORDS, broken])
+
+
+def test_the_most_is_a_full_cards_time_a_request() -> None:
+    base_s, sequence_s, prompt_s, _ = figures(T4)
+    context_s = T4.per_context_ktoken_ms.value / 1e6 * (100 + 25)
+    work_s = 50 * (base_s / 4 + sequence_s + context_s) + 100 * prompt_s
+    assert validate.most_rps(T4, LIMITS, prompt=100, answer=50) == pytest.approx(1 / work_s)
+
+
+def test_the_table_has_each_load_and_what_it_was_on() -> None:
+    meta = {
+        "most_rps": 4.2,
+        "slots": 4,
+        "date": "2026-11-25T10:00:00+00:00",
+        "commit": "abc",
+        "machine": {"cores": 2, "cpu": "AMD EPYC"},
+        "profile": {"model": "smollm2"},
+    }
+    lines = table({"meta": meta, "loads": [compared(RECORDS)]}).splitlines()
+    assert lines[2].startswith("| 30%, 0.50/s | output tokens/s |")
+    assert lines[2].endswith("| 10% |")
+    assert lines[-1].startswith("Shares are of 4.20 requests/s")

@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PORT ?= 8000
 PROFILE ?=
 MODEL ?=
+HOURS ?=
 PYTHON ?=
 # Where torch's CPU build is looked for when pip, as configured, does not find it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -15,7 +16,7 @@ PY := $(BIN)/python
 CPU_OR_GPU := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 TESTS ?=
 
-.PHONY: help setup serve doctor check test e2e test-replicas bench-overhead lock docs-reference clean
+.PHONY: help setup serve doctor check test e2e test-replicas soak bench-overhead lock docs-reference clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -43,10 +44,14 @@ e2e: setup
 test-replicas: setup ## Two replicas: relay, drain, and parts killed under load (not in `make test`)
 	$(PY) -m pytest -m e2e tests/e2e/replicas
 
+soak: setup ## Mixed load, faults in turn, what drifts: ten minutes; HOURS=72 is the acceptance
+	@exec $(PY) -m loadtest soak $(if $(HOURS),--hours $(HOURS)) $(if $(MODEL),--model "$(MODEL)")
+
 test: check e2e ## Everything a machine without a GPU can prove: check, then real Ray and real vLLM
 
-bench-overhead: setup ## What serving adds to bare vLLM; writes loadtest/results/overhead.json
+bench-overhead: setup ## What serving adds to bare vLLM; writes loadtest/results/overhead.json and the README's table
 	$(PY) -m loadtest overhead
+	$(PY) -m loadtest readme
 
 COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --no-header --no-annotate \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28

@@ -7,27 +7,37 @@ from pathlib import Path
 
 from rich.console import Console
 
-from loadtest import cold_start, faults, first_run, overhead_command
+from loadtest import cold_start, faults, first_run
+from loadtest.calibration import command as calibrate_command
+from loadtest.calibration import validate_command
 from loadtest.evaluation import budget_curve
 from loadtest.evaluation import command as eval_command
 from loadtest.evaluation import compare as compare_command
 from loadtest.load import command as load_command
 from loadtest.load import limit as limit_command
 from loadtest.micro_r1 import command as micro_r1_command
-from loadtest.readme_table import between_markers, table
+from loadtest.overhead import command as overhead_command
+from loadtest.overhead import options as overhead_options
+from loadtest.overhead.table import table
+from loadtest.readme_table import between_markers
 from loadtest.results_file import REPOSITORY, RESULTS
+from loadtest.simulation import capacity, plan, scaling_table
 from loadtest.simulation import command as simulate_command
-from loadtest.simulation import scaling_table
+from loadtest.soak import command as soak_command
 
 
 def main(argv: list[str]) -> int:
     options = make_parser().parse_args(argv)
     if options.command == "overhead":
-        return overhead_command.run(options, argv)
+        return overhead_command.run(options, argv, Console())
     if options.command == "first-run":
         return first_run.run(options.port, with_tests=not options.no_tests, console=Console())
     if options.command == "simulate":
-        return simulate_command.run(options, Console())
+        return simulate_command.run(options, argv, Console())
+    if options.command == "capacity":
+        return capacity.run(options, argv, Console())
+    if options.command == "plan":
+        return plan.run(options, argv, Console())
     if options.command == "scaling-table":
         return scaling_table.run(options, Console())
     if options.command == "cold-start":
@@ -42,6 +52,12 @@ def main(argv: list[str]) -> int:
         return load_command.run(options, argv, Console())
     if options.command == "generator-limit":
         return limit_command.run(options, argv, Console())
+    if options.command == "calibrate":
+        return calibrate_command.run(options, argv, Console())
+    if options.command == "validate":
+        return validate_command.run(options, argv, Console())
+    if options.command == "soak":
+        return soak_command.run(options, argv, Console())
     if options.command == "train-micro-r1":
         return micro_r1_command.run(options, Console())
     if options.command == "faults":
@@ -60,7 +76,7 @@ def write_readme(results: Path, readme: Path) -> int:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_overhead(commands)
+    overhead_options.add_parser(commands)
     first = commands.add_parser(
         "first-run",
         help="a clean clone, `make serve` twice, the README's curl commands, `make test`",
@@ -84,10 +100,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     cold.add_argument("--rounds", type=int, default=2, help="starts of each kind; 4 minutes each")
     simulate_command.add_parser(commands)
+    capacity.add_parser(commands)
+    plan.add_parser(commands)
     scaling_table.add_parser(commands)
+    calibrate_command.add_parser(commands)
+    validate_command.add_parser(commands)
     micro_r1_command.add_parser(commands)
     load_command.add_parser(commands)
     limit_command.add_parser(commands)
+    soak_command.add_parser(commands)
     eval_command.add_parser(commands)
     compare_command.add_parser(commands)
     budget_curve.add_parser(commands)
@@ -97,33 +118,6 @@ def make_parser() -> argparse.ArgumentParser:
     readme.add_argument("--results", type=Path, default=RESULTS)
     readme.add_argument("--readme", type=Path, default=REPOSITORY / "README.md")
     return parser
-
-
-def _add_overhead(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "overhead",
-        help="a bare vLLM server and tierserve in one alternating run",
-        description="Starts a bare vLLM server and tierserve's chat tier with the same small "
-        "random model and the same engine arguments, and measures them in turn (A B, B A, ...) "
-        "with streaming chat completions of fixed length in a closed loop. While one is measured "
-        "the other stands still.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--quick", action="store_true", help="two rounds: does it run? writes overhead-quick.json")
-    add("--rounds", type=int, help="pairs for each number of streams")
-    add("--concurrency", type=int, nargs="+", metavar="N", help="numbers of streams: 1 8 32")
-    add("--output-tokens", type=int, default=64, help="length of each answer")
-    add("--max-model-len", type=int, default=2048, help="context of both engines, in tokens")
-    add("--cpu-slice", default="0/2", help="cores of both servers' engines, as in the config")
-    add(
-        "--max-foreign-cores",
-        type=float,
-        metavar="CORES",
-        help="measure a pair again when other programs used more than this",
-    )
-    add("--self-check", action="store_true", help="a second bare server in place of tierserve")
-    add("--out", type=Path, help="results file; loadtest/results/overhead.json in the package")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class Client:
         try:
             async with self.session.post(url, data=body) as response:
                 if response.status != 200:
-                    refusal = await self._not_served(response, record)
+                    refusal = await self.not_served(response, record)
                 elif response.content_type != "text/event-stream":
                     _fail(record, "no_stream", f"the answer is {response.content_type}")
                 else:
@@ -103,7 +103,8 @@ class Client:
             record.outcome, record.reason = Outcome.SERVED, None
         return None
 
-    async def _not_served(self, response: aiohttp.ClientResponse, record: Record) -> Refusal | None:
+    async def not_served(self, response: aiohttp.ClientResponse, record: Record) -> Refusal | None:
+        """Of a status other than 200: the refusal, or None and the fault in the record."""
         text = await response.text(errors="replace")
         code = error_code(text)
         wait_s = retry_after_s(response.headers.get("retry-after"))

@@ -1,6 +1,6 @@
 """The figures of two runs, their differences, and how sure those are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +49,14 @@ class Figure:
     sum_up: SumUp
 
 
-def compare(a: Run, b: Run) -> list[Compared]:
-    """Every figure that both runs have, of the tiers that both have."""
+def compare(a: Run, b: Run, only: Container[str] | None = None) -> list[Compared]:
+    """Every figure that both runs have, of the tiers that both have; `only`: by their titles."""
     tiers = [{record.tier for record in run.records if record.counts} for run in (a, b)]
     found = []
     for tier in sorted(tiers[0] & tiers[1]):
         sides = [of_tier(run, tier) for run in (a, b)]
-        found += [_compared(tier, figure, sides) for figure in figures(a, b)]
+        chosen = [each for each in figures(a, b) if only is None or each.title in only]
+        found += [_compared(tier, figure, sides) for figure in chosen]
     return [row for row in found if row is not None]
 
 

@@ -61,9 +61,11 @@ def write(folder: Path, document: Mapping[str, Any], pictures: Sequence[str]) ->
     return path
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, *, beside: Path | None = None, **values: Any) -> str:
+    """A template of this folder, or of another one, which may include those of this folder."""
+    here = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([here] if beside is None else [beside, here]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from loadtest.load.faults import LoadFault
 from loadtest.load.quantities import per_second
-from loadtest.load.scenario import Scenario
+from loadtest.load.scenario import Scenario, Slo
 from loadtest.simulation.trace import TraceError, tier_of_file
 from serve_app.core.tiers import Tier
 
@@ -67,6 +67,15 @@ def _with_files_beside(scenario: Scenario, folder: Path) -> Scenario:
         for load in scenario.loads
     ]
     return scenario.model_copy(update={"loads": tuple(loads)})
+
+
+def slo_of(text: str) -> Slo:
+    """`ttft=2s,tpot=100ms`. Raises LoadFault."""
+    try:
+        return Slo.model_validate(_slo(text))
+    except ValidationError as fault:
+        words = "; ".join(f"{_place(e['loc'])}{_words(e)}" for e in fault.errors())
+        raise LoadFault(f"--slo {text}: {words}") from None
 
 
 def from_flags(options: argparse.Namespace) -> Scenario:

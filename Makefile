@@ -16,7 +16,7 @@ PY := $(BIN)/python
 CPU_OR_GPU := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 TESTS ?=
 
-.PHONY: help setup serve doctor check test e2e test-replicas soak bench-overhead lock docs-reference clean
+.PHONY: help setup serve doctor check test e2e test-replicas soak bench-overhead monitoring lock docs-reference clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ test: check e2e ## Everything a machine without a GPU can prove: check, then rea
 bench-overhead: setup ## What serving adds to bare vLLM; writes loadtest/results/overhead.json and the README's table
 	$(PY) -m loadtest overhead
 	$(PY) -m loadtest readme
+
+monitoring: setup ## Prometheus with all rules beside `make serve`, at 127.0.0.1:9090; Ctrl-C stops it
+	@exec $(PY) -m deploy.monitoring run --application 127.0.0.1:$(PORT)
 
 COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --no-header --no-annotate \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28

@@ -25,6 +25,7 @@ class TierMetrics:
     lent: Counter
     disconnected: Counter
     settings_refused: Counter
+    settings_invalid: Gauge
     output_tokens: Counter
     thoughts: Counter
     thought_tokens: Counter
@@ -65,6 +66,9 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
         lent=counter("lent", "Requests of another tier that this replica ran.", "borrower"),
         disconnected=counter("disconnected", "Clients that went away before the end."),
         settings_refused=counter("settings_refused", "Live settings refused as invalid."),
+        settings_invalid=gauge(
+            "settings_invalid", "1 while the newest live settings are refused, and older ones hold."
+        ),
         output_tokens=counter("output_tokens", "Tokens generated."),
         thoughts=counter("thoughts", "Thoughts, by how they ended.", "end"),
         thought_tokens=counter("thought_tokens", "Tokens of thoughts."),

@@ -4,12 +4,26 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serve_app.api.endpoints import Endpoint
+from serve_app.api.endpoints import GENERATING, Endpoint
 from serve_app.api.exchange import Exchange
 from serve_app.api.messages import RequestId
 from serve_app.telemetry import TierMetrics
 
 log = logging.getLogger(__name__)
+
+REFUSALS = ("queue_full", "wait_too_long")
+# Served, refused by the gate, failed, and cut by a replica that stops.
+ALERTED_STATUSES = ("200", "429", "500", "503")
+
+
+def count_from_zero(metrics: TierMetrics) -> None:
+    """Show what alerts count before it first happens: Prometheus sees no increase in a series that
+    is born with its first event, so the first burst of refusals or faults would go unseen."""
+    for endpoint in GENERATING.values():
+        for status in ALERTED_STATUSES:
+            metrics.requests.labels(endpoint=endpoint.name, status=status)
+    for reason in REFUSALS:
+        metrics.refused.labels(reason=reason)
 
 
 @dataclass(frozen=True, slots=True)

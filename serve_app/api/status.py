@@ -73,15 +73,18 @@ def describe_tier(
 
 
 def merge_metrics(
-    texts: Mapping[tuple[str, str], str], scaling: Mapping[Tier, ScalingRecord]
+    tiers: Sequence[Tier],
+    texts: Mapping[tuple[str, str], str],
+    scaling: Mapping[Tier, ScalingRecord],
 ) -> bytes:
     """One exposition of all replicas' metrics, with labels `tier` and `replica` added, and of each
-    tier's scaling.
+    tier's replicas and scaling.
 
-    `texts` holds each replica's exposition by (tier, replica).
+    `texts` holds each replica's exposition by (tier, replica). Each of `tiers` has a count of its
+    reporting replicas, which is 0 where none reports: a tier that is gone does not just vanish.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Merged(texts))
+    registry.register(_Merged(tiers, texts))
     registry.register(_Scaling(scaling))
     return generate_latest(registry)
 
@@ -107,25 +110,38 @@ class _Scaling(Collector):
         held = CounterMetricFamily(
             f"{PREFIX}_scaling_held", "Times that missing reports held the count.", labels=by_tier
         )
+        holding = GaugeMetricFamily(
+            f"{PREFIX}_scaling_holding", "1 while missing reports hold the count.", labels=by_tier
+        )
+        decided = GaugeMetricFamily(
+            f"{PREFIX}_scaling_decided_timestamp_seconds", "Newest decision shown.", labels=by_tier
+        )
         for tier, record in self._records.items():
             wanted.add_metric([tier.value], record.replicas_wanted)
             target.add_metric([tier.value], record.replicas_target)
             decisions.add_metric([tier.value], record.decisions_total)
             held.add_metric([tier.value], record.held_total)
+            holding.add_metric([tier.value], record.holding)
+            decided.add_metric([tier.value], record.at_s)
             for name, value in record.inputs.items():
                 inputs.add_metric([tier.value, name], value)
-        yield from (wanted, target, inputs, decisions, held)
+        yield from (wanted, target, inputs, decisions, held, holding, decided)
 
 
 class _Merged(Collector):
-    def __init__(self, texts: Mapping[tuple[str, str], str]) -> None:
-        self._texts = texts
+    def __init__(self, tiers: Sequence[Tier], texts: Mapping[tuple[str, str], str]) -> None:
+        self._tiers, self._texts = tiers, texts
 
     def collect(self) -> Iterator[Metric]:
         families: dict[str, Metric] = {}
         replicas = GaugeMetricFamily(
             f"{PREFIX}_replica_up", "1 for each replica that reports.", labels=["tier", "replica"]
         )
+        reporting = GaugeMetricFamily(
+            f"{PREFIX}_replicas_reporting", "Replicas that report.", labels=["tier"]
+        )
+        for tier in self._tiers:
+            reporting.add_metric([tier.value], sum(of == tier.value for of, _ in self._texts))
         for (tier, replica), text in self._texts.items():
             replicas.add_metric([tier, replica], 1.0)
             labels = {"tier": tier, "replica": replica}
@@ -136,5 +152,5 @@ class _Merged(Collector):
                 merged.samples += [
                     sample._replace(labels={**sample.labels, **labels}) for sample in family.samples
                 ]
-        yield replicas
+        yield from (reporting, replicas)
         yield from families.values()

@@ -77,7 +77,7 @@ class _Pages:
             if record is not None
         }
         return PlainTextResponse(
-            merge_metrics(by_replica, scaling),
+            merge_metrics(self.tiers, by_replica, scaling),
             media_type="text/plain; version=0.0.4; charset=utf-8",
         )
 

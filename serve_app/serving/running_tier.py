@@ -13,6 +13,7 @@ from serve_app.api.gate import Gate
 from serve_app.api.lending import LendingDesk
 from serve_app.api.place import GateLimits
 from serve_app.api.relay import Relay
+from serve_app.api.request_record import count_from_zero
 from serve_app.config import TierArgs, TierSettings
 from serve_app.core.capacity import Limits, derive_limits
 from serve_app.core.drain import DrainLimit, ServiceTime, drain_limit_s
@@ -44,6 +45,7 @@ class RunningTier:
         relay: Relay,
     ) -> "RunningTier":
         """Put the tier's edge in front of a started engine."""
+        count_from_zero(metrics)
         limits = _derive_limits(hardware, engine, settings)
         gate_limits = _gate_limits(settings, limits)
         demand = _demand_meter(hardware, engine, settings, gate_limits.slots)
@@ -139,6 +141,7 @@ class RunningTier:
         metrics.borrowed_sequences.set(self.edge.relay.sequences_elsewhere)
         metrics.queue_depth.set(self.queue_depth)
         metrics.slots.set(gate.limits.slots)
+        metrics.settings_invalid.set(self.settings_error is not None)
         metrics.service_s.set(gate.service.mean_s)
         metrics.output_tokens.inc(self.engine.load.output_tokens - self._counted_tokens)
         self._counted_tokens = self.engine.load.output_tokens

@@ -10,7 +10,7 @@ from tests.api.metrics_text import exposition
 
 def test_merged_metrics_read_back_with_counters_and_histograms_by_replica() -> None:
     merged = merge_metrics(
-        {("chat", "a"): exposition(2, 0.1), ("chat", "b"): exposition(5, 0.3)}, {}
+        [Tier.CHAT], {("chat", "a"): exposition(2, 0.1), ("chat", "b"): exposition(5, 0.3)}, {}
     ).decode()
     families = {family.name: family for family in text_string_to_metric_families(merged)}
     requests = families["tierserve_requests"]
@@ -34,7 +34,7 @@ def test_vllms_metric_names_and_labels_survive_the_merge() -> None:
         "# HELP vllm:request_success_total Count\n# TYPE vllm:request_success_total counter\n"
         'vllm:request_success_total{engine="0",finished_reason="stop"} 4.0\n'
     )
-    merged = merge_metrics({("chat", "a"): text}, {}).decode()
+    merged = merge_metrics([Tier.CHAT], {("chat", "a"): text}, {}).decode()
     assert (
         'vllm:request_success_total{engine="0",finished_reason="stop",replica="a",tier="chat"} 4.0'
         in merged
@@ -42,14 +42,14 @@ def test_vllms_metric_names_and_labels_survive_the_merge() -> None:
 
 
 def test_without_replicas_the_page_is_still_valid() -> None:
-    merged = merge_metrics({}, {}).decode()
+    merged = merge_metrics([], {}, {}).decode()
     samples = [s for f in text_string_to_metric_families(merged) for s in f.samples]
     assert samples == []
 
 
 def test_a_scaling_decision_is_on_the_page_with_its_inputs() -> None:
     record = ScalingRecord(1.0, 1, 3, "a burst", {"queue_depth": 7.0}, 2, 1)
-    merged = merge_metrics({}, {Tier.CHAT: record}).decode()
+    merged = merge_metrics([], {}, {Tier.CHAT: record}).decode()
     for line in (
         'tierserve_scaling_wanted_replicas{tier="chat"} 3.0',
         'tierserve_scaling_target_replicas{tier="chat"} 1.0',
@@ -58,3 +58,17 @@ def test_a_scaling_decision_is_on_the_page_with_its_inputs() -> None:
         'tierserve_scaling_held_total{tier="chat"} 1.0',
     ):
         assert line in merged
+
+
+def test_a_tier_without_a_replica_is_on_the_page_as_one_with_none() -> None:
+    merged = merge_metrics([Tier.CHAT, Tier.REASONING], {("chat", "a"): exposition(1, 0.1)}, {})
+    lines = merged.decode().splitlines()
+    assert 'tierserve_replicas_reporting{tier="chat"} 1.0' in lines
+    assert 'tierserve_replicas_reporting{tier="reasoning"} 0.0' in lines
+
+
+def test_a_hold_and_the_time_of_the_newest_decision_are_on_the_page() -> None:
+    record = ScalingRecord(1700.0, 1, 1, "missing reports: 1, hold", {}, 0, 1, holding=True)
+    lines = merge_metrics([], {}, {Tier.CHAT: record}).decode().splitlines()
+    assert 'tierserve_scaling_holding{tier="chat"} 1.0' in lines
+    assert 'tierserve_scaling_decided_timestamp_seconds{tier="chat"} 1700.0' in lines

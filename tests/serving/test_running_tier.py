@@ -1,4 +1,4 @@
-"""What changed settings do to a running tier's cache."""
+"""What changed settings do to a running tier: to its cache, and to its page of metrics."""
 
 import asyncio
 from contextlib import nullcontext
@@ -55,6 +55,24 @@ async def test_only_new_settings_of_the_cache_itself_give_a_new_one() -> None:
         assert tier.edge.cache.config.max_age_s == 30.0
         tier.apply(some_settings())
         assert not tier.edge.cache.config.enabled
+    finally:
+        tier.engine.shutdown()
+        await asyncio.sleep(0)
+
+
+@virtual
+async def test_refused_settings_are_on_the_page_until_others_apply() -> None:
+    tier = await a_tier(caching())
+    gauge = tier.edge.metrics.settings_invalid
+    try:
+        tier.settings_error = "max_wait_s: -1 is not above 0"
+        tier.metrics_text()
+        (refused,) = gauge.collect()
+        assert refused.samples[0].value == 1
+        tier.apply(some_settings())
+        tier.metrics_text()
+        (applied,) = gauge.collect()
+        assert applied.samples[0].value == 0
     finally:
         tier.engine.shutdown()
         await asyncio.sleep(0)

@@ -1,0 +1,182 @@
+"""Prometheus beside the application under load: all that it records and shows has data, and alerts
+fire on faults and clear after them. The rules' windows are a fifteenth as long as they are."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from deploy.monitoring.board import Source
+from deploy.monitoring.names import GPU_NAMES, live_names, recorded_names
+from deploy.monitoring.queries import PrometheusApi, ask_all
+from deploy.monitoring.rules import expressions, selected
+from deploy.monitoring.run import RAY_TARGETS, Prometheus, Times, find_ray_targets, lay_out
+from serve_app.core.tiers import Tier
+from serve_app.engine.model_dir import MICRO_MODEL
+from serve_app.serving.local import LocalCluster
+from serve_app.serving.ports import free_ports
+from serve_app.serving.profiles import load_profile
+from tests.e2e.client import ask, client_session, work
+from tests.e2e.figures import keep_figures
+from tests.e2e.site import Site, site_of, wait_for
+
+START_LIMIT_S = 300.0
+# A scrape may take as long as its interval, and the machine is busy.
+TIMES = Times(scrape_s=2, shorter=15)
+# Half an hour, after which replicas that restarted are counted.
+LONGEST_S = 1800 / TIMES.shorter
+FLOOD = 60
+INVALID = {"max_new_tokens": 7, "admission": {"max_wait_s": -1}}
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The application, the Prometheus that watches it, and since when."""
+
+    site: Site
+    api: PrometheusApi
+    config: dict[str, Any]
+    since_s: float
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """The application, which Prometheus was there before, with a light load on both tiers."""
+    config = short_lines()
+    with LocalCluster() as cluster:
+        ray_targets = cluster.run_dir / RAY_TARGETS
+        wait_for(ray_targets.exists, "Ray names its metrics pages", 60)
+        folder = tmp_path_factory.mktemp("prometheus")
+        laid_out = lay_out(folder, f"127.0.0.1:{cluster.port}", ray_targets, TIMES)
+        with Prometheus(laid_out, free_ports(1)[0]) as prometheus:
+            api, since_s = PrometheusApi(prometheus.url), time.time()
+            missing = ("TierserveMetricsMissing", "", "page")
+            wait_for(lambda: missing in api.firing(), "the alert on a page that is not there", 60)
+            cluster.deploy(config, timeout_s=START_LIMIT_S)
+            with site_of(cluster) as site, light_load(site):
+                wait_for(lambda: missing not in api.firing(), "that alert clears", 60)
+                yield Watched(site, api, config, since_s)
+
+
+def short_lines() -> dict[str, Any]:
+    """The local profile with a model that thinks, and few places in line."""
+    config = load_profile("local-cpu")
+    for app in config["applications"]:
+        if app["name"] in list(Tier):
+            app["args"]["model"] = MICRO_MODEL
+            line = {"max_running_sequences": 4, "max_queued_requests": 2}
+            app["deployments"][0]["user_config"]["admission"] |= line
+    return config
+
+
+@contextmanager
+def light_load(site: Site) -> Iterator[None]:
+    """A stream after the other to each tier, whatever becomes of them."""
+    over = threading.Event()
+
+    def ask_again(tier: Tier) -> None:
+        body = {"prompt": "12 + 30 * 2 =", "stream": True, "max_tokens": 150}
+        with httpx.Client(base_url=site.url, timeout=60, verify=False) as http:
+            while not over.wait(0.3):
+                try:
+                    http.post(tier.route_prefix, json=body)
+                except httpx.HTTPError:
+                    continue
+
+    threads = [threading.Thread(target=ask_again, args=[tier]) for tier in Tier]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+async def test_a_flood_of_requests_pages_and_the_page_ends(watched: Watched) -> None:
+    page = ("TierserveRefusing", "chat", "page")
+    assert page not in watched.api.firing()
+    async with client_session() as session:
+        url = f"{watched.site.url}/api/chat"
+        bodies = [work(f"Story {number}.", 60, stream=False) for number in range(FLOOD)]
+        replies = await asyncio.gather(*(ask(session, url, body) for body in bodies))
+    assert sum(reply.status == 429 for reply in replies) > FLOOD / 2
+    fired_s = wait_for(lambda: page in watched.api.firing(), "the alert on refusals", 30)
+    cleared_s = wait_for(lambda: page not in watched.api.firing(), "its end", 90)
+    keep_figures(
+        "alert: refusing", fired_after_s=round(fired_s, 1), cleared_after_s=round(cleared_s, 1)
+    )
+
+
+def test_invalid_settings_make_a_ticket_until_they_are_mended(watched: Watched) -> None:
+    ticket = ("TierserveSettingsRefused", "reasoning", "ticket")
+    assert ticket not in watched.api.firing()
+    spoilt = deepcopy(watched.config)
+    (reasoning,) = (app for app in spoilt["applications"] if app["name"] == Tier.REASONING)
+    reasoning["deployments"][0]["user_config"] = INVALID
+    watched.site.cluster.deploy(spoilt, timeout_s=60)
+    fired_s = wait_for(lambda: ticket in watched.api.firing(), "the alert on settings", 30)
+    watched.site.cluster.deploy(watched.config, timeout_s=60)
+    cleared_s = wait_for(lambda: ticket not in watched.api.firing(), "its end", 30)
+    keep_figures(
+        "alert: settings", fired_after_s=round(fired_s, 1), cleared_after_s=round(cleared_s, 1)
+    )
+
+
+def test_the_death_of_the_only_replica_pages_until_another_is_up(watched: Watched) -> None:
+    page = ("TierserveTierDown", "reasoning", "page")
+    assert page not in watched.api.firing()
+    (replica,) = watched.site.tier(Tier.REASONING)["replicas"]
+    os.kill(replica["pid"], signal.SIGKILL)
+    fired_s = wait_for(lambda: page in watched.api.firing(), "the alert on the tier", 60)
+    cleared_s = wait_for(lambda: page not in watched.api.firing(), "its end", 180)
+    assert watched.site.tier(Tier.REASONING)["ready"]
+    keep_figures(
+        "alert: tier down", fired_after_s=round(fired_s, 1), cleared_after_s=round(cleared_s, 1)
+    )
+
+
+def test_every_recorded_series_and_every_query_of_the_dashboards_has_data(
+    watched: Watched,
+) -> None:
+    restarted = "tier:tierserve_replicas_restarted:count30m"
+    wait_for(lambda: watched.api.values(restarted), "half an hour, shortened", LONGEST_S + 30)
+    asked = list(
+        ask_all(watched.api, start_s=watched.since_s, end_s=time.time(), rate_interval="15s")
+    )
+    assert [each for each in asked if not each.series and each.source is not Source.GPU] == []
+    # No GPU here: what is said to need one has nothing to show.
+    assert [each for each in asked if each.series and each.source is Source.GPU] == []
+    keep_figures("monitoring: queries", with_data=sum(each.series > 0 for each in asked))
+
+
+def test_the_names_that_are_asked_for_are_on_the_pages_as_recorded(watched: Watched) -> None:
+    port = watched.site.cluster.port
+    ray_targets = find_ray_targets(port)
+    assert ray_targets is not None
+    assert ray_targets == watched.site.cluster.run_dir / RAY_TARGETS
+    live, recorded = live_names(f"127.0.0.1:{port}", ray_targets), recorded_names()
+    used = {asked.metric for _, expr in expressions() for asked in selected(expr)} & set(recorded)
+    stale = {
+        name: (sorted(recorded[name]), sorted(live.get(name, ())))
+        for name in used - set(GPU_NAMES)
+        if recorded[name] != live.get(name)
+    }
+    assert stale == {}, "record them again: python -m deploy.monitoring names"
+
+
+def test_after_the_faults_nobody_is_paged(watched: Watched) -> None:
+    def paged() -> set[tuple[str, str, str]]:
+        return {alert for alert in watched.api.firing() if alert[2] == "page"}
+
+    wait_for(lambda: not paged(), "all pages have ended", 60)

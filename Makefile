@@ -16,7 +16,7 @@ PY := $(BIN)/python
 CPU_OR_GPU := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 TESTS ?=
 
-.PHONY: help setup serve doctor check test e2e test-replicas soak bench-overhead monitoring lock docs-reference clean
+.PHONY: help setup serve doctor check test e2e test-replicas test-k8s soak bench-overhead monitoring lock docs-reference clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -46,6 +46,10 @@ test-replicas: setup ## Two replicas: relay, drain, and parts killed under load 
 
 soak: setup ## Mixed load, faults in turn, what drifts: ten minutes; HOURS=72 is the acceptance
 	@exec $(PY) -m loadtest soak $(if $(HOURS),--hours $(HOURS)) $(if $(MODEL),--model "$(MODEL)")
+
+test-k8s: setup ## The Kubernetes manifests, without a cluster: schemas, the operator's rules, traps, checkov
+	@bash tests/k8s/get-tools.sh
+	CHECKOV=$${CHECKOV:-.cache/checkov-3.3.30/bin/checkov} $(PY) -m pytest tests/k8s $(TESTS)
 
 test: check e2e ## Everything a machine without a GPU can prove: check, then real Ray and real vLLM
 

@@ -80,7 +80,8 @@ def _write_model(directory: Path, tokenizer_dir: Path, size: tuple[int, int, int
         model = Qwen2ForCausalLM(config).bfloat16()
     with torch.no_grad():
         # Input and output share these rows: one of zeros is never the likeliest token.
-        model.get_input_embeddings().weight[_textless(tokenizer)] = 0
+        rows: torch.Tensor = model.get_parameter("model.embed_tokens.weight")
+        rows[_textless(tokenizer)] = 0
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return model.num_parameters()

@@ -63,7 +63,7 @@ def test_a_day_has_the_mean_load_and_its_curve() -> None:
     assert len(arrivals) == pytest.approx(trace.expected_requests, rel=0.02)
     by_hour = np.bincount((arrivals.arrival_s // 3600).astype(int), minlength=24)
     assert by_hour[13:15].sum() / by_hour[1:3].sum() == pytest.approx(4.0, rel=0.15)
-    assert day_curve(np.arange(0, 86_400, 60.0)).mean() == pytest.approx(1.0)
+    assert day_curve(np.arange(0, 86_400, 60).astype(np.float64)).mean() == pytest.approx(1.0)
     assert arrivals.duration_s == 86_400
 
 

@@ -8,8 +8,8 @@ import pytest
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 from tests.e2e.site import Site
 
-ITALY = {"prompt": "What is the capital of Italy?", "max_tokens": 30, "temperature": 0}
-MESSAGES = [{"role": "user", "content": "What is the capital of Italy?"}]
+JAPAN = {"prompt": "What is the capital of Japan?", "max_tokens": 30, "temperature": 0}
+MESSAGES = [{"role": "user", "content": "What is the capital of Japan?"}]
 
 
 def error_of(answer: httpx.Response) -> dict[str, object]:
@@ -20,15 +20,15 @@ def error_of(answer: httpx.Response) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("tier", list(Tier))
-@pytest.mark.parametrize("body", [ITALY, {"messages": MESSAGES, "max_tokens": 30}])
+@pytest.mark.parametrize("body", [JAPAN, {"messages": MESSAGES, "max_tokens": 30}])
 def test_the_tiers_own_route_needs_no_model(site: Site, tier: Tier, body: dict) -> None:
     answer = site.post(tier.route_prefix, {**body, "temperature": 0}).json()
-    assert "Rome" in answer["choices"][0]["message"]["content"]
+    assert "Tokyo" in answer["choices"][0]["message"]["content"]
     assert answer["model"] == tier.value
 
 
 def test_the_short_form_streams(site: Site) -> None:
-    answer = site.post("/api/chat", {**ITALY, "stream": True})
+    answer = site.post("/api/chat", {**JAPAN, "stream": True})
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.text.endswith("data: [DONE]\n\n")
 
@@ -128,7 +128,7 @@ def test_anthropics_messages(site: Site) -> None:
         body = {"model": model, "max_tokens": 30, "messages": MESSAGES, "temperature": 0}
         answer = site.post(path, body).json()
         assert answer["type"] == "message"
-        assert "Rome" in answer["content"][0]["text"]
+        assert "Tokyo" in answer["content"][0]["text"]
         stream = site.post(path, {**body, "stream": True}).text
         assert stream.startswith("event: message_start")
         assert re.search(r"event: message_stop\s", stream)

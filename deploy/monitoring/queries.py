@@ -60,6 +60,8 @@ class PrometheusApi:
     def series_with_data(self, expr: str, *, start_s: float, end_s: float) -> int:
         """How many series of the expression have a number between two moments (Unix time)."""
         step_s = max(1.0, (end_s - start_s) / MOST_POINTS)
+        # The last step is the end itself, which may be all that a young series has.
+        start_s = end_s - step_s * int((end_s - start_s) / step_s)
         found = self.get("/api/v1/query_range", query=expr, start=start_s, end=end_s, step=step_s)
         return sum(
             any(not math.isnan(float(value)) for _, value in series["values"])

@@ -66,11 +66,7 @@ def await_replicas(site: Site, *, chat: int, reasoning: int) -> None:
     """Until this many are ready, and no other is left."""
 
     def complete() -> bool:
-        try:
-            counts = {tier: len(ready(site, tier)) for tier in Tier}
-        except (httpx.HTTPError, ValueError, KeyError):
-            # Before the first deployment nothing answers.
-            return False
+        counts = {tier: len(ready_names(site, tier)) for tier in Tier}
         return counts == {Tier.CHAT: chat, Tier.REASONING: reasoning}
 
     wait_for(complete, f"{chat} replicas of chat, {reasoning} of reasoning", REPLICAS_WITHIN_S)
@@ -78,6 +74,14 @@ def await_replicas(site: Site, *, chat: int, reasoning: int) -> None:
 
 def ready(site: Site, tier: Tier) -> list[dict[str, Any]]:
     return [replica for replica in site.tier(tier)["replicas"] if replica["ready"]]
+
+
+def ready_names(site: Site, tier: Tier) -> set[str]:
+    """None before the first deployment, when nothing answers."""
+    try:
+        return {replica["replica"] for replica in ready(site, tier)}
+    except (httpx.HTTPError, ValueError, KeyError):
+        return set()
 
 
 def cards(site: Site, tier: Tier) -> list[str]:

@@ -28,6 +28,16 @@ class Sight:
         """The replicas that report."""
         return frozenset(replica["replica"] for replica in self.tiers[tier]["replicas"])
 
+    def process_s(self, name: str) -> float:
+        """How long a replica's process took until it began with its engine."""
+        (found,) = (
+            replica
+            for entry in self.tiers.values()
+            for replica in entry["replicas"]
+            if replica["replica"] == name
+        )
+        return found["start_phases_s"]["process"]
+
     def cards(self, tier: Tier) -> list[str]:
         """The accelerator types that they landed on."""
         return sorted(replica["accelerator_type"] for replica in self.tiers[tier]["replicas"])

@@ -64,6 +64,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             cluster.deploy(config, timeout_s=START_LIMIT_S)
             with site_of(cluster) as site, light_load(site):
                 wait_for(lambda: missing not in api.firing(), "that alert clears", 60)
+                # An increase is seen from the first zero on only.
+                wait_for(lambda: refused_tiers(api) == set(Tier), "zero refusals are recorded", 60)
                 yield Watched(site, api, config, since_s)
 
 
@@ -76,6 +78,12 @@ def short_lines() -> dict[str, Any]:
             line = {"max_running_sequences": 4, "max_queued_requests": 2}
             app["deployments"][0]["user_config"]["admission"] |= line
     return config
+
+
+def refused_tiers(api: PrometheusApi) -> set[str]:
+    """The tiers whose count of refusals Prometheus has."""
+    found = api.values('tierserve_requests_total{status="429"}')
+    return {labels["tier"] for labels, _ in found}
 
 
 @contextmanager

@@ -128,6 +128,8 @@ def _shorten_way(app: Any, generating: Collection[str]) -> None:
         for middleware in app.user_middleware
         if middleware.cls is not PrometheusInstrumentatorMiddleware
     ]
+    # build_app's SageMaker part has built the layers already; the next request builds them anew.
+    app.middleware_stack = None
     app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in generating)
 
 

@@ -1,10 +1,12 @@
 """A started replica: its engine and edge, its live settings, and what it reports of itself."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from prometheus_client import REGISTRY, generate_latest
+from prometheus_client import REGISTRY, Metric, generate_latest
+from prometheus_client.registry import Collector
 
 from serve_app.api.answer_cache import AnswerCache
 from serve_app.api.demand import DemandMeter
@@ -148,7 +150,15 @@ class RunningTier:
         metrics.prefix_hit_rate.set(self.engine.load.prefix_hit_rate)
         if self.engine.load.waiting is not None:
             metrics.engine_waiting.set(self.engine.load.waiting)
-        return generate_latest(REGISTRY).decode()
+        return generate_latest(_OwnMetrics()).decode()
+
+
+class _OwnMetrics(Collector):
+    """All of this process but vLLM's HTTP metrics, which nothing counts here (ADR 3): a zero
+    would say that nobody asked."""
+
+    def collect(self) -> Iterator[Metric]:
+        return (metric for metric in REGISTRY.collect() if not metric.name.startswith("http_"))
 
 
 @dataclass(slots=True)

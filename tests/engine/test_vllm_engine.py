@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 from prometheus_fastapi_instrumentator import Instrumentator
+from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.testclient import TestClient
 
@@ -33,6 +34,20 @@ def test_only_the_http_metrics_go_and_every_route_answers() -> None:
     client = TestClient(app)
     assert client.get("/health").json() == "well"
     assert client.post(GENERATING).json() == "text"
+
+
+def test_they_go_from_an_application_that_has_answered_already() -> None:
+    app = make_app()
+    client = TestClient(app)
+    assert client.get("/health").status_code == 200
+    _shorten_way(app, {GENERATING})
+    assert client.get("/health").status_code == 200
+    layers, layer = [], app.middleware_stack
+    while layer is not None:
+        layers.append(type(layer))
+        layer = getattr(layer, "app", None)
+    assert CORSMiddleware in layers
+    assert PrometheusInstrumentatorMiddleware not in layers
 
 
 def test_generating_routes_are_looked_at_first() -> None:

@@ -96,6 +96,9 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     except LoadFault as fault:
         console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
         return 2
+    except KeyboardInterrupt:
+        console.print("stopped at once: requests.jsonl has what had ended; there is no summary")
+        return INTERRUPTED
 
 
 def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:

@@ -55,8 +55,8 @@ class Generator:
             asyncio.create_task(self._closed_client(number, sizes, left, client, writer))
             for number, sizes, left in self._closed_loops()
         ]
+        sending = asyncio.gather(sender, *loops)
         try:
-            sending = asyncio.gather(sender, *loops)
             await asyncio.wait(
                 {sending, stop}, timeout=self._limit_s(), return_when=asyncio.FIRST_COMPLETED
             )
@@ -66,7 +66,7 @@ class Generator:
             if self._fault is not None:
                 raise self._fault
         finally:
-            left_over = [sender, stop, *loops, *self._tasks]
+            left_over = [sending, sender, stop, *loops, *self._tasks]
             for task in left_over:
                 task.cancel()
             await asyncio.gather(*left_over, return_exceptions=True)

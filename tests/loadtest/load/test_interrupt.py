@@ -1,0 +1,45 @@
+"""Ctrl-C during `python -m loadtest run`, as a terminal sends it."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from loadtest.load.command import INTERRUPTED
+from loadtest.load.report import NAME
+from tests.loadtest.load.fake_openai import FakeOpenAI, Reply
+
+WITHIN_S = 60
+
+
+async def interrupted(folder: Path, times: int) -> tuple[int | None, str]:
+    """The exit code and the output of a run whose two answers never end by themselves."""
+    async with FakeOpenAI(lambda body, n: Reply(answer=1000, pause_s=0.2)) as fake:
+        run = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "loadtest", "run", "--base-url", fake.url),
+            *("--tier", "chat=2/s", "--duration", "50s", "--out", str(folder)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        while len(fake.bodies) < 2:
+            await asyncio.sleep(0.05)
+            assert run.returncode is None
+        for _ in range(times):
+            run.send_signal(signal.SIGINT)
+            await asyncio.sleep(1)
+        output, _ = await asyncio.wait_for(run.communicate(), WITHIN_S)
+    return run.returncode, output.decode()
+
+
+async def test_the_first_ends_the_run_with_what_it_has(tmp_path: Path) -> None:
+    code, output = await interrupted(tmp_path / "run", 1)
+    assert code == INTERRUPTED, output
+    assert (tmp_path / "run" / NAME).exists()
+    assert "Traceback" not in output
+
+
+async def test_the_second_ends_it_at_once_and_says_what_there_is(tmp_path: Path) -> None:
+    code, output = await interrupted(tmp_path / "run", 2)
+    assert code == INTERRUPTED, output
+    assert "there is no summary" in output
+    assert "Traceback" not in output

@@ -18,6 +18,9 @@ from loadtest.soak.verdicts import Row, Verdict, of_interval, of_limit
 
 # Requests of each end of the soak whose latencies are compared.
 ENOUGH = 2000
+# What both ends last at least. The interval takes requests for independent, and those of a shorter
+# stretch all share one hiccup of the machine.
+LEAST_END_S = 15.0
 # The last over the first: what noise does not make of it.
 MOST_RATIO = {"TTFT p50": 1.25, "TTFT p95": 1.5, "TPOT p50": 1.25}
 GOODPUT = "goodput share"
@@ -120,13 +123,16 @@ def _accounting(told: Told) -> Iterator[Row]:
 
 
 def _ends(path: Path, told: Told) -> tuple[Run, Run] | None:
-    """The timed streams of the first baselines and of as many of the last."""
+    """The timed streams of the first baselines and of as many of the last; None if they are too
+    few or too short."""
     count = len(told.baselines)
     if count < 2:
         return None
     quarter = max(1, count // 4)
     orders = (range(count), range(count - 1, -1, -1))
     chosen = [_until_enough(order, told.timed_in, quarter) for order in orders]
+    if min(_lasted_s(told, each) for each in chosen) < LEAST_END_S:
+        return None
     scenario = Scenario.model_validate(told.meta["scenario"])
     first, last = (Run({}, scenario, told_of.records_in(path, told, each)) for each in chosen)
     return first, last
@@ -141,10 +147,15 @@ def _until_enough(order: range, timed_in: Counter[int], most: int) -> list[int]:
     return found
 
 
+def _lasted_s(told: Told, chosen: Sequence[int]) -> float:
+    return sum(told.baselines[place][1] - told.baselines[place][0] for place in chosen)
+
+
 def latency_rows(first: Run | None = None, last: Run | None = None) -> Iterator[Row]:
     """The last baselines over the first, with the interval of `loadtest run --compare`."""
     if first is None or last is None:
-        yield Row("latency", "latency", "--", "", Verdict.SHORT, "one baseline alone")
+        reason = f"needs two baselines, each end {LEAST_END_S:.0f} s"
+        yield Row("latency", "latency", "--", "", Verdict.SHORT, reason)
         return
     for row in compare(first, last, only={*MOST_RATIO, GOODPUT}):
         if row.title == GOODPUT:

@@ -98,6 +98,12 @@ def test_a_tier_that_becomes_slow_is_found(tmp_path: Path) -> None:
     assert rows["chat: goodput"].verdict is Verdict.PASS
 
 
+def test_ends_of_seconds_are_too_short_to_be_called_slow(tmp_path: Path) -> None:
+    rows = judged(tmp_path, hours=1 / 60, baselines=4, ttft=lambda at_s: 0.1 + at_s / 60)
+    assert failed(rows) == []
+    assert rows["latency"].verdict is Verdict.SHORT
+
+
 def test_a_tier_that_misses_its_slo_more_and_more_is_found(tmp_path: Path) -> None:
     rows = judged(tmp_path, ttft=lambda at_s: 0.1 if at_s < 12 * HOUR_S else 1.1)
     assert "chat: goodput" in failed(rows)

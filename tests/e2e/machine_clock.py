@@ -1,8 +1,8 @@
-"""Time in which this machine ran.
+"""Time in which a process of this machine got its turn.
 
-A virtual machine may be stopped by its host for seconds: no process runs, and every clock has
-advanced afterwards. Such a pause (5 to 23 s were seen where this was written) says nothing of the
-server, so the tests' durations leave it out.
+A host may stop a virtual machine, and Linux 6.18 with scheduling groups for sessions (README,
+Limits) may leave some processes without a core for seconds while others run. Such a gap (5 to 28 s
+were seen) says nothing of the server, so the tests' durations leave it out.
 """
 
 import threading
@@ -11,12 +11,12 @@ from collections.abc import Callable
 from functools import cache
 
 TICK_S = 0.02
-# A thread that only sleeps gets its turn within this time, however busy the cores are.
+# A thread that only sleeps gets its turn within this time on busy cores that are shared fairly.
 LONGEST_TICK_S = 0.5
 
 
 def clock_s() -> float:
-    """Monotonic seconds in which this machine ran, since an arbitrary moment."""
+    """Monotonic seconds without such gaps, since an arbitrary moment."""
     return _clock().read_s()
 
 
@@ -34,7 +34,7 @@ def _tick_on(clock: "MachineClock") -> None:
 
 
 class MachineClock:
-    """Where two readings lie further apart than `LONGEST_TICK_S`, nothing has run between them."""
+    """Where two readings lie further apart than `LONGEST_TICK_S`, the reader had no turn."""
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s

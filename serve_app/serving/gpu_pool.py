@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from serve_app.core.gpu_budget import TierWish
 from serve_app.core.scaling import LentLoad
 from serve_app.core.tiers import Tier
+from serve_app.serving.standby import Standbys
 
 # A tier whose policy is no longer called is gone.
 WISH_LASTS_S = 10.0
@@ -26,6 +27,7 @@ class GpuPool:
     _wishes: dict[Tier, tuple[float, TierWish]] = field(default_factory=dict)
     _spare: dict[Tier, tuple[float, LentLoad | None]] = field(default_factory=dict)
     _per_replica: dict[Tier, float] = field(default_factory=dict)
+    _standbys: Standbys = field(default_factory=Standbys)
     _gpus: float = 0.0
     _counted_s: float = float("-inf")
 
@@ -60,6 +62,11 @@ class GpuPool:
         if now_s - self._counted_s > COUNT_LASTS_S:
             self._gpus, self._counted_s = _cluster_gpus(), now_s
         return self._gpus
+
+    def keep_standbys(self, now_s: float) -> None:
+        """On each node with a card for the smallest replica, a process that waits for one."""
+        if self._gpus and self._per_replica:
+            self._standbys.look(min(self._per_replica.values()), now_s)
 
 
 # The one module state of this code base; see above.

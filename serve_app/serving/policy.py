@@ -121,6 +121,7 @@ def _within_budget(
     gpus, per_replica = pool.gpus(now_s), pool.gpus_per_replica(tier, reported)
     if not gpus or not per_replica:
         return replace(decision, replicas=wanted)
+    pool.keep_standbys(now_s)
     wish = TierWish(wanted, context.target_num_replicas, least, per_replica)
     share = share_gpus(pool.wishes(tier, wish, now_s), gpus=gpus)[tier]
     reason = f"{decision.reason}; {share.reason}" if share.reason else decision.reason

@@ -11,23 +11,37 @@ from prometheus_client import Gauge
 log = logging.getLogger(__name__)
 
 # Before the replica is made: Python, Ray's worker, the imports of Serve and of this package.
+# Nothing where the process stood by for a replica.
 PROCESS = "process"
-# From the process's first moment to the first health check.
+# From the start's first moment to the first health check.
 TOTAL = "total"
 
+# Ray imports this module before a worker may wait for work (`RAY_preload_python_modules`).
+_IMPORTED_S = time.monotonic()
+# From there to the replica, a process that was started for it takes one or two seconds.
+STOOD_BY_S = 6.0
 
-def _process_age_s() -> float:
+
+def _process_s() -> float:
+    if time.monotonic() - _IMPORTED_S > STOOD_BY_S:
+        return 0.0
     return time.time() - psutil.Process().create_time()
 
 
 class StartPhases:
     """Made when the replica is. `compile` is a part of `load`; `total` is more than their sum."""
 
-    def __init__(self, gauge: Gauge, process_age_s: Callable[[], float] = _process_age_s) -> None:
+    def __init__(
+        self,
+        gauge: Gauge,
+        process_s: Callable[[], float] = _process_s,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._gauge = gauge
-        self._process_age_s = process_age_s
+        self._now_s = now_s
         self._seconds: dict[str, float] = {}
-        self.record(PROCESS, process_age_s())
+        self._began_s = now_s()
+        self.record(PROCESS, process_s())
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -45,7 +59,7 @@ class StartPhases:
 
     def end(self) -> None:
         """The replica is ready."""
-        self.record(TOTAL, self._process_age_s())
+        self.record(TOTAL, self._seconds[PROCESS] + self._now_s() - self._began_s)
 
     @property
     def total_s(self) -> float:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
+
 from serve_app.core.labels import ACCELERATOR_LABEL
 from serve_app.serving.head import OBJECT_STORE_BYTES
 from serve_app.serving.local import LocalCluster
@@ -14,6 +16,7 @@ from serve_app.serving.ports import free_ports
 
 T4 = "T4"
 RTX_4090 = "GeForce-RTX-4090"
+IDLE = "ray::IDLE"
 STARTED = "Ray runtime started"
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 30.0
@@ -39,6 +42,17 @@ def gpu_nodes(cluster: LocalCluster, accelerator_types: Sequence[str]) -> Iterat
         for accelerator_type in accelerator_types:
             nodes.enter_context(_node(cluster, accelerator_type))
         yield
+
+
+def idle_processes(accelerator_type: str) -> int:
+    """Workers without work on the nodes with this card: children of raylets with its label."""
+    label = f'"{ACCELERATOR_LABEL}": "{accelerator_type}"'
+    raylets = [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "raylet" and label in " ".join(process.info["cmdline"] or ())
+    ]
+    return sum(IDLE in child.cmdline() for raylet in raylets for child in raylet.children())
 
 
 @contextmanager

@@ -15,15 +15,19 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture
 def policy(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The policy with a pool and a store of its own, and what it logs in `told`."""
-    from serve_app.serving import gpu_pool, policy, scaling_store
+    from serve_app.serving import gpu_pool, policy, scaling_store, standby
 
     policy_told: list[str] = []
     shown: list[Any] = []
     monkeypatch.setattr(policy.log, "info", lambda text, *values: policy_told.append(text % values))
-    monkeypatch.setattr(gpu_pool, "POOL", gpu_pool.GpuPool())
+    stood_by: list[str] = []
+    standbys = standby.Standbys(lambda: {"busy": 0.0, "free": 1.0}, stood_by.append)
+    monkeypatch.setattr(gpu_pool, "POOL", gpu_pool.GpuPool(_standbys=standbys))
     monkeypatch.setattr(gpu_pool, "_cluster_gpus", lambda: 3.0)
     monkeypatch.setattr(scaling_store, "write_record", lambda tier, record: shown.append(record))
-    return SimpleNamespace(scale=policy.scale_on_queue_depth, told=policy_told, shown=shown)
+    return SimpleNamespace(
+        scale=policy.scale_on_queue_depth, told=policy_told, shown=shown, stood_by=stood_by
+    )
 
 
 def context(
@@ -138,3 +142,9 @@ def test_a_tier_that_may_goes_to_zero(policy: Any) -> None:
     idle: dict[str, Any] = {"running": 0.0, "arriving_load": 0.0}
     assert policy.scale(context(least=0, **idle))[0] == 0
     assert policy.scale(context(least=1, **idle))[0] == 1
+
+
+def test_a_process_stands_by_where_a_card_stays_free(policy: Any) -> None:
+    for tick in range(40):
+        policy.scale(context(now_s=NOW_S + tick / 4))
+    assert policy.stood_by == ["free"]

@@ -1,17 +1,20 @@
 """A replica's start in phases."""
 
+import time
+
 import pytest
 from prometheus_client import CollectorRegistry
 
+from serve_app.serving import start_phases
 from serve_app.serving.start_phases import StartPhases
 from serve_app.telemetry import make_tier_metrics
 
 
-def make_phases(*process_ages_s: float) -> tuple[StartPhases, CollectorRegistry]:
+def make_phases(process_s: float, *times_s: float) -> tuple[StartPhases, CollectorRegistry]:
     registry = CollectorRegistry()
-    ages_s = iter(process_ages_s)
+    readings_s = iter(times_s or (0.0,))
     gauge = make_tier_metrics(registry).startup_s
-    return StartPhases(gauge, process_age_s=lambda: next(ages_s)), registry
+    return StartPhases(gauge, lambda: process_s, lambda: next(readings_s)), registry
 
 
 def measured(registry: CollectorRegistry, phase: str) -> float | None:
@@ -19,7 +22,7 @@ def measured(registry: CollectorRegistry, phase: str) -> float | None:
 
 
 def test_the_start_begins_with_the_process_and_ends_when_ready() -> None:
-    phases, registry = make_phases(3.0, 40.0)
+    phases, registry = make_phases(3.0, 100.0, 137.0)
     phases.record("compile", 12.345)
     assert phases.total_s == 0.0
     phases.end()
@@ -41,3 +44,10 @@ def test_a_phase_that_fails_is_not_measured() -> None:
     with pytest.raises(ValueError, match="no such model"), phases.timed("load"):
         raise ValueError("no such model")
     assert list(phases.report()) == ["process"]
+
+
+def test_a_process_that_stood_by_is_no_part_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_phases, "_IMPORTED_S", time.monotonic())
+    assert start_phases._process_s() > 0
+    monkeypatch.setattr(start_phases, "_IMPORTED_S", time.monotonic() - start_phases.STOOD_BY_S - 1)
+    assert start_phases._process_s() == 0

@@ -22,7 +22,7 @@ from tests.e2e.cluster.mixed import (
 from tests.e2e.cluster.watch import PERIOD_S, Watch, watching
 from tests.e2e.figures import keep_figures
 from tests.e2e.machine_clock import clock_s
-from tests.e2e.ray_nodes import T4
+from tests.e2e.ray_nodes import T4, idle_processes
 from tests.e2e.site import Site, drain_lines, wait_for
 
 # About 50 s of work for one replica: 4 streams at a time, a token each 30 ms, so that the cores are
@@ -60,6 +60,7 @@ def _deploy_anew(site: Site, *, seed: int) -> None:
     wait_for(lambda: site.tier(Tier.CHAT)["replicas_wanted"] == 1, "Serve counts it")
     (replica,) = ready(site, Tier.CHAT)
     assert not replica["service_measured"]
+    wait_for(lambda: idle_processes(T4), "a process stands by", REPLICAS_WITHIN_S)
 
 
 @dataclass(frozen=True, slots=True)

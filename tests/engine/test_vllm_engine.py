@@ -1,12 +1,16 @@
-"""What is taken out of vLLM's application leaves its routes as they answer."""
+"""What is taken out of vLLM's application leaves its routes as they answer; how its end is told."""
 
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
 from fastapi import FastAPI
 from prometheus_fastapi_instrumentator import Instrumentator
 from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.testclient import TestClient
 
-from serve_app.engine.vllm_engine import _shorten_way
+from serve_app.engine.vllm_engine import VllmEngine, _shorten_way
 
 GENERATING = "/v1/chat/completions"
 
@@ -56,3 +60,14 @@ def test_generating_routes_are_looked_at_first() -> None:
     _shorten_way(app, {GENERATING})
     paths.remove(GENERATING)
     assert [getattr(route, "path", None) for route in app.router.routes] == [GENERATING, *paths]
+
+
+async def test_a_dead_engine_is_told_without_vllms_own_error() -> None:
+    """Who reads the error in another process has to import what it is of."""
+    fields = dict.fromkeys(VllmEngine.__dataclass_fields__, cast("Any", None))
+    engine = VllmEngine(**{**fields, "_client": SimpleNamespace(errored=False)})
+    await engine.check()
+    engine = VllmEngine(**{**fields, "_client": SimpleNamespace(errored=True)})
+    with pytest.raises(RuntimeError, match="dead") as raised:
+        await engine.check()
+    assert type(raised.value) is RuntimeError

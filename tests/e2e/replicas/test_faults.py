@@ -51,6 +51,9 @@ async def test_the_engine_of_the_only_replica(site: Site) -> None:
     lost = [reply for reply in aftermath.failed(Tier.REASONING) if reply.status != 429]
     assert len(lost) <= 10
     assert not psutil.pid_exists(before)
+    # It has read how the replica failed, without importing vLLM for it.
+    maps = process_of(site, "ray::ServeController").memory_maps()
+    assert not [each.path for each in maps if "libtorch" in each.path]
 
 
 async def test_haproxy(site: Site) -> None:

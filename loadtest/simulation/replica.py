@@ -34,12 +34,14 @@ class PatientMeter(DemandMeter):
     """Production's meter, which looks at what it has learnt of lengths and speed every five seconds
     and not with each request: summing up 256 lengths is most of its work."""
 
-    _ended: list[tuple[int, int]] = field(default_factory=list)
+    _ended_prompts: list[int] = field(default_factory=list)
+    _ended_answers: list[int] = field(default_factory=list)
     _known_s: dict[int, float] = field(default_factory=dict)
     _refreshed_s: float = 0.0
 
     def finished(self, *, prompt_tokens: int, new_tokens: int) -> None:
-        self._ended.append((prompt_tokens, new_tokens))
+        self._ended_prompts.append(prompt_tokens)
+        self._ended_answers.append(new_tokens)
 
     def resize(self, derived: StepModel) -> None:
         """The replica is another part of a card by now."""
@@ -58,11 +60,11 @@ class PatientMeter(DemandMeter):
         return known_s
 
     def _learn(self) -> None:
-        for prompt_tokens, new_tokens in self._ended:
-            self.lengths = observe_lengths(
-                self.lengths, prompt_tokens=prompt_tokens, answer=new_tokens
-            )
-        self._ended.clear()
+        self.lengths = observe_lengths(
+            self.lengths, prompts=self._ended_prompts, answers=self._ended_answers
+        )
+        self._ended_prompts.clear()
+        self._ended_answers.clear()
         self._known_s.clear()
 
 

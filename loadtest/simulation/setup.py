@@ -49,7 +49,7 @@ class Setup:
     max_queued_requests: int | None = None
     retries: int = 0
     weight: int | None = None
-    most_requests: int = 4_000_000
+    most_requests: int = 2_000_000
     seed: int = 0
     seen: Callable[[float], None] | None = None
 

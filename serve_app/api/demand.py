@@ -45,7 +45,9 @@ class DemandMeter:
 
     def finished(self, *, prompt_tokens: int, new_tokens: int) -> None:
         """A request ended by itself or at its limit."""
-        self.lengths = observe_lengths(self.lengths, prompt_tokens=prompt_tokens, answer=new_tokens)
+        self.lengths = observe_lengths(
+            self.lengths, prompts=(prompt_tokens,), answers=(new_tokens,)
+        )
 
     def arrived(self, *, sequences: int, max_new_tokens: int) -> None:
         """A request came in for the first time, whatever becomes of it."""

@@ -80,12 +80,11 @@ class Gate:
 
     def drain(self) -> Drain:
         now_s = self.clock_s()
-        ages = [
-            now_s - place.started_s
-            for place in self._running
-            if place.started_s is not None
-            for _ in range(place.sequences)
-        ]
+        running = self._running
+        ages = [now_s - place.started_s for place in running if place.started_s is not None]
+        if self.running_sequences != len(ages):
+            sequences = (place.sequences for place in running)
+            ages = [age for age, count in zip(ages, sequences, strict=True) for _ in range(count)]
         return estimate_drain(self._expected_service(), tuple(ages), self.limits.slots)
 
     def configure(self, limits: GateLimits) -> None:

@@ -1,7 +1,7 @@
 """When a place in the line begins to run, from how long requests have been holding their slots."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 # Weight of the newest completion: about the last 60 requests count. With fewer, the mean of times
 # that vary as much as answers do is off by a fifth, and so is every time that clients are told.
@@ -55,8 +55,8 @@ class ServiceTime:
 
     def times(self, factor: float) -> "ServiceTime":
         """Of requests with this much more work."""
-        return replace(
-            self, mean_s=self.mean_s * factor, mean_square_s2=self.mean_square_s2 * factor**2
+        return ServiceTime(
+            self.mean_s * factor, self.completions, self.mean_square_s2 * factor * factor
         )
 
 
@@ -113,9 +113,12 @@ def estimate_drain(service: ServiceTime, running_ages_s: tuple[float, ...], slot
     slots so become free at the rate that Little's law says, `n` in a mean service time.
     """
     completions = max(1.0, min(service.completions, 1 / NEWEST_WEIGHT))
-    held_s = completions * service.mean_s + sum(max(service.mean_s, age) for age in running_ages_s)
-    mean_s = max(held_s / (completions + len(running_ages_s)), 1e-3)
-    typical = sorted(max(mean_s - age, mean_s / 2) for age in running_ages_s)
+    late = [age for age in running_ages_s if age > service.mean_s]
+    count = completions + len(running_ages_s)
+    held_s = (count - len(late)) * service.mean_s + sum(late)
+    mean_s = max(held_s / count, 1e-3)
+    half_s = mean_s / 2
+    typical = sorted([mean_s - age if age < half_s else half_s for age in running_ages_s])
     first, step = 1 - service.spread, 2 * service.spread / max(1, len(typical))
     remaining = [left_s * (first + step * (k + 0.5)) for k, left_s in enumerate(typical)]
     free = [0.0] * (slots - len(running_ages_s))

@@ -5,6 +5,7 @@ Work is counted in seconds of a replica with all slots busy (`StepModel.request_
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from serve_app.core.step_time import StepModel
@@ -42,15 +43,18 @@ class LearntLengths:
         """Mean length of an answer that may have `limit` tokens."""
         if not self.answers:
             return min(self.expected_new_tokens, limit)
-        return sum(min(length, limit) for length in self.answers) / len(self.answers)
+        cut = [length if length < limit else limit for length in self.answers]
+        return sum(cut) / len(cut)
 
 
-def observe_lengths(lengths: LearntLengths, *, prompt_tokens: int, answer: int) -> LearntLengths:
-    """Learn from a request that ended by itself or at its limit."""
+def observe_lengths(
+    lengths: LearntLengths, *, prompts: Sequence[int], answers: Sequence[int]
+) -> LearntLengths:
+    """Learn from requests that ended by themselves or at their limit, in order of their ends."""
     return replace(
         lengths,
-        prompts=(*lengths.prompts, prompt_tokens)[-LENGTHS_KEPT:],
-        answers=(*lengths.answers, answer)[-LENGTHS_KEPT:],
+        prompts=(*lengths.prompts, *prompts)[-LENGTHS_KEPT:],
+        answers=(*lengths.answers, *answers)[-LENGTHS_KEPT:],
     )
 
 
@@ -75,29 +79,27 @@ class ArrivalRate:
     def load(self, now_s: float) -> float:
         """Seconds of work a second, which is the number of full replicas that it keeps busy: the
         slow mean, or the quick one less its error where that is more."""
-        current, age_s = _decayed(self, now_s), now_s - self.since_s
+        age_s = now_s - self.since_s
         if age_s <= 0:
             return 0.0
+        slow, quick, squares = _decayed(self, now_s)
         # A mean that has not run for its whole window yet has seen only this part of it.
         slow_seen, quick_seen = (-math.expm1(-age_s / window) for window in (SLOW_S, QUICK_S))
-        quick = current.quick - STANDARD_ERRORS * math.sqrt(current.squares)
-        return max(current.slow / max(slow_seen, MIN_SEEN), quick / max(quick_seen, MIN_SEEN))
+        quick -= STANDARD_ERRORS * math.sqrt(squares)
+        return max(slow / max(slow_seen, MIN_SEEN), quick / max(quick_seen, MIN_SEEN))
 
 
 def observe_arrival(rate: ArrivalRate, *, now_s: float, work_s: float) -> ArrivalRate:
     """Count a request that comes in, whatever becomes of it."""
-    current = _decayed(rate, now_s)
-    return replace(
-        current,
-        slow=current.slow + work_s / SLOW_S,
-        quick=current.quick + work_s / QUICK_S,
-        squares=current.squares + (work_s / QUICK_S) ** 2,
-    )
-
-
-def _decayed(rate: ArrivalRate, now_s: float) -> ArrivalRate:
-    passed_s = now_s - rate.read_s
-    slow, quick = (math.exp(-passed_s / window) for window in (SLOW_S, QUICK_S))
+    slow, quick, squares = _decayed(rate, now_s)
+    part = work_s / QUICK_S
     return ArrivalRate(
-        rate.since_s, now_s, rate.slow * slow, rate.quick * quick, rate.squares * quick**2
+        rate.since_s, now_s, slow + work_s / SLOW_S, quick + part, squares + part * part
     )
+
+
+def _decayed(rate: ArrivalRate, now_s: float) -> tuple[float, float, float]:
+    """The slow mean, the quick one and its squares, as they are by now."""
+    passed_s = now_s - rate.read_s
+    kept = math.exp(-passed_s / QUICK_S)
+    return rate.slow * math.exp(-passed_s / SLOW_S), rate.quick * kept, rate.squares * kept * kept

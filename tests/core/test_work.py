@@ -43,7 +43,7 @@ def test_lengths_are_learnt_and_limits_cut_them() -> None:
     lengths = LearntLengths(512, 400)
     assert (lengths.prompt_tokens, lengths.new_tokens(100)) == (512, 100)
     for answer in (50, 1000):
-        lengths = observe_lengths(lengths, prompt_tokens=20, answer=answer)
+        lengths = observe_lengths(lengths, prompts=(20,), answers=(answer,))
     assert lengths.prompt_tokens == 20
     assert lengths.new_tokens(2048) == 525
     assert lengths.new_tokens(100) == 75

@@ -16,7 +16,7 @@ PY := $(BIN)/python
 CPU_OR_GPU := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 TESTS ?=
 
-.PHONY: help setup serve doctor check test e2e test-replicas test-k8s soak bench-overhead monitoring lock docs-reference clean
+.PHONY: help setup serve doctor check test e2e test-replicas test-k8s image sbom test-image soak bench-overhead monitoring lock docs-reference clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -50,6 +50,26 @@ soak: setup ## Mixed load, faults in turn, what drifts: ten minutes; HOURS=72 is
 test-k8s: setup ## The Kubernetes manifests, without a cluster: schemas, the operator's rules, traps, checkov
 	@bash tests/k8s/get-tools.sh
 	CHECKOV=$${CHECKOV:-.cache/checkov-3.3.30/bin/checkov} $(PY) -m pytest tests/k8s $(TESTS)
+
+# The image's base is pinned by the digest that the registry has for it now; name an older one to build
+# the same again.
+IMAGE ?= tierserve
+KIND ?= gpu
+BASE ?= docker.io/library/debian:bookworm-slim
+BASE_DIGEST ?=
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+digest = $(or $(BASE_DIGEST),$(shell docker buildx imagetools inspect --format '{{.Manifest.Digest}}' $(BASE)))
+image_args = --file deploy/Dockerfile --build-arg KIND=$(KIND) --build-arg BASE=$(BASE) \
+	--build-arg BASE_DIGEST=$(digest) --build-arg VERSION=$(VERSION) \
+	--build-arg REVISION=$$(git rev-parse HEAD) --build-arg TORCH_INDEX=$(TORCH_INDEX)
+image: ## The image for KubeRay, with Docker: KIND=gpu|cpu, IMAGE=name, BASE_DIGEST=sha256:...
+	docker build $(image_args) --target runtime --tag $(IMAGE):$(VERSION)-$(KIND) .
+
+sbom: ## What is in the image, as CycloneDX and Debian's list, into build/sbom-KIND
+	docker build $(image_args) --target sbom --output build/sbom-$(KIND) .
+
+test-image: setup ## The image's CPU kind without Docker (root, debootstrap, 10 GB): each step, then served
+	$(PY) -m tests.k8s.image build/image $(TESTS)
 
 test: check e2e ## Everything a machine without a GPU can prove: check, then real Ray and real vLLM
 

@@ -23,6 +23,8 @@ command -v "$python" >/dev/null || stop "no '$python' found: install Python 3.11
 fits "$python" || stop "'$python' is $("$python" --version 2>&1): Python 3.11 to 3.14 is needed; say which with PYTHON=."
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
     stop "'$python' has no venv: install it (Debian and Ubuntu: apt install python3-venv)."
+[ "$kind" = gpu ] || "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||
+    stop "libnuma is missing, which vLLM's CPU build needs (Debian and Ubuntu: apt install libnuma1)."
 
 began=$SECONDS
 # The CPU and the GPU build of vLLM own the same files: an environment of the other kind starts anew.

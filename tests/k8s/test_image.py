@@ -1,0 +1,48 @@
+"""deploy/Dockerfile: hadolint, and what its steps copy."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from dockerfile_parse import DockerfileParser
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCKERFILE = REPOSITORY / "deploy/Dockerfile"
+
+
+def steps(word: str) -> list[str]:
+    structure = DockerfileParser(str(DOCKERFILE)).structure
+    return [step["value"] for step in structure if step["instruction"] == word]
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    told = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True)
+    assert (told.returncode, told.stdout) == (0, "")
+
+
+def test_all_that_is_copied_is_there_and_sent_to_the_builder() -> None:
+    sent = {
+        path
+        for line in (REPOSITORY / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+        for path in REPOSITORY.glob(line[1:])
+    }
+    for kind in ("cpu", "gpu"):
+        for value in steps("COPY"):
+            if value.startswith("--from="):
+                continue
+            *patterns, _ = shlex.split(value.replace("${KIND}", kind))
+            for pattern in patterns:
+                found = set(REPOSITORY.glob(pattern))
+                assert found, f"COPY {pattern}: nothing is there"
+                assert found <= sent, f".dockerignore keeps {found - sent}"
+
+
+def test_the_base_is_named_by_its_digest_and_the_user_by_number() -> None:
+    outside = [
+        value for value in steps("FROM") if value.split()[0] not in {"base", "build", "scratch"}
+    ]
+    assert outside == ["${BASE}@${BASE_DIGEST} AS base"]
+    assert steps("USER") == ["1000:100"]

@@ -61,14 +61,14 @@ def find_ray_targets(port: int) -> Path | None:
     """The file in which the Ray cluster behind a port of this machine names its metrics pages.
 
     Ray writes it into its temporary folder, which is above the configuration file of the HAProxy
-    that listens. None where that is not to be seen.
+    that listens; not into /tmp, above its other files, where an earlier Ray may have left one. None
+    where that is not to be seen.
     """
-    for process in _listeners(port):
-        for word in process.cmdline():
-            for folder in Path(word).parents if word.startswith("/") else ():
-                if (folder / RAY_TARGETS).exists():
-                    return folder / RAY_TARGETS
-    return None
+    words = [word for process in _listeners(port) for word in process.cmdline()]
+    folders = {folder for word in words if word.startswith("/") for folder in Path(word).parents}
+    found = [folder for folder in folders if (folder / RAY_TARGETS).exists()]
+    deepest = max(found, key=lambda folder: len(folder.parts), default=None)
+    return None if deepest is None else deepest / RAY_TARGETS
 
 
 def command(config: Path, port: int) -> Sequence[str]:

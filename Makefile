@@ -31,7 +31,7 @@ serve: setup ## Serve both tiers on this machine; Ctrl-C stops everything
 doctor: setup ## What this cluster or machine can run, why something cannot, and what to change
 	@$(if $(MODEL),TIERSERVE_MODEL="$(MODEL)") $(PY) -m serve_app doctor $(if $(PROFILE),--profile $(PROFILE))
 
-check: setup ## Format, lint, import rules, types, unit tests (under a minute)
+check: setup ## Format, lint, import rules, types, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports

@@ -74,9 +74,9 @@ def _start(node: str) -> None:
     def told(answer: Any) -> None:
         fault = answer.exception()
         if fault is None:
-            log.info("a process stands by on node %s", node)
+            log.info("a process is started on node %s, to stand by for a replica", node)
         else:
-            log.warning("no process stands by on node %s: %s", node, fault)
+            log.warning("no process stands by on node %s, a replica starts slower: %s", node, fault)
         channel.close()
 
     asked.add_done_callback(told)

@@ -60,6 +60,7 @@ def _deploy_anew(site: Site, *, seed: int) -> None:
     wait_for(lambda: site.tier(Tier.CHAT)["replicas_wanted"] == 1, "Serve counts it")
     (replica,) = ready(site, Tier.CHAT)
     assert not replica["service_measured"]
+    # As on a cluster at rest; seconds after a card became free a replica starts slower (ADR 15).
     wait_for(lambda: idle_processes(T4), "a process stands by", REPLICAS_WITHIN_S)
 
 

@@ -28,6 +28,7 @@ def main() -> int:
                         help="a folder of this machine that steps may read")  # fmt: skip
     parser.add_argument("--keep", action="store_true", help="serve from what was built before")
     options = parser.parse_args()
+    options.folder = options.folder.resolve()
     runtime = options.folder / "runtime"
     if not options.keep:
         shutil.rmtree(options.folder, ignore_errors=True)

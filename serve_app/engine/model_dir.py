@@ -119,6 +119,11 @@ def check_model_dir(path: Path) -> None:
     for file in weights:
         if not file.is_file():
             raise _broken(path, f"lacks the weights file {file.name}")
+        if not os.access(file, os.R_OK):
+            raise ModelNotFoundError(
+                f"User {os.getuid()} of group {os.getgid()} may not read '{file}': give the file "
+                "to that user or group, or make it readable for all."
+            )
         if file.suffix == ".safetensors" and not _is_whole_safetensors(file):
             raise _broken(path, f"has a truncated weights file {file.name}")
 

@@ -36,6 +36,16 @@ def test_a_directory_that_lacks_a_file_is_refused(tmp_path: Path, file: str) -> 
         resolve_model(str(model))
 
 
+def test_weights_that_may_not_be_read_are_not_called_truncated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = make_model_dir(tmp_path) / "model.safetensors"
+    # Root may read everything, and tests may run as root.
+    monkeypatch.setattr("os.access", lambda path, mode: path != weights)
+    with pytest.raises(ModelNotFoundError, match=rf"may not read '{weights}'"):
+        resolve_model(str(weights.parent))
+
+
 def test_truncated_weights_are_refused(tmp_path: Path) -> None:
     model = make_model_dir(tmp_path)
     write_safetensors(model / "model.safetensors", missing_bytes=1)

@@ -16,7 +16,7 @@ PY := $(BIN)/python
 CPU_OR_GPU := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 TESTS ?=
 
-.PHONY: help setup serve doctor check test e2e test-replicas test-k8s image sbom test-image soak bench-overhead monitoring lock docs-reference clean
+.PHONY: help setup serve doctor check test e2e test-replicas test-k8s image sbom test-image test-clients soak bench-overhead monitoring lock docs-reference clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ sbom: ## What is in the image, as CycloneDX and Debian's list, into build/sbom-K
 
 test-image: setup ## The image's CPU kind without Docker (root, debootstrap, 10 GB): each step, then served
 	$(PY) -m tests.k8s.image build/image $(TESTS)
+
+test-clients: setup ## The real clients against `make serve MODEL=micro-r1`: docs/clients.md, LiteLLM, Open WebUI
+	$(PY) -m tests.clients --base-url http://127.0.0.1:$(PORT)
 
 test: check e2e ## Everything a machine without a GPU can prove: check, then real Ray and real vLLM
 

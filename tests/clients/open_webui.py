@@ -84,7 +84,7 @@ class _Trial:
         yield "a streamed answer with its thought", self.stream
         yield "a title comes from chat, without a thought", self.title
         yield "leaving a stream ends it in the engine", self.abort
-        yield "the page folds the thought, and stops", self.page
+        yield "the page folds the thought", self.page
 
     def known_settings(self) -> None:
         """One that a new release does not know any more would silently do nothing."""

@@ -13,7 +13,7 @@ from serve_app.errors import RequestError
 RETRY_AFTER_S = 2
 _REFUSAL = RequestError(
     429,
-    f"The line of the reasoning tier is full. Come back in {RETRY_AFTER_S} s.",
+    f"The reasoning tier is full: 8 requests are ahead. Come back in {RETRY_AFTER_S} s.",
     code="queue_full",
     retry_after_s=RETRY_AFTER_S,
 )

@@ -7,6 +7,7 @@ PORT ?= 8000
 PROFILE ?=
 MODEL ?=
 HOURS ?=
+POD_IMAGE ?=
 PYTHON ?=
 # Where torch's CPU build is looked for when pip, as configured, does not find it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -16,7 +17,7 @@ PY := $(BIN)/python
 CPU_OR_GPU := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 TESTS ?=
 
-.PHONY: help setup serve doctor check test e2e test-replicas test-k8s image sbom test-image test-clients soak bench-overhead monitoring lock docs-reference clean
+.PHONY: help setup serve doctor check test e2e test-replicas test-k8s test-pods image sbom test-image test-clients soak bench-overhead monitoring lock docs-reference clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -39,7 +40,7 @@ check: setup ## Format, lint, import rules, types, unit tests
 	$(PY) -m pytest -m "not e2e" --allow-hosts=127.0.0.1,::1 --allow-unix-socket $(TESTS)
 
 e2e: setup
-	$(PY) -m pytest -m e2e --ignore=tests/e2e/replicas $(TESTS)
+	$(PY) -m pytest -m e2e --ignore=tests/e2e/replicas --ignore=tests/k8s $(TESTS)
 
 test-replicas: setup ## Two replicas: relay, drain, and parts killed under load (not in `make test`)
 	$(PY) -m pytest -m e2e tests/e2e/replicas
@@ -47,9 +48,12 @@ test-replicas: setup ## Two replicas: relay, drain, and parts killed under load 
 soak: setup ## Mixed load, faults in turn, what drifts: ten minutes; HOURS=72 is the acceptance
 	@exec $(PY) -m loadtest soak $(if $(HOURS),--hours $(HOURS)) $(if $(MODEL),--model "$(MODEL)")
 
-test-k8s: setup ## The Kubernetes manifests, without a cluster: schemas, the operator's rules, traps, checkov
+test-k8s: setup ## The Kubernetes manifests, without a cluster: schemas, traps, checkov, and the Pods by hand (root)
 	@bash tests/k8s/get-tools.sh
 	CHECKOV=$${CHECKOV:-.cache/checkov-3.3.30/bin/checkov} $(PY) -m pytest tests/k8s $(TESTS)
+
+test-pods: setup ## The Pods by hand alone (root; POD_IMAGE=build/image: from `make test-image`), into docs/kubernetes.md
+	$(PY) -m tests.k8s.pods $(if $(POD_IMAGE),--image $(POD_IMAGE))
 
 # The image's base is pinned by the digest that the registry has for it now; name an older one to build
 # the same again.

@@ -3,7 +3,8 @@
 import psutil
 
 from serve_app.core.tiers import Tier
-from tests.e2e.replicas.faults import answers, break_under_load, kill, process_of
+from tests.e2e.aftermath import break_under_load
+from tests.e2e.replicas.faults import answers, kill, process_of
 from tests.e2e.site import Site
 
 # A process that starts vLLM anew, on cores that go on serving.
@@ -18,7 +19,7 @@ async def test_one_of_two_replicas(site: Site) -> None:
     before = pids(site, Tier.CHAT)
     victim = psutil.Process(min(before))
     aftermath = await break_under_load(
-        site,
+        lambda: site.url,
         lambda: kill(victim),
         lambda: len(pids(site, Tier.CHAT) - {victim.pid}) == 2,
         within_s=NEW_REPLICA_WITHIN_S,
@@ -39,7 +40,7 @@ async def test_the_engine_of_the_only_replica(site: Site) -> None:
         if child.cmdline() and child.cmdline()[0].startswith("VLLM::EngineCore")
     )
     aftermath = await break_under_load(
-        site,
+        lambda: site.url,
         lambda: kill(engine),
         lambda: pids(site, Tier.REASONING) not in (set(), {before}),
         within_s=NEW_REPLICA_WITHIN_S,
@@ -60,7 +61,10 @@ async def test_haproxy(site: Site) -> None:
     before = {tier: pids(site, tier) for tier in Tier}
     victim = process_of(site, "haproxy")
     aftermath = await break_under_load(
-        site, lambda: kill(victim), lambda: answers(site), within_s=20.0
+        lambda: site.url,
+        lambda: kill(victim),
+        lambda: answers(site),
+        within_s=20.0,
     )
     aftermath.keep("HAProxy")
     assert aftermath.back_s < 10.0
@@ -73,7 +77,7 @@ async def test_the_controller(site: Site) -> None:
     before = {tier: pids(site, tier) for tier in Tier}
     victim = process_of(site, "ray::ServeController")
     aftermath = await break_under_load(
-        site,
+        lambda: site.url,
         lambda: kill(victim),
         lambda: all(site.tier(tier)["status"] == "HEALTHY" for tier in Tier),
         within_s=60,

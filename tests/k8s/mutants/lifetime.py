@@ -85,6 +85,21 @@ LIFETIME_MUTANTS = (
         (Edit(f"{HEAD_RAY}/env/4"),),
     ),
     Mutant(
+        "the operator's headless Service of the head (trap 24)",
+        "workers_find_a_new_head",
+        (Edit(f"{CLUSTER}/headGroupSpec/headService"),),
+    ),
+    Mutant(
+        "a head's Service of ours that is headless (trap 24)",
+        "workers_find_a_new_head",
+        (Edit(f"{CLUSTER}/headGroupSpec/headService/spec/clusterIP", "None"),),
+    ),
+    Mutant(
+        "a head that must be ready before its workers find it",
+        "workers_find_a_new_head",
+        (Edit(f"{CLUSTER}/headGroupSpec/headService/spec/publishNotReadyAddresses"),),
+    ),
+    Mutant(
         "one storage namespace for both clusters of an upgrade",
         "head_is_recoverable_or_protected",
         (Edit(f"{CLUSTER}/gcsFaultToleranceOptions/externalStorageNamespace", "tierserve"),),

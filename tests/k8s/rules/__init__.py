@@ -29,6 +29,7 @@ _ALL: tuple[Rule, ...] = (
     lifetime.start_has_time_to_load,
     lifetime.budgets_can_be_kept,
     lifetime.head_is_recoverable_or_protected,
+    lifetime.workers_find_a_new_head,
     lifetime.runtime_settings_are_those_of_runtime_env,
     lifetime.settings_are_alike_on_all_nodes,
     lifetime.live_changes_make_no_new_cluster,

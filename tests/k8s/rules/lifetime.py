@@ -96,6 +96,19 @@ def head_is_recoverable_or_protected(m: Manifests) -> Iterator[str]:
         yield f"there is no Service {service}"
 
 
+def workers_find_a_new_head(m: Manifests) -> Iterator[str]:
+    """Its Service has an address that stays (trap 24). The operator's own is headless (KubeRay's
+    BuildServiceForHeadPod); then gRPC looks the name up again after 30 s at the earliest, and Serve
+    takes all replicas out of HAProxy after 10 s of recovery."""
+    if m.cluster.get("gcsFaultToleranceOptions") is None:
+        return
+    service = m.head.get("headService", {}).get("spec")
+    if service is None or service.get("clusterIP") == "None":
+        yield "the head's name leads to another address after its return"
+    elif not service.get("publishNotReadyAddresses"):
+        yield "the head that waits for its own readiness has no address"
+
+
 def runtime_settings_are_those_of_runtime_env(m: Manifests) -> Iterator[str]:
     """Every Ray process on every node reads deploy/runtime.env; only the token mode is its own."""
     expected = read_env_file((REPO / "deploy" / "runtime.env").read_text())

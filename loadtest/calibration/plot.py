@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadtest.calibration.calibrate import Fits
+from loadtest.calibration.fit import Fits
 from loadtest.calibration.samples import FirstToken, Step
 from loadtest.load.plots import COLORS, LEGEND, SMALL, make_figure, save
 
@@ -19,7 +19,7 @@ def draw(
     for number, (label, low, high) in enumerate(_CONTEXTS):
         own = [
             (step, fitted)
-            for step, fitted in zip(steps, fits.steps.fitted_ms, strict=True)
+            for step, fitted in zip(steps, fits.curve.fitted_ms, strict=True)
             if low <= step.context_tokens / step.sequences < high
         ]
         if not own:

@@ -66,9 +66,8 @@ def most_rps(profile: CardProfile, limits: Limits, *, prompt: float, answer: flo
 
     As `StepModel.request_s`, with the reading of their contexts.
     """
-    context = profile.per_context_ktoken_ms.value * (prompt + answer / 2) / 1e3
-    token_ms = profile.base_ms.value / limits.slots + profile.per_sequence_ms.value + context
-    return 1e3 / (answer * token_ms + prompt * profile.per_prompt_token_ms.value)
+    token_ms = profile.token_ms(limits.slots, prompt + answer / 2)
+    return 1e3 / (answer * token_ms + profile.prompt_ms(prompt))
 
 
 def mean_tokens(tokens: Lognormal) -> float:

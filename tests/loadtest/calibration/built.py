@@ -7,6 +7,7 @@ from loadtest.calibration.waves import Answered, Wave
 from loadtest.load.record import Outcome, Record
 
 BASE_MS, SEQUENCE_MS, CONTEXT_MS, PROMPT_MS, OVERHEAD_MS = 40.0, 2.5, 0.5, 1.2, 12.0
+PAIRS_MS = 300.0
 
 
 def step_ms(sequences: int, context_tokens: float) -> float:
@@ -15,7 +16,8 @@ def step_ms(sequences: int, context_tokens: float) -> float:
 
 def first_token_ms(prompt_tokens: int) -> float:
     """Alone."""
-    return OVERHEAD_MS + BASE_MS + PROMPT_MS * prompt_tokens
+    own_ms = PROMPT_MS * prompt_tokens + PAIRS_MS * prompt_tokens**2 / 2e6
+    return OVERHEAD_MS + step_ms(1, 0) + own_ms
 
 
 def answered(sequences: int, prompt_tokens: int, new_tokens: int) -> Answered:

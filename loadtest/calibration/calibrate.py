@@ -17,8 +17,9 @@ from loadtest.calibration.told import Told, told_by
 from loadtest.calibration.waves import SHORT_TOKENS, Answered, Wave, ask_rounds, plan
 from loadtest.load.ask import open_session
 from loadtest.load.faults import LoadFault
+from loadtest.load.generator import RunClock
 from loadtest.load.scenario import Load, Poisson, Scenario
-from loadtest.load.server import Target, find_target
+from loadtest.load.server import Target, Watch, find_target
 from loadtest.results_file import commit, machine, versions
 from loadtest.simulation.profile import (
     TOTAL,
@@ -100,7 +101,12 @@ async def _measure(
                 on_wave(wave)
                 progress.update(bar, advance=1, description=wave.wave.words())
 
-            await ask(waves, rounds=wanted.rounds, limit_s=wanted.limit_s, on_wave=seen)
+            # A load run looks at the server too, once a second, which costs it some time.
+            watch = asyncio.create_task(Watch(RunClock()).run(session, wanted.base_url))
+            try:
+                await ask(waves, rounds=wanted.rounds, limit_s=wanted.limit_s, on_wave=seen)
+            finally:
+                watch.cancel()
 
 
 def _scenario(wanted: Wanted) -> Scenario:
@@ -133,7 +139,9 @@ def _slots(wanted: Wanted, told: Told) -> int:
 def fit(answered: Sequence[Answered]) -> Fits:
     """Raises LoadFault where too little was measured."""
     try:
-        return fit_all(samples.steps(answered), samples.first_tokens(answered))
+        return fit_all(
+            samples.steps(answered), samples.busy_times(answered), samples.first_tokens(answered)
+        )
     except TooLittle as fault:
         raise LoadFault(f"Too little was measured for a profile. {fault}") from None
 

@@ -1,4 +1,4 @@
-"""From measured steps and first tokens to a card's figures, by a robust fit with none below 0."""
+"""From what was measured to a card's figures, by a robust fit with none below 0."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.calibration.samples import FirstToken, Step
+from loadtest.calibration.samples import BusyTime, FirstToken, Step
 from loadtest.simulation.profile import pairs
 
 Numbers = NDArray[np.float64]
@@ -67,8 +67,15 @@ class Fits:
     first_tokens: Fit
 
 
-def fit_all(steps: Sequence[Step], first_tokens: Sequence[FirstToken]) -> Fits:
-    """Raises TooLittle."""
+def fit_all(
+    steps: Sequence[Step], busy: Sequence[BusyTime], first_tokens: Sequence[FirstToken]
+) -> Fits:
+    """Raises TooLittle. What steps take under load joins what they take in waves, less the prompts
+    that came in that time."""
+    if not any(step.sequences == 1 for step in steps):
+        raise TooLittle("No step of one sequence: first tokens have nothing to be compared with.")
+    first = fit_first_tokens(first_tokens, fit_curve(steps))
+    steps = [*steps, *(step for time in busy if (step := without_prompts(time, first)) is not None)]
     curve = fit_curve(steps)
     line = fit_line(steps, curve)
     if not line["base_ms"]:
@@ -76,15 +83,25 @@ def fit_all(steps: Sequence[Step], first_tokens: Sequence[FirstToken]) -> Fits:
     return Fits(curve, line, fit_first_tokens(first_tokens, curve))
 
 
+def without_prompts(busy: BusyTime, first: Fit) -> Step | None:
+    """The decode step of that time; None where prompts seem to have taken all of it."""
+    prompts_ms = (
+        first["per_prompt_token_ms"] * busy.prompt_tokens
+        + first["per_prompt_mpair_ms"] * busy.prompt_pairs / 1e6
+    )
+    step_ms = (busy.took_ms - prompts_ms) / busy.steps
+    return Step(busy.sequences, busy.context_tokens, step_ms) if step_ms > 0 else None
+
+
 def fit_curve(steps: Sequence[Step]) -> Fit:
     """What a step takes by its sequences: the first of the sizes that were measured, and what each
     further one adds to the one before; and `per_context_ktoken_ms`."""
-    sizes = sorted({step.sequences for step in steps})
+    sizes = sorted({step.sequences for step in steps if step.sequences == int(step.sequences)})
     if len(sizes) < 2:
         raise TooLittle("Steps of one batch size only: they tell no cost of a sequence.")
-    columns = {str(sizes[0]): [1.0 for _ in steps]}
+    columns = {str(int(sizes[0])): [1.0 for _ in steps]}
     for low, high in pairwise(sizes):
-        columns[str(high)] = [
+        columns[str(int(high))] = [
             min(max((step.sequences - low) / (high - low), 0.0), 1.0) for step in steps
         ]
     columns[CONTEXT] = [step.context_tokens / 1e3 for step in steps]

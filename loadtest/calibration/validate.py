@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.calibration.bars import BARS, THROUGHPUT
+from loadtest.calibration.waves import ANSWERS, PROMPTS
 from loadtest.load.arrivals import Z_95
 from loadtest.load.ask import open_session
 from loadtest.load.faults import LoadFault
@@ -25,8 +26,6 @@ from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 
 # Of the load that the simulation says is the most.
 SHARES = (0.30, 0.60, 0.85)
-PROMPTS = Lognormal(median=64, p95=256)
-ANSWERS = Lognormal(median=48, p95=144)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
 
 def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     from loadtest.calibration import validate
+    from loadtest.calibration.waves import ANSWERS, PROMPTS
     from loadtest.load import run as run_of
     from loadtest.load import run_dir
     from loadtest.load.command import without_key
@@ -83,8 +84,8 @@ def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     most_rps = validate.most_rps(
         profile,
         limits,
-        prompt=validate.mean_tokens(validate.PROMPTS),
-        answer=validate.mean_tokens(validate.ANSWERS),
+        prompt=validate.mean_tokens(PROMPTS),
+        answer=validate.mean_tokens(ANSWERS),
     )
     rows: list[dict[str, Any]] = []
     meta = {

@@ -9,12 +9,14 @@ from loadtest.calibration.fit import (
     CONTEXT,
     TooLittle,
     curve_ms,
+    fit_all,
     fit_curve,
     fit_first_tokens,
     fit_line,
     least_squares_from_0,
+    without_prompts,
 )
-from loadtest.calibration.samples import FirstToken, Step
+from loadtest.calibration.samples import BusyTime, FirstToken, Step
 from tests.loadtest.calibration import built
 
 STEPS = [
@@ -69,6 +71,25 @@ def test_a_machine_that_is_slow_half_of_the_time_has_the_mean_speed() -> None:
     found = curve_ms(fit_curve(halves))
     assert found[1] == pytest.approx(built.step_ms(1, 0), rel=0.01)
     assert found[20] == pytest.approx(built.step_ms(20, 0), rel=0.01)
+
+
+def test_what_steps_take_under_load_counts_less_its_prompts() -> None:
+    """Busy steps of 20 sequences are longer by half than those of a wave: the curve is between."""
+    prompts, took_ms = 1000, 100 * 1.5 * built.step_ms(20, 800)
+    prompts_ms = built.PROMPT_MS * prompts + built.PAIRS_MS * 0.2
+    time = BusyTime(100, took_ms + prompts_ms, 20.0, 800.0, prompts, 200_000.0)
+    alone = fit_all(STEPS, [], FIRST_TOKENS)
+    step = without_prompts(time, alone.first_tokens)
+    assert step is not None
+    assert step.step_ms == pytest.approx(1.5 * built.step_ms(20, 800))
+    under_load = curve_ms(fit_all(STEPS, [time] * 3, FIRST_TOKENS).curve)
+    assert 1.1 < under_load[20] / built.step_ms(20, 0) < 1.5
+    assert under_load[8] == pytest.approx(built.step_ms(8, 0), rel=0.1)
+
+
+def test_first_tokens_need_a_step_of_one_sequence() -> None:
+    with pytest.raises(TooLittle, match="one sequence"):
+        fit_all(STEPS[3:], [], FIRST_TOKENS)
 
 
 BENT = ((1, 30.0), (2, 42.0), (4, 44.0), (8, 48.0), (16, 58.0), (32, 121.0))

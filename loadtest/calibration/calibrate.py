@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from loadtest.calibration import samples
-from loadtest.calibration.fit import CONTEXT, Fit, Fits, TooLittle, curve_ms, fit_all
+from loadtest.calibration.fit import CONTEXT, PROMPT, Fit, Fits, TooLittle, curve_ms, fit_all
 from loadtest.calibration.told import Told, told_by
 from loadtest.calibration.waves import SHORT_TOKENS, Answered, Wave, ask_rounds, plan
 from loadtest.load.ask import open_session
@@ -159,6 +159,7 @@ def profile_of(wanted: Wanted, measured: Measured, fits: Fits, command: str) -> 
         by_sequences=_curve(fits.curve),
         per_context_ktoken_ms=_fitted(fits.curve, CONTEXT, "decode steps"),
         per_prompt_token_ms=_fitted(first, "per_prompt_token_ms", "first tokens"),
+        per_prompt_ms=_fitted(fits.curve, PROMPT, "steps under load"),
         per_prompt_mpair_ms=_fitted(first, "per_prompt_mpair_ms", "first tokens"),
         overhead_ms=_fitted(first, "overhead_ms", "first tokens"),
         step_tokens=_given(wanted.step_tokens, "--step-tokens"),

@@ -89,7 +89,6 @@ def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     picture = options.out.with_suffix(".png")
     plot.draw(
         fits,
-        samples.steps(measured.answered),
         samples.first_tokens(measured.answered),
         f"{profile.name}, {profile.model}",
         picture,
@@ -124,7 +123,8 @@ def tell(profile: CardProfile, fits: "Fits", console: Console) -> None:
     table.add_column("how")
     for name in (
         *("base_ms", "per_sequence_ms", "per_context_ktoken_ms", "per_prompt_token_ms"),
-        *("per_prompt_mpair_ms", "overhead_ms", "step_tokens", "kv_tokens", "max_sequences"),
+        *("per_prompt_mpair_ms", "per_prompt_ms", "overhead_ms"),
+        *("step_tokens", "kv_tokens", "max_sequences"),
     ):
         figure = getattr(profile, name)
         table.add_row(name, f"{figure.value:,.5g}", f"{figure.status}; {figure.source}")

@@ -12,7 +12,7 @@ from loadtest.simulation.profile import pairs
 
 Numbers = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-CONTEXT = "per_context_ktoken_ms"
+CONTEXT, PROMPT = "per_context_ktoken_ms", "per_prompt_ms"
 # By so much, as a share, the straight line may miss a step that nothing disturbed: the full batch
 # is one wave of a round, and what it says must count.
 USUAL_OFF = 0.3
@@ -60,8 +60,10 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Fits:
-    """`curve` is what the simulation steps by; `line` the straight one of production's gate."""
+    """`curve` is what the simulation steps by, through `steps`, those under load too; `line` the
+    straight one of production's gate."""
 
+    steps: tuple[Step, ...]
     curve: Fit
     line: Fit
     first_tokens: Fit
@@ -80,22 +82,25 @@ def fit_all(
     line = fit_line(steps, curve)
     if not line["base_ms"]:
         raise TooLittle("Steps seem to cost nothing but their sequences.")
-    return Fits(curve, line, fit_first_tokens(first_tokens, curve))
+    return Fits(tuple(steps), curve, line, fit_first_tokens(first_tokens, curve))
 
 
 def without_prompts(busy: BusyTime, first: Fit) -> Step | None:
-    """The decode step of that time; None where prompts seem to have taken all of it."""
+    """The step of that time less its prompts' tokens; None where they seem to have taken it all."""
     prompts_ms = (
         first["per_prompt_token_ms"] * busy.prompt_tokens
         + first["per_prompt_mpair_ms"] * busy.prompt_pairs / 1e6
     )
     step_ms = (busy.took_ms - prompts_ms) / busy.steps
-    return Step(busy.sequences, busy.context_tokens, step_ms) if step_ms > 0 else None
+    if step_ms <= 0:
+        return None
+    return Step(busy.sequences, busy.context_tokens, step_ms, busy.prompts / busy.steps)
 
 
 def fit_curve(steps: Sequence[Step]) -> Fit:
     """What a step takes by its sequences: the first of the sizes that were measured, and what each
-    further one adds to the one before; and `per_context_ktoken_ms`."""
+    further one adds to the one before; `per_context_ktoken_ms`; and `per_prompt_ms`, by which
+    steps under load are longer than those of a wave."""
     sizes = sorted({step.sequences for step in steps if step.sequences == int(step.sequences)})
     if len(sizes) < 2:
         raise TooLittle("Steps of one batch size only: they tell no cost of a sequence.")
@@ -105,30 +110,34 @@ def fit_curve(steps: Sequence[Step]) -> Fit:
             min(max((step.sequences - low) / (high - low), 0.0), 1.0) for step in steps
         ]
     columns[CONTEXT] = [step.context_tokens / 1e3 for step in steps]
+    columns[PROMPT] = [step.prompts for step in steps]
     return _fit(columns, [step.step_ms for step in steps])
 
 
 def curve_ms(curve: Fit) -> Mapping[int, float]:
     """The step without contexts, by its sequences."""
-    sizes = [name for name in curve.names if name != CONTEXT]
+    sizes = [name for name in curve.names if name not in (CONTEXT, PROMPT)]
     return dict(zip(map(int, sizes), accumulate(curve[name] for name in sizes), strict=True))
 
 
 def fit_line(steps: Sequence[Step], curve: Fit) -> Fit:
     """`base_ms` and `per_sequence_ms`: the straight line by which production's gate goes, with
-    contexts at what the curve says."""
+    contexts and prompts at what the curve says."""
     columns = {
         "base_ms": [1.0 for _ in steps],
         "per_sequence_ms": [float(step.sequences) for step in steps],
     }
-    read_ms = [curve[CONTEXT] * step.context_tokens / 1e3 for step in steps]
-    return _fit(columns, [step.step_ms for step in steps], known_ms=read_ms)
+    known_ms = [
+        curve[CONTEXT] * step.context_tokens / 1e3 + curve[PROMPT] * step.prompts for step in steps
+    ]
+    return _fit(columns, [step.step_ms for step in steps], known_ms=known_ms)
 
 
 def fit_first_tokens(first_tokens: Sequence[FirstToken], curve: Fit) -> Fit:
     """`overhead_ms`, `per_prompt_token_ms` and `per_prompt_mpair_ms`, of prompts that were alone.
 
-    What a first token takes beyond a step of one sequence is the way of the request and its prompt.
+    What a first token takes beyond a step of one sequence and `per_prompt_ms` is the way of the
+    request and its prompt's tokens.
     """
     if len({first.prompt_tokens for first in first_tokens}) < 2:
         raise TooLittle("Prompts of one length only: they tell no cost of a prompt token.")
@@ -138,7 +147,7 @@ def fit_first_tokens(first_tokens: Sequence[FirstToken], curve: Fit) -> Fit:
         "per_prompt_mpair_ms": [pairs(0, first.prompt_tokens) / 1e6 for first in first_tokens],
     }
     ttft_ms = [first.ttft_ms for first in first_tokens]
-    alone_ms = next(iter(curve_ms(curve).values()))
+    alone_ms = next(iter(curve_ms(curve).values())) + curve[PROMPT]
     return _fit(columns, ttft_ms, known_ms=[alone_ms for _ in ttft_ms])
 
 

@@ -16,11 +16,13 @@ SAME_STEP_S = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Decode steps of a batch; `context_tokens` of all sequences."""
+    """Decode steps of a batch; `context_tokens` of all sequences. `prompts`: so many began in each
+    of them on the average, whose tokens are not counted in `step_ms`."""
 
     sequences: float
     context_tokens: float
     step_ms: float
+    prompts: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +37,13 @@ class FirstToken:
 class BusyTime:
     """Of a wave in which one request followed another, while all clients were busy: so many steps
     took `took_ms` together, with so many sequences and so much context on the average. Among them
-    were the prompts' own steps: `prompt_tokens` in all, and their `prompt_pairs`."""
+    were the steps of so many `prompts`: `prompt_tokens` in all, and their `prompt_pairs`."""
 
     steps: float
     took_ms: float
     sequences: float
     context_tokens: float
+    prompts: int
     prompt_tokens: int
     prompt_pairs: float
 
@@ -122,6 +125,7 @@ def _busy_time(records: Sequence[Record], clients: int) -> BusyTime | None:
         took_ms=1e3 * (end_s - begin_s),
         sequences=tokens / steps,
         context_tokens=read / steps,
+        prompts=len(begun),
         prompt_tokens=sum(begun),
         prompt_pairs=sum(pairs(0, prompt) for prompt in begun),
     )

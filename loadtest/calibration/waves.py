@@ -30,8 +30,9 @@ PROMPTS = Lognormal(median=64, p95=256)
 ANSWERS = Lognormal(median=48, p95=144)
 # Where requests follow each other: below so many sequences they are as alone as in other waves.
 LEAST_BUSY = 4
-# Of each client in turn; between the first and the last of them all are busy.
-BUSY_TURNS = 4
+# Of each client in turn, with many clients at most so many in all, but two of each: until the last
+# one is sent all are busy.
+BUSY_TURNS, BUSY_REQUESTS = 4, 64
 SETTLE_S = 0.3
 LIMIT_S = 300.0
 
@@ -128,7 +129,8 @@ async def _ask(
 def _load(tier: str, wave: Wave | Busy) -> Load:
     clients = Closed(kind="closed", concurrency=wave.sequences)
     if isinstance(wave, Busy):
-        count = BUSY_TURNS * wave.sequences
+        number = wave.sequences
+        count = max(2 * number, min(BUSY_TURNS * number, BUSY_REQUESTS))
         return Load(
             tier=tier, arrivals=clients, input_tokens=PROMPTS, output_tokens=ANSWERS, requests=count
         )

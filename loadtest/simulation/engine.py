@@ -33,6 +33,7 @@ class Engine:
     _per_context_s: float = field(init=False)
     _per_prompt_s: float = field(init=False)
     _per_pair_s: float = field(init=False)
+    _begin_s: float = field(init=False)
     _size: float = field(init=False)
     # Of a profile with a curve: what steps took so far, by their sequences. Else it stays None.
     _on_curve_s: dict[int, float] | None = None
@@ -68,6 +69,7 @@ class Engine:
         self._per_context_s = profile.per_context_ktoken_ms.value / 1e6 / size
         self._per_prompt_s = profile.per_prompt_token_ms.value / 1e3 / size
         self._per_pair_s = profile.pairs_ms(1e6) / 1e9 / size
+        self._begin_s = profile.begin_ms / 1e3 / size
         self._size = size
         self._on_curve_s = None if profile.by_sequences is None else {}
         self._step_tokens = max(1, int(profile.step_tokens.value * size))
@@ -110,8 +112,8 @@ class Engine:
         and the reading of its own context."""
         mean_context = prompt_tokens + new_tokens / 2
         token_s = self._batch_s(slots) / slots + self._per_context_s * mean_context
-        prompt_s = prompt_tokens * self._per_prompt_s
-        return new_tokens * token_s + prompt_s + pairs(0, prompt_tokens) * self._per_pair_s
+        prompt_s = prompt_tokens * self._per_prompt_s + pairs(0, prompt_tokens) * self._per_pair_s
+        return new_tokens * token_s + prompt_s + self._begin_s
 
     def _batch_s(self, sequences: int) -> float:
         """Of a step without contexts and prompts."""
@@ -149,8 +151,8 @@ class Engine:
         first_s = self._batch_s(sequences) + self._per_context_s * self._context
         prompt_tokens = 0
         if self._prompts:
-            prompt_tokens, prompt_pairs = self._prefill(self._step_tokens - sequences, now_s)
-            first_s += self._per_prompt_s * prompt_tokens + self._per_pair_s * prompt_pairs
+            prompt_tokens, beside_s = self._prefill(self._step_tokens - sequences, now_s)
+            first_s += self._per_prompt_s * prompt_tokens + beside_s
         steps = 1
         if not prompt_tokens:
             room = (self._kv_tokens - self._context - self._reserved) // sequences
@@ -165,9 +167,9 @@ class Engine:
         return steps * self._first_step_s + self._growth_s * steps * (steps - 1) / 2
 
     def _prefill(self, budget: int, now_s: float) -> tuple[int, float]:
-        """Prompt tokens of this step, and the pairs of them that it looks at. A prompt begins only
-        if the pool can hold it."""
-        tokens, prompt_pairs = 0, 0.0
+        """Prompt tokens of this step, and what prompts take beside what each token takes. A prompt
+        begins only if the pool can hold it."""
+        tokens, beside_s = 0, 0.0
         prompts, decoding = self._prompts, len(self._decoding)
         while prompts and tokens < budget:
             visit = prompts[0]
@@ -180,13 +182,14 @@ class Engine:
                 if visit.started_s is None:
                     visit.started_s = now_s
             part = min(visit.prefill_left, budget - tokens)
-            prompt_pairs += pairs(visit.pool_tokens - visit.prefill_left, part)
+            before = visit.pool_tokens - visit.prefill_left
+            beside_s += pairs(before, part) * self._per_pair_s + (0.0 if before else self._begin_s)
             visit.prefill_left -= part
             tokens += part
             if visit.prefill_left:
                 break
             self._prefilled.append(prompts.popleft())
-        return tokens, prompt_pairs
+        return tokens, beside_s
 
     def _preempt(self) -> None:
         """As vLLM: the newest sequences leave the pool, and prefill all their tokens again."""

@@ -106,8 +106,9 @@ class CardProfile(_Strict):
     the engine's steps: HTTP, tokenizer, first chunk.
 
     A CPU is not so straight. There `by_sequences` takes the place of `base + per_sequence *
-    sequences`, which production's gate still goes by, and a prompt token has to read those before
-    it: `per_prompt_mpair_ms`.
+    sequences`, which production's gate still goes by; a prompt token has to read those before it,
+    `per_prompt_mpair_ms`; and each prompt costs the others some time however short it is,
+    `per_prompt_ms`.
     """
 
     name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="As in `--gpus T4=2`.")
@@ -125,6 +126,9 @@ class CardProfile(_Strict):
     per_prompt_mpair_ms: Figure | None = Field(
         default=None,
         description="For each million pairs of a prompt token and one before it: null is 0.",
+    )
+    per_prompt_ms: Figure | None = Field(
+        default=None, description="For each prompt that begins, beside its tokens: null is 0."
     )
     step_tokens: Count = Field(description="Most tokens in a step: vLLM's max_num_batched_tokens.")
     kv_tokens: Count = Field(description="What the KV cache holds.")
@@ -177,7 +181,11 @@ class CardProfile(_Strict):
     def prompt_ms(self, prompt_tokens: float) -> float:
         """What a prompt adds to its steps."""
         own_ms = self.per_prompt_token_ms.value * prompt_tokens
-        return own_ms + self.pairs_ms(pairs(0, prompt_tokens))
+        return own_ms + self.pairs_ms(pairs(0, prompt_tokens)) + self.begin_ms
+
+    @property
+    def begin_ms(self) -> float:
+        return 0.0 if self.per_prompt_ms is None else self.per_prompt_ms.value
 
     def pairs_ms(self, prompt_pairs: float) -> float:
         per_mpair = self.per_prompt_mpair_ms

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from loadtest.calibration.fit import (
     CONTEXT,
+    PROMPT,
     TooLittle,
     curve_ms,
     fit_all,
@@ -14,7 +15,6 @@ from loadtest.calibration.fit import (
     fit_first_tokens,
     fit_line,
     least_squares_from_0,
-    without_prompts,
 )
 from loadtest.calibration.samples import BusyTime, FirstToken, Step
 from tests.loadtest.calibration import built
@@ -73,18 +73,17 @@ def test_a_machine_that_is_slow_half_of_the_time_has_the_mean_speed() -> None:
     assert found[20] == pytest.approx(built.step_ms(20, 0), rel=0.01)
 
 
-def test_what_steps_take_under_load_counts_less_its_prompts() -> None:
-    """Busy steps of 20 sequences are longer by half than those of a wave: the curve is between."""
-    prompts, took_ms = 1000, 100 * 1.5 * built.step_ms(20, 800)
-    prompts_ms = built.PROMPT_MS * prompts + built.PAIRS_MS * 0.2
-    time = BusyTime(100, took_ms + prompts_ms, 20.0, 800.0, prompts, 200_000.0)
-    alone = fit_all(STEPS, [], FIRST_TOKENS)
-    step = without_prompts(time, alone.first_tokens)
-    assert step is not None
-    assert step.step_ms == pytest.approx(1.5 * built.step_ms(20, 800))
-    under_load = curve_ms(fit_all(STEPS, [time] * 3, FIRST_TOKENS).curve)
-    assert 1.1 < under_load[20] / built.step_ms(20, 0) < 1.5
-    assert under_load[8] == pytest.approx(built.step_ms(8, 0), rel=0.1)
+def test_what_steps_under_load_take_beyond_waves_is_their_prompts() -> None:
+    """Of 100 steps half have a prompt of 20 tokens, and each prompt takes 30 ms of its own."""
+    begun, tokens = 50, 1000
+    took_ms = 100 * built.step_ms(8, 800) + 30.0 * begun + built.PROMPT_MS * tokens
+    took_ms += built.PAIRS_MS * 0.2
+    busy = [BusyTime(100, took_ms, 8.0, 800.0, begun, tokens, 200_000.0)]
+    fits = fit_all(STEPS, busy, FIRST_TOKENS)
+    assert fits.curve[PROMPT] == pytest.approx(30.0, rel=1e-3)
+    assert curve_ms(fits.curve)[8] == pytest.approx(built.step_ms(8, 0))
+    # A part of what had seemed the request's own way.
+    assert fits.first_tokens["overhead_ms"] == pytest.approx(0.0)
 
 
 def test_first_tokens_need_a_step_of_one_sequence() -> None:

@@ -31,6 +31,7 @@ def a_card(
     price_usd_per_hour: float | None = None,
     by_sequences: Mapping[int, float] | None = None,
     per_prompt_mpair_ms: float | None = None,
+    per_prompt_ms: float | None = None,
 ) -> CardProfile:
     return CardProfile(
         name=name,
@@ -42,6 +43,7 @@ def a_card(
         per_context_ktoken_ms=figure(per_context_ktoken_ms),
         by_sequences=None if by_sequences is None else curve(by_sequences),
         per_prompt_mpair_ms=None if per_prompt_mpair_ms is None else figure(per_prompt_mpair_ms),
+        per_prompt_ms=None if per_prompt_ms is None else figure(per_prompt_ms),
         step_tokens=figure(step_tokens),
         kv_tokens=figure(kv_tokens),
         max_sequences=figure(256),

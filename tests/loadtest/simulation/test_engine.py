@@ -181,3 +181,15 @@ def test_a_prompt_token_reads_those_before_it_in_earlier_steps_too() -> None:
     reading_s = 2096**2 / 2 * 100e-9
     assert run_dry(engine)[visit] == pytest.approx(0.020 + 0.2096 + reading_s)
     assert engine.work_s(2096, 0, 8) == pytest.approx(0.2096 + reading_s)
+
+
+def test_a_prompt_that_begins_lengthens_its_first_step_only() -> None:
+    card = a_card(per_prompt_ms=40.0)
+    engine, long, short = an_engine(card), a_visit(prompt_tokens=2096), a_visit(new_tokens=1)
+    engine.take(long, 0.0)
+    engine.take(short, 0.0)
+    run_dry(engine)
+    first_s = 0.010 + 0.2048 + 0.040
+    assert short.started_s == pytest.approx(first_s)
+    assert long.first_token_s == pytest.approx(first_s + 0.010 + 0.0148 + 0.040)
+    assert engine.work_s(100, 0, 8) == pytest.approx(0.010 + 0.040)

@@ -85,11 +85,11 @@ def test_a_curve_goes_on_as_between_its_last_two_points() -> None:
 
 
 def test_a_card_with_a_curve_keeps_the_straight_line_for_the_gate() -> None:
-    bent = a_card(by_sequences={1: 20.0, 8: 90.0}, per_prompt_mpair_ms=100.0)
+    bent = a_card(by_sequences={1: 20.0, 8: 90.0}, per_prompt_mpair_ms=100.0, per_prompt_ms=7.0)
     assert bent.step_ms(8) == 90.0
     assert bent.token_ms(8) == pytest.approx(90.0 / 8)
     assert bent.step_model.step_ms(8) == pytest.approx(18.0)
-    assert bent.prompt_ms(1000) == pytest.approx(100.0 + 50.0)
+    assert bent.prompt_ms(1000) == pytest.approx(100.0 + 50.0 + 7.0)
 
 
 @pytest.mark.parametrize("step_ms", [{1: 10.0}, {0: 1.0, 1: 2.0}, {2: 9.0, 1: 8.0}, {1: 9, 2: 8}])

@@ -81,10 +81,11 @@ def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     api_key = options.api_key or os.environ.get("OPENAI_API_KEY")
     tier = _tier(options.tier)
     limits = validate.limits_of(options.base_url, tier, api_key)
+    template = validate.template_tokens(options.base_url, tier, api_key)
     most_rps = validate.most_rps(
         profile,
         limits,
-        prompt=validate.mean_tokens(PROMPTS),
+        prompt=validate.mean_tokens(PROMPTS) + template,
         answer=validate.mean_tokens(ANSWERS),
     )
     rows: list[dict[str, Any]] = []
@@ -96,6 +97,7 @@ def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
         "command": shlex.join(["python", "-m", "loadtest", *without_key(argv)]),
         "profile": profile.model_dump(mode="json"),
         "slots": limits.slots,
+        "template_tokens": round(template, 1),
         "most_rps": round(most_rps, 4),
         "duration_s": options.duration_s,
         "bars": dict(BARS),

@@ -12,17 +12,19 @@ from rich.console import Console
 from rich.progress import Progress
 
 from loadtest.calibration import samples
-from loadtest.calibration.fit import Fit, TooLittle, fit_first_tokens, fit_steps
+from loadtest.calibration.fit import CONTEXT, PROMPT, Fit, Fits, TooLittle, curve_ms, fit_all
 from loadtest.calibration.told import Told, told_by
 from loadtest.calibration.waves import SHORT_TOKENS, Answered, Wave, ask_rounds, plan
 from loadtest.load.ask import open_session
 from loadtest.load.faults import LoadFault
+from loadtest.load.generator import RunClock
 from loadtest.load.scenario import Load, Poisson, Scenario
-from loadtest.load.server import Target, find_target
+from loadtest.load.server import Target, Watch, find_target
 from loadtest.results_file import commit, machine, versions
 from loadtest.simulation.profile import (
     TOTAL,
     CardProfile,
+    Curve,
     Figure,
     MeasuredOn,
     known_profiles,
@@ -62,12 +64,6 @@ class Measured:
     interrupted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Fits:
-    steps: Fit
-    first_tokens: Fit
-
-
 def measure(wanted: Wanted, console: Console) -> Measured:
     """All waves; those that had ended when Ctrl-C came."""
     answered: list[Answered] = []
@@ -105,7 +101,12 @@ async def _measure(
                 on_wave(wave)
                 progress.update(bar, advance=1, description=wave.wave.words())
 
-            await ask(waves, rounds=wanted.rounds, limit_s=wanted.limit_s, on_wave=seen)
+            # A load run looks at the server too, once a second, which costs it some time.
+            watch = asyncio.create_task(Watch(RunClock()).run(session, wanted.base_url))
+            try:
+                await ask(waves, rounds=wanted.rounds, limit_s=wanted.limit_s, on_wave=seen)
+            finally:
+                watch.cancel()
 
 
 def _scenario(wanted: Wanted) -> Scenario:
@@ -138,10 +139,9 @@ def _slots(wanted: Wanted, told: Told) -> int:
 def fit(answered: Sequence[Answered]) -> Fits:
     """Raises LoadFault where too little was measured."""
     try:
-        steps = fit_steps(samples.steps(answered))
-        if not steps["base_ms"]:
-            raise TooLittle("Steps seem to cost nothing but their sequences.")
-        return Fits(steps, fit_first_tokens(samples.first_tokens(answered), steps))
+        return fit_all(
+            samples.steps(answered), samples.busy_times(answered), samples.first_tokens(answered)
+        )
     except TooLittle as fault:
         raise LoadFault(f"Too little was measured for a profile. {fault}") from None
 
@@ -149,15 +149,18 @@ def fit(answered: Sequence[Answered]) -> Fits:
 def profile_of(wanted: Wanted, measured: Measured, fits: Fits, command: str) -> CardProfile:
     told = measured.told
     name = _name(wanted, told)
-    steps, first = fits.steps, fits.first_tokens
+    line, first = fits.line, fits.first_tokens
     return CardProfile(
         name=name,
         accelerator_type=told.accelerator_type,
         model=_model_name(told.model or measured.target.model),
-        base_ms=_fitted(steps, "base_ms", "decode steps"),
-        per_sequence_ms=_fitted(steps, "per_sequence_ms", "decode steps"),
-        per_context_ktoken_ms=_fitted(steps, "per_context_ktoken_ms", "decode steps"),
+        base_ms=_fitted(line, "base_ms", "decode steps, a straight line"),
+        per_sequence_ms=_fitted(line, "per_sequence_ms", "decode steps, a straight line"),
+        by_sequences=_curve(fits.curve),
+        per_context_ktoken_ms=_fitted(fits.curve, CONTEXT, "decode steps"),
         per_prompt_token_ms=_fitted(first, "per_prompt_token_ms", "first tokens"),
+        per_prompt_ms=_fitted(fits.curve, PROMPT, "steps under load"),
+        per_prompt_mpair_ms=_fitted(first, "per_prompt_mpair_ms", "first tokens"),
         overhead_ms=_fitted(first, "overhead_ms", "first tokens"),
         step_tokens=_given(wanted.step_tokens, "--step-tokens"),
         kv_tokens=_kv_tokens(wanted, told),
@@ -188,6 +191,11 @@ def _model_name(model: str) -> str:
 
 def _fitted(of: Fit, name: str, what: str) -> Figure:
     return Figure(value=round(of[name], 5), status="measured", source=f"{what}: {of.words()}")
+
+
+def _curve(of: Fit) -> Curve:
+    rounded = {sequences: round(ms, 5) for sequences, ms in curve_ms(of).items()}
+    return Curve(step_ms=rounded, status="measured", source=f"decode steps: {of.words()}")
 
 
 def _given(value: float, source: str) -> Figure:

@@ -15,7 +15,8 @@ from loadtest.simulation.profile import CardProfile, write_profile
 from serve_app.core.tiers import Tier
 
 if TYPE_CHECKING:
-    from loadtest.calibration.calibrate import Fits, Wanted
+    from loadtest.calibration.calibrate import Wanted
+    from loadtest.calibration.fit import Fits
 
 INTERRUPTED = 130
 DESCRIPTION = """\
@@ -88,7 +89,6 @@ def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     picture = options.out.with_suffix(".png")
     plot.draw(
         fits,
-        samples.steps(measured.answered),
         samples.first_tokens(measured.answered),
         f"{profile.name}, {profile.model}",
         picture,
@@ -123,10 +123,15 @@ def tell(profile: CardProfile, fits: "Fits", console: Console) -> None:
     table.add_column("how")
     for name in (
         *("base_ms", "per_sequence_ms", "per_context_ktoken_ms", "per_prompt_token_ms"),
-        *("overhead_ms", "step_tokens", "kv_tokens", "max_sequences"),
+        *("per_prompt_mpair_ms", "per_prompt_ms", "overhead_ms"),
+        *("step_tokens", "kv_tokens", "max_sequences"),
     ):
         figure = getattr(profile, name)
         table.add_row(name, f"{figure.value:,.5g}", f"{figure.status}; {figure.source}")
+    curve = profile.by_sequences
+    assert curve is not None
+    for sequences, step_ms in curve.step_ms.items():
+        table.add_row(f"step of {sequences}, ms", f"{step_ms:,.5g}", curve.status)
     total = profile.start_s["total"]
     table.add_row("start_s, total", f"{total.value:,.5g}", f"{total.status}; {total.source}")
     console.print(table)

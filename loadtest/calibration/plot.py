@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadtest.calibration.calibrate import Fits
-from loadtest.calibration.samples import FirstToken, Step
+from loadtest.calibration.fit import Fits
+from loadtest.calibration.samples import FirstToken
 from loadtest.load.plots import COLORS, LEGEND, SMALL, make_figure, save
 
 
-def draw(
-    fits: Fits, steps: Sequence[Step], first_tokens: Sequence[FirstToken], title: str, path: Path
-) -> None:
+def draw(fits: Fits, first_tokens: Sequence[FirstToken], title: str, path: Path) -> None:
     """Two panels: a decode step by batch size, and the first token by length of the prompt."""
     figure = make_figure(11.0, 4.4)
     left, right = figure.subplots(1, 2)
@@ -19,7 +17,7 @@ def draw(
     for number, (label, low, high) in enumerate(_CONTEXTS):
         own = [
             (step, fitted)
-            for step, fitted in zip(steps, fits.steps.fitted_ms, strict=True)
+            for step, fitted in zip(fits.steps, fits.curve.fitted_ms, strict=True)
             if low <= step.context_tokens / step.sequences < high
         ]
         if not own:

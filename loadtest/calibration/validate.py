@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from loadtest.calibration.bars import BARS, THROUGHPUT
+from loadtest.calibration.waves import ANSWERS, PROMPTS, Answered, Wave, ask_rounds
 from loadtest.load.arrivals import Z_95
 from loadtest.load.ask import open_session
 from loadtest.load.faults import LoadFault
 from loadtest.load.record import Record
 from loadtest.load.scenario import Load, Lognormal, Poisson, Scenario
-from loadtest.load.server import tiers_of
+from loadtest.load.server import find_target, tiers_of
 from loadtest.load.summary import span_s
 from loadtest.simulation.outcome import Percentiles
 from loadtest.simulation.profile import CardProfile
@@ -25,8 +26,8 @@ from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 
 # Of the load that the simulation says is the most.
 SHARES = (0.30, 0.60, 0.85)
-PROMPTS = Lognormal(median=64, p95=256)
-ANSWERS = Lognormal(median=48, p95=144)
+# To see what the server makes of a prompt.
+ASKED = 4 * (Wave(1, int(PROMPTS.median), 16),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +62,32 @@ async def _told(base_url: str, api_key: str | None) -> Mapping[str, Mapping[str,
         return await tiers_of(session, base_url)
 
 
+def template_tokens(base_url: str, tier: Tier, api_key: str | None) -> float:
+    """What the server's chat template adds to a prompt, by asking: the load that a card holds is of
+    the tokens that the server counts. It also wakes a server that has slept."""
+    return asyncio.run(tokens_added(base_url, tier, api_key))
+
+
+async def tokens_added(base_url: str, tier: Tier, api_key: str | None) -> float:
+    known = scenario(base_url, tier, rate=1.0, duration_s=1.0, seed=0)
+    answered: list[Answered] = []
+    async with open_session(60.0, api_key) as session:
+        target = await find_target(session, known, tier, known.loads[0])
+        await ask_rounds(
+            session, target, tier, ASKED, rounds=1, limit_s=60.0, on_wave=answered.append
+        )
+    records = [record for wave in answered for record in wave.records]
+    added = [r.input_tokens - r.input_tokens_asked for r in records if r.input_tokens is not None]
+    return sum(added) / max(len(added), 1)
+
+
 def most_rps(profile: CardProfile, limits: Limits, *, prompt: float, answer: float) -> float:
     """Requests a second that a card with all its slots busy ends, of these mean lengths.
 
     As `StepModel.request_s`, with the reading of their contexts.
     """
-    context = profile.per_context_ktoken_ms.value * (prompt + answer / 2) / 1e3
-    token_ms = profile.base_ms.value / limits.slots + profile.per_sequence_ms.value + context
-    return 1e3 / (answer * token_ms + prompt * profile.per_prompt_token_ms.value)
+    token_ms = profile.token_ms(limits.slots, prompt + answer / 2)
+    return 1e3 / (answer * token_ms + profile.prompt_ms(prompt))
 
 
 def mean_tokens(tokens: Lognormal) -> float:

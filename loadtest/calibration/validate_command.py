@@ -72,6 +72,7 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
 
 def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     from loadtest.calibration import validate
+    from loadtest.calibration.waves import ANSWERS, PROMPTS
     from loadtest.load import run as run_of
     from loadtest.load import run_dir
     from loadtest.load.command import without_key
@@ -80,11 +81,12 @@ def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     api_key = options.api_key or os.environ.get("OPENAI_API_KEY")
     tier = _tier(options.tier)
     limits = validate.limits_of(options.base_url, tier, api_key)
+    template = validate.template_tokens(options.base_url, tier, api_key)
     most_rps = validate.most_rps(
         profile,
         limits,
-        prompt=validate.mean_tokens(validate.PROMPTS),
-        answer=validate.mean_tokens(validate.ANSWERS),
+        prompt=validate.mean_tokens(PROMPTS) + template,
+        answer=validate.mean_tokens(ANSWERS),
     )
     rows: list[dict[str, Any]] = []
     meta = {
@@ -95,6 +97,7 @@ def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
         "command": shlex.join(["python", "-m", "loadtest", *without_key(argv)]),
         "profile": profile.model_dump(mode="json"),
         "slots": limits.slots,
+        "template_tokens": round(template, 1),
         "most_rps": round(most_rps, 4),
         "duration_s": options.duration_s,
         "bars": dict(BARS),

@@ -1,4 +1,5 @@
-"""What calibration asks a server: waves of requests that are all alike and are sent at once."""
+"""What calibration asks a server: waves of requests that are all alike and are sent at once, and
+waves in which one request follows another, as under load."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ import aiohttp
 from loadtest.load.faults import LoadFault
 from loadtest.load.generator import Generator, RunClock
 from loadtest.load.record import Record
-from loadtest.load.scenario import Closed, Load, Scenario
+from loadtest.load.scenario import Closed, Load, Lognormal, Scenario
 from loadtest.load.server import Target
 
 # Of a prompt that shall be short: its number and its mark take some.
@@ -24,6 +25,14 @@ CONTEXT_PROMPTS = (512, 1024)
 CONTEXT_WAVE_TOKENS = 4096
 # What a chat template adds to a prompt, with room to spare.
 TEMPLATE_TOKENS = 64
+# What comes and goes under load, in calibration and in validation.
+PROMPTS = Lognormal(median=64, p95=256)
+ANSWERS = Lognormal(median=48, p95=144)
+# Where requests follow each other: below so many sequences they are as alone as in other waves.
+LEAST_BUSY = 4
+# Of each client in turn, with many clients at most so many in all, but two of each: until the last
+# one is sent all are busy.
+BUSY_TURNS, BUSY_REQUESTS = 4, 64
 SETTLE_S = 0.3
 LIMIT_S = 300.0
 
@@ -41,14 +50,24 @@ class Wave:
 
 
 @dataclass(frozen=True, slots=True)
+class Busy:
+    """So many clients, each of which asks again when it has its answer; lengths as under load."""
+
+    sequences: int
+
+    def words(self) -> str:
+        return f"{self.sequences} busy, one request after the other"
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """A wave and its requests, each with the time of each token."""
 
-    wave: Wave
+    wave: Wave | Busy
     records: tuple[Record, ...]
 
 
-def plan(slots: int, prompt_room: int) -> list[Wave]:
+def plan(slots: int, prompt_room: int) -> list[Wave | Busy]:
     """One round. `prompt_room`: the longest prompt that the server takes, in tokens."""
     batches = sorted({*(1 << k for k in range(slots.bit_length())), slots})
     decode = [Wave(batch, SHORT_TOKENS, DECODE_TOKENS) for batch in batches]
@@ -60,14 +79,15 @@ def plan(slots: int, prompt_room: int) -> list[Wave]:
     ]
     prompts = [prompt for prompt in PREFILL_PROMPTS if prompt <= longest]
     prefill = [Wave(1, prompt, PREFILL_NEW_TOKENS) for prompt in prompts]
-    return decode + context + 2 * prefill
+    busy = [Busy(batch) for batch in batches if batch >= LEAST_BUSY]
+    return [*decode, *context, *prefill, *busy, *prefill]
 
 
 async def ask_rounds(
     session: aiohttp.ClientSession,
     target: Target,
     tier: str,
-    waves: Sequence[Wave],
+    waves: Sequence[Wave | Busy],
     *,
     rounds: int,
     limit_s: float,
@@ -89,17 +109,10 @@ async def ask_rounds(
 
 
 async def _ask(
-    session: aiohttp.ClientSession, target: Target, tier: str, wave: Wave, seed: int
+    session: aiohttp.ClientSession, target: Target, tier: str, wave: Wave | Busy, seed: int
 ) -> Answered | None:
     """None where an answer had no text, such as half a character: it does not tell its times."""
-    load = Load(
-        tier=tier,
-        arrivals=Closed(kind="closed", concurrency=wave.sequences),
-        input_tokens=wave.prompt_tokens,
-        output_tokens=wave.new_tokens,
-        requests=wave.sequences,
-    )
-    scenario = Scenario(loads=(load,), seed=seed, timeout=LIMIT_S)
+    scenario = Scenario(loads=(_load(tier, wave),), seed=seed, timeout=LIMIT_S)
     records: list[Record] = []
     await Generator(scenario, {tier: target}, records.append).run(session)
     for record in records:
@@ -111,3 +124,20 @@ async def _ask(
                 f"{record.detail}. Calibration needs a server that nothing else asks."
             )
     return Answered(wave, tuple(records))
+
+
+def _load(tier: str, wave: Wave | Busy) -> Load:
+    clients = Closed(kind="closed", concurrency=wave.sequences)
+    if isinstance(wave, Busy):
+        number = wave.sequences
+        count = max(2 * number, min(BUSY_TURNS * number, BUSY_REQUESTS))
+        return Load(
+            tier=tier, arrivals=clients, input_tokens=PROMPTS, output_tokens=ANSWERS, requests=count
+        )
+    return Load(
+        tier=tier,
+        arrivals=clients,
+        input_tokens=wave.prompt_tokens,
+        output_tokens=wave.new_tokens,
+        requests=wave.sequences,
+    )

@@ -2,9 +2,9 @@
 
 A step gives each decoding sequence a token and fills what is left of `step_tokens` with prompts in
 order of arrival. It takes `base + per_sequence * sequences + per_context * their contexts +
-per_prompt_token * prompt tokens` (`CardProfile`). Steps between which nothing changes are taken
-together, as a *stride*; its duration is the exact sum, as each step's contexts are longer by a
-token a sequence.
+per_prompt_token * prompt tokens`, or what the profile has in its place (`CardProfile`). Steps
+between which nothing changes are taken together, as a *stride*; its duration is the exact sum, as
+each step's contexts are longer by a token a sequence.
 """
 
 import math
@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
-from loadtest.simulation.profile import CardProfile
+from loadtest.simulation.profile import CardProfile, pairs
 from loadtest.simulation.visit import Visit
 from serve_app.api.demand import DemandMeter
 
@@ -32,6 +32,11 @@ class Engine:
     _per_sequence_s: float = field(init=False)
     _per_context_s: float = field(init=False)
     _per_prompt_s: float = field(init=False)
+    _per_pair_s: float = field(init=False)
+    _begin_s: float = field(init=False)
+    _size: float = field(init=False)
+    # Of a profile with a curve: what steps took so far, by their sequences. Else it stays None.
+    _on_curve_s: dict[int, float] | None = None
     _step_tokens: int = field(init=False)
     _kv_tokens: int = field(init=False)
     # Of sequences that decode: the step that yields the last token, then in order of arrival.
@@ -63,6 +68,10 @@ class Engine:
         self._per_sequence_s = profile.per_sequence_ms.value / 1e3 / size
         self._per_context_s = profile.per_context_ktoken_ms.value / 1e6 / size
         self._per_prompt_s = profile.per_prompt_token_ms.value / 1e3 / size
+        self._per_pair_s = profile.pairs_ms(1e6) / 1e9 / size
+        self._begin_s = profile.begin_ms / 1e3 / size
+        self._size = size
+        self._on_curve_s = None if profile.by_sequences is None else {}
         self._step_tokens = max(1, int(profile.step_tokens.value * size))
         self._kv_tokens = max(1, int(profile.kv_tokens.value * size))
 
@@ -102,8 +111,19 @@ class Engine:
         """Seconds of this engine with all slots busy that a request takes: `StepModel.request_s`,
         and the reading of its own context."""
         mean_context = prompt_tokens + new_tokens / 2
-        token_s = self._base_s / slots + self._per_sequence_s + self._per_context_s * mean_context
-        return new_tokens * token_s + prompt_tokens * self._per_prompt_s
+        token_s = self._batch_s(slots) / slots + self._per_context_s * mean_context
+        prompt_s = prompt_tokens * self._per_prompt_s + pairs(0, prompt_tokens) * self._per_pair_s
+        return new_tokens * token_s + prompt_s + self._begin_s
+
+    def _batch_s(self, sequences: int) -> float:
+        """Of a step without contexts and prompts."""
+        known = self._on_curve_s
+        if known is None:
+            return self._base_s + self._per_sequence_s * sequences
+        batch_s = known.get(sequences)
+        if batch_s is None:
+            batch_s = known[sequences] = self.profile.batch_ms(sequences / self._size) / 1e3
+        return batch_s
 
     def _end_prefills(self, now_s: float) -> list[Visit]:
         """The step that ends a prompt yields a token. Those for which it is the last one."""
@@ -128,13 +148,11 @@ class Engine:
         if self._context + len(self._decoding) + self._reserved > self._kv_tokens:
             self._preempt()
         sequences = len(self._decoding)
-        prompt_tokens = self._prefill(self._step_tokens - sequences, now_s) if self._prompts else 0
-        first_s = (
-            self._base_s
-            + self._per_sequence_s * sequences
-            + self._per_context_s * self._context
-            + self._per_prompt_s * prompt_tokens
-        )
+        first_s = self._batch_s(sequences) + self._per_context_s * self._context
+        prompt_tokens = 0
+        if self._prompts:
+            prompt_tokens, beside_s = self._prefill(self._step_tokens - sequences, now_s)
+            first_s += self._per_prompt_s * prompt_tokens + beside_s
         steps = 1
         if not prompt_tokens:
             room = (self._kv_tokens - self._context - self._reserved) // sequences
@@ -148,9 +166,10 @@ class Engine:
         """So many steps of this stride."""
         return steps * self._first_step_s + self._growth_s * steps * (steps - 1) / 2
 
-    def _prefill(self, budget: int, now_s: float) -> int:
-        """Prompt tokens of this step. A prompt begins only if the pool can hold it."""
-        tokens = 0
+    def _prefill(self, budget: int, now_s: float) -> tuple[int, float]:
+        """Prompt tokens of this step, and what prompts take beside what each token takes. A prompt
+        begins only if the pool can hold it."""
+        tokens, beside_s = 0, 0.0
         prompts, decoding = self._prompts, len(self._decoding)
         while prompts and tokens < budget:
             visit = prompts[0]
@@ -163,12 +182,14 @@ class Engine:
                 if visit.started_s is None:
                     visit.started_s = now_s
             part = min(visit.prefill_left, budget - tokens)
+            before = visit.pool_tokens - visit.prefill_left
+            beside_s += pairs(before, part) * self._per_pair_s + (0.0 if before else self._begin_s)
             visit.prefill_left -= part
             tokens += part
             if visit.prefill_left:
                 break
             self._prefilled.append(prompts.popleft())
-        return tokens
+        return tokens, beside_s
 
     def _preempt(self) -> None:
         """As vLLM: the newest sequences leave the pool, and prefill all their tokens again."""

@@ -1,10 +1,19 @@
 """A card's figures: what the simulation steps by, and what `loadtest calibrate` measures."""
 
+from bisect import bisect_left
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from serve_app.core.step_time import StepModel
 
@@ -51,6 +60,34 @@ def _with_total(phases: Mapping[str, Figure]) -> Mapping[str, Figure]:
 Count = Annotated[Figure, AfterValidator(_whole)]
 
 
+class Curve(_Strict):
+    """What a step with no context takes, by how many sequences it has, where that is no straight
+    line: `step_ms` between its points by interpolation, below the first one as much as there, and
+    beyond the last one as between the last two."""
+
+    step_ms: Mapping[int, float]
+    status: Status
+    source: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        sequences, values = list(self.step_ms), list(self.step_ms.values())
+        if len(sequences) < 2 or sequences != sorted(sequences) or sequences[0] < 1:
+            raise ValueError("step_ms is to be for two numbers of sequences or more, rising from 1")
+        if values[0] <= 0 or any(after < before for before, after in pairwise(values)):
+            raise ValueError("step_ms is to be above 0 and not to fall with more sequences")
+        return self
+
+    def at(self, sequences: float) -> float:
+        known = list(self.step_ms)
+        if sequences <= known[0]:
+            return self.step_ms[known[0]]
+        after = min(bisect_left(known, sequences), len(known) - 1)
+        low, high = known[after - 1], known[after]
+        low_ms, high_ms = self.step_ms[low], self.step_ms[high]
+        return low_ms + (high_ms - low_ms) * (sequences - low) / (high - low)
+
+
 class MeasuredOn(_Strict):
     """What a calibrated profile was measured on, and the command that measures it again."""
 
@@ -67,6 +104,11 @@ class CardProfile(_Strict):
     A step takes `base + per_sequence * sequences + per_context_ktoken * context tokens of all
     sequences / 1000 + per_prompt_token * prompt tokens`. `overhead_ms` is a request's way outside
     the engine's steps: HTTP, tokenizer, first chunk.
+
+    A CPU is not so straight. There `by_sequences` takes the place of `base + per_sequence *
+    sequences`, which production's gate still goes by; a prompt token has to read those before it,
+    `per_prompt_mpair_ms`; and each prompt costs the others some time however short it is,
+    `per_prompt_ms`.
     """
 
     name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="As in `--gpus T4=2`.")
@@ -79,6 +121,14 @@ class CardProfile(_Strict):
     per_prompt_token_ms: Figure = Field(description="For each prompt token: prefill.")
     per_context_ktoken_ms: Figure = Field(
         description="For each 1,000 tokens in the contexts of all sequences: the KV cache is read."
+    )
+    by_sequences: Curve | None = Field(default=None, description="null: the straight line.")
+    per_prompt_mpair_ms: Figure | None = Field(
+        default=None,
+        description="For each million pairs of a prompt token and one before it: null is 0.",
+    )
+    per_prompt_ms: Figure | None = Field(
+        default=None, description="For each prompt that begins, beside its tokens: null is 0."
     )
     step_tokens: Count = Field(description="Most tokens in a step: vLLM's max_num_batched_tokens.")
     kv_tokens: Count = Field(description="What the KV cache holds.")
@@ -104,11 +154,48 @@ class CardProfile(_Strict):
         )
 
     def step_ms(
-        self, sequences: float, *, context_tokens: float = 0.0, prompt_tokens: float = 0.0
+        self,
+        sequences: float,
+        *,
+        context_tokens: float = 0.0,
+        prompt_tokens: float = 0.0,
+        prompt_pairs: float = 0.0,
     ) -> float:
-        """`context_tokens` are those of all sequences together."""
-        own_ms = self.step_model.step_ms(sequences, prompt_tokens)
-        return own_ms + self.per_context_ktoken_ms.value * context_tokens / 1e3
+        """`context_tokens` are those of all sequences together, `prompt_pairs` as `pairs` counts
+        them."""
+        prompt_ms = self.per_prompt_token_ms.value * prompt_tokens
+        read_ms = self.per_context_ktoken_ms.value * context_tokens / 1e3
+        return self.batch_ms(sequences) + prompt_ms + read_ms + self.pairs_ms(prompt_pairs)
+
+    def batch_ms(self, sequences: float) -> float:
+        """Of a step without contexts and prompts."""
+        if self.by_sequences is not None:
+            return self.by_sequences.at(sequences)
+        return self.base_ms.value + self.per_sequence_ms.value * sequences
+
+    def token_ms(self, sequences: int, context_tokens: float = 0.0) -> float:
+        """A token's part of a step with so many sequences, each with this context."""
+        read_ms = self.per_context_ktoken_ms.value * context_tokens / 1e3
+        return self.batch_ms(sequences) / sequences + read_ms
+
+    def prompt_ms(self, prompt_tokens: float) -> float:
+        """What a prompt adds to its steps."""
+        own_ms = self.per_prompt_token_ms.value * prompt_tokens
+        return own_ms + self.pairs_ms(pairs(0, prompt_tokens)) + self.begin_ms
+
+    @property
+    def begin_ms(self) -> float:
+        return 0.0 if self.per_prompt_ms is None else self.per_prompt_ms.value
+
+    def pairs_ms(self, prompt_pairs: float) -> float:
+        per_mpair = self.per_prompt_mpair_ms
+        return 0.0 if per_mpair is None else per_mpair.value * prompt_pairs / 1e6
+
+
+def pairs(before: float, tokens: float) -> float:
+    """Each of these prompt tokens with each of those before it, `before` of them in earlier
+    steps."""
+    return tokens * (before + tokens / 2)
 
 
 def known_profiles() -> Mapping[str, CardProfile]:

@@ -96,15 +96,12 @@ class Bench:
         plan = tier_plan(tier, replace(self.setup, gpus={card: 1})).cards[card]
         work = self.traffic.work(tier)
         profile = plan.profile
-        token_ms = profile.per_sequence_ms.value + _context_ms(profile, work.context_tokens)
         limit_s = self.setup.slo(tier).tpot
-        batch = float(plan.limits.slots)
-        if limit_s is not None and token_ms:
-            batch = min(batch, (1e3 * limit_s - profile.base_ms.value) / token_ms)
-        if batch < 1:
+        limit_ms = float("inf") if limit_s is None else 1e3 * limit_s
+        token_ms = _least_token_ms(profile, work.context_tokens, plan.limits.slots, limit_ms)
+        if token_ms is None:
             return 0.0
-        prompt_ms = profile.per_prompt_token_ms.value * work.prompt_tokens
-        whole_ms = work.new_tokens * (profile.base_ms.value / batch + token_ms) + prompt_ms
+        whole_ms = work.new_tokens * token_ms + profile.prompt_ms(work.prompt_tokens)
         return 1e3 / whole_ms / self.goodput
 
     def _rates(self, card: str) -> Mapping[Tier, float]:
@@ -132,5 +129,15 @@ class Bench:
         return placed
 
 
-def _context_ms(profile: CardProfile, context_tokens: float) -> float:
-    return profile.per_context_ktoken_ms.value * context_tokens / 1e3
+def _least_token_ms(
+    profile: CardProfile, context_tokens: float, slots: int, limit_ms: float
+) -> float | None:
+    """A token's part of the batch that shares a step best, of those with no longer step than this.
+    On a straight line that is the largest one. None: not even one sequence is quick enough."""
+    if profile.by_sequences is not None:
+        found = [profile.token_ms(batch, context_tokens) for batch in range(1, slots + 1)]
+        return min((ms for n, ms in enumerate(found, 1) if n * ms <= limit_ms), default=None)
+    base_ms, own_ms = profile.base_ms.value, profile.token_ms(1, context_tokens)
+    token_ms = own_ms - base_ms
+    batch = min(slots, (limit_ms - base_ms) / token_ms) if token_ms else float(slots)
+    return None if batch < 1 else base_ms / batch + token_ms

@@ -1,6 +1,7 @@
 """A profile says what the server told, what was measured and what was given; nothing is made up."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -8,6 +9,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from loadtest.calibration.calibrate import Measured, Wanted, fit, profile_of
+from loadtest.calibration.plot import draw
+from loadtest.calibration.samples import first_tokens
 from loadtest.calibration.told import Told, kv_tokens_of, told_by
 from loadtest.load.faults import LoadFault
 from loadtest.load.server import Target
@@ -50,6 +53,14 @@ def test_measured_figures_are_those_of_the_steps() -> None:
     assert profile.overhead_ms.value == pytest.approx(built.OVERHEAD_MS, rel=0.05)
     assert profile.base_ms.status == "measured"
     assert "R2" in profile.base_ms.source
+
+
+def test_the_picture_has_steps_under_load_too(tmp_path: Path) -> None:
+    answers = [*ANSWERED, built.busy(4, 24)]
+    fits = fit(answers)
+    assert len(fits.steps) == len(fit(ANSWERED).steps) + 1
+    draw(fits, first_tokens(answers), "cpu", tmp_path / "fit.png")
+    assert (tmp_path / "fit.png").stat().st_size > 10_000
 
 
 def test_what_the_server_told_is_in_it() -> None:

@@ -4,9 +4,17 @@ from array import array
 
 import pytest
 
-from loadtest.calibration.samples import Step, first_tokens, steps
+from loadtest.calibration.samples import Step, busy_times, first_tokens, steps
 from loadtest.calibration.waves import Answered, Wave
-from tests.loadtest.calibration.built import answered, first_token_ms, record, step_ms
+from tests.loadtest.calibration.built import (
+    PAIRS_MS,
+    PROMPT_MS,
+    answered,
+    busy,
+    first_token_ms,
+    record,
+    step_ms,
+)
 
 
 def even(step_s: float, count: int, begin_s: float = 1.0) -> "array[float]":
@@ -60,3 +68,21 @@ def test_prompts_tell_first_tokens_only_when_alone() -> None:
 
 def test_an_answer_of_a_few_tokens_tells_no_step() -> None:
     assert steps([answered(1, 300, 4)]) == []
+
+
+@pytest.mark.parametrize("clients", [4, 16])
+def test_busy_time_is_its_steps_and_its_prompts(clients: int) -> None:
+    [time] = busy_times([busy(clients, 6 * clients)])
+    assert 0.7 * clients < time.sequences <= clients
+    prompts_ms = PROMPT_MS * time.prompt_tokens + PAIRS_MS * time.prompt_pairs / 1e6
+    own_ms = (time.took_ms - prompts_ms) / time.steps
+    assert own_ms == pytest.approx(step_ms(0, time.context_tokens) + 2.5 * time.sequences, rel=0.03)
+
+
+def test_busy_time_tells_no_steps_and_first_tokens_of_waves() -> None:
+    assert steps([busy(4, 16)]) == []
+    assert first_tokens([busy(1, 4)]) == []
+
+
+def test_busy_clients_that_asked_only_once_tell_nothing() -> None:
+    assert busy_times([busy(4, 4)]) == []

@@ -13,6 +13,7 @@ from loadtest.load.faults import LoadFault
 from loadtest.load.record import Outcome, Record
 from loadtest.simulation.profile import CardProfile, known_profiles
 from serve_app.core.tiers import Tier
+from tests.loadtest.load.fake_openai import FakeOpenAI, Reply
 
 T4 = known_profiles()["T4"]
 LIMITS = Limits(slots=4, max_queued_requests=8, max_wait_s=10.0)
@@ -82,6 +83,15 @@ def test_the_most_is_a_full_cards_time_a_request() -> None:
     context_s = T4.per_context_ktoken_ms.value / 1e6 * (100 + 25)
     work_s = 50 * (base_s / 4 + sequence_s + context_s) + 100 * prompt_s
     assert validate.most_rps(T4, LIMITS, prompt=100, answer=50) == pytest.approx(1 / work_s)
+
+
+async def test_what_a_template_adds_is_asked_for() -> None:
+    async with FakeOpenAI() as server:
+        # The fake counts nine tokens whatever it is sent.
+        assert await validate.tokens_added(server.url, Tier.CHAT, None) == 9 - 64
+        assert len(server.bodies) == 4
+    async with FakeOpenAI(lambda body, number: Reply(usage=False)) as silent:
+        assert await validate.tokens_added(silent.url, Tier.CHAT, None) == 0
 
 
 def test_the_table_has_each_load_and_what_it_was_on() -> None:

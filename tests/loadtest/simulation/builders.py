@@ -1,8 +1,9 @@
 """A card with round figures, and traffic; a test names only what it is about."""
 
 import random
+from collections.abc import Mapping
 
-from loadtest.simulation.profile import CardProfile, Figure
+from loadtest.simulation.profile import CardProfile, Curve, Figure
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.trace import Request, Trace
 from serve_app.core.tiers import Tier
@@ -10,6 +11,10 @@ from serve_app.core.tiers import Tier
 
 def figure(value: float) -> Figure:
     return Figure(value=value, status="derived", source="made up for a test")
+
+
+def curve(step_ms: Mapping[int, float]) -> Curve:
+    return Curve(step_ms=step_ms, status="derived", source="made up for a test")
 
 
 def a_card(
@@ -24,6 +29,9 @@ def a_card(
     overhead_ms: float = 0.0,
     start_s: float = 45.0,
     price_usd_per_hour: float | None = None,
+    by_sequences: Mapping[int, float] | None = None,
+    per_prompt_mpair_ms: float | None = None,
+    per_prompt_ms: float | None = None,
 ) -> CardProfile:
     return CardProfile(
         name=name,
@@ -33,6 +41,9 @@ def a_card(
         per_sequence_ms=figure(per_sequence_ms),
         per_prompt_token_ms=figure(per_prompt_token_ms),
         per_context_ktoken_ms=figure(per_context_ktoken_ms),
+        by_sequences=None if by_sequences is None else curve(by_sequences),
+        per_prompt_mpair_ms=None if per_prompt_mpair_ms is None else figure(per_prompt_mpair_ms),
+        per_prompt_ms=None if per_prompt_ms is None else figure(per_prompt_ms),
         step_tokens=figure(step_tokens),
         kv_tokens=figure(kv_tokens),
         max_sequences=figure(256),

@@ -149,3 +149,47 @@ def test_the_work_of_a_request_is_what_a_full_engine_takes_for_it() -> None:
     engine = an_engine()
     derived = engine.profile.step_model.request_s(slots=8, prompt_tokens=100, new_tokens=50)
     assert engine.work_s(100, 50, 8) == pytest.approx(derived)
+
+
+def test_a_curve_takes_the_place_of_the_straight_line() -> None:
+    """Steps of one, two and three sequences: 11, 30 and half of the way from 30 to 70 ms."""
+    engine = an_engine(a_card(by_sequences={1: 11.0, 2: 30.0, 4: 70.0}))
+    visits = [a_visit(new_tokens=tokens) for tokens in (6, 5, 4)]
+    engine.take(visits[0], 0.0)
+    for visit in visits[1:]:
+        engine.take(visit, 0.0)
+    ended = run_dry(engine)
+    first_s = 0.011 + 0.010
+    second_s = first_s + 0.011 + 2 * 0.010
+    assert visits[1].first_token_s == visits[2].first_token_s == pytest.approx(second_s)
+    assert ended[visits[2]] == pytest.approx(second_s + 3 * 0.050)
+    assert ended[visits[1]] == ended[visits[0]] == pytest.approx(second_s + 3 * 0.050 + 0.030)
+    assert engine.work_s(0, 10, 3) == pytest.approx(10 * 0.050 / 3)
+
+
+def test_a_part_of_a_card_is_at_the_same_place_of_its_curve() -> None:
+    engine = an_engine(a_card(by_sequences={1: 11.0, 2: 30.0, 4: 70.0}))
+    engine.resize(0.5)
+    assert engine.work_s(0, 10, 2) == pytest.approx(10 * 0.070 / 2)
+
+
+def test_a_prompt_token_reads_those_before_it_in_earlier_steps_too() -> None:
+    """2,096 tokens in steps of 2,048 and 48: together each token with each one before it."""
+    card = a_card(per_prompt_mpair_ms=100.0)
+    engine, visit = an_engine(card), a_visit(prompt_tokens=2096, new_tokens=1)
+    engine.take(visit, 0.0)
+    reading_s = 2096**2 / 2 * 100e-9
+    assert run_dry(engine)[visit] == pytest.approx(0.020 + 0.2096 + reading_s)
+    assert engine.work_s(2096, 0, 8) == pytest.approx(0.2096 + reading_s)
+
+
+def test_a_prompt_that_begins_lengthens_its_first_step_only() -> None:
+    card = a_card(per_prompt_ms=40.0)
+    engine, long, short = an_engine(card), a_visit(prompt_tokens=2096), a_visit(new_tokens=1)
+    engine.take(long, 0.0)
+    engine.take(short, 0.0)
+    run_dry(engine)
+    first_s = 0.010 + 0.2048 + 0.040
+    assert short.started_s == pytest.approx(first_s)
+    assert long.first_token_s == pytest.approx(first_s + 0.010 + 0.0148 + 0.040)
+    assert engine.work_s(100, 0, 8) == pytest.approx(0.010 + 0.040)

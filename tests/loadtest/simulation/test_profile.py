@@ -20,6 +20,7 @@ from serve_app.core.placement import card_of, fit_model
 from serve_app.core.step_time import derived_step_model
 from serve_app.engine.fake_batch import PROMPT_TOKENS_PER_STEP
 from serve_app.engine_config import EngineConfig
+from tests.loadtest.simulation.builders import a_card, curve
 
 SHAPE = model_shape(DEFAULT_MODEL_CONFIG)
 CARDS = [("T4", T4), ("RTX4090", RTX_4090)]
@@ -77,10 +78,31 @@ def test_a_step_takes_its_four_parts() -> None:
     assert got_ms == pytest.approx(10 * 0.13 + 5 * 0.0896 + 256 * 0.125)
 
 
+def test_a_curve_goes_on_as_between_its_last_two_points() -> None:
+    found = curve({1: 10.0, 4: 16.0, 8: 32.0})
+    asked = (0, 1, 2, 4, 6, 8, 10)
+    assert [found.at(n) for n in asked] == pytest.approx([10, 10, 12, 16, 24, 32, 40])
+
+
+def test_a_card_with_a_curve_keeps_the_straight_line_for_the_gate() -> None:
+    bent = a_card(by_sequences={1: 20.0, 8: 90.0}, per_prompt_mpair_ms=100.0, per_prompt_ms=7.0)
+    assert bent.step_ms(8) == 90.0
+    assert bent.token_ms(8) == pytest.approx(90.0 / 8)
+    assert bent.step_model.step_ms(8) == pytest.approx(18.0)
+    assert bent.prompt_ms(1000) == pytest.approx(100.0 + 50.0 + 7.0)
+
+
+@pytest.mark.parametrize("step_ms", [{1: 10.0}, {0: 1.0, 1: 2.0}, {2: 9.0, 1: 8.0}, {1: 9, 2: 8}])
+def test_a_curve_rises_from_one_sequence(step_ms: dict[int, float]) -> None:
+    with pytest.raises(ValueError, match="step_ms is"):
+        curve(step_ms)
+
+
 def test_a_profile_is_read_as_it_was_written(tmp_path: Path) -> None:
-    t4 = known_profiles()["T4"]
-    write_profile(tmp_path / "deeper" / "t4.json", t4)
-    assert read_profile(tmp_path / "deeper" / "t4.json") == t4
+    bent = a_card(by_sequences={1: 10.0, 4: 16.0}, per_prompt_mpair_ms=2.0)
+    for card in (known_profiles()["T4"], bent):
+        write_profile(tmp_path / "deeper" / "card.json", card)
+        assert read_profile(tmp_path / "deeper" / "card.json") == card
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The bound by arithmetic, how cards are divided, and the load that a small set holds."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from loadtest.simulation.setup import Setup
 from loadtest.simulation.static_set import Bench
 from loadtest.simulation.traffic import Independent
 from serve_app.core.tiers import Tier
+from tests.loadtest.simulation.builders import curve
 
 GPUS = {"T4": 2, "RTX4090": 3}
 
@@ -72,6 +74,24 @@ def test_a_tight_promise_on_tokens_lowers_the_bound_to_nothing() -> None:
     )
     assert loose > tight > 0
     assert never == 0
+
+
+def test_a_curve_is_bound_by_its_best_batch() -> None:
+    """The step of eight takes so long that four at a time make more tokens."""
+    bench = a_bench(chat=1.0)
+    straight = bench.card_bound_rps("T4", Tier.CHAT)
+    known = bench.setup.profiles
+
+    def bound_rps(step_ms: dict[int, float]) -> float:
+        bent = known["T4"].model_copy(update={"by_sequences": curve(step_ms)})
+        setup = replace(bench.setup, profiles={**known, "T4": bent})
+        return replace(bench, setup=setup).card_bound_rps("T4", Tier.CHAT)
+
+    line_ms = {batch: known["T4"].batch_ms(batch) for batch in (1, 4, 8)}
+    assert bound_rps(line_ms) == pytest.approx(straight)
+    assert bound_rps({**line_ms, 8: 100.0}) == pytest.approx(bound_rps({**line_ms, 8: 200.0}))
+    assert bound_rps({**line_ms, 8: 100.0}) < straight
+    assert bound_rps({1: 2000.0, 4: 2000.0}) == 0
 
 
 def test_each_tier_gets_its_preferred_cards_first() -> None:

@@ -44,6 +44,7 @@ def main() -> int:
     write(RESULTS, {META: meta, "root": root, "pods": pods})
     text = between_markers(PAGE.read_text(), "pods", table(json.loads(RESULTS.read_text())))
     PAGE.write_text(text)
+    print(f"written: {RESULTS.relative_to(REPOSITORY)}, {PAGE.relative_to(REPOSITORY)}")
     return 0
 
 
@@ -73,10 +74,10 @@ def _told(figures: Mapping[str, Any]) -> str:
     for tier, counts in figures.items():
         if not isinstance(counts, Mapping):
             continue
-        came, failed = counts["requests_after"], counts["requests_after_failed"]
-        part = f"{tier}: {failed} of {came} requests failed"
-        if failed:
-            part += f" (the last one {counts['failing_for_s']:.0f} s after)"
+        came, refused = counts["requests_after"], counts["requests_after_refused"]
+        part = f"{tier}: {counts['requests_after_failed'] - refused} of {came} requests failed"
+        if refused:
+            part += f", {refused} refused with Retry-After"
         part += f", longest {counts['longest_request_s']:.1f} s"
         if counts["streams"]:
             part += f", {counts['running_requests_cut']} of {counts['streams']} streams cut"

@@ -29,7 +29,8 @@ def operator(rendered: Callable[[str], Manifests]) -> Iterator[Operator]:
     manifests = adapted(rendered(OVERLAY))
     chosen = os.environ.get(IMAGE_VARIABLE)
     with running(manifests, Path(chosen) if chosen else None) as site:
-        head_s = wait_for(lambda: site.pods["head"].ready, "the head is ready", HEAD_WITHIN_S)
+        head_s = wait_for(lambda: site.head.ready or site.crashed(), "the head", HEAD_WITHIN_S)
+        assert not site.crashed(), site.crashed()
         wait_for(lambda: site.submit(serve_config(manifests)) is None, "Serve takes it", 60)
         serving_s = wait_for(lambda: is_running(site), "both tiers serve", SERVING_WITHIN_S)
         ready_s = wait_for(lambda: len(site.endpoints()) == 2, "workers ready", READY_WITHIN_S)

@@ -142,8 +142,8 @@ class Container:
             f"touch {root}/etc/hosts {root}/etc/resolv.conf",
             f"mount --bind {self.hosts} {root}/etc/hosts",
             f"mount --bind /dev/null {root}/etc/resolv.conf",
-            *self._bind(root, self.root.shown),
             *(step for mount in self.mounts for step in self._mount(root, mount)),
+            *self._bind(root, self.root.shown),
         ]
         if self._is("readOnlyRootFilesystem"):
             steps.append(f"mount -o remount,bind,ro {root}")

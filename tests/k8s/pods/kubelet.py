@@ -46,6 +46,12 @@ class Pod:
     def main(self) -> Container:
         return self.containers[0]
 
+    def last_words(self) -> str:
+        """The last line that any of its containers wrote."""
+        logs = [each.log for each in (*self.inits, *self.containers) if each.log.exists()]
+        lines = [line for log in logs for line in log.read_text(errors="replace").splitlines()]
+        return lines[-1] if lines else ""
+
     def start(self) -> None:
         """Returns at once."""
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)

@@ -44,8 +44,9 @@ class Network:
         return namespace, address
 
     def remove_pod(self, pod: str) -> None:
-        """Takes the namespace and the name away."""
-        _delete(self._namespaces.pop(pod))
+        """Takes the namespace and the name away, once."""
+        if namespace := self._namespaces.pop(pod, None):
+            _delete(namespace)
         self._names.pop(pod, None)
         self._write()
 

@@ -18,6 +18,7 @@ from tests.k8s.operator_pods import cluster_name, pods_of
 from tests.k8s.pods.kubelet import Kubelet, Pod, ended
 
 RECONCILE_S = 0.5
+MOST_REPLACED = 6
 _REST = "/api/serve/applications/"
 
 
@@ -53,6 +54,10 @@ class Operator:
         """What the dashboard says of them; raises httpx.HTTPError."""
         return self._dashboard("GET").json()["applications"]
 
+    def crashed(self) -> str:
+        """What to say where Pods fail again and again; they are not made anew then."""
+        return f"Pods fail: {self.replaced[-3:]}" if len(self.replaced) > MOST_REPLACED else ""
+
     def reconcile(self) -> None:
         """Every Pod that is wanted and not there is made; those that failed are made anew."""
         head, *groups = pods_of(self.manifests.rayservice)
@@ -67,7 +72,7 @@ class Operator:
 
     def run(self) -> None:
         """Until `stop`."""
-        while not self._stopping.wait(RECONCILE_S):
+        while not self._stopping.wait(RECONCILE_S) and not self.crashed():
             self.reconcile()
 
     def _keep(
@@ -77,7 +82,7 @@ class Operator:
         if pod is not None and not pod.failed:
             return
         if pod is not None:
-            self.replaced.append(f"{role}: {pod.failed}")
+            self.replaced.append(f"{role}: {pod.failed}: {pod.last_words()}")
             self.kubelet.remove(pod)
         spec = deepcopy(spec)
         self._made += 1

@@ -47,7 +47,9 @@ def of_this_machine() -> Root:
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    return Root(Path("/"), env, str(REPO), {})
+    # A second time, because a Pod's volume may hide the place where they are, as below /tmp.
+    shown = {str(REPO): REPO, sys.prefix: Path(sys.prefix)}
+    return Root(Path("/"), env, str(REPO), shown)
 
 
 def closed_to_others(root: Root) -> list[Path]:

@@ -16,15 +16,18 @@ log = logging.getLogger("ray.serve")
 
 LOOK_EVERY_S = 2.0
 ANSWER_WITHIN_S = 10.0
+# The controller's loop waits for it.
+GCS_WITHIN_S = 1.0
 # A week. Ray may end an idle process after that time, if the node has more than CPUs.
 KEEP_S = 7 * 24 * 3600
 
 
 @dataclass(slots=True)
 class Standbys:
-    """`free_gpus`: of each node that is alive, by id. `start`: a process on one of them."""
+    """`free_gpus`: of each node that takes work, by id; None where nobody can tell just now.
+    `start`: a process on one of them."""
 
-    free_gpus: Callable[[], Mapping[str, float]] = lambda: _free_gpus()
+    free_gpus: Callable[[], Mapping[str, float] | None] = lambda: _free_gpus()
     start: Callable[[str], None] = lambda node: _start(node)
     _rooms: dict[str, Room] = field(default_factory=dict)
     _looked_s: float = float("-inf")
@@ -34,17 +37,28 @@ class Standbys:
         if now_s - self._looked_s < LOOK_EVERY_S:
             return
         self._looked_s = now_s
-        self._rooms, due = next_rooms(self._rooms, self.free_gpus(), gpus_per_replica)
+        if (free_gpus := self.free_gpus()) is None:
+            return
+        self._rooms, due = next_rooms(self._rooms, free_gpus, gpus_per_replica)
         for node in due:
             self.start(node)
 
 
-def _free_gpus() -> Mapping[str, float]:
+def _free_gpus() -> Mapping[str, float] | None:
     from ray._private.state import available_resources_per_node
+    from ray._private.worker import global_worker
+    from ray.exceptions import RayError
 
+    worker: Any = global_worker
+    # A card that becomes free on one of them is on its way out.
+    try:
+        leaving = worker.gcs_client.get_draining_nodes(timeout=GCS_WITHIN_S)
+    except RayError:
+        return None
     return {
         node: resources.get("GPU", 0.0)
         for node, resources in available_resources_per_node().items()
+        if node not in leaving
     }
 
 

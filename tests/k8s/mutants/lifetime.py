@@ -19,6 +19,11 @@ LIFETIME_MUTANTS = (
         (Edit(f"{WORKER_RAY}/env/3"),),
     ),
     Mutant(
+        "a drain that stops the replica before another one can serve (trap 25)",
+        "stopping_workers_let_streams_end",
+        (Edit(f"{WORKER_RAY}/env/3/value", "1830"),),
+    ),
+    Mutant(
         "an upgrade that deletes the old cluster after a minute (trap 14)",
         "stopping_workers_let_streams_end",
         (Edit("spec/rayClusterDeletionDelaySeconds"),),
@@ -30,6 +35,11 @@ LIFETIME_MUTANTS = (
         edit_of(
             "ConfigMap", "tierserve-runtime", "data/RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S", "120"
         ),
+    ),
+    Mutant(
+        "answers that keep a node from being idle (trap 26)",
+        "runtime_settings_are_those_of_runtime_env",
+        edit_of("ConfigMap", "tierserve-runtime", "data/RAY_max_direct_call_object_size"),
     ),
     Mutant(
         "a head that drains for half an hour (trap 13)",

@@ -37,6 +37,7 @@ class Pod:
     containers: list[Container]
     ready: bool = False
     failed: str = ""
+    leaving: bool = False
     probes: dict[str, Counted] = field(default_factory=dict)
     since_s: float = field(default_factory=time.monotonic)
     _stopping: threading.Event = field(default_factory=threading.Event)
@@ -66,13 +67,18 @@ class Pod:
         # Only now: who looks at it takes the network away next, and the dead say goodbye first.
         self.failed = self.failed or "deleted"
 
-    def terminate(self, grace_s: float) -> bool:
-        """As `kubectl delete` does: whether all ended by themselves within the grace."""
+    def leave(self) -> None:
+        """As `kubectl delete` does: it ends by itself within its grace, or is killed. Returns at
+        once; `failed` says later how it ended."""
+        self.leaving = True
         self._stopping.set()
         self.ready = False
-        ended = all([each.terminate(grace_s) for each in self.containers])
-        self.failed = self.failed or "deleted"
-        return ended
+        grace_s = self.spec["spec"].get("terminationGracePeriodSeconds", 30)
+        threading.Thread(target=self._terminate, args=(grace_s,), daemon=True).start()
+
+    def _terminate(self, grace_s: float) -> None:
+        in_time = all([each.terminate(grace_s) for each in self.containers])
+        self.failed = self.failed or ("ended by itself" if in_time else "killed after its grace")
 
     def _run(self) -> None:
         for each in self.inits:

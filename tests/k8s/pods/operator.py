@@ -37,6 +37,12 @@ class Operator:
     def head(self) -> Pod:
         return self.pods["head"]
 
+    def delete(self, role: str) -> Pod:
+        """As `kubectl delete pod`, or a drain of its node; returns at once."""
+        pod = self.pods[role]
+        pod.leave()
+        return pod
+
     def endpoints(self) -> list[str]:
         """The serve Service's: ready Pods, but not the head (excludeHeadPodFromServeSvc)."""
         pods = [pod for role, pod in list(self.pods.items()) if role != "head"]
@@ -79,9 +85,12 @@ class Operator:
         self, role: str, spec: Object, names: tuple[str, ...], *, headless: bool = False
     ) -> None:
         pod = self.pods.get(role)
-        if pod is not None and not pod.failed:
+        if pod is not None and not pod.failed and not pod.leaving:
             return
-        if pod is not None:
+        if pod is not None and pod.leaving:
+            # One that is being deleted does not count any more.
+            self.pods[pod.name] = pod
+        elif pod is not None:
             self.replaced.append(f"{role}: {pod.failed}: {pod.last_words()}")
             self.kubelet.remove(pod)
         spec = deepcopy(spec)

@@ -119,6 +119,30 @@ async def test_a_killed_worker_is_replaced(site: Operator) -> None:
     assert engines(site)[other.name] == kept
 
 
+async def test_a_deleted_worker_hands_over(site: Operator) -> None:
+    role = replica_pod(site, Tier.REASONING)
+    leaving = site.pods[role]
+
+    def is_back() -> bool:
+        new = site.pods[role]
+        return bool(leaving.failed) and new is not leaving and new.ready
+
+    aftermath = await break_under_load(
+        lambda: address(site),
+        lambda: site.delete(role) and None,
+        is_back,
+        within_s=NEW_WORKER_WITHIN_S,
+        streams=STREAMS,
+        stream_tokens=LONG_STREAM_TOKENS,
+        probes_per_s=PROBES_PER_S,
+    )
+    keep("worker with reasoning deleted", **aftermath.figures())
+    assert leaving.failed == "ended by itself"
+    for name in Tier:
+        assert aftermath.cut(name) == 0
+        assert not aftermath.failed(name), aftermath.ends(name)
+
+
 async def test_the_heads_death_is_not_noticed(site: Operator) -> None:
     victim, before = site.head, engines(site)
 

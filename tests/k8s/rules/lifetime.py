@@ -19,6 +19,8 @@ DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 RECOVERY = "RAY_SERVE_SLOW_STARTUP_WARNING_S"
 # With 300 no replica was stopped while it recovered; with the default of 30 s they were.
 RECOVERY_S = 300
+# A new node, its image, the weights from the cache.
+REPLACEMENT_S = 900
 # Download of 4 GB and load, on a slow line.
 LEAST_INITIALIZING_S = 1800
 
@@ -29,12 +31,13 @@ def longest_stream_s(m: Manifests) -> float:
 
 
 def stopping_workers_let_streams_end(m: Manifests) -> Iterator[str]:
-    """Longest stream <= Ray's drain < the Pod's grace; HAProxy and an upgrade wait as long."""
+    """Longest stream, and the start of a replacement before it (trap 25) <= Ray's drain < the Pod's
+    grace; HAProxy and an upgrade wait for the stream."""
     stream_s = longest_stream_s(m)
     for group in m.workers:
         drain_s = float(environment(ray_container(group)).get(DRAIN, 30))
         grace_s = pod_spec(group).get("terminationGracePeriodSeconds", 30)
-        if not stream_s <= drain_s < grace_s:
+        if not stream_s + REPLACEMENT_S <= drain_s < grace_s:
             yield f"{group_name(group)}: stream {stream_s:g} s, drain {drain_s:g}, grace {grace_s}"
     hard_stop_s = float(_runtime(m).get("RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S", 120))
     if hard_stop_s < stream_s:

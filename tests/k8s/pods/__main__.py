@@ -35,7 +35,7 @@ def main() -> int:
         tests = [sys.executable, "-m", "pytest", "-m", "e2e", "tests/k8s/pods"]
         status = subprocess.run(tests, cwd=REPOSITORY, env=environment, check=False).returncode
         if status != 0 or not figures.exists():
-            print("nothing is written")
+            print("nothing is written: the tests failed, or were skipped for the reason above")
             return status or 1
         kept = json.loads(figures.read_text())
     pods = {n.removeprefix(PREFIX): f for n, f in kept.items() if n.startswith(PREFIX)}

@@ -36,7 +36,8 @@ def operator(rendered: Callable[[str], Manifests]) -> Iterator[Operator]:
         ready_s = wait_for(lambda: len(site.endpoints()) == 2, "workers ready", READY_WITHIN_S)
         keep("start", head_s=head_s, serving_s=head_s + serving_s, ready_s=ready_s)
         yield site
-        keep("memory", **{role: pod.main.peak_bytes() for role, pod in site.pods.items()})
+        there = {role: pod for role, pod in site.pods.items() if not pod.leaving}
+        keep("memory", **{role: pod.main.peak_bytes() for role, pod in there.items()})
 
 
 @pytest.fixture

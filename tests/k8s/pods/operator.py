@@ -3,7 +3,6 @@ in, the Services' endpoints. One RayCluster, no upgrade, no autoscaler."""
 
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -13,6 +12,7 @@ from typing import Any
 import httpx
 import yaml
 
+from tests.e2e.site import wait_for as wait_until
 from tests.k8s.manifests import Manifests, Object
 from tests.k8s.operator_pods import cluster_name, pods_of
 from tests.k8s.pods.kubelet import Kubelet, Pod, ended
@@ -138,12 +138,8 @@ def operated(manifests: Manifests, kubelet: Kubelet) -> Iterator[Operator]:
 
 
 def wait_for(condition: Callable[[], Any], what: str, limit_s: float) -> float:
-    """Seconds until it held; raises AssertionError."""
-    began_s = time.monotonic()
-    while not _holds(condition):
-        assert time.monotonic() < began_s + limit_s, f"not within {limit_s} s: {what}"
-        time.sleep(0.1)
-    return time.monotonic() - began_s
+    """Seconds until it held, and no HTTP fault kept it from being seen; raises AssertionError."""
+    return wait_until(lambda: _holds(condition), what, limit_s)
 
 
 def serve_config(manifests: Manifests) -> Object:

@@ -10,6 +10,7 @@ from grafana_foundation_sdk.models import dashboard as models
 from deploy.monitoring.board import Board, Panel
 
 HEIGHT, STAT_HEIGHT = 8, 5
+INTERVALS_ONLY = ("auto", "auto_count", "auto_min")
 DATASOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 
@@ -41,7 +42,16 @@ def as_json(board: Board) -> str:
         built.with_row(dashboard.Row(row.title))
         for panel in row.panels:
             built.with_panel(_panel(panel))
-    return json.dumps(built.build(), cls=JSONEncoder, indent=1, sort_keys=True) + "\n"
+    return to_json(built.build())
+
+
+def to_json(model: models.Dashboard) -> str:
+    """Without what Grafana's types write into each variable and only an interval's may have."""
+    fields = json.loads(json.dumps(model, cls=JSONEncoder))
+    for variable in fields["templating"]["list"]:
+        for name in INTERVALS_ONLY:
+            variable.pop(name)
+    return json.dumps(fields, indent=1, sort_keys=True) + "\n"
 
 
 def _variable(name: str, label: str) -> dashboard.QueryVariable:
@@ -94,7 +104,7 @@ def _curves(panel: Panel) -> timeseries.Panel:
     if panel.stacked:
         built.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
     if panel.limits is not None:
-        style = common_models.GraphTresholdsStyleMode.LINE
+        style = common_models.GraphThresholdsStyleMode.LINE
         built.thresholds_style(common.GraphThresholdsStyleConfig().mode(style))
     return built
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What `make test-k8s` needs beside the environment, into .cache: checkov, whose pinned dependencies
-# keep it in an environment of its own, and KubeRay's CRDs. Without a network the tests that need
-# them are skipped, with the reason.
+# keep it in an environment of its own, KubeRay's CRDs, and Grafana's schema of a dashboard. Without a
+# network, or npm, the tests that need them are skipped, with the reason.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -25,5 +25,16 @@ if [ -z "${KUBERAY_CRDS:-}" ] && [ ! -e $crds/ray.io_rayservices.yaml ]; then
         rm -rf $crds
         echo "test-k8s: KubeRay's CRDs could not be fetched from $source"
     fi
+fi
+# Grafana's schema of a dashboard, made of the types that it publishes for version 13.2.
+schema=.cache/grafana-schema-13.2.3.json
+if [ ! -e $schema ]; then
+    made=.cache/grafana-schema
+    rm -rf $made && mkdir -p .cache && cp -r tests/k8s/grafana_schema $made
+    { npm install --prefix $made --silent --no-fund --no-audit &&
+        (cd $made && npx --no-install ts-json-schema-generator --path dashboard.ts \
+            --type TierserveDashboard --expose none --jsDoc none --out schema.json) &&
+        mv $made/schema.json $schema; } || echo "test-k8s: Grafana's schema could not be made (npm)"
+    rm -rf $made
 fi
 exit 0

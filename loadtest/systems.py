@@ -38,6 +38,8 @@ ENGINE_PROCESS = "VLLM::EngineCor"
 WORKER_PROCESS = "VLLM::Worker"
 BARE = "bare"
 OURS = "ours"
+# The bare server, while a tierserve that nobody asks runs on the same machine.
+BARE_BESIDE_OURS = "bare-beside-ours"
 
 
 class StartFailure(Exception):
@@ -46,11 +48,18 @@ class StartFailure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A running server: where it answers, and the mark that its processes carry."""
+    """A running server: where it answers, and the mark that its processes carry. `beside` are the
+    marks of other servers that go on without requests while it is measured."""
 
     name: str
     chat_url: str
     run_id: str
+    beside: tuple[str, ...] = ()
+
+    @property
+    def awake(self) -> frozenset[str]:
+        """The marks of all that runs while it is measured."""
+        return frozenset((self.run_id, *self.beside))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,15 @@ from loadtest.random_model import make_random_qwen2
 from loadtest.results_file import META, RESULTS, write
 from loadtest.sse_client import StreamFailure
 from loadtest.stats import Repetition
-from loadtest.systems import BARE, OURS, StartFailure, System, bare_vllm, our_chat_tier
+from loadtest.systems import (
+    BARE,
+    BARE_BESIDE_OURS,
+    OURS,
+    StartFailure,
+    System,
+    bare_vllm,
+    our_chat_tier,
+)
 from serve_app.config import EngineConfig
 from serve_app.serving.local import ClusterError
 from serve_app.serving.ports import free_ports
@@ -104,14 +113,21 @@ def _servers(
         ),
     }
     with contextlib.ExitStack() as running:
-        systems: list[System] = []
-        for name in names:
+        systems: dict[str, System] = {}
+        for name in (name for name in names if name in starts):
             with _phase(progress, f"starting {name} (up to a minute)") as tick:
-                systems.append(running.enter_context(starts[name](tick)))
+                systems[name] = running.enter_context(starts[name](tick))
+        if BARE_BESIDE_OURS in names:
+            systems[BARE_BESIDE_OURS] = beside(systems[BARE], systems[OURS])
         try:
-            yield systems
+            yield [systems[name] for name in names]
         finally:
             progress.console.print("stopping what was started")
+
+
+def beside(bare: System, ours: System) -> System:
+    """The bare server, measured while the other one goes on without requests."""
+    return replace(bare, name=BARE_BESIDE_OURS, beside=(ours.run_id,))
 
 
 def with_open_loop(

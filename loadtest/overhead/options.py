@@ -8,9 +8,9 @@ from pathlib import Path
 
 from loadtest.overhead.plan import ClosedLoop, Plan, full_plan, quick_plan
 from loadtest.overhead.ray_systems import RAY_SERVE_LLM, SERVE_PROXY_HANDLE
-from loadtest.systems import BARE, OURS
+from loadtest.systems import BARE, BARE_BESIDE_OURS, OURS
 
-SYSTEMS = (BARE, OURS, RAY_SERVE_LLM, SERVE_PROXY_HANDLE)
+SYSTEMS = (BARE, BARE_BESIDE_OURS, OURS, RAY_SERVE_LLM, SERVE_PROXY_HANDLE)
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -32,7 +32,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         nargs="+",
         choices=SYSTEMS,
         default=SYSTEMS,
-        help="what is measured; the others are compared with `bare`, which is always measured",
+        help="what is measured; the others are compared with `bare`, which is always measured; "
+        f"`{BARE_BESIDE_OURS}` needs `{OURS}`",
     )
     add(
         "--concurrency",
@@ -76,8 +77,11 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 
 def systems_of(options: argparse.Namespace) -> list[str]:
-    """The chosen systems in the order of the table."""
-    return [name for name in SYSTEMS if name == BARE or name in options.systems]
+    """The chosen systems in the order of the table, with those that they need."""
+    chosen = {BARE, *options.systems}
+    if BARE_BESIDE_OURS in chosen:
+        chosen.add(OURS)
+    return [name for name in SYSTEMS if name in chosen]
 
 
 def _levels(plan: Plan, concurrencies: Sequence[int]) -> tuple[ClosedLoop, ...]:

@@ -68,8 +68,8 @@ class Plan:
 
 def full_plan() -> Plan:
     return Plan(
-        # Each of four systems has each place in the order twice.
-        rounds=8,
+        # Each of five systems has each place in the order twice.
+        rounds=10,
         levels=(ClosedLoop(1, 8), ClosedLoop(8, 40), ClosedLoop(32, 96)),
         open_loop_requests=80,
         output_tokens=64,

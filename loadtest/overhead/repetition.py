@@ -46,13 +46,17 @@ def repeat(
     label = f"{level.name}/{turn.round_number}.{turn.attempt}"
     warm_up = _bodies(make_prompts(level.streams, f"{label}/warm-up"), WARM_UP_TOKENS)
     bodies = _bodies(make_prompts(level.requests, label), plan.output_tokens)
-    with frozen(s.run_id for s in systems if s.run_id != system.run_id):
+    with frozen(_asleep(system, systems)):
         await_quiet(system, plan)
         try:
             return asyncio.run(_timed(system, level, warm_up, bodies, turn))
         except ExceptionGroup as group:
             # One request's failure ends the others: the first is what is wrong.
             raise StreamFailure(f"{system.name}: {group.exceptions[0]!r}") from group
+
+
+def _asleep(system: System, systems: Sequence[System]) -> set[str]:
+    return {other.run_id for other in systems} - system.awake
 
 
 def await_quiet(system: System, plan: Plan) -> None:
@@ -112,7 +116,8 @@ class _CpuReading:
 
     @classmethod
     def take(cls, system: System) -> "_CpuReading":
-        return cls(machine_busy_s(), server_cpu_s(system.run_id), time.process_time())
+        server_s = sum(map(server_cpu_s, system.awake))
+        return cls(machine_busy_s(), server_s, time.process_time())
 
     def since(self, before: "_CpuReading") -> "_CpuReading":
         return _CpuReading(
@@ -128,7 +133,7 @@ class _CpuReading:
 
 def idle_cores(system: System, systems: Sequence[System], seconds: float = 5.0) -> float:
     """Cores that a server without requests uses."""
-    with frozen(s.run_id for s in systems if s.run_id != system.run_id):
+    with frozen(_asleep(system, systems)):
         time.sleep(SETTLE_S)
         before = _CpuReading.take(system)
         time.sleep(seconds)

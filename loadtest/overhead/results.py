@@ -9,7 +9,7 @@ from loadtest.overhead.plan import OpenLoop, Plan
 from loadtest.overhead.rounds import Measured
 from loadtest.results_file import commit, machine, versions
 from loadtest.stats import Pair, added_ms, estimate, rate_ratio, summary
-from loadtest.systems import BARE, OURS
+from loadtest.systems import BARE, BARE_BESIDE_OURS, OURS
 
 MIN_THROUGHPUT_RATIO = 0.97
 MAX_ADDED_TTFT_P50_MS = 2.0
@@ -24,13 +24,13 @@ def rows(systems: Sequence[str], measured: Measured) -> dict[str, Any]:
     }
 
 
-def comparison(systems: Sequence[str], measured: Measured) -> dict[str, Any]:
-    """`{system: {level: figures}}` of all but the bare server, compared with it within each round:
-    each figure with its 95 % interval."""
+def comparison(systems: Sequence[str], measured: Measured, base: str = BARE) -> dict[str, Any]:
+    """`{system: {level: figures}}` of all but `base`, compared with it within each round: each
+    figure with its 95 % interval."""
     return {
-        system: {level: _compare(measured.pairs(level, BARE, system)) for level in measured.rounds}
+        system: {level: _compare(measured.pairs(level, base, system)) for level in measured.rounds}
         for system in systems
-        if system != BARE
+        if system != base
     }
 
 
@@ -87,5 +87,9 @@ def meta(
         "repetitions_thrown_away": measured.disturbed,
         "idle_cores": {name: round(cores, 3) for name, cores in measured.idle_cores.items()},
         "over_bare": over_bare,
+        # What tierserve costs beyond Ray's processes being there.
+        "over_bare_beside_ours": (
+            comparison((OURS,), measured, BARE_BESIDE_OURS) if BARE_BESIDE_OURS in systems else {}
+        ),
         "bar": bar(over_bare[OURS]) if OURS in over_bare else {},
     }

@@ -7,10 +7,11 @@ from loadtest.overhead.plan import OPEN_LOOP
 from loadtest.overhead.pure_path import PLAIN
 from loadtest.overhead.ray_systems import RAY_SERVE_LLM, SERVE_PROXY_HANDLE
 from loadtest.results_file import META
-from loadtest.systems import BARE, OURS
+from loadtest.systems import BARE, BARE_BESIDE_OURS, OURS
 
 LABELS = {
     BARE: "bare vLLM server",
+    BARE_BESIDE_OURS: "bare, beside an idle tierserve",
     OURS: "tierserve",
     RAY_SERVE_LLM: "Ray Serve LLM",
     SERVE_PROXY_HANDLE: "Serve proxy and handle",
@@ -26,7 +27,7 @@ def table(results: Mapping[str, Any]) -> str:
     systems = [name for name in results if name != META]
     levels = list(dict.fromkeys(level for name in systems for level in results[name]))
     lines = [_row(level, name, results) for level in levels for name in systems]
-    captions = [_caption(results[META]), *_pure_path(results[META])]
+    captions = [_caption(results[META]), *_beside(results[META]), *_pure_path(results[META])]
     return "\n".join([*HEADER, *lines, "", "\n\n".join(captions)])
 
 
@@ -80,6 +81,22 @@ def _bars(bar: Mapping[str, bool]) -> list[str]:
         for word, outcome in (("Kept", True), ("Missed", False))
     }
     return [f"{word}: {'; '.join(promises)}." for word, promises in by_outcome.items() if promises]
+
+
+def _beside(meta: Mapping[str, Any]) -> list[str]:
+    over = meta.get("over_bare_beside_ours", {}).get(OURS)
+    if not over:
+        return []
+    by_level = "; ".join(
+        f"at {level} {_interval(figures['tokens_per_s_ratio'], 2)} of its tokens a second, TTFT "
+        f"p50 {figures['ttft_p50_added_ms']['value']:+.1f} ms and p95 "
+        f"{figures['ttft_p95_added_ms']['value']:+.1f} ms"
+        for level, figures in over.items()
+    )
+    return [
+        "Ray's processes use a share of these cores whether or not anyone asks. Over a bare "
+        f"server beside a tierserve that nobody asks, tierserve has {by_level}."
+    ]
 
 
 def _pure_path(meta: Mapping[str, Any]) -> list[str]:

@@ -7,13 +7,19 @@ from loadtest.overhead.options import plan_of, systems_of
 from loadtest.overhead.plan import ClosedLoop
 
 
-def test_all_four_systems_are_measured_unless_others_are_chosen() -> None:
+def test_all_systems_are_measured_unless_others_are_chosen() -> None:
     parser = make_parser()
 
     assert systems_of(parser.parse_args(["overhead"])) == [
-        "bare", "ours", "ray-serve-llm", "serve-proxy-handle",
+        "bare", "bare-beside-ours", "ours", "ray-serve-llm", "serve-proxy-handle",
     ]  # fmt: skip
     assert systems_of(parser.parse_args(["overhead", "--systems", "ours"])) == ["bare", "ours"]
+
+
+def test_a_bare_server_beside_ours_needs_ours() -> None:
+    options = make_parser().parse_args(["overhead", "--systems", "bare-beside-ours"])
+
+    assert systems_of(options) == ["bare", "bare-beside-ours", "ours"]
 
 
 def test_the_command_line_chooses_the_plan() -> None:

@@ -1,12 +1,17 @@
 """The requests of a repetition: of fixed work, never twice, the same for every system."""
 
+import contextlib
 import json
+from collections.abc import Iterable, Iterator
 
 import pytest
 
+from loadtest.overhead import repetition
+from loadtest.overhead.command import beside
 from loadtest.overhead.plan import OpenLoop
-from loadtest.overhead.repetition import arrivals_s, make_prompts
+from loadtest.overhead.repetition import arrivals_s, idle_cores, make_prompts
 from loadtest.sse_client import chat_body
+from loadtest.systems import System
 
 
 def test_no_prompt_comes_twice() -> None:
@@ -39,3 +44,29 @@ def test_arrivals_are_the_same_for_every_system_and_others_in_every_round() -> N
     assert due_s == arrivals_s(level, 0) == sorted(due_s)
     assert due_s != arrivals_s(level, 1)
     assert due_s[-1] == pytest.approx(2000 / 20.0, rel=0.1)
+
+
+def test_who_stands_by_is_awake_and_its_cpu_time_is_no_strangers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asleep: list[set[str]] = []
+    used_s = {"bare-run": 0.0, "ours-run": 0.0, "other-run": 0.0}
+
+    def a_second_goes_by(seconds: float) -> None:
+        used_s.update({"bare-run": used_s["bare-run"] + 0.1, "ours-run": used_s["ours-run"] + 0.2})
+
+    @contextlib.contextmanager
+    def frozen(run_ids: Iterable[str]) -> Iterator[None]:
+        asleep.append(set(run_ids))
+        yield
+
+    monkeypatch.setattr(repetition, "frozen", frozen)
+    monkeypatch.setattr(repetition, "server_cpu_s", used_s.__getitem__)
+    monkeypatch.setattr(repetition.time, "sleep", a_second_goes_by)
+    bare, ours, other = (System(name, "", f"{name}-run") for name in ("bare", "ours", "other"))
+    systems = [bare, beside(bare, ours), ours, other]
+
+    cores = [idle_cores(system, systems, seconds=1.0) for system in systems[:2]]
+
+    assert asleep == [{"ours-run", "other-run"}, {"other-run"}]
+    assert cores == pytest.approx([0.1, 0.3])

@@ -83,6 +83,25 @@ def test_the_rate_of_the_open_loop_is_told_and_the_promises_are_tierserves() -> 
     assert found["engine"] == {"seed": 0}
 
 
+def test_tierserve_is_compared_with_a_bare_server_beside_it_too() -> None:
+    rounds: list[Round] = [
+        {
+            "bare": repetition(tokens_per_s=100.0, ttft_ms=(20.0,)),
+            "bare-beside-ours": repetition(tokens_per_s=80.0, ttft_ms=(24.0,)),
+            "ours": repetition(tokens_per_s=76.0, ttft_ms=(25.0,)),
+        }
+    ]
+    done = Measured(rounds={"1": rounds})
+
+    found = meta(tuple(rounds[0]), done, full_plan(), argv=["overhead"], engine={})
+
+    over = found["over_bare_beside_ours"]["ours"]["1"]
+    assert over["tokens_per_s_ratio"]["value"] == 0.95
+    assert over["ttft_p50_added_ms"]["value"] == 1.0
+    assert found["over_bare"]["bare-beside-ours"]["1"]["tokens_per_s_ratio"]["value"] == 0.8
+    assert found["bar"]["tokens a second at 1: at least 0.97 of bare"] is False
+
+
 def test_the_pure_path_counts_chunks_and_says_when_they_hold_several_tokens() -> None:
     done = Measured(
         rounds={

@@ -44,6 +44,16 @@ def test_the_bursts_of_ray_serve_llm_are_explained_where_it_was_measured() -> No
     assert "Ray Serve LLM hands on the tokens of 50 ms in one go" in table(shown)
 
 
+def test_what_is_left_without_rays_idle_share_is_told() -> None:
+    shown = results()
+    shown["meta"]["over_bare_beside_ours"] = {"ours": {"32": compared(0.96)}}
+
+    assert (
+        "tierserve has at 32 0.96 (0.95 to 0.97) of its tokens a second, TTFT p50 +0.5 ms and "
+        "p95 +1.0 ms" in table(shown)
+    )
+
+
 def test_the_pure_path_is_told_beside_the_plain_server() -> None:
     shown = results()
     shown["meta"]["pure_path"] = {

@@ -88,15 +88,19 @@ def _beside(meta: Mapping[str, Any]) -> list[str]:
     if not over:
         return []
     by_level = "; ".join(
-        f"at {level} {_interval(figures['tokens_per_s_ratio'], 2)} of its tokens a second, TTFT "
+        f"{_place(level)}: {_interval(figures['tokens_per_s_ratio'], 2)} of its tokens a second, TTFT "
         f"p50 {figures['ttft_p50_added_ms']['value']:+.1f} ms and p95 "
         f"{figures['ttft_p95_added_ms']['value']:+.1f} ms"
         for level, figures in over.items()
     )
     return [
         "Ray's processes use a share of these cores whether or not anyone asks. Over a bare "
-        f"server beside a tierserve that nobody asks, tierserve has {by_level}."
+        f"server beside a tierserve that nobody asks, tierserve has, {by_level}."
     ]
+
+
+def _place(level: str) -> str:
+    return "in the open loop" if level == OPEN_LOOP else f"at {level}"
 
 
 def _pure_path(meta: Mapping[str, Any]) -> list[str]:

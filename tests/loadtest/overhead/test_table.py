@@ -49,7 +49,7 @@ def test_what_is_left_without_rays_idle_share_is_told() -> None:
     shown["meta"]["over_bare_beside_ours"] = {"ours": {"32": compared(0.96)}}
 
     assert (
-        "tierserve has at 32 0.96 (0.95 to 0.97) of its tokens a second, TTFT p50 +0.5 ms and "
+        "tierserve has, at 32: 0.96 (0.95 to 0.97) of its tokens a second, TTFT p50 +0.5 ms and "
         "p95 +1.0 ms" in table(shown)
     )
 

@@ -88,8 +88,8 @@ def _beside(meta: Mapping[str, Any]) -> list[str]:
     if not over:
         return []
     by_level = "; ".join(
-        f"{_place(level)}: {_interval(figures['tokens_per_s_ratio'], 2)} of its tokens a second, TTFT "
-        f"p50 {figures['ttft_p50_added_ms']['value']:+.1f} ms and p95 "
+        f"{_place(level)}: {_interval(figures['tokens_per_s_ratio'], 2)} of its tokens a second, "
+        f"TTFT p50 {figures['ttft_p50_added_ms']['value']:+.1f} ms and p95 "
         f"{figures['ttft_p95_added_ms']['value']:+.1f} ms"
         for level, figures in over.items()
     )

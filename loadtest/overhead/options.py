@@ -21,7 +21,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "deployment behind Serve's proxy and a handle, with the same small random model and the "
         "same engine arguments, and measures them in turn with streaming chat completions of "
         "fixed length: closed loops and Poisson arrivals. While one is measured the others stand "
-        "still. Then the path alone is measured with the fake engine. docs/overhead.md has more.",
+        "still, but for the tierserve that the bare server is measured beside. Then the path "
+        "alone is measured with the fake engine. docs/overhead.md has more.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument

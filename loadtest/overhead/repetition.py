@@ -32,7 +32,7 @@ WORDS = ("the", "sea", "and", "a", "ship", "went", "over", "cold", "water", "und
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Of the same round all systems get the same requests at the same times; a repetition that is
+    """Of the same round all systems get requests of the same lengths at the same times; one that is
     made again (`attempt` above 0) gets other prompts, which no cache holds."""
 
     round_number: int
@@ -43,7 +43,7 @@ def repeat(
     system: System, systems: Sequence[System], plan: Plan, level: Level, turn: Turn
 ) -> Repetition:
     """A warm-up goes first and is not counted. Raises StreamFailure when a request fails."""
-    label = f"{level.name}/{turn.round_number}.{turn.attempt}"
+    label = label_of(system, level, turn)
     warm_up = _bodies(make_prompts(level.streams, f"{label}/warm-up"), WARM_UP_TOKENS)
     bodies = _bodies(make_prompts(level.requests, label), plan.output_tokens)
     with frozen(_asleep(system, systems)):
@@ -57,6 +57,12 @@ def repeat(
 
 def _asleep(system: System, systems: Sequence[System]) -> set[str]:
     return {other.run_id for other in systems} - system.awake
+
+
+def label_of(system: System, level: Level, turn: Turn) -> str:
+    """Another one, of the same length, for a system that shares its server: its prompts would be
+    in that server's cache already."""
+    return f"{level.name}{'+' if system.beside else '/'}{turn.round_number}.{turn.attempt}"
 
 
 def await_quiet(system: System, plan: Plan) -> None:

@@ -26,11 +26,13 @@ if [ -z "${KUBERAY_CRDS:-}" ] && [ ! -e $crds/ray.io_rayservices.yaml ]; then
         echo "test-k8s: KubeRay's CRDs could not be fetched from $source"
     fi
 fi
-# Grafana's schema of a dashboard, made of the types that it publishes for version 13.2.
-schema=.cache/grafana-schema-13.2.3.json
-if [ ! -e $schema ]; then
+# Grafana's schema of a dashboard, made of the types that it publishes; again when what it is made
+# of is newer.
+schema=.cache/grafana-schema.json
+of=tests/k8s/grafana_schema
+if [ ! $schema -nt $of/dashboard.ts ] || [ ! $schema -nt $of/package.json ]; then
     made=.cache/grafana-schema
-    rm -rf $made && mkdir -p .cache && cp -r tests/k8s/grafana_schema $made
+    rm -rf $made $schema && mkdir -p .cache && cp -r $of $made
     { npm install --prefix $made --silent --no-fund --no-audit &&
         (cd $made && npx --no-install ts-json-schema-generator --path dashboard.ts \
             --type TierserveDashboard --expose none --jsDoc none --out schema.json) &&

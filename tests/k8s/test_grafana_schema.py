@@ -12,7 +12,7 @@ from jsonschema.exceptions import best_match
 
 from tests.k8s.manifests import REPO
 
-SCHEMA = REPO / ".cache" / "grafana-schema-13.2.3.json"
+SCHEMA = REPO / ".cache" / "grafana-schema.json"
 DASHBOARDS = sorted((REPO / "deploy" / "monitoring" / "dashboards").glob("*.json"))
 
 pytestmark = pytest.mark.skipif(

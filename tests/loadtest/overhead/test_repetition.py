@@ -8,8 +8,8 @@ import pytest
 
 from loadtest.overhead import repetition
 from loadtest.overhead.command import beside
-from loadtest.overhead.plan import OpenLoop
-from loadtest.overhead.repetition import arrivals_s, idle_cores, make_prompts
+from loadtest.overhead.plan import ClosedLoop, OpenLoop
+from loadtest.overhead.repetition import Turn, arrivals_s, idle_cores, label_of, make_prompts
 from loadtest.sse_client import chat_body
 from loadtest.systems import System
 
@@ -25,6 +25,18 @@ def test_no_prompt_comes_twice() -> None:
 
     assert len(set(prompts)) == len(prompts)
     assert make_prompts(4, labels[0]) == make_prompts(4, labels[0])
+
+
+def test_a_server_that_is_measured_twice_in_a_round_gets_no_prompt_again() -> None:
+    bare, ours = System("bare", "", "bare-run"), System("ours", "", "ours-run")
+    level, turn = ClosedLoop(8, 40), Turn(0)
+    alone, again, theirs = (
+        make_prompts(level.requests, label_of(system, level, turn))
+        for system in (bare, beside(bare, ours), ours)
+    )
+
+    assert alone == theirs
+    assert set(alone).isdisjoint(again)
 
 
 def test_a_request_is_of_fixed_work() -> None:

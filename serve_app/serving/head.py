@@ -38,12 +38,16 @@ _SERVE_PORTS = (
 class RayHead:
     """Ports, folder and token that no other cluster on this machine has."""
 
+    ports: Sequence[int]
     run_id: str = field(default_factory=lambda: secrets.token_hex(4))
     token: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
-    ports: Sequence[int] = field(
-        default_factory=lambda: free_ports(len(_HEAD_PORTS) + len(_SERVE_PORTS))
-    )
     first_replica_port: int = field(default_factory=lambda: free_port_block(REPLICA_PORTS))
+
+    @classmethod
+    def beside(cls, http_port: int) -> "RayHead":
+        """For a cluster whose applications will listen at `http_port`: HAProxy binds it minutes
+        after these ports are chosen, so that it looks free until then."""
+        return cls(free_ports(len(_HEAD_PORTS) + len(_SERVE_PORTS), promised=(http_port,)))
 
     @property
     def run_dir(self) -> Path:

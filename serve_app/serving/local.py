@@ -52,8 +52,8 @@ class LocalCluster:
         ray_options: tuple[str, ...] = (),
     ) -> None:
         """`environment` wins over deploy/runtime.env; `ray_options` go to `ray start`."""
-        self._head = RayHead()
         self.port = port or free_ports(1)[0]
+        self._head = RayHead.beside(self.port)
         self.env = self._head.environment(haproxy=haproxy, chosen=environment or {})
         self.api = ServeApi(self._head.dashboard_address, self._head.token)
         self._options = ray_options

@@ -3,6 +3,7 @@
 import contextlib
 import random
 import socket
+from collections.abc import Collection
 
 import psutil
 
@@ -26,12 +27,13 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
-def free_ports(count: int) -> list[int]:
-    """Different free ports, at random so that two starts at once hardly meet."""
+def free_ports(count: int, *, promised: Collection[int] = ()) -> list[int]:
+    """Different free ports, at random so that two starts at once hardly meet. None of `promised`,
+    where somebody will listen later."""
     candidates = random.sample(_SINGLE_PORTS, k=len(_SINGLE_PORTS))
     found: list[int] = []
     for port in candidates:
-        if is_free(port, "0.0.0.0"):
+        if port not in promised and is_free(port, "0.0.0.0"):
             found.append(port)
             if len(found) == count:
                 return found

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 REQUEST_TIMEOUT_S = 10.0
+# The first one starts Serve's controller and waits for it: seconds on free cores.
+DEPLOY_TIMEOUT_S = 60.0
+_APPLICATIONS = "/api/serve/applications/"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit): ")
 
@@ -41,28 +44,26 @@ class ServeApi:
 
     def deploy(self, config: Mapping[str, Any]) -> None:
         """Hand over the whole config; Serve then works towards it."""
-        self._request("PUT", json.dumps(config).encode())
+        body = json.dumps(config).encode()
+        _ask(self, _APPLICATIONS, "PUT", body, timeout_s=DEPLOY_TIMEOUT_S)
 
     def status(self) -> dict[str, AppStatus]:
         """Every application that Serve knows."""
-        applications = self._request("GET").get("applications", {})
+        applications = get_json(self, _APPLICATIONS).get("applications", {})
         return {name: _app_status(name, details) for name, details in applications.items()}
 
     def answers(self) -> bool:
         """Whether the interface is up."""
         try:
-            self._request("GET")
+            get_json(self, _APPLICATIONS)
         except ServeApiError:
             return False
         return True
 
-    def _request(self, method: str, body: bytes | None = None) -> dict[str, Any]:
-        return _ask(self, "/api/serve/applications/", method, body)
-
 
 def get_json(api: ServeApi, path: str) -> dict[str, Any]:
-    """Any other page of the same dashboard. Raises ServeApiError."""
-    return _ask(api, path, "GET", None)
+    """Any page of the same dashboard. Raises ServeApiError."""
+    return _ask(api, path, "GET", timeout_s=REQUEST_TIMEOUT_S)
 
 
 def is_failing(status: str, message: str) -> bool:
@@ -79,7 +80,9 @@ def failure_reason(message: str) -> str:
     return "\n".join(lines[raised[-1] :] if raised else lines)
 
 
-def _ask(api: ServeApi, path: str, method: str, body: bytes | None) -> dict[str, Any]:
+def _ask(
+    api: ServeApi, path: str, method: str, body: bytes | None = None, *, timeout_s: float
+) -> dict[str, Any]:
     headers = {"Content-Type": "application/json"}
     if api.token:
         headers["Authorization"] = f"Bearer {api.token}"
@@ -88,7 +91,7 @@ def _ask(api: ServeApi, path: str, method: str, body: bytes | None) -> dict[str,
     # The dashboard is on this machine: a proxy of the environment is not meant for it.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=REQUEST_TIMEOUT_S) as answer:
+        with opener.open(request, timeout=timeout_s) as answer:
             text = answer.read()
     except urllib.error.HTTPError as fault:
         detail = fault.read().decode(errors="replace").strip()

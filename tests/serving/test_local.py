@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.serving import launcher
+from serve_app.serving import launcher, ports
 from serve_app.serving.local import LocalCluster
 from serve_app.serving.ports import free_port_block, free_ports, holder_of, is_free
 from serve_app.serving.serve_api import AppStatus, failure_reason
@@ -55,6 +55,16 @@ def test_a_taken_port_names_its_holder() -> None:
             launcher.make_plan(port, "local-cpu", None)
     assert is_free(port)
     assert free_port_block(10) % 100 == 0
+
+
+def test_a_port_that_somebody_will_listen_at_is_not_chosen_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ports, "_SINGLE_PORTS", range(20000, 20003))
+    monkeypatch.setattr(ports, "is_free", lambda port, host: True)
+    assert sorted(free_ports(2, promised=(20001,))) == [20000, 20002]
+    with pytest.raises(OSError, match="no 3 free ports"):
+        free_ports(3, promised=(20001,))
 
 
 def test_the_plan_takes_the_models_absolute_path(

@@ -2,9 +2,9 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from statistics import median, quantiles
+from statistics import quantiles
 
 import aiohttp
 
@@ -15,7 +15,8 @@ from tests.e2e.load import Visit, visit
 from tests.e2e.site import Site, wait_for
 
 # Idle and flooded in turn, so that a drift of the machine cancels. Whatever else the machine's host
-# does for a second spoils the p95 of the round it falls into, and no more than that one.
+# does for a second spoils the p95 of the round it falls into, and no more than that one. The median
+# of three rounds counts, which the first two decide where they are on the same side.
 ROUNDS = 3
 SAMPLES = 100
 MOST_RATIO = 1.5
@@ -70,7 +71,7 @@ def unscanned_heap() -> Iterator[None]:
 
 
 async def test_reasoning_is_as_fast_while_chat_is_flooded(site: Site) -> None:
-    idle_p95_ms, flooded_p95_ms, busy = [], [], {}
+    idle_p95_ms, flooded_p95_ms, ratios, busy = [], [], [], {}
     with unscanned_heap():
         async with client_session() as session:
             for number in range(ROUNDS):
@@ -83,13 +84,24 @@ async def test_reasoning_is_as_fast_while_chat_is_flooded(site: Site) -> None:
                 assert flood, "chat ended no request meanwhile"
                 idle_p95_ms.append(quantiles(idle, n=20)[-1])
                 flooded_p95_ms.append(quantiles(flooded, n=20)[-1])
-    ratios = [there / here for there, here in zip(flooded_p95_ms, idle_p95_ms, strict=True)]
+                ratios.append(flooded_p95_ms[-1] / idle_p95_ms[-1])
+                if is_decided(ratios):
+                    break
     keep_figures(
         "isolation",
         idle_ttft_p95_ms=[round(value, 1) for value in idle_p95_ms],
         flooded_ttft_p95_ms=[round(value, 1) for value in flooded_p95_ms],
-        ratio=round(median(ratios), 2),
+        ratios=[round(ratio, 2) for ratio in ratios],
         chat_running=busy["running"],
         chat_slots=busy["slots"],
     )
-    assert median(ratios) <= MOST_RATIO, (idle_p95_ms, flooded_p95_ms)
+    assert kept(ratios), (idle_p95_ms, flooded_p95_ms)
+
+
+def is_decided(ratios: Sequence[float]) -> bool:
+    """Whether a third round could not change on which side the median of three is."""
+    return len(ratios) == 2 and len({ratio <= MOST_RATIO for ratio in ratios}) == 1
+
+
+def kept(ratios: Sequence[float]) -> bool:
+    return sum(ratio <= MOST_RATIO for ratio in ratios) >= 2

@@ -12,25 +12,17 @@ from rich.console import Console
 
 from loadtest.calibration.bars import BARS
 from loadtest.calibration.command import add_server
+from loadtest.calibration.validation_docs import keep_former, read_runs, write_docs
 from loadtest.evaluation import options as common
-from loadtest.evaluation.words import markdown_table, number, seconds
+from loadtest.evaluation.words import seconds
 from loadtest.load.faults import LoadFault
-from loadtest.readme_table import between_markers
 from loadtest.results_file import META, REPOSITORY, RESULTS, commit, machine, versions, write
 from loadtest.simulation.profile import ProfileError, read_profile
 from serve_app.core.tiers import Tier
 
 VALIDATION = RESULTS.parent / "validation.json"
 DOCS = REPOSITORY / "docs" / "calibration.md"
-MARKER = "validation"
 MISSED, INTERRUPTED = 1, 130
-FIGURES = {
-    "output_tokens_per_s": "output tokens/s",
-    "ttft_p50_s": "TTFT p50",
-    "ttft_p95_s": "TTFT p95",
-    "tpot_p50_s": "TPOT p50",
-    "e2e_p50_s": "E2E p50",
-}
 DESCRIPTION = """\
 Sends three loads to a server, about 30, 60 and 85 % of what the profile says is the most, and
 replays the very same requests in the simulation with one replica of that profile. Ends with 1
@@ -57,8 +49,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="how long requests of each load come (90)")  # fmt: skip
     add("--seed", type=int, default=0, help="same seed, same arrivals and lengths (0)")
     add("--out", type=Path, default=VALIDATION, metavar="FILE",
-        help="loadtest/results/validation.json, from which the table in docs/calibration.md is "
-        "written; another file leaves the docs as they are")  # fmt: skip
+        help="loadtest/results/validation.json, from which and from those before it (kept in "
+        "validation/) the tables in docs/calibration.md are written; another file leaves the "
+        "docs as they are")  # fmt: skip
 
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
@@ -117,9 +110,11 @@ def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
         rows.append(validate.compare(share, rate, records, profile, limits, tier))
         console.print(words(rows[-1]), highlight=False, soft_wrap=True)
     results = {META: meta, "loads": rows}
+    if options.out == VALIDATION:
+        keep_former(VALIDATION)
     write(options.out, results)
     if options.out == VALIDATION:
-        write_docs(results, DOCS)
+        write_docs(read_runs(VALIDATION), DOCS)
     return 0 if all(all(row["kept"].values()) for row in rows) else MISSED
 
 
@@ -137,42 +132,4 @@ def words(row: Mapping[str, Any]) -> str:
         f"{foretold['output_tokens_per_s']:.1f} ({off['output_tokens_per_s']:+.1%}); TTFT p50 "
         f"{seconds(real['ttft_p50_s'])}, simulated {seconds(foretold['ttft_p50_s'])} "
         f"({off['ttft_p50_s']:+.1%}){'; missed: ' + ', '.join(missed) if missed else ''}"
-    )
-
-
-def write_docs(results: Mapping[str, Any], docs: Path) -> None:
-    """Put the table between the page's markers."""
-    text = docs.read_text(encoding="utf-8")
-    docs.write_text(between_markers(text, MARKER, table(results)), encoding="utf-8")
-
-
-def table(results: Mapping[str, Any]) -> str:
-    """A row for each load and figure: measured, simulated, and how far apart they are."""
-    meta = results[META]
-    rows = [
-        (f"{load['share_of_most']:.0%}, {load['rate_rps']:.2f}/s", title, *_cells(load, name))
-        for load in results["loads"]
-        for name, title in FIGURES.items()
-    ]
-    header = ("load", "figure", "measured", "simulated", "off by", "bar")
-    told = meta["machine"]
-    bars = (
-        f"Shares are of {meta['most_rps']:.2f} requests/s, what the profile says is the most. "
-        f"{' / '.join(str(load['requests']) for load in results['loads'])} requests; one replica "
-        f"with {meta['slots']} slots, {meta['profile']['model']}, {told['cores']} cores of "
-        f"{told['cpu']}, {meta['date'][:10]}, commit {meta['commit']}."
-    )
-    return f"{markdown_table(header, rows)}\n\n{bars}"
-
-
-def _cells(load: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    def shown(value: float) -> str:
-        return seconds(value) if name.endswith("_s") and "per" not in name else number(value, 1)
-
-    bar = BARS.get(name)
-    return (
-        shown(load["measured"][name]),
-        shown(load["simulated"][name]),
-        f"{load['off_by'][name]:+.1%}" if name in load["off_by"] else "",
-        "" if bar is None else f"{bar:.0%}",
     )

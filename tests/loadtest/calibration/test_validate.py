@@ -1,14 +1,24 @@
 """The same requests, measured and simulated: what is compared, and when a bar is missed."""
 
+import json
 from array import array
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loadtest.calibration import validate
 from loadtest.calibration.validate import Limits
-from loadtest.calibration.validate_command import table, words
+from loadtest.calibration.validate_command import words
+from loadtest.calibration.validation_docs import (
+    ALL,
+    LAST,
+    keep_former,
+    read_runs,
+    table,
+    write_docs,
+)
 from loadtest.load.faults import LoadFault
 from loadtest.load.record import Outcome, Record
 from loadtest.simulation.profile import CardProfile, known_profiles
@@ -54,11 +64,15 @@ def test_requests_that_were_alone_are_foretold() -> None:
     assert row["requests"] == 8
 
 
-def test_a_server_that_is_slower_than_its_profile_misses_the_bar() -> None:
+def slow_records() -> list[Record]:
     slow = [alone(r.number, r.planned_s, r.input_tokens or 0, 20) for r in RECORDS]
     for record in slow:
         record.token_s = array("d", [at_s + 0.1 for at_s in record.token_s])
-    row = compared(slow)
+    return slow
+
+
+def test_a_server_that_is_slower_than_its_profile_misses_the_bar() -> None:
+    row = compared(slow_records())
     assert row["kept"]["output_tokens_per_s"]
     assert not row["kept"]["ttft_p50_s"]
     assert "missed: ttft_p50_s" in words(row)
@@ -94,16 +108,34 @@ async def test_what_a_template_adds_is_asked_for() -> None:
         assert await validate.tokens_added(silent.url, Tier.CHAT, None) == 0
 
 
-def test_the_table_has_each_load_and_what_it_was_on() -> None:
+def results(day: int, records: list[Record]) -> dict[str, Any]:
     meta = {
         "most_rps": 4.2,
         "slots": 4,
-        "date": "2026-11-25T10:00:00+00:00",
+        "date": f"2026-11-{day}T10:20:30+00:00",
         "commit": "abc",
         "machine": {"cores": 2, "cpu": "AMD EPYC"},
         "profile": {"model": "smollm2"},
     }
-    lines = table({"meta": meta, "loads": [compared(RECORDS)]}).splitlines()
+    return {"meta": meta, "loads": [compared(records)]}
+
+
+def test_the_table_has_each_load_and_what_it_was_on() -> None:
+    lines = table(results(25, RECORDS)).splitlines()
     assert lines[2].startswith("| 30%, 0.50/s | output tokens/s |")
     assert lines[2].endswith("| 10% |")
     assert lines[-1].startswith("Shares are of 4.20 requests/s")
+
+
+def test_every_comparison_stays_in_the_docs_with_what_it_missed(tmp_path: Path) -> None:
+    last, docs = tmp_path / "validation.json", tmp_path / "calibration.md"
+    markers = (f"<!-- {name}:begin --><!-- {name}:end -->" for name in (LAST, ALL))
+    docs.write_text("\n".join(markers))
+    for day, records in ((24, slow_records()), (25, RECORDS), (26, RECORDS)):
+        keep_former(last)
+        last.write_text(json.dumps(results(day, records)))
+    write_docs(read_runs(last), docs)
+    rows = [line for line in docs.read_text().splitlines() if line.startswith("| 2026-")]
+    assert [row[2:12] for row in rows] == ["2026-11-24", "2026-11-25", "2026-11-26"]
+    assert [row.split(" | ")[-1] for row in rows] == ["missed |", "kept |", "kept |"]
+    assert "2 of 3 loads keep both bars" in docs.read_text()

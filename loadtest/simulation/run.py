@@ -30,7 +30,8 @@ ROWS = 65_536
 class Policy(Protocol):
     def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, float]:
         """Each tier's target at this tick, in replicas of the fleet. A policy with a mapping
-        `reasons` by tier has them written down with its changes."""
+        `reasons` by tier has them written down with its changes. One that sees the fleet in parts
+        of `unit` replicas begins with one part of each tier: less than that reports nothing."""
         ...
 
 
@@ -42,13 +43,13 @@ def simulate(trace: Trace, setup: Setup, policy: Policy) -> Outcome:
 
 def simulate_cell(cell: Cell, setup: Setup, policy: Policy) -> Outcome:
     """As `simulate`, for a cell that is at hand already."""
-    run = _Run(cell, setup, policy, _fleet(cell, setup))
+    run = _Run(cell, setup, policy, _fleet(cell, setup, least=getattr(policy, "unit", 1.0)))
     run.arrivals()
     run.rest()
     return run.outcome()
 
 
-def _fleet(cell: Cell, setup: Setup) -> Fleet:
+def _fleet(cell: Cell, setup: Setup, *, least: float) -> Fleet:
     present = sorted({int(code) for code in set(cell.arrivals.tier)})
     tiers = {TIERS[code]: TierState(tier_plan(TIERS[code], setup), cell.weight) for code in present}
     fleet = Fleet(
@@ -61,7 +62,7 @@ def _fleet(cell: Cell, setup: Setup) -> Fleet:
         dice=random.Random(setup.seed),
     )
     for tier, state in tiers.items():
-        state.target = max(setup.minimum, setup.initial.get(tier, 0))
+        state.target = max(setup.minimum, setup.initial.get(tier, 0), least)
         fleet.reconcile(tier, 0.0, at_once=True)
     return fleet
 

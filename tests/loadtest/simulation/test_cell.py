@@ -134,6 +134,18 @@ def test_a_fleet_that_is_scaled_looks_the_same_in_a_cell(weight: int, off: float
     assert_alike(whole, cell, gpu_hours_off=off)
 
 
+def test_a_cell_sees_its_load_from_the_first_second() -> None:
+    """Its fleet's minimum is a tenth of the least that reports; such a cell would order nothing for
+    a start, and then all."""
+    from loadtest.simulation.contest import run_policy
+
+    trace = replace(traffic((Tier.CHAT, 0, 60, 3.0), prompt_tokens=300, new_tokens=60), times=20)
+    setup = a_setup(*CARDS, gpus={"T4": 200, "RTX4090": 200}, slots=32, weight=40)
+    cell = run_policy("ours", trace, setup, attainment=None).outcome
+    assert cell.changes[0].at_s <= 5.0
+    assert max(change.replicas for change in cell.changes) < 200
+
+
 def assert_alike(whole: Outcome, cell: Outcome, *, gpu_hours_off: float = 1e-6) -> None:
     assert (whole.weight, cell.weight > 1) == (1, True)
     assert cell.simulated_requests == pytest.approx(whole.requests / cell.weight, rel=0.02)

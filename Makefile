@@ -37,7 +37,7 @@ check: setup ## Format, lint, import rules, types, unit tests
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/basedpyright --level error
-	$(PY) -m pytest -m "not e2e" -n logical --maxprocesses 8 --allow-hosts=127.0.0.1,::1 --allow-unix-socket $(TESTS)
+	$(PY) -m pytest -m "not e2e" -n logical --maxprocesses 4 --allow-hosts=127.0.0.1,::1 --allow-unix-socket $(TESTS)
 
 e2e: setup
 	$(PY) -m pytest -m e2e --ignore=tests/e2e/replicas --ignore=tests/k8s $(TESTS)

@@ -68,13 +68,15 @@ def all_table(runs: Sequence[Results]) -> str:
     rows = [
         (
             f"{meta['date'][:16].replace('T', ' ')}, {meta['commit']}",
+            f"{meta['profile']['model']}, {meta['machine']['cores']} cores of "
+            f"{meta['machine']['cpu']}",
             f"{load['share_of_most']:.0%}, {load['rate_rps']:.2f}/s",
             *(f"{load['off_by'][name]:+.1%}" for name in FIGURES),
             "kept" if all(load["kept"].values()) else "missed",
         )
         for meta, load in loads
     ]
-    header = ("compared, commit", "load", *FIGURES.values(), "bars")
+    header = ("compared, commit", "model, machine", "load", *FIGURES.values(), "bars")
     kept = sum(all(load["kept"].values()) for _, load in loads)
     return (
         f"{markdown_table(header, rows)}\n\n"

@@ -11,7 +11,7 @@ from tests.e2e.site import Site, wait_for
 
 REQUESTS = 200
 OVERLOAD = 3.0
-TOKENS = 32
+TOKENS = 48
 HONEST_SHARE = 0.9
 REFUSED_WITHIN_S = 0.5
 # Streams and whole answers, 100 of each, are refused alike; chance explains this much.

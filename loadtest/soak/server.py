@@ -140,10 +140,13 @@ def tier_apps(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _left_behind(
     cluster: LocalCluster, started: list[psutil.Process], shared_before: Mapping[str, int]
 ) -> dict[str, Any]:
-    alive = [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    alive += processes_of_run(cluster.run_id, cluster.run_dir)
+    alive: set[str] = set()
+    for process in [*started, *processes_of_run(cluster.run_id, cluster.run_dir)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                alive.add(f"{process.pid} {process.name()}")
     return {
-        "processes": sorted({f"{process.pid} {process.name()}" for process in alive}),
+        "processes": sorted(alive),
         "shared_memory": {
             name: size
             for name, size in sorted(shared_memory_files().items())

@@ -60,7 +60,10 @@ class Exchange:
             (b"content-length", b"%d" % len(self.body)),
             (b"content-type", b"application/json"),
         ]
-        return {**self.scope, "path": path, "raw_path": path.encode(), "headers": headers}
+        # From version 2.4 on a stream need not listen for the client's leaving, which is done here.
+        asgi = {**self.scope.get("asgi", {"version": "3.0"}), "spec_version": "2.4"}
+        own = {"path": path, "raw_path": path.encode(), "headers": headers, "asgi": asgi}
+        return {**self.scope, **own}
 
     @asynccontextmanager
     async def disconnection(self) -> AsyncIterator[asyncio.Future[Message]]:

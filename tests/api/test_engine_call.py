@@ -1,4 +1,4 @@
-"""A call of vLLM's application ends its work when it is cancelled."""
+"""A call of vLLM's application ends its work when it is cancelled, or its client leaves."""
 
 import asyncio
 
@@ -75,23 +75,59 @@ async def test_everyone_who_listens_learns_that_the_client_left() -> None:
     assert heard == [{"type": "http.disconnect"}] * 2
 
 
-async def test_what_the_client_says_and_what_the_engine_answers_pass_through() -> None:
+async def test_a_client_that_leaves_ends_the_call_and_gets_nothing_more() -> None:
+    app, sent = WorkInATask(), []
+
+    async def leaves() -> Message:
+        await app.working.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await call_engine(app, {}, body=b"{}", receive=leaves, send=send)
+    assert app.aborted
+    assert sent == []
+
+
+async def test_a_stream_that_has_begun_is_ended_though_it_does_not_listen() -> None:
+    sent: list[Message] = []
+    streaming, ended = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        streaming.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def leaves() -> Message:
+        await streaming.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async with asyncio.timeout(1):
+        await call_engine(app, {}, body=b"", receive=leaves, send=send)
+    assert ended.is_set()
+    assert [message["type"] for message in sent] == ["http.response.start"]
+
+
+async def test_what_the_engine_answers_passes_through() -> None:
     seen: list[Message] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(await receive())
-        seen.append(await receive())
         await send({"type": "http.response.start", "status": 204, "headers": []})
-
-    async def gone() -> Message:
-        return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
         seen.append(message)
 
-    await call_engine(app, {}, body=b"x", receive=gone, send=send)
+    await call_engine(app, {}, body=b"x", receive=never, send=send)
     kinds = [message["type"] for message in seen]
-    assert kinds == ["http.request", "http.disconnect", "http.response.start"]
+    assert kinds == ["http.request", "http.response.start"]
 
 
 async def test_a_fault_of_the_engine_is_the_calls_own() -> None:

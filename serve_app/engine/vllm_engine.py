@@ -7,7 +7,7 @@ must be there before.
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,7 @@ from serve_app.engine.cpu import computes_on_cpu
 from serve_app.engine.engine import EngineLoad
 from serve_app.engine.load_recorder import load_recorder
 from serve_app.engine.mended import exact_parser, looked_for_rarely, mended_budget, rewound_on_cpu
+from serve_app.engine.short_way import build_chunks_plainly, shorten_way
 from serve_app.engine.structure import StructureCloser
 from serve_app.errors import invalid
 
@@ -59,6 +60,7 @@ class VllmEngine:
                 make_arg_parser,
                 validate_parsed_serve_args,
             )
+            from vllm.envs import enable_envs_cache
             from vllm.utils.argparse_utils import FlexibleArgumentParser
             from vllm.v1.engine.async_llm import AsyncLLM
             from vllm.v1.metrics.loggers import StatLoggerBase
@@ -81,7 +83,9 @@ class VllmEngine:
             app = build_app(namespace, tasks, client.model_config)
             await init_app_state(client, app.state, namespace, tasks)
             known_fields = _known_fields()
-            _shorten_way(app, known_fields)
+            shorten_way(app, known_fields)
+            build_chunks_plainly(_chunk_models())
+            enable_envs_cache()
         with phase("warm-up"):
             token_s = await _warm_up(client)
         cache = client.vllm_config.cache_config
@@ -115,24 +119,6 @@ class VllmEngine:
 
     def shutdown(self) -> None:
         self._client.shutdown()
-
-
-def _shorten_way(app: Any, generating: Collection[str]) -> None:
-    """Take out of vLLM's application what the edge in front of it does already.
-
-    Its HTTP metrics walk all routes twice a request and wrap every chunk; the edge counts and times
-    each request, and knows its route, so the generating ones are looked at first.
-    """
-    from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
-
-    app.user_middleware = [
-        middleware
-        for middleware in app.user_middleware
-        if middleware.cls is not PrometheusInstrumentatorMiddleware
-    ]
-    # build_app's SageMaker part has built the layers already; the next request builds them anew.
-    app.middleware_stack = None
-    app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in generating)
 
 
 def _with_late_faults(app: ASGIApp) -> ASGIApp:
@@ -247,3 +233,17 @@ def _known_fields() -> dict[str, frozenset[str]]:
         "/v1/messages": AnthropicMessagesRequest,
     }
     return {path: frozenset(schema.model_fields) for path, schema in schemas.items()}
+
+
+def _chunk_models() -> list[type[Any]]:
+    from vllm.entrypoints.generate.base.protocol import DeltaMessage
+    from vllm.entrypoints.openai.chat_completion import protocol as chat
+    from vllm.entrypoints.openai.completion import protocol as completion
+
+    return [
+        DeltaMessage,
+        chat.ChatCompletionResponseStreamChoice,
+        chat.ChatCompletionStreamResponse,
+        completion.CompletionResponseStreamChoice,
+        completion.CompletionStreamResponse,
+    ]

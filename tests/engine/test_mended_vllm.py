@@ -9,6 +9,8 @@ import pytest
 from serve_app.core.generation import Generation, SequenceFacts
 from serve_app.core.thought import ThoughtTrace
 from serve_app.engine.mended import exact_parser, mended_budget
+from serve_app.engine.short_way import FIELD_LOG, build_chunks_plainly
+from serve_app.engine.vllm_engine import _chunk_models
 from tests.engine.fake_generation import END, MARKS, PHRASE, START, asked_by_the_edge
 
 # Importing vLLM takes longer than all quick tests of this folder, and warns of what is its own.
@@ -89,3 +91,25 @@ def test_a_stream_without_a_thought_is_answer_from_its_first_token_on(
         assert parser.is_reasoning_end([50]) is (field == "content")
         reasoning, content = parser.extract_reasoning("4", None)
     assert {"reasoning": reasoning, "content": content}[field] == "4"
+
+
+def test_a_chunk_is_the_same_when_it_is_built_plainly() -> None:
+    from vllm.entrypoints.generate.base.protocol import DeltaMessage
+    from vllm.entrypoints.openai.chat_completion import protocol as chat
+    from vllm.entrypoints.serve.engine.protocol import UsageInfo
+
+    models = _chunk_models()
+    assert all(FIELD_LOG in it.__pydantic_decorators__.model_validators for it in models)
+
+    def chunk() -> str:
+        delta = DeltaMessage(role="assistant", content="Hi", reasoning=None)
+        choice = chat.ChatCompletionResponseStreamChoice(index=0, delta=delta)
+        usage = UsageInfo(prompt_tokens=3, completion_tokens=1, total_tokens=4)
+        whole = chat.ChatCompletionStreamResponse(
+            id="a", created=1, model="m", choices=[choice], usage=usage
+        )
+        return whole.model_dump_json(exclude_unset=True)
+
+    before = chunk()
+    build_chunks_plainly(models)
+    assert chunk() == before

@@ -2,16 +2,41 @@
 
 import json
 import tempfile
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 PREFIX = "tierserve"
 WAIT_BUCKETS_S = (0.005, 0.05, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60)
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40)
 ITL_BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 E2E_BUCKETS_S = (0.1, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+
+
+class TokenHistogram(Collector):
+    """A histogram for what is observed with every token. The client library's own takes two locks
+    and eight calls for each value; this one belongs to the event loop alone."""
+
+    def __init__(self, name: str, text: str, buckets: tuple[float, ...]) -> None:
+        self._name, self._text, self._bounds = name, text, buckets
+        self._counts = [0] * (len(buckets) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        bounds = [floatToGoString(bound) for bound in (*self._bounds, float("inf"))]
+        buckets = list(zip(bounds, map(float, accumulate(self._counts)), strict=True))
+        yield HistogramMetricFamily(self._name, self._text, buckets=buckets, sum_value=self._sum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +67,7 @@ class TierMetrics:
     startup_s: Gauge
     queue_wait_s: Histogram
     ttft_s: Histogram
-    itl_s: Histogram
+    itl_s: TokenHistogram
     e2e_s: Histogram
 
 
@@ -58,6 +83,8 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
     def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"{PREFIX}_{name}", text, buckets=buckets, registry=registry)
 
+    itl_s = TokenHistogram(f"{PREFIX}_itl_seconds", "Gap between streamed chunks.", ITL_BUCKETS_S)
+    registry.register(itl_s)
     return TierMetrics(
         requests=counter("requests", "Requests answered.", "endpoint", "status"),
         refused=counter("refused", "Requests refused by admission.", "reason"),
@@ -90,7 +117,7 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
         startup_s=gauge("startup_seconds", "Duration of a start-up phase.", "phase"),
         queue_wait_s=histogram("queue_wait_seconds", "Wait for a slot.", WAIT_BUCKETS_S),
         ttft_s=histogram("ttft_seconds", "Time to the first streamed token.", TTFT_BUCKETS_S),
-        itl_s=histogram("itl_seconds", "Gap between streamed chunks.", ITL_BUCKETS_S),
+        itl_s=itl_s,
         e2e_s=histogram("e2e_seconds", "Whole request, waiting included.", E2E_BUCKETS_S),
     )
 

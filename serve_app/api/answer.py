@@ -115,8 +115,12 @@ class Answer:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             await self._on_start(message)
-        elif message["type"] == "http.response.body":
-            await self._on_body(message.get("body", b""), more=message.get("more_body", False))
+        elif self._streaming:
+            await self._send(self._in_form(message))
+        else:
+            self._held_body += message.get("body", b"")
+            if not message.get("more_body", False):
+                await self._send_whole()
 
     async def _on_start(self, message: Message) -> None:
         self.status = message["status"]
@@ -127,25 +131,23 @@ class Answer:
         elif not self._started:
             await self._start(self.status, [*message["headers"], SSE_HEADERS[2]])
 
-    async def _on_body(self, body: bytes, *, more: bool) -> None:
-        if not self._streaming:
-            self._held_body += body
-            if not more:
-                await self._send_whole()
-            return
+    def _in_form(self, message: Message) -> Message:
+        """A chunk of a stream. Here is what every token costs beyond vLLM's own server."""
+        body = asked = message.get("body", b"")
         if body:
             self._measure()
-            body = self._under_its_name(body)
-            thought_here = self._endpoint.thought_twice and not self.relayed
-            if thought_here and b'"reasoning":' in body:
+            if self.renamed is not None:
+                body = self._under_its_name(body)
+            if b'"reasoning":' in body and self._endpoint.thought_twice and not self.relayed:
                 body = _THOUGHT.sub(_BOTH_NAMES, body)
             if self.generation is not None and ends_answer(body, self._endpoint):
                 body = in_chunk(body, self._endpoint, self.generation)
-            self._record(body)
-        if not more:
+            if self._keep is not None:
+                self._record(body)
+        if not message.get("more_body", False):
             self.complete = True
             self._hand_over()
-        await self._chunk(body, more=more)
+        return message if body is asked else {**message, "body": body}
 
     async def _send_whole(self) -> None:
         """A JSON answer; if heartbeats already opened a stream, it can only be an error event."""

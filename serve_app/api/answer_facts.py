@@ -6,20 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from serve_app.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
+from serve_app.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, Endpoint
 from serve_app.core.generation import Generation, SequenceFacts
 from serve_app.core.thought import ThoughtEnd
 
 FIELD = "tierserve"
 THOUGHT_HEADER = b"x-tierserve-thought"
-# A key of the last event that tells of an answer. A quote inside a JSON string is escaped.
-_ENDING = {
-    CHAT_COMPLETIONS: b'"finish_reason":"',
-    COMPLETIONS: b'"finish_reason":"',
-    # Its `stop_reason` is null where vLLM has no word of Anthropic's for it.
-    MESSAGES: b'"type":"message_delta"',
-    RESPONSES: b'"type":"response.completed"',
-}
 _INDEX = re.compile(rb'"choices":\[\{"index":(\d+)')
 _REPETITION = b'"finish_reason":"repetition"'
 _STOP = b'"finish_reason":"stop"'
@@ -29,8 +21,7 @@ _NO_REASON, _END_TURN = b'"stop_reason":null', b'"stop_reason":"end_turn"'
 
 def ends_answer(body: bytes, endpoint: Endpoint) -> bool:
     """Whether this chunk of a stream is the last of an answer."""
-    mark = _ENDING.get(endpoint)
-    return mark is not None and mark in body
+    return endpoint.ending is not None and endpoint.ending in body
 
 
 def in_chunk(body: bytes, endpoint: Endpoint, generation: Generation) -> bytes:

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+# Each is made once, here, so it is compared and hashed by what it is.
+@dataclass(frozen=True, slots=True, eq=False)
 class Endpoint:
     """A generating route. `limit_fields`: the names under which its schema limits new tokens,
-    the first being the one that the tier's default is written to (None: keep the schema's)."""
+    the first being the one that the tier's default is written to (None: keep the schema's).
+    `ending` is a key of the last event that tells of an answer; a quote inside a JSON string is
+    escaped."""
 
     name: str
     path: str
@@ -14,6 +17,7 @@ class Endpoint:
     default_limit_field: str | None
     thought_twice: bool = False
     anthropic: bool = False
+    ending: bytes | None = None
 
 
 CHAT_COMPLETIONS = Endpoint(
@@ -22,11 +26,32 @@ CHAT_COMPLETIONS = Endpoint(
     ("max_completion_tokens", "max_tokens"),
     "max_completion_tokens",
     thought_twice=True,
+    ending=b'"finish_reason":"',
 )
-# The legacy endpoint's own default is 16 tokens, and unchanged clients rely on it.
-COMPLETIONS = Endpoint("completions", "/v1/completions", ("max_tokens",), None)
-RESPONSES = Endpoint("responses", "/v1/responses", ("max_output_tokens",), "max_output_tokens")
-MESSAGES = Endpoint("messages", "/v1/messages", ("max_tokens",), "max_tokens", anthropic=True)
+COMPLETIONS = Endpoint(
+    "completions",
+    "/v1/completions",
+    ("max_tokens",),
+    # The legacy endpoint's own default is 16 tokens, and unchanged clients rely on it.
+    None,
+    ending=b'"finish_reason":"',
+)
+RESPONSES = Endpoint(
+    "responses",
+    "/v1/responses",
+    ("max_output_tokens",),
+    "max_output_tokens",
+    ending=b'"type":"response.completed"',
+)
+MESSAGES = Endpoint(
+    "messages",
+    "/v1/messages",
+    ("max_tokens",),
+    "max_tokens",
+    anthropic=True,
+    # Its `stop_reason` is null where vLLM has no word of Anthropic's for it.
+    ending=b'"type":"message_delta"',
+)
 
 GENERATING = {
     endpoint.path: endpoint for endpoint in (CHAT_COMPLETIONS, COMPLETIONS, RESPONSES, MESSAGES)

@@ -20,7 +20,10 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The first value of a header, by its lower-case name."""
-    return next((value for key, value in scope["headers"] if key.lower() == name), None)
+    for key, value in scope["headers"]:
+        if key.lower() == name:
+            return value
+    return None
 
 
 @dataclass(frozen=True, slots=True)

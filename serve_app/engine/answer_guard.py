@@ -149,11 +149,15 @@ class _Call:
 
     def _follow(self, result: Any, *, last_turn: bool = False) -> None:
         """Take the result's ids, and its end away from a sequence that lacks something."""
-        told = [(output, self.sequences[output.index]) for output in result.outputs]
-        result.outputs = []
-        for output, sequence in (
-            (in_step(output, sequence), sequence) for output, sequence in told
-        ):
+        told, result.outputs = result.outputs, []
+        for following in told:
+            sequence = self.sequences[following.index]
+            if following.finish_reason is None and sequence.goes_on(following.token_ids):
+                sequence.take(following.token_ids)
+                sequence.lack = None
+                result.outputs.append(following)
+                continue
+            output = in_step(following, sequence)
             if output is None:
                 continue
             result.outputs.append(output)

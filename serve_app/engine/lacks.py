@@ -35,6 +35,16 @@ class Written:
     held: Any = None
     answer_begun: bool = False
 
+    def goes_on(self, token_ids: Sequence[int]) -> bool:
+        """Whether these ids neither end its thought nor begin its answer: nothing is to be mended
+        of them, as of nearly all."""
+        if self.held is not None:
+            return False
+        thought = self.facts.thought
+        if thought is None or self.answer_begun:
+            return True
+        return thought.is_open and thought.marks.end not in token_ids
+
     def take(self, token_ids: Sequence[int]) -> None:
         self.token_ids += token_ids
         if self.facts.thought is not None:

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -36,6 +37,7 @@ MODEL_NAME = Tier.CHAT.value
 # As the kernel cuts the names.
 ENGINE_PROCESS = "VLLM::EngineCor"
 WORKER_PROCESS = "VLLM::Worker"
+PLUGINS, OWN_PLUGIN = "vllm.general_plugins", "tierserve"
 BARE = "bare"
 OURS = "ours"
 # The bare server, while a tierserve that nobody asks runs on the same machine.
@@ -130,8 +132,11 @@ def engine_words(model_dir: Path, engine: EngineConfig) -> list[str]:
 
 
 def engine_environment(engine: EngineConfig) -> dict[str, str]:
-    """What a replica of the tier sets for its engine."""
+    """What a replica of the tier sets for its engine. Not tierserve's plugin: what it mends is no
+    part of another server."""
+    plugins = (plugin.name for plugin in entry_points(group=PLUGINS))
     return {
+        "VLLM_PLUGINS": ",".join(sorted({*plugins} - {OWN_PLUGIN})),
         "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib),
         "OMP_NUM_THREADS": str(len(engine_cores(engine))),
         "HF_HUB_OFFLINE": "1",

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import psutil
@@ -39,6 +40,14 @@ def test_the_engine_has_the_cores_of_the_tier(monkeypatch: pytest.MonkeyPatch) -
     environment = engine_environment(ENGINE)
     assert environment["OMP_NUM_THREADS"] == "2"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
+
+
+def test_other_servers_run_without_tierserves_plugin() -> None:
+    plugins = engine_environment(ENGINE)["VLLM_PLUGINS"].split(",")
+    assert "lora_filesystem_resolver" in plugins
+    assert "tierserve" not in plugins
+    installed = [plugin.name for plugin in entry_points(group="vllm.general_plugins")]
+    assert sorted(installed) == sorted([*plugins, "tierserve"])
 
 
 def test_our_config_is_the_profile_without_the_reasoning_tier() -> None:

@@ -3,11 +3,15 @@
 Classes and application are handed in, so that this file does not import vLLM.
 """
 
+import gc
 from collections.abc import Collection, Iterable
 from typing import Any
 
 # Tells in the debug log of fields that a schema does not have.
 FIELD_LOG = "__log_extra_fields__"
+# Python's own are 700, 10 and 10. A request makes thousands of objects that live until it ends, and
+# almost none of them is in a cycle: 4 % of a request's time, measured on one process in turn.
+GC_THRESHOLDS = (10_000, 20, 20)
 
 
 def shorten_way(app: Any, generating: Collection[str]) -> None:
@@ -37,3 +41,9 @@ def build_chunks_plainly(chunk_models: Iterable[type[Any]]) -> None:
     for model in chunk_models:
         model.__pydantic_decorators__.model_validators.pop(FIELD_LOG, None)
         model.model_rebuild(force=True)
+
+
+def collect_garbage_rarely() -> None:
+    """Look for cycles among new objects less often, in this process. vLLM keeps only what it made
+    at its start out of the look."""
+    gc.set_threshold(*GC_THRESHOLDS)

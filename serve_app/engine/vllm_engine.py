@@ -23,7 +23,7 @@ from serve_app.engine.cpu import computes_on_cpu
 from serve_app.engine.engine import EngineLoad
 from serve_app.engine.load_recorder import load_recorder
 from serve_app.engine.mended import exact_parser, looked_for_rarely, mended_budget, rewound_on_cpu
-from serve_app.engine.short_way import build_chunks_plainly, shorten_way
+from serve_app.engine.short_way import build_chunks_plainly, collect_garbage_rarely, shorten_way
 from serve_app.engine.structure import StructureCloser
 from serve_app.errors import invalid
 
@@ -86,6 +86,7 @@ class VllmEngine:
             shorten_way(app, known_fields)
             build_chunks_plainly(_chunk_models())
             enable_envs_cache()
+            collect_garbage_rarely()
         with phase("warm-up"):
             token_s = await _warm_up(client)
         cache = client.vllm_config.cache_config

@@ -7,12 +7,23 @@ are the marked ones and all their descendants; a process that sets its title hid
 import contextlib
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 import psutil
 
 from serve_app.serving.supervisor import RUN_ID_VARIABLE
 
+ENGINE, SERVER, HAPROXY, RAY = "engine", "server", "haproxy", "ray"
+BARE_SERVER = "api_server"
+# By the begin of the title that a process gives itself; the first that fits counts.
+PART_TITLES = (
+    ("VLLM::", ENGINE),
+    ("haproxy", HAPROXY),
+    # Of a Ray system only the replicas do what vLLM's own server does.
+    ("ray::ServeReplica:web", RAY),
+    ("ray::ServeReplica:", SERVER),
+)
 BUSY_KINDS = ("user", "nice", "system", "irq", "softirq", "steal")
 
 
@@ -40,8 +51,21 @@ def cpu_s(processes: Iterable[psutil.Process]) -> float:
     return total_s
 
 
-def server_cpu_s(run_id: str) -> float:
-    return cpu_s(server_processes(run_id))
+def cpu_by_part_s(run_id: str) -> dict[str, float]:
+    """CPU time of `engine`, `server` (what stands between HTTP and the engine), `haproxy` and
+    `ray`, which is all else."""
+    used_s: defaultdict[str, float] = defaultdict(float)
+    for process in server_processes(run_id):
+        with contextlib.suppress(psutil.Error):
+            used_s[part_of(process.cmdline())] += cpu_s([process])
+    return used_s
+
+
+def part_of(command: Sequence[str]) -> str:
+    if any(word.endswith(BARE_SERVER) for word in command):
+        return SERVER
+    title = command[0].rsplit("/", 1)[-1] if command else ""
+    return next((part for begin, part in PART_TITLES if title.startswith(begin)), RAY)
 
 
 def machine_busy_s() -> float:

@@ -2,8 +2,8 @@
 
 import random
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,7 +14,8 @@ CONFIDENCE = 0.95
 @dataclass(frozen=True, slots=True)
 class Repetition:
     """One timed run of one system. `chunks`: events with tokens that the client received;
-    `foreign_cores`: CPU used by neither server nor client."""
+    `foreign_cores`: CPU used by neither server nor client; `cpu_by_part_s`: the server's, by what
+    its processes are (`process_cpu.cpu_by_part_s`)."""
 
     output_tokens: int
     chunks: int
@@ -24,6 +25,7 @@ class Repetition:
     foreign_cores: float
     ttft_s: Sequence[float]
     itl_s: Sequence[float]
+    cpu_by_part_s: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def tokens_per_s(self) -> float:
@@ -74,6 +76,20 @@ def summary(repetitions: Sequence[Repetition]) -> dict[str, float]:
         "ttft_p95_ms": round(pooled_ms(repetitions, "ttft_s", 95), 2),
         "itl_p50_ms": round(pooled_ms(repetitions, "itl_s", 50), 2),
         "cpu_s_per_ktoken": round(statistics.median(r.cpu_s_per_ktoken for r in repetitions), 3),
+    }
+
+
+def cpu_s_per_ktoken_by_part(repetitions: Sequence[Repetition]) -> dict[str, float]:
+    """Medians of the repetitions."""
+    parts = sorted({part for each in repetitions for part in each.cpu_by_part_s})
+    return {
+        part: round(
+            statistics.median(
+                each.cpu_by_part_s.get(part, 0.0) / each.output_tokens * 1e3 for each in repetitions
+            ),
+            4,
+        )
+        for part in parts
     }
 
 

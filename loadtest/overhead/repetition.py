@@ -4,14 +4,14 @@ import asyncio
 import random
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from loadtest.load.arrivals import times
 from loadtest.load.scenario import Poisson
 from loadtest.overhead.plan import Level, OpenLoop, Plan
-from loadtest.process_cpu import frozen, machine_busy_s, server_cpu_s
+from loadtest.process_cpu import cpu_by_part_s, frozen, machine_busy_s
 from loadtest.sse_client import (
     StreamFailure,
     StreamTimes,
@@ -94,6 +94,7 @@ async def _timed(
         foreign_cores=used.foreign_s / wall_s,
         ttft_s=array("d", (stream.ttft_s for stream in streams)),
         itl_s=array("d", (gap for stream in streams for gap in stream.itl_s)),
+        cpu_by_part_s=used.parts_s,
     )
 
 
@@ -114,22 +115,25 @@ def arrivals_s(level: OpenLoop, round_number: int) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class _CpuReading:
-    """CPU seconds used so far, by whom."""
+    """CPU seconds used so far, by whom; `parts_s` are the server's own without those beside it."""
 
     machine_s: float
     server_s: float
     client_s: float
+    parts_s: Mapping[str, float]
 
     @classmethod
     def take(cls, system: System) -> "_CpuReading":
-        server_s = sum(map(server_cpu_s, system.awake))
-        return cls(machine_busy_s(), server_s, time.process_time())
+        awake = {run_id: cpu_by_part_s(run_id) for run_id in system.awake}
+        server_s = sum(sum(parts_s.values()) for parts_s in awake.values())
+        return cls(machine_busy_s(), server_s, time.process_time(), awake[system.run_id])
 
     def since(self, before: "_CpuReading") -> "_CpuReading":
         return _CpuReading(
             self.machine_s - before.machine_s,
             self.server_s - before.server_s,
             self.client_s - before.client_s,
+            {part: s - before.parts_s.get(part, 0.0) for part, s in self.parts_s.items()},
         )
 
     @property

@@ -8,7 +8,14 @@ from typing import Any
 from loadtest.overhead.plan import OpenLoop, Plan
 from loadtest.overhead.rounds import Measured
 from loadtest.results_file import commit, machine, versions
-from loadtest.stats import Pair, added_ms, estimate, rate_ratio, summary
+from loadtest.stats import (
+    Pair,
+    added_ms,
+    cpu_s_per_ktoken_by_part,
+    estimate,
+    rate_ratio,
+    summary,
+)
 from loadtest.systems import BARE, BARE_BESIDE_OURS, OURS
 
 MIN_THROUGHPUT_RATIO = 0.97
@@ -86,6 +93,13 @@ def meta(
         "open_loop": None if open_loop is None else {"rate_rps": open_loop.rate_rps},
         "repetitions_thrown_away": measured.disturbed,
         "idle_cores": {name: round(cores, 3) for name, cores in measured.idle_cores.items()},
+        "cpu_s_per_ktoken_by_part": {
+            system: {
+                level: cpu_s_per_ktoken_by_part(measured.repetitions(level, system))
+                for level in measured.rounds
+            }
+            for system in systems
+        },
         "over_bare": over_bare,
         # What tierserve costs beyond Ray's processes being there.
         "over_bare_beside_ours": (

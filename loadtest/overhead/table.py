@@ -6,6 +6,7 @@ from typing import Any
 from loadtest.overhead.plan import OPEN_LOOP
 from loadtest.overhead.pure_path import PLAIN
 from loadtest.overhead.ray_systems import RAY_SERVE_LLM, SERVE_PROXY_HANDLE
+from loadtest.process_cpu import HAPROXY, RAY, SERVER
 from loadtest.results_file import META
 from loadtest.systems import BARE, BARE_BESIDE_OURS, OURS
 
@@ -27,7 +28,8 @@ def table(results: Mapping[str, Any]) -> str:
     systems = [name for name in results if name != META]
     levels = list(dict.fromkeys(level for name in systems for level in results[name]))
     lines = [_row(level, name, results) for level in levels for name in systems]
-    captions = [_caption(results[META]), *_beside(results[META]), *_pure_path(results[META])]
+    meta = results[META]
+    captions = [_caption(meta), *_beside(meta), *_parts(meta), *_pure_path(meta)]
     return "\n".join([*HEADER, *lines, "", "\n\n".join(captions)])
 
 
@@ -96,6 +98,22 @@ def _beside(meta: Mapping[str, Any]) -> list[str]:
     return [
         "Ray's processes use a share of these cores whether or not anyone asks. Over a bare "
         f"server beside a tierserve that nobody asks, tierserve has, {by_level}."
+    ]
+
+
+def _parts(meta: Mapping[str, Any]) -> list[str]:
+    """Of bare's server and of tierserve only: the others are not built of the same parts."""
+    by_part = meta.get("cpu_s_per_ktoken_by_part", {})
+    if BARE not in by_part or OURS not in by_part:
+        return []
+    by_level = "; ".join(
+        f"{_place(level)} {by_part[BARE][level][SERVER]:.2f} and {ours[SERVER]:.2f}, "
+        f"{ours[HAPROXY]:.2f} and {ours[RAY]:.2f}"
+        for level, ours in by_part[OURS].items()
+    )
+    return [
+        "CPU seconds per 1,000 tokens of vLLM's server and of tierserve's replica in its place, "
+        f"both without the engine, then of HAProxy and of Ray with all else: {by_level}."
     ]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtest.process_cpu import cpu_s, frozen, server_processes
+from loadtest.process_cpu import cpu_by_part_s, cpu_s, frozen, part_of, server_processes
 from loadtest.systems import bare_command, chat_only_config, engine_cores, engine_environment
 from serve_app.config import EngineConfig, tier_args
 from serve_app.serving.profiles import load_profile
@@ -108,3 +108,28 @@ def test_a_frozen_server_uses_no_cpu_and_goes_on_afterwards(
         assert busy_server.poll() is None
 
     assert child.status() != psutil.STATUS_STOPPED
+
+
+@pytest.mark.parametrize(
+    ("command", "part"),
+    [
+        (["/venv/bin/python", "-m", "vllm.entrypoints.openai.api_server", "--port", "1"], "server"),
+        (["ray::ServeReplica:chat:chat"], "server"),
+        (["ray::ServeReplica:web:web"], "ray"),
+        (["VLLM::EngineCore"], "engine"),
+        (["/usr/sbin/haproxy", "-f", "haproxy.cfg"], "haproxy"),
+        (["ray::HAProxyManager"], "ray"),
+        (["/venv/ray/core/src/ray/raylet/raylet"], "ray"),
+        ([], "ray"),
+    ],
+)
+def test_a_process_is_part_of_what_its_title_says(command: list[str], part: str) -> None:
+    assert part_of(command) == part
+
+
+def test_the_parts_are_the_whole(busy_server: "subprocess.Popen[bytes]") -> None:
+    run_id = psutil.Process(busy_server.pid).environ()[RUN_ID_VARIABLE]
+    before = cpu_by_part_s(run_id)
+    whole = cpu_s(server_processes(run_id))
+    assert before.keys() == {"ray"}
+    assert sum(before.values()) <= whole <= sum(cpu_by_part_s(run_id).values())

@@ -73,7 +73,7 @@ def test_who_stands_by_is_awake_and_its_cpu_time_is_no_strangers(
         yield
 
     monkeypatch.setattr(repetition, "frozen", frozen)
-    monkeypatch.setattr(repetition, "server_cpu_s", used_s.__getitem__)
+    monkeypatch.setattr(repetition, "cpu_by_part_s", lambda run_id: {"ray": used_s[run_id]})
     monkeypatch.setattr(repetition.time, "sleep", a_second_goes_by)
     bare, ours, other = (System(name, "", f"{name}-run") for name in ("bare", "ours", "other"))
     systems = [bare, beside(bare, ours), ours, other]

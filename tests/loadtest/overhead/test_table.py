@@ -54,6 +54,17 @@ def test_what_is_left_without_rays_idle_share_is_told() -> None:
     )
 
 
+def test_where_the_cpu_goes_is_told() -> None:
+    shown = results()
+    ours = {"engine": 0.7, "server": 0.29, "haproxy": 0.05, "ray": 0.13}
+    shown["meta"]["cpu_s_per_ktoken_by_part"] = {
+        "bare": {"32": {"engine": 0.7, "server": 0.28, "ray": 0.0}},
+        "ours": {"32": ours},
+    }
+
+    assert "and of Ray with all else: at 32 0.28 and 0.29, 0.05 and 0.13." in table(shown)
+
+
 def test_the_pure_path_is_told_beside_the_plain_server() -> None:
     shown = results()
     shown["meta"]["pure_path"] = {

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 
-# Each is made once, here, so it is compared and hashed by what it is.
+# Each is made once, here, so identity tells them apart.
 @dataclass(frozen=True, slots=True, eq=False)
 class Endpoint:
     """A generating route. `limit_fields`: the names under which its schema limits new tokens,

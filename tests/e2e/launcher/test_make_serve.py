@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +87,35 @@ class Launcher:
         assert is_free(self.port)
 
 
-@pytest.fixture
-def launcher(tmp_path: Path) -> Iterator[Launcher]:
+@contextmanager
+def started_in(folder: Path) -> Iterator[Launcher]:
     port = free_ports(1)[0]
-    started = Launcher(profile(tmp_path / "p.yaml"), port, tmp_path / "out")
+    started = Launcher(profile(folder / "p.yaml"), port, folder / "out")
     started.wait_until_ready()
     yield started
     started.process.terminate()
     started.process.wait(STOP_LIMIT_S)
     started.remove_logs()
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """Runs until the test that stops it."""
+    with started_in(tmp_path_factory.mktemp("launcher")) as started:
+        yield started
+
+
+@pytest.fixture
+def victims_launcher(tmp_path: Path) -> Iterator[Launcher]:
+    with started_in(tmp_path) as started:
+        yield started
+
+
+def test_a_second_start_on_its_port_names_the_first(launcher: Launcher, tmp_path: Path) -> None:
+    second = Launcher(profile(tmp_path / "p.yaml"), launcher.port, tmp_path / "second")
+    assert second.process.wait(60) == 1
+    assert f"`kill {launcher.process.pid}`" in second.read()
+    assert launcher.process.poll() is None
 
 
 def test_it_tells_how_it_goes_and_stops_all_of_it(launcher: Launcher) -> None:
@@ -111,15 +131,9 @@ def test_it_tells_how_it_goes_and_stops_all_of_it(launcher: Launcher) -> None:
     launcher.assert_nothing_is_left()
 
 
-def test_a_second_start_on_its_port_names_the_first(launcher: Launcher, tmp_path: Path) -> None:
-    second = Launcher(tmp_path / "p.yaml", launcher.port, tmp_path / "second")
-    assert second.process.wait(60) == 1
-    assert f"`kill {launcher.process.pid}`" in second.read()
-    assert launcher.process.poll() is None
-
-
 @pytest.mark.parametrize("victim", ["raylet", "starter"])
-def test_a_killed_part_takes_the_rest_along(launcher: Launcher, victim: str) -> None:
+def test_a_killed_part_takes_the_rest_along(victims_launcher: Launcher, victim: str) -> None:
+    launcher = victims_launcher
     if victim == "raylet":
         launcher.named("raylet")[0].kill()
         assert launcher.process.wait(STOP_LIMIT_S) == 1

@@ -137,6 +137,22 @@ def test_worker_logs_give_each_whole_json_line_once(tmp_path: Path) -> None:
     assert parse_line("{no json") == {}
 
 
+def test_a_log_that_ray_renames_is_read_on_under_its_new_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, renamed = tmp_path / "worker-1-ffffffff-7.out", tmp_path / "worker-1-01000000-7.out"
+    out.write_text('{"a": 1}\n')
+    logs = WorkerLogs(tmp_path)
+    assert logs.new_lines() == ['{"a": 1}']
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "glob", lambda *_: [renamed])  # listed, and gone when it is opened
+        assert logs.new_lines() == []
+    out.rename(renamed)
+    with renamed.open("a") as stream:
+        stream.write('{"b": 2}\n')
+    assert logs.new_lines() == ['{"b": 2}']
+
+
 def test_the_error_tail_is_of_the_worker_that_failed_last(tmp_path: Path) -> None:
     assert error_tail(tmp_path) == []
     (tmp_path / "worker-1.err").write_text("old\n")

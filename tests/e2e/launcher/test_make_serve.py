@@ -58,7 +58,9 @@ class Launcher:
         self.family: set[psutil.Process] = set()
 
     def named(self, name: str) -> list[psutil.Process]:
-        """Of the family; Ray ends idle workers when it likes, so any of it may be gone by now."""
+        """Of those that run now: HAProxy is another process after it has been given a new
+        configuration, and Ray ends idle workers when it likes."""
+        self.family |= set(psutil.Process(self.process.pid).children(recursive=True))
         found: list[psutil.Process] = []
         for process in self.family:
             with suppress(psutil.NoSuchProcess):

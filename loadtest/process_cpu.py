@@ -8,22 +8,15 @@ import contextlib
 import os
 import signal
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import psutil
 
+from loadtest.process_roles import BARE_SERVER, HAPROXY, role_of
 from serve_app.serving.supervisor import RUN_ID_VARIABLE
 
-ENGINE, SERVER, HAPROXY, RAY = "engine", "server", "haproxy", "ray"
-BARE_SERVER = "api_server"
-# By the begin of the title that a process gives itself; the first that fits counts.
-PART_TITLES = (
-    ("VLLM::", ENGINE),
-    ("haproxy", HAPROXY),
-    # Of a Ray system only the replicas do what vLLM's own server does.
-    ("ray::ServeReplica:web", RAY),
-    ("ray::ServeReplica:", SERVER),
-)
+ENGINE, SERVER, RAY = "engine", "server", "ray"
+REPLICA_KIND, WEB = "replica", "replica web"
 BUSY_KINDS = ("user", "nice", "system", "irq", "softirq", "steal")
 
 
@@ -57,15 +50,17 @@ def cpu_by_part_s(run_id: str) -> dict[str, float]:
     used_s: defaultdict[str, float] = defaultdict(float)
     for process in server_processes(run_id):
         with contextlib.suppress(psutil.Error):
-            used_s[part_of(process.cmdline())] += cpu_s([process])
+            used_s[part_of(role_of(process))] += cpu_s([process])
     return used_s
 
 
-def part_of(command: Sequence[str]) -> str:
-    if any(word.endswith(BARE_SERVER) for word in command):
-        return SERVER
-    title = command[0].rsplit("/", 1)[-1] if command else ""
-    return next((part for begin, part in PART_TITLES if title.startswith(begin)), RAY)
+def part_of(role: str) -> str:
+    """Of Ray's systems the replicas do what vLLM's own server does, but for tierserve's `web`."""
+    kind = role.partition(" ")[0]
+    if kind in (ENGINE, HAPROXY):
+        return kind
+    is_server = role == BARE_SERVER or (kind == REPLICA_KIND and role != WEB)
+    return SERVER if is_server else RAY
 
 
 def machine_busy_s() -> float:

@@ -6,7 +6,8 @@ from typing import Any
 from loadtest.overhead.plan import OPEN_LOOP
 from loadtest.overhead.pure_path import PLAIN
 from loadtest.overhead.ray_systems import RAY_SERVE_LLM, SERVE_PROXY_HANDLE
-from loadtest.process_cpu import HAPROXY, RAY, SERVER
+from loadtest.process_cpu import RAY, SERVER
+from loadtest.process_roles import HAPROXY
 from loadtest.results_file import META
 from loadtest.systems import BARE, BARE_BESIDE_OURS, OURS
 

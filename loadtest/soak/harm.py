@@ -10,8 +10,9 @@ from typing import Any
 
 import psutil
 
+from loadtest.process_roles import role_of_tier
 from loadtest.soak.load import Traffic
-from loadtest.soak.parts import pids_of, role_of_tier
+from loadtest.soak.parts import pids_of
 from loadtest.soak.plan import Turn
 from loadtest.soak.server import Server, Tiers
 from loadtest.soak.traffic import BY_NAME

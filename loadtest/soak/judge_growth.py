@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from loadtest.evaluation.words import mib
+from loadtest.process_roles import OTHER
 from loadtest.soak.drift import Points, sen_slope, span_s
-from loadtest.soak.parts import OTHER
 from loadtest.soak.plan import HOUR_S
 from loadtest.soak.told import Told
 from loadtest.soak.verdicts import Row, Verdict, of_interval, of_limit

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.load.record import Outcome, Record
+from loadtest.process_roles import OTHER
 from loadtest.soak import folder as names
-from loadtest.soak.parts import OTHER
 from loadtest.soak.plan import FAULTS, Fault
 from loadtest.soak.traffic import TIMED
 

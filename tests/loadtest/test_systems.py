@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from loadtest.process_cpu import cpu_by_part_s, cpu_s, frozen, part_of, server_processes
+from loadtest.process_roles import role_of_title, title_of
 from loadtest.systems import bare_command, chat_only_config, engine_cores, engine_environment
 from serve_app.config import EngineConfig, tier_args
 from serve_app.serving.profiles import load_profile
@@ -111,20 +112,28 @@ def test_a_frozen_server_uses_no_cpu_and_goes_on_afterwards(
 
 
 @pytest.mark.parametrize(
-    ("command", "part"),
+    ("title", "part"),
     [
-        (["/venv/bin/python", "-m", "vllm.entrypoints.openai.api_server", "--port", "1"], "server"),
-        (["ray::ServeReplica:chat:chat"], "server"),
-        (["ray::ServeReplica:web:web"], "ray"),
-        (["VLLM::EngineCore"], "engine"),
-        (["/usr/sbin/haproxy", "-f", "haproxy.cfg"], "haproxy"),
-        (["ray::HAProxyManager"], "ray"),
-        (["/venv/ray/core/src/ray/raylet/raylet"], "ray"),
-        ([], "ray"),
+        ("api_server", "server"),
+        ("ray::ServeReplica:chat:chat", "server"),
+        ("ray::ServeReplica:web:web", "ray"),
+        ("haproxy", "haproxy"),
+        ("ray::HAProxyManager", "ray"),
+        ("raylet", "ray"),
+        ("supervisor", "ray"),
+        ("", "ray"),
     ],
 )
-def test_a_process_is_part_of_what_its_title_says(command: list[str], part: str) -> None:
-    assert part_of(command) == part
+def test_a_process_is_part_of_what_its_title_says(title: str, part: str) -> None:
+    assert part_of(role_of_title(title)) == part
+    assert part_of("engine chat") == part_of("engine") == "engine"
+
+
+def test_vllms_own_server_is_known_by_its_module() -> None:
+    command = [sys.executable, "-c", "input()", "-m", "vllm.entrypoints.openai.api_server"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as server:
+        assert title_of(psutil.Process(server.pid)) == "api_server"
+        server.communicate(b"\n")
 
 
 def test_the_parts_are_the_whole(busy_server: "subprocess.Popen[bytes]") -> None:

@@ -5,7 +5,8 @@ import os
 import psutil
 import pytest
 
-from loadtest.soak.parts import _part, role_of_title
+from loadtest.process_roles import role_of_title
+from loadtest.soak.parts import _part
 
 
 @pytest.mark.parametrize(

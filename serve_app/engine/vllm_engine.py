@@ -24,6 +24,7 @@ from serve_app.engine.engine import EngineLoad
 from serve_app.engine.load_recorder import load_recorder
 from serve_app.engine.mended import exact_parser, looked_for_rarely, mended_budget, rewound_on_cpu
 from serve_app.engine.short_way import build_chunks_plainly, collect_garbage_rarely, shorten_way
+from serve_app.engine.straight_route import answer_straight
 from serve_app.engine.structure import StructureCloser
 from serve_app.errors import invalid
 
@@ -82,8 +83,9 @@ class VllmEngine:
             tasks = await client.get_supported_tasks()
             app = build_app(namespace, tasks, client.model_config)
             await init_app_state(client, app.state, namespace, tasks)
-            known_fields = _known_fields()
-            shorten_way(app, known_fields)
+            schemas = _schemas()
+            shorten_way(app, schemas)
+            answer_straight(app, schemas)
             build_chunks_plainly(_chunk_models())
             enable_envs_cache()
             collect_garbage_rarely()
@@ -96,7 +98,7 @@ class VllmEngine:
             kv_tokens=(cache.num_gpu_blocks or 0) * (cache.block_size or 0),
             max_model_len=client.model_config.max_model_len,
             hf_config=client.model_config.hf_config.to_dict(),
-            known_fields=known_fields,
+            known_fields={path: frozenset(of.model_fields) for path, of in schemas.items()},
             token_s=token_s,
             compile_s=await compile_s(client, args),
             thinks=guard.marks is not None,
@@ -220,20 +222,19 @@ async def _warm_up(client: Any) -> float:
     return (times_s[-1] - times_s[0]) / (len(times_s) - 1)
 
 
-def _known_fields() -> dict[str, frozenset[str]]:
-    """The fields of vLLM's request schemas, by route."""
+def _schemas() -> dict[str, type[Any]]:
+    """vLLM's request schemas, by route."""
     from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
-    schemas = {
+    return {
         "/v1/chat/completions": ChatCompletionRequest,
         "/v1/completions": CompletionRequest,
         "/v1/responses": ResponsesRequest,
         "/v1/messages": AnthropicMessagesRequest,
     }
-    return {path: frozenset(schema.model_fields) for path, schema in schemas.items()}
 
 
 def _chunk_models() -> list[type[Any]]:

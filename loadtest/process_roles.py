@@ -25,17 +25,22 @@ TITLES = (
 )
 REPLICA = "ray::ServeReplica:"
 ENGINE = "VLLM::"
+# Where the engine's process cannot set its title, which happens, it keeps how Python has begun it.
+SPAWNED = "multiprocessing.spawn"
+ENGINE_OWNERS = ("replica", "vllm")
 OTHER = "other"
 
 
 def role_of(process: psutil.Process) -> str:
     """`engine chat`, `replica web`, `haproxy`; what is not known by its title is `other`."""
     title = title_of(process)
-    if title.startswith(ENGINE):
-        parent = process.parent()
-        owner = _replica(title_of(parent)) if parent is not None else ""
-        return f"engine {owner}".strip()
-    return role_of_title(title)
+    if not title.startswith(ENGINE) and title != SPAWNED:
+        return role_of_title(title)
+    parent = process.parent()
+    owner_title = title_of(parent) if parent is not None else ""
+    if title == SPAWNED and role_of_title(owner_title).partition(" ")[0] not in ENGINE_OWNERS:
+        return OTHER
+    return f"engine {_replica(owner_title)}".strip()
 
 
 def role_of_title(title: str) -> str:
@@ -54,6 +59,8 @@ def title_of(process: psutil.Process) -> str:
     first = command[0] if command else ""
     if "::" in first:
         return first  # may have a slash behind its colons
+    if SPAWNED in " ".join(command):
+        return SPAWNED
     if "-m" in command[:-1]:
         return command[command.index("-m") + 1].rpartition(".")[2]
     script = next((Path(word).name for word in command if word.endswith(".py")), "")

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
 
 from loadtest.process_cpu import cpu_by_part_s, cpu_s, frozen, part_of, server_processes
-from loadtest.process_roles import role_of_title, title_of
+from loadtest.process_roles import role_of, role_of_title, title_of
 from loadtest.systems import bare_command, chat_only_config, engine_cores, engine_environment
 from serve_app.config import EngineConfig, tier_args
 from serve_app.serving.profiles import load_profile
@@ -134,6 +135,39 @@ def test_vllms_own_server_is_known_by_its_module() -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE) as server:
         assert title_of(psutil.Process(server.pid)) == "api_server"
         server.communicate(b"\n")
+
+
+class Named:
+    """A process as psutil has it."""
+
+    def __init__(self, *command: str, parent: "Named | None" = None) -> None:
+        self.command, self.above = command, parent
+
+    def cmdline(self) -> list[str]:
+        return [*self.command]
+
+    def parent(self) -> "Named | None":
+        return self.above
+
+
+@pytest.mark.parametrize(
+    ("parent", "role"),
+    [
+        ((sys.executable, "-m", "vllm.entrypoints.openai.api_server"), "engine"),
+        (("ray::ServeReplica:chat:chat", ""), "engine chat"),
+        ((sys.executable, "-u", "/ray/dashboard/dashboard.py"), "other"),
+        (None, "other"),
+    ],
+)
+def test_an_engine_without_a_title_is_known_by_its_parent(
+    parent: tuple[str, ...] | None, role: str
+) -> None:
+    spawned = (sys.executable, "-B", "-c", "from multiprocessing.spawn import spawn_main; ...")
+    above = None if parent is None else Named(*parent)
+    assert role_of(cast("psutil.Process", Named(*spawned, parent=above))) == role
+    if role != "other":
+        titled = cast("psutil.Process", Named("VLLM::EngineCore", "", parent=above))
+        assert role_of(titled) == role
 
 
 def test_the_parts_are_the_whole(busy_server: "subprocess.Popen[bytes]") -> None:

@@ -65,7 +65,7 @@ def run(options: Namespace, argv: Sequence[str], console: Console) -> int:
             with _phase(progress, "making the model"):
                 model = make_random_qwen2()
             with _servers(names, model, engine, plan.slots, progress) as systems:
-                plan = with_open_loop(options, plan, systems[0], systems, progress)
+                plan = with_rates(options, plan, systems[0], systems, progress)
                 _measure(systems, plan, measured, progress)
             if not (options.no_pure_path or options.self_check):
                 _measure_pure_path(model, pure_path_plan(plan), pure, progress)
@@ -130,19 +130,24 @@ def beside(bare: System, ours: System) -> System:
     return replace(bare, name=BARE_BESIDE_OURS, beside=(ours.run_id,))
 
 
-def with_open_loop(
+def with_rates(
     options: Namespace, plan: Plan, bare: System, systems: Sequence[System], progress: Progress
 ) -> Plan:
-    """The plan with an open loop at the chosen rate, or at a share of what `bare` can."""
-    rate_rps = options.open_loop_rate
-    if rate_rps is None:
-        with _phase(progress, "measuring the rate of the open loop"):
+    """The plan with repetitions that are long enough for what `bare` can, and with an open loop at
+    the chosen rate, or at a share of that."""
+    rates_rps: dict[str, float] = {}
+    with _phase(progress, "measuring how long a repetition is"):
+        for level in plan.levels:
             # The first one after the start may be slow.
-            tries = [repeat(bare, systems, plan, plan.largest, Turn(-1, n)) for n in range(2)]
-        tokens_per_s = max(repetition.tokens_per_s for repetition in tries)
-        rate_rps = round(OPEN_LOOP_SHARE * tokens_per_s / plan.output_tokens, 1)
-        progress.console.print(f"open loop: {rate_rps:g} requests a second")
-    return plan.with_open_loop(rate_rps) if rate_rps > 0 else plan
+            tries = [repeat(bare, systems, plan, level, Turn(-1, n)) for n in range(2)]
+            tokens_per_s = max(repetition.tokens_per_s for repetition in tries)
+            rates_rps[level.name] = tokens_per_s / plan.output_tokens
+    open_loop_rps = options.open_loop_rate
+    if open_loop_rps is None:
+        open_loop_rps = round(OPEN_LOOP_SHARE * rates_rps[plan.largest.name], 1)
+        progress.console.print(f"open loop: {open_loop_rps:g} requests a second")
+    plan = plan.lengthened(rates_rps)
+    return plan.with_open_loop(open_loop_rps) if open_loop_rps > 0 else plan
 
 
 def _measure_pure_path(model: Path, plan: Plan, measured: Measured, progress: Progress) -> None:

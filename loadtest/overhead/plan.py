@@ -1,9 +1,13 @@
 """What a run measures: levels of load, how often, and when a repetition does not count."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 OPEN_LOOP = "open-loop"
+# What a repetition takes of the bare server at least: a second of a fast machine is too short for a
+# percentile, and too near to the thaw of the server's processes.
+REPETITION_S = 4.0
 # Arrivals of the open loop, as a share of what the bare server answers in its largest closed loop.
 OPEN_LOOP_SHARE = 0.5
 
@@ -51,6 +55,7 @@ class Plan:
     output_tokens: int
     max_foreign_cores: float
     max_repeats: int
+    repetition_s: float = REPETITION_S
 
     @property
     def slots(self) -> int:
@@ -61,9 +66,22 @@ class Plan:
     def largest(self) -> Level:
         return max(self.levels, key=lambda level: level.streams)
 
+    def lengthened(self, rate_rps: Mapping[str, float]) -> "Plan":
+        """Closed loops, in whole waves, that take the bare server `repetition_s` at least;
+        `rate_rps` is what it answers, by level."""
+        levels = (
+            replace(level, requests=self._requests(level, rate_rps[level.name]))
+            for level in self.levels
+        )
+        return replace(self, levels=tuple(levels))
+
     def with_open_loop(self, rate_rps: float) -> "Plan":
-        level = OpenLoop(rate_rps, self.open_loop_requests)
-        return replace(self, levels=(*self.levels, level))
+        requests = max(self.open_loop_requests, math.ceil(rate_rps * self.repetition_s))
+        return replace(self, levels=(*self.levels, OpenLoop(rate_rps, requests)))
+
+    def _requests(self, level: Level, rate_rps: float) -> int:
+        waves = math.ceil(rate_rps * self.repetition_s / level.streams)
+        return max(level.requests, waves * level.streams)
 
 
 def full_plan() -> Plan:
@@ -86,4 +104,5 @@ def quick_plan() -> Plan:
         open_loop_requests=40,
         max_foreign_cores=math.inf,
         max_repeats=0,
+        repetition_s=0.0,
     )

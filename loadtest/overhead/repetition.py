@@ -43,13 +43,16 @@ def repeat(
     system: System, systems: Sequence[System], plan: Plan, level: Level, turn: Turn
 ) -> Repetition:
     """A warm-up goes first and is not counted. Raises StreamFailure when a request fails."""
+    import uvloop
+
     label = label_of(system, level, turn)
     warm_up = _bodies(make_prompts(level.streams, f"{label}/warm-up"), WARM_UP_TOKENS)
     bodies = _bodies(make_prompts(level.requests, label), plan.output_tokens)
     with frozen(_asleep(system, systems)):
         await_quiet(system, plan)
         try:
-            return asyncio.run(_timed(system, level, warm_up, bodies, turn))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(_timed(system, level, warm_up, bodies, turn))
         except ExceptionGroup as group:
             # One request's failure ends the others: the first is what is wrong.
             raise StreamFailure(f"{system.name}: {group.exceptions[0]!r}") from group

@@ -1,4 +1,4 @@
-"""The rate of the open loop: chosen, or a share of what the bare server can."""
+"""What is fitted to the bare server's rate: the open loop, and the length of a repetition."""
 
 import pytest
 from rich.console import Console
@@ -6,9 +6,10 @@ from rich.progress import Progress
 
 from loadtest.__main__ import make_parser
 from loadtest.overhead import command
-from loadtest.overhead.command import with_open_loop
+from loadtest.overhead.command import with_rates
 from loadtest.overhead.options import plan_of
-from loadtest.overhead.plan import OpenLoop, Plan
+from loadtest.overhead.plan import ClosedLoop, Level, OpenLoop, Plan
+from loadtest.overhead.repetition import Turn
 from loadtest.systems import System
 from tests.loadtest.builders import repetition
 
@@ -18,19 +19,27 @@ BARE = System("bare", "http://127.0.0.1:1", "bare-run")
 def planned(*words: str) -> Plan:
     options = make_parser().parse_args(["overhead", *words])
     progress = Progress(console=Console(quiet=True))
-    return with_open_loop(options, plan_of(options), BARE, [BARE], progress)
+    return with_rates(options, plan_of(options), BARE, [BARE], progress)
 
 
-def test_it_is_half_of_what_the_faster_of_two_tries_answers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    tries = [repetition(tokens_per_s=128), repetition(tokens_per_s=1280)]
-    monkeypatch.setattr(command, "repeat", lambda *_: tries.pop())
+@pytest.fixture(autouse=True)
+def rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """640 tokens a second of each stream; the first try has a tenth of it."""
 
-    assert planned().levels[-1] == OpenLoop(rate_rps=10.0, requests=80)
+    def repeat(
+        _system: object, _systems: object, _plan: object, level: Level, turn: Turn
+    ) -> object:
+        share = 0.1 if turn.attempt == 0 else 1.0
+        return repetition(tokens_per_s=640.0 * level.streams * share)
+
+    monkeypatch.setattr(command, "repeat", repeat)
 
 
-def test_a_chosen_rate_is_not_measured() -> None:
+def test_the_open_loop_is_half_of_what_the_faster_of_two_tries_answers() -> None:
+    assert planned().levels[-1] == OpenLoop(rate_rps=160.0, requests=640)
+
+
+def test_a_chosen_rate_is_kept() -> None:
     assert planned("--open-loop-rate", "3").levels[-1] == OpenLoop(rate_rps=3.0, requests=80)
 
 
@@ -38,3 +47,24 @@ def test_a_rate_of_0_leaves_the_open_loop_out() -> None:
     levels = planned("--open-loop-rate", "0").levels
 
     assert [level.name for level in levels] == ["1", "8", "32"]
+
+
+def test_a_repetition_takes_the_bare_server_four_seconds_in_whole_waves() -> None:
+    # Ten requests a second of each stream; thirteen tokens, and it is a little more than 49.
+    assert planned().levels[:3] == (ClosedLoop(1, 40), ClosedLoop(8, 320), ClosedLoop(32, 1280))
+    levels = planned("--output-tokens", "13", "--concurrency", "8").levels
+    assert levels[0] == ClosedLoop(8, 1576)
+
+
+def test_a_slow_server_gets_the_requests_of_the_plan() -> None:
+    levels = planned("--output-tokens", "6400").levels
+
+    assert levels[:3] == (ClosedLoop(1, 8), ClosedLoop(8, 40), ClosedLoop(32, 96))
+
+
+def test_quick_rounds_are_short() -> None:
+    assert planned("--quick").levels[:3] == (
+        ClosedLoop(1, 4),
+        ClosedLoop(8, 16),
+        ClosedLoop(32, 64),
+    )

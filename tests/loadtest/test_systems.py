@@ -131,8 +131,11 @@ def test_a_process_is_part_of_what_its_title_says(title: str, part: str) -> None
 
 
 def test_vllms_own_server_is_known_by_its_module() -> None:
-    command = [sys.executable, "-c", "input()", "-m", "vllm.entrypoints.openai.api_server"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as server:
+    program = "print('started', flush=True); input()"
+    command = [sys.executable, "-c", program, "-m", "vllm.entrypoints.openai.api_server"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        server.stdout.readline()  # a process that has just begun has no command line yet
         assert title_of(psutil.Process(server.pid)) == "api_server"
         server.communicate(b"\n")
 

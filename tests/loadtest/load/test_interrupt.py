@@ -7,6 +7,7 @@ from pathlib import Path
 
 from loadtest.load.command import INTERRUPTED
 from loadtest.load.report import NAME
+from loadtest.load.run_dir import REQUESTS
 from tests.loadtest.load.fake_openai import FakeOpenAI, Reply
 
 WITHIN_S = 60
@@ -26,9 +27,16 @@ async def interrupted(folder: Path, times: int) -> tuple[int | None, str]:
             assert run.returncode is None
         for _ in range(times):
             run.send_signal(signal.SIGINT)
-            await asyncio.sleep(1)
+            # The first one has ended the requests; the report is drawn now.
+            while not _has_lines(folder / REQUESTS):
+                await asyncio.sleep(0.01)
+                assert run.returncode is None
         output, _ = await asyncio.wait_for(run.communicate(), WITHIN_S)
     return run.returncode, output.decode()
+
+
+def _has_lines(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
 
 
 async def test_the_first_ends_the_run_with_what_it_has(tmp_path: Path) -> None:

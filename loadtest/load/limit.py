@@ -25,8 +25,9 @@ from loadtest.results_file import RESULTS, commit, machine, versions, write
 
 OUT = RESULTS.parent / "generator.json"
 STREAMS = 500
-# Chunks a second that the server writes in all; the last two are meant to be too many.
+# Chunks a second that the server writes in all. Where the last one is not too many it is doubled.
 RATES = (2_500, 5_000, 10_000, 15_000, 20_000, 30_000, 60_000)
+MOST_DOUBLINGS = 4
 SECONDS = 10
 BAR_CHUNKS_PER_S = 10_000
 # Read so much of what was asked. Not all of it: the streams begin, and end, within half a second.
@@ -38,7 +39,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "generator-limit",
         help="what `run` itself can read: chunks a second of a core, and its lag when overloaded",
         description="Starts a plain server that writes stream chunks of vLLM's form as fast as "
-        "asked, and reads them as `run` does, at rising rates until it cannot.",
+        "asked, and reads them as `run` does, at rising rates, and doubles them until it cannot.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -49,8 +50,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(options: argparse.Namespace, argv: Sequence[str], console: Console) -> int:
-    rows = []
-    for rate in options.rates:
+    rows: list[dict[str, Any]] = []
+    for rate in (*options.rates, *doubled(options.rates[-1])):
+        if len(rows) >= len(options.rates) and not rows[-1]["kept_up"]:
+            break
         with console.status(f"{options.streams} streams, {rate:,} chunks/s"):
             rows.append(measure(options.streams, rate, options.seconds))
     document = {
@@ -70,6 +73,12 @@ def run(options: argparse.Namespace, argv: Sequence[str], console: Console) -> i
     console.print(page(document), markup=False, highlight=False, soft_wrap=True)
     console.print(f"wrote {options.out}", highlight=False, soft_wrap=True)
     return 0
+
+
+def doubled(rate: int) -> list[int]:
+    """What is tried after the last rate, until the generator does not keep up: how it behaves then
+    is part of what is measured."""
+    return [rate * 2**times for times in range(1, MOST_DOUBLINGS + 1)]
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

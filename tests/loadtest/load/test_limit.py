@@ -1,10 +1,15 @@
 """The plain server and the generator's own measurement, on a scale that takes a second."""
 
 import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
 
 import aiohttp
 import pytest
+from rich.console import Console
 
+from loadtest.__main__ import make_parser
 from loadtest.load import limit, plain_server
 from loadtest.load.record import Outcome, Record
 from loadtest.load.scenario import Scenario
@@ -48,6 +53,37 @@ def test_the_promise_is_judged_by_all_rates() -> None:
     assert all(told["bar"].values())
     assert told["most_sustained_chunks_per_s"] == 5_000
     assert not any(limit.verdict(rows[:1])["bar"].values())
+
+
+def test_the_last_rate_is_doubled_until_it_is_too_much(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def measured(_streams: int, rate: int, _length_s: int) -> Mapping[str, object]:
+        row: dict[str, object] = {
+            "asked_chunks_per_s": rate,
+            "chunks_per_s": rate,
+            "chunks_per_cpu_s": rate,
+        }
+        row |= {"cpu_cores": 0.5, "server_cpu_cores": 0.5, "chunks_per_read": 1.0}
+        lag_s = rate / 1e6
+        return row | {
+            "kept_up": rate < holds,
+            "in_full": True,
+            "loop_lag_s": {"p50": lag_s, "p99": lag_s},
+        }
+
+    def rates(*words: str) -> list[int]:
+        options = make_parser().parse_args(["generator-limit", *words, "--out", str(out)])
+        assert limit.run(options, [], Console(quiet=True)) == 0
+        return [row["asked_chunks_per_s"] for row in json.loads(out.read_text())["rates"]]
+
+    monkeypatch.setattr(limit, "measure", measured)
+    out = tmp_path / "limit.json"
+    holds = 100_000
+    assert rates()[-2:] == [60_000, 120_000]
+    assert rates("--rates", "50000", "200000") == [50_000, 200_000]
+    holds = 1_000_000_000
+    assert rates("--rates", "1000") == [1_000, 2_000, 4_000, 8_000, 16_000]
 
 
 def test_nothing_that_ended_has_no_rates() -> None:

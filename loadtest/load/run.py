@@ -30,6 +30,8 @@ from loadtest.load.server import Target, Watch, find_target
 from loadtest.load.summary import summarise, timeline
 from loadtest.results_file import commit, machine, write
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -163,22 +165,27 @@ async def _beside(*work: Any):
 
 @contextlib.contextmanager
 def _stopping_on_interrupt(generator: Generator):
-    """Ctrl-C ends the run with what it has; a second one ends the process."""
+    """Ctrl-C or SIGTERM ends the run with what it has; a second one ends the process."""
     loop = asyncio.get_running_loop()
+
+    def leave() -> None:
+        for number in STOPPING:
+            loop.remove_signal_handler(number)
 
     def stop() -> None:
         generator.stopped.set()
-        loop.remove_signal_handler(signal.SIGINT)
+        leave()
 
     try:
-        loop.add_signal_handler(signal.SIGINT, stop)
+        for number in STOPPING:
+            loop.add_signal_handler(number, stop)
     except (ValueError, RuntimeError):
         yield  # not the main thread: a test, or an embedding program
         return
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        leave()
 
 
 def _allow_many_connections() -> None:

@@ -5,6 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 from loadtest.load.command import INTERRUPTED
 from loadtest.load.report import NAME
 from loadtest.load.run_dir import REQUESTS
@@ -13,7 +15,9 @@ from tests.loadtest.load.fake_openai import FakeOpenAI, Reply
 WITHIN_S = 60
 
 
-async def interrupted(folder: Path, times: int) -> tuple[int | None, str]:
+async def interrupted(
+    folder: Path, times: int, number: signal.Signals = signal.SIGINT
+) -> tuple[int | None, str]:
     """The exit code and the output of a run whose two answers never end by themselves."""
     async with FakeOpenAI(lambda body, n: Reply(answer=1000, pause_s=0.2)) as fake:
         run = await asyncio.create_subprocess_exec(
@@ -26,7 +30,7 @@ async def interrupted(folder: Path, times: int) -> tuple[int | None, str]:
             await asyncio.sleep(0.05)
             assert run.returncode is None
         for _ in range(times):
-            run.send_signal(signal.SIGINT)
+            run.send_signal(number)
             # The first one has ended the requests; the report is drawn now.
             while not _has_lines(folder / REQUESTS):
                 await asyncio.sleep(0.01)
@@ -39,8 +43,11 @@ def _has_lines(file: Path) -> bool:
     return file.exists() and file.stat().st_size > 0
 
 
-async def test_the_first_ends_the_run_with_what_it_has(tmp_path: Path) -> None:
-    code, output = await interrupted(tmp_path / "run", 1)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_the_first_ends_the_run_with_what_it_has(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    code, output = await interrupted(tmp_path / "run", 1, number)
     assert code == INTERRUPTED, output
     assert (tmp_path / "run" / NAME).exists()
     assert "Traceback" not in output

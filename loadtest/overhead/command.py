@@ -136,17 +136,21 @@ def with_rates(
     """The plan with repetitions that are long enough for what `bare` can, and with an open loop at
     the chosen rate, or at a share of that."""
     rates_rps: dict[str, float] = {}
+    open_loop_rps = options.open_loop_rate
+    asked = plan.levels if plan.repetition_s else (plan.largest,)
+    if not plan.repetition_s and open_loop_rps is not None:
+        asked = ()  # quick rounds of a chosen rate depend on nothing that can be measured
     with _phase(progress, "measuring how long a repetition is"):
-        for level in plan.levels:
+        for level in asked:
             # The first one after the start may be slow.
             tries = [repeat(bare, systems, plan, level, Turn(-1, n)) for n in range(2)]
             tokens_per_s = max(repetition.tokens_per_s for repetition in tries)
             rates_rps[level.name] = tokens_per_s / plan.output_tokens
-    open_loop_rps = options.open_loop_rate
     if open_loop_rps is None:
         open_loop_rps = round(OPEN_LOOP_SHARE * rates_rps[plan.largest.name], 1)
         progress.console.print(f"open loop: {open_loop_rps:g} requests a second")
-    plan = plan.lengthened(rates_rps)
+    if plan.repetition_s:
+        plan = plan.lengthened(rates_rps)
     return plan.with_open_loop(open_loop_rps) if open_loop_rps > 0 else plan
 
 

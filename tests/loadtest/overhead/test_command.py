@@ -23,16 +23,20 @@ def planned(*words: str) -> Plan:
 
 
 @pytest.fixture(autouse=True)
-def rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """640 tokens a second of each stream; the first try has a tenth of it."""
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The levels that were measured, at 640 tokens a second of each stream; the first try of each
+    has a tenth of it."""
+    names: list[str] = []
 
     def repeat(
         _system: object, _systems: object, _plan: object, level: Level, turn: Turn
     ) -> object:
+        names.append(level.name)
         share = 0.1 if turn.attempt == 0 else 1.0
         return repetition(tokens_per_s=640.0 * level.streams * share)
 
     monkeypatch.setattr(command, "repeat", repeat)
+    return names
 
 
 def test_the_open_loop_is_half_of_what_the_faster_of_two_tries_answers() -> None:
@@ -62,9 +66,13 @@ def test_a_slow_server_gets_the_requests_of_the_plan() -> None:
     assert levels[:3] == (ClosedLoop(1, 8), ClosedLoop(8, 40), ClosedLoop(32, 96))
 
 
-def test_quick_rounds_are_short() -> None:
-    assert planned("--quick").levels[:3] == (
-        ClosedLoop(1, 4),
-        ClosedLoop(8, 16),
-        ClosedLoop(32, 64),
-    )
+def test_quick_rounds_are_short(asked: list[str]) -> None:
+    levels = planned("--quick").levels
+
+    assert levels[:3] == (ClosedLoop(1, 4), ClosedLoop(8, 16), ClosedLoop(32, 64))
+    assert asked == ["32", "32"]
+
+
+def test_quick_rounds_of_a_chosen_rate_measure_nothing_before(asked: list[str]) -> None:
+    assert planned("--quick", "--open-loop-rate", "3").levels[-1].requests == 40
+    assert asked == []

@@ -36,8 +36,7 @@ def role_of(process: psutil.Process) -> str:
     title = title_of(process)
     if not title.startswith(ENGINE) and title != SPAWNED:
         return role_of_title(title)
-    parent = process.parent()
-    owner_title = title_of(parent) if parent is not None else ""
+    owner_title = _title_of_parent(process)
     if title == SPAWNED and role_of_title(owner_title).partition(" ")[0] not in ENGINE_OWNERS:
         return OTHER
     return f"engine {_replica(owner_title)}".strip()
@@ -69,6 +68,14 @@ def title_of(process: psutil.Process) -> str:
 
 def role_of_tier(role: str, tier: Tier | str) -> str:
     return f"{role} {tier}"
+
+
+def _title_of_parent(process: psutil.Process) -> str:
+    try:
+        parent = process.parent()
+    except psutil.Error:
+        return ""
+    return "" if parent is None else title_of(parent)
 
 
 def _replica(title: str) -> str:

@@ -133,6 +133,7 @@ def plain_cluster(engine: EngineConfig) -> LocalCluster:
         environment=engine_environment(engine) | {"PYTHONPATH": path},
         haproxy=False,
         ray_options=(f"--num-cpus={LOGICAL_CPUS}",),
+        interrupts=True,
     )
     for setting in read_env_file((DEPLOY_DIR / "runtime.env").read_text()):
         if setting.startswith("RAY_SERVE_"):

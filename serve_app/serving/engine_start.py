@@ -18,6 +18,7 @@ from serve_app.engine.model_dir import resolve_model
 from serve_app.engine.vllm_engine import VllmEngine
 from serve_app.engine_config import EngineConfig
 from serve_app.serving.fit_check import quantization_argument
+from serve_app.serving.scheduling_class import interrupting
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ async def start_engine(
     arguments = engine_args(spec, hardware)
     log.info("engine arguments", extra={"phase": "start", "arguments": " ".join(arguments)})
     keep_compiled_in(args.engine.compile_cache_dir)
-    with _placed(args.engine, hardware):
+    with interrupting(), _placed(args.engine, hardware):
         return await VllmEngine.start(arguments, phase), hardware
 
 

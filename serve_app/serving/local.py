@@ -21,6 +21,7 @@ from typing import Any
 from serve_app.serving.head import RayHead
 from serve_app.serving.ports import free_ports
 from serve_app.serving.profiles import load_profile, with_http_port
+from serve_app.serving.scheduling_class import interrupt_nobody
 from serve_app.serving.serve_api import AppStatus, ServeApi, ServeApiError, failure_reason
 from serve_app.serving.supervisor import RUN_ID_VARIABLE, end_processes, processes_of_run
 
@@ -50,13 +51,16 @@ class LocalCluster:
         environment: Mapping[str, str] | None = None,
         haproxy: bool = True,
         ray_options: tuple[str, ...] = (),
+        interrupts: bool = False,
     ) -> None:
-        """`environment` wins over deploy/runtime.env; `ray_options` go to `ray start`."""
+        """`environment` wins over deploy/runtime.env; `ray_options` go to `ray start`. With
+        `interrupts` all processes are in Linux' normal scheduling class, not only the engines."""
         self.port = port or free_ports(1)[0]
         self._head = RayHead.beside(self.port)
         self.env = self._head.environment(haproxy=haproxy, chosen=environment or {})
         self.api = ServeApi(self._head.dashboard_address, self._head.token)
         self._options = ray_options
+        self._interrupts = interrupts
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     @property
@@ -107,6 +111,7 @@ class LocalCluster:
                 env=self.env,
                 # Ctrl-C in the terminal is for the starter, which then stops this in order.
                 start_new_session=True,
+                preexec_fn=None if self._interrupts else interrupt_nobody,
             )
         deadline_s = time.monotonic() + RAY_START_LIMIT_S
         while not self.api.answers():

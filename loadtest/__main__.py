@@ -25,6 +25,7 @@ from loadtest.results_file import REPOSITORY, RESULTS
 from loadtest.simulation import capacity, plan, scaling_table
 from loadtest.simulation import command as simulate_command
 from loadtest.soak import command as soak_command
+from serve_app.engine.model_dir import EMBEDDED_MODEL
 
 
 def main(argv: list[str]) -> int:
@@ -63,15 +64,16 @@ def main(argv: list[str]) -> int:
         return micro_r1_command.run(options, Console())
     if options.command == "faults":
         return faults.run(Console())
-    return write_readme(options.results, options.readme)
+    for results in options.results:
+        write_readme(results, options.readme)
+    return 0
 
 
-def write_readme(results: Path, readme: Path) -> int:
-    """Put the table of the results file between the README's markers."""
+def write_readme(results: Path, readme: Path) -> None:
+    """Put the table of a results file between the README's markers of the same name."""
     text = readme.read_text(encoding="utf-8")
     body = table(json.loads(results.read_text(encoding="utf-8")))
-    readme.write_text(between_markers(text, "overhead", body), encoding="utf-8")
-    return 0
+    readme.write_text(between_markers(text, results.stem, body), encoding="utf-8")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -114,9 +116,10 @@ def make_parser() -> argparse.ArgumentParser:
     compare_command.add_parser(commands)
     budget_curve.add_parser(commands)
     readme = commands.add_parser(
-        "readme", help="write the README's overhead table from the results"
+        "readme", help="write the README's overhead tables from the results"
     )
-    readme.add_argument("--results", type=Path, default=RESULTS)
+    real_model = RESULTS.with_stem(f"overhead-{EMBEDDED_MODEL}")
+    readme.add_argument("--results", type=Path, nargs="+", default=(RESULTS, real_model))
     readme.add_argument("--readme", type=Path, default=REPOSITORY / "README.md")
     return parser
 

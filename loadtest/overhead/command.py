@@ -18,7 +18,13 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from loadtest.overhead.options import plan_of, systems_of
+from loadtest.overhead.options import (
+    model_name_of,
+    model_of,
+    plan_of,
+    results_file_of,
+    systems_of,
+)
 from loadtest.overhead.plan import OPEN_LOOP_SHARE, Level, Plan
 from loadtest.overhead.pure_path import pure_path_plan, pure_path_results, pure_path_systems
 from loadtest.overhead.ray_systems import (
@@ -32,8 +38,7 @@ from loadtest.overhead.repetition import Turn, repeat
 from loadtest.overhead.results import meta, rows
 from loadtest.overhead.rounds import Measured, measure
 from loadtest.overhead.table import table
-from loadtest.random_model import make_random_qwen2
-from loadtest.results_file import META, RESULTS, write
+from loadtest.results_file import META, write
 from loadtest.sse_client import StreamFailure
 from loadtest.stats import Repetition
 from loadtest.systems import (
@@ -46,6 +51,7 @@ from loadtest.systems import (
     our_chat_tier,
 )
 from serve_app.config import EngineConfig
+from serve_app.engine.model_dir import ModelNotFoundError
 from serve_app.serving.local import ClusterError
 from serve_app.serving.ports import free_ports
 
@@ -62,14 +68,14 @@ def run(options: Namespace, argv: Sequence[str], console: Console) -> int:
         if RAY_SERVE_LLM in names:
             check_ray_llm()
         with _progress(console) as progress:
-            with _phase(progress, "making the model"):
-                model = make_random_qwen2()
+            with _phase(progress, "finding the model, or making it"):
+                model = model_of(options)
             with _servers(names, model, engine, plan.slots, progress) as systems:
                 plan = with_rates(options, plan, systems[0], systems, progress)
                 _measure(systems, plan, measured, progress)
             if not (options.no_pure_path or options.self_check):
                 _measure_pure_path(model, pure_path_plan(plan), pure, progress)
-    except (StartFailure, ClusterError, StreamFailure) as fault:
+    except (ModelNotFoundError, StartFailure, ClusterError, StreamFailure) as fault:
         detail = getattr(fault, "detail", "")
         console.print(f"[red]{fault}[/]", detail, *getattr(fault, "__notes__", ()), sep="\n")
         return 1
@@ -80,7 +86,12 @@ def run(options: Namespace, argv: Sequence[str], console: Console) -> int:
         return 1
     results = rows(names, measured)
     results[META] = meta(
-        names, measured, plan, argv=argv, engine=engine.model_dump(mode="json")
+        names,
+        measured,
+        plan,
+        argv=argv,
+        model=model_name_of(options),
+        engine=engine.model_dump(mode="json"),
     ) | {"interrupted": interrupted}
     if pure.rounds:
         results[META]["pure_path"] = pure_path_results(pure)
@@ -88,9 +99,7 @@ def run(options: Namespace, argv: Sequence[str], console: Console) -> int:
     if options.self_check:
         console.print("A bare server against itself: how far these intervals reach is the noise.")
         return 0
-    # A run that was cut short does not take the place of a whole one.
-    other = RESULTS.with_stem("overhead-quick")
-    out = options.out or (other if options.quick or interrupted else RESULTS)
+    out = results_file_of(options, whole=not interrupted)
     write(out, results)
     console.print(f"written to {_short(out)}")
     return 0

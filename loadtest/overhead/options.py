@@ -8,8 +8,12 @@ from pathlib import Path
 
 from loadtest.overhead.plan import ClosedLoop, Plan, full_plan, quick_plan
 from loadtest.overhead.ray_systems import RAY_SERVE_LLM, SERVE_PROXY_HANDLE
+from loadtest.random_model import make_random_qwen2
+from loadtest.results_file import RESULTS
 from loadtest.systems import BARE, BARE_BESIDE_OURS, OURS
+from serve_app.engine.model_dir import ModelNotFoundError, resolve_model
 
+RANDOM = "random"
 SYSTEMS = (BARE, BARE_BESIDE_OURS, OURS, RAY_SERVE_LLM, SERVE_PROXY_HANDLE)
 
 
@@ -18,8 +22,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "overhead",
         help="a bare vLLM server, tierserve and Ray Serve's own ways in one alternating run",
         description="Starts a bare vLLM server, tierserve's chat tier, Ray Serve LLM and a Serve "
-        "deployment behind Serve's proxy and a handle, with the same small random model and the "
-        "same engine arguments, and measures them in turn with streaming chat completions of "
+        "deployment behind Serve's proxy and a handle, with the same model and the same engine "
+        "arguments, and measures them in turn with streaming chat completions of "
         "fixed length: closed loops and Poisson arrivals. While one is measured the others stand "
         "still, but for the tierserve that the bare server is measured beside. Then the path "
         "alone is measured with the fake engine. docs/overhead.md has more.",
@@ -50,6 +54,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="arrivals a second of the open loop; 0: no open loop; unset: half of what the bare "
         "server answers in the largest closed loop",
     )
+    add(
+        "--model",
+        default=RANDOM,
+        help=f"`{RANDOM}`: 7M parameters, whose steps are so short that serving shows beside them; "
+        "or a real one: smollm2, micro-r1, or a model's directory. Its results go to "
+        "overhead-<model>.json",
+    )
     add("--output-tokens", type=_at_least_1, default=64, help="length of each answer")
     add("--max-model-len", type=int, default=2048, help="context of the engines, in tokens")
     add("--cpu-slice", default="0/2", help="cores of the servers' engines, as in the config")
@@ -61,7 +72,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add("--no-pure-path", action="store_true", help="leave out the path with the fake engine")
     add("--self-check", action="store_true", help="only a second bare server beside the bare one")
-    add("--out", type=Path, help="results file; loadtest/results/overhead.json in the package")
+    add(
+        "--out",
+        type=Path,
+        help="results file; default: loadtest/results/overhead.json, or another one beside it",
+    )
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -75,6 +90,34 @@ def plan_of(options: argparse.Namespace) -> Plan:
         output_tokens=options.output_tokens,
         max_foreign_cores=options.max_foreign_cores or plan.max_foreign_cores,
     )
+
+
+def model_of(options: argparse.Namespace) -> Path:
+    """The model's directory; raises ModelNotFoundError."""
+    if options.model == RANDOM:
+        return make_random_qwen2()
+    model = resolve_model(options.model)
+    if isinstance(model, str):
+        raise ModelNotFoundError(
+            f"--model {options.model}: nothing is downloaded here; give the directory of the model."
+        )
+    return model
+
+
+def model_name_of(options: argparse.Namespace) -> str:
+    """What results say of the model: no folder of the machine that they were taken on."""
+    return Path(options.model).name
+
+
+def results_file_of(options: argparse.Namespace, *, whole: bool) -> Path:
+    """A run that is quick, or was cut short, does not take the place of a `whole` one."""
+    if options.out is not None:
+        return options.out
+    if options.quick or not whole:
+        return RESULTS.with_stem("overhead-quick")
+    if options.model == RANDOM:
+        return RESULTS
+    return RESULTS.with_stem(f"overhead-{model_name_of(options)}")
 
 
 def systems_of(options: argparse.Namespace) -> list[str]:

@@ -77,6 +77,7 @@ def meta(
     plan: Plan,
     *,
     argv: Iterable[str],
+    model: str,
     engine: Mapping[str, Any],
 ) -> dict[str, Any]:
     over_bare = comparison(systems, measured)
@@ -87,6 +88,7 @@ def meta(
         "commit": commit(),
         "versions": versions(),
         "command": shlex.join(["python", "-m", "loadtest", *argv]),
+        "model": model,
         "engine": {name: value for name, value in engine.items() if value not in (None, {})},
         "output_tokens": plan.output_tokens,
         "requests_per_repetition": {level.name: level.requests for level in plan.levels},

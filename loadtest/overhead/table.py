@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from loadtest.overhead.options import RANDOM
 from loadtest.overhead.plan import OPEN_LOOP
 from loadtest.overhead.pure_path import PLAIN
 from loadtest.overhead.ray_systems import RAY_SERVE_LLM, SERVE_PROXY_HANDLE
@@ -71,11 +72,16 @@ def _caption(meta: Mapping[str, Any]) -> str:
         )
     parts += _bars(meta["bar"])
     parts.append(
-        f"Small random Qwen2, {meta['output_tokens']} tokens a stream, {machine['cores']} cores of "
+        f"{_model(meta)}, {meta['output_tokens']} tokens a stream, {machine['cores']} cores of "
         f"{machine['cpu']}, {meta['date'][:10]}, commit {meta['commit']}; `make bench-overhead` "
         "measures it again, [docs/overhead.md](docs/overhead.md) says how."
     )
     return " ".join(parts)
+
+
+def _model(meta: Mapping[str, Any]) -> str:
+    name = meta.get("model", RANDOM)
+    return "Small random Qwen2 (7M)" if name == RANDOM else f"Model `{name}`"
 
 
 def _bars(bar: Mapping[str, bool]) -> list[str]:

@@ -1,10 +1,20 @@
 """What the command line measures."""
 
+from pathlib import Path
+
 import pytest
 
 from loadtest.__main__ import make_parser
-from loadtest.overhead.options import plan_of, systems_of
+from loadtest.overhead.options import (
+    model_name_of,
+    model_of,
+    plan_of,
+    results_file_of,
+    systems_of,
+)
 from loadtest.overhead.plan import ClosedLoop
+from loadtest.results_file import RESULTS
+from serve_app.engine.model_dir import ModelNotFoundError
 
 
 def test_all_systems_are_measured_unless_others_are_chosen() -> None:
@@ -30,6 +40,43 @@ def test_the_command_line_chooses_the_plan() -> None:
     assert chosen.rounds == 3
     assert chosen.levels == (ClosedLoop(8, 16), ClosedLoop(16, 48))
     assert chosen.slots == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "whole", "name"),
+    [
+        ([], True, "overhead.json"),
+        ([], False, "overhead-quick.json"),
+        (["--quick", "--model", "smollm2"], True, "overhead-quick.json"),
+        (["--model", "smollm2"], True, "overhead-smollm2.json"),
+        (["--model", "smollm2"], False, "overhead-quick.json"),
+        (["--model", "/some/folder/Qwen2.5-0.5B"], True, "overhead-Qwen2.5-0.5B.json"),
+    ],
+)
+def test_each_model_has_a_results_file(words: list[str], whole: bool, name: str) -> None:
+    options = make_parser().parse_args(["overhead", *words])
+
+    assert results_file_of(options, whole=whole) == RESULTS.parent / name
+
+
+def test_a_chosen_results_file_is_taken() -> None:
+    options = make_parser().parse_args(["overhead", "--quick", "--out", "mine.json"])
+
+    assert results_file_of(options, whole=True) == Path("mine.json")
+
+
+def test_results_name_a_model_without_its_folder() -> None:
+    options = make_parser().parse_args(["overhead", "--model", "/some/folder/Qwen2.5-0.5B"])
+
+    assert model_name_of(options) == "Qwen2.5-0.5B"
+
+
+@pytest.mark.parametrize("name", ["some-org/some-model", "/no/such/folder"])
+def test_a_model_that_is_not_here_is_refused(name: str) -> None:
+    options = make_parser().parse_args(["overhead", "--model", name])
+
+    with pytest.raises(ModelNotFoundError, match="give"):
+        model_of(options)
 
 
 @pytest.mark.parametrize("value", ["-1", "nan", "inf", "fast"])

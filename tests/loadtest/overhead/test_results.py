@@ -75,7 +75,14 @@ def test_the_bar_on_the_tail_at_32_streams(added_ms: float, kept: bool) -> None:
 def test_the_rate_of_the_open_loop_is_told_and_the_promises_are_tierserves() -> None:
     plan = full_plan().with_open_loop(12.5)
 
-    found = meta(SYSTEMS, measured(), plan, argv=["overhead"], engine={"seed": 0, "dtype": None})
+    found = meta(
+        SYSTEMS,
+        measured(),
+        plan,
+        argv=["overhead"],
+        model="random",
+        engine={"seed": 0, "dtype": None},
+    )
 
     assert found["open_loop"] == {"rate_rps": 12.5}
     assert found["requests_per_repetition"]["open-loop"] == plan.open_loop_requests
@@ -93,7 +100,7 @@ def test_tierserve_is_compared_with_a_bare_server_beside_it_too() -> None:
     ]
     done = Measured(rounds={"1": rounds})
 
-    found = meta(tuple(rounds[0]), done, full_plan(), argv=["overhead"], engine={})
+    found = meta(tuple(rounds[0]), done, full_plan(), argv=["overhead"], model="random", engine={})
 
     over = found["over_bare_beside_ours"]["ours"]["1"]
     assert over["tokens_per_s_ratio"]["value"] == 0.95

@@ -31,8 +31,16 @@ def test_the_caption_says_where_when_and_which_promises_are_broken() -> None:
     assert "Kept: as fast. Missed: as soon." in caption
     assert "12.5 requests a second" in caption
     assert "2 cores of Example CPU, 2026-01-02, commit abcdef123456" in caption
+    assert "Small random Qwen2 (7M), " in caption
     assert "make bench-overhead" in caption
     assert "Ray Serve LLM" not in caption
+
+
+def test_the_caption_names_a_real_model() -> None:
+    shown = results()
+    shown["meta"]["model"] = "smollm2"
+
+    assert "Model `smollm2`, " in table(shown).splitlines()[-1]
 
 
 def test_the_bursts_of_ray_serve_llm_are_explained_where_it_was_measured() -> None:

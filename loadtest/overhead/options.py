@@ -97,16 +97,17 @@ def model_of(options: argparse.Namespace) -> Path:
     if options.model == RANDOM:
         return make_random_qwen2()
     model = resolve_model(options.model)
-    if isinstance(model, str):
+    if isinstance(model, str) or not model.is_dir():
         raise ModelNotFoundError(
-            f"--model {options.model}: nothing is downloaded here; give the directory of the model."
+            f"--model {options.model}: nothing is downloaded or converted here; give the "
+            "directory of the model."
         )
     return model
 
 
 def model_name_of(options: argparse.Namespace) -> str:
     """What results say of the model: no folder of the machine that they were taken on."""
-    return Path(options.model).name
+    return Path(options.model).resolve().name
 
 
 def results_file_of(options: argparse.Namespace, *, whole: bool) -> Path:

@@ -21,15 +21,24 @@ def interrupt_nobody() -> None:
 
 @contextlib.contextmanager
 def interrupting() -> Iterator[None]:
-    """What this thread starts in the block is in the normal class. Afterwards all threads of this
-    process have the class that this one had before."""
-    before = os.sched_getscheduler(0)
+    """What this thread starts in the block interrupts, though this process interrupts nobody. Any
+    other class than SCHED_BATCH is somebody's choice, and is left as it is."""
+    if not _interrupts_nobody():
+        yield
+        return
     _set_class(0, os.SCHED_OTHER)
     try:
         yield
     finally:
+        # Threads that were started in the block are this process' own.
         for thread in Path("/proc/self/task").iterdir():
-            _set_class(int(thread.name), before)
+            _set_class(int(thread.name), os.SCHED_BATCH)
+
+
+def _interrupts_nobody() -> bool:
+    with contextlib.suppress(OSError):
+        return os.sched_getscheduler(0) == os.SCHED_BATCH
+    return False
 
 
 def _set_class(thread_id: int, scheduling_class: int) -> None:

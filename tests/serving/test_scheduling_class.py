@@ -3,23 +3,12 @@
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 
 import pytest
 
 from serve_app.serving.scheduling_class import interrupt_nobody, interrupting
 
 TELL = (sys.executable, "-c", "import os; print(os.sched_getscheduler(0))")
-
-
-def in_a_thread(work: Callable[[], object]) -> object:
-    """A thread's class is its own: the test's process keeps its one."""
-    found: list[object] = []
-    thread = threading.Thread(target=lambda: found.append(work()))
-    thread.start()
-    thread.join()
-    return found[0]
 
 
 def test_what_is_started_inherits_that_it_interrupts_nobody() -> None:
@@ -53,13 +42,21 @@ print(engine.stdout.strip(), sorted(classes))
     assert told.stdout.strip() == f"{os.SCHED_OTHER} {[os.SCHED_BATCH] * 2}"
 
 
-def test_a_process_that_interrupts_stays_so() -> None:
-    def classes() -> list[int]:
-        with interrupting():
-            within = os.sched_getscheduler(0)
-        return [within, os.sched_getscheduler(0)]
+@pytest.mark.parametrize("chosen", [os.SCHED_OTHER, os.SCHED_IDLE])
+def test_another_class_that_somebody_has_chosen_stays(chosen: int) -> None:
+    script = """
+import os, sys
+from serve_app.serving.scheduling_class import interrupting
 
-    assert in_a_thread(classes) == [os.SCHED_OTHER] * 2
+os.sched_setscheduler(0, int(sys.argv[1]), os.sched_param(0))
+with interrupting():
+    within = os.sched_getscheduler(0)
+print(within, os.sched_getscheduler(0))
+"""
+    words = (sys.executable, "-c", script, str(chosen))
+    told = subprocess.run(words, capture_output=True, text=True, check=True)
+
+    assert told.stdout.split() == [str(chosen)] * 2
 
 
 def test_a_sandbox_without_classes_loses_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +64,7 @@ def test_a_sandbox_without_classes_loses_nothing_else(monkeypatch: pytest.Monkey
         raise OSError(22, "Invalid argument")
 
     monkeypatch.setattr(os, "sched_setscheduler", refused)
-
     interrupt_nobody()
+    monkeypatch.setattr(os, "sched_getscheduler", refused)
     with interrupting():
         pass

@@ -79,6 +79,15 @@ def test_a_model_that_is_not_here_is_refused(name: str) -> None:
         model_of(options)
 
 
+def test_a_file_is_no_directory_of_a_model(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.touch()
+    options = make_parser().parse_args(["overhead", "--model", str(file)])
+
+    with pytest.raises(ModelNotFoundError, match="give the directory"):
+        model_of(options)
+
+
 @pytest.mark.parametrize("value", ["-1", "nan", "inf", "fast"])
 def test_a_rate_that_is_none_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

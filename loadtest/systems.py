@@ -22,7 +22,7 @@ from loadtest.process_cpu import server_processes
 from serve_app.config import EngineConfig
 from serve_app.core.engine_args import EngineSpec, cores_of_slice, engine_args
 from serve_app.core.tiers import Tier
-from serve_app.engine.cpu import this_cpu
+from serve_app.engine.cpu import MALLOC_KEEPS, MALLOC_VARIABLE, this_cpu
 from serve_app.serving.engine_start import NOT_ARGUMENTS
 from serve_app.serving.local import LocalCluster
 from serve_app.serving.profiles import load_profile
@@ -139,6 +139,7 @@ def engine_environment(engine: EngineConfig) -> dict[str, str]:
         "VLLM_PLUGINS": ",".join(sorted({*plugins} - {OWN_PLUGIN})),
         "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib),
         "OMP_NUM_THREADS": str(len(engine_cores(engine))),
+        MALLOC_VARIABLE: os.environ.get(MALLOC_VARIABLE, MALLOC_KEEPS),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }

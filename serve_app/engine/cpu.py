@@ -11,6 +11,19 @@ from serve_app.core.hardware import CPU, Hardware
 
 CPU_INFO = Path("/proc/cpuinfo")
 
+# glibc reads it when a process begins. A step's temporary tensors stay in the process, in huge
+# pages where the kernel gives them to who asks; docs/adr/0019 has what it is without.
+MALLOC_VARIABLE = "GLIBC_TUNABLES"
+MALLOC_KEEPS = ":".join(
+    (
+        # The most that glibc takes; what is larger comes from the kernel each time, zeroed.
+        f"glibc.malloc.mmap_threshold={32 << 20}",
+        # So much of free memory is not given back.
+        f"glibc.malloc.trim_threshold={1 << 30}",
+        "glibc.malloc.hugetlb=1",
+    )
+)
+
 
 def computes_on_cpu() -> bool:
     """Whether the installed vLLM is built for the CPU, by vLLM's own rule, without importing it."""
@@ -37,7 +50,9 @@ def this_cpu(cpu_info: Path = CPU_INFO) -> Hardware:
 @contextmanager
 def on_cores(cores: Sequence[int], kv_cache_gib: int) -> Iterator[None]:
     """An engine that is started in this block computes on `cores` of the CPU, with a KV cache of
-    that size. The HTTP side, which stays in this process, may run on any core afterwards."""
+    that size, and keeps its memory from step to step, unless an operator has tuned glibc. The HTTP
+    side, which stays in this process, may run on any core afterwards."""
+    os.environ.setdefault(MALLOC_VARIABLE, MALLOC_KEEPS)
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib)
     # Ray derives OMP_NUM_THREADS from the replica's logical CPUs, which are no measure here.
     os.environ["OMP_NUM_THREADS"] = str(len(cores))

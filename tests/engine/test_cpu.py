@@ -12,13 +12,14 @@ from serve_app.core.hardware import CPU
 from serve_app.engine.cpu import MALLOC_VARIABLE, on_cores, this_cpu
 
 # Temporaries of a step, as a prefill has them, and how often the kernel had to give pages for them
-# in ten steps after the first.
+# in ten steps after the first; small pages (PR_SET_THP_DISABLE), whatever the machine's default is.
 STEPS = """
 import ctypes, resource
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.malloc.argtypes = [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
+libc.prctl(41, 1, 0, 0, 0)
 def step():
     tensors = [libc.malloc(8 << 20) for _ in range(4)]
     for tensor in tensors:

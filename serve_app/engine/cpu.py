@@ -16,7 +16,8 @@ CPU_INFO = Path("/proc/cpuinfo")
 MALLOC_VARIABLE = "GLIBC_TUNABLES"
 MALLOC_KEEPS = ":".join(
     (
-        # The most that glibc takes; what is larger comes from the kernel each time, zeroed.
+        # The most that older releases take, which ignore a larger value. Larger blocks still come
+        # from the kernel each time, zeroed.
         f"glibc.malloc.mmap_threshold={32 << 20}",
         # So much of free memory is not given back.
         f"glibc.malloc.trim_threshold={1 << 30}",

@@ -82,7 +82,7 @@ test: check e2e ## Everything a machine without a GPU can prove: check, then rea
 
 bench-overhead: setup ## What serving adds to bare vLLM; writes loadtest/results/overhead*.json and the README's tables
 	$(PY) -m loadtest overhead
-	$(PY) -m loadtest overhead --model smollm2 --systems bare ours ray-serve-llm --open-loop-rate 0 --no-pure-path
+	$(PY) -m loadtest overhead --model random --no-pure-path
 	$(PY) -m loadtest readme
 
 monitoring: setup ## Prometheus with all rules beside `make serve`, at 127.0.0.1:9090; Ctrl-C stops it

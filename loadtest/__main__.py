@@ -19,13 +19,13 @@ from loadtest.load import limit as limit_command
 from loadtest.micro_r1 import command as micro_r1_command
 from loadtest.overhead import command as overhead_command
 from loadtest.overhead import options as overhead_options
+from loadtest.overhead.options import RANDOM
 from loadtest.overhead.table import table
 from loadtest.readme_table import between_markers
 from loadtest.results_file import REPOSITORY, RESULTS
 from loadtest.simulation import capacity, plan, scaling_table
 from loadtest.simulation import command as simulate_command
 from loadtest.soak import command as soak_command
-from serve_app.engine.model_dir import EMBEDDED_MODEL
 
 
 def main(argv: list[str]) -> int:
@@ -118,8 +118,8 @@ def make_parser() -> argparse.ArgumentParser:
     readme = commands.add_parser(
         "readme", help="write the README's overhead tables from the results"
     )
-    real_model = RESULTS.with_stem(f"overhead-{EMBEDDED_MODEL}")
-    readme.add_argument("--results", type=Path, nargs="+", default=(RESULTS, real_model))
+    random_model = RESULTS.with_stem(f"overhead-{RANDOM}")
+    readme.add_argument("--results", type=Path, nargs="+", default=(RESULTS, random_model))
     readme.add_argument("--readme", type=Path, default=REPOSITORY / "README.md")
     return parser
 

@@ -86,18 +86,19 @@ def chat_body(model: str, prompt: str, *, output_tokens: int) -> bytes:
 async def run_closed_loop(
     url: str, bodies: Sequence[bytes], *, concurrency: int
 ) -> list[StreamTimes]:
-    """Send all bodies, `concurrency` at a time; the first failure ends the run."""
-    waiting = iter(bodies)
-    finished: list[StreamTimes] = []
+    """Send all bodies, `concurrency` at a time; the first failure ends the run. In their order."""
+    waiting = iter(enumerate(bodies))
+    finished: dict[int, StreamTimes] = {}
 
     async def one_client(session: aiohttp.ClientSession) -> None:
-        for body in waiting:
-            finished.append(await stream_once(session, url, body, sent_s=time.perf_counter()))
+        for number, body in waiting:
+            sent_s = time.perf_counter()
+            finished[number] = await stream_once(session, url, body, sent_s=sent_s)
 
     async with _session() as session, asyncio.TaskGroup() as clients:
         for _ in range(concurrency):
             clients.create_task(one_client(session))
-    return finished
+    return [finished[number] for number in range(len(bodies))]
 
 
 async def run_open_loop(

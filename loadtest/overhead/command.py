@@ -70,9 +70,11 @@ def run(options: Namespace, argv: Sequence[str], console: Console) -> int:
         with _progress(console) as progress:
             with _phase(progress, "finding the model, or making it"):
                 model = model_of(options)
-            with _servers(names, model, engine, plan.slots, progress) as systems:
-                plan = with_rates(options, plan, systems[0], systems, progress)
-                _measure(systems, plan, measured, progress)
+            for numbers in plan.rounds_by_start():
+                with _servers(names, model, engine, plan.slots, progress) as systems:
+                    if not measured.rounds:
+                        plan = with_rates(options, plan, systems[0], systems, progress)
+                    _measure(systems, plan, numbers, measured, progress)
             if not (options.no_pure_path or options.self_check):
                 _measure_pure_path(model, pure_path_plan(plan), pure, progress)
     except (ModelNotFoundError, StartFailure, ClusterError, StreamFailure) as fault:
@@ -169,11 +171,17 @@ def _measure_pure_path(model: Path, plan: Plan, measured: Measured, progress: Pr
             systems = running.enter_context(
                 pure_path_systems(model, port=free_ports(1)[0], slots=plan.slots, on_wait=tick)
             )
-        _measure(systems, plan, measured, progress)
+        _measure(systems, plan, range(plan.rounds), measured, progress)
 
 
-def _measure(systems: Sequence[System], plan: Plan, measured: Measured, progress: Progress) -> None:
-    total = plan.rounds * len(systems)
+def _measure(
+    systems: Sequence[System],
+    plan: Plan,
+    numbers: Sequence[int],
+    measured: Measured,
+    progress: Progress,
+) -> None:
+    total = len(numbers) * len(systems)
     tasks = {
         level.name: progress.add_task(f"{level.name}: repetitions", total=total)
         for level in plan.levels
@@ -186,7 +194,7 @@ def _measure(systems: Sequence[System], plan: Plan, measured: Measured, progress
             # Bars are drawn once, at the end, where nobody watches them.
             progress.console.print(line)
 
-    measure(systems, plan, measured, on_repetition)
+    measure(systems, plan, numbers, measured, on_repetition)
 
 
 def _progress(console: Console) -> Progress:

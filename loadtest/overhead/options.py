@@ -11,7 +11,7 @@ from loadtest.overhead.ray_systems import RAY_SERVE_LLM, SERVE_PROXY_HANDLE
 from loadtest.random_model import make_random_qwen2
 from loadtest.results_file import RESULTS
 from loadtest.systems import BARE, BARE_BESIDE_OURS, OURS
-from serve_app.engine.model_dir import ModelNotFoundError, resolve_model
+from serve_app.engine.model_dir import EMBEDDED_MODEL, ModelNotFoundError, resolve_model
 
 RANDOM = "random"
 SYSTEMS = (BARE, BARE_BESIDE_OURS, OURS, RAY_SERVE_LLM, SERVE_PROXY_HANDLE)
@@ -24,14 +24,16 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Starts a bare vLLM server, tierserve's chat tier, Ray Serve LLM and a Serve "
         "deployment behind Serve's proxy and a handle, with the same model and the same engine "
         "arguments, and measures them in turn with streaming chat completions of "
-        "fixed length: closed loops and Poisson arrivals. While one is measured the others stand "
-        "still, but for the tierserve that the bare server is measured beside. Then the path "
-        "alone is measured with the fake engine. docs/overhead.md has more.",
+        "fixed length: closed loops, of answers of one length and of unequal ones, and Poisson "
+        "arrivals. While one is measured the others stand still, but for the "
+        "tierserve that the bare server is measured beside. Then the path alone is measured with "
+        "the fake engine. docs/overhead.md has more.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="two rounds: does it run? writes overhead-quick.json")
     add("--rounds", type=_at_least_1, help="repetitions of each system at each level")
+    add("--starts", type=_at_least_1, help="the servers are started anew so many times in all")
     add(
         "--systems",
         nargs="+",
@@ -45,7 +47,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         type=_at_least_1,
         nargs="+",
         metavar="N",
-        help="numbers of streams: 1 8 32",
+        help="numbers of streams, of answers of one length, in place of 1 8 32 and 32 of unequal "
+        "lengths",
     )
     add(
         "--open-loop-rate",
@@ -56,12 +59,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add(
         "--model",
-        default=RANDOM,
-        help=f"`{RANDOM}`: 7M parameters, whose steps are so short that serving shows beside them; "
-        "or a real one: smollm2, micro-r1, or a model's directory. Its results go to "
-        "overhead-<model>.json",
+        default=EMBEDDED_MODEL,
+        help=f"a real one: {EMBEDDED_MODEL}, micro-r1, or a model's directory; or `{RANDOM}`: 7M "
+        "parameters, whose steps are so short that serving shows beside them. Results go to "
+        f"overhead-<model>.json, those of {EMBEDDED_MODEL} to overhead.json",
     )
-    add("--output-tokens", type=_at_least_1, default=64, help="length of each answer")
+    add("--output-tokens", type=_at_least_1, default=64, help="length of the answers, or its mean")
     add("--max-model-len", type=int, default=2048, help="context of the engines, in tokens")
     add("--cpu-slice", default="0/2", help="cores of the servers' engines, as in the config")
     add(
@@ -87,6 +90,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
     return replace(
         plan,
         rounds=options.rounds or plan.rounds,
+        starts=options.starts or plan.starts,
         output_tokens=options.output_tokens,
         max_foreign_cores=options.max_foreign_cores or plan.max_foreign_cores,
     )
@@ -116,7 +120,7 @@ def results_file_of(options: argparse.Namespace, *, whole: bool) -> Path:
         return options.out
     if options.quick or not whole:
         return RESULTS.with_stem("overhead-quick")
-    if options.model == RANDOM:
+    if options.model == EMBEDDED_MODEL:
         return RESULTS
     return RESULTS.with_stem(f"overhead-{model_name_of(options)}")
 
@@ -131,8 +135,8 @@ def systems_of(options: argparse.Namespace) -> list[str]:
 
 def _levels(plan: Plan, concurrencies: Sequence[int]) -> tuple[ClosedLoop, ...]:
     """Whole waves of streams for a level that the plan does not name."""
-    named = {level.streams: level.requests for level in plan.levels}
-    return tuple(ClosedLoop(c, named.get(c, 3 * c)) for c in concurrencies)
+    named = {level.name: level.requests for level in plan.levels}
+    return tuple(ClosedLoop(c, named.get(str(c), 3 * c)) for c in concurrencies)
 
 
 def _not_negative(text: str) -> float:

@@ -34,6 +34,7 @@ def pure_path_plan(plan: Plan) -> Plan:
         rounds=min(plan.rounds, MAX_ROUNDS),
         levels=tuple(ClosedLoop(streams, requests) for streams, requests in REQUESTS.items()),
         output_tokens=OUTPUT_TOKENS,
+        starts=1,
     )
 
 

@@ -46,8 +46,11 @@ def repeat(
     import uvloop
 
     label = label_of(system, level, turn)
-    warm_up = _bodies(make_prompts(level.streams, f"{label}/warm-up"), WARM_UP_TOKENS)
-    bodies = _bodies(make_prompts(level.requests, label), plan.output_tokens)
+    warm_up = _bodies(
+        make_prompts(level.streams, f"{label}/warm-up"), [WARM_UP_TOKENS] * level.streams
+    )
+    lengths_tokens = level.lengths_tokens(plan.output_tokens, turn.round_number)
+    bodies = _bodies(make_prompts(len(lengths_tokens), label), lengths_tokens)
     with frozen(_asleep(system, systems)):
         await_quiet(system, plan)
         try:
@@ -88,6 +91,7 @@ async def _timed(
     streams = await _loaded(system, level, bodies, turn)
     wall_s = time.perf_counter() - started_s
     used = _CpuReading.take(system).since(before)
+    counted = streams[level.run_in :]
     return Repetition(
         output_tokens=sum(stream.output_tokens for stream in streams),
         chunks=sum(len(stream.event_s) for stream in streams),
@@ -95,8 +99,8 @@ async def _timed(
         server_cpu_s=used.server_s,
         client_cpu_s=used.client_s,
         foreign_cores=used.foreign_s / wall_s,
-        ttft_s=array("d", (stream.ttft_s for stream in streams)),
-        itl_s=array("d", (gap for stream in streams for gap in stream.itl_s)),
+        ttft_s=array("d", (stream.ttft_s for stream in counted)),
+        itl_s=array("d", (gap for stream in counted for gap in stream.itl_s)),
         cpu_by_part_s=used.parts_s,
     )
 
@@ -162,5 +166,8 @@ def make_prompts(requests: int, label: str) -> list[str]:
     ]
 
 
-def _bodies(prompts: Sequence[str], output_tokens: int) -> list[bytes]:
-    return [chat_body(MODEL_NAME, prompt, output_tokens=output_tokens) for prompt in prompts]
+def _bodies(prompts: Sequence[str], lengths_tokens: Sequence[int]) -> list[bytes]:
+    return [
+        chat_body(MODEL_NAME, prompt, output_tokens=tokens)
+        for prompt, tokens in zip(prompts, lengths_tokens, strict=True)
+    ]

@@ -30,13 +30,15 @@ class Measured:
 def measure(
     systems: Sequence[System],
     plan: Plan,
+    numbers: Sequence[int],
     measured: Measured,
     on_repetition: Callable[[Level, System, Repetition], None],
 ) -> None:
-    """Fill `measured` as the run goes on, so that an interrupted one leaves its whole rounds."""
+    """Measure the rounds of these numbers; `measured` is filled on the way, so that an
+    interrupted run leaves its whole rounds."""
     for system in systems:
         measured.idle_cores[system.name] = idle_cores(system, systems)
-    for number in range(plan.rounds):
+    for number in numbers:
         for level in plan.levels:
             done: dict[str, Repetition] = {}
             for system in in_order(systems, number):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loadtest.overhead.options import RANDOM
-from loadtest.overhead.plan import OPEN_LOOP
+from loadtest.overhead.plan import UNEQUAL, place_of
 from loadtest.overhead.pure_path import PLAIN
 from loadtest.overhead.ray_systems import RAY_SERVE_LLM, SERVE_PROXY_HANDLE
 from loadtest.process_cpu import RAY, SERVER
@@ -39,7 +39,7 @@ def _row(level: str, system: str, results: Mapping[str, Any]) -> str:
     figures = results[system][level]
     over = results[META]["over_bare"].get(system, {}).get(level)
     cells = (
-        "open loop" if level == OPEN_LOOP else level,
+        place_of(level).removeprefix("at ").removeprefix("in the "),
         LABELS.get(system, system),
         f"{figures['tokens_per_s']:,.0f}",
         _interval(over["tokens_per_s_ratio"], 2) if over else "",
@@ -65,6 +65,11 @@ def _caption(meta: Mapping[str, Any]) -> str:
     if meta["open_loop"]:
         rate = meta["open_loop"]["rate_rps"]
         parts.append(f"Open loop: {rate:g} requests a second (Poisson), however slow the answers.")
+    if any(UNEQUAL in level for over in meta["over_bare"].values() for level in over):
+        parts.append(
+            "Of unequal length: half to one and a half times the tokens, so that prompts come one "
+            "by one and not in waves."
+        )
     if RAY_SERVE_LLM in meta["over_bare"]:
         parts.append(
             "Ray Serve LLM hands on the tokens of 50 ms in one go: an ITL of 0 is between tokens "
@@ -72,9 +77,10 @@ def _caption(meta: Mapping[str, Any]) -> str:
         )
     parts += _bars(meta["bar"])
     parts.append(
-        f"{_model(meta)}, {meta['output_tokens']} tokens a stream, {machine['cores']} cores of "
-        f"{machine['cpu']}, {meta['date'][:10]}, commit {meta['commit']}; `make bench-overhead` "
-        "measures it again, [docs/overhead.md](docs/overhead.md) says how."
+        f"{_model(meta)}, {meta['output_tokens']} tokens an answer, {_starts(meta)}"
+        f"{machine['cores']} cores of {machine['cpu']}, {meta['date'][:10]}, "
+        f"commit {meta['commit']}; `make bench-overhead` measures it again, "
+        "[docs/overhead.md](docs/overhead.md) says how."
     )
     return " ".join(parts)
 
@@ -82,6 +88,10 @@ def _caption(meta: Mapping[str, Any]) -> str:
 def _model(meta: Mapping[str, Any]) -> str:
     name = meta.get("model", RANDOM)
     return "Small random Qwen2 (7M)" if name == RANDOM else f"Model `{name}`"
+
+
+def _starts(meta: Mapping[str, Any]) -> str:
+    return f"{meta['starts']} starts of each server, " if meta.get("starts", 1) > 1 else ""
 
 
 def _bars(bar: Mapping[str, bool]) -> list[str]:
@@ -97,7 +107,7 @@ def _beside(meta: Mapping[str, Any]) -> list[str]:
     if not over:
         return []
     by_level = "; ".join(
-        f"{_place(level)}: {_interval(figures['tokens_per_s_ratio'], 2)} of its tokens a second, "
+        f"{place_of(level)}: {_interval(figures['tokens_per_s_ratio'], 2)} of its tokens a second, "
         f"TTFT p50 {figures['ttft_p50_added_ms']['value']:+.1f} ms and p95 "
         f"{figures['ttft_p95_added_ms']['value']:+.1f} ms"
         for level, figures in over.items()
@@ -114,7 +124,7 @@ def _parts(meta: Mapping[str, Any]) -> list[str]:
     if BARE not in by_part or OURS not in by_part:
         return []
     by_level = "; ".join(
-        f"{_place(level)} {by_part[BARE][level][SERVER]:.2f} and {ours[SERVER]:.2f}, "
+        f"{place_of(level)} {by_part[BARE][level][SERVER]:.2f} and {ours[SERVER]:.2f}, "
         f"{ours[HAPROXY]:.2f} and {ours[RAY]:.2f}"
         for level, ours in by_part[OURS].items()
     )
@@ -122,10 +132,6 @@ def _parts(meta: Mapping[str, Any]) -> list[str]:
         "CPU seconds per 1,000 tokens of vLLM's server and of tierserve's replica in its place, "
         f"both without the engine, then of HAProxy and of Ray with all else: {by_level}."
     ]
-
-
-def _place(level: str) -> str:
-    return "in the open loop" if level == OPEN_LOOP else f"at {level}"
 
 
 def _pure_path(meta: Mapping[str, Any]) -> list[str]:

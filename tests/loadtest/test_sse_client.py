@@ -80,6 +80,24 @@ async def test_all_bodies_are_sent_at_the_chosen_concurrency() -> None:
     assert all(len(stream.event_s) == 3 and stream.ttft_s > 0 for stream in streams)
 
 
+async def test_streams_come_back_in_the_order_of_their_bodies() -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        first_ends_last = int(await request.text())
+        for part in (*[TOKEN] * first_ends_last, USAGE, DONE):
+            await response.write(part)
+            await asyncio.sleep(0.001)
+        return response
+
+    async with _serving(answer) as server:
+        streams = await run_closed_loop(
+            str(server.make_url("/")), [b"30", b"2", b"9"], concurrency=3
+        )
+
+    assert [len(stream.event_s) for stream in streams] == [30, 2, 9]
+
+
 async def test_an_open_loop_waits_for_no_answer_and_counts_from_when_a_request_was_due() -> None:
     all_are_here = asyncio.Event()
     arrived = 0

@@ -50,12 +50,17 @@ def test_a_chosen_rate_is_kept() -> None:
 def test_a_rate_of_0_leaves_the_open_loop_out() -> None:
     levels = planned("--open-loop-rate", "0").levels
 
-    assert [level.name for level in levels] == ["1", "8", "32"]
+    assert [level.name for level in levels] == ["1", "8", "32", "32-unequal"]
 
 
 def test_a_repetition_takes_the_bare_server_four_seconds_in_whole_waves() -> None:
     # Ten requests a second of each stream; thirteen tokens, and it is a little more than 49.
-    assert planned().levels[:3] == (ClosedLoop(1, 40), ClosedLoop(8, 320), ClosedLoop(32, 1280))
+    assert planned().levels[:4] == (
+        ClosedLoop(1, 40),
+        ClosedLoop(8, 320),
+        ClosedLoop(32, 1280),
+        ClosedLoop(32, 1280, unequal=True),
+    )
     levels = planned("--output-tokens", "13", "--concurrency", "8").levels
     assert levels[0] == ClosedLoop(8, 1576)
 

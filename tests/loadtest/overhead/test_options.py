@@ -42,14 +42,33 @@ def test_the_command_line_chooses_the_plan() -> None:
     assert chosen.slots == 16
 
 
+def test_rounds_are_shared_among_starts() -> None:
+    parser = make_parser()
+
+    chosen = plan_of(parser.parse_args(["overhead", "--rounds", "7", "--starts", "3"]))
+    usual = plan_of(parser.parse_args(["overhead"]))
+    quick = plan_of(parser.parse_args(["overhead", "--quick"]))
+
+    assert chosen.rounds_by_start() == [range(2), range(2, 4), range(4, 7)]
+    assert usual.rounds_by_start() == [range(5), range(5, 10)]
+    assert quick.rounds_by_start() == [range(2)]
+
+
+def test_no_start_is_without_a_round() -> None:
+    options = make_parser().parse_args(["overhead", "--rounds", "2", "--starts", "5"])
+
+    assert plan_of(options).rounds_by_start() == [range(1), range(1, 2)]
+
+
 @pytest.mark.parametrize(
     ("words", "whole", "name"),
     [
         ([], True, "overhead.json"),
         ([], False, "overhead-quick.json"),
-        (["--quick", "--model", "smollm2"], True, "overhead-quick.json"),
-        (["--model", "smollm2"], True, "overhead-smollm2.json"),
-        (["--model", "smollm2"], False, "overhead-quick.json"),
+        (["--quick", "--model", "random"], True, "overhead-quick.json"),
+        (["--model", "smollm2"], True, "overhead.json"),
+        (["--model", "random"], True, "overhead-random.json"),
+        (["--model", "random"], False, "overhead-quick.json"),
         (["--model", "/some/folder/Qwen2.5-0.5B"], True, "overhead-Qwen2.5-0.5B.json"),
     ],
 )
@@ -96,7 +115,7 @@ def test_a_rate_that_is_none_is_refused(value: str, capsys: pytest.CaptureFixtur
     assert "--open-loop-rate" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--rounds", "--concurrency", "--output-tokens"])
+@pytest.mark.parametrize("option", ["--rounds", "--starts", "--concurrency", "--output-tokens"])
 @pytest.mark.parametrize("value", ["0", "-1", "many"])
 def test_a_count_that_is_none_is_refused(
     option: str, value: str, capsys: pytest.CaptureFixture[str]

@@ -1,16 +1,24 @@
 """The requests of a repetition: of fixed work, never twice, the same for every system."""
 
+import asyncio
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 
 from loadtest.overhead import repetition
 from loadtest.overhead.command import beside
-from loadtest.overhead.plan import ClosedLoop, OpenLoop
-from loadtest.overhead.repetition import Turn, arrivals_s, idle_cores, label_of, make_prompts
-from loadtest.sse_client import chat_body
+from loadtest.overhead.plan import ClosedLoop, OpenLoop, quick_plan
+from loadtest.overhead.repetition import (
+    Turn,
+    arrivals_s,
+    idle_cores,
+    label_of,
+    make_prompts,
+    repeat,
+)
+from loadtest.sse_client import StreamTimes, chat_body
 from loadtest.systems import System
 
 
@@ -46,6 +54,49 @@ def test_a_request_is_of_fixed_work() -> None:
     assert body["ignore_eos"] is True
     assert body["temperature"] == 0
     assert body["stream_options"] == {"include_usage": True}
+
+
+def test_answers_of_one_length_are_of_one_length() -> None:
+    assert ClosedLoop(2, 3).lengths_tokens(64, 0) == [64, 64, 64]
+    assert ClosedLoop(2, 3).run_in == 0
+
+
+def test_unequal_lengths_are_the_same_for_every_server_and_others_in_every_round() -> None:
+    level = ClosedLoop(32, 2000, unequal=True)
+
+    lengths_tokens = level.lengths_tokens(64, 0)
+
+    assert lengths_tokens == level.lengths_tokens(64, 0) != level.lengths_tokens(64, 1)
+    run_in, counted = lengths_tokens[: level.run_in], lengths_tokens[level.run_in :]
+    assert len(run_in) == 32
+    assert min(run_in) < 32
+    assert (min(counted), max(counted)) == (32, 96)
+    assert sum(counted) / len(counted) == pytest.approx(64, rel=0.03)
+
+
+async def test_the_times_of_the_run_in_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    async def run_closed_loop(
+        url: str, bodies: Sequence[bytes], *, concurrency: int
+    ) -> list[StreamTimes]:
+        asked.extend(json.loads(body)["max_tokens"] for body in bodies)
+        return [
+            StreamTimes(sent_s=0.0, event_s=[float(number)], output_tokens=1)
+            for number in range(len(bodies))
+        ]
+
+    monkeypatch.setattr(repetition, "run_closed_loop", run_closed_loop)
+    monkeypatch.setattr(repetition, "frozen", lambda run_ids: contextlib.nullcontext())
+    monkeypatch.setattr(repetition, "await_quiet", lambda system, plan: None)
+    monkeypatch.setattr(repetition, "cpu_by_part_s", lambda run_id: {"ray": 0.0})
+    bare, level = System("bare", "", "bare-run"), ClosedLoop(2, 3, unequal=True)
+
+    done = await asyncio.to_thread(repeat, bare, [bare], quick_plan(), level, Turn(0))
+
+    assert asked == [8, 8, *level.lengths_tokens(64, 0)]
+    assert list(done.ttft_s) == [2.0, 3.0, 4.0]
+    assert done.output_tokens == 5
 
 
 def test_arrivals_are_the_same_for_every_system_and_others_in_every_round() -> None:

@@ -64,11 +64,15 @@ def test_the_bar_at_one_stream(ratio: float, added_ms: float, kept: list[bool]) 
     assert found == dict(zip(PROMISES, kept, strict=True))
 
 
+@pytest.mark.parametrize(("level", "place"), [("32", "32"), ("32-unequal", "32 of unequal length")])
 @pytest.mark.parametrize(("added_ms", "kept"), [(10.0, True), (10.1, False)])
-def test_the_bar_on_the_tail_at_32_streams(added_ms: float, kept: bool) -> None:
-    found = bar({"32": compared(p50_ms=9.0, p95_ms=added_ms)})
+def test_the_bar_on_the_tail_at_32_streams(
+    level: str, place: str, added_ms: float, kept: bool
+) -> None:
+    found = bar({level: compared(p50_ms=9.0, p95_ms=added_ms)})
 
-    assert found["TTFT p95 at 32: at most 10 ms over bare"] is kept
+    assert found[f"TTFT p95 at {place}: at most 10 ms over bare"] is kept
+    assert next(iter(found)) == f"tokens a second at {place}: at least 0.97 of bare"
     assert len(found) == 2
 
 

@@ -46,9 +46,9 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Serving:
     return install
 
 
-def plan(number: int = 2, max_repeats: int = 5) -> Plan:
+def plan(max_repeats: int = 5) -> Plan:
     return Plan(
-        rounds=number,
+        rounds=2,
         levels=(ClosedLoop(1, 4), ClosedLoop(8, 16)),
         open_loop_requests=10,
         output_tokens=64,
@@ -68,7 +68,7 @@ def test_each_system_has_each_place_as_often_as_the_others() -> None:
 def test_every_system_is_measured_once_at_each_level_of_a_round(serving: Serving) -> None:
     servers, measured = serving(), Measured()
 
-    measure(SYSTEMS, plan(), measured, lambda *_: None)
+    measure(SYSTEMS, plan(), range(2), measured, lambda *_: None)
 
     first = [(name, level) for name, level, _ in servers.order[:6]]
     assert first == [
@@ -80,10 +80,21 @@ def test_every_system_is_measured_once_at_each_level_of_a_round(serving: Serving
     assert measured.idle_cores == {"bare": 0.01, "ours": 0.01, "third": 0.01}
 
 
+def test_a_later_start_goes_on_where_the_one_before_ended(serving: Serving) -> None:
+    servers, measured = serving(), Measured()
+
+    measure(SYSTEMS, plan(), range(1), measured, lambda *_: None)
+    measure(SYSTEMS, plan(), range(1, 2), measured, lambda *_: None)
+
+    assert [name for name, _, _ in servers.order[:3]] == ["bare", "ours", "third"]
+    assert [name for name, _, _ in servers.order[6:9]] == ["third", "ours", "bare"]
+    assert {level: len(done) for level, done in measured.rounds.items()} == {"1": 2, "8": 2}
+
+
 def test_a_repetition_that_others_disturbed_is_made_again_at_once(serving: Serving) -> None:
     servers, measured = serving(foreign_cores=[0.0, 0.9]), Measured()
 
-    measure(SYSTEMS, plan(), measured, lambda *_: None)
+    measure(SYSTEMS, plan(), range(2), measured, lambda *_: None)
 
     assert measured.disturbed == 1
     assert servers.order[:4] == [
@@ -97,7 +108,7 @@ def test_a_machine_that_is_never_quiet_is_measured_all_the_same(serving: Serving
     serving(foreign_cores=[1.0] * 100)
     measured = Measured()
 
-    measure(SYSTEMS, plan(max_repeats=3), measured, lambda *_: None)
+    measure(SYSTEMS, plan(max_repeats=3), range(2), measured, lambda *_: None)
 
     assert measured.disturbed == 3
     assert [len(measured.rounds[level]) for level in ("1", "8")] == [2, 2]
@@ -114,6 +125,6 @@ def test_an_interrupted_run_leaves_its_whole_rounds(serving: Serving) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure(SYSTEMS, plan(), measured, interrupt)
+        measure(SYSTEMS, plan(), range(2), measured, interrupt)
 
     assert {level: len(done) for level, done in measured.rounds.items()} == {"1": 1}

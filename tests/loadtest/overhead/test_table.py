@@ -43,6 +43,19 @@ def test_the_caption_names_a_real_model() -> None:
     assert "Model `smollm2`, " in table(shown).splitlines()[-1]
 
 
+def test_answers_of_unequal_length_are_explained_where_they_were_measured() -> None:
+    shown = results()
+    shown["bare"]["32-unequal"] = shown["ours"]["32-unequal"] = figures(50.0)
+    shown["meta"]["over_bare"]["ours"]["32-unequal"] = compared()
+    shown["meta"]["starts"] = 2
+    said = table(shown)
+
+    assert "| 32 of unequal length | bare vLLM server | 50 |" in said
+    assert "Of unequal length: half to one and a half times the tokens" in said
+    assert "2 starts of each server, " in said
+    assert "unequal" not in table(results())
+
+
 def test_the_bursts_of_ray_serve_llm_are_explained_where_it_was_measured() -> None:
     shown = results()
     levels = ("1", "open-loop")

@@ -55,7 +55,7 @@ def test_the_promise_is_judged_by_all_rates() -> None:
     assert not any(limit.verdict(rows[:1])["bar"].values())
 
 
-def test_the_last_rate_is_doubled_until_it_is_too_much(
+def test_the_last_rate_is_doubled_until_two_are_too_much(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def measured(_streams: int, rate: int, _length_s: int) -> Mapping[str, object]:
@@ -80,8 +80,9 @@ def test_the_last_rate_is_doubled_until_it_is_too_much(
     monkeypatch.setattr(limit, "measure", measured)
     out = tmp_path / "limit.json"
     holds = 100_000
-    assert rates()[-2:] == [60_000, 120_000]
-    assert rates("--rates", "50000", "200000") == [50_000, 200_000]
+    assert rates()[-3:] == [60_000, 120_000, 240_000]
+    assert rates("--rates", "50000", "200000") == [50_000, 200_000, 400_000]
+    assert rates("--rates", "200000", "300000") == [200_000, 300_000]
     holds = 1_000_000_000
     assert rates("--rates", "1000") == [1_000, 2_000, 4_000, 8_000, 16_000]
 

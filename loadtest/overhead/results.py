@@ -72,6 +72,12 @@ def bar(compared: Mapping[str, Any]) -> dict[str, bool]:
     return kept
 
 
+def starts_measured(plan: Plan, measured: Measured) -> int:
+    """Starts of the servers that have a round in the results: fewer in an interrupted run."""
+    rounds = max(map(len, measured.rounds.values()), default=0)
+    return sum(numbers.start < rounds for numbers in plan.rounds_by_start())
+
+
 def meta(
     systems: Sequence[str],
     measured: Measured,
@@ -92,7 +98,7 @@ def meta(
         "model": model,
         "engine": {name: value for name, value in engine.items() if value not in (None, {})},
         "output_tokens": plan.output_tokens,
-        "starts": len(plan.rounds_by_start()),
+        "starts": starts_measured(plan, measured),
         "requests_per_repetition": {level.name: level.requests for level in plan.levels},
         "open_loop": None if open_loop is None else {"rate_rps": open_loop.rate_rps},
         "repetitions_thrown_away": measured.disturbed,

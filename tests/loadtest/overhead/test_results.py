@@ -4,7 +4,7 @@ import pytest
 
 from loadtest.overhead.plan import full_plan
 from loadtest.overhead.pure_path import pure_path_plan, pure_path_results
-from loadtest.overhead.results import bar, comparison, meta, rows
+from loadtest.overhead.results import bar, comparison, meta, rows, starts_measured
 from loadtest.overhead.rounds import Measured, Round
 from tests.loadtest.builders import compared, repetition
 
@@ -92,6 +92,13 @@ def test_the_rate_of_the_open_loop_is_told_and_the_promises_are_tierserves() -> 
     assert found["requests_per_repetition"]["open-loop"] == plan.open_loop_requests
     assert list(found["bar"]) == PROMISES
     assert found["engine"] == {"seed": 0}
+
+
+def test_an_interrupted_run_names_the_starts_that_it_had() -> None:
+    first = measured().rounds["1"]
+
+    assert starts_measured(full_plan(), Measured(rounds={"1": first * 2})) == 1
+    assert starts_measured(full_plan(), Measured(rounds={"1": first * 3, "8": first * 2})) == 2
 
 
 def test_tierserve_is_compared_with_a_bare_server_beside_it_too() -> None:

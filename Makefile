@@ -83,6 +83,9 @@ test: check e2e ## Everything a machine without a GPU can prove: check, then rea
 bench-overhead: setup ## What serving adds to bare vLLM; writes loadtest/results/overhead*.json and the README's tables
 	$(PY) -m loadtest overhead
 	$(PY) -m loadtest overhead --model random --no-pure-path
+	@# What promises are on, in so many rounds that their few milliseconds are told from the machine's.
+	$(PY) -m loadtest overhead --rounds 20 --systems bare ours --concurrency 1 8 32 --open-loop-rate 0 \
+		--no-pure-path --out loadtest/results/overhead-promises.json
 	$(PY) -m loadtest readme
 
 monitoring: setup ## Prometheus with all rules beside `make serve`, at 127.0.0.1:9090; Ctrl-C stops it

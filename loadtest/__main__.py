@@ -118,8 +118,10 @@ def make_parser() -> argparse.ArgumentParser:
     readme = commands.add_parser(
         "readme", help="write the README's overhead tables from the results"
     )
-    random_model = RESULTS.with_stem(f"overhead-{RANDOM}")
-    readme.add_argument("--results", type=Path, nargs="+", default=(RESULTS, random_model))
+    # What `make bench-overhead` writes.
+    stems = ("overhead-promises", RESULTS.stem, f"overhead-{RANDOM}")
+    results = tuple(RESULTS.with_stem(stem) for stem in stems)
+    readme.add_argument("--results", type=Path, nargs="+", default=results)
     readme.add_argument("--readme", type=Path, default=REPOSITORY / "README.md")
     return parser
 

@@ -77,7 +77,7 @@ def _caption(meta: Mapping[str, Any]) -> str:
         )
     parts += _bars(meta["bar"])
     parts.append(
-        f"{_model(meta)}, {meta['output_tokens']} tokens an answer, {_starts(meta)}"
+        f"{_model(meta)}, {meta['output_tokens']} tokens an answer, {_rounds(meta)}{_starts(meta)}"
         f"{machine['cores']} cores of {machine['cpu']}, {meta['date'][:10]}, "
         f"commit {meta['commit']}; `make bench-overhead` measures it again, "
         "[docs/overhead.md](docs/overhead.md) says how."
@@ -88,6 +88,11 @@ def _caption(meta: Mapping[str, Any]) -> str:
 def _model(meta: Mapping[str, Any]) -> str:
     name = meta.get("model", RANDOM)
     return "Small random Qwen2 (7M)" if name == RANDOM else f"Model `{name}`"
+
+
+def _rounds(meta: Mapping[str, Any]) -> str:
+    counts = {figures["rounds"] for over in meta["over_bare"].values() for figures in over.values()}
+    return f"{max(counts)} rounds, " if counts else ""
 
 
 def _starts(meta: Mapping[str, Any]) -> str:

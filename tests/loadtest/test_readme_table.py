@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.__main__ import write_readme
+from loadtest.__main__ import main, write_readme
 from loadtest.readme_table import MarkersMissing, between_markers
+from loadtest.results_file import REPOSITORY
 from tests.loadtest.builders import results
 
 BEGIN, END = "<!-- overhead:begin -->", "<!-- overhead:end -->"
@@ -25,6 +26,16 @@ def test_only_what_is_between_the_markers_changes(tmp_path: Path) -> None:
     assert once.endswith(f"{END}\n\nThe rest.\n")
     assert "old" not in once
     assert readme.read_text() == once
+
+
+def test_the_readme_has_the_tables_of_the_recorded_results(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    recorded = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    readme.write_text(recorded, encoding="utf-8")
+
+    assert main(["readme", "--readme", str(readme)]) == 0
+
+    assert readme.read_text(encoding="utf-8") == recorded
 
 
 @pytest.mark.parametrize("text", ["no markers", BEGIN, f"{END} {BEGIN}"])

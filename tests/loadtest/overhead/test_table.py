@@ -30,7 +30,7 @@ def test_the_caption_says_where_when_and_which_promises_are_broken() -> None:
 
     assert "Kept: as fast. Missed: as soon." in caption
     assert "12.5 requests a second" in caption
-    assert "2 cores of Example CPU, 2026-01-02, commit abcdef123456" in caption
+    assert "10 rounds, 2 cores of Example CPU, 2026-01-02, commit abcdef123456" in caption
     assert "Small random Qwen2 (7M), " in caption
     assert "make bench-overhead" in caption
     assert "Ray Serve LLM" not in caption

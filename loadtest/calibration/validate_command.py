@@ -4,9 +4,9 @@ import argparse
 import datetime
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -16,9 +16,13 @@ from loadtest.calibration.validation_docs import keep_former, read_runs, write_d
 from loadtest.evaluation import options as common
 from loadtest.evaluation.words import seconds
 from loadtest.load.faults import LoadFault
+from loadtest.load.record import Record
 from loadtest.results_file import META, REPOSITORY, RESULTS, commit, machine, versions, write
 from loadtest.simulation.profile import ProfileError, read_profile
 from serve_app.core.tiers import Tier
+
+if TYPE_CHECKING:
+    from loadtest.calibration.recalibration import Recalibration
 
 VALIDATION = RESULTS.parent / "validation.json"
 DOCS = REPOSITORY / "docs" / "calibration.md"
@@ -26,10 +30,12 @@ MISSED, INTERRUPTED = 1, 130
 DESCRIPTION = """\
 Sends three loads to a server, about 30, 60 and 85 % of what the profile says is the most, and
 replays the very same requests in the simulation with one replica of that profile. Ends with 1
-where the simulation is off by more than 10 % in throughput or 20 % in the median TTFT."""
+where the simulation is off by more than 10 % in throughput or 20 % in the median TTFT. With
+--recalibrate the profile is measured again between the loads, and only their rates are of the file:
+on a machine that changes its speed, both sides are then of the same minutes."""
 EXAMPLES = """example:
     python -m loadtest calibrate --tier chat --out profile.json
-    python -m loadtest validate --tier chat --profile profile.json
+    python -m loadtest validate --tier chat --profile profile.json --recalibrate 2
 
 It needs a server of one replica that nothing else asks. docs/calibration.md has the last result."""
 
@@ -47,6 +53,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--profile", type=Path, required=True, metavar="FILE", help="of `loadtest calibrate`")
     add("--duration-s", type=common.positive, default=90, metavar="SECONDS",
         help="how long requests of each load come (90)")  # fmt: skip
+    add("--recalibrate", type=_rounds, default=0, metavar="ROUNDS",
+        help="of calibration before each load and after the last: their profile is compared, "
+        "not the file's (0: the file's is)")  # fmt: skip
     add("--seed", type=int, default=0, help="same seed, same arrivals and lengths (0)")
     add("--out", type=Path, default=VALIDATION, metavar="FILE",
         help="loadtest/results/validation.json, from which and from those before it (kept in "
@@ -65,50 +74,48 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
 
 def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     from loadtest.calibration import validate
+    from loadtest.calibration.recalibration import Recalibration, wanted_between
     from loadtest.calibration.waves import ANSWERS, PROMPTS
-    from loadtest.load import run as run_of
-    from loadtest.load import run_dir
     from loadtest.load.command import without_key
 
-    profile = read_profile(options.profile)
+    given = read_profile(options.profile)
     api_key = options.api_key or os.environ.get("OPENAI_API_KEY")
     tier = _tier(options.tier)
     limits = validate.limits_of(options.base_url, tier, api_key)
     template = validate.template_tokens(options.base_url, tier, api_key)
     most_rps = validate.most_rps(
-        profile,
+        given,
         limits,
         prompt=validate.mean_tokens(PROMPTS) + template,
         answer=validate.mean_tokens(ANSWERS),
     )
-    rows: list[dict[str, Any]] = []
-    meta = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions(),
-        "command": shlex.join(["python", "-m", "loadtest", *without_key(argv)]),
-        "profile": profile.model_dump(mode="json"),
+    command = shlex.join(["python", "-m", "loadtest", *without_key(argv)])
+    meta = _meta(options, command) | {
         "slots": limits.slots,
         "template_tokens": round(template, 1),
         "most_rps": round(most_rps, 4),
-        "duration_s": options.duration_s,
-        "bars": dict(BARS),
     }
-    for place, share in enumerate(validate.SHARES):
-        rate = share * most_rps
-        console.print(f"{share:.0%} of {most_rps:.2f} requests/s", highlight=False)
-        load = validate.scenario(
-            options.base_url, tier, rate, options.duration_s, options.seed + place
+    again = None
+    if options.recalibrate:
+        wanted = wanted_between(
+            given,
+            base_url=options.base_url,
+            tier=options.tier,
+            rounds=options.recalibrate,
+            api_key=api_key,
         )
-        folder = run_dir.default_folder(load.name)
-        summary = run_of.execute(load, folder, console, argv=argv, api_key=api_key)
-        if summary["interrupted"]:
-            console.print("Interrupted: nothing is written.", style="bold yellow")
-            return INTERRUPTED
-        records = run_dir.read(folder).records
+        again = Recalibration(wanted, console)
+    rates = [share * most_rps for share in validate.SHARES]
+    played = _play(options, argv, rates, most_rps, again, api_key, console)
+    if played is None:
+        console.print("Interrupted: nothing is written.", style="bold yellow")
+        return INTERRUPTED
+    profile = given if again is None else again.profile(command)
+    rows: list[dict[str, Any]] = []
+    for share, rate, records in zip(validate.SHARES, rates, played, strict=True):
         rows.append(validate.compare(share, rate, records, profile, limits, tier))
-        console.print(words(rows[-1]), highlight=False, soft_wrap=True)
+        console.print(f"{share:.0%}: {words(rows[-1])}", highlight=False, soft_wrap=True)
+    meta["profile"] = profile.model_dump(mode="json")
     results = {META: meta, "loads": rows}
     if options.out == VALIDATION:
         keep_former(VALIDATION)
@@ -118,10 +125,59 @@ def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     return 0 if all(all(row["kept"].values()) for row in rows) else MISSED
 
 
+def _meta(options: argparse.Namespace, command: str) -> dict[str, Any]:
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "command": command,
+        "recalibrated_rounds": options.recalibrate,
+        "duration_s": options.duration_s,
+        "bars": dict(BARS),
+    }
+
+
+def _play(
+    options: argparse.Namespace,
+    argv: list[str],
+    rates: Sequence[float],
+    most_rps: float,
+    again: "Recalibration | None",
+    api_key: str | None,
+    console: Console,
+) -> list[Sequence[Record]] | None:
+    """The records of each load; None where Ctrl-C came."""
+    from loadtest.calibration import validate
+    from loadtest.load import run as run_of
+    from loadtest.load import run_dir
+
+    played: list[Sequence[Record]] = []
+    for place, rate in enumerate(rates):
+        if again is not None and not again.measure_piece():
+            return None
+        console.print(f"{rate / most_rps:.0%} of {most_rps:.2f} requests/s", highlight=False)
+        load = validate.scenario(
+            options.base_url, options.tier, rate, options.duration_s, options.seed + place
+        )
+        folder = run_dir.default_folder(load.name)
+        summary = run_of.execute(load, folder, console, argv=argv, api_key=api_key)
+        if summary["interrupted"]:
+            return None
+        played.append(run_dir.read(folder).records)
+    return None if again is not None and not again.measure_piece() else played
+
+
 def _tier(name: str) -> Tier:
     if name not in set(Tier):
         raise LoadFault(f"--tier {name}: the simulation knows {', '.join(Tier)}.")
     return Tier(name)
+
+
+def _rounds(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a number of rounds")
+    return int(text)
 
 
 def words(row: Mapping[str, Any]) -> str:

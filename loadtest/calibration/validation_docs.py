@@ -57,7 +57,7 @@ def table(results: Results) -> str:
         f"Shares are of {meta['most_rps']:.2f} requests/s, what the profile says is the most. "
         f"{' / '.join(str(load['requests']) for load in results['loads'])} requests; one replica "
         f"with {meta['slots']} slots, {meta['profile']['model']}, {told['cores']} cores of "
-        f"{told['cpu']}, {meta['date'][:10]}, commit {meta['commit']}."
+        f"{told['cpu']}, {meta['date'][:10]}, commit {meta['commit']}{_in_between(meta)}."
     )
     return f"{markdown_table(header, rows)}\n\n{bars}"
 
@@ -67,7 +67,7 @@ def all_table(runs: Sequence[Results]) -> str:
     loads = [(run[META], load) for run in runs for load in run["loads"]]
     rows = [
         (
-            f"{meta['date'][:16].replace('T', ' ')}, {meta['commit']}",
+            f"{meta['date'][:16].replace('T', ' ')}, {meta['commit']}{_in_between(meta)}",
             f"{meta['profile']['model']}, {meta['machine']['cores']} cores of "
             f"{meta['machine']['cpu']}",
             f"{load['share_of_most']:.0%}, {load['rate_rps']:.2f}/s",
@@ -84,6 +84,10 @@ def all_table(runs: Sequence[Results]) -> str:
         f"both bars: {BARS[THROUGHPUT]:.0%} of throughput, {BARS[TTFT]:.0%} of the "
         "median TTFT."
     )
+
+
+def _in_between(meta: Mapping[str, Any]) -> str:
+    return ", calibrated in between" if meta.get("recalibrated_rounds") else ""
 
 
 def _cells(load: Mapping[str, Any], name: str) -> tuple[str, ...]:

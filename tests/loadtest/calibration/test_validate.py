@@ -14,6 +14,7 @@ from loadtest.calibration.validate_command import words
 from loadtest.calibration.validation_docs import (
     ALL,
     LAST,
+    all_table,
     keep_former,
     read_runs,
     table,
@@ -139,3 +140,12 @@ def test_every_comparison_stays_in_the_docs_with_what_it_missed(tmp_path: Path) 
     assert [row[2:12] for row in rows] == ["2026-11-24", "2026-11-25", "2026-11-26"]
     assert [row.split(" | ")[-1] for row in rows] == ["missed |", "kept |", "kept |"]
     assert "2 of 3 loads keep both bars" in docs.read_text()
+
+
+def test_a_comparison_with_calibration_in_between_says_so() -> None:
+    between = results(26, RECORDS)
+    between["meta"]["recalibrated_rounds"] = 2
+
+    assert "commit abc, calibrated in between." in table(between)
+    assert "| 2026-11-26 10:20, abc, calibrated in between |" in all_table([between])
+    assert "in between" not in all_table([results(25, RECORDS)])

@@ -18,7 +18,7 @@ from loadtest.evaluation.words import seconds
 from loadtest.load.faults import LoadFault
 from loadtest.load.record import Record
 from loadtest.results_file import META, REPOSITORY, RESULTS, commit, machine, versions, write
-from loadtest.simulation.profile import ProfileError, read_profile
+from loadtest.simulation.profile import CardProfile, ProfileError, read_profile
 from serve_app.core.tiers import Tier
 
 if TYPE_CHECKING:
@@ -74,7 +74,6 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
 
 def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     from loadtest.calibration import validate
-    from loadtest.calibration.recalibration import Recalibration, wanted_between
     from loadtest.calibration.waves import ANSWERS, PROMPTS
     from loadtest.load.command import without_key
 
@@ -95,18 +94,9 @@ def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
         "template_tokens": round(template, 1),
         "most_rps": round(most_rps, 4),
     }
-    again = None
-    if options.recalibrate:
-        wanted = wanted_between(
-            given,
-            base_url=options.base_url,
-            tier=options.tier,
-            rounds=options.recalibrate,
-            api_key=api_key,
-        )
-        again = Recalibration(wanted, console)
+    again = _recalibration(options, given, api_key, console)
     rates = [share * most_rps for share in validate.SHARES]
-    played = _play(options, argv, rates, most_rps, again, api_key, console)
+    played = _play(options, argv, rates, again, api_key, console)
     if played is None:
         console.print("Interrupted: nothing is written.", style="bold yellow")
         return INTERRUPTED
@@ -138,16 +128,33 @@ def _meta(options: argparse.Namespace, command: str) -> dict[str, Any]:
     }
 
 
+def _recalibration(
+    options: argparse.Namespace, given: CardProfile, api_key: str | None, console: Console
+) -> "Recalibration | None":
+    from loadtest.calibration.recalibration import Recalibration, wanted_between
+
+    if not options.recalibrate:
+        return None
+    wanted = wanted_between(
+        given,
+        base_url=options.base_url,
+        tier=options.tier,
+        rounds=options.recalibrate,
+        api_key=api_key,
+    )
+    return Recalibration(wanted, console)
+
+
 def _play(
     options: argparse.Namespace,
     argv: list[str],
     rates: Sequence[float],
-    most_rps: float,
     again: "Recalibration | None",
     api_key: str | None,
     console: Console,
 ) -> list[Sequence[Record]] | None:
-    """The records of each load; None where Ctrl-C came."""
+    """The records of each load; None where Ctrl-C came. Raises LoadFault after a load of which a
+    request failed: the loads after it would be for nothing."""
     from loadtest.calibration import validate
     from loadtest.load import run as run_of
     from loadtest.load import run_dir
@@ -156,7 +163,8 @@ def _play(
     for place, rate in enumerate(rates):
         if again is not None and not again.measure_piece():
             return None
-        console.print(f"{rate / most_rps:.0%} of {most_rps:.2f} requests/s", highlight=False)
+        share = validate.SHARES[place]
+        console.print(f"{share:.0%}, {rate:.2f} requests/s", highlight=False)
         load = validate.scenario(
             options.base_url, options.tier, rate, options.duration_s, options.seed + place
         )
@@ -164,7 +172,11 @@ def _play(
         summary = run_of.execute(load, folder, console, argv=argv, api_key=api_key)
         if summary["interrupted"]:
             return None
-        played.append(run_dir.read(folder).records)
+        records = run_dir.read(folder).records
+        figures = validate.measured(records)
+        rate_words = f"{figures['output_tokens_per_s']:.1f} tokens/s"
+        console.print(f"{rate_words}, TTFT p50 {seconds(figures['ttft_p50_s'])}", highlight=False)
+        played.append(records)
     return None if again is not None and not again.measure_piece() else played
 
 

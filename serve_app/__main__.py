@@ -31,11 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     doctor.add_argument("--json", action="store_true", help="for programs: stable keys")
     commands.add_parser("config-reference", help="print docs/configuration.md")
+    commands.add_parser("routes", help="print docs/routes.md")
     options = parser.parse_args(arguments)
     if options.command == "config-reference":
         from serve_app.config_reference import render
 
         print(render(), end="")
+        return 0
+    if options.command == "routes":
+        from serve_app.api.routes import routes_page
+
+        print(routes_page(), end="")
         return 0
     from rich.console import Console
 

@@ -30,10 +30,19 @@ from serve_app.core.default_model import DEFAULT_MODEL
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 from serve_app.engine_config import EngineConfig
 from serve_app.load_config import AdmissionConfig, ScalingConfig
+from serve_app.structure_config import StructureConfig
 
 ENV_PREFIX = "TIERSERVE_"
 # Read by the launcher and the model cache, or set by them; not settings of a tier.
-LAUNCHER_VARIABLES = frozenset({"TIERSERVE_CACHE", "TIERSERVE_RUN_ID"})
+LAUNCHER_VARIABLES = frozenset(
+    {
+        "TIERSERVE_CACHE",
+        "TIERSERVE_RUN_ID",
+        "TIERSERVE_HAPROXY_HEADER_TIMEOUT_S",
+        "TIERSERVE_HAPROXY_BODY_TIMEOUT_S",
+        "TIERSERVE_HAPROXY_HOST",
+    }
+)
 
 
 class _EnvironmentWins(BaseSettings):
@@ -71,6 +80,9 @@ class TierArgs(_EnvironmentWins):
         "scaling law reckons with that.",
     )
     engine: EngineConfig = Field(default_factory=EngineConfig, description="See EngineConfig.")
+    structure: StructureConfig = Field(
+        default_factory=StructureConfig, description="See StructureConfig."
+    )
 
 
 class TierSettings(_EnvironmentWins):
@@ -104,6 +116,12 @@ class TierSettings(_EnvironmentWins):
     answer_cache: AnswerCacheConfig = Field(
         default_factory=AnswerCacheConfig, description="See AnswerCacheConfig."
     )
+    prefix_cache_isolation: bool = Field(
+        default=False,
+        description="Let a prompt's prefix be found in the engine's cache by requests with the "
+        "same credentials only; requests without any then find nothing. Off: how long a first "
+        "token takes tells whether anybody has sent the same prefix. Set it for both tiers.",
+    )
     system_prompt: str | None = Field(
         default=None,
         description="System message for requests that bring none. For an R1 distill it is folded "
@@ -136,6 +154,15 @@ class WebArgs(_EnvironmentWins):
     )
     max_body_bytes: int = Field(
         default=4 * 1024 * 1024, ge=1024, description="Larger request bodies are refused with 413."
+    )
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, description="Time in which a request's body must have arrived."
+    )
+    client_stall_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="How long a client may take nothing of an answer that is there; then its "
+        "request ends.",
     )
 
 

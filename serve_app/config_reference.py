@@ -23,6 +23,7 @@ from serve_app.config import (
 )
 from serve_app.engine_config import EngineConfig, FakeEngineConfig
 from serve_app.load_config import AdmissionConfig, ScalingConfig
+from serve_app.structure_config import StructureConfig
 
 _INTRODUCTION = f"""# Configuration
 
@@ -45,6 +46,7 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel], str], ...] = (
     ("`args` of a tier", "Needs new replicas.", TierArgs, ""),
     ("`args.engine`", "Needs new replicas.", EngineConfig, "engine."),
     ("`args.engine.fake`", "Needs new replicas.", FakeEngineConfig, "engine.fake."),
+    ("`args.structure`", "Needs new replicas.", StructureConfig, "structure."),
     ("`user_config` of a tier", "Changes live.", TierSettings, ""),
     ("`user_config.admission`", "Changes live.", AdmissionConfig, "admission."),
     ("`user_config.scaling`", "Changes live.", ScalingConfig, "scaling."),

@@ -32,6 +32,13 @@ class RequestError(Exception):
         self.code = code
         self.retry_after_s = retry_after_s
 
+    @property
+    def retry_headers(self) -> list[tuple[bytes, bytes]]:
+        """Retry-After, where the client should come back."""
+        if self.retry_after_s is None:
+            return []
+        return [(b"retry-after", b"%d" % self.retry_after_s)]
+
     def body(self, *, anthropic: bool = False) -> bytes:
         return error_body(
             self.status, self.message, param=self.param, code=self.code, anthropic=anthropic
@@ -41,6 +48,17 @@ class RequestError(Exception):
 def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> RequestError:
     """A 400 that names the field."""
     return RequestError(400, message, param=param, code=code)
+
+
+def engine_stopped() -> RequestError:
+    """The 503 of a replica whose engine is dead."""
+    return RequestError(
+        503,
+        "The engine that answers here has stopped, and another one is being started. "
+        "Please retry.",
+        code="engine_stopped",
+        retry_after_s=5,
+    )
 
 
 def error_body(

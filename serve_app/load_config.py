@@ -23,6 +23,15 @@ class AdmissionConfig(Strict):
     max_wait_s: float = Field(
         default=10.0, gt=0, description="Refuse a request that cannot start within this time."
     )
+    client_stall_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="How long a client may take nothing of an answer that is there; then its "
+        "request ends. Its slots are free as soon as the engine has finished.",
+    )
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, description="Time in which a request's body must have arrived."
+    )
     heartbeat_s: float = Field(
         default=2.0, gt=0, description="Time between SSE heartbeat comments while a request waits."
     )

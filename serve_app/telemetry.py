@@ -1,6 +1,7 @@
 """Metric names and JSON logs. Label values come from closed sets, never from clients."""
 
 import json
+import logging
 import tempfile
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+from serve_app.errors import RequestError
 
 PREFIX = "tierserve"
 WAIT_BUCKETS_S = (0.005, 0.05, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60)
@@ -49,6 +52,7 @@ class TierMetrics:
     borrowed: Counter
     lent: Counter
     disconnected: Counter
+    stalled: Counter
     settings_refused: Counter
     settings_invalid: Gauge
     output_tokens: Counter
@@ -92,6 +96,7 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
         borrowed=counter("borrowed", "Requests that another tier's replica ran.", "lender"),
         lent=counter("lent", "Requests of another tier that this replica ran.", "borrower"),
         disconnected=counter("disconnected", "Clients that went away before the end."),
+        stalled=counter("stalled", "Of those, clients that took nothing for too long."),
         settings_refused=counter("settings_refused", "Live settings refused as invalid."),
         settings_invalid=gauge(
             "settings_invalid", "1 while the newest live settings are refused, and older ones hold."
@@ -122,6 +127,27 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
     )
 
 
+class ClientErrorFilter(logging.Filter):
+    """vLLM logs whatever ends a stream as an error, with a traceback. Where that is a client's
+    error, a line at INFO says so."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """True: nothing is dropped."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and _is_clients(error):
+            record.levelno, record.levelname = logging.INFO, "INFO"
+            record.msg, record.args = f"{record.msg} {type(error).__name__}", ()
+            record.exc_info = record.exc_text = None
+        return True
+
+
+def _is_clients(error: BaseException) -> bool:
+    if isinstance(error, RequestError):
+        return error.status < 500
+    # By name, so that vLLM is not imported here.
+    return any(kind.__name__ == "VLLMClientError" for kind in type(error).__mro__)
+
+
 def logging_config(level: str = "INFO", **fields: str) -> dict[str, Any]:
     """A `logging.config.dictConfig` that writes JSON lines with `fields` to stdout."""
     return {
@@ -136,8 +162,10 @@ def logging_config(level: str = "INFO", **fields: str) -> dict[str, Any]:
                 "timestamp": True,
             }
         },
+        "filters": {"client_errors": {"()": "serve_app.telemetry.ClientErrorFilter"}},
         "handlers": {
             "stdout": {
+                "filters": ["client_errors"],
                 "class": "logging.StreamHandler",
                 "stream": "ext://sys.stdout",
                 "formatter": "json",

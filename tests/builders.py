@@ -14,6 +14,7 @@ from serve_app.api.answer_cache import AnswerCache
 from serve_app.api.edge import TierEdge
 from serve_app.api.endpoints import CHAT_COMPLETIONS, Endpoint
 from serve_app.api.gate import Gate
+from serve_app.api.internal_headers import RELAYED_HEADER, ClusterSecret
 from serve_app.api.lending import Lender, LendingDesk
 from serve_app.api.place import GateLimits
 from serve_app.api.relay import Relay
@@ -33,6 +34,8 @@ KNOWN_FIELDS = {
     for path, fields in json.loads(Path(__file__).with_name("vllm_fields.json").read_text()).items()
 }
 
+# Of all replicas of a test's cluster.
+SECRET = ClusterSecret()
 R1_DISTILL_QWEN_1_5B = dict(DEFAULT_MODEL_CONFIG)
 
 
@@ -116,6 +119,12 @@ def peers(*urls: str) -> Callable[[], Awaitable[Sequence[str]]]:
     return addresses
 
 
+def forwarded_by_a_replica(request_id: str = "from-a-peer") -> list[tuple[bytes, bytes]]:
+    """The headers that make a request one that another replica has forwarded."""
+    mark = SECRET.mark(request_id).encode()
+    return [(b"x-request-id", request_id.encode()), (RELAYED_HEADER, mark)]
+
+
 def lenders(*found: Lender) -> Callable[[], Awaitable[Sequence[Lender]]]:
     async def known() -> Sequence[Lender]:
         return found
@@ -141,7 +150,7 @@ def an_edge(
         settings=settings or some_settings(),
         gate=gate or a_gate(clock_s=clock_s),
         metrics=make_tier_metrics(CollectorRegistry()),
-        relay=Relay(tier, peers(*peer_urls), lenders(*lent_by)),
+        relay=Relay(tier, peers(*peer_urls), lenders(*lent_by), SECRET),
         known_fields=KNOWN_FIELDS,
         desk=LendingDesk(tier),
         cache=AnswerCache((settings or some_settings()).answer_cache),

@@ -11,8 +11,9 @@ from serve_app.api.answer_cache import KeptAnswer
 from serve_app.api.answer_facts import THOUGHT_HEADER, ends_answer, in_chunk, in_whole
 from serve_app.api.endpoints import Endpoint
 from serve_app.api.messages import RequestId, send_error
+from serve_app.api.stream_errors import error_in
 from serve_app.core.generation import Generation
-from serve_app.errors import RequestError, error_body
+from serve_app.errors import FAULT, RequestError, engine_stopped, error_body
 from serve_app.telemetry import TierMetrics
 
 # A quote inside a JSON string is always escaped, so this matches a key and its string value only.
@@ -24,6 +25,13 @@ SSE_HEADERS = (
     # Proxies that buffer would hold heartbeats and tokens back.
     (b"x-accel-buffering", b"no"),
 )
+
+
+# What vLLM's errors add of themselves.
+_PYTHONS = re.compile(r" \(parameter=.*\)$", re.DOTALL)
+# vLLM may repeat what it was sent: megabytes of ids that are out of its vocabulary.
+MAX_MESSAGE_CHARS = 1000
+SERVER_FAULT = RequestError(500, FAULT, code="internal_error")
 
 
 @dataclass(slots=True)
@@ -41,13 +49,18 @@ class AnswerTiming:
             return None
         return (self.last_chunk_s - self.first_chunk_s) / (self.chunks - 1)
 
+    @property
+    def streamed_s(self) -> float:
+        """From the first chunk to the last one."""
+        return (self.last_chunk_s or 0.0) - (self.first_chunk_s or 0.0)
 
-def error_event(body: bytes, *, anthropic: bool) -> bytes:
+
+def error_event(body: bytes, *, anthropic: bool, last: bool = True) -> bytes:
     """The end of a stream. Anthropic's clients take an error by the event's name, OpenAI's by its
     data."""
     if anthropic:
         return b"event: error\ndata: " + body + b"\n\n"
-    return b"data: " + body + b"\n\ndata: [DONE]\n\n"
+    return b"data: " + body + b"\n\n" + (b"data: [DONE]\n\n" if last else b"")
 
 
 class Answer:
@@ -61,8 +74,10 @@ class Answer:
         endpoint: Endpoint,
         metrics: TierMetrics,
         clock_s: Callable[[], float],
+        engine_dead: Callable[[], bool] = lambda: False,
     ) -> None:
         self._send = send
+        self._engine_dead = engine_dead
         self._request_id = request_id
         self._endpoint = endpoint
         self._metrics = metrics
@@ -86,6 +101,8 @@ class Answer:
         self.headers: list[tuple[bytes, bytes]] = []
         self._recorded: KeptAnswer | None = None
         self._keep: Callable[[KeptAnswer], None] | None = None
+        # Called when the engine's part is over and only sending is left.
+        self.before_whole: Callable[[], None] = lambda: None
 
     def record(self, keep: Callable[[KeptAnswer], None]) -> None:
         """Give `keep` what is sent from now on, if it comes to a good end: before its last part is
@@ -114,22 +131,38 @@ class Answer:
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            await self._on_start(message)
+            self._on_start(message)
         elif self._streaming:
+            if self._held_start is not None and not await self._begin_stream(message):
+                return
             await self._send(self._in_form(message))
         else:
             self._held_body += message.get("body", b"")
             if not message.get("more_body", False):
                 await self._send_whole()
 
-    async def _on_start(self, message: Message) -> None:
+    def _on_start(self, message: Message) -> None:
+        """Held until the first part of the body is there, which may say that all has failed."""
         self.status = message["status"]
         headers = {key.lower(): value for key, value in message["headers"]}
         self._streaming = headers.get(b"content-type", b"").startswith(b"text/event-stream")
-        if not self._streaming:
-            self._held_start = message
-        elif not self._started:
-            await self._start(self.status, [*message["headers"], SSE_HEADERS[2]])
+        self._held_start = message
+
+    async def _begin_stream(self, message: Message) -> bool:
+        """Send the held start of a stream, whose first part this is; False where that is the error
+        that vLLM has found in the request after all, which then is the whole answer."""
+        start, self._held_start = self._held_start, None
+        assert start is not None
+        error = None if self.relayed else error_in(message.get("body", b""))
+        if error is not None and not self._started:
+            self._streaming = False
+            self._held_start, self._held_body = start, error.body
+            self.status = error.status
+            await self._send_whole()
+            return False
+        if not self._started:
+            await self._start(self.status, [*start["headers"], SSE_HEADERS[2]])
+        return True
 
     def _in_form(self, message: Message) -> Message:
         """A chunk of a stream. Here is what every token costs beyond vLLM's own server."""
@@ -140,6 +173,9 @@ class Answer:
                 body = self._under_its_name(body)
             if b'"reasoning":' in body and self._endpoint.thought_twice and not self.relayed:
                 body = _THOUGHT.sub(_BOTH_NAMES, body)
+            if not self.relayed and (error := error_in(body)) is not None:
+                error_body = self._as_error(error.status, error.body)[1]
+                body = error_event(error_body, anthropic=self._endpoint.anthropic, last=False)
             if self.generation is not None and ends_answer(body, self._endpoint):
                 body = in_chunk(body, self._endpoint, self.generation)
             if self._keep is not None:
@@ -152,14 +188,20 @@ class Answer:
     async def _send_whole(self) -> None:
         """A JSON answer; if heartbeats already opened a stream, it can only be an error event."""
         assert self._held_start is not None
+        if not self.complete:
+            # Parts may still come behind an error that was taken for the whole answer.
+            await self._send_held(self._held_start)
+
+    async def _send_held(self, start: Message) -> None:
         facts: list[tuple[bytes, bytes]] = []
         body = self._under_its_name(self._held_body)
         if self.status >= 400 and not self.relayed:
-            body = _in_openai_form(self.status, body, anthropic=self._endpoint.anthropic)
+            self.status, body, facts = self._as_error(self.status, body)
         elif not self.relayed and self.status == 200:
             body, facts = self._with_facts(body)
         self.complete = True
-        told = [(key, value) for key, value in self._held_start["headers"] if key == THOUGHT_HEADER]
+        self.before_whole()
+        told = [(key, value) for key, value in start["headers"] if key == THOUGHT_HEADER]
         self._record(body, [*told, *facts])
         self._hand_over()
         if self._started:
@@ -167,9 +209,10 @@ class Answer:
             return
         headers = [
             (key, value)
-            for key, value in self._held_start["headers"]
-            if key.lower() != b"content-length"
+            for key, value in start["headers"]
+            if key.lower() not in (b"content-length", b"content-type", b"x-accel-buffering")
         ]
+        headers.append((b"content-type", _content_type(start, self.status)))
         length = (b"content-length", b"%d" % len(body))
         await self._start(self.status, [*headers, *facts, length])
         await self._chunk(body, more=False)
@@ -200,6 +243,17 @@ class Answer:
             return body
         engines, asked = self.renamed
         return body.replace(b'"model":"%s"' % engines.encode(), b'"model":"%s"' % asked.encode())
+
+    def _as_error(self, status: int, body: bytes) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+        """vLLM's error as this service's: status, body and headers. Its words for a fault of the
+        server are for the log, where vLLM has written them."""
+        anthropic = self._endpoint.anthropic
+        if status == 501:
+            status = 400  # what is not implemented is asked for by the client
+        if status < 500:
+            return status, _in_openai_form(status, body, anthropic=anthropic), []
+        error = engine_stopped() if self._engine_dead() else SERVER_FAULT
+        return error.status, error.body(anthropic=anthropic), error.retry_headers
 
     async def fail(self, error: RequestError) -> None:
         """End an answer that vLLM will not end: as an error answer, or as an error event."""
@@ -235,6 +289,13 @@ class Answer:
         self.timing.chunks += 1
 
 
+def _content_type(start: Message, status: int) -> bytes:
+    if status >= 400:
+        return b"application/json"
+    told = (value for key, value in start["headers"] if key.lower() == b"content-type")
+    return next(told, b"application/json")
+
+
 def _in_openai_form(status: int, body: bytes, *, anthropic: bool) -> bytes:
     """vLLM's error with OpenAI's type names and a `code` that is text or null."""
     try:
@@ -242,5 +303,8 @@ def _in_openai_form(status: int, body: bytes, *, anthropic: bool) -> bytes:
         message, param = error["message"], error.get("param")
     except (ValueError, TypeError, KeyError):
         message, param = body.decode(errors="replace") or "no details", None
+    message = _PYTHONS.sub("", message)
+    if len(message) > MAX_MESSAGE_CHARS:
+        message = f"{message[:MAX_MESSAGE_CHARS]}..."
     code = {400: "invalid_value", 404: "model_not_found"}.get(status)
     return error_body(status, message, param=param, code=code, anthropic=anthropic)

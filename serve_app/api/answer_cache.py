@@ -14,13 +14,11 @@ from cachetools import TTLCache
 from starlette.types import Scope
 
 from serve_app.answer_config import AnswerCacheConfig
+from serve_app.api.client_identity import client_of
 from serve_app.api.endpoints import Endpoint
-from serve_app.api.messages import header
 from serve_app.api.rules import PreparedRequest
 
 CACHE_HEADER = b"x-tierserve-cache"
-# By these a client says who it is.
-KEY_HEADERS = (b"authorization", b"x-api-key")
 # What one kept answer takes beside its bytes.
 OVERHEAD_BYTES = 512
 _ID = re.compile(rb'"id":"((?:chatcmpl|cmpl|resp|msg)[-_][^"]+)"')
@@ -88,8 +86,14 @@ class AnswerCache:
         deterministic = payload.get("temperature") == 0 or payload.get("seed") is not None
         if not self.config.enabled or not deterministic:
             return None
-        client = [(header(scope, name) or b"").decode("latin-1") for name in KEY_HEADERS]
-        asked = [client, endpoint.path, payload, repr(prepared.plan), prepared.stop_repetition]
+        client = client_of(scope)
+        asked = [
+            client and client.hex(),
+            endpoint.path,
+            payload,
+            repr(prepared.plan),
+            prepared.stop_repetition,
+        ]
         text = json.dumps(asked, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

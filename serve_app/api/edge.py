@@ -2,38 +2,49 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.answer import Answer
 from serve_app.api.answer_cache import AnswerCache
+from serve_app.api.answering import AnsweringRoutes
+from serve_app.api.body_reader import BodyReader
+from serve_app.api.client_identity import client_of
 from serve_app.api.deadlines import Deadlines
-from serve_app.api.endpoints import Endpoint, generating_endpoint, is_answering
+from serve_app.api.endpoints import Endpoint, generating_endpoint
 from serve_app.api.engine_call import call_engine
-from serve_app.api.exchange import Exchange
+from serve_app.api.exchange import Arrival, Exchange
+from serve_app.api.field_bounds import FieldBounds
+from serve_app.api.field_rules import SchemaRules
 from serve_app.api.gate import Gate
-from serve_app.api.lending import RELAYED_HEADER, LendingDesk, no_room
+from serve_app.api.lending import LendingDesk, no_room
 from serve_app.api.messages import (
     ClientGone,
+    ClientStalled,
     RequestId,
-    header,
     path_below_root,
-    read_body,
     send_error,
     take_request_id,
 )
+from serve_app.api.payload import as_json, parse_object
 from serve_app.api.place import Place, Refused
 from serve_app.api.recall import answered_from
 from serve_app.api.relay import Relay
 from serve_app.api.request_record import RequestRecord
-from serve_app.api.rules import PreparedRequest, RuleBook, as_json, parse_object, prepare
+from serve_app.api.routes import Route, tier_route
+from serve_app.api.rules import PreparedRequest, RuleBook, prepare
+from serve_app.api.stall_watch import ClientSend, StallWatch, Watched
+from serve_app.api.structure_field import structure_field
 from serve_app.config import TierSettings
 from serve_app.core.drain import NEWEST_WEIGHT, relative_work
 from serve_app.core.generation import Generation
+from serve_app.core.schema_limits import SchemaLimits
 from serve_app.core.tiers import Tier
-from serve_app.errors import FAULT, RequestError
+from serve_app.errors import FAULT, RequestError, engine_stopped
 from serve_app.telemetry import TierMetrics
 
 
@@ -55,9 +66,25 @@ class TierEdge:
     thinks: bool = False
     r1: bool = False
     clock_s: Callable[[], float] = time.monotonic
+    # What the engine's context can hold; None: no prompt is too long for it.
+    bounds: FieldBounds | None = None
+    # What a client's schema may be, before anybody compiles it; None: anything.
+    schema_limits: SchemaLimits | None = None
+    schema_rules: Mapping[str, SchemaRules] = field(default_factory=dict[str, SchemaRules])
+    # Whether the engine is dead, and whether it has finished what it was asked in a generation.
+    engine_dead: Callable[[], bool] = lambda: False
+    engine_done: Callable[[Generation], bool] = lambda _: False
+    bodies: BodyReader = field(default_factory=BodyReader)
     # Mean seconds a streamed token, of the streams that ended lately; None before the first.
     token_s: float | None = None
     deadlines: Deadlines = field(default_factory=Deadlines)
+    _answering: AnsweringRoutes = field(init=False)
+    _watch: StallWatch = field(init=False)
+    _engine_ids: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._answering = AnsweringRoutes(self.engine_app, self.bounds, self.bodies)
+        self._watch = StallWatch(self.clock_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -65,14 +92,19 @@ class TierEdge:
             return
         if scope["type"] != "http":
             return
+        # (1) Who asks, and for which route.
         request_id = take_request_id(scope)
         path, method = path_below_root(scope), scope["method"]
-        endpoint = generating_endpoint(path)
+        relayed_here = self.relay.secret.take_relayed(scope, request_id.value)
+        endpoint, route = generating_endpoint(path), tier_route(method, path)
         if endpoint is not None and method == "POST":
-            await self._generate(scope, receive, send, endpoint, request_id)
+            arrival = Arrival(scope, receive, request_id, relayed_here)
+            await self._generate(arrival, send, endpoint)
         # vLLM's CORS middleware answers a browser's preflight request, for any route.
-        elif method == "OPTIONS" or is_answering(method, path):
+        elif method == "OPTIONS":
             await self.engine_app(scope, receive, self._answer(send, request_id, _ANSWERING))
+        elif route is not None:
+            await self._answer_directly(scope, receive, send, route, request_id)
         elif endpoint is not None:
             error = RequestError(405, f"{scope['path']} takes POST.", code="method_not_allowed")
             await send_error(send, error, request_id=request_id, headers=[(b"allow", b"POST")])
@@ -87,30 +119,48 @@ class TierEdge:
             endpoint=endpoint,
             metrics=self.metrics,
             clock_s=self.clock_s,
+            engine_dead=self.engine_dead,
         )
 
-    async def _generate(
-        self, scope: Scope, receive: Receive, send: Send, endpoint: Endpoint, request_id: RequestId
+    async def _answer_directly(
+        self, scope: Scope, receive: Receive, send: Send, route: Route, request_id: RequestId
     ) -> None:
-        answer = self._answer(send, request_id, endpoint)
-        relayed_here = header(scope, RELAYED_HEADER) is not None
+        """A route that does not generate. It is not counted among the tier's requests."""
+        client = ClientSend(send, self.clock_s)
+        answer = self._answer(client, request_id, _ANSWERING)
+        try:
+            async with self.deadlines.until_ended() as deadline:
+                watched = Watched(client, stall=lambda: self.deadlines.stall(deadline))
+                with self._watch.watching(watched, self.settings.admission.client_stall_s):
+                    await self._answering(scope, receive, answer, route, self.settings)
+        except RequestError as error:
+            await answer.fail(error)
+        except ClientGone:
+            return
+
+    async def _generate(self, arrival: Arrival, send: Send, endpoint: Endpoint) -> None:
+        request_id = arrival.request_id
+        client = ClientSend(send, self.clock_s)
+        answer = self._answer(client, request_id, endpoint)
         record = RequestRecord(
-            self.metrics, self.clock_s, endpoint, request_id, relayed_here, self.clock_s()
+            self.metrics, self.clock_s, endpoint, request_id, arrival.relayed_here, self.clock_s()
         )
         try:
-            exchange = await self._prepare(scope, receive, answer, endpoint)
+            if self.engine_dead():
+                raise engine_stopped()
+            exchange = await self._prepare(arrival, answer, endpoint)
             if await answered_from(self.cache, exchange, request_id.value, self.metrics.cache):
                 record.end(200, outcome="cached")
                 return
-            async with self.deadlines.until_ended():
-                await self._serve(exchange)
-            self._learn_speed(answer)
+            async with self.deadlines.until_ended() as deadline:
+                await self._serve(exchange, client, stall=lambda: self.deadlines.stall(deadline))
+            self._learn_speed(answer, client)
             record.end_answered(exchange, with_prompt=self.settings.log_prompts)
         except RequestError as error:
             await answer.fail(error)
             record.end(error.status, reason=error.code)
         except (ClientGone, asyncio.CancelledError) as gone:
-            record.end_left()
+            record.end_left("client_stalled" if isinstance(gone, ClientStalled) else "client_gone")
             if isinstance(gone, asyncio.CancelledError):
                 raise
         except Exception:
@@ -118,11 +168,15 @@ class TierEdge:
             record.end(500, reason="fault")
             raise
 
-    async def _prepare(
-        self, scope: Scope, receive: Receive, answer: Answer, endpoint: Endpoint
-    ) -> Exchange:
+    async def _prepare(self, arrival: Arrival, answer: Answer, endpoint: Endpoint) -> Exchange:
+        scope, receive = arrival.scope, arrival.receive
         borrower = self.desk.borrower_of(scope)
-        asked = await read_body(scope, receive, self.settings.max_body_bytes)
+        asked = await self.bodies.read(
+            scope,
+            receive,
+            limit_bytes=self.settings.max_body_bytes,
+            timeout_s=self.settings.admission.body_timeout_s,
+        )
         payload = parse_object(asked)
         if borrower is None:
             book = RuleBook(
@@ -133,6 +187,9 @@ class TierEdge:
                 self.known_fields,
                 self.thinks,
                 self.r1,
+                self.bounds,
+                self.schema_limits,
+                self.schema_rules,
             )
             prepared = prepare(payload, endpoint, book)
         else:
@@ -141,9 +198,35 @@ class TierEdge:
             answer.measured_here, answer.renamed = False, (self.tier.value, borrower.value)
         body = as_json(prepared.payload)
         answer.headers += [(WARNING_HEADER, text.encode()) for text in prepared.warnings]
-        return Exchange(scope, receive, answer, endpoint, prepared, asked, body, borrower)
+        return Exchange(
+            scope,
+            receive,
+            answer,
+            endpoint,
+            prepared,
+            asked,
+            body,
+            request_id=arrival.request_id.value,
+            relayed_here=arrival.relayed_here,
+            borrower=borrower,
+        )
 
-    async def _serve(self, exchange: Exchange) -> None:
+    @contextmanager
+    def _engine_id(self, request_id: str) -> Iterator[str]:
+        """An id that no other request has in the engine now: clients may choose the same one, and
+        what is done to one of them must not be done to the other."""
+        engine_id = request_id
+        if request_id in self._engine_ids:
+            engine_id = f"{request_id[:64]}-{uuid.uuid4().hex[:8]}"
+        self._engine_ids.add(engine_id)
+        try:
+            yield engine_id
+        finally:
+            self._engine_ids.discard(engine_id)
+
+    async def _serve(
+        self, exchange: Exchange, client: ClientSend, stall: Callable[[], None]
+    ) -> None:
         """Admit, wait, run; or pass to a replica that has room; or refuse."""
         self._take_relayed(exchange)
         try:
@@ -156,7 +239,7 @@ class TierEdge:
                 max_new_tokens=exchange.prepared.max_new_tokens,
                 relayed=exchange.relayed_here,
             )
-            with entering as place:
+            with entering as place, self._watched(place, exchange, client, stall):
                 if place.granted.done() or not await self._wait(place, exchange):
                     await self._run(place, exchange)
         except Refused as refused:
@@ -207,20 +290,47 @@ class TierEdge:
         if exchange.borrower is None:
             self.metrics.queue_wait_s.observe(place.wait_s)
         prepared = exchange.prepared
-        generation = Generation(prepared.plan, prepared.stop_repetition)
-        exchange.answer.generation = generation
-        await call_engine(
-            self.engine_app,
-            exchange.engine_scope(),
-            body=exchange.body,
-            receive=exchange.receive,
-            send=exchange.answer,
-            generation=generation,
+        generation = Generation(
+            prepared.plan,
+            prepared.stop_repetition,
+            structure_field(prepared.payload, exchange.endpoint.name),
+            cache_salt=self._cache_salt(exchange),
         )
+        exchange.answer.generation = generation
+        exchange.answer.before_whole = lambda: self.gate.release(place)
+        with self._engine_id(exchange.request_id) as exchange.engine_id:
+            await call_engine(
+                self.engine_app,
+                exchange.engine_scope(),
+                body=exchange.body,
+                receive=exchange.receive,
+                send=exchange.answer,
+                generation=generation,
+            )
         if not exchange.answer.complete:
             raise ClientGone
         if exchange.answer.status == 200:
             self.gate.observe_service(place)
+
+    def _cache_salt(self, exchange: Exchange) -> str | None:
+        if not self.settings.prefix_cache_isolation:
+            return None
+        return self.relay.secret.cache_salt(client_of(exchange.scope))
+
+    @contextmanager
+    def _watched(
+        self, place: Place, exchange: Exchange, client: ClientSend, stall: Callable[[], None]
+    ) -> Iterator[None]:
+        """A client that stops reading holds no slot beyond its engine's work, and not for ever
+        what it holds else."""
+
+        def engine_done() -> bool:
+            generation = exchange.answer.generation
+            return generation is not None and self.engine_done(generation)
+
+        watched = Watched(client, stall, engine_done, lambda: self.gate.release(place))
+        with self._watch.watching(watched, self.settings.admission.client_stall_s):
+            yield
 
     def _work(self, prepared: PreparedRequest) -> float:
         expected_new_tokens = self.settings.admission.expected_new_tokens
@@ -237,12 +347,15 @@ class TierEdge:
             retry_after_s=admission.retry_after_s,
         )
 
-    def _learn_speed(self, answer: Answer) -> None:
+    def _learn_speed(self, answer: Answer, client: ClientSend) -> None:
         token_s = answer.timing.token_s
+        if client.waited_s > MAX_WAITED_SHARE * answer.timing.streamed_s:
+            return  # as fast as its client reads, which says nothing of the engine
         if token_s is not None and not answer.relayed:
             previous_s = token_s if self.token_s is None else self.token_s
             self.token_s = previous_s + NEWEST_WEIGHT * (token_s - previous_s)
 
 
 WARNING_HEADER = b"x-tierserve-warning"
+MAX_WAITED_SHARE = 0.1
 _ANSWERING = Endpoint("answering", "", (), None)

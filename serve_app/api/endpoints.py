@@ -1,4 +1,4 @@
-"""The routes of a tier: which generate (and pass the gate), and which only answer."""
+"""The generating routes: what their bodies and answers call things."""
 
 from dataclasses import dataclass
 
@@ -56,17 +56,6 @@ MESSAGES = Endpoint(
 GENERATING = {
     endpoint.path: endpoint for endpoint in (CHAT_COMPLETIONS, COMPLETIONS, RESPONSES, MESSAGES)
 }
-ANSWERING = frozenset(
-    {
-        ("GET", "/v1/models"),
-        ("GET", "/version"),
-        ("GET", "/health"),
-        ("GET", "/metrics"),
-        ("POST", "/tokenize"),
-        ("POST", "/detokenize"),
-        ("POST", "/v1/messages/count_tokens"),
-    }
-)
 
 
 def generating_endpoint(path: str) -> Endpoint | None:
@@ -74,11 +63,3 @@ def generating_endpoint(path: str) -> Endpoint | None:
     if path in ("", "/"):
         return CHAT_COMPLETIONS
     return GENERATING.get(path)
-
-
-def is_answering(method: str, path: str) -> bool:
-    """Whether vLLM may answer this directly. All other routes of vLLM stay hidden, since some
-    generate outside the tier's rules or change the engine."""
-    return (method, path) in ANSWERING or (
-        path.startswith("/v1/responses/") and method in ("GET", "POST")
-    )

@@ -131,6 +131,13 @@ class Gate:
         try:
             yield place
         finally:
+            if place.released_s is None:
+                self._leave(place)
+
+    def release(self, place: Place) -> None:
+        """Free the slots of a request whose work in the engine is over, though its client has not
+        taken all of the answer yet. Again, or while it waits: nothing."""
+        if place in self._running:
             self._leave(place)
 
     @contextmanager
@@ -195,6 +202,7 @@ class Gate:
     def _leave(self, place: Place) -> None:
         if place in self._running:
             del self._running[place]
+            place.released_s = self.clock_s()
             self._count_running(place, -1)
         else:
             self._line.remove(place)
@@ -213,5 +221,6 @@ class Gate:
             return
         running = (place.running_at_start + self.running_sequences) / 2
         slowdown = batch_slowdown(self.limits.batch_cost, running, self.limits.slots)
-        held_s = self.clock_s() - place.started_s
+        ended_s = self.clock_s() if place.released_s is None else place.released_s
+        held_s = ended_s - place.started_s
         self.service = observe_completion(self.service, held_s / place.work / slowdown)

@@ -3,16 +3,18 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from serve_app.api.answer import SSE_HEADERS
+from serve_app.api.body_reader import BodyReader
 from serve_app.api.held import Upstream, close, held_stream
-from serve_app.api.messages import HOP_BY_HOP, REQUEST_ID_HEADER
-from serve_app.api.rules import parse_object
+from serve_app.api.internal_headers import INTERNAL_HEADERS
+from serve_app.api.messages import HOP_BY_HOP, REQUEST_ID_HEADER, ClientGone
+from serve_app.api.payload import parse_object
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
 
@@ -34,17 +36,31 @@ class Gateway:
     tiers: Sequence[Tier]
     max_body_bytes: int
     heartbeat_s: float = 3.0
+    body_timeout_s: float = 30.0
+    bodies: BodyReader = field(default_factory=BodyReader)
     _session: aiohttp.ClientSession | None = None
 
     async def forward(self, request: Request) -> Response:
         """Send the request to its tier and stream the answer through, chunk by chunk. A stream
         whose tier says nothing, as while its first replica starts, is held with heartbeats."""
-        body = await self._body(request)
+        try:
+            body = await self.bodies.read(
+                request.scope,
+                request.receive,
+                limit_bytes=self.max_body_bytes,
+                timeout_s=self.body_timeout_s,
+            )
+        except ClientGone as gone:
+            raise RequestError(499, "The client left.", code="client_gone") from gone
         payload = parse_object(body)
         tier = tier_of(payload.get("model"), self.tiers)
         url = f"{await self.base_url()}{tier.route_prefix}{request.url.path}"
         headers = [(key.decode(), value.decode("latin-1")) for key, value in request.headers.raw]
-        passed = [(key, value) for key, value in headers if key.encode() not in HOP_BY_HOP]
+        passed = [
+            (key, value)
+            for key, value in headers
+            if key.encode() not in HOP_BY_HOP | INTERNAL_HEADERS
+        ]
         opening = asyncio.create_task(self._open(tier, url, body, passed))
         try:
             streams = payload.get("stream") is True
@@ -85,23 +101,6 @@ class Gateway:
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
-
-    async def _body(self, request: Request) -> bytes:
-        chunks: list[bytes] = []
-        size_bytes = 0
-        try:
-            async for chunk in request.stream():
-                size_bytes += len(chunk)
-                if size_bytes > self.max_body_bytes:
-                    raise RequestError(
-                        413,
-                        f"The body is larger than {self.max_body_bytes} bytes.",
-                        code="request_too_large",
-                    )
-                chunks.append(chunk)
-        except ClientDisconnect as gone:
-            raise RequestError(499, "The client left.", code="client_gone") from gone
-        return b"".join(chunks)
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -15,16 +15,13 @@ from typing import Any
 from starlette.types import Scope
 
 from serve_app.api.endpoints import Endpoint
+from serve_app.api.internal_headers import BORROWED_HEADER, PLAN_HEADER
 from serve_app.api.messages import header
 from serve_app.api.rules import PreparedRequest, count_sequences
 from serve_app.core.thinking import ThinkingPlan
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
 
-RELAYED_HEADER = b"x-tierserve-relayed"
-BORROWED_HEADER = b"x-tierserve-borrowed-by"
-# What the borrower's rules say of the answer and its body does not; read with a true mark only.
-PLAN_HEADER = b"x-tierserve-plan"
 # Not the engine's answers: full, being stopped, not its borrower, or a body above its limit. The
 # replica that asked keeps the request.
 NOT_TAKEN = frozenset({403, 413, 429, 503})

@@ -5,13 +5,16 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope, Send
 
 from serve_app.errors import RequestError
 
 REQUEST_ID_HEADER = b"x-request-id"
 HOP_BY_HOP = frozenset(
     {b"connection", b"content-length", b"host", b"keep-alive", b"transfer-encoding", b"upgrade"}
+)
+ENGINE_HEADERS = frozenset(
+    {b"accept", b"host", b"origin", b"traceparent", b"tracestate", b"user-agent", b"x-request-id"}
 )
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:\-]{1,128}")
 
@@ -53,34 +56,29 @@ def path_below_root(scope: Scope) -> str:
     return scope["path"].removeprefix(scope.get("root_path", ""))
 
 
-async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
-    """The whole body. Raises RequestError 413 above the limit, ClientGone when the client left."""
-    declared = header(scope, b"content-length")
-    if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
-        raise _too_large(limit_bytes)
-    chunks: list[bytes] = []
-    size_bytes = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunk = message.get("body", b"")
-        size_bytes += len(chunk)
-        if size_bytes > limit_bytes:
-            raise _too_large(limit_bytes)
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return b"".join(chunks)
+def for_engine(scope: Scope, size_bytes: int, *more: tuple[bytes, bytes]) -> Scope:
+    """The scope of a body that was read and written anew, as vLLM's application sees it: others of
+    a client's headers would set the engine's priority, rank or session."""
+    own = {name for name, _ in more}
+    headers = [
+        (name, value)
+        for name, value in scope["headers"]
+        if name.lower() in ENGINE_HEADERS and name.lower() not in own
+    ]
+    headers += [
+        (b"content-length", b"%d" % size_bytes),
+        (b"content-type", b"application/json"),
+        *more,
+    ]
+    return {**scope, "headers": headers}
 
 
 class ClientGone(Exception):
     """The client closed the connection before its answer was complete."""
 
 
-def _too_large(limit_bytes: int) -> RequestError:
-    return RequestError(
-        413, f"The body is larger than {limit_bytes} bytes.", code="request_too_large"
-    )
+class ClientStalled(ClientGone):
+    """The client took nothing of its answer for too long."""
 
 
 async def send_body(
@@ -111,6 +109,7 @@ async def send_error(
     headers: Headers = (),
 ) -> None:
     """An error answer in OpenAI's form, with Retry-After where the client should come back."""
-    retry = [] if error.retry_after_s is None else [(b"retry-after", b"%d" % error.retry_after_s)]
     body = error.body(anthropic=anthropic)
-    await send_body(send, error.status, body, request_id=request_id, headers=[*retry, *headers])
+    await send_body(
+        send, error.status, body, request_id=request_id, headers=[*error.retry_headers, *headers]
+    )

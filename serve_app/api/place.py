@@ -29,6 +29,8 @@ class Place:
     max_new_tokens: int = 0
     started_s: float | None = None
     running_at_start: int = 0
+    # Its slots are free again, whether or not its client has taken all of the answer.
+    released_s: float | None = None
 
     @property
     def wait_s(self) -> float:

@@ -38,8 +38,8 @@ class Promises:
         return round(len(self._due) * self._kept_share)
 
     def redeem(self, key: int | None, now_s: float, *, retried: bool = False) -> bool:
-        """Whether this request was refused before and comes when it was told to, or says itself
-        that it is `retried`, whenever that is."""
+        """Whether this request was refused here before and comes when it was told to, or earlier
+        where it says itself that it is `retried`. Nobody who was not refused is returning."""
         self._forget(now_s)
         if key is not None and self._keys[key]:
             due = len(self._due) if retried else bisect_right(self._due, (now_s + EARLY_S, 1 << 64))
@@ -48,7 +48,7 @@ class Promises:
                     self._take(index)
                     self._kept_share += NEWEST_WEIGHT * (1 - self._kept_share)
                     return True
-        return retried
+        return False
 
     def _take(self, index: int) -> None:
         _, key = self._due.pop(index)

@@ -7,21 +7,21 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import aiohttp
 from starlette.types import Message, Send
 
 from serve_app.api.exchange import Exchange
-from serve_app.api.lending import (
+from serve_app.api.internal_headers import (
     BORROWED_HEADER,
-    NOT_TAKEN,
+    INTERNAL_HEADERS,
     PLAN_HEADER,
     RELAYED_HEADER,
-    Lender,
-    written_plan,
+    ClusterSecret,
 )
+from serve_app.api.lending import NOT_TAKEN, Lender, written_plan
 from serve_app.api.messages import HOP_BY_HOP, REQUEST_ID_HEADER, ClientGone, path_below_root
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
@@ -46,6 +46,7 @@ class Relay:
     tier: Tier
     peers: Callable[[], Awaitable[Sequence[str]]]
     lenders: Callable[[], Awaitable[Sequence[Lender]]]
+    secret: ClusterSecret = field(default_factory=ClusterSecret)
     # Of this tier's sequences, those that run in slots of the other one, or ask for them: a whole
     # answer says nothing before its end, and a lender without room refuses within milliseconds.
     sequences_elsewhere: int = 0
@@ -103,9 +104,9 @@ class Relay:
             (key.decode("latin-1"), value.decode("latin-1"))
             for key, value in scope["headers"]
             # A lender reads the first plan: it is to be this tier's, never a client's.
-            if key.lower() not in HOP_BY_HOP | {PLAN_HEADER}
+            if key.lower() not in HOP_BY_HOP | INTERNAL_HEADERS
         ]
-        headers.append((RELAYED_HEADER.decode(), "1"))
+        headers.append((RELAYED_HEADER.decode(), self.secret.mark(exchange.request_id)))
         async with AsyncExitStack() as stack:
             for peer in _in_any_order(await self.peers()):
                 response = await self._ask(stack, peer + scope["path"], exchange.asked, headers)

@@ -53,11 +53,12 @@ class RequestRecord:
         refused_relay = self.relayed_here and status == 429
         log.log(logging.DEBUG if refused_relay else logging.INFO, "request", extra=details)
 
-    def end_left(self) -> None:
-        """The client went away before the end."""
+    def end_left(self, reason: str) -> None:
+        """The client went away before the end, or had to go."""
         if not self.relayed_here:
             self.metrics.disconnected.inc()
-        self.end(499, reason="client_gone")
+            self.metrics.stalled.inc(reason == "client_stalled")
+        self.end(499, reason=reason)
 
     def end_answered(self, exchange: Exchange, *, with_prompt: bool) -> None:
         """The end of a request that the engine, here or elsewhere, has answered."""

@@ -1,18 +1,20 @@
 """A tier's rules for a request body: defaults filled in, limits kept, misleading fields refused."""
 
-import json
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-import pydantic_core
-
 from serve_app.api.endpoints import COMPLETIONS, GENERATING, MESSAGES, RESPONSES, Endpoint
+from serve_app.api.field_bounds import FieldBounds, refuse_excess
+from serve_app.api.field_rules import SchemaRules, apply_field_rules
 from serve_app.api.presets import TASK, fill_sampling, heat_warning, take_task
 from serve_app.api.prompting import prompt_rules, shape_prompt
+from serve_app.api.structure_field import refuse_structures
 from serve_app.api.thinking import plan_thinking, refuse_budget
 from serve_app.config import TierSettings
+from serve_app.core.schema_limits import SchemaLimits
 from serve_app.core.thinking import ThinkingPlan
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError, invalid
@@ -29,6 +31,9 @@ FOREIGN_FIELDS = {
     "json_schema": "response_format",
 }
 SIMILARITY = 0.8
+# What a client may add of its own, each name compared to all that the schema knows.
+MAX_UNKNOWN_FIELDS = 32
+MAX_FIELD_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +63,25 @@ class RuleBook:
     known_fields: Mapping[str, frozenset[str]]
     thinks: bool = False
     r1: bool = False
-
-
-def parse_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in `body`; RequestError 400 where it is none."""
-    try:
-        payload = pydantic_core.from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise invalid(f"The body is not valid JSON: {error}.", code="invalid_json") from error
-    if not isinstance(payload, dict):
-        raise invalid("The body must be a JSON object.", code="invalid_json")
-    return payload
-
-
-def as_json(payload: Mapping[str, Any]) -> bytes:
-    """The body that the engine gets. Raises RequestError for a number like 1e999, which is read
-    as infinity and which the engine would sample with."""
-    try:
-        return json.dumps(payload, allow_nan=False).encode()
-    except ValueError as error:
-        raise invalid(f"A number is too large: {error}.", code="invalid_json") from error
+    bounds: FieldBounds | None = None
+    schema_limits: SchemaLimits | None = None
+    schema_rules: Mapping[str, SchemaRules] = dataclasses.field(
+        default_factory=dict[str, SchemaRules]
+    )
 
 
 def prepare(payload: dict[str, Any], endpoint: Endpoint, book: RuleBook) -> PreparedRequest:
     """Apply the tier's rules. Raises RequestError that names the field."""
     _expand_short_form(payload, endpoint)
     known = book.known_fields.get(endpoint.path)
+    if book.bounds is not None:
+        refuse_excess(payload, book.bounds)
     _refuse_misleading_fields(payload, endpoint, None if known is None else known | {TASK})
+    if book.schema_limits is not None:
+        refuse_structures(payload, endpoint.name, book.schema_limits)
+    apply_field_rules(payload, book.schema_rules.get(endpoint.path, SchemaRules()))
+    if endpoint is RESPONSES and payload.get("store") is True:
+        payload["store"] = False  # clients ask for it by default, and nothing is kept
     max_new_tokens = _limit_new_tokens(payload, endpoint, book)
     if payload.get("model") is None:
         payload["model"] = book.model
@@ -163,7 +160,20 @@ def _refuse_misleading_fields(
     client's own metadata, are harmless and stay."""
     if known is None:
         return
-    for field in payload.keys() - known:
+    unknown = payload.keys() - known
+    if len(unknown) > MAX_UNKNOWN_FIELDS:
+        raise invalid(
+            f"{len(unknown)} fields are unknown here; at most {MAX_UNKNOWN_FIELDS} are taken.",
+            code="unknown_parameter",
+        )
+    for field in unknown:
+        if len(field) > MAX_FIELD_CHARS:
+            raise invalid(
+                f"Unknown field `{field[:MAX_FIELD_CHARS]}...`; a name has at most "
+                f"{MAX_FIELD_CHARS} characters.",
+                param=field[:MAX_FIELD_CHARS],
+                code="unknown_parameter",
+            )
         meant = _meant_by(field, endpoint, known)
         if meant is not None or field in FOREIGN_FIELDS:
             advice = "" if meant is None else f"; did you mean `{meant}`?"

@@ -31,6 +31,11 @@ class Tiers(Protocol):
 
     async def reports(self, tier: Tier) -> Sequence[Mapping[str, Any]]: ...
 
+    async def schemas(self) -> Mapping[str, Mapping[str, Any]]:
+        """The JSON schemas of request bodies by route, as an engine has them; empty where no
+        replica is up."""
+        ...
+
     async def scaling(self, tier: Tier) -> ScalingRecord | None:
         """What the autoscaling policy decided lately; None before its first decision."""
         ...

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,8 +14,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.api.deadlines import Deadlines
 from serve_app.api.gateway import PASSED_PATHS, Gateway
-from serve_app.api.messages import take_request_id
+from serve_app.api.messages import ClientGone, take_request_id
+from serve_app.api.openapi import TierLimits, as_json, openapi_document
+from serve_app.api.shared_answer import SharedAnswers
+from serve_app.api.stall_watch import ClientSend, StallWatch, Watched
 from serve_app.api.status import Tiers, describe_tier, merge_metrics
 from serve_app.core.tiers import Tier
 from serve_app.errors import FAULT, RequestError, error_body
@@ -25,6 +30,8 @@ class _Pages:
     tiers: Sequence[Tier]
     source: Tiers
     started_s: float
+    shared: SharedAnswers = field(default_factory=SharedAnswers)
+    documents: SharedAnswers = field(default_factory=lambda: SharedAnswers(max_age_s=10.0))
 
     async def index(self, request: Request) -> Response:
         return JSONResponse(
@@ -33,14 +40,28 @@ class _Pages:
                 "tiers": [tier.route_prefix for tier in self.tiers],
                 "openai_base_url": "/v1",
                 "status": ["/api/tiers", "/healthz", "/readyz", "/metrics"],
+                "openapi": "/openapi.json",
             }
         )
+
+    async def openapi(self, request: Request) -> Response:
+        body = await self.documents.get("openapi", self._openapi)
+        return Response(body, media_type="application/json")
+
+    async def _openapi(self) -> bytes:
+        described, schemas = await asyncio.gather(self._describe_all(), self.source.schemas())
+        limits = [TierLimits.of_status(entry) for entry in described]
+
+        def write() -> bytes:
+            return as_json(openapi_document(limits, schemas, version=version("tierserve")))
+
+        return await asyncio.to_thread(write)
 
     async def healthz(self, request: Request) -> Response:
         return JSONResponse({"status": "alive"})
 
     async def readyz(self, request: Request) -> Response:
-        described = await asyncio.gather(*(self._describe(tier) for tier in self.tiers))
+        described = await self._describe_all()
         missing = [tier["tier"] for tier in described if not tier["ready"]]
         if missing:
             message = f"No replica answers in: {', '.join(missing)}."
@@ -48,7 +69,7 @@ class _Pages:
         return JSONResponse({"status": "ready", "tiers": [tier.value for tier in self.tiers]})
 
     async def list_tiers(self, request: Request) -> Response:
-        described = await asyncio.gather(*(self._describe(tier) for tier in self.tiers))
+        described = await self._describe_all()
         return JSONResponse({"tiers": described})
 
     async def models(self, request: Request) -> Response:
@@ -64,6 +85,12 @@ class _Pages:
         )
 
     async def metrics(self, request: Request) -> Response:
+        return PlainTextResponse(
+            await self.shared.get("metrics", self._metrics_text),
+            media_type="text/plain; version=0.0.4; charset=utf-8",
+        )
+
+    async def _metrics_text(self) -> bytes:
         texts = await asyncio.gather(*(self.source.metrics(tier) for tier in self.tiers))
         by_replica = {
             (tier.value, replica): text
@@ -76,10 +103,13 @@ class _Pages:
             for tier, record in zip(self.tiers, records, strict=True)
             if record is not None
         }
-        return PlainTextResponse(
-            merge_metrics(self.tiers, by_replica, scaling),
-            media_type="text/plain; version=0.0.4; charset=utf-8",
-        )
+        return await asyncio.to_thread(merge_metrics, self.tiers, by_replica, scaling)
+
+    async def _describe_all(self) -> list[dict[str, Any]]:
+        async def ask() -> list[dict[str, Any]]:
+            return await asyncio.gather(*(self._describe(tier) for tier in self.tiers))
+
+        return await self.shared.get("tiers", ask)
 
     async def _describe(self, tier: Tier) -> dict[str, Any]:
         state, reports, scaling = await asyncio.gather(
@@ -89,7 +119,11 @@ class _Pages:
 
     async def _models(self) -> list[dict[str, Any]]:
         """The tiers, and the served model's own name, which means the first tier."""
-        reports = await asyncio.gather(*(self.source.reports(tier) for tier in self.tiers))
+
+        async def ask() -> list[Any]:
+            return await asyncio.gather(*(self.source.reports(tier) for tier in self.tiers))
+
+        reports = await self.shared.get("reports", ask)
         served = next((tier[0]["model"] for tier in reports if tier), None)
         names = [tier.value for tier in self.tiers] + ([served] if served else [])
         return [
@@ -98,12 +132,15 @@ class _Pages:
         ]
 
 
-def make_web_app(tiers: Sequence[Tier], source: Tiers, gateway: Gateway) -> ASGIApp:
+def make_web_app(
+    tiers: Sequence[Tier], source: Tiers, gateway: Gateway, client_stall_s: float = 30.0
+) -> ASGIApp:
     """The ASGI application at `/`."""
     pages = _Pages(tiers, source, time.time())
     app = Starlette(
         routes=[
             Route("/", pages.index),
+            Route("/openapi.json", pages.openapi),
             Route("/healthz", pages.healthz),
             Route("/readyz", pages.readyz),
             Route("/api/tiers", pages.list_tiers),
@@ -118,25 +155,37 @@ def make_web_app(tiers: Sequence[Tier], source: Tiers, gateway: Gateway) -> ASGI
             Exception: _on_fault,
         },
     )
-    return _WithRequestId(app)
+    return Door(app, StallWatch(time.monotonic), client_stall_s)
 
 
 @dataclass(frozen=True, slots=True)
-class _WithRequestId:
-    app: ASGIApp
+class Door:
+    """Gives each request its id, and ends it when its client takes nothing for too long."""
+
+    app: Starlette
+    watch: StallWatch
+    client_stall_s: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         own_headers = take_request_id(scope).answer_headers
+        client = ClientSend(send, self.watch.clock_s)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *own_headers]
-            await send(message)
+            await client(message)
 
-        await self.app(scope, receive, send_with_id)
+        deadlines = Deadlines()
+        try:
+            async with deadlines.until_ended() as deadline:
+                watched = Watched(client, stall=lambda: deadlines.stall(deadline))
+                with self.watch.watching(watched, self.client_stall_s):
+                    await self.app(scope, receive, send_with_id)
+        except ClientGone:
+            return
 
 
 async def _on_request_error(request: Request, error: Exception) -> Response:

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp
 
+from serve_app.core.generation import Generation
+
 
 class EngineWatch(Protocol):
     """Who is told of each step and of each request that ended by itself."""
@@ -42,7 +44,9 @@ class Engine(Protocol):
     `known_fields` what its request schemas know by route, `token_s` the warm-up's seconds a
     token, `compile_s` how long it compiled while it loaded, None if it did not or cannot tell;
     `thinks` whether its model thinks before it answers, `r1` whether it is an R1 distill; `app`
-    answers below `/v1`."""
+    answers below `/v1`; `longest_token_chars` is the length of the longest token's text,
+    `request_schemas` the JSON schemas of bodies by route, `template_variables` what its chat
+    template can be given."""
 
     app: ASGIApp
     load: EngineLoad
@@ -54,6 +58,9 @@ class Engine(Protocol):
     compile_s: float | None
     thinks: bool
     r1: bool
+    longest_token_chars: int
+    request_schemas: dict[str, dict[str, Any]]
+    template_variables: frozenset[str]
 
     @property
     def name(self) -> str:
@@ -62,6 +69,11 @@ class Engine(Protocol):
 
     @property
     def dead(self) -> bool: ...
+
+    def has_finished(self, generation: Generation) -> bool:
+        """Whether the engine has done all that it was asked for a request; its client may not have
+        taken it yet."""
+        ...
 
     async def check(self) -> None:
         """Raise if the engine is dead."""

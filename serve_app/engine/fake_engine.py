@@ -14,6 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
+from serve_app.core.generation import Generation
 from serve_app.core.hardware import Hardware, ModelShape, model_shape
 from serve_app.core.step_time import StepModel, derived_step_model
 from serve_app.engine.engine import EngineLoad
@@ -22,6 +23,9 @@ from serve_app.engine.fake_batch import FakeBatch
 from serve_app.engine_config import EngineConfig, FakeEngineConfig
 
 log = logging.getLogger(__name__)
+
+# As of a usual vocabulary of byte pairs.
+FAKE_TOKEN_CHARS = 128
 
 
 @dataclass(slots=True)
@@ -39,6 +43,9 @@ class FakeEngine:
     compile_s: float | None = None
     thinks: bool = False
     r1: bool = False
+    longest_token_chars: int = FAKE_TOKEN_CHARS
+    request_schemas: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    template_variables: frozenset[str] = frozenset()
 
     @classmethod
     async def start(
@@ -82,6 +89,10 @@ class FakeEngine:
     @property
     def dead(self) -> bool:
         return self._stepping.done()
+
+    def has_finished(self, generation: Generation) -> bool:
+        """Its answers end with their streams."""
+        return False
 
     async def check(self) -> None:
         """Raise if it no longer steps."""

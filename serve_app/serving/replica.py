@@ -1,9 +1,11 @@
 """One replica of a tier from start to end: vLLM's application behind the edge, in one process."""
 
 import asyncio
+import json
 import logging
 import logging.config
 import os
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +17,7 @@ from serve_app.api.relay import Relay
 from serve_app.config import TierArgs, tier_settings
 from serve_app.core.hardware import hardware_for
 from serve_app.engine.engine import Engine
+from serve_app.serving.cluster_secret import cluster_secret
 from serve_app.serving.drain_watch import until_draining
 from serve_app.serving.engine_start import start_engine
 from serve_app.serving.landing import Landing
@@ -60,7 +63,7 @@ class TierReplica:
             engine,
             tier_settings(self._args.tier, {}),
             self._metrics,
-            Relay(self._args.tier, Peers(), lenders),
+            Relay(self._args.tier, Peers(), lenders, await asyncio.to_thread(cluster_secret)),
         )
         lenders.form = answer_form(tier)
         self._started = tier
@@ -114,6 +117,10 @@ class TierReplica:
     async def lending_terms(self) -> dict[str, Any] | None:
         """What the other tier's replicas need to know to borrow slots here."""
         return lending_terms(self._tier) if self._ready else None
+
+    async def request_schemas(self) -> bytes:
+        """The JSON schemas of request bodies, packed: Ray keeps large answers on their node."""
+        return zlib.compress(json.dumps(self._tier.engine.request_schemas).encode())
 
     async def metrics_text(self) -> tuple[str, str]:
         """This replica's name, and its metrics in Prometheus' text format."""

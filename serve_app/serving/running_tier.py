@@ -11,6 +11,8 @@ from prometheus_client.registry import Collector
 from serve_app.api.answer_cache import AnswerCache
 from serve_app.api.demand import DemandMeter
 from serve_app.api.edge import TierEdge
+from serve_app.api.field_bounds import FieldBounds
+from serve_app.api.field_rules import SchemaRules
 from serve_app.api.gate import Gate
 from serve_app.api.lending import LendingDesk
 from serve_app.api.place import GateLimits
@@ -20,6 +22,7 @@ from serve_app.config import TierArgs, TierSettings
 from serve_app.core.capacity import Limits, derive_limits
 from serve_app.core.drain import DrainLimit, ServiceTime, drain_limit_s
 from serve_app.core.hardware import Hardware, model_shape
+from serve_app.core.schema_limits import SchemaLimits
 from serve_app.core.step_time import derived_step_model
 from serve_app.core.work import LearntLengths
 from serve_app.engine.engine import Engine
@@ -61,6 +64,18 @@ class RunningTier:
             metrics=metrics,
             relay=relay,
             known_fields=engine.known_fields,
+            bounds=FieldBounds(
+                engine.max_model_len, engine.max_model_len * engine.longest_token_chars
+            ),
+            schema_limits=SchemaLimits(
+                args.structure.max_bytes, args.structure.max_nesting, args.structure.max_nodes
+            ),
+            schema_rules={
+                path: SchemaRules.of(schema, engine.template_variables)
+                for path, schema in engine.request_schemas.items()
+            },
+            engine_dead=lambda: engine.dead,
+            engine_done=engine.has_finished,
             desk=LendingDesk(args.tier),
             cache=AnswerCache(settings.answer_cache),
             thinks=engine.thinks,

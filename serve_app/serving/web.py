@@ -1,6 +1,8 @@
 """The web application's replica: asks Serve and the tiers' replicas how they are."""
 
 import asyncio
+import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,8 +35,11 @@ class Web:
             return base_url
 
         args = self._args
-        gateway = Gateway(own_proxy, args.tiers, args.max_body_bytes, args.heartbeat_s)
-        return make_web_app(self._args.tiers, ServeTiers(self._args.report_timeout_s), gateway)
+        gateway = Gateway(
+            own_proxy, args.tiers, args.max_body_bytes, args.heartbeat_s, args.body_timeout_s
+        )
+        source = ServeTiers(args.report_timeout_s)
+        return make_web_app(args.tiers, source, gateway, args.client_stall_s)
 
 
 @dataclass(slots=True)
@@ -43,6 +48,7 @@ class ServeTiers:
 
     timeout_s: float
     _handles: dict[Tier, DeploymentHandle] = field(default_factory=dict)
+    _schemas: Mapping[str, Mapping[str, Any]] | None = None
 
     async def state(self, tier: Tier) -> DeploymentState:
         status = await asyncio.to_thread(serve.status)
@@ -61,6 +67,15 @@ class ServeTiers:
 
     async def reports(self, tier: Tier) -> Sequence[Mapping[str, Any]]:
         return await self._ask_replicas(tier, "report")
+
+    async def schemas(self) -> Mapping[str, Mapping[str, Any]]:
+        # They are the vLLM release's, so one answer is for good.
+        for tier in Tier if self._schemas is None else ():
+            answers = await self._ask_replicas(tier, "request_schemas")
+            if answers:
+                self._schemas = json.loads(zlib.decompress(answers[0]))
+                break
+        return self._schemas or {}
 
     async def scaling(self, tier: Tier) -> ScalingRecord | None:
         return await asyncio.to_thread(read_record, tier)

@@ -86,7 +86,6 @@ def test_what_is_no_route_of_ours_never_reaches_vllm(method: str, path: str, sta
     [
         ("GET", "/v1/models"),
         ("GET", "/health"),
-        ("GET", "/metrics"),
         ("POST", "/tokenize"),
         ("OPTIONS", "/v1/chat/completions"),
     ],

@@ -5,12 +5,13 @@ import json
 
 import pytest
 
-from serve_app.api.lending import BORROWED_HEADER, RELAYED_HEADER, Lender, LendingDesk
+from serve_app.api.internal_headers import BORROWED_HEADER, RELAYED_HEADER
+from serve_app.api.lending import Lender, LendingDesk
 from serve_app.core.tiers import Tier
 from tests.api.asgi import Call, answers, call, streams
 from tests.api.test_relay import until
 from tests.api.two_tiers import mounted, two_tiers
-from tests.builders import count
+from tests.builders import count, forwarded_by_a_replica
 
 # --- the borrower's
 
@@ -183,8 +184,10 @@ async def test_a_body_above_the_lenders_limit_stays_in_line() -> None:
 
 
 @pytest.mark.parametrize("mark", [b"chat", b"chat ", b"chat 0123", b"reasoning", b"", b"\xff"])
-async def test_a_client_that_writes_the_header_itself_is_refused(mark: bytes) -> None:
-    """Past it lie reasoning without its limit of tokens, its system prompt and its counts."""
+async def test_a_client_that_writes_the_headers_itself_gets_what_it_would_get_without(
+    mark: bytes,
+) -> None:
+    """Past them lie reasoning without its limit of tokens, its system prompt and its counts."""
     async with two_tiers() as tiers:
         for headers in ([], [(RELAYED_HEADER, b"1")]):
             forged = await call(
@@ -192,8 +195,20 @@ async def test_a_client_that_writes_the_header_itself_is_refused(mark: bytes) ->
                 payload={"prompt": "hi", "max_tokens": 100_000},
                 headers=[(BORROWED_HEADER, mark), *headers],
             )
-            assert (forged.status, forged.error["code"]) == (403, "borrowing_forbidden")
+            assert forged.error["code"] == "max_tokens_exceeds_tier_limit"
         assert tiers.reasoning_engine.asked == []
+        assert count(tiers.reasoning, "requests_total", status="400") == 2
+
+
+@pytest.mark.parametrize("mark", [b"chat", b"chat 0123", b"", b"\xff"])
+async def test_a_replica_without_the_lenders_key_borrows_nothing(mark: bytes) -> None:
+    async with two_tiers() as tiers:
+        forged = await call(
+            mounted(tiers.reasoning, "/api/chat"),
+            payload={"prompt": "hi"},
+            headers=[(BORROWED_HEADER, mark), *forwarded_by_a_replica()],
+        )
+        assert (forged.status, forged.error["code"]) == (403, "borrowing_forbidden")
 
 
 async def test_the_mark_of_a_tier_does_not_open_its_own_door() -> None:
@@ -203,7 +218,7 @@ async def test_the_mark_of_a_tier_does_not_open_its_own_door() -> None:
         forged = await call(
             mounted(tiers.reasoning, "/api/chat"),
             payload={"prompt": "hi"},
-            headers=[(BORROWED_HEADER, mark.encode())],
+            headers=[(BORROWED_HEADER, mark.encode()), *forwarded_by_a_replica()],
         )
         assert forged.status == 403
 

@@ -16,7 +16,8 @@ from starlette.types import Send
 from serve_app.answer_config import AnswerCacheConfig
 from serve_app.api.edge import TierEdge
 from serve_app.api.endpoints import CHAT_COMPLETIONS
-from serve_app.api.lending import BORROWED_HEADER, PLAN_HEADER, Lender, LendingDesk, written_plan
+from serve_app.api.internal_headers import BORROWED_HEADER, PLAN_HEADER
+from serve_app.api.lending import Lender, LendingDesk, written_plan
 from serve_app.api.rules import PreparedRequest
 from serve_app.core.generation import GENERATION, Generation
 from serve_app.core.thinking import ThinkingPlan
@@ -27,7 +28,7 @@ from tests.api.loopback import served
 from tests.api.test_edge_answers import FIRST, LAST, WHOLE, thinks
 from tests.api.test_lending import mounted
 from tests.api.test_relay import until
-from tests.builders import a_gate, an_edge, some_settings
+from tests.builders import a_gate, an_edge, forwarded_by_a_replica, some_settings
 
 DONE = {"id": "chatcmpl-1", "choices": [], "model": "reasoning"}
 FORGED = ThinkingPlan(enabled=True, answer_tokens=1, answer_share=0.01, most_tokens=99_999)
@@ -143,7 +144,9 @@ async def test_a_plan_without_a_true_mark_is_not_read() -> None:
     assert generation.plan.most_tokens == 2048 - 512
     false_mark = (BORROWED_HEADER, b"chat 0123")
     refused = await call(
-        mounted(lender, "/api/chat"), payload={"prompt": "hi"}, headers=[false_mark, value]
+        mounted(lender, "/api/chat"),
+        payload={"prompt": "hi"},
+        headers=[false_mark, value, *forwarded_by_a_replica()],
     )
     assert refused.status == 403
     assert len(seen) == 1

@@ -31,7 +31,13 @@ def test_a_client_that_says_it_retries_is_known_even_if_it_comes_early() -> None
     promises.add(7, due_s=100.0)
     assert promises.redeem(7, now_s=1.0, retried=True)
     assert promises.outstanding(1.0) == 0
-    assert promises.redeem(8, now_s=1.0, retried=True)
+
+
+def test_a_client_that_was_not_refused_is_none_that_retries_whatever_it_says() -> None:
+    promises = Promises()
+    promises.add(7, due_s=10.0)
+    assert not promises.redeem(8, now_s=10.0, retried=True)
+    assert not promises.redeem(None, now_s=10.0, retried=True)
 
 
 def test_requests_without_a_key_are_counted_but_never_known_again() -> None:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.edge import TierEdge
-from serve_app.api.lending import RELAYED_HEADER
 from tests.api.asgi import Answering, Call, FakeEngine, answers_on, call, sse_data, streams
 from tests.api.loopback import served, unreachable
-from tests.builders import a_gate, an_edge, count, some_settings
+from tests.builders import a_gate, an_edge, count, forwarded_by_a_replica, some_settings
 
 DONE = {"choices": [], "object": "chat.completion"}
 QUICK = some_settings(relay_after_s=0.01, heartbeat_s=0.03)
@@ -234,7 +233,9 @@ async def test_a_relayed_request_is_not_relayed_again() -> None:
     async with a_pair() as pair:
         first = await pair.fill_here()
         relayed = await call(
-            pair.here, payload={"prompt": "from a third replica"}, headers=[(RELAYED_HEADER, b"1")]
+            pair.here,
+            payload={"prompt": "from a third replica"},
+            headers=forwarded_by_a_replica(),
         )
         assert relayed.status == 429
         assert pair.there_engine.asked == []

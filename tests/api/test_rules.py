@@ -17,7 +17,7 @@ from serve_app.api.endpoints import (
     RESPONSES,
     Endpoint,
 )
-from serve_app.api.rules import as_json, parse_object
+from serve_app.api.payload import as_json, parse_object
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
 from tests.builders import KNOWN_FIELDS, a_prepared, some_settings
@@ -92,8 +92,23 @@ def test_a_number_that_reads_as_infinity_is_refused() -> None:
 
 
 @given(st.dictionaries(st.text(), JSON_VALUES))
-def test_every_json_object_is_taken_as_it_is(payload: dict[str, Any]) -> None:
-    assert parse_object(as_json(payload)) == payload
+def test_every_json_object_is_taken_as_it_is_but_for_integers_beyond_64_bits(
+    payload: dict[str, Any],
+) -> None:
+    if holds_large_integer(payload):
+        with pytest.raises(RequestError) as caught:
+            parse_object(as_json(payload))
+        assert (caught.value.status, caught.value.code) == (400, "integer_too_large")
+    else:
+        assert parse_object(as_json(payload)) == payload
+
+
+def holds_large_integer(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(holds_large_integer, value.values()))
+    if isinstance(value, list):
+        return any(map(holds_large_integer, value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 @ENDPOINTS

@@ -31,6 +31,9 @@ class FakeTiers:
     async def reports(self, tier: Tier) -> Sequence[Mapping[str, Any]]:
         return self.replicas[tier]
 
+    async def schemas(self) -> Mapping[str, Mapping[str, Any]]:
+        return {}
+
     async def scaling(self, tier: Tier) -> ScalingRecord | None:
         return None
 

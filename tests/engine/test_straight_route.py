@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 from starlette.testclient import TestClient
 
-from serve_app.engine.straight_route import StraightRoute, answer_straight
+from serve_app.engine.straight_route import StraightRoute, answer_straight, giving_up_early
 
 PATH = "/v1/chat/completions"
 BODIES = {
@@ -97,7 +97,7 @@ async def test_nothing_is_sent_to_a_client_that_has_left() -> None:
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "headers": []}
-    await StraightRoute(Asked, left, usual)(scope, receive, send)
+    await StraightRoute(Asked, left, giving_up_early(Asked), usual)(scope, receive, send)
     assert sent == []
 
 

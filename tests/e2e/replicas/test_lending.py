@@ -87,15 +87,17 @@ async def test_a_flooded_tier_borrows_and_the_lender_still_starts_its_own_at_onc
     assert counted("tierserve_requests_total", tier="reasoning") == len(own)
 
 
-async def test_a_client_that_marks_its_own_request_as_borrowed_is_refused(
+async def test_a_client_that_marks_its_own_request_as_borrowed_gets_what_it_would_get_without(
     lending_site: Site,
 ) -> None:
-    """HAProxy passes a client's headers through."""
     marked = {"x-tierserve-borrowed-by": "chat", "x-tierserve-relayed": "1"}
+    before = lending_site.metrics().value("tierserve_requests_total", tier="reasoning")
     body = work("hi", 1, stream=False)
-    refused = lending_site.post("/api/reasoning", body, **marked)
-    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "borrowing_forbidden")
-    assert lending_site.post("/v1/chat/completions", body, **marked).status_code == 403
+    assert lending_site.post("/api/reasoning", body, **marked).status_code == 200
+    above = lending_site.post("/api/reasoning", {**body, "max_tokens": 99_999}, **marked)
+    assert above.json()["error"]["code"] == "max_tokens_exceeds_tier_limit"
+    after = lending_site.metrics().value("tierserve_requests_total", tier="reasoning")
+    assert after - before == 2
 
 
 async def test_what_lending_gives_a_burst_and_what_it_costs_the_lender(lending_site: Site) -> None:

@@ -1,0 +1,93 @@
+"""The routes that only answer: models, versions, and what the tokenizer does for a client.
+
+vLLM has one thread for its tokenizer, which every request's prompt passes too. So its routes have
+bounds of their own, and of a replica's clients one at a time is in it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from starlette.types import ASGIApp, Receive, Scope
+
+from serve_app.api.answer import Answer
+from serve_app.api.body_reader import BodyReader
+from serve_app.api.engine_call import call_engine
+from serve_app.api.field_bounds import FieldBounds, refuse_excess, refuse_many_ids
+from serve_app.api.messages import for_engine
+from serve_app.api.payload import as_json, parse_object
+from serve_app.api.routes import Body, Route
+from serve_app.config import TierSettings
+from serve_app.errors import RequestError
+
+# A text may be counted that fits several contexts.
+CONTEXTS = 4
+MAX_WAITING = 16
+MAX_WAIT_S = 5.0
+
+
+@dataclass(slots=True)
+class AnsweringRoutes:
+    """Sends such a request to vLLM's application; `bounds` is None where the engine has none."""
+
+    engine_app: ASGIApp
+    bounds: FieldBounds | None
+    bodies: BodyReader
+    _tokenizer: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _waiting: int = 0
+
+    async def __call__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        answer: Answer,
+        route: Route,
+        settings: TierSettings,
+    ) -> None:
+        """Raises RequestError, and ClientGone when the client left."""
+        if route.body is Body.NONE:
+            await call_engine(self.engine_app, scope, body=b"", receive=receive, send=answer)
+            return
+        asked = await self.bodies.read(
+            scope,
+            receive,
+            limit_bytes=settings.max_body_bytes,
+            timeout_s=settings.admission.body_timeout_s,
+        )
+        payload = parse_object(asked)
+        if self.bounds is not None:
+            bounds = self.bounds.times(CONTEXTS)
+            refuse_excess(payload, bounds)
+            refuse_many_ids(payload, bounds)
+        async with self._one_at_a_time():
+            await call_engine(
+                self.engine_app,
+                for_engine(scope, len(body := as_json(payload))),
+                body=body,
+                receive=receive,
+                send=answer,
+            )
+
+    @asynccontextmanager
+    async def _one_at_a_time(self) -> AsyncIterator[None]:
+        if self._waiting >= MAX_WAITING:
+            raise _busy()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(MAX_WAIT_S):
+                await self._tokenizer.acquire()
+        except TimeoutError as error:
+            raise _busy() from error
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._tokenizer.release()
+
+
+def _busy() -> RequestError:
+    return RequestError(
+        429, "The tokenizer is busy. Please retry.", code="tokenizer_busy", retry_after_s=1
+    )

@@ -1,0 +1,160 @@
+"""Fields of vLLM's schemas that are not a client's, and values that its schemas read too freely.
+
+vLLM takes requests from whoever runs it: fields hand KV caches over, set the engine's priority,
+keep responses, or reach into the renderer. Here strangers send them, past the tier's rules.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from serve_app.core.repetition import ENDLESS
+from serve_app.errors import RequestError, invalid
+
+_KEPT = "responses are not kept here: send the whole conversation"
+_TEXT = "the models here read text only"
+_ENGINES = "it is for engines that hand requests to each other"
+# Why a field is closed. A value that asks for nothing (null, false, 0, empty) is dropped.
+CLOSED_FIELDS: Mapping[str, str] = {
+    "kv_transfer_params": _ENGINES,
+    "ec_transfer_params": _ENGINES,
+    "routed_experts_prompt_start": _ENGINES,
+    "priority": "the tier's queue is in order of arrival",
+    "use_beam_search": "it is not served: use `n`, and choose among the answers",
+    "background": _KEPT,
+    "previous_response_id": _KEPT,
+    "previous_input_messages": _KEPT,
+    "enable_response_messages": "it is for tests of the engine",
+    "prompt_embeds": "prompts are text or token ids",
+    "mm_payload": _TEXT,
+    "mm_processor_kwargs": _TEXT,
+    "media_io_kwargs": _TEXT,
+    "return_mm_kwargs": _TEXT,
+    "chat_template": "the tier's own template is used",
+    "request_id": "send it as the header x-request-id",
+}
+# Template variables that every model's client may set; a template that has none ignores them.
+USUAL_TEMPLATE_VARIABLES = frozenset({"enable_thinking", "thinking", "reasoning_effort"})
+# What transformers' `apply_chat_template` takes beside them makes it do other work, as pad to
+# 200 million tokens.
+NO_TEMPLATE_VARIABLES = frozenset(
+    {"messages", "tools", "documents", "conversation", "chat_template", "tokenize", "tokenizer"}
+)
+MAX_PROMPT_LOGPROBS = 5
+_ENGINE_ARGUMENTS = frozenset({"kv_transfer_params", "ec_transfer_params", "kv_cache_report_mode"})
+MAX_TEMPLATE_CHARS = 1024
+# Parts of a message that are no text: vLLM would look at their URL, and names the model's path.
+_NO_TEXT = ("image", "audio", "video", "file", "input_image", "input_audio", "input_file")
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaRules:
+    """What vLLM's schemas say of an endpoint's fields; `template_variables` are those of the
+    served chat template."""
+
+    booleans: frozenset[str] = frozenset()
+    integers: frozenset[str] = frozenset()
+    template_variables: frozenset[str] = field(default_factory=frozenset[str])
+
+    @classmethod
+    def of(cls, schema: Mapping[str, Any], template_variables: frozenset[str]) -> "SchemaRules":
+        """From a JSON schema, as pydantic writes it."""
+        properties: Mapping[str, Any] = schema.get("properties", {})
+        kinds = {name: _kinds(of) for name, of in properties.items()}
+        return cls(
+            frozenset(name for name, of in kinds.items() if of == {"boolean"}),
+            frozenset(name for name, of in kinds.items() if of == {"integer"}),
+            template_variables - NO_TEMPLATE_VARIABLES | USUAL_TEMPLATE_VARIABLES,
+        )
+
+
+def apply_field_rules(payload: dict[str, Any], rules: SchemaRules) -> None:
+    """Raises RequestError 400 that names the field. Takes closed fields that ask for nothing off
+    the payload."""
+    for name in CLOSED_FIELDS.keys() & payload.keys():
+        if payload[name]:
+            raise invalid(f"`{name}` is not open to clients: {CLOSED_FIELDS[name]}.", param=name)
+        del payload[name]
+    # vLLM takes the first two from there as well.
+    arguments = payload.get("vllm_xargs")
+    for name in _ENGINE_ARGUMENTS & (arguments.keys() if isinstance(arguments, dict) else set()):
+        raise invalid(f"`vllm_xargs.{name}` is not open to clients.", param="vllm_xargs")
+    _require_kinds(payload, rules)
+    _check_template_variables(payload, rules)
+    _check_prompt_logprobs(payload)
+    _check_repetition(payload)
+
+
+def refuse_no_text(part: Mapping[str, Any], field_name: str) -> None:
+    """Raises RequestError 400 for a part of a message that is a picture, a sound or a file."""
+    kind = part.get("type")
+    if isinstance(kind, str) and kind.startswith(_NO_TEXT):
+        raise invalid(
+            f"`{field_name}` has a part of type `{kind[:32]}`: {_TEXT}.", param=field_name
+        )
+
+
+def _kinds(schema: Mapping[str, Any]) -> set[str]:
+    options = schema.get("anyOf", [schema])
+    return {option.get("type", "") for option in options} - {"null"}
+
+
+def _require_kinds(payload: dict[str, Any], rules: SchemaRules) -> None:
+    """pydantic takes "yes" for true and 2.0 for 2, and then means another request than the rules
+    have seen."""
+    for name in rules.booleans & payload.keys():
+        if not isinstance(payload[name], bool | None):
+            raise invalid(f"`{name}` must be true or false.", param=name, code="invalid_type")
+    for name in rules.integers & payload.keys():
+        value = payload[name]
+        if isinstance(value, bool) or not isinstance(value, int | None):
+            raise invalid(f"`{name}` must be an integer.", param=name, code="invalid_type")
+
+
+def _check_template_variables(payload: Mapping[str, Any], rules: SchemaRules) -> None:
+    name = "chat_template_kwargs"
+    given = payload.get(name)
+    if not isinstance(given, dict):
+        return
+    for key, value in given.items():
+        if key not in rules.template_variables:
+            known = ", ".join(sorted(rules.template_variables))
+            raise invalid(
+                f"`{name}` has `{key[:64]}`; the template's variables are {known}.", param=name
+            )
+        is_scalar = isinstance(value, str | int | float | None)
+        if not is_scalar or (isinstance(value, str) and len(value) > MAX_TEMPLATE_CHARS):
+            raise invalid(f"`{name}.{key}` must be a short text or a number.", param=name)
+
+
+def _check_prompt_logprobs(payload: Mapping[str, Any]) -> None:
+    """Those of a prompt are computed all at once: memory that nobody else's request can have."""
+    asked = "prompt_logprobs" if payload.get("prompt_logprobs") is not None else None
+    if payload.get("echo") is True and payload.get("logprobs"):
+        asked = "logprobs"
+    if asked is None:
+        return
+    count = payload[asked]
+    if isinstance(count, int) and not isinstance(count, bool) and count > MAX_PROMPT_LOGPROBS:
+        raise _of_prompt(asked, f"at most {MAX_PROMPT_LOGPROBS}")
+    if payload.get("n", 1) not in (None, 1):
+        raise _of_prompt("n", "1")
+
+
+def _of_prompt(name: str, most: str) -> RequestError:
+    return invalid(f"With log probabilities of the prompt `{name}` is {most}.", param=name)
+
+
+def _check_repetition(payload: Mapping[str, Any]) -> None:
+    """The engine looks for repetitions between its steps, for all sequences alike."""
+    name = "repetition_detection"
+    given = payload.get(name)
+    if not isinstance(given, dict):
+        return
+    for key in ("max_pattern_size", "min_pattern_size"):
+        value = given.get(key)
+        if isinstance(value, int | float) and value > ENDLESS.most_tokens:
+            raise invalid(f"`{name}.{key}` is at most {ENDLESS.most_tokens}.", param=name)
+    count = given.get("min_count")
+    if isinstance(count, int | float) and count > 100:
+        raise invalid(f"`{name}.min_count` is at most 100.", param=name)

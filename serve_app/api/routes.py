@@ -1,0 +1,139 @@
+"""Every route of the service: what it does, how large its body may be, what work it may cause and
+where, and who may call it. What is not listed here is refused, whatever vLLM's application has.
+
+docs/routes.md is written from this table (`python -m serve_app routes`).
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from serve_app.api.endpoints import GENERATING
+
+
+class Work(Enum):
+    """What a request may cause, and what bounds it."""
+
+    ENGINE = "tokens of the engine, behind the tier's gate"
+    TOKENIZER = "the tokenizer's thread, one request of a replica at a time"
+    REPLICAS = "one question to the replicas every half second, shared by all who ask"
+    LOOP = "none to speak of"
+
+
+class Body(Enum):
+    """Which limit a request's body has."""
+
+    NONE = "none is read"
+    PROMPT = "`max_body_bytes`, and prompts that the context could hold"
+    TOKENIZER = "`max_body_bytes`, and prompts of four contexts"
+
+
+class Callers(Enum):
+    """Whom a route is for. Until the application has keys, whoever reaches the port is a user."""
+
+    USERS = "users"
+    OPERATORS = "operators; the manifests' Ingress does not forward it"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`path` is below `/api/<tier>` for a tier's route; `{name}` stands for one segment."""
+
+    method: str
+    path: str
+    does: str
+    work: Work
+    body: Body = Body.NONE
+    callers: Callers = Callers.USERS
+
+    def matches(self, method: str, path: str) -> bool:
+        """Whether this is the route of a request."""
+        if method != self.method:
+            return False
+        if "{" not in self.path:
+            return path == self.path
+        expected, given = self.path.split("/"), path.split("/")
+        return len(expected) == len(given) and all(
+            want == got or (want.startswith("{") and got)
+            for want, got in zip(expected, given, strict=True)
+        )
+
+
+def _generating(path: str, does: str) -> Route:
+    return Route("POST", path, does, Work.ENGINE, Body.PROMPT)
+
+
+TIER_ROUTES = (
+    _generating("", "a chat completion, or the short form"),
+    _generating("/v1/chat/completions", "OpenAI's chat completions"),
+    _generating("/v1/completions", "OpenAI's legacy completions"),
+    _generating("/v1/responses", "OpenAI's responses"),
+    _generating("/v1/messages", "Anthropic's messages"),
+    Route("GET", "/v1/models", "the tier as a model", Work.LOOP),
+    Route("GET", "/version", "vLLM's version", Work.LOOP),
+    Route("GET", "/health", "whether a replica's engine lives", Work.LOOP),
+    Route("POST", "/tokenize", "token ids of a text or chat", Work.TOKENIZER, Body.TOKENIZER),
+    Route("POST", "/detokenize", "the text of token ids", Work.TOKENIZER, Body.TOKENIZER),
+    Route(
+        "POST",
+        "/v1/messages/count_tokens",
+        "the length of Anthropic's messages",
+        Work.TOKENIZER,
+        Body.TOKENIZER,
+    ),
+)
+
+WEB_ROUTES = (
+    Route("GET", "/", "what is served here", Work.LOOP),
+    Route("GET", "/openapi.json", "this interface as OpenAPI", Work.REPLICAS),
+    Route("GET", "/healthz", "alive", Work.LOOP),
+    Route("GET", "/readyz", "every tier can answer", Work.REPLICAS),
+    Route("GET", "/api/tiers", "what each tier is, and how it is now", Work.REPLICAS),
+    Route(
+        "GET",
+        "/metrics",
+        "metrics of every replica, for Prometheus",
+        Work.REPLICAS,
+        callers=Callers.OPERATORS,
+    ),
+    Route("GET", "/v1/models", "the tiers as models", Work.REPLICAS),
+    Route("GET", "/v1/models/{model}", "one of them", Work.REPLICAS),
+    *(_generating(path, "the same, of the tier that `model` names") for path in GENERATING),
+)
+
+
+def tier_route(method: str, path: str) -> Route | None:
+    """The route of a request below a tier's prefix."""
+    path = "" if path == "/" else path
+    return next((route for route in TIER_ROUTES if route.matches(method, path)), None)
+
+
+def routes_page() -> str:
+    """docs/routes.md."""
+    return "\n".join(
+        [
+            "# Routes",
+            "",
+            "Written by `python -m serve_app routes` from `serve_app/api/routes.py`. A request to "
+            "any other path gets 404, to another method of these 405 or 404.",
+            "",
+            *_table("`/api/chat` and `/api/reasoning`, each with", TIER_ROUTES),
+            "",
+            *_table("At the root", WEB_ROUTES),
+            "",
+        ]
+    )
+
+
+def _table(title: str, routes: tuple[Route, ...]) -> list[str]:
+    rows = [
+        f"| `{route.method} {route.path or '(the prefix itself)'}` | {route.does} "
+        f"| {route.body.value} | {route.work.value} | {route.callers.value} |"
+        for route in routes
+    ]
+    return [
+        f"## {title}",
+        "",
+        "| route | does | body | work | for |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]

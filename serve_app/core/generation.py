@@ -24,11 +24,17 @@ class SequenceFacts:
 @dataclass(slots=True)
 class Generation:
     """`plan` is None for what is generated as it is asked for. `sequences` by the answer's index
-    grows as the engine tells of them."""
+    grows as the engine tells of them. `structure_field` is the request's field that binds the
+    answer to a grammar, for an error to name."""
 
     plan: ThinkingPlan | None = None
     stop_repetition: bool = False
+    structure_field: str | None = None
     sequences: dict[int, SequenceFacts] = field(default_factory=dict[int, SequenceFacts])
+    # The ids under which the engine was asked for it, each turn's.
+    engine_ids: list[str] = field(default_factory=list[str])
+    # Prompts are found in the prefix cache by requests of the same salt only; None: by all.
+    cache_salt: str | None = None
 
 
 GENERATION: ContextVar[Generation | None] = ContextVar("GENERATION", default=None)

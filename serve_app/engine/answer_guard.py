@@ -1,13 +1,13 @@
 """Stands between vLLM's handlers and its engine, and sees that every request gets an answer.
 
-It gives each thought its budget when prompt and limit are known, follows the token ids, and goes on
-where a generation has ended without an answer: inside its thought, right behind it, or inside the
-JSON that was asked for. Knows vLLM's objects by their attributes only.
+It lets no grammar through that the sandbox has not compiled, gives each thought its budget when
+prompt and limit are known, follows the token ids, and goes on where a generation has ended without
+an answer: inside its thought, right behind it, or inside the JSON that was asked for. Knows vLLM's
+objects by their attributes only.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +16,10 @@ from serve_app.core.generation import GENERATION, Generation, SequenceFacts
 from serve_app.core.thinking import ThinkingPlan, thought_budget
 from serve_app.core.thought import ThoughtMarks, ThoughtTrace
 from serve_app.engine.answer_text import in_step, without_blanks
+from serve_app.engine.held_reply import refuse_reply, release_reply
 from serve_app.engine.lacks import REPETITION, Lack, Written, ended_by_eos, lack_of, next_params
-from serve_app.engine.structure import StructureCloser, compacted, is_json
+from serve_app.engine.structure import StructureBinder, is_json, reserve_tokens
+from serve_app.errors import RequestError
 
 # Enough for a thought that is closed, and an answer of blanks twice.
 MOST_TURNS = 3
@@ -35,20 +37,45 @@ class AnswerGuard:
     eos: int | None
     max_model_len: int
     repetition: Any
-    closer: StructureCloser
-    beyond_xgrammar: Callable[[dict[str, Any]], bool]
+    binder: StructureBinder
     decode: Callable[[Sequence[int]], str]
 
     def __call__(self, prompt: Any, params: Any, request_id: str, **options: Any) -> Outputs:
-        """As AsyncLLM.generate. What no request of the edge stands behind passes unchanged."""
+        """As AsyncLLM.generate. What no request of the edge stands behind passes unchanged, but for
+        a grammar, which is bound by its checked form."""
         generation = GENERATION.get()
         if generation is None:
-            return self.generate(prompt, params, request_id, **options)
+            return self._bound(prompt, params, request_id, options)
         if generation.stop_repetition and params.repetition_detection is None:
             params.repetition_detection = self.repetition
         call = _Call(self, generation.plan, prompt, params, request_id, options)
         call.enter(generation)
         return call.run()
+
+    async def bind(self, params: Any) -> int:
+        """Bind the generation to what was checked of its grammar; the tokens of the shortest
+        answer. Raises RequestError, or ends the request where its reply is still held."""
+        if params.structured_outputs is None:
+            await release_reply()
+            return 0
+        generation = GENERATION.get()
+        field = None if generation is None else generation.structure_field
+        try:
+            bound, shortest_tokens = await self.binder.bind(params.structured_outputs, field)
+        except RequestError as error:
+            refuse_reply(error)
+            raise
+        params.structured_outputs = bound
+        await release_reply()
+        return shortest_tokens
+
+    async def _bound(
+        self, prompt: Any, params: Any, request_id: str, options: dict[str, Any]
+    ) -> Outputs:
+        await self.bind(params)
+        async with aclosing(self.generate(prompt, params, request_id, **options)) as results:
+            async for result in results:
+                yield result
 
 
 @dataclass(slots=True)
@@ -63,32 +90,31 @@ class _Call:
     max_tokens: int = 0
     reserve_tokens: int = 0
     sequences: list[Written] = field(default_factory=list[Written])
+    engine_ids: list[str] = field(default_factory=list[str])
 
     def enter(self, generation: Generation) -> None:
-        """Put the sequences among the request's, in the order of its prompts."""
+        """Put the sequences among the request's, in the order of its prompts, and its prompt among
+        those of its client."""
+        self.engine_ids = generation.engine_ids
+        if generation.cache_salt is not None:
+            salt = generation.cache_salt + (self.prompt.get("cache_salt") or "")
+            self.prompt = {**self.prompt, "cache_salt": salt}
         first = len(generation.sequences)
         for index in range(self.params.n):
             facts = generation.sequences[first + index] = SequenceFacts()
             self.sequences.append(Written(facts))
 
     async def _prepare(self) -> None:
-        """Hold back tokens for JSON that is to be closed, and plan the thoughts."""
+        """Bind the answer, hold back tokens for JSON that is to be closed, and plan the
+        thoughts."""
+        shortest_tokens = await self.guard.bind(self.params)
         if is_json(self.params):
-            await self._bind()
+            self.reserve_tokens = reserve_tokens(shortest_tokens, self.params.max_tokens)
         marks = self.guard.marks
         if marks is not None and self.plan is not None and self._has_room(marks):
             self._plan_thought(marks, self.plan)
         self.max_tokens = self.params.max_tokens
         self.params.max_tokens -= self.reserve_tokens
-
-    async def _bind(self) -> None:
-        """A schema that nothing can be bound to is left for the engine's validation to refuse."""
-        # A schema that is new takes a while to compile.
-        reserve = self.guard.closer.reserve
-        with suppress(ValueError, TypeError, AttributeError, RuntimeError):
-            bound = compacted(self.params.structured_outputs, self.guard.beyond_xgrammar)
-            self.reserve_tokens = await asyncio.to_thread(reserve, bound, self.params.max_tokens)
-            self.params.structured_outputs = bound
 
     def _has_room(self, marks: ThoughtMarks) -> bool:
         """Whether the context holds what may be put behind the prompt, and one token more."""
@@ -128,6 +154,7 @@ class _Call:
         streamed = self.params.output_kind.name == "DELTA"
         whole: Any = None
         await self._prepare()
+        self.engine_ids.append(self.request_id)
         outputs = self.guard.generate(self.prompt, self.params, self.request_id, **self.options)
         async with aclosing(outputs) as results:
             async for result in results:
@@ -181,7 +208,7 @@ class _Call:
     async def _go_on(self, index: int, sequence: Written, whole: Any) -> Outputs:
         for turn in range(1, MOST_TURNS + 1):
             if sequence.lack is Lack.STRUCTURE:
-                yield self._with_structure_closed(index, sequence, whole)
+                yield await self._with_structure_closed(index, sequence, whole)
                 return
             if sequence.lack is Lack.THOUGHT_END:
                 yield self._with_thought_closed(index, sequence, whole)
@@ -192,6 +219,7 @@ class _Call:
             params = next_params(self.params, left - kept, turn, sequence.lack)
             options = {**self.options, "reasoning_ended": True}
             name = f"{self.request_id}-{index}-{turn}"
+            self.engine_ids.append(name)
             outputs = self.guard.generate(prompt, params, name, **options)
             async with aclosing(outputs) as results:
                 async for result in results:
@@ -212,10 +240,10 @@ class _Call:
         thought.cut(ids)
         return self._written_by_us(index, ids, self.guard.decode(ids), whole)
 
-    def _with_structure_closed(self, index: int, sequence: Written, whole: Any) -> Any:
+    async def _with_structure_closed(self, index: int, sequence: Written, whole: Any) -> Any:
         """The end of the JSON, and of the sequence."""
         left, answer = self.max_tokens - len(sequence.token_ids), sequence.answer
-        closing = self.guard.closer.closing(self.params.structured_outputs, answer, left)
+        closing = await self.guard.binder.closing(self.params.structured_outputs, answer, left)
         ids = closing or ()
         before = self.guard.decode(answer)
         text = self.guard.decode([*answer, *ids])[len(before) :]

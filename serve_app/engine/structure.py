@@ -1,29 +1,129 @@
-"""JSON that the engine is bound to by a grammar: kept compact, and closed when tokens run out.
+"""What binds an answer: JSON, a regular expression or a grammar, in the one form that the sandbox
+checks and the engine compiles. JSON is kept compact, and can be closed when tokens run out.
 
 A small model can write white space, one string or one number without end. The grammar keeps it
-valid as far as it goes; here the same grammar says what may follow, and of that what ends it
-soonest is taken.
+valid as far as it goes; the same grammar says what may follow, and of that what ends it soonest.
 """
 
 import json
 from collections.abc import Callable, Sequence
 from copy import copy
-from threading import Lock
+from dataclasses import dataclass
 from typing import Any
 
-from cachetools import LRUCache
+from serve_app.core.schema_limits import (
+    Refusal,
+    SchemaLimits,
+    refusal_of_choices,
+    refusal_of_schema,
+    refusal_of_text,
+)
+from serve_app.engine.grammar_compiler import LONGEST_TOKENS, GrammarSpec
+from serve_app.engine.grammar_sandbox import GrammarSandbox, StructureRefusedError
 
 # Blanks that may stand between two signs of JSON: models write `{"a": 1}`.
 MOST_BLANKS = 1
 # Tokens that are held back for closing, beside those of the shortest JSON there is, and the most of
 # a limit that they may take.
 RESERVE_TOKENS, RESERVE_SHARE = 48, 2
-# JSON whose shortest form is longer is not looked at further.
-LONGEST_TOKENS = 512
-KNOWN_GRAMMARS = 256
+# What tags put around the schemas that they hold, as vLLM counts it.
+TAG_NESTING = 16
 _CALL_BEGINS, _CALL_ENDS = "<tool_call>", "</tool_call>"
-# In the order in which they end what is open: a string before what holds it, all before the next.
-_CLOSING_SIGNS = '"}],'
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarSyntax:
+    """vLLM's own knowledge of grammars, handed in so that this file does not import vLLM."""
+
+    beyond_xgrammar: Callable[[dict[str, Any]], bool]
+    is_lark: Callable[[str], bool]
+    grammar_of_choices: Callable[[list[str]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class StructureBinder:
+    """Lets to the engine only what the sandbox has compiled within the limits."""
+
+    sandbox: GrammarSandbox
+    syntax: GrammarSyntax
+    limits: SchemaLimits
+
+    async def bind(self, bound: Any, field: str | None) -> tuple[Any, int]:
+        """vLLM's parameters of a grammar in the form that was checked, and the tokens of its
+        shortest answer. Raises RequestError: 400 names `field` and the limit, 503 says that too
+        many wait to be checked."""
+        try:
+            checked = self._in_engines_form(bound)
+            shortest = await self.sandbox.shortest_tokens(spec_of(checked, self.syntax.is_lark))
+        except StructureRefusedError as refused:
+            raise refused.as_request_error(field or field_of(bound)) from None
+        return checked, LONGEST_TOKENS if shortest is None else shortest
+
+    async def closing(
+        self, bound: Any, answer: Sequence[int], most_tokens: int
+    ) -> list[int] | None:
+        """Ids that end the JSON of `answer`; None where the grammar does not know the answer, more
+        than `most_tokens` are needed, or they cannot be found within the limits."""
+        spec = spec_of(bound, self.syntax.is_lark)
+        return await self.sandbox.closing(spec, answer, most_tokens)
+
+    def _in_engines_form(self, bound: Any) -> Any:
+        if bound.regex is not None:
+            _refuse_where(_refusal_of_text(bound.regex, self.limits))
+            return bound
+        if bound.grammar is not None:
+            _refuse_where(_refusal_of_text(bound.grammar, self.limits))
+            return bound
+        changed = copy(bound)
+        if bound.choice is not None:
+            _refuse_where(refusal_of_choices(bound.choice, self.limits))
+            changed.choice, changed.grammar = None, self.syntax.grammar_of_choices(bound.choice)
+            return changed
+        tag = self._tag_of(bound)
+        changed.json = changed.json_object = None
+        changed.structural_tag = json.dumps(_with_few_blanks(tag))
+        return changed
+
+    def _tag_of(self, bound: Any) -> dict[str, Any]:
+        """The structural tag that a schema, or the client's own tag, is."""
+        if bound.structural_tag is not None:
+            tag = _parsed(bound.structural_tag, self.limits)
+            deeper = SchemaLimits(
+                self.limits.max_bytes,
+                self.limits.max_nesting + TAG_NESTING,
+                self.limits.max_nodes,
+            )
+            _refuse_where(refusal_of_schema(tag, deeper))
+            if not isinstance(tag, dict):
+                raise StructureRefusedError("structure_invalid", "It is no JSON object.")
+            return tag
+        if bound.json is None and not bound.json_object:
+            raise StructureRefusedError(
+                "structure_invalid", "`json_object` must be true, or left out."
+            )
+        schema = {"type": "object"} if bound.json is None else bound.json
+        if isinstance(schema, str):
+            schema = _parsed(schema, self.limits)
+        _refuse_where(refusal_of_schema(schema, self.limits))
+        self._refuse_beyond_xgrammar(schema)
+        return {"type": "structural_tag", "format": {"type": "json_schema", "json_schema": schema}}
+
+    def _refuse_beyond_xgrammar(self, schema: Any) -> None:
+        """The engine has one compiler for all grammars, and would leave out what it cannot bind."""
+        try:
+            beyond = self.syntax.beyond_xgrammar(schema)
+        except (TypeError, ValueError, AttributeError):
+            raise StructureRefusedError(
+                "structure_invalid", "It is no valid JSON schema."
+            ) from None
+        if beyond:
+            raise StructureRefusedError(
+                "structure_unsupported",
+                "It has keywords that an answer cannot be bound to here: `multipleOf`, "
+                "`uniqueItems`, `contains`, `allOf` of several, `pattern` or `format` with "
+                "a length, an unusual `format`, or `patternProperties` or `propertyNames` beside "
+                "`properties`.",
+            )
 
 
 def is_json(params: Any) -> bool:
@@ -34,22 +134,26 @@ def is_json(params: Any) -> bool:
     )
 
 
-def compacted(bound: Any, beyond_xgrammar: Callable[[dict[str, Any]], bool]) -> Any:
-    """vLLM's parameters of a grammar as those of one that lets no more than `MOST_BLANKS` blanks
-    stand between two signs; unchanged where the schema is `beyond_xgrammar`, which alone can."""
-    schema = {"type": "object"} if bound.json_object else bound.json
-    if isinstance(schema, str):
-        schema = json.loads(schema)
-    if schema is not None and beyond_xgrammar(schema):
-        return bound
-    if schema is None:
-        tag = json.loads(bound.structural_tag)
-    else:
-        tag = {"type": "structural_tag", "format": {"type": "json_schema", "json_schema": schema}}
-    compact = copy(bound)
-    compact.json = compact.json_object = None
-    compact.structural_tag = json.dumps(_with_few_blanks(tag))
-    return compact
+def spec_of(bound: Any, is_lark: Callable[[str], bool]) -> GrammarSpec:
+    """What the engine compiles of parameters in its form."""
+    if bound.structural_tag is not None:
+        return GrammarSpec("structural_tag", bound.structural_tag)
+    if bound.regex is not None:
+        return GrammarSpec("regex", bound.regex)
+    return GrammarSpec("lark" if is_lark(bound.grammar) else "ebnf", bound.grammar)
+
+
+def reserve_tokens(shortest_tokens: int, max_tokens: int) -> int:
+    """Tokens of a limit of `max_tokens` that are to be held back for closing JSON."""
+    return min(max_tokens // RESERVE_SHARE, shortest_tokens + RESERVE_TOKENS)
+
+
+def field_of(bound: Any) -> str:
+    """The request's field, as far as it can be seen from what vLLM has made of it."""
+    for name in ("regex", "choice", "grammar", "structural_tag"):
+        if getattr(bound, name) is not None:
+            return f"structured_outputs.{name}"
+    return "response_format"
 
 
 def is_unfinished(params: Any, answer: str) -> bool:
@@ -62,61 +166,30 @@ def is_unfinished(params: Any, answer: str) -> bool:
     return answer.rfind(_CALL_BEGINS) > answer.rfind(_CALL_ENDS)
 
 
-class StructureCloser:
-    """Closes JSON by xgrammar, which is also what binds vLLM's engine."""
+def _refusal_of_text(text: object, limits: SchemaLimits) -> Refusal | None:
+    if not isinstance(text, str):
+        return Refusal("structure_invalid", "It must be a text.")
+    return refusal_of_text(text, limits)
 
-    def __init__(self, tokenizer: Any, vocabulary_size: int) -> None:
-        import numpy as np
-        import xgrammar
 
-        self._eos = tokenizer.eos_token_id
-        info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocabulary_size)
-        self._compiler = xgrammar.GrammarCompiler(info, cache_limit_bytes=16 * 1024 * 1024)
-        self._vocabulary_size = vocabulary_size
-        self._reserving = Lock()
-        # Tokens of the shortest JSON, by grammar.
-        self._shortest: LRUCache[str, int] = LRUCache(maxsize=KNOWN_GRAMMARS)
-        texts = {token_id: text for text, token_id in tokenizer.get_vocab().items()}
-        self._rank = np.array([_rank(texts.get(i, "")) for i in range(vocabulary_size)])
+def _refuse_where(refusal: Refusal | None) -> None:
+    if refusal is not None:
+        raise StructureRefusedError(refusal.code, refusal.message)
 
-    def reserve(self, bound: Any, max_tokens: int) -> int:
-        """Tokens of a limit of `max_tokens` that are to be held back."""
-        key = bound.structural_tag or json.dumps(bound.json)
-        # Called in threads, since a new grammar takes a while.
-        with self._reserving:
-            if key not in self._shortest:
-                shortest = self.closing(bound, (), LONGEST_TOKENS)
-                self._shortest[key] = LONGEST_TOKENS if shortest is None else len(shortest)
-            return min(max_tokens // RESERVE_SHARE, self._shortest[key] + RESERVE_TOKENS)
 
-    def closing(self, bound: Any, answer: Sequence[int], most_tokens: int) -> list[int] | None:
-        """Ids that end the JSON of `answer`, as few as a choice sign by sign finds; None where the
-        grammar does not know the answer, or more than `most_tokens` are needed."""
-        import numpy as np
-        import xgrammar
-
-        matcher = xgrammar.GrammarMatcher(self._compiled(bound))
-        if not all(map(matcher.accept_token, answer)):
-            return None
-        bitmask = xgrammar.allocate_token_bitmask(1, self._vocabulary_size)
-        ids: list[int] = []
-        while len(ids) <= most_tokens:
-            matcher.fill_next_token_bitmask(bitmask)
-            bits = np.unpackbits(bitmask.numpy().view(np.uint8), bitorder="little")
-            allowed = np.flatnonzero(bits[: self._vocabulary_size])
-            if self._eos in allowed:
-                return ids
-            chosen = int(allowed[np.argmin(self._rank[allowed])])
-            if not matcher.accept_token(chosen):
-                return None
-            ids.append(chosen)
-        return None
-
-    def _compiled(self, bound: Any) -> Any:
-        if bound.structural_tag:
-            return self._compiler.compile_structural_tag(bound.structural_tag)
-        schema = bound.json if isinstance(bound.json, str) else json.dumps(bound.json)
-        return self._compiler.compile_json_schema(schema)
+def _parsed(text: str, limits: SchemaLimits) -> Any:
+    if len(text) > limits.max_bytes:
+        raise StructureRefusedError(
+            "structure_too_large", f"It is larger than {limits.max_bytes:,} bytes, the limit."
+        )
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise StructureRefusedError(
+            "structure_too_deep", f"It nests deeper than {limits.max_nesting} levels, the limit."
+        ) from None
+    except ValueError:
+        raise StructureRefusedError("structure_invalid", "It is no valid JSON.") from None
 
 
 def _with_few_blanks(form: Any) -> Any:
@@ -130,18 +203,8 @@ def _with_few_blanks(form: Any) -> Any:
     return {name: _with_few_blanks(part) for name, part in form.items()}
 
 
-def _rank(text: str) -> int:
-    """The lower, the sooner it ends what is open. Tokens of several signs come last, for they may
-    say more than is needed."""
-    if len(text) != 1 or not text.isascii() or text.isspace():
-        return 1000
-    if text in _CLOSING_SIGNS:
-        return _CLOSING_SIGNS.index(text)
-    return 100 + ord(text) if text.isdigit() else 300 + ord(text)
-
-
 def _is_optional(bound: Any) -> bool:
     if not bound.structural_tag:
         return False
-    form = json.loads(bound.structural_tag).get("format", {})
-    return form.get("type") == "triggered_tags"
+    tag = json.loads(bound.structural_tag)
+    return "structures" in tag or tag["format"].get("type") == "triggered_tags"

@@ -6,31 +6,42 @@ must be there before.
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_app.core.generation import Generation
 from serve_app.core.model_family import R1_PARSER
 from serve_app.core.repetition import ENDLESS
+from serve_app.core.schema_limits import SchemaLimits
 from serve_app.core.thought import ThoughtMarks
 from serve_app.engine.answer_guard import AnswerGuard
 from serve_app.engine.compilation import compile_s, with_compile_time
 from serve_app.engine.cpu import computes_on_cpu
 from serve_app.engine.engine import EngineLoad
+from serve_app.engine.grammar_budget import budgeted_grammar, compiling_side_by_side
+from serve_app.engine.grammar_sandbox import GrammarSandbox
+from serve_app.engine.held_reply import holding_replies
 from serve_app.engine.load_recorder import load_recorder
 from serve_app.engine.mended import exact_parser, looked_for_rarely, mended_budget, rewound_on_cpu
+from serve_app.engine.prompt_length import CONTEXTS, refusing_long_prompts
 from serve_app.engine.short_way import build_chunks_plainly, collect_garbage_rarely, shorten_way
 from serve_app.engine.straight_route import answer_straight
-from serve_app.engine.structure import StructureCloser
+from serve_app.engine.structure import GrammarSyntax, StructureBinder
 from serve_app.errors import invalid
+from serve_app.structure_config import StructureConfig
 
 log = logging.getLogger(__name__)
 
 WARM_UP_TOKENS = 8
+# vLLM's engine keeps compiled grammars, by default 512 MiB of them.
+GRAMMAR_CACHE_VARIABLE, GRAMMAR_CACHE_MIB = "VLLM_XGRAMMAR_CACHE_MB", 128
 
 
 @dataclass(slots=True)
@@ -47,11 +58,18 @@ class VllmEngine:
     compile_s: float | None
     thinks: bool
     r1: bool
+    longest_token_chars: int
+    request_schemas: dict[str, dict[str, Any]]
+    template_variables: frozenset[str]
+    grammars: GrammarSandbox
     _client: Any = field(repr=False)
 
     @classmethod
     async def start(
-        cls, args: Sequence[str], phase: Callable[[str], AbstractContextManager[None]]
+        cls,
+        args: Sequence[str],
+        phase: Callable[[str], AbstractContextManager[None]],
+        structure: StructureConfig | None = None,
     ) -> "VllmEngine":
         """Load the model and build vLLM's application. `phase` times each step."""
         with phase("import"):
@@ -71,6 +89,9 @@ class VllmEngine:
         validate_parsed_serve_args(namespace)
         with phase("configuration"):
             config = AsyncEngineArgs.from_cli_args(namespace).create_engine_config()
+            # Where it is vLLM's choice, the engine's first grammar chooses for all that follow.
+            config.structured_outputs_config.backend = "xgrammar"
+            os.environ.setdefault(GRAMMAR_CACHE_VARIABLE, str(GRAMMAR_CACHE_MIB))
         load = EngineLoad()
         with phase("load"):
             recorder = load_recorder(StatLoggerBase, load)
@@ -78,14 +99,20 @@ class VllmEngine:
         with phase("application"):
             from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 
-            guard: Any = _answer_guard(client)
+            structure = structure or StructureConfig()
+            grammars = _grammar_sandbox(client, structure)
+            guard: Any = _answer_guard(client, grammars, structure)
             client.generate = guard
+            _leave_grammars_to_the_guard()
             tasks = await client.get_supported_tasks()
             app = build_app(namespace, tasks, client.model_config)
             await init_app_state(client, app.state, namespace, tasks)
+            # vLLM's handler of engine errors looks there for the server that it would stop.
+            app.state.server = SimpleNamespace(should_exit=False)
+            _refuse_long_prompts(client.renderer)
             schemas = _schemas()
             shorten_way(app, schemas)
-            answer_straight(app, schemas)
+            answer_straight(app, {**schemas, **_tokenizer_schemas()})
             build_chunks_plainly(_chunk_models())
             enable_envs_cache()
             collect_garbage_rarely()
@@ -93,7 +120,7 @@ class VllmEngine:
             token_s = await _warm_up(client)
         cache = client.vllm_config.cache_config
         return cls(
-            app=_with_late_faults(app),
+            app=_with_late_faults(holding_replies(app)),
             load=load,
             kv_tokens=(cache.num_gpu_blocks or 0) * (cache.block_size or 0),
             max_model_len=client.model_config.max_model_len,
@@ -103,6 +130,10 @@ class VllmEngine:
             compile_s=await compile_s(client, args),
             thinks=guard.marks is not None,
             r1=namespace.reasoning_parser == R1_PARSER,
+            longest_token_chars=client.renderer.get_tokenizer().max_chars_per_token,
+            request_schemas={path: of.model_json_schema() for path, of in schemas.items()},
+            template_variables=_template_variables(client, namespace),
+            grammars=grammars,
             _client=client,
         )
 
@@ -120,8 +151,33 @@ class VllmEngine:
     def dead(self) -> bool:
         return bool(self._client.errored)
 
+    def has_finished(self, generation: Generation) -> bool:
+        """Whether the engine has done all that it was asked for a request; its client may not have
+        taken it yet."""
+        running = self._client.output_processor.external_req_ids
+        return bool(generation.engine_ids) and not any(
+            engine_id in running for engine_id in generation.engine_ids
+        )
+
     def shutdown(self) -> None:
+        self.grammars.stop()
         self._client.shutdown()
+
+
+def _refuse_long_prompts(renderer: Any) -> None:
+    from vllm.exceptions import VLLMValidationError
+    from vllm.utils.async_utils import make_async
+
+    tokenizer = renderer.get_tokenizer()
+    tokenize = refusing_long_prompts(
+        renderer._tokenize_prompt,
+        lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]),
+        renderer.model_config.max_model_len,
+        CONTEXTS,
+        lambda message: VLLMValidationError(message, parameter="prompt"),
+    )
+    renderer._tokenize_prompt = tokenize
+    renderer._tokenize_prompt_async = make_async(tokenize, executor=renderer._executor)
 
 
 def _with_late_faults(app: ASGIApp) -> ASGIApp:
@@ -147,12 +203,15 @@ def extend_vllm() -> None:
     from vllm.reasoning.deepseek_r1_reasoning_parser import DeepSeekR1ReasoningParser
     from vllm.v1.core.sched import utils as scheduling
     from vllm.v1.sample import thinking_budget_state
+    from vllm.v1.structured_output import StructuredOutputManager, backend_xgrammar
 
     parser = exact_parser(DeepSeekR1ReasoningParser)
     ReasoningParserManager.register_module(R1_PARSER, module=parser)
     thinking_budget_state.ThinkingBudgetStateHolder = mended_budget(
         thinking_budget_state.ThinkingBudgetStateHolder
     )
+    backend_xgrammar.XgrammarGrammar = budgeted_grammar(backend_xgrammar.XgrammarGrammar)
+    StructuredOutputManager.__init__ = compiling_side_by_side(StructuredOutputManager.__init__)
     scheduling.check_sequence_repetition = looked_for_rarely(scheduling.check_sequence_repetition)
     if computes_on_cpu():
         from vllm.v1.worker.cpu_model_runner import CPUModelRunner
@@ -160,11 +219,18 @@ def extend_vllm() -> None:
         CPUModelRunner._bookkeeping_sync = rewound_on_cpu(CPUModelRunner._bookkeeping_sync)
 
 
-def _answer_guard(client: Any) -> AnswerGuard:
+def _answer_guard(client: Any, grammars: GrammarSandbox, structure: StructureConfig) -> AnswerGuard:
     from vllm.sampling_params import RepetitionDetectionParams
     from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
+    from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
     tokenizer = client.renderer.tokenizer
+    syntax = GrammarSyntax(
+        beyond_xgrammar=has_xgrammar_unsupported_json_features,
+        is_lark=grammar_is_likely_lark,
+        grammar_of_choices=choice_as_grammar,
+    )
+    limits = SchemaLimits(structure.max_bytes, structure.max_nesting, structure.max_nodes)
     return AnswerGuard(
         generate=client.generate,
         marks=_thought_marks(client.vllm_config.reasoning_config, tokenizer),
@@ -175,10 +241,44 @@ def _answer_guard(client: Any) -> AnswerGuard:
             min_pattern_size=ENDLESS.least_tokens,
             min_count=ENDLESS.times,
         ),
-        closer=StructureCloser(tokenizer, client.model_config.get_vocab_size()),
-        beyond_xgrammar=has_xgrammar_unsupported_json_features,
+        binder=StructureBinder(grammars, syntax, limits),
         decode=tokenizer.decode,
     )
+
+
+def _grammar_sandbox(client: Any, structure: StructureConfig) -> GrammarSandbox:
+    """Started, and ready before the warm-up ends. It knows the vocabulary as vLLM's engine does."""
+    import xgrammar
+
+    vocabulary = xgrammar.TokenizerInfo.from_huggingface(
+        client.renderer.tokenizer, vocab_size=client.model_config.get_vocab_size()
+    )
+    sandbox = GrammarSandbox(vocabulary.serialize_json(), structure)
+    sandbox.start()
+    return sandbox
+
+
+def _leave_grammars_to_the_guard() -> None:
+    """vLLM parses what a client asks for with xgrammar in this process, on the event loop: in its
+    request schemas, its parsers of tools, and when it validates. The guard has it compiled in the
+    sandbox first, whichever way it came, so that here it is only handed on."""
+    from vllm.exceptions import VLLMValidationError
+    from vllm.parser import abstract_parser
+    from vllm.v1.structured_output import backend_xgrammar
+    from vllm.v1.structured_output.utils import grammar_is_likely_lark
+
+    as_format = abstract_parser.structured_outputs_to_format
+
+    def as_format_but_lark(params: Any) -> Any:
+        if params.grammar is not None and grammar_is_likely_lark(params.grammar):
+            raise VLLMValidationError(
+                "A grammar in Lark's syntax does not go with `tools`; give it as EBNF.",
+                parameter="structured_outputs.grammar",
+            )
+        return as_format(params)
+
+    abstract_parser.structured_outputs_to_format = as_format_but_lark
+    backend_xgrammar.validate_xgrammar_grammar = lambda sampling_params: None
 
 
 def _thought_marks(reasoning: Any, tokenizer: Any) -> ThoughtMarks | None:
@@ -235,6 +335,32 @@ def _schemas() -> dict[str, type[Any]]:
         "/v1/responses": ResponsesRequest,
         "/v1/messages": AnthropicMessagesRequest,
     }
+
+
+def _tokenizer_schemas() -> dict[str, Any]:
+    """Those of the routes that only use the tokenizer."""
+    from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest
+    from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, TokenizeRequest
+
+    return {
+        "/tokenize": TokenizeRequest,
+        "/detokenize": DetokenizeRequest,
+        "/v1/messages/count_tokens": AnthropicCountTokensRequest,
+    }
+
+
+def _template_variables(client: Any, arguments: Any) -> frozenset[str]:
+    """What the served chat template uses and does not set itself."""
+    from jinja2 import Environment, meta
+    from vllm.renderers.chat_utils import load_chat_template
+
+    template = load_chat_template(arguments.chat_template)
+    template = template or getattr(client.renderer.tokenizer, "chat_template", None)
+    if not isinstance(template, str):
+        return frozenset()
+    # It is parsed only: what is executed is in vLLM's sandbox.
+    environment = Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=True)
+    return frozenset(meta.find_undeclared_variables(environment.parse(template)))
 
 
 def _chunk_models() -> list[type[Any]]:

@@ -57,7 +57,7 @@ async def start_engine(
     log.info("engine arguments", extra={"phase": "start", "arguments": " ".join(arguments)})
     keep_compiled_in(args.engine.compile_cache_dir)
     with interrupting(), _placed(args.engine, hardware):
-        return await VllmEngine.start(arguments, phase), hardware
+        return await VllmEngine.start(arguments, phase, args.structure), hardware
 
 
 def _by_family(config: EngineConfig, model: str) -> dict[str, str | None]:

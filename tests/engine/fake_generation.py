@@ -15,7 +15,8 @@ from serve_app.core.generation import GENERATION, Generation
 from serve_app.core.thinking import ThinkingPlan
 from serve_app.core.thought import ThoughtMarks
 from serve_app.engine.answer_guard import AnswerGuard
-from serve_app.engine.structure import StructureCloser
+from serve_app.engine.structure import StructureBinder
+from serve_app.errors import RequestError
 
 START, END, EOS, BLANK, USER = 1, 2, 0, 3, 50
 PHRASE = (7, 8)
@@ -85,15 +86,24 @@ class FakeResult:
 
 
 @dataclass(frozen=True)
-class FakeCloser(StructureCloser):
-    """Closes every JSON with the same ids, which it says the grammar asks for."""
+class FakeBinder(StructureBinder):
+    """Binds all answers, and closes every JSON with the same ids, which it says the grammar asks
+    for. `refusal` is raised instead."""
 
+    sandbox: Any = None
+    syntax: Any = None
+    limits: Any = None
     ids: tuple[int, ...] | None = (9,)
+    refusal: RequestError | None = None
 
-    def reserve(self, bound: Any, max_tokens: int) -> int:
-        return 12
+    async def bind(self, bound: Any, field: str | None) -> tuple[Any, int]:
+        if self.refusal is not None:
+            raise self.refusal
+        return bound, 2
 
-    def closing(self, bound: Any, answer: Sequence[int], most_tokens: int) -> list[int] | None:
+    async def closing(
+        self, bound: Any, answer: Sequence[int], most_tokens: int
+    ) -> list[int] | None:
         return None if self.ids is None else list(self.ids)
 
 
@@ -211,13 +221,8 @@ class Outcome:
         return [(str(t.end), t.tokens, t.answer_tokens) for t in found if t is not None]
 
 
-def is_strange(schema: dict[str, Any]) -> bool:
-    """xgrammar does not know it."""
-    return "strange" in schema
-
-
 def a_guard(generate: FakeGenerate, **changed: Any) -> AnswerGuard:
-    guard = AnswerGuard(generate, MARKS, EOS, 1000, LOOK_FOR, FakeCloser(), is_strange, decode)
+    guard = AnswerGuard(generate, MARKS, EOS, 1000, LOOK_FOR, FakeBinder(), decode)
     return replace(guard, **changed)
 
 
@@ -231,7 +236,7 @@ async def generated(
     with_logprobs: bool = False,
     delta_tokens: int = 1,
     max_model_len: int = 1000,
-    closer: FakeCloser = FakeCloser(),
+    binder: FakeBinder = FakeBinder(),
     **params: Any,
 ) -> Outcome:
     """One call through the guard. By default the prompt leaves a thought open."""
@@ -239,7 +244,7 @@ async def generated(
     generate = FakeGenerate(said, with_logprobs, delta_tokens)
     generation = Generation(plan, stop_repetition)
     kind = Kind.DELTA if stream else Kind.FINAL_ONLY
-    guard = a_guard(generate, marks=marks, max_model_len=max_model_len, closer=closer)
+    guard = a_guard(generate, marks=marks, max_model_len=max_model_len, binder=binder)
     with asked_by_the_edge(generation):
         outputs = guard(
             {"prompt_token_ids": list(prompt), "prompt": "text"},

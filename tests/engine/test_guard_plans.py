@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from serve_app.core.generation import Generation
 from serve_app.core.thinking import LEAST_THOUGHT_TOKENS
+from serve_app.engine.structure import RESERVE_TOKENS
+from serve_app.errors import RequestError, invalid
 from tests.engine.fake_generation import (
     BLANK,
     END,
@@ -16,7 +19,7 @@ from tests.engine.fake_generation import (
     PLAN,
     START,
     USER,
-    FakeCloser,
+    FakeBinder,
     FakeGenerate,
     FakeParams,
     Outcome,
@@ -31,7 +34,8 @@ from tests.engine.fake_generation import (
 STREAMED = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 ANSWER = ends(5, END, 9)
 ROOM = 100 - PLAN.answer_tokens - len(MARKS.closing)
-JSON = SimpleNamespace(json={"type": "object"}, json_object=None, structural_tag=None)
+JSON = SimpleNamespace(json={"type": "object"}, json_object=None, structural_tag=None, regex=None)
+REGEX = SimpleNamespace(json=None, json_object=None, structural_tag=None, regex="a+")
 
 
 def asked_for(outcome: Outcome) -> tuple[list[int], int | None, bool]:
@@ -168,8 +172,8 @@ async def test_json_that_reaches_its_limit_is_closed_with_what_was_held_back(str
 @STREAMED
 async def test_json_that_cannot_be_closed_is_told_as_cut(stream: bool) -> None:
     cut = Said([5, END, 6, 6], "length")
-    closer = FakeCloser(None)
-    outcome = await generated(cut, structured_outputs=JSON, stream=stream, closer=closer)
+    binder = FakeBinder(ids=None)
+    outcome = await generated(cut, structured_outputs=JSON, stream=stream, binder=binder)
     assert outcome.ids == {0: [5, END, 6, 6]}
     assert outcome.finish == {0: ["length"]}
     assert not outcome.generation.sequences[0].closed
@@ -177,7 +181,7 @@ async def test_json_that_cannot_be_closed_is_told_as_cut(stream: bool) -> None:
 
 async def test_a_thought_that_uses_its_budget_leaves_json_more_than_its_closing() -> None:
     """Otherwise the answer is the shortest that the grammar allows."""
-    outcome = await generated(ANSWER, structured_outputs=JSON)
+    outcome = await generated(ANSWER, structured_outputs=JSON, max_tokens=400)
     thought = outcome.generation.sequences[0].thought
     assert thought is not None
     assert thought.budget_tokens is not None
@@ -185,14 +189,41 @@ async def test_a_thought_that_uses_its_budget_leaves_json_more_than_its_closing(
     assert outcome.asked[0].params.max_tokens - used == PLAN.answer_tokens
 
 
-class RefusingCloser(FakeCloser):
-    """Of a schema that its grammar cannot be made of."""
-
-    def reserve(self, bound: Any, max_tokens: int) -> int:
-        raise RuntimeError("Unsupported type")
+REFUSED = invalid("No answer can satisfy it.", param="response_format")
 
 
-async def test_a_schema_that_binds_nothing_is_left_for_the_engine_to_refuse() -> None:
-    outcome = await generated(ANSWER, structured_outputs=JSON, closer=RefusingCloser())
-    assert outcome.asked[0].params.structured_outputs is JSON
+@STREAMED
+async def test_a_grammar_that_is_refused_reaches_no_engine(stream: bool) -> None:
+    generate = FakeGenerate([])
+    guard = a_guard(generate, binder=FakeBinder(refusal=REFUSED))
+    params = FakeParams(structured_outputs=REGEX)
+    for generation in (Generation(PLAN), None):
+        with asked_by_the_edge(generation), pytest.raises(RequestError):
+            await anext(guard({"prompt_token_ids": [USER]}, params, "id"))
+    assert generate.asked == []
+
+
+class NotingBinder(FakeBinder):
+    """Binds by another form than was asked for, which names the field."""
+
+    async def bind(self, bound: Any, field: str | None) -> tuple[Any, int]:
+        return SimpleNamespace(**{**vars(bound), "regex": field}), 2
+
+
+@pytest.mark.parametrize("generation", [Generation(structure_field="regex of the request"), None])
+async def test_the_engine_gets_the_form_that_was_checked(generation: Generation | None) -> None:
+    generate = FakeGenerate([[ends(9)]])
+    guard = a_guard(generate, marks=None, binder=NotingBinder())
+    params = FakeParams(structured_outputs=REGEX)
+    with asked_by_the_edge(generation):
+        results = [r async for r in guard({"prompt_token_ids": [USER]}, params, "id")]
+    assert len(results) == 1
+    told = None if generation is None else generation.structure_field
+    assert generate.asked[0].params.structured_outputs.regex == told
+
+
+async def test_only_json_has_tokens_held_back_for_its_closing() -> None:
+    outcome = await generated(ANSWER, structured_outputs=REGEX, plan=None)
     assert outcome.asked[0].params.max_tokens == 100
+    outcome = await generated(ANSWER, structured_outputs=JSON, plan=None, max_tokens=400)
+    assert outcome.asked[0].params.max_tokens == 400 - 2 - RESERVE_TOKENS

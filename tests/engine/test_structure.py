@@ -1,15 +1,28 @@
 """JSON is kept compact by its grammar, and closed by it in the shortest way that is valid."""
 
 import json
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
 import pytest
-from transformers import AutoTokenizer
 
-from serve_app.engine.model_dir import MICRO_MODEL, resolve_model
-from serve_app.engine.structure import MOST_BLANKS, StructureCloser, compacted, is_unfinished
+from serve_app.core.schema_limits import SchemaLimits
+from serve_app.engine.structure import (
+    MOST_BLANKS,
+    StructureBinder,
+    is_unfinished,
+    reserve_tokens,
+)
+from serve_app.errors import RequestError
+from tests.engine.grammars import (
+    a_binder,
+    a_sandbox,
+    bound_to,
+    micro_tokenizer,
+    micro_vocabulary,
+)
 
 PERSON = {
     "type": "object",
@@ -31,21 +44,22 @@ PERSON = {
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(resolve_model(MICRO_MODEL))
+    return micro_tokenizer()
 
 
 @pytest.fixture(scope="module")
-def closer(tokenizer: Any) -> StructureCloser:
-    return StructureCloser(tokenizer, len(tokenizer))
+def vocabulary() -> str:
+    return micro_vocabulary()
 
 
-def bound_to(schema: object = None, **more: Any) -> Any:
-    fields = {"json": schema, "json_object": None, "structural_tag": None, **more}
-    return SimpleNamespace(**fields)
+@pytest.fixture
+async def binder(vocabulary: str) -> AsyncIterator[StructureBinder]:
+    async with a_sandbox(vocabulary) as sandbox:
+        yield a_binder(sandbox)
 
 
-def compact(bound: Any) -> Any:
-    return compacted(bound, lambda schema: "strange" in schema)
+async def in_engines_form(binder: StructureBinder, bound: Any) -> Any:
+    return (await binder.bind(bound, None))[0]
 
 
 @pytest.mark.parametrize(
@@ -62,63 +76,160 @@ def compact(bound: Any) -> Any:
         '{"name": "Übung',
     ],
 )
-def test_json_that_is_cut_anywhere_is_closed(
-    tokenizer: Any, closer: StructureCloser, cut: str
+async def test_json_that_is_cut_anywhere_is_closed(
+    tokenizer: Any, binder: StructureBinder, cut: str
 ) -> None:
     ids = tokenizer.encode(cut, add_special_tokens=False)
-    closing = closer.closing(compact(bound_to(PERSON)), ids, 300)
+    bound = await in_engines_form(binder, bound_to(PERSON))
+    closing = await binder.closing(bound, ids, 300)
     assert closing is not None
     jsonschema.validate(json.loads(tokenizer.decode([*ids, *closing])), PERSON)
 
 
-def test_what_the_grammar_does_not_know_is_not_closed(
-    tokenizer: Any, closer: StructureCloser
+async def test_what_the_grammar_does_not_know_is_not_closed(
+    tokenizer: Any, binder: StructureBinder
 ) -> None:
     ids = tokenizer.encode("Hello", add_special_tokens=False)
-    assert closer.closing(compact(bound_to(PERSON)), ids, 300) is None
+    bound = await in_engines_form(binder, bound_to(PERSON))
+    assert await binder.closing(bound, ids, 300) is None
 
 
-def test_a_closing_that_does_not_fit_is_none(closer: StructureCloser) -> None:
-    assert closer.closing(compact(bound_to(PERSON)), (), 10) is None
+async def test_a_closing_that_does_not_fit_is_none(binder: StructureBinder) -> None:
+    bound = await in_engines_form(binder, bound_to(PERSON))
+    assert await binder.closing(bound, (), 10) is None
 
 
-def test_whole_json_needs_no_closing(tokenizer: Any, closer: StructureCloser) -> None:
+async def test_whole_json_needs_no_closing(tokenizer: Any, binder: StructureBinder) -> None:
     ids = tokenizer.encode('{"a": 1}', add_special_tokens=False)
-    assert closer.closing(compact(bound_to(json_object=True)), ids, 5) == []
+    bound = await in_engines_form(binder, bound_to(json_object=True))
+    assert await binder.closing(bound, ids, 5) == []
 
 
-def test_so_much_is_held_back_that_the_shortest_json_fits(closer: StructureCloser) -> None:
-    bound = compact(bound_to(PERSON))
-    shortest = closer.closing(bound, (), 300)
+async def test_so_much_is_held_back_that_the_shortest_json_fits(binder: StructureBinder) -> None:
+    bound, shortest_tokens = await binder.bind(bound_to(PERSON), None)
+    shortest = await binder.closing(bound, (), 300)
     assert shortest is not None
-    assert closer.reserve(bound, 1024) > len(shortest)
-    assert closer.reserve(bound, 20) == 10
+    assert len(shortest) == shortest_tokens
+    assert reserve_tokens(shortest_tokens, 1024) > len(shortest)
+    assert reserve_tokens(shortest_tokens, 20) == 10
 
 
-def test_blanks_are_bounded_in_what_is_asked_and_not_inside_a_schema() -> None:
+async def test_blanks_are_bounded_in_what_is_asked_and_not_inside_a_schema(
+    binder: StructureBinder,
+) -> None:
     schema = {"type": "object", "properties": {"type": {"const": "json_schema"}}}
-    tag = json.loads(compact(bound_to(json.dumps(schema))).structural_tag)
+    bound = await in_engines_form(binder, bound_to(json.dumps(schema)))
+    tag = json.loads(bound.structural_tag)
     assert tag["format"] == {
         "type": "json_schema",
         "json_schema": schema,
         "max_whitespace_cnt": MOST_BLANKS,
     }
     call = {"type": "tag", "begin": "<tool_call>", "content": tag["format"], "end": "</tool_call>"}
-    tools = {"format": {"type": "tags_with_separator", "tags": [call]}}
-    asked = bound_to(structural_tag=json.dumps(tools))
-    (tagged,) = json.loads(compact(asked).structural_tag)["format"]["tags"]
+    tools = {"type": "tags_with_separator", "tags": [call], "separator": "\n"}
+    asked = bound_to(structural_tag=json.dumps({"type": "structural_tag", "format": tools}))
+    bound = await in_engines_form(binder, asked)
+    (tagged,) = json.loads(bound.structural_tag)["format"]["tags"]
     assert tagged["content"]["max_whitespace_cnt"] == MOST_BLANKS
 
 
-def test_a_schema_beyond_xgrammar_is_left_to_another_backend() -> None:
-    asked = bound_to({"type": "object", "strange": True})
-    assert compact(asked) is asked
+async def test_choices_become_the_grammar_that_the_engine_makes_of_them(
+    binder: StructureBinder,
+) -> None:
+    bound = await in_engines_form(binder, bound_to(choice=["yes", "no"]))
+    assert (bound.choice, bound.grammar) == (None, 'root ::= "yes" | "no"')
 
 
-def test_what_the_client_asked_for_is_not_changed() -> None:
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"regex": "[a-c]{2}"},
+        {"grammar": 'root ::= "a" | "b"'},
+        {"grammar": 'start: "a" | "b"'},
+        {
+            "structural_tag": json.dumps(
+                {
+                    "type": "structural_tag",
+                    "structures": [{"begin": "<f>", "schema": PERSON, "end": "</f>"}],
+                    "triggers": ["<f"],
+                }
+            )
+        },
+    ],
+    ids=str,
+)
+async def test_every_other_kind_is_checked_as_the_engine_compiles_it(
+    binder: StructureBinder, asked: dict[str, Any]
+) -> None:
+    bound, shortest_tokens = await binder.bind(bound_to(**asked), None)
+    assert shortest_tokens <= 2
+    assert bound.regex == asked.get("regex")
+    assert bound.grammar == asked.get("grammar")
+
+
+async def test_what_the_client_asked_for_is_not_changed(binder: StructureBinder) -> None:
     asked = bound_to(PERSON)
-    assert compact(asked) is not asked
+    assert await in_engines_form(binder, asked) is not asked
     assert (asked.json, asked.structural_tag) == (PERSON, None)
+
+
+async def test_a_checked_form_passes_as_it_is(binder: StructureBinder) -> None:
+    """As for the second of a request's prompts."""
+    bound = await in_engines_form(binder, bound_to(PERSON))
+    assert await in_engines_form(binder, bound) == bound
+    assert binder.sandbox.counts.cache_hits == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        (bound_to({"type": "object", "strange": True}), "structure_unsupported"),
+        (bound_to("{"), "structure_invalid"),
+        (bound_to("[" * 100_000), "structure_too_deep"),
+        (bound_to(json_object=False), "structure_invalid"),
+        (bound_to(structural_tag="[]"), "structure_invalid"),
+        (bound_to({"$ref": "http://127.0.0.1/"}), "structure_reference"),
+        (bound_to(regex="(" * 100), "structure_too_deep"),
+        (bound_to(grammar=5), "structure_invalid"),
+        (bound_to(choice=[]), "structure_invalid"),
+    ],
+    ids=str,
+)
+async def test_what_is_refused_at_sight_names_the_field(
+    binder: StructureBinder, asked: Any, code: str
+) -> None:
+    with pytest.raises(RequestError) as refused:
+        await binder.bind(asked, "text.format")
+    assert (refused.value.status, refused.value.param) == (400, "text.format")
+    assert refused.value.code == code
+    assert binder.sandbox.worker_pid is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        (bound_to(regex="("), "structured_outputs.regex"),
+        (bound_to({"type": 5}), "response_format"),
+        (bound_to(structural_tag="{}"), "structured_outputs.structural_tag"),
+    ],
+    ids=str,
+)
+async def test_a_field_that_nobody_has_told_is_guessed(
+    binder: StructureBinder, asked: Any, field: str
+) -> None:
+    with pytest.raises(RequestError) as refused:
+        await binder.bind(asked, None)
+    assert refused.value.param == field
+
+
+async def test_a_tag_may_nest_deeper_than_the_schemas_that_it_holds(vocabulary: str) -> None:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(4):
+        schema = {"type": "array", "items": schema}
+    async with a_sandbox(vocabulary) as sandbox:
+        binder = a_binder(sandbox, SchemaLimits(max_nesting=6))
+        bound = await in_engines_form(binder, bound_to(schema))
+        assert await in_engines_form(binder, bound) == bound
 
 
 @pytest.mark.parametrize(
@@ -136,3 +247,9 @@ def test_where_calls_are_the_models_choice_text_may_be_cut(
     bound = bound_to(structural_tag=json.dumps({"format": {"type": form}}))
     params = SimpleNamespace(structured_outputs=bound, ignore_eos=False)
     assert is_unfinished(params, answer) == unfinished
+
+
+def test_the_older_form_of_a_tag_is_the_models_choice_too() -> None:
+    bound = bound_to(structural_tag=json.dumps({"structures": [], "triggers": []}))
+    params = SimpleNamespace(structured_outputs=bound, ignore_eos=False)
+    assert not is_unfinished(params, "plain text")

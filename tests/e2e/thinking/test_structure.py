@@ -141,3 +141,38 @@ async def test_json_that_would_not_end_is_closed(site: Site, problems: list[Prob
     for answer in answers:
         jsonschema.validate(json.loads(message(answer)["content"]), schema)
     assert any("closed" in answer["tierserve"] for answer in answers)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/api/chat", {"response_format": as_format({"$ref": "#"})}, "response_format"),
+        ("/api/chat", {"structured_outputs": {"regex": "((a*)*)*"}}, "structured_outputs.regex"),
+        (
+            "/api/chat/v1/responses",
+            {"text": {"format": {"type": "json_schema", "name": "a", "schema": {"$ref": "#"}}}},
+            "text.format",
+        ),
+        (
+            "/api/chat",
+            {
+                "tools": [
+                    {"type": "function", "function": {"name": "f", "parameters": {"$ref": "#"}}}
+                ],
+                "tool_choice": "required",
+            },
+            "tools",
+        ),
+    ],
+    ids=["response_format", "regex", "responses", "tools"],
+)
+def test_what_no_answer_should_be_bound_to_is_a_400_before_any_stream(
+    site: Site, path: str, fields: dict[str, object], param: str, stream: bool
+) -> None:
+    asked = {"input": "Hi"} if "responses" in path else {"prompt": "Hi", "max_tokens": 16}
+    reply = site.post(path, {**asked, **fields, "stream": stream})
+    assert reply.status_code == 400, reply.text
+    error = reply.json()["error"]
+    assert error["param"] == param
+    assert error["code"] in ("structure_empty", "structure_too_slow")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serve_app.serving.haproxy_wrapper import HOST_VARIABLE
 from serve_app.serving.ports import free_port_block, free_ports
 from serve_app.serving.profiles import DEPLOY_DIR, read_env_file
 from serve_app.serving.supervisor import RUN_ID_VARIABLE
@@ -79,7 +80,9 @@ class RayHead:
             *options,
         ]
 
-    def environment(self, *, haproxy: bool, chosen: Mapping[str, str]) -> dict[str, str]:
+    def environment(
+        self, *, haproxy: bool, chosen: Mapping[str, str], http_host: str = "127.0.0.1"
+    ) -> dict[str, str]:
         """The caller's environment, deploy/runtime.env, this cluster's own, `chosen`: last wins."""
         inherited = {n: v for n, v in os.environ.items() if n not in _NOT_INHERITED}
         runtime = read_env_file((DEPLOY_DIR / "runtime.env").read_text())
@@ -88,6 +91,9 @@ class RayHead:
             "RAY_AUTH_TOKEN_PATH": str(self.run_dir / "token"),
             # Nothing moves elsewhere from a single node, so there is nothing to drain for.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+            # What Ray does where it supports no clusters: the node's address is 127.0.0.1, and all
+            # of Ray's servers listen there only.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_SERVE_ENABLE_HA_PROXY": "1" if haproxy else "0",
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(self.first_replica_port),
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(
@@ -102,4 +108,12 @@ class RayHead:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             RUN_ID_VARIABLE: self.run_id,
         }
+        if haproxy and (wrapper := haproxy_wrapper()) is not None:
+            own |= {"RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper), HOST_VARIABLE: http_host}
         return {**inherited, **runtime, **own, **{n: str(p) for n, p in serve_ports}, **chosen}
+
+
+def haproxy_wrapper() -> Path | None:
+    """The command that hardens HAProxy; None in an environment that is older than it."""
+    path = Path(sys.executable).with_name("tierserve-haproxy")
+    return path if os.access(path, os.X_OK) else None

@@ -14,6 +14,8 @@ from rich.console import Console
 
 from serve_app.engine.model_dir import EMBEDDED_MODEL, check_hub_model, resolve_model
 from serve_app.serving import profiles
+from serve_app.serving.haproxy_wrapper import ALL_ADDRESSES
+from serve_app.serving.head import haproxy_wrapper
 from serve_app.serving.local import ClusterError, LocalCluster
 from serve_app.serving.nvidia import installed_cards
 from serve_app.serving.ports import holder_of, is_free
@@ -61,7 +63,8 @@ def serve(port: int, profile: str | None, model: str | None, console: Console) -
     except KeyboardInterrupt:
         progress.stop()
         return 0
-    cluster = LocalCluster(port=plan.port, environment=plan.environment)
+    host = profiles.http_host(plan.config)
+    cluster = LocalCluster(port=plan.port, http_host=host, environment=plan.environment)
     failed = True
     try:
         _start(cluster, plan, progress)
@@ -132,6 +135,10 @@ def _check_memory() -> None:
 
 
 def _start(cluster: LocalCluster, plan: Plan, progress: StartProgress) -> None:
+    if haproxy_wrapper() is None:
+        progress.say(
+            "HAProxy stays as Ray configures it: tierserve-haproxy is missing, `make setup`"
+        )
     progress.wait_for("Ray to start")
     cluster.start()
     progress.say("Ray is up")
@@ -154,6 +161,7 @@ def _tell_how_to_use(console: Console, cluster: LocalCluster, plan: Plan, elapse
     lines = [
         "",
         f"Ready after {elapsed_s:.0f} s at {cluster.base_url}",
+        *who_gets_in(profiles.http_host(plan.config), plan.port),
         "",
         *calls,
         "",
@@ -164,6 +172,17 @@ def _tell_how_to_use(console: Console, cluster: LocalCluster, plan: Plan, elapse
         "",
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def who_gets_in(host: str, port: int) -> list[str]:
+    """What is to be said of an HTTP port that others than this machine reach."""
+    if host in ("127.0.0.1", "::1", "localhost"):
+        return []
+    where = "every address of this machine" if host in ALL_ADDRESSES else host
+    return [
+        f"It listens on {where}, port {port}, and asks for no key: close the port to strangers,",
+        "or set `http_options.host: 127.0.0.1` in a profile of your own (docs/operations.md).",
+    ]
 
 
 def _pass_on_logs(cluster: LocalCluster, console: Console) -> None:

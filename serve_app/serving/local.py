@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from serve_app.serving.haproxy_wrapper import HOST_VARIABLE
 from serve_app.serving.head import RayHead
 from serve_app.serving.ports import free_ports
 from serve_app.serving.profiles import load_profile, with_http_port
@@ -48,16 +49,23 @@ class LocalCluster:
         self,
         *,
         port: int | None = None,
+        http_host: str = "127.0.0.1",
         environment: Mapping[str, str] | None = None,
         haproxy: bool = True,
         ray_options: tuple[str, ...] = (),
         interrupts: bool = False,
     ) -> None:
-        """`environment` wins over deploy/runtime.env; `ray_options` go to `ray start`. With
-        `interrupts` all processes are in Linux' normal scheduling class, not only the engines."""
+        """Applications listen on `http_host`, everything else on 127.0.0.1 only. `environment` wins
+        over deploy/runtime.env; `ray_options` go to `ray start`. With `interrupts` all processes
+        are in Linux' normal scheduling class, not only the engines."""
         self.port = port or free_ports(1)[0]
         self._head = RayHead.beside(self.port)
-        self.env = self._head.environment(haproxy=haproxy, chosen=environment or {})
+        self.env = self._head.environment(
+            haproxy=haproxy, http_host=http_host, chosen=environment or {}
+        )
+        # HAProxy alone listens on `http_host`. Without the wrapper, or without HAProxy, Serve does,
+        # and with HAProxy each replica too.
+        self._serve_host = "127.0.0.1" if HOST_VARIABLE in self.env else http_host
         self.api = ServeApi(self._head.dashboard_address, self._head.token)
         self._options = ray_options
         self._interrupts = interrupts
@@ -130,7 +138,7 @@ class LocalCluster:
     ) -> None:
         """Deploy a Serve config (content, file or profile name) and wait until it answers."""
         content = config if isinstance(config, Mapping) else load_profile(str(config))
-        self.api.deploy(with_http_port(content, self.port))
+        self.api.deploy(with_http_port(content, self.port, host=self._serve_host))
         names = [app["name"] for app in content["applications"]]
         deadline_s = time.monotonic() + (timeout_s or float("inf"))
         while True:

@@ -54,10 +54,13 @@ def load_profile(name_or_path: str) -> dict[str, Any]:
     return config
 
 
-def with_http_port(config: Mapping[str, Any], port: int) -> dict[str, Any]:
-    """The same config, listening on `port`."""
+def with_http_port(
+    config: Mapping[str, Any], port: int, *, host: str | None = None
+) -> dict[str, Any]:
+    """The same config, listening on `port`, and on `host` where one is given."""
     changed = deepcopy(dict(config))
-    changed["http_options"] = {**(changed.get("http_options") or {}), "port": port}
+    address: dict[str, Any] = {"port": port} if host is None else {"port": port, "host": host}
+    changed["http_options"] = {**(changed.get("http_options") or {}), **address}
     return changed
 
 

@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from dockerfile_parse import DockerfileParser
@@ -38,6 +39,14 @@ def test_all_that_is_copied_is_there_and_sent_to_the_builder() -> None:
                 found = set(REPOSITORY.glob(pattern))
                 assert found, f"COPY {pattern}: nothing is there"
                 assert found <= sent, f".dockerignore keeps {found - sent}"
+
+
+def test_ray_starts_haproxy_through_our_wrapper() -> None:
+    """A path that leads nowhere would keep Serve's proxies from starting."""
+    (variables,) = steps("ENV")[-1:]
+    assert "RAY_SERVE_HAPROXY_BINARY_PATH=/opt/tierserve/bin/tierserve-haproxy" in variables.split()
+    scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
+    assert "tierserve-haproxy" in scripts
 
 
 def test_the_base_is_named_by_its_digest_and_the_user_by_number() -> None:

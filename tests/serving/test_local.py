@@ -2,15 +2,22 @@
 
 import os
 import socket
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serve_app.serving import launcher, ports
+from serve_app.config import refuse_unknown_variables
+from serve_app.serving import head, launcher, ports, replica_port
+from serve_app.serving.haproxy_wrapper import (
+    BODY_TIMEOUT_VARIABLE,
+    HEADER_TIMEOUT_VARIABLE,
+    HOST_VARIABLE,
+)
 from serve_app.serving.local import LocalCluster
 from serve_app.serving.ports import free_port_block, free_ports, holder_of, is_free
-from serve_app.serving.serve_api import AppStatus, failure_reason
+from serve_app.serving.serve_api import AppStatus, ServeApi, failure_reason
 from serve_app.serving.worker_logs import WorkerLogs, error_tail, parse_line
 
 
@@ -37,6 +44,60 @@ def test_what_the_caller_sets_wins_over_the_file() -> None:
     assert cluster.env["TIERSERVE_MODEL"] == "m"
     assert make_cluster().env["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
     assert make_cluster(haproxy=False).env["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
+
+
+def test_haproxy_is_started_through_the_wrapper_which_opens_the_http_port() -> None:
+    env = make_cluster(http_host="0.0.0.0").env
+    wrapper = Path(env["RAY_SERVE_HAPROXY_BINARY_PATH"])
+    assert wrapper.is_absolute()
+    assert os.access(wrapper, os.X_OK)
+    assert env[HOST_VARIABLE] == "0.0.0.0"
+    assert make_cluster().env[HOST_VARIABLE] == "127.0.0.1"
+    # Otherwise the application refuses to start.
+    refuse_unknown_variables(env | {HEADER_TIMEOUT_VARIABLE: "1", BODY_TIMEOUT_VARIABLE: "1"})
+
+
+def deployed_host(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What Serve, and with it each replica, is told to listen on."""
+    deployed: list[dict[str, Any]] = []
+    monkeypatch.setattr(ServeApi, "deploy", lambda _, config: deployed.append(config))
+    monkeypatch.setattr(cluster, "_is_ready", lambda _path: True)
+    cluster.deploy({"http_options": {"host": "0.0.0.0", "port": 1}, "applications": []})
+    return deployed[0]["http_options"]["host"]
+
+
+def test_only_haproxy_listens_where_the_profile_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert deployed_host(make_cluster(http_host="0.0.0.0"), monkeypatch) == "127.0.0.1"
+    without = make_cluster(http_host="0.0.0.0", haproxy=False)
+    assert HOST_VARIABLE not in without.env
+    assert deployed_host(without, monkeypatch) == "0.0.0.0"
+    monkeypatch.setattr(head, "haproxy_wrapper", lambda: None)
+    assert deployed_host(make_cluster(http_host="0.0.0.0"), monkeypatch) == "0.0.0.0"
+
+
+def test_an_open_port_is_said_to_be_open() -> None:
+    assert launcher.who_gets_in("127.0.0.1", 8000) == []
+    everywhere = " ".join(launcher.who_gets_in("0.0.0.0", 8000))
+    assert "every address of this machine, port 8000" in everywhere
+    assert "no key" in everywhere
+    assert "10.0.0.1, port 8000" in " ".join(launcher.who_gets_in("10.0.0.1", 8000))
+
+
+def test_serves_own_port_of_a_replica_is_where_the_nodes_ports_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Should it fail after an upgrade of Ray, see whether replica_port.py is still needed."""
+    bound: list[str] = []
+    module = types.SimpleNamespace(add_port_to_grpc_server=lambda _, address: bound.append(address))
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
+    assert replica_port.install(module)
+    assert replica_port.install(module)
+    module.add_port_to_grpc_server(None, "[::]:0")
+    module.add_port_to_grpc_server(None, "10.0.0.1:7")
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "10.0.0.1")
+    module.add_port_to_grpc_server(None, "[::]:0")
+    assert bound == ["127.0.0.1:0", "10.0.0.1:7", "[::]:0"]
+    assert not replica_port.install(types.SimpleNamespace())
 
 
 def test_haproxys_socket_fits_a_unix_path() -> None:

@@ -61,6 +61,8 @@ def test_only_the_port_of_a_profile_is_changed() -> None:
     assert config["http_options"]["port"] == 8000
     changed["http_options"]["port"] = 8000
     assert changed == config
+    wide = profiles.with_http_port(config, 9999, host="10.0.0.1")
+    assert wide["http_options"] == {"host": "10.0.0.1", "port": 9999}
 
 
 @pytest.mark.parametrize(

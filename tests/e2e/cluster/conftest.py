@@ -11,6 +11,8 @@ from tests.e2e.site import Site, site_of
 ENVIRONMENT = {
     # Nobody waits here for a load balancer that learns slowly.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    # Further nodes join this head, at an address of their own.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
 }
 
 

@@ -24,7 +24,7 @@ READY_LIMIT_S = 180.0
 STOP_LIMIT_S = 60.0
 
 
-def profile(path: Path, **chat_args: str) -> Path:
+def profile(path: Path, *, host: str = "127.0.0.1", **chat_args: str) -> Path:
     def app(name: str, prefix: str, **args: str) -> dict[str, Any]:
         return {
             "name": name,
@@ -34,7 +34,7 @@ def profile(path: Path, **chat_args: str) -> Path:
         }
 
     apps = [app("web", "/"), app("chat", "/api/chat", tier="chat", **chat_args)]
-    config = {"http_options": {"host": "127.0.0.1", "port": 8000}, "applications": apps}
+    config = {"http_options": {"host": host, "port": 8000}, "applications": apps}
     path.write_text(yaml.safe_dump(config))
     return path
 
@@ -90,9 +90,9 @@ class Launcher:
 
 
 @contextmanager
-def started_in(folder: Path) -> Iterator[Launcher]:
+def started_in(folder: Path, host: str = "127.0.0.1") -> Iterator[Launcher]:
     port = free_ports(1)[0]
-    started = Launcher(profile(folder / "p.yaml"), port, folder / "out")
+    started = Launcher(profile(folder / "p.yaml", host=host), port, folder / "out")
     started.wait_until_ready()
     yield started
     started.process.terminate()
@@ -102,8 +102,8 @@ def started_in(folder: Path) -> Iterator[Launcher]:
 
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    """Runs until the test that stops it."""
-    with started_in(tmp_path_factory.mktemp("launcher")) as started:
+    """Runs until the test that stops it; its service, as the GPU profiles', is everybody's."""
+    with started_in(tmp_path_factory.mktemp("launcher"), "0.0.0.0") as started:
         yield started
 
 
@@ -118,6 +118,26 @@ def test_a_second_start_on_its_port_names_the_first(launcher: Launcher, tmp_path
     assert second.process.wait(60) == 1
     assert f"`kill {launcher.process.pid}`" in second.read()
     assert launcher.process.poll() is None
+
+
+def test_only_the_service_listens_beyond_this_machine_and_it_says_so(launcher: Launcher) -> None:
+    wide = {
+        connection.laddr.port
+        for process in psutil.Process(launcher.process.pid).children(recursive=True)
+        for connection in connections_of(process)
+        if connection.status == psutil.CONN_LISTEN
+        and connection.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+    }
+    assert wide == {launcher.port}
+    assert f"every address of this machine, port {launcher.port}, and asks for no key" in (
+        launcher.read()
+    )
+
+
+def connections_of(process: psutil.Process) -> list[Any]:
+    with suppress(psutil.NoSuchProcess):
+        return process.net_connections("tcp")
+    return []
 
 
 def test_it_tells_how_it_goes_and_stops_all_of_it(launcher: Launcher) -> None:

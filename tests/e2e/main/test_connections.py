@@ -1,0 +1,138 @@
+"""One client's connections against everybody else's: at the door of the real application."""
+
+import contextlib
+import json
+import re
+import resource
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.e2e.site import Site
+
+LATE_S = 1.0
+# Ray's own limit is 4,096.
+IDLE_CONNECTIONS = 5000
+HALF_REQUESTS = 100
+MESSAGES = [{"role": "user", "content": "Hello"}]
+CHAT = {"model": "chat", "messages": MESSAGES, "max_tokens": 2}
+HALF_BODY = (
+    b"POST /api/chat HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+    b'content-length: %d\r\n\r\n{"prompt": "'
+)
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+
+
+def raw(site: Site, data: bytes) -> tuple[bytes, bool]:
+    """What comes back within five seconds, and whether the connection was closed."""
+    with socket.create_connection(("127.0.0.1", site.cluster.port)) as connection:
+        connection.settimeout(5)
+        connection.sendall(data)
+        received = b""
+        try:
+            while piece := connection.recv(65536):
+                received += piece
+        except TimeoutError:
+            return received, False
+    return received, True
+
+
+def error_of(answer: bytes) -> dict[str, Any]:
+    return json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"]
+
+
+def request(*headers: bytes, path: bytes = b"/v1/models") -> bytes:
+    return b"\r\n".join([b"GET " + path + b" HTTP/1.1", b"host: a", *headers, b"", b""])
+
+
+def test_everything_listens_on_loopback(site: Site) -> None:
+    """Ray's ports, the replicas', HAProxy's metrics and its stats page: most ask for no key."""
+    listening = [
+        (process.name(), connection.laddr.ip, connection.laddr.port)
+        for process in psutil.Process().children(recursive=True)
+        for connection in connections_of(process)
+        if connection.status == psutil.CONN_LISTEN and connection.laddr
+    ]
+    assert len({port for _, _, port in listening}) > 15
+    assert site.cluster.port in {port for _, _, port in listening}
+    assert [each for each in listening if each[1] not in LOOPBACK] == []
+
+
+def connections_of(process: psutil.Process) -> list[Any]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.net_connections("tcp")
+    return []
+
+
+@pytest.mark.parametrize(
+    "header", [b"x-session-id: \xff", b"serve_multiplexed_model_id: \xff", b"x-Session_id: \xff"]
+)
+def test_bytes_that_serve_cannot_decode_are_a_bad_request(site: Site, header: bytes) -> None:
+    answer, closed = raw(site, request(header))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert closed
+    assert set(error_of(answer)) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("given", [b"\xff", b"a b", b"", b"a" * 129, b"a\r\nx-request-id: b"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+def test_a_malformed_request_id_is_replaced(site: Site, given: bytes, path: str) -> None:
+    body = json.dumps(CHAT).encode()
+    head = b"\r\n".join(
+        [
+            f"POST {path} HTTP/1.1".encode(),
+            *(b"host: a", b"connection: close", b"content-type: application/json"),
+            b"x-request-id: " + given,
+            b"content-length: %d" % len(body),
+        ]
+    )
+    with socket.create_connection(("127.0.0.1", site.cluster.port)) as connection:
+        connection.sendall(head + b"\r\n\r\n" + body)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    (made,) = re.findall(rb"(?im)^x-request-id: *(.*?)\r$", answer)
+    assert re.fullmatch(rb"[A-Za-z0-9_.:-]{1,128}", made)
+    assert made not in given.split(b"\r\n")
+
+
+@pytest.mark.parametrize("path", [b"/", b"/api/chat", b"/v1/chat/completions"])
+def test_a_websocket_is_refused_and_closed(site: Site, path: bytes) -> None:
+    upgrade = (b"connection: Upgrade", b"upgrade: websocket", b"sec-websocket-version: 13")
+    key = b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=="
+    answer, closed = raw(site, request(*upgrade, key, path=path))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert closed
+    assert error_of(answer)["code"] == "websocket_not_supported"
+
+
+@contextlib.contextmanager
+def crowd(site: Site) -> Iterator[None]:
+    """Connections that say nothing, half a header, half a small body, half a large one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    half = [b"POST /api/chat HTTP/1.1\r\nho", HALF_BODY % 3000, HALF_BODY % 300_000 + b"a" * 50_000]
+    with contextlib.ExitStack() as opened:
+        for data in [b""] * IDLE_CONNECTIONS + half * HALF_REQUESTS:
+            one = socket.create_connection(("127.0.0.1", site.cluster.port), timeout=10)
+            opened.callback(one.close)
+            one.sendall(data)
+        yield
+
+
+def test_idle_connections_and_half_requests_delay_nobody(site: Site) -> None:
+    """The full size, 20,000 connections of several processes, is in docs/adr/0021."""
+    waits_s: list[float] = []
+    with crowd(site):
+        until_s = time.monotonic() + 4
+        while time.monotonic() < until_s:
+            began_s = time.monotonic()
+            assert httpx.get(f"{site.url}/healthz").status_code == 200
+            waits_s.append(time.monotonic() - began_s)
+            time.sleep(0.1)
+        assert site.post("/api/chat", CHAT).status_code == 200
+    assert max(waits_s) < LATE_S

@@ -76,7 +76,7 @@ def _run(application: str, port: int, console: Console) -> None:
         f"data         {RUN_DIR}\n"
         "stop         Ctrl-C"
     )
-    os.execv(binary, list(command(config, port)))
+    os.execv(binary, list(command(config, port)))  # noqa: S606 - words of our own
 
 
 def _pages(binary: str) -> str:

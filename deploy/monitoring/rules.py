@@ -60,7 +60,8 @@ def selected(expr: str) -> list[Selected]:
 
     def visit(node: promql_parser.Expr) -> None:
         if isinstance(node, promql_parser.VectorSelector):
-            assert node.name is not None, f"a selector without a metric's name in {expr}"
+            if node.name is None:
+                raise ValueError(f"a selector without a metric's name in {expr}")
             matched = frozenset(matcher.name for matcher in node.matchers.matchers)
             found.append(Selected(node.name, matched))
 

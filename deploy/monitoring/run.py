@@ -97,7 +97,7 @@ class Prometheus:
     def __enter__(self) -> "Prometheus":
         log = self._config.parent / "prometheus.log"
         with log.open("wb") as output:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - words of our own
                 command(self._config, self._port), stdout=output, stderr=subprocess.STDOUT
             )
         deadline_s = time.monotonic() + START_LIMIT_S

@@ -12,7 +12,7 @@ FORCED_THOUGHT = "{%- set force_thought = true -%}"
 FREE_THOUGHT = "{%- set force_thought = false -%}"
 
 _TURN_TOKENS = ("<｜User｜>", "<｜Assistant｜>")
-_CALL_TOKEN = "<｜tool▁calls▁begin｜>"
+_CALL_TOKEN = "<｜tool▁calls▁begin｜>"  # noqa: S105 - of the vocabulary
 # Looked for in a template without white space, white-space control and double quotes.
 _FAULTS = (
     (

@@ -146,7 +146,7 @@ class _Completions:
         if body.ignore_eos:
             return limit
         spread = self.config.reply_spread
-        dice = random.Random(f"{self.config.seed} {copy} {prompt}")
+        dice = random.Random(f"{self.config.seed} {copy} {prompt}")  # noqa: S311 - repeatable
         drawn = dice.lognormvariate(log(self.config.reply_tokens) - spread**2 / 2, spread)
         return min(max(round(drawn), body.min_tokens, 1), limit)
 

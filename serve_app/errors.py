@@ -54,8 +54,7 @@ def engine_stopped() -> RequestError:
     """The 503 of a replica whose engine is dead."""
     return RequestError(
         503,
-        "The engine that answers here has stopped, and another one is being started. "
-        "Please retry.",
+        "The engine that answers here has stopped, and another one is being started. Please retry.",
         code="engine_stopped",
         retry_after_s=5,
     )

@@ -60,6 +60,7 @@ class TierMetrics:
     thought_tokens: Counter
     repetitions: Counter
     cache: Counter
+    structures: Counter
     prefix_hit_rate: Gauge
     running: Gauge
     borrowed_sequences: Gauge
@@ -106,6 +107,9 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
         thought_tokens=counter("thought_tokens", "Tokens of thoughts."),
         repetitions=counter("repetitions", "Answers ended because they repeated themselves."),
         cache=counter("answer_cache_requests", "Requests looked for in the cache.", "result"),
+        structures=counter(
+            "structures", "Schemas and grammars that clients asked for, by result.", "result"
+        ),
         prefix_hit_rate=gauge(
             "prefix_cache_hit_rate",
             "Share of prompt tokens found in the engine's prefix cache, since its start.",

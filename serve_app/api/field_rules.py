@@ -11,6 +11,7 @@ from typing import Any
 from serve_app.core.repetition import ENDLESS
 from serve_app.errors import RequestError, invalid
 
+_NOT_FOUND = {"previous_response_id": (404, "previous_response_not_found")}
 _KEPT = "responses are not kept here: send the whole conversation"
 _TEXT = "the models here read text only"
 _ENGINES = "it is for engines that hand requests to each other"
@@ -73,7 +74,10 @@ def apply_field_rules(payload: dict[str, Any], rules: SchemaRules) -> None:
     the payload."""
     for name in CLOSED_FIELDS.keys() & payload.keys():
         if payload[name]:
-            raise invalid(f"`{name}` is not open to clients: {CLOSED_FIELDS[name]}.", param=name)
+            message = f"`{name}` is not open to clients: {CLOSED_FIELDS[name]}."
+            # Clients know by the status that there is no such response.
+            status, code = _NOT_FOUND.get(name, (400, "invalid_value"))
+            raise RequestError(status, message, param=name, code=code)
         del payload[name]
     # vLLM takes the first two from there as well.
     arguments = payload.get("vllm_xargs")

@@ -1,5 +1,6 @@
 """What a replica needs of an engine, vLLM or the fake one, and what an engine says of its load."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import nan
 from typing import Any, Protocol
@@ -77,6 +78,10 @@ class Engine(Protocol):
 
     async def check(self) -> None:
         """Raise if the engine is dead."""
+        ...
+
+    def structure_counts(self) -> Mapping[str, int]:
+        """What became of the grammars that clients asked for, since the start, by result."""
         ...
 
     def shutdown(self) -> None: ...

@@ -6,7 +6,7 @@ model: neither its answers nor its token counts mean anything.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -93,6 +93,10 @@ class FakeEngine:
     def has_finished(self, generation: Generation) -> bool:
         """Its answers end with their streams."""
         return False
+
+    def structure_counts(self) -> Mapping[str, int]:
+        """It binds nothing."""
+        return {}
 
     async def check(self) -> None:
         """Raise if it no longer steps."""

@@ -8,7 +8,7 @@ must be there before.
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -158,6 +158,16 @@ class VllmEngine:
         return bool(generation.engine_ids) and not any(
             engine_id in running for engine_id in generation.engine_ids
         )
+
+    def structure_counts(self) -> Mapping[str, int]:
+        """What became of the grammars that clients asked for, since the start, by result."""
+        counts = self.grammars.counts
+        return {
+            "passed": counts.passed,
+            "refused": counts.refused.total(),
+            "busy": counts.busy,
+            "sandbox_restarted": counts.restarts,
+        }
 
     def shutdown(self) -> None:
         self.grammars.stop()

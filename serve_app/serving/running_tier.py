@@ -1,6 +1,7 @@
 """A started replica: its engine and edge, its live settings, and what it reports of itself."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,7 @@ class RunningTier:
     edge: TierEdge
     settings_error: str | None = None
     _counted_tokens: int = 0
+    _counted_structures: Counter[str] = field(default_factory=Counter[str])
     _throughput: "_Throughput" = field(default_factory=lambda: _Throughput())
 
     @classmethod
@@ -162,6 +164,9 @@ class RunningTier:
         metrics.service_s.set(gate.service.mean_s)
         metrics.output_tokens.inc(self.engine.load.output_tokens - self._counted_tokens)
         self._counted_tokens = self.engine.load.output_tokens
+        for result, count in self.engine.structure_counts().items():
+            metrics.structures.labels(result=result).inc(count - self._counted_structures[result])
+            self._counted_structures[result] = count
         metrics.prefix_hit_rate.set(self.engine.load.prefix_hit_rate)
         if self.engine.load.waiting is not None:
             metrics.engine_waiting.set(self.engine.load.waiting)

@@ -28,6 +28,7 @@ from serve_app.api.messages import (
     RequestId,
     path_below_root,
     send_error,
+    shown,
     take_request_id,
 )
 from serve_app.api.payload import as_json, parse_object
@@ -106,10 +107,10 @@ class TierEdge:
         elif route is not None:
             await self._answer_directly(scope, receive, send, route, request_id)
         elif endpoint is not None:
-            error = RequestError(405, f"{scope['path']} takes POST.", code="method_not_allowed")
+            error = RequestError(405, f"{shown(scope)} takes POST.", code="method_not_allowed")
             await send_error(send, error, request_id=request_id, headers=[(b"allow", b"POST")])
         else:
-            error = RequestError(404, f"There is no {method} {scope['path']}.", code="not_found")
+            error = RequestError(404, f"There is no {method} {shown(scope)}.", code="not_found")
             await send_error(send, error, request_id=request_id)
 
     def _answer(self, send: Send, request_id: RequestId, endpoint: Endpoint) -> Answer:

@@ -13,6 +13,7 @@ REQUEST_ID_HEADER = b"x-request-id"
 HOP_BY_HOP = frozenset(
     {b"connection", b"content-length", b"host", b"keep-alive", b"transfer-encoding", b"upgrade"}
 )
+MAX_SHOWN_CHARS = 200
 ENGINE_HEADERS = frozenset(
     {b"accept", b"host", b"origin", b"traceparent", b"tracestate", b"user-agent", b"x-request-id"}
 )
@@ -54,6 +55,12 @@ def take_request_id(scope: Scope) -> RequestId:
 def path_below_root(scope: Scope) -> str:
     """The path without the prefix under which the application is mounted."""
     return scope["path"].removeprefix(scope.get("root_path", ""))
+
+
+def shown(scope: Scope) -> str:
+    """The path, as an error repeats it."""
+    path: str = scope["path"]
+    return path if len(path) <= MAX_SHOWN_CHARS else f"{path[:MAX_SHOWN_CHARS]}..."
 
 
 def for_engine(scope: Scope, size_bytes: int, *more: tuple[bytes, bytes]) -> Scope:

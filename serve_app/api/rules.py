@@ -34,6 +34,8 @@ SIMILARITY = 0.8
 # What a client may add of its own, each name compared to all that the schema knows.
 MAX_UNKNOWN_FIELDS = 32
 MAX_FIELD_CHARS = 64
+# 20 of each of 2,048 tokens: the event loop is held for half a second then.
+MAX_LOGPROBS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +95,11 @@ def prepare(payload: dict[str, Any], endpoint: Endpoint, book: RuleBook) -> Prep
     shape_prompt(payload, endpoint, rules, task.directive)
     plan, warning = _plan(payload, endpoint, book, force=rules.force_thought)
     warnings = (warning, heat_warning(payload) if book.r1 else None)
+    sequences = _within_slots(payload, endpoint, book)
+    _refuse_many_logprobs(payload, sequences * max_new_tokens)
     return PreparedRequest(
         payload,
-        _within_slots(payload, endpoint, book),
+        sequences,
         max_new_tokens,
         payload.get("stream") is True,
         plan,
@@ -117,6 +121,21 @@ def _plan(
         max_new_tokens=book.settings.max_new_tokens,
         force=force,
     )
+
+
+def _refuse_many_logprobs(payload: Mapping[str, Any], new_tokens: int) -> None:
+    """Each is an object that the event loop makes, and of a whole answer it makes all at once."""
+    if payload.get("stream") is True:
+        return
+    for field in ("top_logprobs", "logprobs"):
+        each = payload.get(field)
+        if not isinstance(each, int) or each is True or each * new_tokens <= MAX_LOGPROBS:
+            continue
+        raise invalid(
+            f"`{field}` is {each}: of {new_tokens:,} tokens that is more than the "
+            f"{MAX_LOGPROBS:,} log probabilities of a whole answer. Stream it, or ask for less.",
+            param=field,
+        )
 
 
 def _within_slots(payload: Mapping[str, Any], endpoint: Endpoint, book: RuleBook) -> int:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.deadlines import Deadlines
 from serve_app.api.gateway import PASSED_PATHS, Gateway
-from serve_app.api.messages import ClientGone, take_request_id
+from serve_app.api.messages import ClientGone, shown, take_request_id
 from serve_app.api.openapi import TierLimits, as_json, openapi_document
 from serve_app.api.shared_answer import SharedAnswers
 from serve_app.api.stall_watch import ClientSend, StallWatch, Watched
@@ -81,7 +81,7 @@ class _Pages:
             if model["id"] == wanted:
                 return JSONResponse(model)
         raise RequestError(
-            404, f"There is no model `{wanted}`.", param="model", code="model_not_found"
+            404, f"There is no model `{wanted[:200]}`.", param="model", code="model_not_found"
         )
 
     async def metrics(self, request: Request) -> Response:
@@ -202,7 +202,7 @@ async def _on_request_error(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
-    message = f"{request.method} {request.url.path}: {error.detail}."
+    message = f"{request.method} {shown(request.scope)}: {error.detail}."
     return Response(
         error_body(error.status_code, message, param=None, code=code),
         status_code=error.status_code,

@@ -235,10 +235,15 @@ def _door_rules(limits: Limits) -> Iterable[str]:
     # So that no replica waits for a body that never comes; what does not fit HAProxy's buffer the
     # application waits for itself.
     yield f"http-request wait-for-body time {round(limits.body_timeout_s * 1000)}ms"
-    # Serve and the application both write theirs.
+    # Serve and the application both write theirs; what is answered here has none.
+    yield "unique-id-format %[uuid]"
     yield (
-        "http-response set-header x-request-id %[res.fhdr(x-request-id,1)] "
+        "http-after-response set-header x-request-id %[res.fhdr(x-request-id,1)] "
         "if { res.fhdr_cnt(x-request-id) gt 1 }"
+    )
+    yield (
+        "http-after-response set-header x-request-id %[unique-id] "
+        "unless { res.fhdr_cnt(x-request-id) gt 0 }"
     )
 
 

@@ -170,3 +170,24 @@ def test_no_field_that_vllm_knows_is_refused_as_unknown(endpoint: Endpoint) -> N
     for field in KNOWN_FIELDS[endpoint.path] - {"n", "messages", "prompt"}:
         body = BODY_OF[endpoint.name] | {field: BODY_OF[endpoint.name].get(field)}
         assert a_prepared(body, endpoint=endpoint)
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [
+        ({"logprobs": True, "top_logprobs": 20, "n": 8, "max_tokens": 1000}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 20, "n": 8, "max_tokens": 1000, "stream": True}, None),
+        ({"logprobs": True, "top_logprobs": 20}, None),
+        ({"logprobs": True, "n": 8}, None),
+        ({"logprobs": True, "top_logprobs": 5, "n": 8}, None),
+    ],
+)
+def test_a_whole_answer_holds_only_so_many_log_probabilities(
+    fields: dict[str, Any], refused: str | None
+) -> None:
+    if refused is None:
+        a_prepared(**fields)
+        return
+    with pytest.raises(RequestError, match="Stream it") as caught:
+        a_prepared(**fields)
+    assert caught.value.param == refused

@@ -120,6 +120,10 @@ class Backend:
                 line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:]
             )
         }
+        if path.startswith("/refuse"):
+            # Before the body is there.
+            writer.write(b"HTTP/1.1 %s No\r\ncontent-length: 2\r\n\r\nno" % path[-3:].encode())
+            await writer.drain()
         await reader.readexactly(int(headers.get("content-length", 0)))
         if path.startswith("/die"):
             raise ConnectionError

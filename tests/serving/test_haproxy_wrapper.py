@@ -194,6 +194,7 @@ def test_bytes_that_serve_cannot_decode_are_a_bad_request(site: HaproxySite, hea
     answer = site.get("/", b"accept: a", header, b"user-agent: a")
     assert (answer.status, answer.closed) == (400, True)
     assert error_of(answer)["code"] == "invalid_header"
+    assert len(answer.header("x-request-id")) == 1
 
 
 def test_other_headers_may_have_any_bytes(site: HaproxySite) -> None:
@@ -298,6 +299,16 @@ def test_half_a_request_is_closed_in_time(
     assert (answer.status if answer.raw else None) == status
     if limit_s == BODY_TIMEOUT_S:
         assert error_of(answer)["code"] == "request_timeout"
+
+
+@pytest.mark.parametrize("status", [408, 413])
+def test_a_client_that_still_owes_a_body_gets_the_replicas_refusal_and_is_closed_in_time(
+    site: HaproxySite, status: int
+) -> None:
+    head = f"POST /refuse/{status} HTTP/1.1\r\nhost: a\r\ncontent-length: 90000\r\n\r\n"
+    answer = site.send(head.encode() + b"x" * 40000)
+    assert (answer.status, answer.closed) == (status, True)
+    assert answer.elapsed_s < CLIENT_TIMEOUT_S + LATE_S
 
 
 def test_half_a_small_body_reaches_no_replica(site: HaproxySite) -> None:

@@ -17,7 +17,7 @@ PY := $(BIN)/python
 CPU_OR_GPU := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 TESTS ?=
 
-.PHONY: help setup serve doctor check test e2e test-replicas test-k8s test-pods image sbom test-image test-clients soak bench-overhead monitoring lock docs-reference clean
+.PHONY: help setup serve doctor check check-security test e2e test-hostile test-replicas test-k8s test-pods image sbom test-image test-clients soak bench-overhead monitoring lock docs-reference clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -39,8 +39,14 @@ check: setup ## Format, lint, import rules, types, unit tests
 	$(BIN)/basedpyright --level error
 	$(PY) -m pytest -m "not e2e" -n logical --maxprocesses 4 --allow-hosts=127.0.0.1,::1 --allow-unix-socket $(TESTS)
 
+check-security: setup ## Both locks against the known vulnerabilities; needs PyPI or OSV, so not part of `make check`
+	$(PY) -m deploy.audit
+
 e2e: setup
-	$(PY) -m pytest -m e2e --ignore=tests/e2e/replicas --ignore=tests/k8s $(TESTS)
+	$(PY) -m pytest -m e2e --ignore=tests/e2e/replicas --ignore=tests/k8s --ignore=tests/hostile $(TESTS)
+
+test-hostile: setup ## Attacks on real vLLM: TESTS="-k headers" for one kind, HOSTILE_REQUESTS=20000
+	$(PY) -m pytest -m hostile tests/hostile $(TESTS)
 
 test-replicas: setup ## Two replicas: relay, drain, and parts killed under load (not in `make test`)
 	$(PY) -m pytest -m e2e tests/e2e/replicas

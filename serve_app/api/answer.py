@@ -12,6 +12,7 @@ from serve_app.api.answer_facts import THOUGHT_HEADER, ends_answer, in_chunk, in
 from serve_app.api.endpoints import Endpoint
 from serve_app.api.messages import RequestId, send_error
 from serve_app.api.stream_errors import error_in
+from serve_app.api.validation_words import in_plain_words
 from serve_app.core.generation import Generation
 from serve_app.errors import FAULT, RequestError, engine_stopped, error_body
 from serve_app.telemetry import TierMetrics
@@ -303,7 +304,7 @@ def _in_openai_form(status: int, body: bytes, *, anthropic: bool) -> bytes:
         message, param = error["message"], error.get("param")
     except (ValueError, TypeError, KeyError):
         message, param = body.decode(errors="replace") or "no details", None
-    message = _PYTHONS.sub("", message)
+    message, param = in_plain_words(_PYTHONS.sub("", message), param)
     if len(message) > MAX_MESSAGE_CHARS:
         message = f"{message[:MAX_MESSAGE_CHARS]}..."
     code = {400: "invalid_value", 404: "model_not_found"}.get(status)

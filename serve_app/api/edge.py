@@ -15,7 +15,7 @@ from serve_app.api.answering import AnsweringRoutes
 from serve_app.api.body_reader import BodyReader
 from serve_app.api.client_identity import client_of
 from serve_app.api.deadlines import Deadlines
-from serve_app.api.endpoints import Endpoint, generating_endpoint
+from serve_app.api.endpoints import MESSAGES, Endpoint, generating_endpoint
 from serve_app.api.engine_call import call_engine
 from serve_app.api.exchange import Arrival, Exchange
 from serve_app.api.field_bounds import FieldBounds
@@ -128,7 +128,9 @@ class TierEdge:
     ) -> None:
         """A route that does not generate. It is not counted among the tier's requests."""
         client = ClientSend(send, self.clock_s)
-        answer = self._answer(client, request_id, _ANSWERING)
+        # Anthropic's clients count tokens below their own route.
+        form = _ANSWERING_ANTHROPIC if route.path.startswith(MESSAGES.path) else _ANSWERING
+        answer = self._answer(client, request_id, form)
         try:
             async with self.deadlines.until_ended() as deadline:
                 watched = Watched(client, stall=lambda: self.deadlines.stall(deadline))
@@ -360,3 +362,4 @@ class TierEdge:
 WARNING_HEADER = b"x-tierserve-warning"
 MAX_WAITED_SHARE = 0.1
 _ANSWERING = Endpoint("answering", "", (), None)
+_ANSWERING_ANTHROPIC = Endpoint("answering", "", (), None, anthropic=True)

@@ -15,7 +15,6 @@ from serve_app.errors import invalid
 
 # In the order in which vLLM takes them, where several are asked for.
 _KINDS = ("json", "json_object", "regex", "choice", "grammar", "structural_tag")
-_UNBOUND_FORMATS = frozenset({None, "text"})
 # What stands around the schemas of a field: tools, functions, tags.
 WRAPPER_NESTING = 16
 
@@ -29,7 +28,8 @@ def structure_field(payload: Mapping[str, Any], endpoint_name: str) -> str | Non
         form, name = _part(_part(payload, "text"), "format"), "text.format"
     else:
         form, name = _part(payload, "response_format"), "response_format"
-    if form.get("type") not in _UNBOUND_FORMATS:
+    # Of any type, as everything that a client sends.
+    if form.get("type") is not None and form["type"] != "text":
         return name
     asked = _part(payload, "structured_outputs")
     kind = next((kind for kind in _KINDS if asked.get(kind) is not None), None)

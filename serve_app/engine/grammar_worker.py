@@ -249,6 +249,8 @@ def _without_source(text: str) -> str:
     """xgrammar's `[time] /its/source.cc:12: Check failed: (x) is false: message`, from the message
     on."""
     head, found, rest = text.partition(".cc:")
+    if "std::" in text or "validation error" in text:
+        return "a part of it has the wrong type"
     if not found:
         return " ".join(text.split()) or "not understood"
     message = _FAILED_CHECK.sub("", rest.partition(": ")[2]).partition("The JSON string")[0]

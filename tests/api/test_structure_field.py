@@ -22,6 +22,9 @@ LIMITS = SchemaLimits(max_bytes=2000, max_nesting=10, max_nodes=100)
     ("payload", "endpoint", "field"),
     [
         ({}, CHAT, None),
+        # Of no type that it could have.
+        ({"response_format": {"type": {}}}, CHAT, "response_format"),
+        ({"response_format": {"type": []}}, LEGACY, "response_format"),
         ({"response_format": {"type": "text"}}, CHAT, None),
         ({"response_format": {"type": "json_object"}}, CHAT, "response_format"),
         ({"response_format": FORMAT}, LEGACY, "response_format"),

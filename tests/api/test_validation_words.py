@@ -1,0 +1,70 @@
+"""vLLM's validation errors, as it writes them, become sentences that name the client's field."""
+
+import pytest
+
+from serve_app.api.validation_words import in_plain_words
+
+OF_TEMPERATURE = (
+    "1 validation error:\n  {'type': 'float_parsing', 'loc': 'body.temperature', 'msg': 'Input "
+    "should be a valid number, unable to parse string as a number', 'input': 'x'}"
+)
+OF_LIMIT = (
+    "1 validation error:\n  {'type': 'value_error', 'loc': 'body.max_tokens', 'msg': 'Value error, "
+    "max_tokens must be positive', 'input': '0', 'ctx': {'error': ValueError('max_tokens must be "
+    "positive')}}"
+)
+OF_SCHEMA = (
+    "2 validation errors:\n  {'type': 'dict_type', 'loc': 'body.response_format.json_schema.schema'"
+    ", 'msg': 'Input should be an object', 'input': 'True'}\n  {'type': 'literal_error', 'loc': "
+    "'body.response_format.type', 'msg': \"Input should be 'structural_tag'\", 'input': 'x'}"
+)
+OF_MESSAGE = (
+    "2 validation errors:\n  {'type': 'missing', 'loc': "
+    "'body.messages.0.ChatCompletionDeveloperMessageParam.content', 'msg': 'Field required', "
+    "'input': '<dict of 0 items>'}\n  {'type': 'missing', 'loc': 'body.messages.0.str.content', "
+    "'msg': 'Field required', 'input': '<dict of 0 items>'}"
+)
+OF_PART = (
+    "2 validation errors for ValidatorIterator\n0.ChatCompletionMessageFunctionToolCallParam."
+    "function\n  Field required [type=missing, input_value={}, input_type=dict]\n    For further "
+    "information visit https://errors.pydantic.dev/2.14/v/missing\n0.type\n  Field required"
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "words", "field"),
+    [
+        (
+            OF_TEMPERATURE,
+            "`temperature`: Input should be a valid number, unable to parse string as a number.",
+            "temperature",
+        ),
+        (OF_LIMIT, "`max_tokens`: max_tokens must be positive.", "max_tokens"),
+        (
+            OF_SCHEMA,
+            "`response_format.json_schema.schema`: Input should be an object.",
+            "response_format.json_schema.schema",
+        ),
+        (OF_MESSAGE, "`messages.0.content`: Field required.", "messages.0.content"),
+        (OF_PART, "`0.function`: Field required.", "0.function"),
+    ],
+)
+def test_the_field_that_was_meant_is_named_and_no_python(
+    message: str, words: str, field: str
+) -> None:
+    assert in_plain_words(message, "body.whatever") == (words, field)
+
+
+def test_other_messages_stay_as_they_are() -> None:
+    said = "token_id(s) [5] in logit_bias contain out-of-vocab token ids."
+    assert in_plain_words(said, "logit_bias") == (said, "logit_bias")
+    assert in_plain_words(said, None) == (said, None)
+
+
+@pytest.mark.parametrize(
+    "message", ["3 validation errors", "1 validation error for X\n", "7 validation errors:\n  {"]
+)
+def test_what_is_not_understood_says_so_without_python(message: str) -> None:
+    words, field = in_plain_words(message, "body.input")
+    assert words == "The body does not fit the endpoint's schema."
+    assert field == "input"

@@ -1,0 +1,1 @@
+"""Attacks on a running service, with nothing but its public port: `make test-hostile`."""

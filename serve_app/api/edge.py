@@ -93,7 +93,6 @@ class TierEdge:
             return
         if scope["type"] != "http":
             return
-        # (1) Who asks, and for which route.
         request_id = take_request_id(scope)
         path, method = path_below_root(scope), scope["method"]
         relayed_here = self.relay.secret.take_relayed(scope, request_id.value)

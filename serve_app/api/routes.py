@@ -15,7 +15,7 @@ class Work(Enum):
 
     ENGINE = "tokens of the engine, behind the tier's gate"
     TOKENIZER = "the tokenizer's thread, one request of a replica at a time"
-    REPLICAS = "one question to the replicas every half second, shared by all who ask"
+    REPLICAS = "one question to the replicas every quarter second, shared by all who ask"
     LOOP = "none to speak of"
 
 

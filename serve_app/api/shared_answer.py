@@ -9,23 +9,44 @@ from typing import Any
 
 
 @dataclass(slots=True)
-class SharedAnswers:
-    """Answers by question, each at most `max_age_s` old. The questions are few."""
+class _Turn:
+    """One time that the question is put, for all who have come before it begins."""
 
-    max_age_s: float = 0.5
+    task: "asyncio.Task[Any]"
+    begun: bool = False
+
+
+@dataclass(slots=True)
+class SharedAnswers:
+    """Each question is put at most every `every_s`, and never twice at once. Nobody gets an answer
+    that was asked for before he came. The questions are few."""
+
+    every_s: float = 0.25
     clock_s: Callable[[], float] = time.monotonic
-    _asked: dict[Hashable, tuple[float, asyncio.Task[Any]]] = field(default_factory=dict)
+    _turns: dict[Hashable, _Turn] = field(default_factory=dict[Hashable, _Turn])
+    _begun_s: dict[Hashable, float] = field(default_factory=dict[Hashable, float])
 
     async def get(self, question: Hashable, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """The answer of `ask`, or that of somebody who asked the same just before. Who leaves does
-        not end it for the others."""
-        now_s = self.clock_s()
-        asked = self._asked.get(question)
-        if asked is None or (asked[1].done() and now_s - asked[0] >= self.max_age_s):
-            asked = now_s, asyncio.ensure_future(_awaited(ask))
-            self._asked[question] = asked
-        return await asyncio.shield(asked[1])
+        """The answer of `ask`, shared with all who wait for it. Who leaves does not end it for the
+        others."""
+        turn = self._turns.get(question)
+        if turn is None or turn.begun:
+            before = None if turn is None else turn.task
+            task = asyncio.ensure_future(self._put(question, ask, before))
+            turn = self._turns[question] = _Turn(task)
+        return await asyncio.shield(turn.task)
 
-
-async def _awaited(ask: Callable[[], Awaitable[Any]]) -> Any:
-    return await ask()
+    async def _put(
+        self,
+        question: Hashable,
+        ask: Callable[[], Awaitable[Any]],
+        before: "asyncio.Task[Any] | None",
+    ) -> Any:
+        if before is not None:
+            await asyncio.wait({before})
+        next_s = self._begun_s.get(question, float("-inf")) + self.every_s
+        if (early_s := next_s - self.clock_s()) > 0:
+            await asyncio.sleep(early_s)
+        self._turns[question].begun = True
+        self._begun_s[question] = self.clock_s()
+        return await ask()

@@ -40,7 +40,7 @@ _PRESSURE_FRACTION = 0.5
 # then: with the kernel's 4 MB a slow reader would be cut, and one that reads nothing sent it all.
 _SEND_BUFFER_BYTES = 131_072
 MOST_HEADER_TIMEOUT_S = 5.0
-LEAST_HEADER_TIMEOUT_S = 1.0
+LEAST_HEADER_TIMEOUT_S = 2.0
 # New connections a second that a flood may open for ever: what silence may last follows from it
 # where file descriptors are few. One HAProxy thread accepts about as many.
 _FLOOD_PER_S = 18_000

@@ -124,7 +124,7 @@ def test_a_host_closes_everything_but_the_http_port(template: str) -> None:
 
 def test_limits_follow_from_the_file_descriptors() -> None:
     few, many = limits_of({}, 20_000, ignore), limits_of({}, 2**20, ignore)
-    assert (few.connections, few.header_timeout_s) == (18_000, 1.0)
+    assert (few.connections, few.header_timeout_s) == (18_000, 2.0)
     assert many.connections == MOST_CONNECTIONS
     assert 3 < many.header_timeout_s <= 5
     assert limits_of({}, 1024, ignore).connections == 921

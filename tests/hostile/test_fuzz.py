@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import json
 import os
 import random
@@ -114,7 +115,7 @@ async def _send(session: aiohttp.ClientSession, url: str, request: BadRequest) -
     headers = {"content-type": request.content_type}
     try:
         async with session.request(
-            request.method, url + request.path, data=request.body, headers=headers
+            request.method, url + request.path, data=io.BytesIO(request.body), headers=headers
         ) as response:
             answer.status = response.status
             answer.headers = [*response.headers.items()]

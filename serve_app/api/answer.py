@@ -28,8 +28,6 @@ SSE_HEADERS = (
 )
 
 
-# What vLLM's errors add of themselves.
-_PYTHONS = re.compile(r" \(parameter=.*\)$", re.DOTALL)
 # vLLM may repeat what it was sent: megabytes of ids that are out of its vocabulary.
 MAX_MESSAGE_CHARS = 1000
 SERVER_FAULT = RequestError(500, FAULT, code="internal_error")
@@ -304,7 +302,7 @@ def _in_openai_form(status: int, body: bytes, *, anthropic: bool) -> bytes:
         message, param = error["message"], error.get("param")
     except (ValueError, TypeError, KeyError):
         message, param = body.decode(errors="replace") or "no details", None
-    message, param = in_plain_words(_PYTHONS.sub("", message), param)
+    message, param = in_plain_words(message, param)
     if len(message) > MAX_MESSAGE_CHARS:
         message = f"{message[:MAX_MESSAGE_CHARS]}..."
     code = {400: "invalid_value", 404: "model_not_found"}.get(status)

@@ -5,7 +5,7 @@ bounds of their own, and of a replica's clients one at a time is in it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -60,7 +60,9 @@ class AnsweringRoutes:
             bounds = self.bounds.times(CONTEXTS)
             refuse_excess(payload, bounds)
             refuse_many_ids(payload, bounds)
-        async with self._one_at_a_time():
+        async with self._one_at_a_time() as leave:
+            # A client that is slow to take its answer, or never does, keeps nobody out.
+            answer.before_whole = leave
             await call_engine(
                 self.engine_app,
                 for_engine(scope, len(body := as_json(payload))),
@@ -70,7 +72,8 @@ class AnsweringRoutes:
             )
 
     @asynccontextmanager
-    async def _one_at_a_time(self) -> AsyncIterator[None]:
+    async def _one_at_a_time(self) -> AsyncIterator[Callable[[], None]]:
+        """Gives what lets the next one in before the block ends."""
         if self._waiting >= MAX_WAITING:
             raise _busy()
         self._waiting += 1
@@ -81,10 +84,18 @@ class AnsweringRoutes:
             raise _busy() from error
         finally:
             self._waiting -= 1
+        inside = True
+
+        def leave() -> None:
+            nonlocal inside
+            if inside:
+                inside = False
+                self._tokenizer.release()
+
         try:
-            yield
+            yield leave
         finally:
-            self._tokenizer.release()
+            leave()
 
 
 def _busy() -> RequestError:

@@ -39,22 +39,21 @@ class BodyReader:
             ) from error
 
     async def _read(self, receive: Receive, limit_bytes: int) -> bytes:
-        chunks: list[bytes] = []
-        size_bytes = 0
+        # One buffer: of a body in a million pieces a list would be many times as large.
+        body = bytearray()
         with self._holding() as hold:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
                 chunk = message.get("body", b"")
-                size_bytes += len(chunk)
-                if size_bytes > limit_bytes:
+                if len(body) + len(chunk) > limit_bytes:
                     raise too_large(limit_bytes)
-                chunks.append(chunk)
+                body += chunk
                 if not message.get("more_body", False):
-                    return b"".join(chunks)
-                if size_bytes > SMALL_BYTES:
-                    hold(size_bytes)
+                    return bytes(body)
+                if len(body) > SMALL_BYTES:
+                    hold(len(body))
 
     @contextmanager
     def _holding(self) -> "Iterator[_Hold]":

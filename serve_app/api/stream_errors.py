@@ -20,7 +20,8 @@ def error_in(event: bytes) -> StreamError | None:
     """The error that this event is; None for all others, at the cost of a look at its begin."""
     if not event.startswith((_OPENAI, _ANTHROPIC)):
         return None
-    data = next(line for line in event.split(b"\n") if line.startswith(b"data: "))[6:]
+    lines = (line for line in event.split(b"\n") if line.startswith(b"data: "))
+    data = next(lines, b"")[6:]
     try:
         error = json.loads(data)["error"]
         code = error.get("code")

@@ -17,14 +17,24 @@ _FIELD = re.compile(r"[a-z_][a-z0-9_]*|\d+")
 # Kinds of values and steps of pydantic's own, which stand between the fields of a place.
 _NO_FIELDS = frozenset({"str", "int", "float", "bool", "list", "dict", "none", "nullable", "chain"})
 MOST_REASONS = 3
+# A message repeats what a client sent, megabytes of it: no pattern is tried on more than this.
+MOST_CHARS = 20_000
+# vLLM cuts each of its lines after a thousand.
+MOST_LINE_CHARS = 1200
+_PARAMETER = " (parameter="
 
 
 def in_plain_words(message: str, param: str | None) -> tuple[str, str | None]:
-    """The message and the field of an error of vLLM's; unchanged where it is no such error."""
+    """The message and the field of an error of vLLM's. Where it is no such error, only what vLLM
+    adds of its own is taken off its end."""
     field = None if param is None else param.removeprefix("body.")
+    if message.endswith(")") and (at := message.rfind(_PARAMETER)) >= 0:
+        message = message[:at]
+    message = message[:MOST_CHARS]
     if not _COUNT.match(message):
         return message, field
-    found = [*_OF_BODY.finditer(message)] or [*_OF_PART.finditer(message)]
+    lines = (_OF_BODY.search(line[:MOST_LINE_CHARS]) for line in message.splitlines())
+    found = [line for line in lines if line is not None] or [*_OF_PART.finditer(message)]
     places = [(_place(each["loc"]), _reason(each["msg"])) for each in found]
     if not places:
         return "The body does not fit the endpoint's schema.", field

@@ -119,3 +119,23 @@ async def test_nothing_ticks_when_nobody_is_served() -> None:
     await call(edge, "", {"prompt": "hi"})
     timers = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
     assert [timer for timer in timers if not timer.cancelled()] == []
+
+
+@virtual
+async def test_who_does_not_take_its_token_ids_keeps_nobody_from_the_tokenizer() -> None:
+    edge = an_edge_of(answers({"tokens": [1]}, after_s=0.1))
+    unread = Unread(edge, "/tokenize", {"prompt": "hi"}, takes=0)
+    await asyncio.sleep(0.2)
+    began_s = now_s()
+    made = await call(edge, "/tokenize", {"prompt": "hi"})
+    assert (made.status, now_s() - began_s) == (200, pytest.approx(0.1))
+    await unread.done
+    assert now_s() <= STALL_S + 2
+
+
+@virtual
+async def test_tokenizing_is_one_request_at_a_time() -> None:
+    edge = an_edge_of(answers({"tokens": [1]}, after_s=1.0))
+    calls = [Call(edge, "/tokenize", {"prompt": "hi"}) for _ in range(3)]
+    await asyncio.gather(*(made.done for made in calls))
+    assert now_s() == 3.0

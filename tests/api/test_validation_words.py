@@ -1,5 +1,7 @@
 """vLLM's validation errors, as it writes them, become sentences that name the client's field."""
 
+import time
+
 import pytest
 
 from serve_app.api.validation_words import in_plain_words
@@ -68,3 +70,26 @@ def test_what_is_not_understood_says_so_without_python(message: str) -> None:
     words, field = in_plain_words(message, "body.input")
     assert words == "The body does not fit the endpoint's schema."
     assert field == "input"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "The model `" + " (parameter=" * 350_000 + "` does not exist.",
+        "The model `" + " (parameter=" * 350_000 + ")",
+        "1 validation error:\n" + "'loc': '" * 500_000,
+        "1 validation error for X\n" + "a\n  b [type=" * 350_000,
+        "1 validation error for X\n" + "a" * 4_000_000,
+    ],
+    ids=["parameters", "parameters to the end", "places", "parts", "one word"],
+)
+def test_what_a_client_has_written_into_a_message_takes_no_time(message: str) -> None:
+    began_s = time.process_time()
+    words, _ = in_plain_words(message, None)
+    assert time.process_time() - began_s < 0.1
+    assert len(words) <= 20_000
+
+
+def test_what_vllm_adds_of_its_own_is_taken_off() -> None:
+    said = "The prompt is too long. (parameter=prompt, value=5)"
+    assert in_plain_words(said, "prompt") == ("The prompt is too long.", "prompt")

@@ -77,7 +77,7 @@ def environment_of(pid: int) -> bytes:
 # --- what passes
 
 
-async def test_the_tokens_of_the_shortest_answer_are_told(sandbox: GrammarSandbox) -> None:
+async def test_the_tokens_of_the_shortest_answer_are_reported(sandbox: GrammarSandbox) -> None:
     tokenizer = micro_tokenizer()
     shortest = await sandbox.shortest_tokens(schema_spec({"const": 5}))
     assert shortest == len(tokenizer.encode("5", add_special_tokens=False)) == 1
@@ -141,7 +141,7 @@ async def test_every_kind_of_grammar_is_compiled(
     ],
     ids=lambda value: str(value)[:50],
 )
-async def test_a_limit_that_is_met_is_told(
+async def test_a_limit_that_is_met_is_reported(
     sandbox: GrammarSandbox, spec: GrammarSpec, code: str
 ) -> None:
     assert await code_of(sandbox, spec) == code
@@ -218,7 +218,7 @@ async def test_known_and_closing_ones_do_not_wait_for_new_ones(vocabulary: str) 
         await asyncio.gather(*slow, return_exceptions=True)
 
 
-async def test_who_waits_too_long_is_told_to_come_back(vocabulary: str) -> None:
+async def test_who_waits_too_long_is_refused_with_a_retry_after(vocabulary: str) -> None:
     config = {"workers": 1, "compile_timeout_s": 5.0, "max_wait_s": 0.2, "max_waiting": 1}
     async with a_sandbox(vocabulary, **config) as sandbox:
         slow = asyncio.ensure_future(sandbox.shortest_tokens(ENDLESS))

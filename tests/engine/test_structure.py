@@ -214,7 +214,7 @@ async def test_what_is_refused_at_sight_names_the_field(
     ],
     ids=str,
 )
-async def test_a_field_that_nobody_has_told_is_guessed(
+async def test_a_field_that_is_not_known_is_guessed(
     binder: StructureBinder, asked: Any, field: str
 ) -> None:
     with pytest.raises(RequestError) as refused:

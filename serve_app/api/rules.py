@@ -154,7 +154,12 @@ def _expand_short_form(payload: dict[str, Any], endpoint: Endpoint) -> None:
     """`{"prompt": "..."}` is a conversation of one user message."""
     if endpoint in (COMPLETIONS, RESPONSES):
         return
+    # null is what a client sends that has nothing to say, and no message at all.
+    if payload.get("messages") is None:
+        payload.pop("messages", None)
     if "messages" in payload:
+        if not isinstance(payload["messages"], list):
+            raise invalid("`messages` must be a list.", param="messages", code="invalid_type")
         if "prompt" in payload:
             raise invalid("Send either `messages` or `prompt`, not both.", param="prompt")
         return

@@ -191,3 +191,19 @@ def test_a_whole_answer_holds_only_so_many_log_probabilities(
     with pytest.raises(RequestError, match="Stream it") as caught:
         a_prepared(**fields)
     assert caught.value.param == refused
+
+
+@pytest.mark.parametrize(
+    ("messages", "code"),
+    [
+        (None, "missing_required_parameter"),
+        ("hi", "invalid_type"),
+        (5, "invalid_type"),
+        ({"role": "user"}, "invalid_type"),
+        (True, "invalid_type"),
+    ],
+)
+def test_messages_that_are_no_list_are_refused_by_name(messages: object, code: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        a_prepared({"messages": messages})
+    assert (caught.value.param, caught.value.code) == ("messages", code)

@@ -3,7 +3,8 @@
 They are handed in, so that this file does not import vLLM.
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from serve_app.core.generation import GENERATION
@@ -82,6 +83,22 @@ def looked_for_rarely(check: Callable[[Sequence[int], Any], bool]) -> Callable[.
         return len(token_ids) % LOOK_EVERY_TOKENS == 0 and check(token_ids, params)
 
     return check_at_times
+
+
+def taking_turns(engine_core: Any) -> Callable[[], Awaitable[Any]]:
+    """vLLM 0.32's client of its engine hands over the outputs of a step without letting the event
+    loop go where the next ones are there already. A step that takes longer to unpack than to
+    compute, as with 20 log probabilities of each of 32 tokens, is always behind: the loop was held
+    for up to 3 s, until the engine had finished. To be removed when `output_handler` yields."""
+    get_output = engine_core.get_output_async
+
+    async def get_output_in_turn() -> Any:
+        waiting = engine_core.outputs_queue
+        if waiting is not None and not waiting.empty():
+            await asyncio.sleep(0)
+        return await get_output()
+
+    return get_output_in_turn
 
 
 def rewound_on_cpu(keep_books: Callable[..., Any]) -> Callable[..., Any]:

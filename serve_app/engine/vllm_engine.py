@@ -29,7 +29,13 @@ from serve_app.engine.grammar_budget import budgeted_grammar, compiling_side_by_
 from serve_app.engine.grammar_sandbox import GrammarSandbox
 from serve_app.engine.held_reply import holding_replies
 from serve_app.engine.load_recorder import load_recorder
-from serve_app.engine.mended import exact_parser, looked_for_rarely, mended_budget, rewound_on_cpu
+from serve_app.engine.mended import (
+    exact_parser,
+    looked_for_rarely,
+    mended_budget,
+    rewound_on_cpu,
+    taking_turns,
+)
 from serve_app.engine.prompt_length import CONTEXTS, refusing_long_prompts
 from serve_app.engine.short_way import build_chunks_plainly, collect_garbage_rarely, shorten_way
 from serve_app.engine.straight_route import answer_straight
@@ -110,6 +116,8 @@ class VllmEngine:
             # vLLM's handler of engine errors looks there for the server that it would stop.
             app.state.server = SimpleNamespace(should_exit=False)
             _refuse_long_prompts(client.renderer)
+            core: Any = client.engine_core
+            core.get_output_async = taking_turns(core)
             schemas = _schemas()
             shorten_way(app, schemas)
             answer_straight(app, {**schemas, **_tokenizer_schemas()})

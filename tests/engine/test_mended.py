@@ -4,6 +4,7 @@ The fakes have the faults of vLLM's: FakeParser takes all without a closing mark
 FakeHolder counts a thought that the model has closed itself and then writes the phrase.
 """
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from serve_app.engine.mended import (
     looked_for_rarely,
     mended_budget,
     rewound_on_cpu,
+    taking_turns,
 )
 from tests.engine.fake_generation import END, MARKS, PHRASE, START, asked_by_the_edge
 
@@ -212,3 +214,42 @@ def test_a_prompt_that_is_partly_read_begins_its_samples_anew() -> None:
     assert seen == [{0}]
     assert generators == {0: read, 2: partly_read}
     assert (partly_read.seed, partly_read.samples, read.samples) == (7, 0, 1)
+
+
+# --- outputs of the engine
+
+
+class BusyCore:
+    """A client of an engine that is far ahead: all outputs are there already."""
+
+    def __init__(self, outputs: int) -> None:
+        self.outputs_queue: asyncio.Queue[int] = asyncio.Queue()
+        for number in range(outputs):
+            self.outputs_queue.put_nowait(number)
+
+    async def get_output_async(self) -> int:
+        return await self.outputs_queue.get()
+
+
+async def test_others_get_a_turn_between_the_steps_of_an_engine_that_is_ahead() -> None:
+    core, turns = BusyCore(outputs=100), 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    waiting = asyncio.ensure_future(others())
+    get_output = taking_turns(core)
+    assert [await get_output() for _ in range(100)] == list(range(100))
+    waiting.cancel()
+    assert turns >= 100
+
+
+async def test_an_output_that_comes_later_is_waited_for_as_before() -> None:
+    core = BusyCore(outputs=0)
+    coming = asyncio.ensure_future(taking_turns(core)())
+    await asyncio.sleep(0)
+    core.outputs_queue.put_nowait(7)
+    assert await coming == 7

@@ -27,7 +27,8 @@ class ThinkingPlan:
     """What tier and request allow. `answer_tokens` are kept for the answer of a request with the
     tier's full limit, and `answer_share` of a smaller one; `most_tokens` is the request's own
     bound of its thought, `effort` the share of the budget that it wants; `forced`: a reply that
-    the prompt does not open with a thought is opened with one."""
+    the prompt does not open with a thought is opened with one; `stops_in_thought`: the client's
+    stop strings and ids end a thought too."""
 
     enabled: bool
     answer_tokens: int
@@ -35,6 +36,7 @@ class ThinkingPlan:
     most_tokens: int | None = None
     effort: float = 1.0
     forced: bool = True
+    stops_in_thought: bool = False
 
 
 @dataclass(frozen=True, slots=True)

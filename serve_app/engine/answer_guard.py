@@ -2,7 +2,7 @@
 
 It lets no grammar through that the sandbox has not compiled, gives each thought its budget when
 prompt and limit are known, follows the token ids, and goes on where a generation has ended without
-an answer: inside its thought, right behind it, or inside the JSON that was asked for. Knows vLLM's
+an answer: inside its thought or right behind it. JSON that its limit cuts is closed. Knows vLLM's
 objects by their attributes only.
 """
 
@@ -10,15 +10,24 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from serve_app.core.generation import GENERATION, Generation, SequenceFacts
 from serve_app.core.thinking import ThinkingPlan, thought_budget
 from serve_app.core.thought import ThoughtMarks, ThoughtTrace
-from serve_app.engine.answer_text import in_step, without_blanks
+from serve_app.engine.answer_text import answer_at, in_step, without_blanks
 from serve_app.engine.held_reply import refuse_reply, release_reply
+from serve_app.engine.held_tail import HeldTail, one_by_one, written
 from serve_app.engine.lacks import REPETITION, Lack, Written, ended_by_eos, lack_of, next_params
-from serve_app.engine.structure import StructureBinder, is_json, reserve_tokens
+from serve_app.engine.mended import stop_behind
+from serve_app.engine.structure import (
+    EndTokens,
+    StructureBinder,
+    is_closed_at_limit,
+    is_optional,
+    is_unfinished,
+)
 from serve_app.errors import RequestError
 
 # Enough for a thought that is closed, and an answer of blanks twice.
@@ -52,22 +61,22 @@ class AnswerGuard:
         call.enter(generation)
         return call.run()
 
-    async def bind(self, params: Any) -> int:
-        """Bind the generation to what was checked of its grammar; the tokens of the shortest
-        answer. Raises RequestError, or ends the request where its reply is still held."""
+    async def bind(self, params: Any) -> EndTokens:
+        """Bind the generation to what was checked of its grammar, and say what it takes to end it.
+        Raises RequestError, or ends the request where its reply is still held."""
         if params.structured_outputs is None:
             await release_reply()
-            return 0
+            return EndTokens()
         generation = GENERATION.get()
         field = None if generation is None else generation.structure_field
         try:
-            bound, shortest_tokens = await self.binder.bind(params.structured_outputs, field)
+            bound, end_tokens = await self.binder.bind(params.structured_outputs, field)
         except RequestError as error:
             refuse_reply(error)
             raise
         params.structured_outputs = bound
         await release_reply()
-        return shortest_tokens
+        return end_tokens
 
     async def _bound(
         self, prompt: Any, params: Any, request_id: str, options: dict[str, Any]
@@ -86,10 +95,15 @@ class _Call:
     params: Any
     request_id: str
     options: dict[str, Any]
-    # Of each sequence in all: part of it is held back for what a first turn leaves undone.
+    # Of each sequence in all.
     max_tokens: int = 0
+    # Of those, what a thought leaves to the JSON behind it.
     reserve_tokens: int = 0
+    # So many stand for good, whatever becomes of the JSON at its limit.
+    safe_tokens: int = 0
     sequences: list[Written] = field(default_factory=list[Written])
+    # Of JSON that is streamed, by sequence.
+    tails: list[HeldTail] = field(default_factory=list[HeldTail])
     engine_ids: list[str] = field(default_factory=list[str])
 
     def enter(self, generation: Generation) -> None:
@@ -105,16 +119,29 @@ class _Call:
             self.sequences.append(Written(facts))
 
     async def _prepare(self) -> None:
-        """Bind the answer, hold back tokens for JSON that is to be closed, and plan the
-        thoughts."""
-        shortest_tokens = await self.guard.bind(self.params)
-        if is_json(self.params):
-            self.reserve_tokens = reserve_tokens(shortest_tokens, self.params.max_tokens)
+        """Bind the answer, plan the thoughts, and hold the end of JSON back."""
+        end_tokens = await self.guard.bind(self.params)
+        closed_at_limit = is_closed_at_limit(self.params)
+        if closed_at_limit:
+            self.reserve_tokens = end_tokens.reserve(self.params.max_tokens)
         marks = self.guard.marks
         if marks is not None and self.plan is not None and self._has_room(marks):
             self._plan_thought(marks, self.plan)
         self.max_tokens = self.params.max_tokens
-        self.params.max_tokens -= self.reserve_tokens
+        if not closed_at_limit:
+            return
+        self.safe_tokens = max(0, self.max_tokens - end_tokens.held)
+        if self._streamed:
+            optional = is_optional(self.params.structured_outputs)
+            is_open = partial(is_unfinished, self.params) if optional else None
+            self.tails = [
+                HeldTail(one, self.safe_tokens, is_open, self.guard.decode)
+                for one in self.sequences
+            ]
+
+    @property
+    def _streamed(self) -> bool:
+        return self.params.output_kind.name == "DELTA"
 
     def _has_room(self, marks: ThoughtMarks) -> bool:
         """Whether the context holds what may be put behind the prompt, and one token more."""
@@ -132,7 +159,7 @@ class _Call:
             open_tokens = marks.open_tokens(token_ids)
         budget_tokens = None
         if open_tokens is not None:
-            # What is held back is not the thought's, nor all that the answer may begin with.
+            # A thought leaves JSON what its shortest form takes, whatever its share is.
             most_tokens = self.params.max_tokens - self.reserve_tokens
             budget = thought_budget(plan, max_tokens=most_tokens, closing_tokens=len(marks.closing))
             budget_tokens = budget.tokens
@@ -145,13 +172,14 @@ class _Call:
         self.params.thinking_token_budget = (
             None if budget_tokens is None else budget_tokens + (open_tokens or 0)
         )
+        if budget_tokens is not None and not plan.stops_in_thought:
+            stop_behind(self.params, marks.end)
         # Where the thought is hidden vLLM would bind it to the schema, and there is no answer.
         self.options["reasoning_ended"] = budget_tokens is None
         for sequence in self.sequences:
             sequence.facts.thought = ThoughtTrace(marks, budget_tokens)
 
     async def run(self) -> Outputs:
-        streamed = self.params.output_kind.name == "DELTA"
         whole: Any = None
         await self._prepare()
         self.engine_ids.append(self.request_id)
@@ -160,19 +188,38 @@ class _Call:
             async for result in results:
                 self._follow(result)
                 whole = result
-                if streamed and result.outputs:
-                    yield result
+                for sent in self._to_send(result):
+                    yield sent
         for index, sequence in enumerate(self.sequences):
             if sequence.lack is None:
                 continue
             async with aclosing(self._go_on(index, sequence, whole)) as results:
                 async for result in results:
-                    if not streamed:
+                    if not self._streamed:
                         whole.add(result, aggregate=True)
-                    elif result.outputs:
-                        yield result
-        if not streamed and whole is not None:
+                    for sent in self._to_send(result):
+                        yield sent
+            if sequence.lack is Lack.STRUCTURE:
+                for result in await self._close_structure(index, sequence, whole):
+                    yield result
+        if not self._streamed and whole is not None:
+            for output in whole.outputs:
+                facts = self.sequences[output.index].facts
+                facts.text = output.text
+                facts.answer_at = answer_at(output, facts.thought, self.guard.decode)
             yield whole
+
+    def _to_send(self, result: Any) -> list[Any]:
+        """What a stream sends of a result that was followed."""
+        if not self._streamed or not result.outputs:
+            return []
+        if not self.tails:
+            return [result]
+        return [
+            sent
+            for single in one_by_one(result)
+            for sent in self.tails[single.outputs[0].index].pass_on(single)
+        ]
 
     def _follow(self, result: Any, *, last_turn: bool = False) -> None:
         """Take the result's ids, and its end away from a sequence that lacks something."""
@@ -190,16 +237,18 @@ class _Call:
             result.outputs.append(output)
             ended = ended_by_eos(output, self.guard.eos)
             sequence.take(output.token_ids[:-1] if ended else output.token_ids)
-            without_blanks(output, sequence)
+            without_blanks(output, sequence, self.guard.decode)
             sequence.lack = None
-            if not last_turn and output.finish_reason is not None:
-                left = self.max_tokens - len(sequence.token_ids)
+            if output.finish_reason is not None:
+                left = 0 if last_turn else self.max_tokens - len(sequence.token_ids)
                 sequence.lack = lack_of(
                     sequence, output, self.params, left, decode=self.guard.decode
                 )
             if sequence.lack is not None:
                 result.outputs[-1] = _without_end(output, ended=ended)
                 result.finished = False
+                if sequence.lack is Lack.STRUCTURE:
+                    sequence.facts.repeated |= output.finish_reason == REPETITION
             elif output.finish_reason is not None:
                 # A thought that repeats itself is closed, and only an answer is ended.
                 sequence.facts.repeated |= output.finish_reason == REPETITION
@@ -208,15 +257,13 @@ class _Call:
     async def _go_on(self, index: int, sequence: Written, whole: Any) -> Outputs:
         for turn in range(1, MOST_TURNS + 1):
             if sequence.lack is Lack.STRUCTURE:
-                yield await self._with_structure_closed(index, sequence, whole)
                 return
             if sequence.lack is Lack.THOUGHT_END:
                 yield self._with_thought_closed(index, sequence, whole)
             prompt = {name: value for name, value in self.prompt.items() if name != "prompt"}
             prompt["prompt_token_ids"] = [*self.prompt["prompt_token_ids"], *sequence.token_ids]
-            left, rest = self.max_tokens - len(sequence.token_ids), sequence.lack is Lack.REST
-            kept = 0 if rest else self.reserve_tokens
-            params = next_params(self.params, left - kept, turn, sequence.lack)
+            left = self.max_tokens - len(sequence.token_ids)
+            params = next_params(self.params, left, turn, index, sequence.lack)
             options = {**self.options, "reasoning_ended": True}
             name = f"{self.request_id}-{index}-{turn}"
             self.engine_ids.append(name)
@@ -225,10 +272,10 @@ class _Call:
                 async for result in results:
                     for output in result.outputs:
                         output.index = index
-                    self._follow(result, last_turn=turn == MOST_TURNS or rest)
+                    self._follow(result, last_turn=turn == MOST_TURNS)
                     result.prompt_token_ids = whole.prompt_token_ids
                     yield result
-            if sequence.lack is None:
+            if sequence.lack in (None, Lack.STRUCTURE):
                 return
 
     def _with_thought_closed(self, index: int, sequence: Written, whole: Any) -> Any:
@@ -238,30 +285,50 @@ class _Call:
         ids = thought.marks.closing
         sequence.token_ids += ids
         thought.cut(ids)
-        return self._written_by_us(index, ids, self.guard.decode(ids), whole)
+        result = written(whole, ids, self.guard.decode(ids))
+        result.outputs[0].index = index
+        return result
 
-    async def _with_structure_closed(self, index: int, sequence: Written, whole: Any) -> Any:
-        """The end of the JSON, and of the sequence."""
-        left, answer = self.max_tokens - len(sequence.token_ids), sequence.answer
-        closing = await self.guard.binder.closing(self.params.structured_outputs, answer, left)
-        ids = closing or ()
-        before = self.guard.decode(answer)
-        text = self.guard.decode([*answer, *ids])[len(before) :]
-        sequence.facts.closed, sequence.lack = closing is not None, None
+    async def _close_structure(self, index: int, sequence: Written, whole: Any) -> list[Any]:
+        """The end of a stream whose JSON its limit has cut, or nothing: a whole answer is changed
+        where it is."""
+        answer = list(sequence.answer)
+        before = len(sequence.token_ids) - len(answer)
+        closed = await self.guard.binder.close(
+            self.params.structured_outputs,
+            answer,
+            least_kept=max(0, min(len(answer), self.safe_tokens - before)),
+            most_tokens=self.max_tokens - before,
+        )
+        kept, ids = (len(answer), []) if closed is None else (closed.kept, closed.ids)
+        is_whole = closed is not None and closed.whole
+        sequence.facts.closed = closed is not None and not is_whole
+        finish = "stop" if is_whole else "length"
+        text = self.guard.decode([*answer[:kept], *ids])
+        if sequence.facts.thought is not None:
+            text = text.lstrip("\n")
+        results: list[Any] = []
+        if self._streamed:
+            results = list(self.tails[index].cut(before + kept, ids, text, whole))
+            output, results[-1].finished = results[-1].outputs[0], True
+            output.index = index
+        else:
+            output = next(one for one in whole.outputs if one.index == index)
+            at = answer_at(output, sequence.facts.thought, self.guard.decode)
+            _rewrite_end(output, before + kept, ids, output.text[:at] + text)
+            whole.finished = True
+        output.finish_reason = finish
+        sequence.keep(before + kept)
         sequence.take(ids)
-        result = self._written_by_us(index, ids, text, whole)
-        result.finished = True
-        result.outputs[0].finish_reason = "length" if closing is None else "stop"
-        return result
+        sequence.lack = None
+        return results
 
-    def _written_by_us(self, index: int, ids: Sequence[int], text: str, whole: Any) -> Any:
-        output = copy(whole.outputs[0])
-        output.index, output.token_ids, output.text = index, list(ids), text
-        output.finish_reason = output.stop_reason = None
-        output.logprobs = None if output.logprobs is None else [None] * len(ids)
-        result = copy(whole)
-        result.outputs, result.finished = [output], False
-        return result
+
+def _rewrite_end(output: Any, kept: int, ids: list[int], text: str) -> None:
+    """Give a whole answer another end."""
+    output.token_ids, output.text = [*list(output.token_ids)[:kept], *ids], text
+    if output.logprobs is not None:
+        output.logprobs = [*output.logprobs[:kept], *[None] * len(ids)]
 
 
 def _without_end(output: Any, *, ended: bool) -> Any:

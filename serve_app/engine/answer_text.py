@@ -1,9 +1,11 @@
 """The text of an output where its thought ends: in step with its ids, and without blanks before the
 answer."""
 
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
+from serve_app.core.thought import ThoughtEnd, ThoughtTrace
 from serve_app.engine.lacks import Written
 
 
@@ -26,16 +28,32 @@ def in_step(output: Any, sequence: Written) -> Any | None:
     return output
 
 
-def without_blanks(output: Any, sequence: Written) -> None:
+def without_blanks(output: Any, sequence: Written, decode: Callable[[Sequence[int]], str]) -> None:
     """Take the line ends away that stand between a thought and its answer: they are the thought's
     form, not the answer's."""
     thought = sequence.facts.thought
     if thought is None or thought.is_open or sequence.answer_begun:
         return
-    before, mark, answer = output.text.rpartition(thought.marks.end_text)
-    answer = answer.lstrip("\n")
-    output.text = before + mark + answer
+    at = answer_at(output, thought, decode)
+    answer = output.text[at:].lstrip("\n")
+    output.text = output.text[:at] + answer
     sequence.answer_begun = bool(answer)
+
+
+def answer_at(
+    output: Any, thought: ThoughtTrace | None, decode: Callable[[Sequence[int]], str]
+) -> int:
+    """Where in an output's text the answer begins. The thought may have ended before or in it; its
+    mark may stand in the answer once more, and spelt out in the thought."""
+    ids, text = list(output.token_ids), output.text
+    if thought is None or thought.end is ThoughtEnd.OFF or thought.answer_tokens >= len(ids):
+        return 0
+    mark = thought.marks.end_text
+    at = text.find(mark)
+    if text.count(mark) > 1:
+        for _ in range(decode(ids[: ids.index(thought.marks.end)]).count(mark)):
+            at = text.find(mark, at + 1)
+    return 0 if at < 0 else at + len(mark)
 
 
 def _joined(first: Any, then: Any) -> Any:

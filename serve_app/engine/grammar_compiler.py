@@ -7,21 +7,29 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
-# JSON whose shortest form is longer is not looked at further.
-LONGEST_TOKENS = 512
+from serve_app.engine.grammar_closing import (
+    LONGEST_TOKENS,
+    DeadEndError,
+    Endings,
+    Vocabulary,
+    bits_of,
+    clear,
+)
+
 # Walks through a grammar: how many tokens, and how often what would end something is chosen.
 WALKS = ((256, 0.0), (128, 0.1), (128, 0.5))
 # Each tag is walked through too, the shorter the more there are.
 MOST_TAGS, LEAST_TAG_TOKENS = 128, 16
+# Of an end that is looked for behind a walk.
+MOST_END_SIGNS = 256
 # Steps that are timed together: the clock of CPU time ticks every few milliseconds.
 TIMED_STEPS = 16
-# In the order in which they end what is open: a string before what holds it, all before the next.
-_CLOSING_SIGNS = '"}],'
+_CLOSING_SIGNS = b'"}],'
 
 
 class GrammarSpec(NamedTuple):
@@ -51,6 +59,7 @@ class Job:
     text: str
     limits: JobLimits
     answer: list[int] | None = None
+    least_kept: int = 0
     most_tokens: int = LONGEST_TOKENS
 
 
@@ -64,46 +73,55 @@ class Grammars:
         info = self._xgrammar.TokenizerInfo.deserialize_json(vocabulary)
         # One thread, so that the limit of CPU time is one of time.
         self._compiler = self._xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
-        self._words = (info.vocab_size + 31) // 32
-        self._stops = list(info.stop_token_ids)
-        texts: list[bytes] = info.decoded_vocab
-        ranks = {i: _rank(text) for i, text in enumerate(texts) if len(text) == 1}
-        closing = [i for i, rank in ranks.items() if rank < len(_CLOSING_SIGNS)]
-        self._soonest = sorted((i for i in ranks if ranks[i] < 1000), key=lambda i: (ranks[i], i))
-        self._no_stop = np.full(self._words, -1, dtype=np.int32)
-        _clear(self._no_stop, self._stops)
+        self._vocabulary = Vocabulary(info)
+        self._no_stop = np.full(self._vocabulary.words, -1, dtype=np.int32)
+        clear(self._no_stop, self._vocabulary.stops)
         self._no_closing = self._no_stop.copy()
-        _clear(self._no_closing, closing)
+        signs = self._vocabulary.signs
+        clear(self._no_closing, [i for i, sign in signs.items() if sign in _CLOSING_SIGNS])
 
     def check(self, job: Job) -> dict[str, Any]:
-        """Compile, find the shortest answer, and walk on as a model may."""
+        """Compile, find the shortest answer, and walk on as a model may. `closing_tokens` is the
+        longest end that was found on these ways."""
         compiled = self._compiled(job)
         size_bytes = compiled.memory_size_bytes
         if size_bytes > job.limits.compiled_bytes:
             return {"limit": "compiled"}
         timed = _TimedSteps(job.limits.step_s)
+        endings = Endings(self._vocabulary, self._mask, timed.step)
         try:
-            matcher = self._xgrammar.GrammarMatcher(compiled)
-            shortest = self._shortest(matcher, LONGEST_TOKENS, timed)
+            shortest = endings.shortest(self._xgrammar.GrammarMatcher(compiled))
+            ends = [shortest]
             for tokens, closes in WALKS:
-                self._walk(self._xgrammar.GrammarMatcher(compiled), tokens, closes, timed)
-            self._walk_through_tags(compiled, job, timed)
-        except _DeadEndError:
+                matcher = self._xgrammar.GrammarMatcher(compiled)
+                ends.append(self._walk(matcher, tokens, closes, timed, endings))
+            self._walk_through_tags(compiled, job, timed, endings)
+        except DeadEndError:
             return {"limit": "empty"}
         if timed.slow:
             return {"limit": "slow"}
         tokens = None if shortest is None else len(shortest)
-        return {"shortest_tokens": tokens, "compiled_bytes": size_bytes}
+        longest = max(len(end) for end in ends if end is not None) if any(ends) else 0
+        return {
+            "shortest_tokens": tokens,
+            "closing_tokens": longest,
+            "compiled_bytes": size_bytes,
+        }
 
     def closing(self, job: Job) -> dict[str, Any]:
-        """Ids that end the job's answer, as few as a choice sign by sign finds."""
+        """What is kept of the job's answer, and the ids that end it."""
         matcher = self._xgrammar.GrammarMatcher(self._compiled(job))
-        if not all(map(matcher.accept_token, job.answer or ())):
+        answer = job.answer or []
+        if not all(map(matcher.accept_token, answer)):
             return {"closing": None}
+        endings = Endings(self._vocabulary, self._mask)
         try:
-            return {"closing": self._shortest(matcher, job.most_tokens)}
-        except _DeadEndError:
-            return {"closing": None}
+            closed = endings.close(
+                matcher, answer, least_kept=job.least_kept, most_tokens=job.most_tokens
+            )
+        except DeadEndError:
+            closed = None
+        return {"closing": None if closed is None else asdict(closed)}
 
     def _compiled(self, job: Job) -> Any:
         compiler = self._compiler
@@ -125,47 +143,32 @@ class Grammars:
         ]
         return compiler.compile_structural_tag(items, tag["triggers"])
 
-    def _walk_through_tags(self, compiled: Any, job: Job, timed: "_TimedSteps") -> None:
+    def _walk_through_tags(
+        self, compiled: Any, job: Job, timed: "_TimedSteps", endings: Endings
+    ) -> None:
         """A model may never begin a tag, and what it holds is compiled and applied all the same."""
         begins = _begins(json.loads(job.text)) if job.kind == "structural_tag" else []
         tokens = max(LEAST_TAG_TOKENS, LONGEST_TOKENS // max(1, len(begins)))
         for begin in begins[:MOST_TAGS]:
             matcher = self._xgrammar.GrammarMatcher(compiled)
             if matcher.accept_string(begin):
-                self._shortest(matcher.fork(), tokens, timed)
-                self._walk(matcher, tokens, 0.1, timed)
+                self._walk(matcher, tokens, 0.1, timed, endings)
 
     def _mask(self, matcher: Any) -> Any:
         import numpy as np
 
         # All ones where nothing is forbidden, for xgrammar then leaves it as it is.
-        mask = np.full((1, self._words), -1, dtype=np.int32)
+        mask = np.full((1, self._vocabulary.words), -1, dtype=np.int32)
         matcher.fill_next_token_bitmask(mask)
         if not mask.any():
-            raise _DeadEndError
+            raise DeadEndError
         return mask[0]
 
-    def _shortest(
-        self, matcher: Any, most_tokens: int, timed: "_TimedSteps | None" = None
+    def _walk(
+        self, matcher: Any, tokens: int, closes: float, timed: "_TimedSteps", endings: Endings
     ) -> list[int] | None:
-        ids: list[int] = []
-        while len(ids) <= most_tokens:
-            mask = self._mask(matcher)
-            if any(_has(mask, stop) for stop in self._stops):
-                return ids
-            chosen = next((i for i in self._soonest if _has(mask, i)), None)
-            if chosen is None:
-                chosen = _first(mask)
-            if chosen is None or not matcher.accept_token(chosen):
-                return None
-            ids.append(chosen)
-            if timed is not None and timed.step():
-                return None
-        return None
-
-    def _walk(self, matcher: Any, tokens: int, closes: float, timed: "_TimedSteps") -> None:
         """Take tokens at random, as a model may that does not come to an end: some grammars take
-        the longer for a token the more there were."""
+        the longer for a token the more there were. The end that is found then."""
         dice = random.Random(tokens)  # noqa: S311  (the same walk each time)
         for _ in range(tokens):
             mask = self._mask(matcher)
@@ -173,12 +176,11 @@ class Grammars:
             if dice.random() < closes or not open_ended.any():
                 open_ended = mask & self._no_stop
             token = _any(open_ended, dice)
-            if token is None or not matcher.accept_token(token) or timed.step():
-                return
-
-
-class _DeadEndError(Exception):
-    """The grammar allows nothing, not even an end: the engine would fail there."""
+            if token is None or not matcher.accept_token(token):
+                break
+            if timed.step():
+                return None
+        return endings.shortest(matcher, most_signs=min(MOST_END_SIGNS, tokens))
 
 
 class _TimedSteps:
@@ -214,42 +216,12 @@ def _begins(tag: Any) -> list[str]:
     return begins
 
 
-def _rank(text: bytes) -> int:
-    """The lower, the sooner a sign ends what is open. Tokens of several signs come last, for they
-    may say more than is needed."""
-    sign = chr(text[0])
-    if not sign.isascii() or sign.isspace():
-        return 1000
-    if sign in _CLOSING_SIGNS:
-        return _CLOSING_SIGNS.index(sign)
-    return 100 + ord(sign) if sign.isdigit() else 300 + ord(sign)
-
-
-def _has(mask: Any, token: int) -> bool:
-    return bool((int(mask[token >> 5]) >> (token & 31)) & 1)
-
-
-def _clear(mask: Any, tokens: Sequence[int]) -> None:
-    bits = mask.view("uint32")
-    for token in tokens:
-        bits[token >> 5] &= 0xFFFFFFFF ^ (1 << (token & 31))
-
-
-def _first(mask: Any) -> int | None:
-    words = mask.nonzero()[0]
-    return None if not len(words) else int(words[0]) * 32 + _bits(int(mask[words[0]]))[0]
-
-
 def _any(mask: Any, dice: random.Random) -> int | None:
     words = mask.nonzero()[0]
     if not len(words):
         return None
     word = int(words[dice.randrange(len(words))])
-    return word * 32 + dice.choice(_bits(int(mask[word])))
-
-
-def _bits(word: int) -> list[int]:
-    return [bit for bit in range(32) if (word >> bit) & 1]
+    return word * 32 + dice.choice(bits_of(int(mask[word])))
 
 
 def import_xgrammar() -> Any:

@@ -20,7 +20,8 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from serve_app.engine.grammar_compiler import LONGEST_TOKENS, GrammarSpec, Job, JobLimits
+from serve_app.engine.grammar_closing import Closed
+from serve_app.engine.grammar_compiler import GrammarSpec, Job, JobLimits
 from serve_app.engine.grammar_worker import Frames, frame
 from serve_app.errors import RequestError, invalid
 from serve_app.structure_config import StructureConfig
@@ -83,9 +84,10 @@ class WorkerDiedError(Exception):
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """`code` is None where the grammar passed. `shortest_tokens` is None where its shortest answer
-    is longer than what is looked at."""
+    is longer than what is looked at, `closing_tokens` the longest end that was met."""
 
     shortest_tokens: int | None = None
+    closing_tokens: int = 0
     code: str | None = None
     message: str = ""
 
@@ -143,9 +145,9 @@ class GrammarSandbox:
         """None before the start."""
         return None if self._worker is None else self._worker.pid
 
-    async def shortest_tokens(self, spec: GrammarSpec) -> int | None:
-        """Tokens of the shortest answer; None for more than `LONGEST_TOKENS`. Raises
-        StructureRefusedError, or RequestError 503 where too many wait."""
+    async def check(self, spec: GrammarSpec) -> Verdict:
+        """The verdict on a grammar that has passed. Raises StructureRefusedError, or RequestError
+        503 where too many wait."""
         key = _key_of(spec)
         verdict = self._verdicts.get(key)
         if verdict is None:
@@ -156,17 +158,25 @@ class GrammarSandbox:
             self.counts.refused[verdict.code] += 1
             raise StructureRefusedError(verdict.code, verdict.message)
         self.counts.passed += 1
-        return verdict.shortest_tokens
+        return verdict
 
-    async def closing(
-        self, spec: GrammarSpec, answer: Sequence[int], most_tokens: int
-    ) -> list[int] | None:
-        """Ids that end `answer`; None where there are none within the limits."""
+    async def close(
+        self, spec: GrammarSpec, answer: Sequence[int], *, least_kept: int, most_tokens: int
+    ) -> Closed | None:
+        """How `answer` is ended within `most_tokens` in all, of which `least_kept` cannot be taken
+        back; None where it cannot within the limits."""
         limits = self._limits(CLOSING_FACTOR)
         with suppress(RequestError):
             async with self._slot(self._closers):
-                said = await self._ask(spec, limits, list(answer), most_tokens)
-                return said.get("closing")
+                said = await self._ask(
+                    spec,
+                    limits,
+                    answer=list(answer),
+                    least_kept=least_kept,
+                    most_tokens=most_tokens,
+                )
+                closed = said.get("closing")
+                return None if closed is None else Closed(**closed)
         return None
 
     async def _checked(self, key: bytes, spec: GrammarSpec) -> Verdict:
@@ -207,12 +217,11 @@ class GrammarSandbox:
         self,
         spec: GrammarSpec,
         limits: JobLimits,
-        answer: list[int] | None = None,
-        most_tokens: int = LONGEST_TOKENS,
+        **closing: Any,
     ) -> dict[str, Any]:
         for _ in range(TRIES):
             self._numbers += 1
-            job = Job(self._numbers, spec.kind, spec.text, limits, answer, most_tokens)
+            job = Job(self._numbers, spec.kind, spec.text, limits, **closing)
             with suppress(WorkerDiedError):
                 return await self._running_worker().ask(job)
         raise self._busy()
@@ -351,9 +360,10 @@ class _Worker:
 def _verdict_of(said: dict[str, Any], limits: JobLimits) -> Verdict:
     limit = said.get("limit")
     if limit is None:
-        return Verdict(said["shortest_tokens"])
+        return Verdict(said["shortest_tokens"], said["closing_tokens"])
     if limit == "invalid":
-        return Verdict(None, "structure_invalid", f"It cannot be compiled: {said['detail']}")
+        detail = f"It cannot be compiled: {said['detail']}"
+        return Verdict(code="structure_invalid", message=detail)
     code, sentence = _REFUSALS[limit]
     message = sentence.format(
         cpu_s=limits.cpu_s,
@@ -361,7 +371,7 @@ def _verdict_of(said: dict[str, Any], limits: JobLimits) -> Verdict:
         compiled_mib=limits.compiled_bytes // MIB,
         step_ms=limits.step_s * 1000,
     )
-    return Verdict(None, code, message)
+    return Verdict(code=code, message=message)
 
 
 def _key_of(spec: GrammarSpec) -> bytes:

@@ -7,7 +7,8 @@ from typing import Any
 
 from serve_app.core.generation import SequenceFacts
 from serve_app.core.thought import ThoughtTrace
-from serve_app.engine.structure import is_json, is_unfinished
+from serve_app.engine.mended import stop_behind
+from serve_app.engine.structure import is_unfinished
 
 REPETITION = "repetition"
 # An answer of blanks is none: it may not end again before so many tokens.
@@ -15,13 +16,11 @@ LEAST_ANSWER_TOKENS = (1, 8, 8)
 
 
 class Lack(Enum):
-    """The end of its thought, an answer behind it, the end of the JSON that it is, or the tokens
-    that were held back for one that it is not."""
+    """The end of its thought, an answer behind it, or the end of the JSON that it is."""
 
     THOUGHT_END = "thought end"
     ANSWER = "answer"
     STRUCTURE = "structure"
-    REST = "rest"
 
 
 @dataclass(slots=True)
@@ -50,6 +49,13 @@ class Written:
         if self.facts.thought is not None:
             self.facts.thought.take(token_ids)
 
+    def keep(self, tokens: int) -> None:
+        """Take back all tokens but these, which end in the answer."""
+        dropped = len(self.token_ids) - tokens
+        del self.token_ids[tokens:]
+        if self.facts.thought is not None:
+            self.facts.thought.answer_tokens -= dropped
+
     @property
     def answer(self) -> list[int]:
         """The ids behind the thought."""
@@ -77,18 +83,18 @@ def lack_of(
 ) -> Lack | None:
     """None where the sequence is whole, was aborted, or has no token left to go on with."""
     reason, thought = output.finish_reason, sequence.facts.thought
-    if left_tokens < 1 or reason not in ("stop", "length", REPETITION):
+    if reason not in ("stop", "length", REPETITION):
         return None
     if thought is not None and thought.is_open:
         return _of_open_thought(thought, reason, left_tokens)
     if reason == "stop":
+        if left_tokens < 1:
+            return None
         # The blanks before an answer belong to the form of a thought, so a stop string found in
         # them is not the answer's.
         blank = thought is not None and _is_blank(sequence, decode)
         return Lack.ANSWER if blank else None
-    if is_unfinished(params, decode(sequence.answer)):
-        return Lack.STRUCTURE
-    return Lack.REST if reason == "length" and is_json(params) else None
+    return Lack.STRUCTURE if is_unfinished(params, decode(sequence.answer)) else None
 
 
 def _of_open_thought(thought: ThoughtTrace, reason: str, left_tokens: int) -> Lack | None:
@@ -101,9 +107,14 @@ def _is_blank(sequence: Written, decode: Callable[[Sequence[int]], str]) -> bool
     return len(answer) <= max(LEAST_ANSWER_TOKENS) and not decode(answer).strip()
 
 
-def next_params(params: Any, left_tokens: int, turn: int, lack: Lack | None) -> Any:
-    """Parameters of the turn that is to bring what lacks."""
+def next_params(params: Any, left_tokens: int, turn: int, index: int, lack: Lack | None) -> Any:
+    """Parameters of the turn that is to bring what the sequence `index` lacks."""
     following = params.clone()
+    # The thought has ended, or is about to be closed.
+    stop_behind(following, None)
+    if params.seed is not None:
+        # As vLLM seeds the sequences of one request.
+        following.seed = params.seed + index
     following.n, following.thinking_token_budget = 1, None
     following.max_tokens, following.min_tokens = max(1, left_tokens), 0
     if lack is Lack.ANSWER:

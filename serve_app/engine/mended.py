@@ -11,11 +11,15 @@ from serve_app.core.generation import GENERATION
 from serve_app.core.thought import ThoughtEnd
 
 LOOK_EVERY_TOKENS = 16
+# Of vLLM's `extra_args`, which reach all of its processes.
+STOP_BEHIND = "tierserve_stop_behind"
 
 
-def exact_parser(base: type[Any]) -> type[Any]:
+def exact_parser(base: type[Any], message: Callable[..., Any]) -> type[Any]:
     """vLLM's parser of R1 models, for prompts that open the thought or close it: vLLM's counts no
-    token of a thought that the prompt has opened, and takes an answer without a thought for one."""
+    token of a thought that the prompt has opened, and takes an answer without a thought for one.
+    A thought ends at the first id that ends it, whatever marks are written before and behind, so
+    that a stream and a whole answer say the same. `message` makes a stream's delta."""
 
     class ExactParser(base):
         def extract_reasoning(
@@ -23,7 +27,37 @@ def exact_parser(base: type[Any]) -> type[Any]:
         ) -> tuple[str | None, str | None]:
             if _thought_is_off():
                 return None, model_output
-            return super().extract_reasoning(model_output, request)
+            at = _answer_at(model_output, self.end_token)
+            thought = model_output[:at].removesuffix(self.end_token)
+            return thought.removeprefix(self.start_token), model_output[at:] or None
+
+        def extract_reasoning_streaming(
+            self,
+            previous_text: str,
+            current_text: str,
+            delta_text: str,
+            previous_token_ids: Sequence[int],
+            current_token_ids: Sequence[int],
+            delta_token_ids: Sequence[int],
+        ) -> Any:
+            thought, content = delta_text, ""
+            if self.end_token_id in delta_token_ids:
+                at = self._end_at(delta_text, list(delta_token_ids))
+                thought, content = delta_text[:at], delta_text[at + len(self.end_token) :]
+            if not previous_text:
+                thought = thought.removeprefix(self.start_token)
+            if not thought and not content:
+                return None
+            return message(reasoning=thought or None, content=content or None)
+
+        def _end_at(self, text: str, ids: list[int]) -> int:
+            """Where the mark of this id stands among those that are spelt out before it."""
+            at = text.find(self.end_token)
+            if text.count(self.end_token) > 1:
+                before = self.model_tokenizer.decode(ids[: ids.index(self.end_token_id)])
+                for _ in range(before.count(self.end_token)):
+                    at = text.find(self.end_token, at + 1)
+            return at
 
         def is_reasoning_end(self, input_ids: Sequence[int]) -> bool:
             return _thought_is_off() or super().is_reasoning_end(input_ids)
@@ -46,6 +80,113 @@ def _thought_is_off() -> bool:
         return False
     thought = next(iter(generation.sequences.values())).thought
     return thought is not None and thought.end is ThoughtEnd.OFF
+
+
+def _answer_at(text: str, end: str) -> int:
+    """Where the answer begins in a whole text; its length where it has none."""
+    generation = GENERATION.get()
+    if text.count(end) > 1 and generation is not None:
+        for facts in generation.sequences.values():
+            if facts.text == text:
+                return facts.answer_at
+    at = text.find(end)
+    return len(text) if at < 0 else at + len(end)
+
+
+def stopping_in_answers(
+    update: Callable[..., Any], check: Callable[..., Any]
+) -> Callable[..., Any]:
+    """vLLM 0.32 looks for a client's stop strings in thoughts too (vllm#52393, #53066; to be
+    removed with pull request #52486). Here they are looked for behind the id that ends the thought,
+    and behind the blanks before the answer, which are the thought's form. `update` is that of
+    vLLM's detokenizer, `check` what it looks with."""
+
+    def update_within_answer(
+        detokenizer: Any, new_token_ids: list[int], stop_terminated: bool
+    ) -> str | None:
+        if not detokenizer.stop or getattr(detokenizer, "stop_behind", None) is None:
+            return update(detokenizer, new_token_ids, stop_terminated)
+        for number, token in enumerate(new_token_ids, 1):
+            last = stop_terminated and number == len(new_token_ids)
+            if detokenizer.stop_behind is None:
+                found = update(detokenizer, [token], last)
+            else:
+                found = _update_before_answer(detokenizer, token, last)
+            if found is not None:
+                return found
+        return None
+
+    def _update_before_answer(detokenizer: Any, token: int, last: bool) -> str | None:
+        stop, detokenizer.stop = detokenizer.stop, []
+        try:
+            update(detokenizer, [token], last)
+        finally:
+            detokenizer.stop = stop
+        text = detokenizer.output_text
+        if token == detokenizer.stop_behind and detokenizer.answer_at is None:
+            detokenizer.answer_at = len(text)
+        begun = 0 if detokenizer.answer_at is None else len(text[detokenizer.answer_at :].lstrip())
+        if not begun:
+            return None
+        detokenizer.stop_behind = None
+        if detokenizer.num_output_tokens() <= detokenizer.min_tokens:
+            return None
+        found = check(
+            output_text=text,
+            new_char_count=begun,
+            stop=stop,
+            include_in_output=detokenizer.include_stop_str_in_output,
+        )
+        if found is None:
+            return None
+        if found[1] != -1:
+            detokenizer.output_text = text[: found[1]]
+        return found[0]
+
+    return update_within_answer
+
+
+def knowing_where_to_stop(initialize: Callable[..., None]) -> Callable[..., None]:
+    """vLLM's detokenizer, which is initialized so, with the id behind which stop strings count."""
+
+    def initialize_with_id(detokenizer: Any, request: Any) -> None:
+        initialize(detokenizer, request)
+        detokenizer.stop_behind = stop_id_of(request.sampling_params)
+        detokenizer.answer_at = None
+
+    return initialize_with_id
+
+
+def stop_ids_in_answers(check_stop: Callable[[Any, int], bool]) -> Callable[[Any, int], bool]:
+    """vLLM's scheduler, which ends a sequence at a client's stop ids, inside its thought too."""
+
+    def check_stop_in_answer(request: Any, max_model_len: int) -> bool:
+        params = request.sampling_params
+        end_id, ids = stop_id_of(params), request.output_token_ids
+        if (
+            end_id is None
+            or ids[-1] not in (params.stop_token_ids or ())
+            or end_id in list(ids)[:-1]
+        ):
+            return check_stop(request, max_model_len)
+        stop_token_ids, params.stop_token_ids = params.stop_token_ids, []
+        try:
+            return check_stop(request, max_model_len)
+        finally:
+            params.stop_token_ids = stop_token_ids
+
+    return check_stop_in_answer
+
+
+def stop_id_of(params: Any) -> int | None:
+    """The id behind which the client's stops count; None: everywhere."""
+    return (params.extra_args or {}).get(STOP_BEHIND)
+
+
+def stop_behind(params: Any, end_id: int | None) -> None:
+    """Have the client's stops count behind this id only, or everywhere."""
+    others = {key: value for key, value in (params.extra_args or {}).items() if key != STOP_BEHIND}
+    params.extra_args = {**others, STOP_BEHIND: end_id} if end_id is not None else others or None
 
 
 def mended_budget(base: type[Any]) -> type[Any]:

@@ -18,17 +18,21 @@ from serve_app.core.schema_limits import (
     refusal_of_schema,
     refusal_of_text,
 )
-from serve_app.engine.grammar_compiler import LONGEST_TOKENS, GrammarSpec
+from serve_app.engine.grammar_closing import CALL_BEGINS, LONGEST_TOKENS, Closed
+from serve_app.engine.grammar_compiler import GrammarSpec
 from serve_app.engine.grammar_sandbox import GrammarSandbox, StructureRefusedError
 
 # Blanks that may stand between two signs of JSON: models write `{"a": 1}`.
 MOST_BLANKS = 1
-# Tokens that are held back for closing, beside those of the shortest JSON there is, and the most of
-# a limit that they may take.
+# A thought leaves JSON so many tokens beside those of its shortest form, but no more than this part
+# of the limit.
 RESERVE_TOKENS, RESERVE_SHARE = 48, 2
+# A stream holds its last tokens back until it is known what becomes of them: so many times the
+# longest end that was met, and some more.
+HELD_ENDS, HELD_TOKENS = 2, 48
 # What tags put around the schemas that they hold, as vLLM counts it.
 TAG_NESTING = 16
-_CALL_BEGINS, _CALL_ENDS = "<tool_call>", "</tool_call>"
+_CALL_BEGINS, _CALL_ENDS = CALL_BEGINS.decode(), "</tool_call>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,23 @@ class GrammarSyntax:
 
 
 @dataclass(frozen=True, slots=True)
+class EndTokens:
+    """What it takes to end an answer: the shortest there is, and the longest end that was met."""
+
+    shortest: int = 0
+    longest: int = 0
+
+    def reserve(self, max_tokens: int) -> int:
+        """Tokens of a limit that a thought leaves to the JSON behind it."""
+        return min(max_tokens // RESERVE_SHARE, self.shortest + RESERVE_TOKENS)
+
+    @property
+    def held(self) -> int:
+        """Tokens at the end of a limit that are held back."""
+        return HELD_ENDS * max(self.shortest, self.longest) + HELD_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
 class StructureBinder:
     """Lets to the engine only what the sandbox has compiled within the limits."""
 
@@ -48,24 +69,28 @@ class StructureBinder:
     syntax: GrammarSyntax
     limits: SchemaLimits
 
-    async def bind(self, bound: Any, field: str | None) -> tuple[Any, int]:
-        """vLLM's parameters of a grammar in the form that was checked, and the tokens of its
-        shortest answer. Raises RequestError: 400 names `field` and the limit, 503 says that too
+    async def bind(self, bound: Any, field: str | None) -> tuple[Any, EndTokens]:
+        """vLLM's parameters of a grammar in the form that was checked, and what it takes to end
+        it. Raises RequestError: 400 names `field` and the limit, 503 says that too
         many wait to be checked."""
         try:
             checked = self._in_engines_form(bound)
-            shortest = await self.sandbox.shortest_tokens(spec_of(checked, self.syntax.is_lark))
+            verdict = await self.sandbox.check(spec_of(checked, self.syntax.is_lark))
         except StructureRefusedError as refused:
             raise refused.as_request_error(field or field_of(bound)) from None
-        return checked, LONGEST_TOKENS if shortest is None else shortest
+        shortest = LONGEST_TOKENS if verdict.shortest_tokens is None else verdict.shortest_tokens
+        return checked, EndTokens(shortest, verdict.closing_tokens)
 
-    async def closing(
-        self, bound: Any, answer: Sequence[int], most_tokens: int
-    ) -> list[int] | None:
-        """Ids that end the JSON of `answer`; None where the grammar does not know the answer, more
-        than `most_tokens` are needed, or they cannot be found within the limits."""
+    async def close(
+        self, bound: Any, answer: Sequence[int], *, least_kept: int, most_tokens: int
+    ) -> Closed | None:
+        """How the JSON of `answer` is ended within `most_tokens` in all, of which `least_kept`
+        cannot be taken back; None where the grammar does not know the answer, or no end is found
+        within the limits."""
         spec = spec_of(bound, self.syntax.is_lark)
-        return await self.sandbox.closing(spec, answer, most_tokens)
+        return await self.sandbox.close(
+            spec, answer, least_kept=least_kept, most_tokens=most_tokens
+        )
 
     def _in_engines_form(self, bound: Any) -> Any:
         if bound.regex is not None:
@@ -143,11 +168,6 @@ def spec_of(bound: Any, is_lark: Callable[[str], bool]) -> GrammarSpec:
     return GrammarSpec("lark" if is_lark(bound.grammar) else "ebnf", bound.grammar)
 
 
-def reserve_tokens(shortest_tokens: int, max_tokens: int) -> int:
-    """Tokens of a limit of `max_tokens` that are to be held back for closing JSON."""
-    return min(max_tokens // RESERVE_SHARE, shortest_tokens + RESERVE_TOKENS)
-
-
 def field_of(bound: Any) -> str:
     """The request's field, as far as it can be seen from what vLLM has made of it."""
     for name in ("regex", "choice", "grammar", "structural_tag"):
@@ -156,12 +176,17 @@ def field_of(bound: Any) -> str:
     return "response_format"
 
 
+def is_closed_at_limit(params: Any) -> bool:
+    """Whether what binds the answer is ended where the limit would cut it."""
+    return is_json(params) and not params.ignore_eos
+
+
 def is_unfinished(params: Any, answer: str) -> bool:
     """Whether this answer, cut here, is unfinished JSON. Where calls are the model's choice it may
     be plain text."""
-    if not is_json(params) or params.ignore_eos:
+    if not is_closed_at_limit(params):
         return False
-    if not _is_optional(params.structured_outputs):
+    if not is_optional(params.structured_outputs):
         return True
     return answer.rfind(_CALL_BEGINS) > answer.rfind(_CALL_ENDS)
 
@@ -203,7 +228,8 @@ def _with_few_blanks(form: Any) -> Any:
     return {name: _with_few_blanks(part) for name, part in form.items()}
 
 
-def _is_optional(bound: Any) -> bool:
+def is_optional(bound: Any) -> bool:
+    """Whether the answer may be plain text too, as where calls are the model's choice."""
     if not bound.structural_tag:
         return False
     tag = json.loads(bound.structural_tag)

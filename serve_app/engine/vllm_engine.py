@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,9 +32,12 @@ from serve_app.engine.held_reply import holding_replies
 from serve_app.engine.load_recorder import load_recorder
 from serve_app.engine.mended import (
     exact_parser,
+    knowing_where_to_stop,
     looked_for_rarely,
     mended_budget,
     rewound_on_cpu,
+    stop_ids_in_answers,
+    stopping_in_answers,
     taking_turns,
 )
 from serve_app.engine.prompt_length import CONTEXTS, refusing_long_prompts
@@ -217,13 +221,15 @@ def _with_late_faults(app: ASGIApp) -> ASGIApp:
 
 def extend_vllm() -> None:
     """Entry point `vllm.general_plugins`: vLLM calls it in each of its processes."""
+    from vllm.entrypoints.generate.base.protocol import DeltaMessage
     from vllm.reasoning import ReasoningParserManager
     from vllm.reasoning.deepseek_r1_reasoning_parser import DeepSeekR1ReasoningParser
     from vllm.v1.core.sched import utils as scheduling
+    from vllm.v1.engine import detokenizer
     from vllm.v1.sample import thinking_budget_state
     from vllm.v1.structured_output import StructuredOutputManager, backend_xgrammar
 
-    parser = exact_parser(DeepSeekR1ReasoningParser)
+    parser = exact_parser(DeepSeekR1ReasoningParser, DeltaMessage)
     ReasoningParserManager.register_module(R1_PARSER, module=parser)
     thinking_budget_state.ThinkingBudgetStateHolder = mended_budget(
         thinking_budget_state.ThinkingBudgetStateHolder
@@ -231,6 +237,11 @@ def extend_vllm() -> None:
     backend_xgrammar.XgrammarGrammar = budgeted_grammar(backend_xgrammar.XgrammarGrammar)
     StructuredOutputManager.__init__ = compiling_side_by_side(StructuredOutputManager.__init__)
     scheduling.check_sequence_repetition = looked_for_rarely(scheduling.check_sequence_repetition)
+    # Before the scheduler is imported, which takes it by its name.
+    scheduling.check_stop = stop_ids_in_answers(scheduling.check_stop)
+    text = detokenizer.BaseIncrementalDetokenizer
+    text.__init__ = knowing_where_to_stop(text.__init__)
+    text.update = stopping_in_answers(text.update, detokenizer.check_stop_strings)
     if computes_on_cpu():
         from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
@@ -260,7 +271,8 @@ def _answer_guard(client: Any, grammars: GrammarSandbox, structure: StructureCon
             min_count=ENDLESS.times,
         ),
         binder=StructureBinder(grammars, syntax, limits),
-        decode=tokenizer.decode,
+        # As vLLM decodes an answer, without a tokenizer's own tidying up.
+        decode=partial(tokenizer.decode, clean_up_tokenization_spaces=False),
     )
 
 

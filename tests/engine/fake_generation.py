@@ -15,7 +15,8 @@ from serve_app.core.generation import GENERATION, Generation
 from serve_app.core.thinking import ThinkingPlan
 from serve_app.core.thought import ThoughtMarks
 from serve_app.engine.answer_guard import AnswerGuard
-from serve_app.engine.structure import StructureBinder
+from serve_app.engine.grammar_closing import Closed
+from serve_app.engine.structure import EndTokens, StructureBinder
 from serve_app.errors import RequestError
 
 START, END, EOS, BLANK, USER = 1, 2, 0, 3, 50
@@ -47,6 +48,8 @@ class FakeParams:
     repetition_detection: object = None
     structured_outputs: Any = None
     ignore_eos: bool = False
+    seed: int | None = None
+    extra_args: dict[str, Any] | None = None
 
     def clone(self) -> "FakeParams":
         return replace(self)
@@ -87,24 +90,29 @@ class FakeResult:
 
 @dataclass(frozen=True)
 class FakeBinder(StructureBinder):
-    """Binds all answers, and closes every JSON with the same ids, which it says the grammar asks
-    for. `refusal` is raised instead."""
+    """Binds all answers, and closes every JSON with the same ids, behind as much of it as leaves
+    room for them. An answer that ends with `last` is whole. `refusal` is raised instead."""
 
     sandbox: Any = None
     syntax: Any = None
     limits: Any = None
     ids: tuple[int, ...] | None = (9,)
+    last: int = 33
     refusal: RequestError | None = None
+    end_tokens: EndTokens = field(default_factory=lambda: EndTokens(2, 4))
 
-    async def bind(self, bound: Any, field: str | None) -> tuple[Any, int]:
+    async def bind(self, bound: Any, field: str | None) -> tuple[Any, EndTokens]:
         if self.refusal is not None:
             raise self.refusal
-        return bound, 2
+        return bound, self.end_tokens
 
-    async def closing(
-        self, bound: Any, answer: Sequence[int], most_tokens: int
-    ) -> list[int] | None:
-        return None if self.ids is None else list(self.ids)
+    async def close(
+        self, bound: Any, answer: Sequence[int], *, least_kept: int, most_tokens: int
+    ) -> Closed | None:
+        if answer and answer[-1] == self.last:
+            return Closed(len(answer), [], whole=True)
+        kept = min(len(answer), most_tokens - len(self.ids or ()))
+        return None if self.ids is None or kept < least_kept else Closed(kept, list(self.ids))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from serve_app.core.generation import SequenceFacts
 from serve_app.core.thought import ThoughtTrace
 from serve_app.engine.answer_text import in_step, without_blanks
 from serve_app.engine.lacks import Written
-from tests.engine.fake_generation import END, MARKS, FakeOutput
+from tests.engine.fake_generation import END, MARKS, FakeOutput, decode
 
 
 def a_sequence(budget_tokens: int | None = 50) -> Written:
@@ -19,7 +19,7 @@ def sent(sequence: Written, outputs: list[FakeOutput]) -> list[tuple[str, list[i
         if aligned is None:
             continue
         sequence.take(aligned.token_ids)
-        without_blanks(aligned, sequence)
+        without_blanks(aligned, sequence, decode)
         passed.append((aligned.text, list(aligned.token_ids)))
     return passed
 

@@ -51,7 +51,7 @@ async def sandbox(vocabulary: str) -> AsyncIterator[GrammarSandbox]:
 
 async def code_of(sandbox: GrammarSandbox, spec: GrammarSpec) -> str:
     with pytest.raises(StructureRefusedError) as refused:
-        await sandbox.shortest_tokens(spec)
+        await sandbox.check(spec)
     assert refused.value.message
     return refused.value.code
 
@@ -79,9 +79,10 @@ def environment_of(pid: int) -> bytes:
 
 async def test_the_tokens_of_the_shortest_answer_are_reported(sandbox: GrammarSandbox) -> None:
     tokenizer = micro_tokenizer()
-    shortest = await sandbox.shortest_tokens(schema_spec({"const": 5}))
+    shortest = (await sandbox.check(schema_spec({"const": 5}))).shortest_tokens
     assert shortest == len(tokenizer.encode("5", add_special_tokens=False)) == 1
-    assert await sandbox.shortest_tokens(schema_spec({"type": "string", "minLength": 600})) is None
+    long = await sandbox.check(schema_spec({"type": "string", "minLength": 600}))
+    assert long.shortest_tokens is None
     assert sandbox.counts.passed == 2
 
 
@@ -100,7 +101,7 @@ async def test_the_tokens_of_the_shortest_answer_are_reported(sandbox: GrammarSa
 async def test_every_kind_of_grammar_is_compiled(
     sandbox: GrammarSandbox, spec: GrammarSpec
 ) -> None:
-    shortest = await sandbox.shortest_tokens(spec)
+    shortest = (await sandbox.check(spec)).shortest_tokens
     assert shortest is not None
     assert shortest < 10
 
@@ -147,7 +148,7 @@ async def test_a_limit_that_is_met_is_reported(
     assert await code_of(sandbox, spec) == code
     assert sandbox.counts.refused == {code: 1}
     # The other process has borne it.
-    assert await sandbox.shortest_tokens(YES) == 2
+    assert (await sandbox.check(YES)).shortest_tokens == 1
     assert sandbox.counts.restarts == 0
 
 
@@ -159,7 +160,7 @@ async def test_a_grammar_that_compiles_to_too_much_is_refused(vocabulary: str) -
 
 async def test_a_message_tells_the_cause_without_xgrammars_source(sandbox: GrammarSandbox) -> None:
     with pytest.raises(StructureRefusedError) as refused:
-        await sandbox.shortest_tokens(schema_spec({"$ref": "#/$defs/nowhere"}))
+        await sandbox.check(schema_spec({"$ref": "#/$defs/nowhere"}))
     assert "Cannot find field $defs" in refused.value.message
     assert ".cc" not in refused.value.message
 
@@ -169,7 +170,7 @@ async def test_a_message_tells_the_cause_without_xgrammars_source(sandbox: Gramm
 
 async def test_a_verdict_is_kept_good_or_bad(sandbox: GrammarSandbox) -> None:
     for _ in range(3):
-        assert await sandbox.shortest_tokens(YES) == 2
+        assert (await sandbox.check(YES)).shortest_tokens == 1
         assert await code_of(sandbox, GrammarSpec("ebnf", "root ::= root")) == "structure_empty"
     assert sandbox.counts.cache_hits == 4
 
@@ -189,10 +190,10 @@ async def test_those_who_ask_for_the_same_wait_for_one_compile(sandbox: GrammarS
 
 async def test_a_compile_ends_when_the_last_who_waits_for_it_leaves(vocabulary: str) -> None:
     async with a_sandbox(vocabulary, compile_timeout_s=60) as sandbox:
-        await sandbox.shortest_tokens(YES)
+        await sandbox.check(YES)
         pid = sandbox.worker_pid
         assert pid is not None
-        waiting = [asyncio.ensure_future(sandbox.shortest_tokens(ENDLESS)) for _ in range(2)]
+        waiting = [asyncio.ensure_future(sandbox.check(ENDLESS)) for _ in range(2)]
         await until(lambda: children_of(pid))
         waiting[0].cancel()
         await asyncio.sleep(0.1)
@@ -207,12 +208,12 @@ async def test_a_compile_ends_when_the_last_who_waits_for_it_leaves(vocabulary: 
 
 async def test_known_and_closing_ones_do_not_wait_for_new_ones(vocabulary: str) -> None:
     async with a_sandbox(vocabulary, workers=1, compile_timeout_s=5) as sandbox:
-        await sandbox.shortest_tokens(YES)
-        slow = [asyncio.ensure_future(sandbox.shortest_tokens(endless(n))) for n in range(3)]
+        await sandbox.check(YES)
+        slow = [asyncio.ensure_future(sandbox.check(endless(n))) for n in range(3)]
         await asyncio.sleep(0.1)
         async with asyncio.timeout(2):
-            assert await sandbox.shortest_tokens(YES) == 2
-            assert await sandbox.closing(YES, (), 5) is not None
+            assert (await sandbox.check(YES)).shortest_tokens == 1
+            assert await sandbox.close(YES, (), least_kept=0, most_tokens=5) is not None
         for one in slow:
             one.cancel()
         await asyncio.gather(*slow, return_exceptions=True)
@@ -221,9 +222,9 @@ async def test_known_and_closing_ones_do_not_wait_for_new_ones(vocabulary: str) 
 async def test_who_waits_too_long_is_refused_with_a_retry_after(vocabulary: str) -> None:
     config = {"workers": 1, "compile_timeout_s": 5.0, "max_wait_s": 0.2, "max_waiting": 1}
     async with a_sandbox(vocabulary, **config) as sandbox:
-        slow = asyncio.ensure_future(sandbox.shortest_tokens(ENDLESS))
+        slow = asyncio.ensure_future(sandbox.check(ENDLESS))
         await asyncio.sleep(0.05)
-        answers = [asyncio.ensure_future(sandbox.shortest_tokens(endless(n))) for n in range(2)]
+        answers = [asyncio.ensure_future(sandbox.check(endless(n))) for n in range(2)]
         for answer in answers:
             with pytest.raises(RequestError) as refused:
                 await answer
@@ -240,10 +241,10 @@ async def test_who_waits_too_long_is_refused_with_a_retry_after(vocabulary: str)
 async def test_a_worker_that_dies_is_started_again_and_its_work_done_anew(
     sandbox: GrammarSandbox,
 ) -> None:
-    await sandbox.shortest_tokens(YES)
+    await sandbox.check(YES)
     pid = sandbox.worker_pid
     assert pid is not None
-    asked = asyncio.ensure_future(sandbox.shortest_tokens(GrammarSpec("regex", "[a-z]{1,300}b")))
+    asked = asyncio.ensure_future(sandbox.check(GrammarSpec("regex", "[a-z]{1,300}b")))
     await asyncio.sleep(0)
     os.kill(pid, signal.SIGKILL)
     assert await asked is not None
@@ -256,20 +257,20 @@ async def test_a_worker_that_hangs_is_given_up(
 ) -> None:
     monkeypatch.setattr("serve_app.engine.grammar_sandbox.GRACE_S", 0.1)
     async with a_sandbox(vocabulary, compile_timeout_s=0.2) as sandbox:
-        await sandbox.shortest_tokens(YES)
+        await sandbox.check(YES)
         pid = sandbox.worker_pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
-        assert await sandbox.shortest_tokens(GrammarSpec("regex", "ab")) is not None
+        assert await sandbox.check(GrammarSpec("regex", "ab")) is not None
         assert sandbox.worker_pid != pid
 
 
 async def test_the_worker_and_its_children_end_with_the_sandbox(vocabulary: str) -> None:
     async with a_sandbox(vocabulary, compile_timeout_s=60) as sandbox:
-        await sandbox.shortest_tokens(YES)
+        await sandbox.check(YES)
         pid = sandbox.worker_pid
         assert pid is not None
-        asked = asyncio.ensure_future(sandbox.shortest_tokens(ENDLESS))
+        asked = asyncio.ensure_future(sandbox.check(ENDLESS))
         await until(lambda: children_of(pid))
         (child,) = children_of(pid)
         sandbox.stop()
@@ -281,7 +282,7 @@ async def test_the_worker_and_its_children_end_with_the_sandbox(vocabulary: str)
 
 async def test_the_worker_is_small_and_has_one_thread(sandbox: GrammarSandbox) -> None:
     """It is held beside each replica, and forked for each new schema."""
-    await sandbox.shortest_tokens(YES)
+    await sandbox.check(YES)
     pid = sandbox.worker_pid
     assert pid is not None
     assert int(status_of(pid, "VmRSS").split()[0]) < 120_000
@@ -294,8 +295,8 @@ async def test_what_is_closed_can_be_read_on(sandbox: GrammarSandbox) -> None:
     tokenizer = micro_tokenizer()
     spec = schema_spec({"type": "object", "properties": {"a": {"type": "string"}}})
     answer = tokenizer.encode('{"a": "b', add_special_tokens=False)
-    closing = await sandbox.closing(spec, answer, 20)
-    assert closing is not None
-    assert json.loads(tokenizer.decode([*answer, *closing])) == {"a": "b"}
-    assert await sandbox.closing(spec, answer, 1) is None
-    assert await sandbox.closing(endless(0), (), 20) is None
+    closed = await sandbox.close(spec, answer, least_kept=0, most_tokens=20)
+    assert closed is not None
+    assert json.loads(tokenizer.decode([*answer[: closed.kept], *closed.ids])) == {"a": "b"}
+    assert await sandbox.close(spec, answer, least_kept=0, most_tokens=1) is None
+    assert await sandbox.close(endless(0), (), least_kept=0, most_tokens=20) is None

@@ -8,7 +8,9 @@ import pytest
 
 from serve_app.core.generation import Generation
 from serve_app.core.thinking import LEAST_THOUGHT_TOKENS
-from serve_app.engine.structure import RESERVE_TOKENS
+from serve_app.engine.lacks import REPETITION
+from serve_app.engine.mended import stop_id_of
+from serve_app.engine.structure import EndTokens
 from serve_app.errors import RequestError, invalid
 from tests.engine.fake_generation import (
     BLANK,
@@ -159,14 +161,107 @@ async def test_the_engine_looks_for_repetition_where_the_tier_wants_it(
 
 
 @STREAMED
-async def test_json_that_reaches_its_limit_is_closed_with_what_was_held_back(stream: bool) -> None:
-    cut = Said([5, END, 6, 6], "length")
-    outcome = await generated(cut, structured_outputs=JSON, stream=stream)
-    assert outcome.asked[0].params.max_tokens < 100
-    assert outcome.ids == {0: [5, END, 6, 6, 9]}
-    assert outcome.texts == {0: decode([5, END, 6, 6, 9])}
-    assert outcome.finish == {0: ["stop"]}
+@pytest.mark.parametrize("delta_tokens", [1, 3])
+async def test_json_has_its_whole_limit_and_is_closed_from_where_that_fits(
+    stream: bool, delta_tokens: int
+) -> None:
+    cut = Said([5, END, 6, 7, 8], "length")
+    outcome = await generated(
+        cut, structured_outputs=JSON, stream=stream, max_tokens=50, delta_tokens=delta_tokens
+    )
+    assert outcome.asked[0].params.max_tokens == 50
+    assert outcome.ids == {0: [5, END, 6, 7, 8, 9]}
+    assert outcome.texts == {0: decode([5, END, 6, 7, 8, 9])}
+    assert outcome.finish == {0: ["length"]}
     assert outcome.generation.sequences[0].closed
+    assert outcome.thought[2] == 4
+    assert [result.finished for result in outcome.results][-1:] == [True]
+
+
+@STREAMED
+@pytest.mark.parametrize("delta_tokens", [1, 2, 3])
+@pytest.mark.parametrize("marks", [MARKS, None], ids=["thinks", "does not"])
+async def test_json_at_its_limit_goes_back_to_make_room_for_its_end(
+    stream: bool, delta_tokens: int, marks: Any
+) -> None:
+    begin = [5, END] if marks is not None else []
+    said = Said([*begin, *range(20, 20 + 6 - len(begin))], "length")
+    outcome = await generated(
+        said,
+        structured_outputs=JSON,
+        stream=stream,
+        marks=marks,
+        plan=PLAN if marks is not None else None,
+        max_tokens=6,
+        delta_tokens=delta_tokens,
+        with_logprobs=True,
+        binder=FakeBinder(ids=(8, 9)),
+    )
+    ids = [*list(said.ids)[:4], 8, 9]
+    assert outcome.ids == {0: ids}
+    assert outcome.texts == {0: decode(ids)}
+    assert outcome.logprobs == {0: [*[{token: -0.5} for token in ids[:4]], None, None]}
+    assert outcome.finish == {0: ["length"]}
+
+
+@STREAMED
+async def test_json_that_is_whole_at_its_limit_stops_there(stream: bool) -> None:
+    said = Said([20, 21, 33], "length")
+    outcome = await generated(
+        said, structured_outputs=JSON, stream=stream, marks=None, max_tokens=3
+    )
+    assert outcome.ids == {0: [20, 21, 33]}
+    assert outcome.finish == {0: ["stop"]}
+    assert not outcome.generation.sequences[0].closed
+
+
+async def test_a_stream_sends_all_but_the_end_of_a_limit_at_once() -> None:
+    held = FakeBinder().end_tokens.held
+    said = ends(*range(20, 20 + 9))
+    outcome = await generated(
+        said, structured_outputs=JSON, stream=True, marks=None, max_tokens=held + 5
+    )
+    assert [len(result.outputs) for result in outcome.results] == [1] * 10
+    assert outcome.ids == {0: list(said.ids)}
+    assert outcome.finish == {0: ["stop"]}
+
+
+@STREAMED
+async def test_what_a_stream_has_sent_is_not_taken_back(stream: bool) -> None:
+    """Whole answers neither, so that both are equal."""
+    end_tokens = EndTokens(0, 0)
+    binder = FakeBinder(ids=tuple(range(60)), end_tokens=end_tokens)
+    said = Said([*range(100, 100 + end_tokens.held + 5)], "length")
+    outcome = await generated(
+        said,
+        structured_outputs=JSON,
+        stream=stream,
+        marks=None,
+        max_tokens=len(said.ids),
+        binder=binder,
+    )
+    assert outcome.ids == {0: list(said.ids)}
+    assert outcome.finish == {0: ["length"]}
+    assert not outcome.generation.sequences[0].closed
+
+
+@STREAMED
+async def test_json_that_repeats_itself_is_closed_and_reported_so(stream: bool) -> None:
+    said = Said([20, 21, 22], REPETITION)
+    outcome = await generated(said, structured_outputs=JSON, stream=stream, marks=None)
+    assert outcome.ids == {0: [20, 21, 22, 9]}
+    assert outcome.finish == {0: ["length"]}
+    assert outcome.generation.sequences[0].repeated
+
+
+@STREAMED
+async def test_of_several_sequences_each_has_an_end_of_its_own(stream: bool) -> None:
+    said = [Said([20, 21, 22, 23], "length"), ends(24, 25), Said([26, 27, 28, 33], "length")]
+    outcome = await generated(
+        said, structured_outputs=JSON, stream=stream, marks=None, n=3, max_tokens=4
+    )
+    assert outcome.ids == {0: [20, 21, 22, 9], 1: [24, 25, EOS], 2: [26, 27, 28, 33]}
+    assert outcome.finish == {0: ["length"], 1: ["stop"], 2: ["stop"]}
 
 
 @STREAMED
@@ -186,7 +281,8 @@ async def test_a_thought_that_uses_its_budget_leaves_json_more_than_its_closing(
     assert thought is not None
     assert thought.budget_tokens is not None
     used = thought.budget_tokens + len(MARKS.closing)
-    assert outcome.asked[0].params.max_tokens - used == PLAN.answer_tokens
+    kept = PLAN.answer_tokens + FakeBinder().end_tokens.reserve(400)
+    assert outcome.asked[0].params.max_tokens - used == kept
 
 
 REFUSED = invalid("No answer can satisfy it.", param="response_format")
@@ -206,8 +302,8 @@ async def test_a_grammar_that_is_refused_reaches_no_engine(stream: bool) -> None
 class NotingBinder(FakeBinder):
     """Binds by another form than was asked for, which names the field."""
 
-    async def bind(self, bound: Any, field: str | None) -> tuple[Any, int]:
-        return SimpleNamespace(**{**vars(bound), "regex": field}), 2
+    async def bind(self, bound: Any, field: str | None) -> tuple[Any, EndTokens]:
+        return SimpleNamespace(**{**vars(bound), "regex": field}), EndTokens(2, 2)
 
 
 @pytest.mark.parametrize("generation", [Generation(structure_field="regex of the request"), None])
@@ -222,8 +318,25 @@ async def test_the_engine_gets_the_form_that_was_checked(generation: Generation 
     assert generate.asked[0].params.structured_outputs.regex == told
 
 
-async def test_only_json_has_tokens_held_back_for_its_closing() -> None:
-    outcome = await generated(ANSWER, structured_outputs=REGEX, plan=None)
+@pytest.mark.parametrize("bound", [REGEX, JSON])
+async def test_no_token_of_a_limit_is_kept_from_an_answer(bound: Any) -> None:
+    outcome = await generated(ANSWER, structured_outputs=bound, plan=None)
     assert outcome.asked[0].params.max_tokens == 100
-    outcome = await generated(ANSWER, structured_outputs=JSON, plan=None, max_tokens=400)
-    assert outcome.asked[0].params.max_tokens == 400 - 2 - RESERVE_TOKENS
+
+
+@STREAMED
+async def test_each_sequence_goes_on_with_a_seed_of_its_own(stream: bool) -> None:
+    script = [[ends(5), ends(6)], ends(9), ends(10)]
+    outcome = await generated(*script, stream=stream, n=2, seed=5)
+    assert [asked.params.seed for asked in outcome.asked] == [5, 5, 6]
+
+
+@pytest.mark.parametrize(("stops_in_thought", "behind"), [(False, END), (True, None)])
+async def test_stops_count_behind_the_thought_unless_the_request_wants_them_in_it(
+    stops_in_thought: bool, behind: int | None
+) -> None:
+    plan = replace(PLAN, stops_in_thought=stops_in_thought)
+    outcome = await generated(ends(5), ends(9), plan=plan)
+    first, following = (asked.params for asked in outcome.asked)
+    assert stop_id_of(first) == behind
+    assert stop_id_of(following) is None

@@ -23,15 +23,13 @@ from serve_app.engine.mended import (
     rewound_on_cpu,
     taking_turns,
 )
-from tests.engine.fake_generation import END, MARKS, PHRASE, START, asked_by_the_edge
+from tests.engine.fake_generation import END, MARKS, PHRASE, START, asked_by_the_edge, decode
 
 
 class FakeParser:
     start_token_id, end_token_id = START, END
-
-    def extract_reasoning(self, model_output: str, request: Any) -> tuple[str | None, str | None]:
-        thought, closed, answer = model_output.partition("</think>")
-        return (thought, answer or None) if closed else (model_output, None)
+    start_token, end_token = "<think>", "</think>"
+    model_tokenizer = SimpleNamespace(decode=decode)
 
     def is_reasoning_end(self, input_ids: Sequence[int]) -> bool:
         return END in input_ids
@@ -58,7 +56,7 @@ def thinking(budget_tokens: int | None) -> AbstractContextManager[None]:
 # --- the parser
 
 
-PARSER = exact_parser(FakeParser)()
+PARSER: Any = exact_parser(FakeParser, dict)()
 
 
 def test_where_there_is_no_thought_all_is_answer() -> None:
@@ -99,6 +97,37 @@ def test_the_tokens_of_a_thought_are_counted_that_the_prompt_has_opened(
         assert PARSER.count_reasoning_tokens(ids) == tokens
     with asked_by_the_edge(None):
         assert PARSER.count_reasoning_tokens(tuple(ids)) == tokens
+
+
+@pytest.mark.parametrize(
+    ("ids", "delta"),
+    [
+        ([5, 6], {"reasoning": "5 6 ", "content": None}),
+        ([5, END, 6], {"reasoning": "5 ", "content": "6 "}),
+        ([START, 5], {"reasoning": "5 ", "content": None}),
+        ([5, START], {"reasoning": "5 <think>", "content": None}),
+        ([5, END, 6, END], {"reasoning": "5 ", "content": "6 </think>"}),
+        ([END], None),
+    ],
+)
+def test_a_stream_and_a_whole_answer_are_divided_at_the_same_id(
+    ids: list[int], delta: dict[str, Any] | None
+) -> None:
+    text = decode(ids)
+    with thinking(5):
+        sent = PARSER.extract_reasoning_streaming("", text, text, [], ids, ids)
+        thought, content = PARSER.extract_reasoning(text, None)
+    assert sent == delta
+    assert (thought or None, content) == (
+        (None, None) if delta is None else (delta["reasoning"], delta["content"])
+    )
+
+
+def test_a_mark_that_is_spelt_out_in_a_thought_does_not_end_it() -> None:
+    text = "say </think> so</think>4"
+    facts = SequenceFacts(ThoughtTrace(MARKS, 5), text=text, answer_at=text.rindex("4"))
+    with asked_by_the_edge(Generation(sequences={0: SequenceFacts(), 1: facts})):
+        assert PARSER.extract_reasoning(text, None) == ("say </think> so", "4")
 
 
 # --- the budget

@@ -83,9 +83,10 @@ class FakeTokenizer:
 def test_a_stream_without_a_thought_is_answer_from_its_first_token_on(
     budget: int | None, field: str
 ) -> None:
+    from vllm.entrypoints.generate.base.protocol import DeltaMessage
     from vllm.reasoning.deepseek_r1_reasoning_parser import DeepSeekR1ReasoningParser
 
-    parser = exact_parser(DeepSeekR1ReasoningParser)(FakeTokenizer())
+    parser = exact_parser(DeepSeekR1ReasoningParser, DeltaMessage)(FakeTokenizer())
     trace = ThoughtTrace(MARKS, budget)
     with asked_by_the_edge(Generation(sequences={0: SequenceFacts(trace)})):
         assert parser.is_reasoning_end([50]) is (field == "content")

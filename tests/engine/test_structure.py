@@ -9,11 +9,11 @@ import jsonschema
 import pytest
 
 from serve_app.core.schema_limits import SchemaLimits
+from serve_app.engine.grammar_closing import Closed
 from serve_app.engine.structure import (
     MOST_BLANKS,
     StructureBinder,
     is_unfinished,
-    reserve_tokens,
 )
 from serve_app.errors import RequestError
 from tests.engine.grammars import (
@@ -81,9 +81,10 @@ async def test_json_that_is_cut_anywhere_is_closed(
 ) -> None:
     ids = tokenizer.encode(cut, add_special_tokens=False)
     bound = await in_engines_form(binder, bound_to(PERSON))
-    closing = await binder.closing(bound, ids, 300)
-    assert closing is not None
-    jsonschema.validate(json.loads(tokenizer.decode([*ids, *closing])), PERSON)
+    closed = await binder.close(bound, ids, least_kept=0, most_tokens=300)
+    assert closed is not None
+    assert not closed.whole
+    jsonschema.validate(json.loads(tokenizer.decode([*ids[: closed.kept], *closed.ids])), PERSON)
 
 
 async def test_what_the_grammar_does_not_know_is_not_closed(
@@ -91,27 +92,29 @@ async def test_what_the_grammar_does_not_know_is_not_closed(
 ) -> None:
     ids = tokenizer.encode("Hello", add_special_tokens=False)
     bound = await in_engines_form(binder, bound_to(PERSON))
-    assert await binder.closing(bound, ids, 300) is None
+    assert await binder.close(bound, ids, least_kept=0, most_tokens=300) is None
 
 
 async def test_a_closing_that_does_not_fit_is_none(binder: StructureBinder) -> None:
     bound = await in_engines_form(binder, bound_to(PERSON))
-    assert await binder.closing(bound, (), 10) is None
+    assert await binder.close(bound, (), least_kept=0, most_tokens=10) is None
 
 
 async def test_whole_json_needs_no_closing(tokenizer: Any, binder: StructureBinder) -> None:
     ids = tokenizer.encode('{"a": 1}', add_special_tokens=False)
     bound = await in_engines_form(binder, bound_to(json_object=True))
-    assert await binder.closing(bound, ids, 5) == []
+    closed = await binder.close(bound, ids, least_kept=0, most_tokens=5)
+    assert closed == Closed(len(ids), [], whole=True)
 
 
-async def test_so_much_is_held_back_that_the_shortest_json_fits(binder: StructureBinder) -> None:
-    bound, shortest_tokens = await binder.bind(bound_to(PERSON), None)
-    shortest = await binder.closing(bound, (), 300)
+async def test_a_thought_leaves_as_much_as_the_shortest_json_takes(binder: StructureBinder) -> None:
+    bound, end_tokens = await binder.bind(bound_to(PERSON), None)
+    shortest = await binder.close(bound, (), least_kept=0, most_tokens=300)
     assert shortest is not None
-    assert len(shortest) == shortest_tokens
-    assert reserve_tokens(shortest_tokens, 1024) > len(shortest)
-    assert reserve_tokens(shortest_tokens, 20) == 10
+    assert len(shortest.ids) == end_tokens.shortest <= end_tokens.longest
+    assert end_tokens.held > end_tokens.longest
+    assert end_tokens.reserve(1024) > len(shortest.ids)
+    assert end_tokens.reserve(20) == 10
 
 
 async def test_blanks_are_bounded_in_what_is_asked_and_not_inside_a_schema(
@@ -161,8 +164,8 @@ async def test_choices_become_the_grammar_that_the_engine_makes_of_them(
 async def test_every_other_kind_is_checked_as_the_engine_compiles_it(
     binder: StructureBinder, asked: dict[str, Any]
 ) -> None:
-    bound, shortest_tokens = await binder.bind(bound_to(**asked), None)
-    assert shortest_tokens <= 2
+    bound, end_tokens = await binder.bind(bound_to(**asked), None)
+    assert end_tokens.shortest <= 2
     assert bound.regex == asked.get("regex")
     assert bound.grammar == asked.get("grammar")
 

@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PORT ?= 8000
 PROFILE ?=
 MODEL ?=
+LOG_REQUESTS ?=
 HOURS ?=
 POD_IMAGE ?=
 PYTHON ?=
@@ -26,11 +27,12 @@ help: ## This list
 setup: ## Virtual environment .venv with the locked dependencies (runs by itself, once)
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash deploy/setup.sh "$(CPU_OR_GPU)"
 
-serve: setup ## Serve both tiers on this machine; Ctrl-C stops everything
-	@exec $(PY) -m serve_app serve --port $(PORT) $(if $(PROFILE),--profile $(PROFILE)) $(if $(MODEL),--model "$(MODEL)")
+serve: setup ## Serve both tiers on this machine; Ctrl-C stops everything. LOG_REQUESTS=1 shows each request
+	@exec $(PY) -m serve_app serve --port $(PORT) $(if $(PROFILE),--profile $(PROFILE)) $(if $(MODEL),--model "$(MODEL)") $(if $(LOG_REQUESTS),--log-requests)
 
-doctor: setup ## What this cluster or machine can run, why something cannot, and what to change
-	@$(if $(MODEL),TIERSERVE_MODEL="$(MODEL)") $(PY) -m serve_app doctor $(if $(PROFILE),--profile $(PROFILE))
+doctor: setup ## What the running service, this cluster or machine can run, why something cannot, what to change
+	@# Of several services the one of PORT, where the caller has set it.
+	@$(if $(MODEL),TIERSERVE_MODEL="$(MODEL)") $(PY) -m serve_app doctor $(if $(PROFILE),--profile $(PROFILE)) $(if $(filter-out file,$(origin PORT)),--port $(PORT))
 
 check: setup ## Format, lint, import rules, types, unit tests
 	$(BIN)/ruff format --check .
@@ -81,8 +83,8 @@ sbom: ## What is in the image, as CycloneDX and Debian's list, into build/sbom-K
 test-image: setup ## The image's CPU kind without Docker (root, debootstrap, 10 GB): each step, then served
 	$(PY) -m tests.k8s.image build/image $(TESTS)
 
-test-clients: setup ## The real clients against `make serve MODEL=micro-r1`: docs/clients.md, LiteLLM, Open WebUI
-	$(PY) -m tests.clients --base-url http://127.0.0.1:$(PORT)
+test-clients: setup ## The real clients of docs/clients.md against `make serve MODEL=micro-r1`; TESTS=--resume goes on
+	$(PY) -m tests.clients --base-url http://127.0.0.1:$(PORT) $(TESTS)
 
 test: check e2e ## Everything a machine without a GPU can prove: check, then real Ray and real vLLM
 

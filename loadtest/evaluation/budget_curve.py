@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from rich.console import Console
 
 from loadtest.evaluation import options as common
 from loadtest.evaluation import plots
-from loadtest.evaluation.ask import make_client
+from loadtest.evaluation.answer import Answer
+from loadtest.evaluation.ask import Sampling, make_client
 from loadtest.evaluation.command import ending_well
 from loadtest.evaluation.datasets import load
 from loadtest.evaluation.faults import EvaluationFault
@@ -26,6 +27,8 @@ from loadtest.results_file import META, REPOSITORY, RESULTS, write
 
 BUDGETS = (0, 8, 16, 32, 64, 96, 128, 192)
 MARKERS = "budget-curve"
+# Of a row: the same problems at a server that only cuts.
+PLAIN_CUT = "plain_cut"
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -46,6 +49,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="of any OpenAI server, its /v1 included",
     )
     add("--model", help="the first that the server lists, if not given")
+    add(
+        "--plain-cut-url",
+        type=common.base_url,
+        metavar="URL",
+        help="of a server that has the same model and only cuts, as vLLM's own does: each problem "
+        "is asked there too, without a budget, and with max_tokens as many tokens as the longest "
+        "answer at the budget had; not asked if not given",
+    )
     add("--budgets", type=common.natural, nargs="+", metavar="TOKENS", default=list(BUDGETS))
     add(
         "--answers",
@@ -66,9 +77,24 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 async def measure(options: argparse.Namespace, console: Console) -> int:
     text = _page_with_markers(options.page)
-    rows, settings = await _evaluate(options, console)
+    sampling = common.sampling_of(options)
+    rows, settings = await _evaluate(
+        options,
+        console,
+        base_url=options.base_url,
+        name="budget",
+        samplings={
+            budget: dataclasses.replace(sampling, thinking_token_budget=budget)
+            for budget in sorted(set(options.budgets))
+        },
+    )
+    if options.plain_cut_url:
+        for budget, row in (await _plain_cut(options, console, rows)).items():
+            rows[budget][PLAIN_CUT] = row
     results: dict[str, Any] = {str(budget): row for budget, row in rows.items()}
     settings["sampling"].pop("thinking_token_budget")
+    if options.plain_cut_url:
+        settings["plain_cut_url"] = options.plain_cut_url
     results[META] = {
         **meta(),
         "command": shlex.join(["python", "-m", "loadtest", *sys.argv[1:]]),
@@ -87,47 +113,72 @@ async def measure(options: argparse.Namespace, console: Console) -> int:
     return 1 if empty else 0
 
 
+async def _plain_cut(
+    options: argparse.Namespace, console: Console, rows: Mapping[int, Mapping[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """The row of each budget at the server that only cuts, which may use as many tokens as the
+    longest answer at that budget: reasoning, the phrase that closes it, and the answer."""
+    sampling = dataclasses.replace(common.sampling_of(options), thinking_token_budget=None)
+    limits = {budget: row["completion_tokens_max"] for budget, row in rows.items()}
+    if not all(limits.values()):
+        raise EvaluationFault("The server counts no tokens, so a plain cut has no limit to be at.")
+    cut, _ = await _evaluate(
+        options,
+        console,
+        base_url=options.plain_cut_url,
+        name="plain-cut",
+        samplings={
+            budget: dataclasses.replace(sampling, max_tokens=limit)
+            for budget, limit in limits.items()
+        },
+    )
+    return {budget: {"max_tokens": limits[budget], **row} for budget, row in cut.items()}
+
+
 async def _evaluate(
-    options: argparse.Namespace, console: Console
+    options: argparse.Namespace,
+    console: Console,
+    *,
+    base_url: str,
+    name: str,
+    samplings: Mapping[int, Sampling],
 ) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
-    """The row of each budget, and the settings of the last one."""
-    dataset, sampling = load(options.dataset, options.limit), common.sampling_of(options)
-    k = common.majority_of(options)
+    """The row of each budget, and the settings of the last one. `name` is of the folders."""
+    dataset, k = load(options.dataset, options.limit), common.majority_of(options)
     rows: dict[int, dict[str, Any]] = {}
     settings: dict[str, Any] = {}
-    async with (
-        make_client(options.base_url, common.api_key(options)) as client,
-        Grader() as grader,
-    ):
+    async with make_client(base_url, common.api_key(options)) as client, Grader() as grader:
         model = await choose_model(client, options.model)
         out = options.answers or common.default_folder("budgets", dataset.name, model)
         with showing(console) as progress:
-            for budget in sorted(set(options.budgets)):
+            for budget, sampling in samplings.items():
                 side = open_side(
                     options,
-                    dataclasses.replace(sampling, thinking_token_budget=budget),
+                    sampling,
                     dataset,
                     client=client,
                     model=model,
-                    out=out / f"budget-{budget:05d}",
-                    base_url=options.base_url,
+                    out=out / f"{name}-{budget:05d}",
+                    base_url=base_url,
                 )
-                line = side.line(progress, f"budget {budget}")
+                line = side.line(progress, f"{name} {budget}")
                 with side.folder.appending():
                     async with side.watched():
                         await side.runner(grader, line.add).run(side.missing())
-                rows[budget] = _row(await side.finish(grader, k))
+                rows[budget] = _row(await side.finish(grader, k), side.folder.answers.values())
                 settings = dict(side.folder.settings)
     return rows, settings
 
 
-def _row(document: Mapping[str, Any]) -> dict[str, Any]:
+def _row(document: Mapping[str, Any], answers: Iterable[Answer]) -> dict[str, Any]:
     total = document["total"]
+    tokens = [answer.completion_tokens for answer in answers]
     return {
         "accuracy": document["accuracy"]["over_problems"],
         "thought_cut_share": total["thought_cut_share"],
         "reasoning_tokens_mean": total["reasoning_tokens"]["mean"],
         "completion_tokens_mean": total["completion_tokens"]["mean"],
+        "completion_tokens_max": max((count for count in tokens if count), default=None),
         "empty_answers": total["empty_answers"],
         "no_result_share": total["no_result_share"],
         "answers": total["answers"],
@@ -141,10 +192,23 @@ def table(results: Mapping[str, Any]) -> str:
         *("thinking budget", "correct", "95 % interval", "thoughts cut", "thought tokens, mean"),
         *("answer tokens, thought included, mean", "no result found", "empty answers"),
     )
-    rows = [_cells(budget, row) for budget, row in results.items() if budget != META]
+    of_budgets = {budget: row for budget, row in results.items() if budget != META}
+    rows = [_cells(budget, row) for budget, row in of_budgets.items()]
+    has_plain_cut = all(PLAIN_CUT in row for row in of_budgets.values())
+    if has_plain_cut:
+        header += ("plain cut at, tokens", "correct there", "empty there")
+        rows = [
+            (*cells, *_plain_cells(row[PLAIN_CUT]))
+            for cells, row in zip(rows, of_budgets.values(), strict=True)
+        ]
     told, settings = results[META], results[META]["settings"]
     machine = told["machine"]
-    failed = sum(sum(row["failed_requests"].values()) for b, row in results.items() if b != META)
+    failed = sum(
+        sum(asked["failed_requests"].values())
+        for row in of_budgets.values()
+        for asked in (row, row.get(PLAIN_CUT))
+        if asked
+    )
     caption = (
         f"{settings['model']} on {settings['dataset']}: {settings['problems']} problems, "
         f"{runs(settings['runs'])}, temperature "
@@ -152,6 +216,11 @@ def table(results: Mapping[str, Any]) -> str:
         f"{failed} failed requests. {machine['cores']} cores of {machine['cpu']}, "
         f"{told['date'][:10]}, commit {told['commit']}; `{told['command']}` measures it again."
     )
+    if has_plain_cut:
+        caption += (
+            " The plain cut is the same model at a server that only cuts, without a budget, at as "
+            "many tokens as the longest answer at the budget had."
+        )
     return f"{markdown_table(header, rows)}\n\n{caption}"
 
 
@@ -165,6 +234,14 @@ def _cells(budget: str, row: Mapping[str, Any]) -> tuple[str, ...]:
         number(row["reasoning_tokens_mean"], 1),
         number(row["completion_tokens_mean"], 1),
         percent(row["no_result_share"]),
+        str(row["empty_answers"]),
+    )
+
+
+def _plain_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        str(row["max_tokens"]),
+        percent(row["accuracy"]["value"]),
         str(row["empty_answers"]),
     )
 

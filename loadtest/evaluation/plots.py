@@ -43,36 +43,65 @@ def comparison(sides: Sequence[Mapping[str, Any]], title: str, path: Path) -> No
 
 
 def budget_curve(rows: Mapping[int, Mapping[str, Any]], title: str, path: Path) -> None:
-    """`rows` by budget in tokens, rising."""
-    figure = _figure(8.0, 6.4)
-    accuracy, cut, tokens = figure.subplots(3, 1, sharex=True, height_ratios=[2.2, 1, 1])
-    budgets = list(rows)
-    estimates = [row["accuracy"] for row in rows.values()]
-    values = [100 * e["value"] for e in estimates]
-    low, high = ([100 * e[key] for e in estimates] for key in ("low", "high"))
-    accuracy.fill_between(budgets, low, high, color=FIRST, alpha=0.2, linewidth=0)
-    accuracy.plot(budgets, values, marker="o", color=FIRST)
-    accuracy.set_ylabel("correct, %")
-    accuracy.set_title("correct answers (band: 95 % interval over problems)", **_SMALL)
-    shares = [_times(100, row["thought_cut_share"]) for row in rows.values()]
-    cut.plot(budgets, shares, marker="o", color=SECOND)
-    cut.set_ylabel("cut, %")
-    cut.set_title("thoughts that the budget cut", **_SMALL)
-    means = [_times(1, row["reasoning_tokens_mean"]) for row in rows.values()]
-    tokens.plot(budgets, means, marker="o", color=INK)
-    tokens.set_ylabel("tokens")
-    tokens.set_title("thought, mean of an answer", **_SMALL)
-    smallest = min((budget for budget in budgets if budget > 0), default=1)
-    tokens.set_xscale("symlog", base=2, linthresh=smallest, linscale=0.7)
-    tokens.set_xticks(budgets, [f"{budget:,}" for budget in budgets], minor=False)
-    tokens.minorticks_off()
-    tokens.set_xlabel("thinking budget, tokens (each doubling is one step)")
-    for panel, most in ((accuracy, 100), (cut, 100), (tokens, None)):
+    """`rows` by budget in tokens, rising; those with a `plain_cut` get its curve too."""
+    plain = {budget: row["plain_cut"] for budget, row in rows.items() if "plain_cut" in row}
+    figure = _figure(8.0, 7.6)
+    panels = figure.subplots(4, 1, sharex=True, height_ratios=[2.4, 1, 1, 1])
+    accuracy, empty, cut, tokens = panels
+    accuracy.set_title("correct answers, % (band: 95 % interval over problems)", **_SMALL)
+    empty.set_title("empty answers, %", **_SMALL)
+    if plain:
+        name = "plain cut: the same model and as many tokens, only cut"
+        _accuracy_curve(accuracy, plain, SECOND, name, marker="s")
+        _curve(empty, {b: _empty_percent(row) for b, row in plain.items()}, SECOND, marker="s")
+    name = "budget: reasoning is closed, and the model answers"
+    _accuracy_curve(accuracy, rows, FIRST, name if plain else "")
+    _curve(empty, {budget: _empty_percent(row) for budget, row in rows.items()}, FIRST)
+    if plain:
+        accuracy.legend(loc="upper left", frameon=False, fontsize=9)
+    cut.set_title("reasoning that the budget truncated, %", **_SMALL)
+    _curve(cut, {b: _times(100, row["thought_cut_share"]) for b, row in rows.items()}, FIRST)
+    tokens.set_title("tokens of reasoning, mean of an answer", **_SMALL)
+    _curve(tokens, {b: _times(1, row["reasoning_tokens_mean"]) for b, row in rows.items()}, FIRST)
+    _budget_axis(tokens, list(rows))
+    for panel, most in ((accuracy, 100), (empty, 100), (cut, 100), (tokens, None)):
         _room_above(panel, most)
-        for line in panel.lines:
-            line.set_clip_on(False)
     figure.suptitle(title, fontsize=11, color=INK)
     _save(figure, path)
+
+
+def _accuracy_curve(
+    panel: "Axes", rows: Mapping[int, Mapping[str, Any]], color: str, name: str, marker: str = "o"
+) -> None:
+    estimates = [row["accuracy"] for row in rows.values()]
+    low, high = ([100 * e[key] for e in estimates] for key in ("low", "high"))
+    panel.fill_between(list(rows), low, high, color=color, alpha=0.2, linewidth=0)
+    values = {b: 100 * e["value"] for b, e in zip(rows, estimates, strict=True)}
+    _curve(panel, values, color, marker=marker, label=name)
+
+
+def _curve(
+    panel: "Axes", values: Mapping[int, float], color: str, *, marker: str = "o", label: str = ""
+) -> None:
+    """A mark at 0 or 100 % is whole: nothing is clipped at the panel's edge. The curve that is
+    drawn first is the wider one, so that both are seen where they lie upon another."""
+    behind = color == SECOND
+    panel.plot(
+        list(values), list(values.values()), marker=marker, markersize=7 if behind else 4.5,
+        linewidth=3 if behind else 1.5, color=color, label=label or None, clip_on=False,
+    )  # fmt: skip
+
+
+def _empty_percent(row: Mapping[str, Any]) -> float:
+    return 100 * row["empty_answers"] / row["answers"] if row["answers"] else float("nan")
+
+
+def _budget_axis(panel: "Axes", budgets: Sequence[int]) -> None:
+    smallest = min((budget for budget in budgets if budget > 0), default=1)
+    panel.set_xscale("symlog", base=2, linthresh=smallest, linscale=0.7)
+    panel.set_xticks(budgets, [f"{budget:,}" for budget in budgets], minor=False)
+    panel.minorticks_off()
+    panel.set_xlabel("thinking budget, tokens (each doubling is one step)")
 
 
 def _accuracy_panel(panel: "Axes", sides: Sequence[Mapping[str, Any]]) -> None:

@@ -40,7 +40,8 @@ def runs(count: int) -> str:
 
 
 def counts(of: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}: {count}" for name, count in of.items()) or "none"
+    """Each by its name; `0` where nothing was counted, as a number beside it would say."""
+    return ", ".join(f"{name}: {count}" for name, count in of.items()) or "0"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

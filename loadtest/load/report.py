@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -32,29 +33,52 @@ LATENCY_ROWS = (
 )
 
 
+# Times of an answer, and of a token: what lies side by side is compared.
+ONE_SCALE = (
+    tuple(title for title, _, name in PANELS if name != "tpot"),
+    (*(title for title, _, name in PANELS if name == "tpot"), ITL_PANEL),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The files of a report's pictures, and in sentences what panels without anything to show would
+    have shown: of the run, and of what the server reports."""
+
+    pictures: Sequence[str]
+    remarks: Sequence[str] = ()
+    server_remarks: Sequence[str] = ()
+
+
 def draw(
     folder: Path,
     records: Sequence[Record],
     scenario: Scenario,
     timeline: Mapping[str, Any],
     lag_s: Sequence[float],
-) -> list[str]:
-    """The pictures, as files of the folder; their names."""
-    plots.distributions(
-        _panels(records, lag_s), folder / "latency.png", limits_s=_limits(records, scenario)
+) -> Drawn:
+    """The pictures, as files of the folder."""
+    has_latency = plots.distributions(
+        _panels(records, lag_s),
+        folder / "latency.png",
+        limits_s=_limits(records, scenario),
+        one_scale=ONE_SCALE,
     )
-    plots.timeline(timeline, folder / "timeline.png")
-    told = plots.server(timeline, folder / "server.png")
-    return ["latency.png", "timeline.png", *(["server.png"] if told else [])]
+    remarks = plots.timeline(timeline, folder / "timeline.png")
+    has_server, server_remarks = plots.server(timeline, folder / "server.png")
+    drawn = {"latency.png": has_latency, "timeline.png": True, "server.png": has_server}
+    return Drawn([name for name, is_there in drawn.items() if is_there], remarks, server_remarks)
 
 
-def write(folder: Path, document: Mapping[str, Any], pictures: Sequence[str]) -> Path:
+def write(folder: Path, document: Mapping[str, Any], drawn: Drawn) -> Path:
     page = render(
         "report.html.j2",
         told=document,
         all_name=ALL,
         latency_rows=LATENCY_ROWS,
-        pictures={name: inline(folder / name) for name in pictures},
+        pictures={name: inline(folder / name) for name in drawn.pictures},
+        remarks=drawn.remarks,
+        server_remarks=drawn.server_remarks,
     )
     path = folder / NAME
     path.write_text(page, encoding="utf-8")

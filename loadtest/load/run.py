@@ -117,9 +117,9 @@ def finish(
     document = sum_up(scenario, folder, measured, argv)
     lag, records = measured.lag, measured.records
     told = timeline(records, measured.samples, (lag.at_s, lag.lag_s))
-    pictures = report.draw(folder, records, scenario, told, lag.lag_s)
+    drawn = report.draw(folder, records, scenario, told, lag.lag_s)
     text = yaml.safe_dump(document["scenario"], sort_keys=False, allow_unicode=True)
-    report.write(folder, {**document, "scenario_yaml": text}, pictures)
+    report.write(folder, {**document, "scenario_yaml": text}, drawn)
     return document
 
 

@@ -13,13 +13,21 @@ from serve_app.engine.model_dir import ModelNotFoundError
 from serve_app.engine.model_size import ModelFiles
 from serve_app.serving.cluster_view import ClusterView, view_cluster, view_machine
 from serve_app.serving.fit_check import model_files
+from serve_app.serving.local_services import (
+    LocalService,
+    reported_tiers,
+    running_services,
+    service_findings,
+)
 from serve_app.serving.machine_check import machine_findings
 from serve_app.serving.nvidia import DriverCard
 from serve_app.serving.profiles import find_profile, load_profile
-from serve_app.serving.serve_api import ServeApi
+from serve_app.serving.serve_api import ServeApi, ServeApiError
 from serve_app.serving.wishes import DeploymentAsked, OnCard, deployments_asked, on_cards
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+# Serve's words for an application that is not up yet.
+STARTING = ("NOT_STARTED", "DEPLOYING")
 ADDRESS_VARIABLES = ("RAY_DASHBOARD_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
@@ -50,12 +58,15 @@ class TierReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the doctor found. `profile` is what was asked for; None: what is deployed."""
+    """What the doctor found. `profile` is what was asked for; None: what is deployed. `service` is
+    the running `serve` that was looked at, and `reported` what it says of its tiers."""
 
     view: ClusterView
     profile: str | None
     tiers: list[TierReport]
     findings: list[Finding]
+    service: LocalService | None = None
+    reported: list[dict[str, Any]] | None = None
 
     @property
     def status(self) -> str:
@@ -70,6 +81,7 @@ class Report:
             "status": self.status,
             "cluster": view.source or None,
             "profile": self.profile,
+            "service": _service_json(self),
             "nodes": [_node_json(node, view.cards.get(node.name, [])) for node in view.nodes],
             "tiers": [tier.as_json() for tier in self.tiers],
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
@@ -77,15 +89,21 @@ class Report:
 
 
 def diagnose_cluster(
-    profile: str | None = None, address: str | None = None, token: str | None = None
+    profile: str | None = None,
+    address: str | None = None,
+    token: str | None = None,
+    *,
+    port: int | None = None,
 ) -> Report:
-    """Look at the cluster of `address` (or of the environment's variables), or without one at this
-    machine; and at `profile`, or without one at what is deployed, or else at the profile that fits.
+    """Look at the cluster of `address` (or of the environment's variables); else at the service
+    that runs here (of HTTP port `port`, where several do); else at this machine. And at `profile`,
+    or without one at what is deployed, or else at the profile that fits.
 
     Raises ServeApiError where a cluster that was named does not answer, and ValueError for a
-    profile or a setting that is none.
+    profile, a port or a setting that is none.
     """
-    view = _look(address, token or _token())
+    service = _running_service(address, port)
+    view = _look(address, token or _token()) if service is None else _look_at(service)
     if profile is None and view.applications:
         name, applications, placed, targets = None, view.applications, view.placed, view.targets
     else:
@@ -108,11 +126,56 @@ def diagnose_cluster(
         )
         for each in asked
     ]
-    return Report(view, name, tiers, [*findings, *diagnosis.findings])
+    findings += diagnosis.findings
+    if service is None:
+        return Report(view, name, tiers, findings)
+    reported = reported_tiers(service)
+    starting = reported is None and _is_starting(service)
+    findings += service_findings(service, reported, starting=starting)
+    return Report(view, name, tiers, findings, service, reported)
+
+
+def _running_service(address: str | None, port: int | None) -> LocalService | None:
+    """The `serve` to look at; None where another cluster is named, or none runs."""
+    if address is not None and port is not None:
+        raise ValueError("Give --address or --port, not both: each names what to look at.")
+    if port is None and _named(address) is not None:
+        return None
+    services = running_services()
+    if port is not None:
+        services = [service for service in services if service.port == port]
+        if not services:
+            raise ValueError(
+                f"No `serve` of this user has port {port}: leave --port out to look at this "
+                "machine, or name a cluster with --address."
+            )
+    if len(services) > 1:
+        ports = ", ".join(str(service.port) for service in services)
+        raise ValueError(f"Services run here at the ports {ports}: choose one with --port.")
+    return services[0] if services else None
+
+
+def _is_starting(service: LocalService) -> bool:
+    apps = ServeApi(service.dashboard_address, service.token()).status()
+    return not apps or any(app.status in STARTING for app in apps.values())
+
+
+def _look_at(service: LocalService) -> ClusterView:
+    api = ServeApi(service.dashboard_address, service.token())
+    if not api.answers():
+        raise ServeApiError(
+            f"The `serve` of port {service.port} (process {service.pid}) runs, and its Ray does "
+            "not answer: it starts or stops just now, so ask again in some seconds."
+        )
+    return view_cluster(api)
+
+
+def _named(address: str | None) -> str | None:
+    return address or next((os.environ[n] for n in ADDRESS_VARIABLES if os.environ.get(n)), None)
 
 
 def _look(address: str | None, token: str | None) -> ClusterView:
-    named = address or next((os.environ[n] for n in ADDRESS_VARIABLES if os.environ.get(n)), None)
+    named = _named(address)
     api = ServeApi((named or DEFAULT_ADDRESS).rstrip("/"), token)
     # Only a cluster that nobody named may be missing.
     if named is None and not api.answers():
@@ -189,6 +252,17 @@ def _failed(view: ClusterView) -> Iterator[Finding]:
             f"{name} does not start: {message}",
             "mend what the message says and deploy again",
         )
+
+
+def _service_json(report: Report) -> dict[str, Any] | None:
+    if report.service is None:
+        return None
+    return {
+        "base_url": report.service.base_url,
+        "pid": report.service.pid,
+        "answers": report.reported is not None,
+        "tiers": report.reported or [],
+    }
 
 
 def _node_json(node: NodeView, cards: list[DriverCard]) -> dict[str, Any]:

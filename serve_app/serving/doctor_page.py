@@ -1,7 +1,8 @@
 """The doctor's report for people, and its exit status for scripts."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -18,11 +19,18 @@ ALL_RUNS, SOMETHING_CANNOT, CANNOT_LOOK = 0, 1, 2
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 
 
-def doctor(profile: str | None, address: str | None, *, as_json: bool, console: Console) -> int:
+def doctor(
+    profile: str | None,
+    address: str | None,
+    *,
+    port: int | None = None,
+    as_json: bool,
+    console: Console,
+) -> int:
     """Look, print, and return 0 (all that is asked for can run), 1 (something cannot), or 2 (bad
     usage, or a cluster that does not answer)."""
     try:
-        report = diagnose_cluster(profile, address)
+        report = diagnose_cluster(profile, address, port=port)
     except (ServeApiError, ValueError) as fault:
         if as_json:
             console.print_json(json.dumps({"status": "cannot look", "error": str(fault)}))
@@ -39,12 +47,12 @@ def doctor(profile: str | None, address: str | None, *, as_json: bool, console: 
 
 
 def _print(report: Report, console: Console) -> None:
-    where = f"The Ray cluster at {report.view.source}" if report.view.source else "This machine"
+    where = _where(report)
     what = f"profile {report.profile}" if report.profile else "what is deployed on it"
     console.print(f"{where}, and {what}.\n", highlight=False, markup=False)
     console.print(_nodes_table(report))
     for tier in report.tiers:
-        for sentence in _tier_sentences(tier, report.findings):
+        for sentence in (*_tier_sentences(tier, report.findings), *_now(tier, report)):
             console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     console.print()
     for finding in report.findings:
@@ -62,6 +70,12 @@ def _print(report: Report, console: Console) -> None:
         console.print("All that is asked for can run.", style="green", highlight=False)
 
 
+def _where(report: Report) -> str:
+    if report.service is not None:
+        return f"The service at {report.service.base_url} (process {report.service.pid})"
+    return f"The Ray cluster at {report.view.source}" if report.view.source else "This machine"
+
+
 def _nodes_table(report: Report) -> Table:
     table = Table(collapse_padding=True)
     # Findings name nodes and types: neither is ever cut.
@@ -73,12 +87,17 @@ def _nodes_table(report: Report) -> Table:
         table.add_row(
             node.name,
             node.accelerator_type or ("no label" if node.gpus else "-"),
-            f"{node.gpus:g} ({node.gpus_free:g})",
+            _gpus(node),
             f"{node.cpus:g} ({node.cpus_free:g})",
             "\n".join(map(_card_in_words, report.view.cards.get(node.name, []))) or "-",
             _memory(node),
         )
     return table
+
+
+def _gpus(node: NodeView) -> str:
+    held = [f"{who}: {gpus:g}" for who, gpus in sorted(node.gpu_holders.items())]
+    return "\n".join([f"{node.gpus:g} ({node.gpus_free:g})", *held])
 
 
 def _card_in_words(card: DriverCard) -> str:
@@ -111,3 +130,27 @@ def _tier_sentences(tier: TierReport, findings: list[Finding]) -> Iterator[str]:
         yield f"  on {name or UNLABELLED}: {card.reason}.{limits if card.slots else ''}"
     if not tier.places and not wish.placed and not any(f.tier == wish.name for f in findings):
         yield "  nothing is asked for now."
+
+
+def _now(tier: TierReport, report: Report) -> Iterator[str]:
+    """What a running service reports of the tier."""
+    for told in report.reported or []:
+        if told.get("tier") != tier.asked.wish.name:
+            continue
+        replicas = told.get("replicas") or []
+        cards = sorted({card for replica in replicas if (card := _card_of(replica))})
+        yield (
+            f"  now: {'ready' if told.get('ready') else 'not ready'}, "
+            f"{_known(told.get('running'))} of {_known(told.get('slots'))} slots in use, "
+            f"queue depth {_known(told.get('queue_depth'))}"
+            f"{', on ' + ', '.join(cards) if cards else ''}"
+        )
+
+
+def _card_of(replica: Mapping[str, Any]) -> str:
+    gpus = ", ".join(str(gpu) for gpu in replica.get("gpu_ids") or [])
+    return f"{replica.get('accelerator_type') or 'GPU'} ({gpus})" if gpus else ""
+
+
+def _known(value: object) -> str:
+    return "an unknown number" if value is None else str(value)

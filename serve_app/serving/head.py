@@ -15,6 +15,11 @@ from serve_app.serving.supervisor import RUN_ID_VARIABLE
 # Serve passes no data through the object store; this is about Ray's least.
 OBJECT_STORE_BYTES = 100_000_000
 REPLICA_PORTS = 100
+# Each run has a folder there, which is not below TMPDIR: Unix sockets lie in it, whose paths end at
+# 107 bytes.
+RUN_ROOT = Path("/tmp")
+RUN_DIR_PREFIX = "ts-"
+AUTH_FILE = "token"
 # Another cluster's address or token must not reach this one.
 _NOT_INHERITED = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_API_SERVER_ADDRESS")
 _HEAD_PORTS = (
@@ -52,8 +57,8 @@ class RayHead:
 
     @property
     def run_dir(self) -> Path:
-        """Short, and not below TMPDIR: Unix sockets lie in it, whose paths end at 107 bytes."""
-        return Path("/tmp") / f"ts-{self.run_id}"
+        """Sockets, token and logs of this run."""
+        return RUN_ROOT / f"{RUN_DIR_PREFIX}{self.run_id}"
 
     @property
     def gcs_address(self) -> str:
@@ -88,7 +93,7 @@ class RayHead:
         runtime = read_env_file((DEPLOY_DIR / "runtime.env").read_text())
         serve_ports = zip(_SERVE_PORTS, self.ports[len(_HEAD_PORTS) :], strict=True)
         own = {
-            "RAY_AUTH_TOKEN_PATH": str(self.run_dir / "token"),
+            "RAY_AUTH_TOKEN_PATH": str(self.run_dir / AUTH_FILE),
             # Nothing moves elsewhere from a single node, so there is nothing to drain for.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             # What Ray does where it supports no clusters: the node's address is 127.0.0.1, and all

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,13 @@ from rich.console import Console
 
 from serve_app.engine.model_dir import EMBEDDED_MODEL, check_hub_model, resolve_model
 from serve_app.serving import profiles
-from serve_app.serving.haproxy_wrapper import ALL_ADDRESSES
 from serve_app.serving.head import haproxy_wrapper
 from serve_app.serving.local import ClusterError, LocalCluster
+from serve_app.serving.log_feed import LogFeed
 from serve_app.serving.nvidia import installed_cards
 from serve_app.serving.ports import holder_of, is_free
 from serve_app.serving.progress import StartProgress
+from serve_app.serving.ready_notice import ReadyService, listed_models, ready_lines
 from serve_app.serving.serve_api import AppStatus, ServeApiError
 from serve_app.serving.worker_logs import WorkerLogs, error_tail
 
@@ -47,8 +49,16 @@ class Plan:
     models: tuple[str, ...]
 
 
-def serve(port: int, profile: str | None, model: str | None, console: Console) -> int:
-    """Start, stay in the foreground, stop all of it at SIGINT or SIGTERM. The exit status."""
+def serve(
+    port: int,
+    profile: str | None,
+    model: str | None,
+    console: Console,
+    *,
+    logs_requests: bool = False,
+) -> int:
+    """Start, stay in the foreground, stop all of it at SIGINT or SIGTERM. The exit status. With
+    `logs_requests` every line that replicas log is shown, one for each request among them."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     progress = StartProgress(console)
@@ -68,8 +78,9 @@ def serve(port: int, profile: str | None, model: str | None, console: Console) -
     failed = True
     try:
         _start(cluster, plan, progress)
-        _tell_how_to_use(console, cluster, plan, progress.elapsed_s)
-        _pass_on_logs(cluster, console)
+        elapsed_s = progress.elapsed_s
+        _tell_how_to_use(console, cluster, plan, elapsed_s, logs_requests=logs_requests)
+        _follow_logs(cluster, console, logs_requests=logs_requests)
     except KeyboardInterrupt:
         failed = False
     except ClusterError as fault:
@@ -152,45 +163,30 @@ def _start(cluster: LocalCluster, plan: Plan, progress: StartProgress) -> None:
     progress.stop()
 
 
-def _tell_how_to_use(console: Console, cluster: LocalCluster, plan: Plan, elapsed_s: float) -> None:
-    body = """'{"prompt": "What is the capital of France?", "stream": true}'"""
-    calls = [
-        f"  curl -N {cluster.base_url}{route} -H 'content-type: application/json' \\\n    -d {body}"
-        for route in profiles.tier_routes(plan.config).values()
-    ]
-    lines = [
-        "",
-        f"Ready after {elapsed_s:.0f} s at {cluster.base_url}",
-        *who_gets_in(profiles.http_host(plan.config), plan.port),
-        "",
-        *calls,
-        "",
-        f"  status    curl {cluster.base_url}/api/tiers",
-        f"  logs      {cluster.log_dir}",
-        f"  commands  . {cluster.run_dir}/env   and then `serve status`, `serve deploy`, `ray ...`",
-        "  stop      Ctrl-C",
-        "",
-    ]
+def _tell_how_to_use(
+    console: Console, cluster: LocalCluster, plan: Plan, elapsed_s: float, *, logs_requests: bool
+) -> None:
+    service = ReadyService(
+        base_url=cluster.base_url,
+        host=profiles.http_host(plan.config),
+        port=plan.port,
+        routes=list(profiles.tier_routes(plan.config).values()),
+        models=listed_models(cluster.base_url),
+        log_dir=cluster.log_dir,
+        run_dir=cluster.run_dir,
+        logs_requests=logs_requests,
+    )
+    lines = ready_lines(service, elapsed_s)
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
-def who_gets_in(host: str, port: int) -> list[str]:
-    """What is to be said of an HTTP port that others than this machine reach."""
-    if host in ("127.0.0.1", "::1", "localhost"):
-        return []
-    where = "every address of this machine" if host in ALL_ADDRESSES else host
-    return [
-        f"It listens on {where}, port {port}, and asks for no key: close the port to strangers,",
-        "or set `http_options.host: 127.0.0.1` in a profile of your own (docs/operations.md).",
-    ]
-
-
-def _pass_on_logs(cluster: LocalCluster, console: Console) -> None:
+def _follow_logs(cluster: LocalCluster, console: Console, *, logs_requests: bool) -> None:
     logs = WorkerLogs(cluster.log_dir)
     logs.new_lines()
+    feed = LogFeed(time.monotonic, everything=logs_requests)
     while True:
         cluster.wait_while_alive(POLL_S)
-        for line in logs.new_lines():
+        for line in feed.take(logs.new_lines()):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

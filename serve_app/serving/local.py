@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any
 
 from serve_app.serving.haproxy_wrapper import HOST_VARIABLE
-from serve_app.serving.head import RayHead
+from serve_app.serving.head import AUTH_FILE, RayHead
+from serve_app.serving.local_services import RECORD_FILE, record_of_service
 from serve_app.serving.ports import free_ports
 from serve_app.serving.profiles import load_profile, with_http_port
 from serve_app.serving.scheduling_class import interrupt_nobody
@@ -103,7 +104,8 @@ class LocalCluster:
     def start(self) -> None:
         """Start the Ray head; returns when Serve's interface answers."""
         self.run_dir.mkdir(mode=0o700)
-        self._write_secret("token", self._head.token)
+        self._write_secret(AUTH_FILE, self._head.token)
+        self._write_secret(RECORD_FILE, record_of_service(self.port, self._head.dashboard_address))
         own = {n: v for n, v in self.client_env.items() if os.environ.get(n) != v}
         lines = [f"export {name}={shlex.quote(value)}\n" for name, value in sorted(own.items())]
         self._write_secret("env", "".join(lines))

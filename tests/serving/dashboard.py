@@ -19,6 +19,7 @@ class Dashboard:
     applications: Sequence[Mapping[str, Any]] = ()
     replicas: Sequence[tuple[str, str, str | None]] = ()
     message: str = ""
+    status: str = "DEPLOYING"
     gpus: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def answer(self, path: str) -> dict[str, Any]:
@@ -62,7 +63,7 @@ class Dashboard:
         ]  # fmt: skip
         deployment = {"target_num_replicas": len(replicas), "replicas": replicas, "message": ""}
         return {
-            "status": "DEPLOYING",
+            "status": self.status,
             "message": self.message if app["name"] == "chat" else "",
             "deployed_app_config": app,
             # Serve knows none of an application that is still being built.

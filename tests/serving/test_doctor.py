@@ -14,6 +14,7 @@ from serve_app.serving import doctor as doctor_module
 from serve_app.serving import machine_check
 from serve_app.serving.doctor import Report, diagnose_cluster
 from serve_app.serving.doctor_page import doctor
+from serve_app.serving.local_services import RECORD_FILE, record_of_service, running_services
 from serve_app.serving.profiles import load_profile
 from tests.serving.dashboard import TOKEN, Dashboard, serving
 from tests.serving.fake_nvidia_smi import RTX_2060, T4, put_cards
@@ -30,6 +31,7 @@ def _nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("HOME", str(tmp_path))
     put_cards(monkeypatch, tmp_path, status=6)
     monkeypatch.setattr(doctor_module, "DEFAULT_ADDRESS", "http://127.0.0.1:9")
+    monkeypatch.setattr(doctor_module, "running_services", lambda: running_services(tmp_path))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(machine_check, "LEAST_MEMORY_BYTES", 0)
     monkeypatch.setattr(machine_check, "_has_nvidia_card", lambda: False)
@@ -209,3 +211,72 @@ def test_people_get_sentences_with_what_to_do() -> None:
         assert part in text
     assert doctor(None, None, as_json=False, console=console) == 0
     assert "All that is asked for can run." in console.export_text()
+
+
+def put_service(folder: Path, address: str, *, port: int = 9) -> None:
+    """A `serve` of this process, whose HTTP port nobody answers at."""
+    folder.mkdir()
+    (folder / RECORD_FILE).write_text(record_of_service(port, address))
+    (folder / "token").write_text(TOKEN)
+
+
+def test_beside_a_running_service_it_looks_at_that_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory and its GPUs are taken by itself, which is no fault."""
+    monkeypatch.setattr(machine_check, "LEAST_MEMORY_BYTES", 2**60)
+    tiers = [{"tier": "chat", "ready": True, "running": 3, "slots": 32, "queue_depth": None,
+              "replicas": [{"accelerator_type": "T4", "gpu_ids": ["0"]}]}]  # fmt: skip
+    monkeypatch.setattr(doctor_module, "reported_tiers", lambda _: tiers)
+    dashboard = Dashboard(
+        nodes=[("aaaaaaaa", 8, 2, "T4")],
+        applications=apps("t4"),
+        replicas=[("chat", "RUNNING", "aaaaaaaa"), ("reasoning", "RUNNING", "aaaaaaaa")],
+    )
+    with serving(dashboard) as address:
+        put_service(tmp_path / "ts-1", address)
+        report = diagnose_cluster()
+        console = Console(record=True, width=200)
+        assert doctor(None, None, as_json=False, console=console) == 0
+    assert (report.status, report.view.source) == ("ok", address)
+    assert report.as_json()["service"]["base_url"] == "http://127.0.0.1:9"
+    text = console.export_text()
+    assert "The service at http://127.0.0.1:9" in text
+    assert "chat: 1" in text
+    assert "now: ready, 3 of 32 slots in use, queue depth an unknown number, on T4 (0)" in text
+
+
+def test_a_service_that_only_starts_is_no_fault_and_one_that_is_up_and_silent_is(
+    tmp_path: Path,
+) -> None:
+    dashboard = Dashboard(nodes=[("aaaaaaaa", 8, 2, "T4")], applications=apps("t4"))
+    with serving(dashboard) as address:
+        put_service(tmp_path / "ts-1", address)
+        report = diagnose_cluster()
+        assert (codes(report), report.status) == ([(None, "service-starting")], "ok")
+        dashboard.status = "RUNNING"
+        assert (None, "service-silent") in codes(diagnose_cluster())
+
+
+def test_of_several_services_one_is_to_be_chosen(tmp_path: Path) -> None:
+    with serving(Dashboard(nodes=[("aaaaaaaa", 8, 0, None)])) as address:
+        put_service(tmp_path / "ts-1", address, port=8001)
+        put_service(tmp_path / "ts-2", address, port=8002)
+        with pytest.raises(ValueError, match="ports 8001, 8002: choose one with --port"):
+            diagnose_cluster()
+        chosen = diagnose_cluster(port=8002).service
+        assert chosen is not None
+        assert chosen.port == 8002
+        # A cluster that is named wins over what happens to run here.
+        assert diagnose_cluster(address=address, token=TOKEN).service is None
+
+
+def test_a_port_without_a_service_and_one_that_only_starts_are_said(tmp_path: Path) -> None:
+    console = Console(record=True, width=200)
+    assert doctor(None, None, port=8000, as_json=False, console=console) == 2
+    assert "No `serve` of this user has port 8000" in console.export_text()
+    put_service(tmp_path / "ts-1", "http://127.0.0.1:9")
+    assert doctor(None, None, as_json=False, console=console) == 2
+    assert "it starts or stops just now" in console.export_text()
+    with pytest.raises(ValueError, match="not both"):
+        diagnose_cluster(address="http://127.0.0.1:9", port=9)

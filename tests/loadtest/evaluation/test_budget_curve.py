@@ -32,12 +32,13 @@ def thinks_within(body: dict[str, Any], number: int) -> Reply:
     )
 
 
-async def curve(fake: FakeOpenAI, folder: Path, page: str = PAGE) -> int:
+async def curve(fake: FakeOpenAI, folder: Path, page: str = PAGE, *more: str) -> int:
     (folder / "page.md").write_text(page)
     options = options_of(
         *("budget-curve", "--base-url", fake.url, "--dataset", sums(folder), "--no-directive"),
         *("--budgets", 8, 0, 4, "--answers", folder / "answers", "--out", folder / "curve.json"),
         *("--page", folder / "page.md", "--picture", folder / "curve.png"),
+        *more,
     )
     return await measure(options, Console(quiet=True))
 
@@ -73,3 +74,36 @@ async def test_a_page_without_a_place_is_told_before_anything_is_asked(tmp_path:
             await curve(fake, tmp_path, page="# Page\n")
 
     assert fake.bodies == []
+
+
+def cut_at_its_limit(body: dict[str, Any], number: int) -> Reply:
+    """Thinks eight words, and answers if it has any token left."""
+    left = body["max_tokens"] - 8
+    first = int(body["messages"][0]["content"].split()[0])
+    answer = rf"\boxed{{{first + 3}}}" if left > 0 else ""
+    return Reply(answer=answer, thought="hm " * 8, finish_reason="stop" if left > 0 else "length")
+
+
+async def test_a_plain_cut_gets_as_many_tokens_and_no_budget(tmp_path: Path) -> None:
+    async with FakeOpenAI(thinks_within) as fake, FakeOpenAI(cut_at_its_limit) as plain:
+        assert await curve(fake, tmp_path, PAGE, "--plain-cut-url", plain.url) == 0
+        assert not any("thinking_token_budget" in body for body in plain.bodies)
+        assert {body["max_tokens"] for body in plain.bodies} == {1, 5, 9}
+
+    results = json.loads((tmp_path / "curve.json").read_text())
+    cut = {budget: results[budget]["plain_cut"] for budget in ("0", "4", "8")}
+    assert [row["max_tokens"] for row in cut.values()] == [1, 5, 9]
+    assert [row["empty_answers"] for row in cut.values()] == [4, 4, 0]
+    assert [row["accuracy"]["value"] for row in cut.values()] == [0.0, 0.0, 1.0]
+    page = (tmp_path / "page.md").read_text()
+    assert "| 0.0% | 0 | 5 | 0.0% | 4 |\n" in page
+    assert "a server that only cuts" in page
+
+
+async def test_a_plain_cut_needs_a_server_that_counts_tokens(tmp_path: Path) -> None:
+    def uncounted(body: dict[str, Any], number: int) -> Reply:
+        return Reply(answer="7", usage=False)
+
+    async with FakeOpenAI(uncounted) as fake:
+        with pytest.raises(EvaluationFault, match="counts no tokens"):
+            await curve(fake, tmp_path, PAGE, "--plain-cut-url", fake.url)

@@ -225,8 +225,9 @@ class _Search:
                 break
             beyond = at
             wanted = places[at] - 1 if ids is None else self.most_tokens - len(ids)
-            while at >= 0 and (places[at] > wanted or at == beyond):
-                at -= 1
+            earlier = [i for i in range(at) if places[i] <= wanted]
+            # Where nothing stands so far back, a short end may stand nearer.
+            at = earlier[-1] if earlier else at - 1
         while found is not None and beyond - at > 1 and self.left_places > 0:
             middle = (at + beyond) // 2
             ids = self._end_from(places[middle], unclean=unclean)

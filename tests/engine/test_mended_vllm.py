@@ -8,10 +8,18 @@ import pytest
 
 from serve_app.core.generation import Generation, SequenceFacts
 from serve_app.core.thought import ThoughtTrace
-from serve_app.engine.mended import exact_parser, mended_budget
+from serve_app.engine.mended import (
+    exact_parser,
+    knowing_where_to_stop,
+    mended_budget,
+    stop_behind,
+    stop_ids_in_answers,
+    stopping_in_answers,
+)
 from serve_app.engine.short_way import FIELD_LOG, build_chunks_plainly
 from serve_app.engine.vllm_engine import _chunk_models
 from tests.engine.fake_generation import END, MARKS, PHRASE, START, asked_by_the_edge
+from tests.engine.grammars import micro_tokenizer
 
 # Importing vLLM takes longer than all quick tests of this folder, and warns of what is its own.
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
@@ -114,3 +122,82 @@ def test_a_chunk_is_the_same_when_it_is_built_plainly() -> None:
     before = chunk()
     build_chunks_plainly(models)
     assert chunk() == before
+
+
+# --- stops
+
+
+def texts_until_stop(text: str, behind: bool, **params: Any) -> tuple[str | None, str]:
+    """What stops a generation of this text token by token, and what is left of the text."""
+    from vllm import SamplingParams
+    from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer, check_stop_strings
+
+    class Patched(FastIncrementalDetokenizer):
+        update = stopping_in_answers(FastIncrementalDetokenizer.update, check_stop_strings)
+
+    tokenizer = micro_tokenizer()
+    end = tokenizer.convert_tokens_to_ids("</think>")
+    sampling = SamplingParams(skip_special_tokens=False, **params)
+    stop_behind(sampling, end if behind else None)
+    request = SimpleNamespace(sampling_params=sampling, request_id="a", prompt_token_ids=[5])
+    detokenizer: Any = Patched(tokenizer, request)
+    knowing_where_to_stop(lambda *_: None)(detokenizer, request)
+    for token in tokenizer.encode(text, add_special_tokens=False):
+        stop = detokenizer.update([token], False)
+        if stop is not None:
+            return stop, detokenizer.output_text
+    return None, detokenizer.output_text
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "found"),
+    [
+        ("12 and 15</think>27 and 15 more", "15", ("15", "12 and 15</think>27 and ")),
+        ("12 and 15</think>\n\n15", "15", ("15", "12 and 15</think>\n\n")),
+        ("a\n\nb</think>\n\nc\n\nd", "\n\n", ("\n\n", "a\n\nb</think>\n\nc")),
+        ("12</think>27", "</think>", (None, "12</think>27")),
+        ("12</think>27</think>28", "</think>", ("</think>", "12</think>27")),
+        ("12 15", "15", (None, "12 15")),
+    ],
+)
+def test_stop_strings_are_looked_for_in_the_answer(
+    text: str, stop: str, found: tuple[str | None, str]
+) -> None:
+    assert texts_until_stop(text, behind=True, stop=[stop]) == found
+
+
+def test_a_request_may_want_them_in_its_thought_too() -> None:
+    assert texts_until_stop("12 and 15</think>27", behind=False, stop=["15"]) == ("15", "12 and ")
+
+
+def test_an_answers_first_word_may_be_kept_or_be_too_early_to_stop() -> None:
+    kept = texts_until_stop("1</think>15 2", True, stop=["15"], include_stop_str_in_output=True)
+    assert kept == ("15", "1</think>15")
+    assert texts_until_stop("1</think>15 2", True, stop=["15"], min_tokens=9) == (
+        None,
+        "1</think>15 2",
+    )
+
+
+@pytest.mark.parametrize(
+    ("ids", "behind", "stopped"),
+    [([7, 9], END, False), ([7, END, 9], END, True), ([7, 9], None, True), ([7, END], END, False)],
+)
+def test_stop_ids_end_the_answer_and_not_the_thought(
+    ids: list[int], behind: int | None, stopped: bool
+) -> None:
+    from vllm import SamplingParams
+    from vllm.v1.core.sched.utils import check_stop
+
+    params = SamplingParams(stop_token_ids=[9, END], max_tokens=100)
+    stop_behind(params, behind)
+    request: Any = SimpleNamespace(
+        sampling_params=params,
+        pooling_params=None,
+        output_token_ids=ids,
+        num_tokens=50,
+        num_output_tokens=len(ids),
+        max_tokens=100,
+    )
+    assert stop_ids_in_answers(check_stop)(request, 1000) is stopped
+    assert params.stop_token_ids == [9, END]

@@ -1,7 +1,7 @@
 """Settings of a tier that shape its answers: thought, prompt, sampling, cache. All change live."""
 
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -35,6 +35,21 @@ class ThinkingConfig(Strict):
         description="Most tokens of a thought; unset: all that are not kept. 0: as `enabled: "
         "false`.",
     )
+
+
+class LimitsConfig(Strict):
+    """What a request gets that asks for more new tokens than the tier gives."""
+
+    when_above: Literal["refuse", "lower"] | None = Field(
+        default=None,
+        description="`refuse` with 400, or `lower` to the tier's limit and say so in "
+        "`x-tierserve-warning`. Unset: `lower` on the routes of `/v1`, whose clients cannot know "
+        "the limit, and `refuse` on `POST /api/<tier>` itself.",
+    )
+
+    def lowers(self, *, bare: bool) -> bool:
+        """Whether such a limit is lowered; `bare`: on the tier's own route."""
+        return not bare if self.when_above is None else self.when_above == "lower"
 
 
 class PromptingConfig(Strict):

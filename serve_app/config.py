@@ -20,6 +20,7 @@ from pydantic_settings import (
 
 from serve_app.answer_config import (
     AnswerCacheConfig,
+    LimitsConfig,
     PromptingConfig,
     SamplingConfig,
     TaskConfig,
@@ -28,6 +29,7 @@ from serve_app.answer_config import (
 )
 from serve_app.core.default_model import DEFAULT_MODEL
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
+from serve_app.cors_config import CORS_ORIGINS, Origins
 from serve_app.engine_config import EngineConfig
 from serve_app.load_config import AdmissionConfig, ScalingConfig
 from serve_app.structure_config import StructureConfig
@@ -83,6 +85,7 @@ class TierArgs(_EnvironmentWins):
     structure: StructureConfig = Field(
         default_factory=StructureConfig, description="See StructureConfig."
     )
+    cors_origins: Origins = Field(default=(), description=CORS_ORIGINS)
 
 
 class TierSettings(_EnvironmentWins):
@@ -101,6 +104,7 @@ class TierSettings(_EnvironmentWins):
     prompting: PromptingConfig = Field(
         default_factory=PromptingConfig, description="See PromptingConfig."
     )
+    limits: LimitsConfig = Field(default_factory=LimitsConfig, description="See LimitsConfig.")
     sampling: SamplingConfig = Field(
         default_factory=SamplingConfig, description="See SamplingConfig."
     )
@@ -146,6 +150,12 @@ class WebArgs(_EnvironmentWins):
     report_timeout_s: float = Field(
         default=2.0, gt=0, description="How long status and metrics wait for the replicas' reports."
     )
+    report_keep_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="How long a replica that is late with its report is believed to be as it was, "
+        "marked `stale`; one that Serve no longer has is dropped at once.",
+    )
     heartbeat_s: float = Field(
         default=3.0,
         gt=0,
@@ -164,6 +174,7 @@ class WebArgs(_EnvironmentWins):
         description="How long a client may take nothing of an answer that is there; then its "
         "request ends.",
     )
+    cors_origins: Origins = Field(default=(), description=CORS_ORIGINS)
 
 
 def tier_args(args: Mapping[str, Any]) -> TierArgs:

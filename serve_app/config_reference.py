@@ -10,6 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from serve_app.answer_config import (
     AnswerCacheConfig,
+    LimitsConfig,
     PromptingConfig,
     SamplingConfig,
     TaskConfig,
@@ -51,6 +52,7 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel], str], ...] = (
     ("`user_config.admission`", "Changes live.", AdmissionConfig, "admission."),
     ("`user_config.scaling`", "Changes live.", ScalingConfig, "scaling."),
     ("`user_config.thinking`", "Changes live.", ThinkingConfig, "thinking."),
+    ("`user_config.limits`", "Changes live.", LimitsConfig, "limits."),
     ("`user_config.prompting`", "Changes live.", PromptingConfig, "prompting."),
     ("`user_config.sampling`", "Changes live.", SamplingConfig, "sampling."),
     ("`user_config.tasks.<name>`", "Changes live.", TaskConfig, "tasks.<name>."),
@@ -84,7 +86,7 @@ def _default(field: FieldInfo) -> str:
     if field.default is None:
         return "unset"
     if isinstance(field.default, tuple):
-        return f"`{', '.join(field.default)}`"
+        return f"`{', '.join(field.default)}`" if field.default else "none"
     return f"`{field.default}`"
 
 

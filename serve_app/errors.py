@@ -1,6 +1,7 @@
 """The faults that cross the HTTP boundary, each with a status and a body in OpenAI's form."""
 
 import json
+from collections.abc import Mapping
 
 _TYPE_OF_STATUS = {
     401: "authentication_error",
@@ -8,6 +9,16 @@ _TYPE_OF_STATUS = {
     404: "not_found_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
+}
+
+# Anthropic's clients choose what to do by these.
+_ANTHROPIC_TYPE_OF_STATUS = {
+    **_TYPE_OF_STATUS,
+    413: "request_too_large",
+    500: "api_error",
+    502: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
 }
 
 FAULT = "The server failed on this request; its log has the cause under the request id."
@@ -39,6 +50,20 @@ class RequestError(Exception):
             return []
         return [(b"retry-after", b"%d" % self.retry_after_s)]
 
+    def under_names(self, names: Mapping[str, str]) -> "RequestError":
+        """The same error, for a client who wrote fields under names of its own: `names` has them
+        by ours."""
+        if self.param is None or self.param not in names:
+            return self
+        message = self.message.replace(f"`{self.param}`", f"`{names[self.param]}`", 1)
+        return RequestError(
+            self.status,
+            message,
+            param=names[self.param],
+            code=self.code,
+            retry_after_s=self.retry_after_s,
+        )
+
     def body(self, *, anthropic: bool = False) -> bytes:
         return error_body(
             self.status, self.message, param=self.param, code=self.code, anthropic=anthropic
@@ -64,9 +89,9 @@ def error_body(
     status: int, message: str, *, param: str | None, code: str | None, anthropic: bool = False
 ) -> bytes:
     """`{"error": {message, type, param, code}}`; Anthropic's clients also want `type` outside."""
-    error_type = _TYPE_OF_STATUS.get(
-        status, "invalid_request_error" if status < 500 else "server_error"
-    )
+    types = _ANTHROPIC_TYPE_OF_STATUS if anthropic else _TYPE_OF_STATUS
+    other = "api_error" if anthropic else "server_error"
+    error_type = types.get(status, "invalid_request_error" if status < 500 else other)
     body: dict[str, object] = {
         "error": {"message": message, "type": error_type, "param": param, "code": code}
     }

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from starlette.types import Message, Send
@@ -10,11 +10,13 @@ from starlette.types import Message, Send
 from serve_app.api.answer_cache import KeptAnswer
 from serve_app.api.answer_facts import THOUGHT_HEADER, ends_answer, in_chunk, in_whole
 from serve_app.api.endpoints import Endpoint
+from serve_app.api.full_context import about_context
 from serve_app.api.messages import RequestId, send_error
-from serve_app.api.stream_errors import error_in
-from serve_app.api.validation_words import in_plain_words
+from serve_app.api.stream_errors import error_event, error_in
+from serve_app.api.validation_words import in_plain_words, models_named
 from serve_app.core.generation import Generation
-from serve_app.errors import FAULT, RequestError, engine_stopped, error_body
+from serve_app.core.tiers import Tier
+from serve_app.errors import FAULT, RequestError, engine_stopped
 from serve_app.telemetry import TierMetrics
 
 # A quote inside a JSON string is always escaped, so this matches a key and its string value only.
@@ -54,14 +56,6 @@ class AnswerTiming:
         return (self.last_chunk_s or 0.0) - (self.first_chunk_s or 0.0)
 
 
-def error_event(body: bytes, *, anthropic: bool, last: bool = True) -> bytes:
-    """The end of a stream. Anthropic's clients take an error by the event's name, OpenAI's by its
-    data."""
-    if anthropic:
-        return b"event: error\ndata: " + body + b"\n\n"
-    return b"data: " + body + b"\n\n" + (b"data: [DONE]\n\n" if last else b"")
-
-
 class Answer:
     """An ASGI `send` between vLLM's application and the client."""
 
@@ -96,6 +90,10 @@ class Answer:
         self.timing = AnswerTiming()
         # What the engine tells of the answer beside it, once it runs here.
         self.generation: Generation | None = None
+        # The most new tokens that each answer of the request may have.
+        self.max_new_tokens = 0
+        # The client's names of fields that the engine knows by others.
+        self.written_as: Mapping[str, str] = {}
         # Put on the answer unless whoever ran it has done so.
         self.headers: list[tuple[bytes, bytes]] = []
         self._recorded: KeptAnswer | None = None
@@ -173,8 +171,8 @@ class Answer:
             if b'"reasoning":' in body and self._endpoint.thought_twice and not self.relayed:
                 body = _THOUGHT.sub(_BOTH_NAMES, body)
             if not self.relayed and (error := error_in(body)) is not None:
-                error_body = self._as_error(error.status, error.body)[1]
-                body = error_event(error_body, anthropic=self._endpoint.anthropic, last=False)
+                told = self._as_error(error.status, error.body)[1]
+                body = self._error_event(told, last=False)
             if self.generation is not None and ends_answer(body, self._endpoint):
                 body = in_chunk(body, self._endpoint, self.generation)
             if self._keep is not None:
@@ -204,7 +202,7 @@ class Answer:
         self._record(body, [*told, *facts])
         self._hand_over()
         if self._started:
-            await self._chunk(error_event(body, anthropic=self._endpoint.anthropic), more=False)
+            await self._chunk(self._error_event(body), more=False)
             return
         headers = [
             (key, value)
@@ -250,7 +248,10 @@ class Answer:
         if status == 501:
             status = 400  # what is not implemented is asked for by the client
         if status < 500:
-            return status, _in_openai_form(status, body, anthropic=anthropic), []
+            error = _in_plain_words(status, body)
+            error = about_context(error, self._endpoint, granted=self.max_new_tokens)
+            error = error.under_names(self.written_as)
+            return status, error.body(anthropic=anthropic), []
         error = engine_stopped() if self._engine_dead() else SERVER_FAULT
         return error.status, error.body(anthropic=anthropic), error.retry_headers
 
@@ -261,7 +262,7 @@ class Answer:
         self.complete, self.status = True, error.status
         if self._started:
             body = error.body(anthropic=self._endpoint.anthropic)
-            await self._chunk(error_event(body, anthropic=self._endpoint.anthropic), more=False)
+            await self._chunk(self._error_event(body), more=False)
         else:
             await send_error(
                 self._send, error, request_id=self._request_id, anthropic=self._endpoint.anthropic
@@ -277,6 +278,9 @@ class Answer:
 
     async def _chunk(self, body: bytes, *, more: bool = True) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    def _error_event(self, body: bytes, *, last: bool = True) -> bytes:
+        return error_event(body, self._endpoint, number=self.timing.chunks, last=last)
 
     def _measure(self) -> None:
         now_s = self._clock_s()
@@ -295,15 +299,17 @@ def _content_type(start: Message, status: int) -> bytes:
     return next(told, b"application/json")
 
 
-def _in_openai_form(status: int, body: bytes, *, anthropic: bool) -> bytes:
-    """vLLM's error with OpenAI's type names and a `code` that is text or null."""
+def _in_plain_words(status: int, body: bytes) -> RequestError:
+    """vLLM's error in our words, with a `code` that is text or null."""
     try:
         error = json.loads(body)["error"]
         message, param = error["message"], error.get("param")
     except (ValueError, TypeError, KeyError):
         message, param = body.decode(errors="replace") or "no details", None
     message, param = in_plain_words(message, param)
+    if status == 404 and (named := models_named(message, list(Tier))) != message:
+        message, param = named, "model"
     if len(message) > MAX_MESSAGE_CHARS:
         message = f"{message[:MAX_MESSAGE_CHARS]}..."
     code = {400: "invalid_value", 404: "model_not_found"}.get(status)
-    return error_body(status, message, param=param, code=code, anthropic=anthropic)
+    return RequestError(status, message, param=param, code=code)

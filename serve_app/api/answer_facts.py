@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from serve_app.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, Endpoint
+from serve_app.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from serve_app.core.generation import Generation, SequenceFacts
 from serve_app.core.thought import ThoughtEnd
 
@@ -17,6 +17,7 @@ _REPETITION = b'"finish_reason":"repetition"'
 _STOP = b'"finish_reason":"stop"'
 # Anthropic's word; vLLM has none for a repetition.
 _NO_REASON, _END_TURN = b'"stop_reason":null', b'"stop_reason":"end_turn"'
+_COMPLETED, _INCOMPLETE = b"response.completed", b"response.incomplete"
 
 
 def ends_answer(body: bytes, endpoint: Endpoint) -> bool:
@@ -34,6 +35,8 @@ def in_chunk(body: bytes, endpoint: Endpoint, generation: Generation) -> bytes:
         body = body.replace(_REPETITION, _STOP)
     if endpoint is MESSAGES:
         body = body.replace(_NO_REASON, _END_TURN)
+    if endpoint is RESPONSES:
+        body = _named_by_its_status(body)
     told = _facts(sequences)
     if not told or not body.endswith(b"}\n\n"):
         return body
@@ -50,7 +53,7 @@ def in_whole(
         return body, []
     answer: dict[str, Any] = json.loads(body)
     for choice in answer.get("choices", ()):
-        _mend(choice)
+        _mend(choice, generation.sequences.get(choice.get("index")))
     if endpoint is MESSAGES and answer.get("stop_reason", "") is None:
         answer["stop_reason"] = "end_turn"
     if told:
@@ -60,8 +63,21 @@ def in_whole(
     return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode(), header
 
 
-def _mend(choice: dict[str, Any]) -> None:
-    """OpenAI's clients know no `repetition`, and read `content` as text."""
+def _named_by_its_status(body: bytes) -> bytes:
+    """vLLM's last event of a response (vllm#45386), which is another one where it was cut."""
+    event = json.loads(body.partition(b"data: ")[2])
+    if event.get("response", {}).get("status") != "incomplete":
+        return body
+    for before, behind in ((b"event: ", b"\n"), (b'"type":"', b'"')):
+        body = body.replace(before + _COMPLETED + behind, before + _INCOMPLETE + behind, 1)
+    return body
+
+
+def _mend(choice: dict[str, Any], facts: SequenceFacts | None) -> None:
+    """OpenAI's clients know no `repetition`, and read `content` as text; vLLM calls an answer
+    with calls whole that its limit has cut, but not a stream."""
+    if facts is not None and facts.cut:
+        choice["finish_reason"] = "length"
     if choice.get("finish_reason") == "repetition":
         choice["finish_reason"] = "stop"
     message = choice.get("message")

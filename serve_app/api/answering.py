@@ -13,11 +13,14 @@ from starlette.types import ASGIApp, Receive, Scope
 
 from serve_app.api.answer import Answer
 from serve_app.api.body_reader import BodyReader
+from serve_app.api.conversation import take_conversation
+from serve_app.api.endpoints import CHAT_COMPLETIONS, MESSAGES
 from serve_app.api.engine_call import call_engine
 from serve_app.api.field_bounds import FieldBounds, refuse_excess, refuse_many_ids
 from serve_app.api.messages import for_engine
 from serve_app.api.payload import as_json, parse_object
 from serve_app.api.routes import Body, Route
+from serve_app.api.tool_schemas import complete_tools
 from serve_app.config import TierSettings
 from serve_app.errors import RequestError
 
@@ -47,7 +50,8 @@ class AnsweringRoutes:
     ) -> None:
         """Raises RequestError, and ClientGone when the client left."""
         if route.body is Body.NONE:
-            await call_engine(self.engine_app, scope, body=b"", receive=receive, send=answer)
+            inner = for_engine(scope, 0)
+            await call_engine(self.engine_app, inner, body=b"", receive=receive, send=answer)
             return
         asked = await self.bodies.read(
             scope,
@@ -56,10 +60,14 @@ class AnsweringRoutes:
             timeout_s=settings.admission.body_timeout_s,
         )
         payload = parse_object(asked)
+        endpoint = MESSAGES if route.path.startswith(MESSAGES.path) else CHAT_COMPLETIONS
         if self.bounds is not None:
             bounds = self.bounds.times(CONTEXTS)
             refuse_excess(payload, bounds)
             refuse_many_ids(payload, bounds)
+        # What is counted is what would be asked.
+        take_conversation(payload, endpoint)
+        complete_tools(payload, endpoint)
         async with self._one_at_a_time() as leave:
             # A client that is slow to take its answer, or never does, keeps nobody out.
             answer.before_whole = leave

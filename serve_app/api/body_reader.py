@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope
 from serve_app.api.messages import ClientGone, header
 from serve_app.errors import RequestError
 
+_KNOWN_CODINGS = frozenset({b"gzip", b"x-gzip", b"deflate", b"br", b"zstd", b"compress"})
 # Smaller ones are never refused for the memory of others; Serve bounds how many there are.
 SMALL_BYTES = 64 * 1024
 # Of all larger ones that are being read.
@@ -26,7 +27,9 @@ class BodyReader:
         self, scope: Scope, receive: Receive, *, limit_bytes: int, timeout_s: float
     ) -> bytes:
         """The whole body. Raises RequestError 413 above the limit, 408 after the time, 503 where
-        too many large ones are being read, and ClientGone when the client left."""
+        too many large ones are being read, 415 where it is compressed, and ClientGone when the
+        client left."""
+        _refuse_compressed(scope)
         declared = header(scope, b"content-length")
         if declared is not None and declared.isdigit() and int(declared[:20]) > limit_bytes:
             raise too_large(limit_bytes)
@@ -80,6 +83,20 @@ class _Hold:
                 code="server_busy",
                 retry_after_s=5,
             )
+
+
+def _refuse_compressed(scope: Scope) -> None:
+    """A kilobyte may become a gigabyte, and no client of language models compresses unasked."""
+    coding = (header(scope, b"content-encoding") or b"").strip().lower()
+    if coding in (b"", b"identity"):
+        return
+    known = coding.decode("latin-1") if coding in _KNOWN_CODINGS else "a compressed form"
+    raise RequestError(
+        415,
+        f"The body comes as {known}, which is not taken here: send it as plain JSON, without the "
+        "header Content-Encoding.",
+        code="unsupported_content_encoding",
+    )
 
 
 def too_large(limit_bytes: int) -> RequestError:

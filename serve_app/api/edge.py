@@ -29,17 +29,20 @@ from serve_app.api.messages import (
     path_below_root,
     send_error,
     shown,
+    speaks_anthropic,
     take_request_id,
+    with_path,
 )
 from serve_app.api.payload import as_json, parse_object
 from serve_app.api.place import Place, Refused
 from serve_app.api.recall import answered_from
 from serve_app.api.relay import Relay
 from serve_app.api.request_record import RequestRecord
-from serve_app.api.routes import Route, tier_route
+from serve_app.api.routes import TIER_ROUTES, Route, meant_path, tier_methods, tier_route
 from serve_app.api.rules import PreparedRequest, RuleBook, prepare
 from serve_app.api.stall_watch import ClientSend, StallWatch, Watched
 from serve_app.api.structure_field import structure_field
+from serve_app.api.unserved import no_route
 from serve_app.config import TierSettings
 from serve_app.core.drain import NEWEST_WEIGHT, relative_work
 from serve_app.core.generation import Generation
@@ -72,6 +75,8 @@ class TierEdge:
     # What a client's schema may be, before anybody compiles it; None: anything.
     schema_limits: SchemaLimits | None = None
     schema_rules: Mapping[str, SchemaRules] = field(default_factory=dict[str, SchemaRules])
+    # The most new tokens that the other tier gives; None where it is not known.
+    other_tiers_limit: int | None = None
     # Whether the engine is dead, and whether it has finished what it was asked in a generation.
     engine_dead: Callable[[], bool] = lambda: False
     engine_done: Callable[[Generation], bool] = lambda _: False
@@ -94,23 +99,17 @@ class TierEdge:
         if scope["type"] != "http":
             return
         request_id = take_request_id(scope)
+        scope = with_path(scope, meant_path(path_below_root(scope), TIER_ROUTES))
         path, method = path_below_root(scope), scope["method"]
         relayed_here = self.relay.secret.take_relayed(scope, request_id.value)
         endpoint, route = generating_endpoint(path), tier_route(method, path)
         if endpoint is not None and method == "POST":
             arrival = Arrival(scope, receive, request_id, relayed_here)
             await self._generate(arrival, send, endpoint)
-        # vLLM's CORS middleware answers a browser's preflight request, for any route.
-        elif method == "OPTIONS":
-            await self.engine_app(scope, receive, self._answer(send, request_id, _ANSWERING))
         elif route is not None:
             await self._answer_directly(scope, receive, send, route, request_id)
-        elif endpoint is not None:
-            error = RequestError(405, f"{shown(scope)} takes POST.", code="method_not_allowed")
-            await send_error(send, error, request_id=request_id, headers=[(b"allow", b"POST")])
         else:
-            error = RequestError(404, f"There is no {method} {shown(scope)}.", code="not_found")
-            await send_error(send, error, request_id=request_id)
+            await _refuse_route(scope, send, request_id)
 
     def _answer(self, send: Send, request_id: RequestId, endpoint: Endpoint) -> Answer:
         return Answer(
@@ -192,12 +191,16 @@ class TierEdge:
                 self.bounds,
                 self.schema_limits,
                 self.schema_rules,
+                self.settings.limits.lowers(bare=path_below_root(scope) in ("", "/")),
+                self.other_tiers_limit,
             )
             prepared = prepare(payload, endpoint, book)
         else:
             most = self.settings.max_new_tokens
             prepared = self.desk.prepare(scope, payload, endpoint, borrower, most)
             answer.measured_here, answer.renamed = False, (self.tier.value, borrower.value)
+        answer.written_as = prepared.written_as
+        answer.max_new_tokens = prepared.max_new_tokens
         body = as_json(prepared.payload)
         answer.headers += [(WARNING_HEADER, text.encode()) for text in prepared.warnings]
         return Exchange(
@@ -295,7 +298,7 @@ class TierEdge:
         generation = Generation(
             prepared.plan,
             prepared.stop_repetition,
-            structure_field(prepared.payload, exchange.endpoint.name),
+            _as_written(prepared, structure_field(prepared.payload, exchange.endpoint.name)),
             cache_salt=self._cache_salt(exchange),
         )
         exchange.answer.generation = generation
@@ -356,6 +359,24 @@ class TierEdge:
         if token_s is not None and not answer.relayed:
             previous_s = token_s if self.token_s is None else self.token_s
             self.token_s = previous_s + NEWEST_WEIGHT * (token_s - previous_s)
+
+
+def _as_written(prepared: PreparedRequest, field: str | None) -> str | None:
+    """The field that binds the answer, as its client knows it. vLLM binds calls to their tools'
+    schemas where the model may call, too."""
+    field = field or ("tools" if prepared.payload.get("tools") else None)
+    return None if field is None else prepared.written_as.get(field, field)
+
+
+async def _refuse_route(scope: Scope, send: Send, request_id: RequestId) -> None:
+    method, path = scope["method"], path_below_root(scope)
+    error, headers = no_route(method, path, shown(scope)), ()
+    if allowed := tier_methods(path):
+        message = f"{shown(scope)} takes {allowed}, not {method}."
+        error = RequestError(405, message, code="method_not_allowed")
+        headers = [(b"allow", allowed.encode())]
+    anthropic = speaks_anthropic(scope)
+    await send_error(send, error, request_id=request_id, anthropic=anthropic, headers=headers)
 
 
 WARNING_HEADER = b"x-tierserve-warning"

@@ -120,9 +120,10 @@ def _check_template_variables(payload: Mapping[str, Any], rules: SchemaRules) ->
     given = payload.get(name)
     if not isinstance(given, dict):
         return
+    variables = rules.template_variables | USUAL_TEMPLATE_VARIABLES
     for key, value in given.items():
-        if key not in rules.template_variables:
-            known = ", ".join(sorted(rules.template_variables))
+        if key not in variables:
+            known = ", ".join(sorted(variables))
             raise invalid(
                 f"`{name}` has `{key[:64]}`; the template's variables are {known}.", param=name
             )

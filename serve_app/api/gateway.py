@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from io import BytesIO
 
 import aiohttp
 from starlette.requests import Request
@@ -11,15 +12,18 @@ from starlette.responses import Response, StreamingResponse
 
 from serve_app.api.answer import SSE_HEADERS
 from serve_app.api.body_reader import BodyReader
+from serve_app.api.endpoints import CHAT_COMPLETIONS, GENERATING, generating_endpoint
 from serve_app.api.held import Upstream, close, held_stream
 from serve_app.api.internal_headers import INTERNAL_HEADERS
-from serve_app.api.messages import HOP_BY_HOP, REQUEST_ID_HEADER, ClientGone
+from serve_app.api.messages import HOP_BY_HOP, NOT_FORWARDED, REQUEST_ID_HEADER, ClientGone
 from serve_app.api.payload import parse_object
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
 
 CONNECT_TIMEOUT_S = 5.0
-PASSED_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+PASSED_PATHS = (*GENERATING, "/tokenize", "/detokenize", "/v1/messages/count_tokens")
+# Of the tier's answer, what this application says itself.
+_OWN_HEADERS = HOP_BY_HOP | {REQUEST_ID_HEADER, b"vary"}
 
 
 def tier_of(model: object, tiers: Sequence[Tier]) -> Tier:
@@ -59,7 +63,7 @@ class Gateway:
         passed = [
             (key, value)
             for key, value in headers
-            if key.encode() not in HOP_BY_HOP | INTERNAL_HEADERS
+            if key.encode() not in NOT_FORWARDED | INTERNAL_HEADERS
         ]
         opening = asyncio.create_task(self._open(tier, url, body, passed))
         try:
@@ -69,28 +73,28 @@ class Gateway:
             await close(opening)
             raise
         if not opening.done():
-            anthropic = request.url.path == "/v1/messages"
-            held = held_stream(opening, self.heartbeat_s, anthropic=anthropic)
+            endpoint = generating_endpoint(request.url.path) or CHAT_COMPLETIONS
+            held = held_stream(opening, self.heartbeat_s, endpoint)
             headers = {key.decode(): value.decode() for key, value in SSE_HEADERS}
             return StreamingResponse(held, headers=headers)
         upstream = opening.result()
-        return StreamingResponse(
-            upstream.chunks(),
-            status_code=upstream.response.status,
-            headers={
-                key: value
-                for key, value in upstream.response.headers.items()
-                if key.lower().encode() not in HOP_BY_HOP | {REQUEST_ID_HEADER, b"content-length"}
-            },
-        )
+        answer = StreamingResponse(upstream.chunks(), status_code=upstream.response.status)
+        # One by one: a header may come more than once.
+        answer.raw_headers += [
+            (key.lower(), value)
+            for key, value in upstream.response.raw_headers
+            if key.lower() not in _OWN_HEADERS
+        ]
+        return answer
 
     async def _open(
         self, tier: Tier, url: str, body: bytes, headers: Sequence[tuple[str, str]]
     ) -> Upstream:
         async with AsyncExitStack() as stack:
             try:
+                # Bytes above a megabyte are not sent without a warning.
                 response = await stack.enter_async_context(
-                    self._client().post(url, data=body, headers=headers)
+                    self._client().post(url, data=BytesIO(body), headers=headers)
                 )
             except aiohttp.ClientError as error:
                 raise RequestError(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from serve_app.api.answer import error_event
+from serve_app.api.endpoints import Endpoint
+from serve_app.api.stream_errors import error_event
 from serve_app.errors import RequestError
 
 HEARTBEAT = b": waiting for a replica\n\n"
@@ -27,7 +28,7 @@ class Upstream:
 
 
 async def held_stream(
-    opening: "asyncio.Task[Upstream]", heartbeat_s: float, *, anthropic: bool
+    opening: "asyncio.Task[Upstream]", heartbeat_s: float, endpoint: Endpoint
 ) -> AsyncIterator[bytes]:
     """An SSE comment every `heartbeat_s` until `opening` is done, then its answer. The status has
     been sent by then, so a refusal can only be an error event."""
@@ -38,14 +39,14 @@ async def held_stream(
         try:
             upstream = opening.result()
         except RequestError as error:
-            yield error_event(error.body(anthropic=anthropic), anthropic=anthropic)
+            yield error_event(error.body(anthropic=endpoint.anthropic), endpoint)
             return
         if upstream.response.content_type == "text/event-stream":
             async for chunk in upstream.chunks():
                 yield chunk
         else:
             body = b"".join([chunk async for chunk in upstream.chunks()])
-            yield error_event(body, anthropic=anthropic)
+            yield error_event(body, endpoint)
     finally:
         await close(opening)
 

@@ -4,6 +4,7 @@ import re
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from starlette.types import Scope, Send
 
@@ -13,9 +14,11 @@ REQUEST_ID_HEADER = b"x-request-id"
 HOP_BY_HOP = frozenset(
     {b"connection", b"content-length", b"host", b"keep-alive", b"transfer-encoding", b"upgrade"}
 )
+# The page's origin is answered where its browser asks, and by nothing behind it.
+NOT_FORWARDED = HOP_BY_HOP | {b"origin"}
 MAX_SHOWN_CHARS = 200
 ENGINE_HEADERS = frozenset(
-    {b"accept", b"host", b"origin", b"traceparent", b"tracestate", b"user-agent", b"x-request-id"}
+    {b"accept", b"host", b"traceparent", b"tracestate", b"user-agent", b"x-request-id"}
 )
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:\-]{1,128}")
 
@@ -55,6 +58,21 @@ def take_request_id(scope: Scope) -> RequestId:
 def path_below_root(scope: Scope) -> str:
     """The path without the prefix under which the application is mounted."""
     return scope["path"].removeprefix(scope.get("root_path", ""))
+
+
+def with_path(scope: Scope, path: str) -> Scope:
+    """The scope with another path below the prefix under which the application is mounted."""
+    if path == path_below_root(scope):
+        return scope
+    whole = scope.get("root_path", "") + path
+    return {**scope, "path": whole, "raw_path": quote(whole).encode()}
+
+
+def speaks_anthropic(scope: Scope) -> bool:
+    """Whether the client reads errors in Anthropic's form: by the route, or by a header that
+    Anthropic's clients send to every route."""
+    below_v1 = path_below_root(scope).startswith("/v1/messages")
+    return below_v1 or header(scope, b"anthropic-version") is not None
 
 
 def shown(scope: Scope) -> str:

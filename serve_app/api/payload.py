@@ -1,6 +1,7 @@
 """A request's body as JSON, read within bounds: how many values, how large an integer."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -41,7 +42,24 @@ def as_json(payload: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(payload, allow_nan=False).encode()
     except ValueError as error:
-        raise invalid(f"A number is too large: {error}.", code="invalid_json") from error
+        field = next((name for name, value in payload.items() if _is_infinite(value)), None)
+        where = "" if field is None else f" in `{field[:64]}`"
+        message = f"A number{where} is too large: at most about 1.8e308."
+        raise invalid(message, param=field and field[:64], code="invalid_json") from error
+
+
+def _is_infinite(value: object) -> bool:
+    """Whether a number in it is."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+        elif isinstance(part, float) and math.isinf(part):
+            return True
+    return False
 
 
 def _refuse_many_values(body: bytes) -> None:

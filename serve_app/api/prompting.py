@@ -3,6 +3,7 @@
 from typing import Any
 
 from serve_app.answer_config import PromptingConfig
+from serve_app.api.conversation import continues_last
 from serve_app.api.endpoints import COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from serve_app.core.prompting import PromptRules, shape_messages
 
@@ -28,11 +29,13 @@ def shape_prompt(
         messages = [{"role": "user", "content": messages}]
     if not isinstance(messages, list):
         return
+    begun = continues_last(payload, endpoint)
     aside = {MESSAGES: "system", RESPONSES: "instructions"}.get(endpoint)
-    if aside and rules.fold_system and payload.get(aside):
+    # Of another type it is for the engine's schema to refuse, by its own name.
+    system = payload.get(aside) if aside else None
+    if aside and rules.fold_system and system and isinstance(system, str | list):
         messages = [{"role": "system", "content": payload.pop(aside)}, *messages]
-    continues_last = payload.get("continue_final_message") is True
-    shaped = shape_messages(messages, rules, directive, continues_last=continues_last)
+    shaped = shape_messages(messages, rules, directive, continues_last=begun)
     payload[field] = [_in_form(message, endpoint) for message in shaped]
 
 

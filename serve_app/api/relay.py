@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import TypeVar
 
 import aiohttp
@@ -22,7 +23,13 @@ from serve_app.api.internal_headers import (
     ClusterSecret,
 )
 from serve_app.api.lending import NOT_TAKEN, Lender, written_plan
-from serve_app.api.messages import HOP_BY_HOP, REQUEST_ID_HEADER, ClientGone, path_below_root
+from serve_app.api.messages import (
+    HOP_BY_HOP,
+    NOT_FORWARDED,
+    REQUEST_ID_HEADER,
+    ClientGone,
+    path_below_root,
+)
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
 
@@ -104,7 +111,7 @@ class Relay:
             (key.decode("latin-1"), value.decode("latin-1"))
             for key, value in scope["headers"]
             # A lender reads the first plan: it is to be this tier's, never a client's.
-            if key.lower() not in HOP_BY_HOP | INTERNAL_HEADERS
+            if key.lower() not in NOT_FORWARDED | INTERNAL_HEADERS
         ]
         headers.append((RELAYED_HEADER.decode(), self.secret.mark(exchange.request_id)))
         async with AsyncExitStack() as stack:
@@ -132,7 +139,8 @@ class Relay:
         """The answer of a replica that took it; open until the stack is left."""
         async with AsyncExitStack() as asking:
             try:
-                posted = self._client().post(url, data=body, headers=headers)
+                # Bytes above a megabyte are not sent without a warning.
+                posted = self._client().post(url, data=BytesIO(body), headers=headers)
                 response = await asking.enter_async_context(posted)
             except aiohttp.ClientError:
                 return None
@@ -167,7 +175,8 @@ async def _copy(response: aiohttp.ClientResponse, send: Send) -> None:
     headers = [
         (key.lower(), value)
         for key, value in response.raw_headers
-        if key.lower() not in HOP_BY_HOP | {REQUEST_ID_HEADER} or key.lower() == b"content-length"
+        if key.lower() not in HOP_BY_HOP | {REQUEST_ID_HEADER, b"vary"}
+        or key.lower() == b"content-length"
     ]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     async for chunk in response.content.iter_any():

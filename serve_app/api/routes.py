@@ -4,10 +4,14 @@ where, and who may call it. What is not listed here is refused, whatever vLLM's 
 docs/routes.md is written from this table (`python -m serve_app routes`).
 """
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
 from serve_app.api.endpoints import GENERATING
+
+_SLASHES = re.compile("/{2,}")
 
 
 class Work(Enum):
@@ -36,7 +40,8 @@ class Callers(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`path` is below `/api/<tier>` for a tier's route; `{name}` stands for one segment."""
+    """`path` is below `/api/<tier>` for a tier's route; `{name}` stands for one segment. `also` are
+    paths that mean the same: clients differ in whether `/v1` belongs to their base URL."""
 
     method: str
     path: str
@@ -44,6 +49,7 @@ class Route:
     work: Work
     body: Body = Body.NONE
     callers: Callers = Callers.USERS
+    also: tuple[str, ...] = ()
 
     def matches(self, method: str, path: str) -> bool:
         """Whether this is the route of a request."""
@@ -58,8 +64,22 @@ class Route:
         )
 
 
+def _other_bases(path: str) -> tuple[str, ...]:
+    """The path of a client whose base URL lacks the `/v1`, and of one who has it once too often."""
+    own = (path.removeprefix("/v1"),) if path.startswith("/v1/") else ()
+    return *own, f"/v1{path}"
+
+
 def _generating(path: str, does: str) -> Route:
-    return Route("POST", path, does, Work.ENGINE, Body.PROMPT)
+    return Route("POST", path, does, Work.ENGINE, Body.PROMPT, also=_other_bases(path))
+
+
+def _models(path: str, does: str, work: Work) -> Route:
+    return Route("GET", path, does, work, also=_other_bases(path))
+
+
+def _tokenizing(path: str, does: str) -> Route:
+    return Route("POST", path, does, Work.TOKENIZER, Body.TOKENIZER, also=_other_bases(path))
 
 
 TIER_ROUTES = (
@@ -68,19 +88,14 @@ TIER_ROUTES = (
     _generating("/v1/completions", "OpenAI's legacy completions"),
     _generating("/v1/responses", "OpenAI's responses"),
     _generating("/v1/messages", "Anthropic's messages"),
-    Route("GET", "/v1/models", "the tier as a model", Work.LOOP),
+    _models("/v1/models", "the tier as a model", Work.LOOP),
     Route("GET", "/version", "vLLM's version", Work.LOOP),
     Route("GET", "/health", "whether a replica's engine lives", Work.LOOP),
-    Route("POST", "/tokenize", "token ids of a text or chat", Work.TOKENIZER, Body.TOKENIZER),
-    Route("POST", "/detokenize", "the text of token ids", Work.TOKENIZER, Body.TOKENIZER),
-    Route(
-        "POST",
-        "/v1/messages/count_tokens",
-        "the length of Anthropic's messages",
-        Work.TOKENIZER,
-        Body.TOKENIZER,
-    ),
+    _tokenizing("/tokenize", "token ids of a text or chat"),
+    _tokenizing("/detokenize", "the text of token ids"),
+    _tokenizing("/v1/messages/count_tokens", "the length of Anthropic's messages"),
 )
+_OF_THE_NAMED_TIER = "the same, of the tier that `model` names"
 
 WEB_ROUTES = (
     Route("GET", "/", "what is served here", Work.LOOP),
@@ -95,16 +110,42 @@ WEB_ROUTES = (
         Work.REPLICAS,
         callers=Callers.OPERATORS,
     ),
-    Route("GET", "/v1/models", "the tiers as models", Work.REPLICAS),
-    Route("GET", "/v1/models/{model}", "one of them", Work.REPLICAS),
-    *(_generating(path, "the same, of the tier that `model` names") for path in GENERATING),
+    Route("GET", "/health", "whether any tier can answer", Work.REPLICAS, also=("/ping",)),
+    Route("GET", "/version", "the versions of tierserve and vLLM", Work.LOOP),
+    Route("GET", "/favicon.ico", "the icon that browsers ask for", Work.LOOP),
+    _models("/v1/models", "the tiers as models, with their limits", Work.REPLICAS),
+    _models("/v1/models/{model}", "one of them", Work.REPLICAS),
+    *(_generating(path, _OF_THE_NAMED_TIER) for path in GENERATING),
+    *(
+        _tokenizing(path, _OF_THE_NAMED_TIER)
+        for path in ("/tokenize", "/detokenize", "/v1/messages/count_tokens")
+    ),
 )
+
+
+def meant_path(path: str, routes: Iterable[Route]) -> str:
+    """The path of the table that a client means: slashes are not doubled, and other base URLs lead
+    to the same routes. A path that means nothing stays as it is, but for its slashes."""
+    path = _SLASHES.sub("/", path)
+    for route in routes:
+        for other in route.also:
+            if path == other:
+                return route.path
+            parameter = other.rfind("/{") + 1
+            if parameter and path.startswith(other[:parameter]):
+                return route.path[: route.path.rfind("/{") + 1] + path[parameter:]
+    return path
 
 
 def tier_route(method: str, path: str) -> Route | None:
     """The route of a request below a tier's prefix."""
     path = "" if path == "/" else path
     return next((route for route in TIER_ROUTES if route.matches(method, path)), None)
+
+
+def tier_methods(path: str) -> str:
+    """The methods that a tier's path takes, as `Allow` has them; empty where there is no path."""
+    return ", ".join(method for method in ("GET", "POST") if tier_route(method, path))
 
 
 def routes_page() -> str:
@@ -114,7 +155,10 @@ def routes_page() -> str:
             "# Routes",
             "",
             "Written by `python -m serve_app routes` from `serve_app/api/routes.py`. A request to "
-            "any other path gets 404, to another method of these 405 or 404.",
+            "any other path gets 404, to another method of these 405. Doubled slashes count as "
+            "one. A browser's preflight request (`OPTIONS`) is answered at every path if "
+            "`cors_origins` is set. What OpenAI has and is not served here, such as "
+            "`/v1/embeddings`, gets a 404 that says what is.",
             "",
             *_table("`/api/chat` and `/api/reasoning`, each with", TIER_ROUTES),
             "",
@@ -126,7 +170,7 @@ def routes_page() -> str:
 
 def _table(title: str, routes: tuple[Route, ...]) -> list[str]:
     rows = [
-        f"| `{route.method} {route.path or '(the prefix itself)'}` | {route.does} "
+        f"| `{route.method} {route.path or '(the prefix itself)'}`{_also(route)} | {route.does} "
         f"| {route.body.value} | {route.work.value} | {route.callers.value} |"
         for route in routes
     ]
@@ -137,3 +181,7 @@ def _table(title: str, routes: tuple[Route, ...]) -> list[str]:
         "|---|---|---|---|---|",
         *rows,
     ]
+
+
+def _also(route: Route) -> str:
+    return "".join(f", `{path}`" for path in route.also)

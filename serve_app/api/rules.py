@@ -1,18 +1,35 @@
 """A tier's rules for a request body: defaults filled in, limits kept, misleading fields refused."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from serve_app.api.endpoints import COMPLETIONS, GENERATING, MESSAGES, RESPONSES, Endpoint
+from serve_app.api.conversation import take_conversation
+from serve_app.api.endpoints import (
+    CHAT_COMPLETIONS,
+    COMPLETIONS,
+    GENERATING,
+    MESSAGES,
+    RESPONSES,
+    Endpoint,
+)
 from serve_app.api.field_bounds import FieldBounds, refuse_excess
 from serve_app.api.field_rules import SchemaRules, apply_field_rules
+from serve_app.api.foreign_fields import take_foreign_fields
 from serve_app.api.presets import TASK, fill_sampling, heat_warning, take_task
 from serve_app.api.prompting import prompt_rules, shape_prompt
 from serve_app.api.structure_field import refuse_structures
-from serve_app.api.thinking import plan_thinking, refuse_budget
+from serve_app.api.thinking import STOPS, plan_thinking, refuse_budget, unheeded
+from serve_app.api.token_limits import (
+    TierLimit,
+    keep_budget_below,
+    limit_new_tokens,
+    require_natural,
+)
+from serve_app.api.tool_schemas import complete_tools
 from serve_app.config import TierSettings
 from serve_app.core.schema_limits import SchemaLimits
 from serve_app.core.thinking import ThinkingPlan
@@ -34,6 +51,17 @@ SIMILARITY = 0.8
 # What a client may add of its own, each name compared to all that the schema knows.
 MAX_UNKNOWN_FIELDS = 32
 MAX_FIELD_CHARS = 64
+# Of those, the ones that are of no concern to an answer: nobody misses their effect.
+_OF_NO_EFFECT = frozenset(
+    {
+        *("metadata", "store", "user", "user_id", "service_tier", "safety_identifier"),
+        *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "session_id"),
+        *("container", "betas", "client_metadata", "extra_headers", "litellm_params"),
+    }
+)
+# What may stand in a header.
+_NAME = re.compile(r"[A-Za-z0-9_.\-]+")
+_NAMED_FIELDS = 5
 # 20 of each of 2,048 tokens: the event loop is held for half a second then.
 MAX_LOGPROBS = 50_000
 
@@ -51,6 +79,8 @@ class PreparedRequest:
     plan: ThinkingPlan | None = None
     stop_repetition: bool = False
     warnings: tuple[str, ...] = ()
+    # The client's names of fields that have others in the payload, by those of the payload.
+    written_as: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +100,41 @@ class RuleBook:
     schema_rules: Mapping[str, SchemaRules] = dataclasses.field(
         default_factory=dict[str, SchemaRules]
     )
+    # Whether a limit of new tokens above the tier's is lowered, and what the other tier's is.
+    lowers_limits: bool = False
+    other_tiers_limit: int | None = None
 
 
 def prepare(payload: dict[str, Any], endpoint: Endpoint, book: RuleBook) -> PreparedRequest:
-    """Apply the tier's rules. Raises RequestError that names the field."""
+    """Apply the tier's rules. Raises RequestError that names the field as the client wrote it."""
     _expand_short_form(payload, endpoint)
-    known = book.known_fields.get(endpoint.path)
     if book.bounds is not None:
         refuse_excess(payload, book.bounds)
-    _refuse_misleading_fields(payload, endpoint, None if known is None else known | {TASK})
+    written_as = take_foreign_fields(payload, endpoint)
+    if endpoint is CHAT_COMPLETIONS and payload.get("top_logprobs"):
+        written_as["logprobs"] = "top_logprobs"  # in the engine's own parameters
+    try:
+        prepared = _prepare(payload, endpoint, book)
+    except RequestError as error:
+        raise error.under_names(written_as) from None
+    return dataclasses.replace(prepared, written_as=written_as)
+
+
+def _prepare(payload: dict[str, Any], endpoint: Endpoint, book: RuleBook) -> PreparedRequest:
+    known = book.known_fields.get(endpoint.path)
+    known = None if known is None else known | {TASK, STOPS}
+    unknown = _refuse_misleading_fields(payload, endpoint, known)
+    take_conversation(payload, endpoint)
+    complete_tools(payload, endpoint)
     if book.schema_limits is not None:
         refuse_structures(payload, endpoint.name, book.schema_limits)
     apply_field_rules(payload, book.schema_rules.get(endpoint.path, SchemaRules()))
     if endpoint is RESPONSES and payload.get("store") is True:
         payload["store"] = False  # clients ask for it by default, and nothing is kept
-    max_new_tokens = _limit_new_tokens(payload, endpoint, book)
+    limit = TierLimit(
+        book.tier, book.settings.max_new_tokens, book.lowers_limits, book.other_tiers_limit
+    )
+    granted = limit_new_tokens(payload, endpoint, limit)
     if payload.get("model") is None:
         payload["model"] = book.model
     task = take_task(payload, book.settings.tasks)
@@ -94,13 +144,16 @@ def prepare(payload: dict[str, Any], endpoint: Endpoint, book: RuleBook) -> Prep
     rules = prompt_rules(book.settings.prompting, r1=book.r1, thinks=book.thinks)
     shape_prompt(payload, endpoint, rules, task.directive)
     plan, warning = _plan(payload, endpoint, book, force=rules.force_thought)
-    warnings = (warning, heat_warning(payload) if book.r1 else None)
+    payload.pop(STOPS, None)
+    keep_budget_below(payload, endpoint, granted)
+    heat = heat_warning(payload) if book.r1 else None
+    warnings = (granted.warning, warning, heat, _warning_of_unknown(unknown))
     sequences = _within_slots(payload, endpoint, book)
-    _refuse_many_logprobs(payload, sequences * max_new_tokens)
+    _refuse_many_logprobs(payload, sequences * granted.tokens)
     return PreparedRequest(
         payload,
         sequences,
-        max_new_tokens,
+        granted.tokens,
         payload.get("stream") is True,
         plan,
         book.settings.stop_repetition and payload.get("ignore_eos") is not True,
@@ -113,7 +166,7 @@ def _plan(
 ) -> tuple[ThinkingPlan | None, str | None]:
     if not book.thinks:
         refuse_budget(payload, book.tier)
-        return None, None
+        return None, unheeded(payload, endpoint)
     return plan_thinking(
         payload,
         endpoint,
@@ -179,11 +232,11 @@ def _expand_short_form(payload: dict[str, Any], endpoint: Endpoint) -> None:
 
 def _refuse_misleading_fields(
     payload: Mapping[str, Any], endpoint: Endpoint, known: frozenset[str] | None
-) -> None:
+) -> frozenset[str]:
     """An unknown field that looks like a known one would silently do nothing. Others, such as a
-    client's own metadata, are harmless and stay."""
+    client's own metadata, are harmless and stay; they are returned."""
     if known is None:
-        return
+        return frozenset()
     unknown = payload.keys() - known
     if len(unknown) > MAX_UNKNOWN_FIELDS:
         raise invalid(
@@ -202,6 +255,18 @@ def _refuse_misleading_fields(
         if meant is not None or field in FOREIGN_FIELDS:
             advice = "" if meant is None else f"; did you mean `{meant}`?"
             raise invalid(f"Unknown field `{field}`{advice}", param=field, code="unknown_parameter")
+    return frozenset(unknown)
+
+
+def _warning_of_unknown(fields: Iterable[str]) -> str | None:
+    """What the client is told of fields that nobody here reads."""
+    missed = sorted(field for field in fields if field not in _OF_NO_EFFECT)
+    if not missed:
+        return None
+    named = [field for field in missed if _NAME.fullmatch(field)][:_NAMED_FIELDS]
+    others = len(missed) - len(named)
+    more = [] if others == 0 else [f"{others} more" if named else f"{others} fields"]
+    return f"unknown here, and without effect: {', '.join([*named, *more])}"
 
 
 def _meant_by(field: str, endpoint: Endpoint, known: frozenset[str]) -> str | None:
@@ -211,48 +276,6 @@ def _meant_by(field: str, endpoint: Endpoint, known: frozenset[str]) -> str | No
     if meant in known:
         return meant
     return next(iter(get_close_matches(field, known, n=1, cutoff=SIMILARITY)), None)
-
-
-def _limit_new_tokens(payload: dict[str, Any], endpoint: Endpoint, book: RuleBook) -> int:
-    """The most tokens that a sequence of this request may get."""
-    limit = book.settings.max_new_tokens
-    asked: list[int] = []
-    for field in (*endpoint.limit_fields, "min_tokens"):
-        value = payload.get(field)
-        if value is None:
-            continue
-        _require_integer(field, value)
-        if value > limit:
-            raise _too_many_tokens(book, field, value)
-        if field != "min_tokens":
-            asked.append(value)
-    # vLLM reads a null as all that is left of the context.
-    has_null = any(field in payload for field in endpoint.limit_fields)
-    if not asked and (has_null or endpoint.default_limit_field is not None):
-        payload[endpoint.default_limit_field or endpoint.limit_fields[0]] = limit
-    return min([limit, *asked])
-
-
-def _too_many_tokens(book: RuleBook, field: str, value: int) -> RequestError:
-    other = book.tier.other
-    if book.tier is Tier.CHAT:
-        advice = f"For longer answers use the {other} tier (POST {other.route_prefix})."
-    else:
-        advice = f"The {other} tier (POST {other.route_prefix}) is for shorter answers, not longer."
-    return invalid(
-        f"`{field}` is {value}; the {book.tier} tier gives at most "
-        f"{book.settings.max_new_tokens} new tokens. {advice}",
-        param=field,
-        code="max_tokens_exceeds_tier_limit",
-    )
-
-
-def _require_integer(field: str, value: object) -> None:
-    # vLLM's schemas would turn "4000" and 4000.0 into a number, past the tier's limit.
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise invalid(f"`{field}` must be an integer.", param=field, code="invalid_type")
-    if value < 0:
-        raise invalid(f"`{field}` must not be negative.", param=field)
 
 
 def _add_system_prompt(payload: dict[str, Any], endpoint: Endpoint, prompt: str) -> None:
@@ -272,7 +295,7 @@ def count_sequences(payload: Mapping[str, Any], endpoint: Endpoint) -> int:
     copies = payload.get("n")
     if copies is None:
         copies = 1
-    _require_integer("n", copies)
+    require_natural("n", copies)
     prompt = payload.get("prompt") if endpoint is COMPLETIONS else None
     return max(1, copies) * _count_prompts(prompt)
 

@@ -9,9 +9,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from serve_app.api.kept_answers import Kept
 from serve_app.core.scaling_record import ScalingRecord
 from serve_app.core.tiers import Tier
 from serve_app.telemetry import PREFIX
+
+Report = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,9 @@ class Tiers(Protocol):
 
     async def state(self, tier: Tier) -> DeploymentState: ...
 
-    async def reports(self, tier: Tier) -> Sequence[Mapping[str, Any]]: ...
+    async def reports(self, tier: Tier) -> Sequence[Kept[Report]]:
+        """What each replica says of itself, or said last."""
+        ...
 
     async def schemas(self) -> Mapping[str, Mapping[str, Any]]:
         """The JSON schemas of request bodies by route, as an engine has them; empty where no
@@ -40,53 +45,66 @@ class Tiers(Protocol):
         """What the autoscaling policy decided lately; None before its first decision."""
         ...
 
-    async def metrics(self, tier: Tier) -> Mapping[str, str]:
-        """Prometheus text by replica."""
+    async def metrics(self, tier: Tier) -> Mapping[str, Kept[str]]:
+        """Prometheus text by replica, as it is now or was last."""
         ...
 
 
-_SUMMED = ("running", "lent", "borrowed", "queued", "queue_depth", "slots", "output_tokens_per_s")
+_SUMMED = (
+    *("running", "lent", "borrowed", "queued", "queue_depth", "slots", "max_queued_requests"),
+    "output_tokens_per_s",
+)
 
 
 def describe_tier(
     tier: Tier,
     state: DeploymentState,
-    reports: Sequence[Mapping[str, Any]],
+    kept: Sequence[Kept[Report]],
     scaling: ScalingRecord | None,
 ) -> dict[str, Any]:
-    """One entry of `/api/tiers`: what the tier is, and how it is now."""
+    """One entry of `/api/tiers`: what the tier is, and how it is now. null is what nobody knows:
+    replicas run, and none of them has said anything yet."""
+    reports = [told.value for told in kept]
     settings = reports[0]["settings"] if reports else None
     waits = [report["expected_wait_s"] for report in reports]
+    unknown = not reports and state.replicas_running > 0
     return {
         "tier": tier.value,
         "url": tier.route_prefix,
         "model": reports[0]["model"] if reports else None,
         "ready": any(report["ready"] for report in reports),
+        "max_model_len": reports[0]["max_model_len"] if reports else None,
         "max_new_tokens": settings["max_new_tokens"] if settings else None,
         "settings": settings,
         "status": state.status,
         "message": state.message,
         "replicas_running": state.replicas_running,
         "replicas_wanted": state.replicas_wanted,
-        **{name: sum(report[name] for report in reports) for name in _SUMMED},
+        "stale": any(told.stale for told in kept),
+        "report_age_s": max((round(told.age_s, 1) for told in kept), default=None),
+        **{name: None if unknown else sum(report[name] for report in reports) for name in _SUMMED},
         "expected_wait_s": min(waits) if waits else None,
         "scaling": None if scaling is None else scaling.as_dict(),
-        "replicas": [
-            {key: value for key, value in report.items() if key != "settings"} for report in reports
-        ],
+        "replicas": [_described(told) for told in kept],
     }
+
+
+def _described(told: Kept[Report]) -> dict[str, Any]:
+    report = {key: value for key, value in told.value.items() if key != "settings"}
+    return {**report, "report_age_s": round(told.age_s, 1), "stale": told.stale}
 
 
 def merge_metrics(
     tiers: Sequence[Tier],
-    texts: Mapping[tuple[str, str], str],
+    texts: Mapping[tuple[str, str], Kept[str]],
     scaling: Mapping[Tier, ScalingRecord],
 ) -> bytes:
     """One exposition of all replicas' metrics, with labels `tier` and `replica` added, and of each
     tier's replicas and scaling.
 
-    `texts` holds each replica's exposition by (tier, replica). Each of `tiers` has a count of its
-    reporting replicas, which is 0 where none reports: a tier that is gone does not just vanish.
+    `texts` holds each replica's exposition by (tier, replica); of one that is late the last, with
+    its age. Each of `tiers` has a count of its reporting replicas, which is 0 where none reports: a
+    tier that is gone does not just vanish.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Merged(tiers, texts))
@@ -134,7 +152,7 @@ class _Scaling(Collector):
 
 
 class _Merged(Collector):
-    def __init__(self, tiers: Sequence[Tier], texts: Mapping[tuple[str, str], str]) -> None:
+    def __init__(self, tiers: Sequence[Tier], texts: Mapping[tuple[str, str], Kept[str]]) -> None:
         self._tiers, self._texts = tiers, texts
 
     def collect(self) -> Iterator[Metric]:
@@ -145,17 +163,23 @@ class _Merged(Collector):
         reporting = GaugeMetricFamily(
             f"{PREFIX}_replicas_reporting", "Replicas that report.", labels=["tier"]
         )
+        ages = GaugeMetricFamily(
+            f"{PREFIX}_replica_report_age_seconds",
+            "Age of a replica's figures; 0 unless it was late.",
+            labels=["tier", "replica"],
+        )
         for tier in self._tiers:
             reporting.add_metric([tier.value], sum(of == tier.value for of, _ in self._texts))
-        for (tier, replica), text in self._texts.items():
+        for (tier, replica), told in self._texts.items():
             replicas.add_metric([tier, replica], 1.0)
+            ages.add_metric([tier, replica], told.age_s if told.stale else 0.0)
             labels = {"tier": tier, "replica": replica}
-            for family in text_string_to_metric_families(text):
+            for family in text_string_to_metric_families(told.value):
                 merged = families.setdefault(
                     family.name, Metric(family.name, family.documentation, family.type)
                 )
                 merged.samples += [
                     sample._replace(labels={**sample.labels, **labels}) for sample in family.samples
                 ]
-        yield from (reporting, replicas)
+        yield from (reporting, replicas, ages)
         yield from families.values()

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from http import HTTPStatus
 
+from serve_app.api.endpoints import RESPONSES, Endpoint
+
 _OPENAI = b'data: {"error":'
 _ANTHROPIC = b"event: error\n"
 
@@ -30,6 +32,19 @@ def error_in(event: bytes) -> StreamError | None:
     if not isinstance(code, int) or not 400 <= code < 600:
         code = _STATUS_OF_TYPE.get(str(error.get("type")), HTTPStatus.INTERNAL_SERVER_ERROR)
     return StreamError(code, data)
+
+
+def error_event(body: bytes, endpoint: Endpoint, *, number: int = 0, last: bool = True) -> bytes:
+    """An error as an event of a stream. Anthropic's clients take it by the event's name, OpenAI's
+    by its data, and those of Responses by both; they count a stream's events."""
+    if endpoint.anthropic:
+        return b"event: error\ndata: " + body + b"\n\n"
+    if endpoint is not RESPONSES:
+        return b"data: " + body + b"\n\n" + (b"data: [DONE]\n\n" if last else b"")
+    error = json.loads(body)["error"]
+    told = {name: error.get(name) for name in ("code", "message", "param")}
+    event = json.dumps({"type": "error", **told, "sequence_number": number}, separators=(",", ":"))
+    return b"event: error\ndata: " + event.encode() + b"\n\n"
 
 
 # Anthropic's events name the kind alone.

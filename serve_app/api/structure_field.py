@@ -4,14 +4,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from serve_app.api.endpoints import MESSAGES, RESPONSES
+from serve_app.api.tool_schemas import tool_schemas
 from serve_app.core.schema_limits import (
     Refusal,
     SchemaLimits,
     refusal_of_choices,
+    refusal_of_draft,
     refusal_of_schema,
     refusal_of_text,
 )
-from serve_app.errors import invalid
+from serve_app.errors import RequestError, invalid
 
 # In the order in which vLLM takes them, where several are asked for.
 _KINDS = ("json", "json_object", "regex", "choice", "grammar", "structural_tag")
@@ -26,6 +28,8 @@ def structure_field(payload: Mapping[str, Any], endpoint_name: str) -> str | Non
         return "tools"
     if endpoint_name == RESPONSES.name:
         form, name = _part(_part(payload, "text"), "format"), "text.format"
+    elif endpoint_name == MESSAGES.name:
+        form, name = _part(_part(payload, "output_config"), "format"), "output_config.format"
     else:
         form, name = _part(payload, "response_format"), "response_format"
     # Of any type, as everything that a client sends.
@@ -40,11 +44,42 @@ def refuse_structures(payload: Mapping[str, Any], endpoint_name: str, limits: Sc
     """Raise RequestError 400 for what no compiler, template or schema of vLLM's should see. To be
     asked before vLLM's handlers, which walk through it on the event loop."""
     for field, value in _structures(payload, endpoint_name):
-        refusal = _refusal_of(field, value, limits)
-        if refusal is not None:
-            raise invalid(
-                f"`{field}` is refused. {refusal.message}", param=field, code=refusal.code
+        _refuse_where(field, _refusal_of(field, value, limits))
+    _refuse_no_form(payload)
+    if payload.get("tool_choice") != "none":
+        for field, schema in tool_schemas(payload, endpoint_name):
+            _refuse_where(field, refusal_of_draft(schema))
+    for field, value in _structures(payload, endpoint_name):
+        if field not in ("tools", "structured_outputs.choice"):
+            _refuse_where(field, refusal_of_draft(value))
+
+
+def _refuse_where(field: str, refusal: Refusal | None) -> None:
+    if refusal is not None:
+        raise invalid(f"`{field}` is refused. {refusal.message}", param=field, code=refusal.code)
+
+
+def _refuse_no_form(payload: Mapping[str, Any]) -> None:
+    """What names no form or several: vLLM's words for these are a list of all that there are."""
+    form = _part(payload, "response_format")
+    named = form.get("json_schema")
+    if form.get("type") == "json_schema" and isinstance(named, Mapping):
+        field = "response_format.json_schema.schema"
+        if named.get("schema") is None:
+            raise RequestError(
+                400, f"`{field}` is missing.", param=field, code="missing_required_parameter"
             )
+    asked = payload.get("structured_outputs")
+    if not isinstance(asked, Mapping):
+        return
+    kinds = [kind for kind in _KINDS if asked.get(kind) is not None]
+    if len(kinds) != 1:
+        given = "none" if not kinds else " and ".join(f"`{kind}`" for kind in kinds)
+        raise invalid(
+            f"`structured_outputs` must have one of {', '.join(f'`{kind}`' for kind in _KINDS)}; "
+            f"it has {given}.",
+            param="structured_outputs",
+        )
 
 
 def _calls_are_bound(payload: Mapping[str, Any], endpoint_name: str) -> bool:
@@ -71,6 +106,8 @@ def _structures(payload: Mapping[str, Any], endpoint_name: str) -> Iterator[tupl
     """Fields that hold schemas, and each kind of `structured_outputs`."""
     if endpoint_name == RESPONSES.name:
         yield "text.format", _part(payload, "text").get("format")
+    elif endpoint_name == MESSAGES.name:
+        yield "output_config.format", _part(payload, "output_config").get("format")
     else:
         yield "response_format", payload.get("response_format")
     yield "tools", payload.get("tools")

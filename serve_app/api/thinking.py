@@ -6,33 +6,47 @@ from math import ceil
 from typing import Any
 
 from serve_app.answer_config import ThinkingConfig
+from serve_app.api.conversation import continues_last
 from serve_app.api.endpoints import COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from serve_app.core.thinking import EFFORT_SHARES, NO_EFFORT, ThinkingPlan
 from serve_app.errors import invalid
 
 BUDGET = "thinking_token_budget"
 EFFORT = "reasoning_effort"
+# Whether the client's stop strings and ids end a thought too, as they do in bare vLLM.
+STOPS = "stop_in_thinking"
 # vLLM's word for a thought without a bound.
 UNLIMITED = -1
 
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """What the request says. `effort` None and `most_tokens` None: nothing."""
+    """What the request says. `effort` None and `most_tokens` None: nothing. `on`: its template's
+    variable, which says no more than the tier's own settings."""
 
     off: bool = False
+    on: bool = False
     most_tokens: int | None = None
     effort: float | None = None
 
     @property
     def to_think(self) -> bool:
-        return not self.off and (self.most_tokens is not None or self.effort is not None)
+        said = self.on or self.most_tokens is not None or self.effort is not None
+        return said and not self.off
 
 
 def refuse_budget(payload: Mapping[str, Any], model: str) -> None:
     """For a model that does not think."""
     if payload.get(BUDGET) is not None:
         raise invalid(f"The model of the {model} tier does not think: leave it out.", param=BUDGET)
+
+
+def unheeded(payload: Mapping[str, Any], endpoint: Endpoint) -> str | None:
+    """What the client of a model that does not think should be told. Raises RequestError for an
+    effort that is none."""
+    if endpoint is COMPLETIONS or not _wish(payload, endpoint).to_think:
+        return None
+    return "the model of this tier does not think"
 
 
 def plan_thinking(
@@ -53,51 +67,70 @@ def plan_thinking(
     if thinking.budget_tokens is not None:
         tiers = min(tiers, thinking.budget_tokens)
     on = thinking.enabled and tiers > 0
+    continued = continues_last(payload, endpoint)
     plan = ThinkingPlan(
         enabled=on and not wish.off,
         answer_tokens=kept,
         answer_share=thinking.answer_share,
         most_tokens=tiers if wish.most_tokens is None else min(tiers, wish.most_tokens),
         effort=1.0 if wish.effort is None else wish.effort,
-        forced=force and payload.get("add_generation_prompt") is not False,
+        forced=force and not continued and payload.get("add_generation_prompt") is not False,
+        stops_in_thought=_stops_in_thought(payload.get(STOPS)),
     )
-    return plan, _warning(wish, on=on, tiers=tiers)
+    return plan, _warning(wish, on=on, tiers=tiers, continued=continued)
 
 
-def _warning(wish: _Wish, *, on: bool, tiers: int) -> str | None:
+def _warning(wish: _Wish, *, on: bool, tiers: int, continued: bool) -> str | None:
     if not on and wish.to_think:
         return "thinking is off in this tier"
+    if continued and wish.to_think:
+        return "an answer that is continued gets no thought of its own"
     if on and wish.most_tokens is not None and wish.most_tokens > tiers:
         return f"a thinking budget of {wish.most_tokens} is above the tier's {tiers} tokens"
     return None
 
 
 def _wish(payload: Mapping[str, Any], endpoint: Endpoint) -> _Wish:
-    if endpoint is RESPONSES:
-        reasoning = _inner(payload, "reasoning")
-        return _of_effort(reasoning.get("effort"), "reasoning.effort")
-    if endpoint is MESSAGES:
-        thinking = _inner(payload, "thinking")
-        if thinking.get("type") == "disabled":
-            return _Wish(off=True)
-        return _Wish(most_tokens=_tokens(thinking.get("budget_tokens"), "thinking.budget_tokens"))
     template = _inner(payload, "chat_template_kwargs")
     if template.get("enable_thinking") is False or template.get("thinking") is False:
         return _Wish(off=True)
-    by_effort = _of_effort(payload.get(EFFORT), EFFORT)
+    on = template.get("enable_thinking") is True or template.get("thinking") is True
+    if endpoint is RESPONSES:
+        effort, off = _effort(_inner(payload, "reasoning").get("effort"), "reasoning.effort")
+        return _Wish(off, on, effort=effort)
+    if endpoint is MESSAGES:
+        return _wish_of_messages(payload, on=on)
+    effort, off = _effort(payload.get(EFFORT), EFFORT)
     tokens = _tokens(payload.get(BUDGET), BUDGET)
-    return _Wish(by_effort.off or tokens == 0, tokens, by_effort.effort)
+    return _Wish(off or tokens == 0, on, tokens, effort)
 
 
-def _of_effort(effort: object, field: str) -> _Wish:
+def _wish_of_messages(payload: Mapping[str, Any], *, on: bool) -> _Wish:
+    """Anthropic's words: `adaptive` leaves it to the effort how much is thought."""
+    thinking = _inner(payload, "thinking")
+    name = "output_config.effort"
+    effort, off = _effort(_inner(payload, "output_config").get("effort"), name)
+    tokens = _tokens(thinking.get("budget_tokens"), "thinking.budget_tokens")
+    on = on or thinking.get("type") in ("enabled", "adaptive")
+    return _Wish(off or thinking.get("type") == "disabled", on, tokens, effort)
+
+
+def _stops_in_thought(value: object) -> bool:
+    if value is None or isinstance(value, bool):
+        return value is True
+    raise invalid(f"`{STOPS}` must be true or false.", param=STOPS, code="invalid_type")
+
+
+def _effort(effort: object, field: str) -> tuple[float | None, bool]:
+    """The share of the budget, and whether there is to be no thought at all."""
     if effort is None:
-        return _Wish()
+        return None, False
     if effort == NO_EFFORT:
-        return _Wish(off=True)
+        return None, True
     if not isinstance(effort, str) or effort not in EFFORT_SHARES:
         names = ", ".join([NO_EFFORT, *EFFORT_SHARES])
         raise invalid(f"`{field}` must be one of {names}.", param=field)
-    return _Wish(effort=EFFORT_SHARES[effort])
+    return EFFORT_SHARES[effort], False
 
 
 def _tokens(value: object, field: str) -> int | None:

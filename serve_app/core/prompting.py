@@ -15,6 +15,8 @@ SYSTEM_ROLES = ("system", "developer")
 # The last two are of the Responses endpoint.
 TEXT_PARTS = ("text", "input_text", "output_text")
 THOUGHT_START, THOUGHT_END = "<think>", "</think>"
+# As the models' makers write a thought that is not to be.
+NO_THOUGHT = "<think>\n\n</think>\n\n"
 # Under both names servers give a thought back, and clients send it again with the history.
 REASONING_FIELDS = frozenset({"reasoning", "reasoning_content"})
 
@@ -43,7 +45,9 @@ def shape_messages(
     """The messages as the rules want them; the input stays as it is.
 
     With `continues_last` the last message is the beginning of the answer, so its thought is no
-    history and stays. What has an unexpected shape is left for the engine's validation to refuse.
+    history and stays; one that begins with the answer itself gets an empty thought in front, since
+    the model would think in the midst of it. What has an unexpected shape is left for the engine's
+    validation to refuse.
     """
     shaped: list[Any] = list(messages)
     if rules.fold_system:
@@ -51,6 +55,8 @@ def shape_messages(
     if rules.strip_thoughts:
         past = len(shaped) - continues_last
         shaped = [*map(_without_thought, shaped[:past]), *shaped[past:]]
+    if continues_last and rules.force_thought and shaped:
+        shaped = [*shaped[:-1], _behind_thought(_fields(shaped[-1]))]
     if task_directive:
         shaped = _directed(shaped, task_directive)
     return [
@@ -167,6 +173,19 @@ def _answer_parts(parts: list[Any]) -> list[Any] | str:
         elif answer:
             kept.append({**_fields(part), "text": answer})
     return kept or ""
+
+
+def _behind_thought(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    content = message.get("content")
+    begun = _text(content)
+    if not begun or THOUGHT_START in begun or THOUGHT_END in begun:
+        return message
+    parts = _parts(content)
+    if parts is None:
+        return {**message, "content": NO_THOUGHT + begun}
+    first = next(at for at, part in enumerate(parts) if _is_text(part))
+    opened = {**_fields(parts[first]), "text": NO_THOUGHT + _fields(parts[first])["text"]}
+    return {**message, "content": [*parts[:first], opened, *parts[first + 1 :]]}
 
 
 def _directed(messages: list[Any], directive: str) -> list[Any]:

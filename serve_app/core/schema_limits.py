@@ -61,6 +61,27 @@ def refusal_of_schema(schema: object, limits: SchemaLimits) -> Refusal | None:
     return None
 
 
+def refusal_of_draft(schema: object) -> Refusal | None:
+    """None where a parsed schema within the limits keeps to JSON Schema 2020-12 in what earlier
+    drafts wrote otherwise, with words for what it should be."""
+    for key, value, _, data in _walk(schema):
+        if data:
+            continue
+        # A list of names is none of schemas: a property may be called `items`.
+        if key == "items" and isinstance(value, list) and not _are_texts(cast(list[object], value)):
+            return Refusal(
+                "structure_unsupported",
+                "`items` is a list of schemas, as draft 7 of JSON Schema has it: call the list "
+                "`prefixItems`, and what was `additionalItems` `items`.",
+            )
+        if key in ("exclusiveMinimum", "exclusiveMaximum") and isinstance(value, bool):
+            return Refusal(
+                "structure_unsupported",
+                f"`{key}` is true or false, as draft 4 of JSON Schema has it: give the number.",
+            )
+    return None
+
+
 def refusal_of_text(text: str, limits: SchemaLimits) -> Refusal | None:
     """None where a regular expression or a grammar keeps all limits."""
     if len(text) > limits.max_bytes:
@@ -145,6 +166,10 @@ def _refusal_of_pattern_keys(
         return None
     refusals = (refusal_of_text(pattern, limits) for pattern in cast(dict[str, object], value))
     return next((refusal for refusal in refusals if refusal is not None), None)
+
+
+def _are_texts(values: list[object]) -> bool:
+    return bool(values) and all(isinstance(value, str) for value in values)
 
 
 def _too_large(limits: SchemaLimits) -> Refusal:

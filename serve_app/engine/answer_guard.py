@@ -27,6 +27,7 @@ from serve_app.engine.structure import (
     is_closed_at_limit,
     is_optional,
     is_unfinished,
+    tokens_before_call,
 )
 from serve_app.errors import RequestError
 
@@ -252,6 +253,7 @@ class _Call:
             elif output.finish_reason is not None:
                 # A thought that repeats itself is closed, and only an answer is ended.
                 sequence.facts.repeated |= output.finish_reason == REPETITION
+                sequence.facts.cut = output.finish_reason == "length"
                 sequence.take(output.token_ids[-1:] if ended else ())
 
     async def _go_on(self, index: int, sequence: Written, whole: Any) -> Outputs:
@@ -300,11 +302,16 @@ class _Call:
             least_kept=max(0, min(len(answer), self.safe_tokens - before)),
             most_tokens=self.max_tokens - before,
         )
-        kept, ids = (len(answer), []) if closed is None else (closed.kept, closed.ids)
+        if closed is None:
+            kept = tokens_before_call(answer, self.guard.decode)
+            # vLLM takes a result without a token for none.
+            ids = [] if kept == len(answer) or self.guard.eos is None else [self.guard.eos]
+        else:
+            kept, ids = closed.kept, closed.ids
         is_whole = closed is not None and closed.whole
         sequence.facts.closed = closed is not None and not is_whole
         finish = "stop" if is_whole else "length"
-        text = self.guard.decode([*answer[:kept], *ids])
+        text = self.guard.decode([*answer[:kept], *(() if closed is None else ids)])
         if sequence.facts.thought is not None:
             text = text.lstrip("\n")
         results: list[Any] = []
@@ -318,6 +325,7 @@ class _Call:
             _rewrite_end(output, before + kept, ids, output.text[:at] + text)
             whole.finished = True
         output.finish_reason = finish
+        sequence.facts.cut = not is_whole
         sequence.keep(before + kept)
         sequence.take(ids)
         sequence.lack = None

@@ -53,14 +53,22 @@ class Vocabulary:
     """What single signs and longer texts are as tokens, of xgrammar's TokenizerInfo."""
 
     def __init__(self, info: Any) -> None:
+        import numpy as np
+
         self.words = (info.vocab_size + 31) // 32
         self.stops = list(info.stop_token_ids)
         self.texts: list[bytes] = info.decoded_vocab
         special = {*info.special_token_ids, *self.stops}
         usable = [(i, text) for i, text in enumerate(self.texts) if i not in special]
         self.signs = {i: text[0] for i, text in usable if len(text) == 1 and text[0] < 0x80}
-        self.letters = [i for i, sign in self.signs.items() if chr(sign).isalpha()]
+        ids = np.array([*self.signs], dtype=np.int64)
+        self._sign_ids, self._sign_words, self._sign_bits = ids, ids >> 5, ids & 31
         self._ids = {text: i for i, text in usable if 0 < len(text) <= LONGEST_TOKEN_BYTES}
+
+    def allowed_signs(self, mask: Any) -> list[tuple[int, str]]:
+        """The tokens of single signs that a mask allows, and what they are."""
+        allowed = (mask[self._sign_words] >> self._sign_bits) & 1
+        return [(i, chr(self.signs[i])) for i in self._sign_ids[allowed == 1].tolist()]
 
     def fewest(self, text: bytes) -> list[int] | None:
         """The fewest tokens that write a text; None where there are none."""
@@ -128,11 +136,10 @@ class Endings:
         makes no other text of it that is among a few."""
         at, vocabulary = matcher.fork(), self._vocabulary
         for _ in range(LONGEST_TOKENS):
-            mask = self._mask(at)
-            allowed = [i for i in vocabulary.signs if _has(mask, i)]
+            allowed = vocabulary.allowed_signs(self._mask(at))
             if len(allowed) != 1:
-                return sum(_has(mask, i) for i in vocabulary.letters) >= FREE_LETTERS
-            if vocabulary.signs[allowed[0]] == ord('"') or not at.accept_token(allowed[0]):
+                return sum(sign.isalpha() for _, sign in allowed) >= FREE_LETTERS
+            if allowed[0][1] == '"' or not at.accept_token(allowed[0][0]):
                 return True
         return False
 
@@ -160,6 +167,8 @@ class Endings:
         """Ids sign by sign; with `tries` each way is tried where there are several."""
         ids: list[int] = []
         while len(ids) <= most_signs:
+            if lexer.in_string:
+                ids += self._forced(matcher, lexer)
             mask = self._mask(matcher)
             if any(_has(mask, stop) for stop in self._vocabulary.stops):
                 return ids
@@ -178,9 +187,20 @@ class Endings:
                 return None
         return None
 
+    def _forced(self, matcher: Any, lexer: JsonLexer) -> list[int]:
+        """What can only follow inside a name or a bound text, at once: a name may be long."""
+        text = matcher.find_jump_forward_string().encode()
+        taken: list[int] = []
+        for token in self._vocabulary.fewest(text) or ():
+            if not matcher.accept_token(token):
+                break
+            lexer.feed(self._vocabulary.texts[token])
+            taken.append(token)
+        return taken
+
     def _ways(self, mask: Any, lexer: JsonLexer) -> list[int]:
         """The tokens to go on with, the first one first; several only where none of them closes."""
-        signs = [(i, chr(sign)) for i, sign in self._vocabulary.signs.items() if _has(mask, i)]
+        signs = self._vocabulary.allowed_signs(mask)
         if not signs:
             first = _first(mask)
             return [] if first is None else [first]

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from serve_app.core.json_cuts import JsonLexer
 from serve_app.engine.grammar_closing import (
     LONGEST_TOKENS,
     DeadEndError,
@@ -170,6 +171,7 @@ class Grammars:
         """Take tokens at random, as a model may that does not come to an end: some grammars take
         the longer for a token the more there were. The end that is found then."""
         dice = random.Random(tokens)  # noqa: S311  (the same walk each time)
+        lexer = JsonLexer()
         for _ in range(tokens):
             mask = self._mask(matcher)
             open_ended = mask & self._no_closing
@@ -178,9 +180,10 @@ class Grammars:
             token = _any(open_ended, dice)
             if token is None or not matcher.accept_token(token):
                 break
+            lexer.feed(self._vocabulary.texts[token])
             if timed.step():
                 return None
-        return endings.shortest(matcher, most_signs=min(MOST_END_SIGNS, tokens))
+        return endings.shortest(matcher, lexer, min(MOST_END_SIGNS, tokens))
 
 
 class _TimedSteps:

@@ -191,6 +191,18 @@ def is_unfinished(params: Any, answer: str) -> bool:
     return answer.rfind(_CALL_BEGINS) > answer.rfind(_CALL_ENDS)
 
 
+def tokens_before_call(answer: Sequence[int], decode: Callable[[Sequence[int]], str]) -> int:
+    """Tokens that stand before the call in which an answer ends; all of them where it ends in none.
+    Half a call that cannot be closed is nothing that a client can read."""
+    text = decode(answer)
+    begin, tokens = text.rfind(_CALL_BEGINS), len(answer)
+    if begin <= text.rfind(_CALL_ENDS):
+        return tokens
+    while tokens and len(decode(answer[:tokens])) > begin:
+        tokens -= 1
+    return tokens
+
+
 def _refusal_of_text(text: object, limits: SchemaLimits) -> Refusal | None:
     if not isinstance(text, str):
         return Refusal("structure_invalid", "It must be a text.")

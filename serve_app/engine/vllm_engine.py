@@ -40,6 +40,7 @@ from serve_app.engine.mended import (
     stopping_in_answers,
     taking_turns,
 )
+from serve_app.engine.prefill import continuing_prefill
 from serve_app.engine.prompt_length import CONTEXTS, refusing_long_prompts
 from serve_app.engine.short_way import build_chunks_plainly, collect_garbage_rarely, shorten_way
 from serve_app.engine.straight_route import answer_straight
@@ -122,6 +123,7 @@ class VllmEngine:
             _refuse_long_prompts(client.renderer)
             core: Any = client.engine_core
             core.get_output_async = taking_turns(core)
+            _continue_prefill()
             schemas = _schemas()
             shorten_way(app, schemas)
             answer_straight(app, {**schemas, **_tokenizer_schemas()})
@@ -200,6 +202,13 @@ def _refuse_long_prompts(renderer: Any) -> None:
     )
     renderer._tokenize_prompt = tokenize
     renderer._tokenize_prompt_async = make_async(tokenize, executor=renderer._executor)
+
+
+def _continue_prefill() -> None:
+    from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
+
+    convert = AnthropicServingMessages.to_chat_completion_request
+    AnthropicServingMessages.to_chat_completion_request = staticmethod(continuing_prefill(convert))
 
 
 def _with_late_faults(app: ASGIApp) -> ASGIApp:

@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 from ray import serve
 from starlette.types import ASGIApp
 
+from serve_app.api.cors import with_cors
 from serve_app.api.relay import Relay
 from serve_app.config import TierArgs, tier_settings
 from serve_app.core.hardware import hardware_for
@@ -25,6 +26,7 @@ from serve_app.serving.lenders import Lenders, answer_form, lending_terms
 from serve_app.serving.running_tier import RunningTier
 from serve_app.serving.serve_logs import kept_serve_logs
 from serve_app.serving.start_phases import StartPhases
+from serve_app.serving.tier_limits import exchange_limits
 from serve_app.serving.topology import Peers
 from serve_app.telemetry import logging_config, make_tier_metrics, write_logging_config
 
@@ -70,8 +72,9 @@ class TierReplica:
         self._background = [
             asyncio.create_task(_exit_when_engine_dies(engine)),
             asyncio.create_task(_end_streams_after_drain(tier)),
+            asyncio.create_task(exchange_limits(tier)),
         ]
-        return tier.edge
+        return with_cors(tier.edge, self._args.cors_origins)
 
     def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
         """Apply live settings as a whole. Invalid ones stop a start, but never a running replica:

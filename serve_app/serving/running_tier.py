@@ -136,6 +136,7 @@ class RunningTier:
         return {
             "model": self.args.model,
             "hardware": self.hardware.name,
+            "max_model_len": self.engine.max_model_len,
             "slots": gate.limits.slots,
             "max_queued_requests": gate.limits.max_queued_requests,
             "running": gate.running_sequences,

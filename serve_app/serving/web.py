@@ -4,20 +4,21 @@ import asyncio
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray import serve
-from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from serve_app.api.cors import with_cors
 from serve_app.api.gateway import Gateway
-from serve_app.api.status import DeploymentState
+from serve_app.api.kept_answers import Kept
+from serve_app.api.status import DeploymentState, Report
 from serve_app.api.web_app import make_web_app
 from serve_app.config import WebArgs
 from serve_app.core.scaling_record import ScalingRecord
 from serve_app.core.tiers import Tier
+from serve_app.serving.replica_answers import Broadcast, ReplicaAnswers
 from serve_app.serving.scaling_store import read_record
 from serve_app.serving.topology import http_port
 
@@ -38,16 +39,21 @@ class Web:
         gateway = Gateway(
             own_proxy, args.tiers, args.max_body_bytes, args.heartbeat_s, args.body_timeout_s
         )
-        source = ServeTiers(args.report_timeout_s)
-        return make_web_app(args.tiers, source, gateway, args.client_stall_s)
+        source = ServeTiers(args.report_timeout_s, args.report_keep_s)
+        app = make_web_app(args.tiers, source, gateway, args.client_stall_s)
+        return with_cors(app, args.cors_origins)
 
 
 @dataclass(slots=True)
 class ServeTiers:
-    """The tiers as Serve knows them. A replica that does not answer in time reports nothing."""
+    """The tiers as Serve knows them. A replica that does not answer within `timeout_s` is believed
+    to be as it was, for `keep_s` at most."""
 
     timeout_s: float
-    _handles: dict[Tier, DeploymentHandle] = field(default_factory=dict)
+    keep_s: float
+    _asked: dict[tuple[Tier, str], ReplicaAnswers] = field(
+        default_factory=dict[tuple[Tier, str], ReplicaAnswers]
+    )
     _schemas: Mapping[str, Mapping[str, Any]] | None = None
 
     async def state(self, tier: Tier) -> DeploymentState:
@@ -65,7 +71,7 @@ class ServeTiers:
             replicas_wanted=sum(replicas.values()) - replicas.get("STOPPING", 0),
         )
 
-    async def reports(self, tier: Tier) -> Sequence[Mapping[str, Any]]:
+    async def reports(self, tier: Tier) -> Sequence[Kept[Report]]:
         return await self._ask_replicas(tier, "report")
 
     async def schemas(self) -> Mapping[str, Mapping[str, Any]]:
@@ -73,22 +79,19 @@ class ServeTiers:
         for tier in Tier if self._schemas is None else ():
             answers = await self._ask_replicas(tier, "request_schemas")
             if answers:
-                self._schemas = json.loads(zlib.decompress(answers[0]))
+                self._schemas = json.loads(zlib.decompress(answers[0].value))
                 break
         return self._schemas or {}
 
     async def scaling(self, tier: Tier) -> ScalingRecord | None:
         return await asyncio.to_thread(read_record, tier)
 
-    async def metrics(self, tier: Tier) -> Mapping[str, str]:
-        return dict(await self._ask_replicas(tier, "metrics_text"))
+    async def metrics(self, tier: Tier) -> Mapping[str, Kept[str]]:
+        told = await self._ask_replicas(tier, "metrics_text")
+        return {kept.value[0]: replace(kept, value=kept.value[1]) for kept in told}
 
-    async def _ask_replicas(self, tier: Tier, method: str) -> list[Any]:
-        try:
-            if tier not in self._handles:
-                self._handles[tier] = await asyncio.to_thread(serve.get_app_handle, tier.value)
-            asked = self._handles[tier].broadcast(method)
-            answers = await asked.results_async(timeout_s=self.timeout_s, return_exceptions=True)
-        except (RayServeException, TimeoutError):
-            return []
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
+    async def _ask_replicas(self, tier: Tier, method: str) -> list[Kept[Any]]:
+        if (tier, method) not in self._asked:
+            put = Broadcast(tier, method)
+            self._asked[tier, method] = ReplicaAnswers(put, self.timeout_s, self.keep_s)
+        return await self._asked[tier, method].ask()

@@ -95,3 +95,17 @@ async def test_a_client_that_leaves_is_gone() -> None:
 
     with pytest.raises(ClientGone):
         await BodyReader().read({"headers": []}, receive, limit_bytes=LIMIT, timeout_s=30.0)
+
+
+@virtual
+async def test_a_compressed_body_is_refused_before_it_is_read() -> None:
+    for coding in (b"gzip", b"x-gzip", b"deflate", b"br", b"zstd", b"a, b"):
+        error = await refusal(BodyReader(), Sender(b"x"), [(b"Content-Encoding", coding)])
+        assert (error.status, error.code) == (415, "unsupported_content_encoding")
+        assert "without the header Content-Encoding" in error.message
+
+
+@virtual
+async def test_a_body_that_says_it_is_plain_is_read() -> None:
+    for plain in (b"identity", b" Identity ", b""):
+        assert await read(BodyReader(), Sender(b"{}"), [(b"content-encoding", plain)]) == b"{}"

@@ -53,7 +53,7 @@ async def test_a_clients_fault_is_a_400_in_openais_form_and_never_reaches_the_en
 @virtual
 async def test_anthropic_clients_get_their_own_error_form() -> None:
     edge = an_edge(FakeEngine(answers(DONE)))
-    made = await call(edge, "/v1/messages", {"max_tokens": 5000, "messages": []})
+    made = await call(edge, "/v1/messages", {"max_tokens": -1, "messages": []})
     body = json.loads(made.text)
     assert body["type"] == "error"
     assert body["error"]["type"] == "invalid_request_error"
@@ -63,6 +63,9 @@ async def test_anthropic_clients_get_their_own_error_form() -> None:
     ("method", "path", "status"),
     [
         ("GET", "", 405),
+        ("OPTIONS", "/v1/chat/completions", 405),
+        ("OPTIONS", "/tokenize", 405),
+        ("OPTIONS", "/v1/nothing", 404),
         ("GET", "/v1/chat/completions", 405),
         ("DELETE", "/v1/messages", 405),
         ("GET", "/v1/nothing", 404),
@@ -87,7 +90,6 @@ def test_what_is_no_route_of_ours_never_reaches_vllm(method: str, path: str, sta
         ("GET", "/v1/models"),
         ("GET", "/health"),
         ("POST", "/tokenize"),
-        ("OPTIONS", "/v1/chat/completions"),
     ],
 )
 def test_what_only_answers_goes_to_vllm_past_the_gate(method: str, path: str) -> None:

@@ -81,6 +81,26 @@ async def test_the_request_id_and_the_clients_headers_go_along() -> None:
 # --- passing through
 
 
+async def test_a_body_of_megabytes_passes_without_a_warning() -> None:
+    """Warnings are errors here."""
+    text = "x" * 2_000_000
+    async with passing_to(echo, max_body_bytes=4_000_000) as client:
+        answer = await client.post("/v1/completions", json={"prompt": text})
+    assert answer.json()["body"]["prompt"] == text
+
+
+async def test_a_header_that_comes_twice_passes_twice() -> None:
+    async def warned(request: Request) -> Response:
+        answer = JSONResponse({})
+        for text in ("hot", "lowered"):
+            answer.headers.append("x-tierserve-warning", text)
+        return answer
+
+    async with passing_to(warned) as client:
+        answer = await client.post("/v1/completions", json={})
+    assert answer.headers.get_list("x-tierserve-warning") == ["hot", "lowered"]
+
+
 async def test_a_stream_passes_through_chunk_by_chunk() -> None:
     taken = asyncio.Event()
 

@@ -8,15 +8,10 @@ import pytest
 import schemathesis
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from serve_app.answer_config import LimitsConfig
 from serve_app.api.endpoints import GENERATING
-from serve_app.api.openapi import (
-    LEAST_INTEGER,
-    MOST_INTEGER,
-    REQUEST_ID_PATTERN,
-    TierLimits,
-    as_json,
-    openapi_document,
-)
+from serve_app.api.openapi import REQUEST_ID_PATTERN, as_json, openapi_document
+from serve_app.api.openapi_bodies import LEAST_INTEGER, MOST_INTEGER, TierLimits
 from serve_app.api.routes import TIER_ROUTES, WEB_ROUTES
 from serve_app.core.tiers import Tier
 from tests.api.web_client import a_replica
@@ -127,14 +122,27 @@ def test_every_operation_has_a_name_of_its_own() -> None:
 
 def test_a_tiers_limit_bounds_the_fields_that_ask_for_tokens() -> None:
     described = document()
-    for path, most in (
-        ("/api/chat", 1024),
-        ("/api/reasoning", 2048),
-        ("/v1/chat/completions", 2048),
+    for path, least, most in (
+        ("/api/chat", 1024, 1024),
+        ("/api/reasoning", 2048, 2048),
+        # What is above the limit is lowered there.
+        ("/api/reasoning/v1/chat/completions", 2048, MOST_INTEGER),
+        ("/v1/chat/completions", 2048, MOST_INTEGER),
     ):
         fields = body_of(described, path)["properties"]
-        for field in ("max_completion_tokens", "max_tokens", "min_tokens"):
+        assert (fields["min_tokens"]["minimum"], fields["min_tokens"]["maximum"]) == (0, least)
+        for field in ("max_completion_tokens", "max_tokens"):
             assert (fields[field]["minimum"], fields[field]["maximum"]) == (0, most), (path, field)
+
+
+def test_where_tiers_refuse_what_is_above_their_limit_the_largest_is_the_bound() -> None:
+    refusing = [
+        TierLimits(tier, most, when_above=LimitsConfig(when_above="refuse"))
+        for tier, most in ((Tier.CHAT, 1024), (Tier.REASONING, 2048))
+    ]
+    described = openapi_document(refusing, version="1.0")
+    for path, most in (("/api/chat/v1/completions", 1024), ("/v1/messages", 2048)):
+        assert body_of(described, path)["properties"]["max_tokens"]["maximum"] == most
 
 
 def test_the_short_form_and_the_task_are_fields_of_ours() -> None:

@@ -14,7 +14,7 @@ from serve_app.api.endpoints import (
     RESPONSES,
     Endpoint,
 )
-from serve_app.api.thinking import plan_thinking, refuse_budget
+from serve_app.api.thinking import plan_thinking, refuse_budget, unheeded
 from serve_app.core.thinking import EFFORT_SHARES, ThinkingPlan, thought_budget
 from serve_app.errors import RequestError
 
@@ -199,3 +199,39 @@ def test_no_request_thinks_more_than_its_tier_allows(
     assert bound is None or tokens <= bound
     assert asked is None or tokens <= asked
     assert tokens < limit
+
+
+# --- Anthropic's effort, and answers that are continued
+
+
+@pytest.mark.parametrize(("effort", "share"), EFFORT_SHARES.items())
+def test_anthropics_effort_is_the_same_share(effort: str, share: float) -> None:
+    assert plan({"output_config": {"effort": effort}}, MESSAGES).effort == share
+
+
+def test_anthropics_effort_may_be_none_and_must_be_one() -> None:
+    assert not plan({"output_config": {"effort": "none"}}, MESSAGES).enabled
+    assert refused({"output_config": {"effort": "huge"}}, MESSAGES).param == "output_config.effort"
+
+
+@pytest.mark.parametrize("endpoint", [CHAT_COMPLETIONS, RESPONSES, MESSAGES], ids=lambda e: e.name)
+def test_a_templates_switch_is_heeded_at_every_route(endpoint: Endpoint) -> None:
+    off = {"chat_template_kwargs": {"enable_thinking": False}}
+    assert not plan(off, endpoint).enabled
+
+
+def test_an_answer_that_is_continued_opens_no_thought() -> None:
+    begun = {"messages": [{"role": "assistant", "content": "Tom has"}]}
+    assert not plan(begun, MESSAGES).forced
+    assert plan(begun).forced
+    assert not plan({**begun, "continue_final_message": True}).forced
+    _, warning = planned({**begun, "thinking": {"type": "adaptive"}}, MESSAGES)
+    assert warning == "an answer that is continued gets no thought of its own"
+
+
+def test_a_model_that_does_not_think_says_so_to_who_asks_for_it() -> None:
+    told = "the model of this tier does not think"
+    assert unheeded({"reasoning_effort": "high"}, CHAT_COMPLETIONS) == told
+    assert unheeded({"thinking": {"type": "adaptive"}}, MESSAGES) == told
+    assert unheeded({"reasoning_effort": "none"}, CHAT_COMPLETIONS) is None
+    assert unheeded({}, RESPONSES) is None

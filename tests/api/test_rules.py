@@ -39,6 +39,24 @@ JSON_VALUES = st.recursive(
     max_leaves=5,
 )
 
+FOREIGN = {"thinking", "enable_thinking", "reasoning", "functions", "best_of", "guided_json"}
+OBJECTS = st.dictionaries(
+    st.sampled_from(
+        ["role", "type", "content", "name", "function", "effort", "text", "tool_calls"]
+    ),
+    JSON_VALUES
+    | st.sampled_from(["user", "assistant", "function", "text", "thinking", "tool_use"]),
+)
+NEARLY_RIGHT: Any = {
+    "messages": st.lists(OBJECTS | OBJECTS.map(lambda of: {**of, "role": "assistant"}), max_size=3),
+    "tools": st.lists(OBJECTS, max_size=2),
+    "input": st.lists(OBJECTS, max_size=2),
+    "thinking": OBJECTS,
+    "reasoning": OBJECTS,
+    "output_config": OBJECTS,
+    "tool_choice": OBJECTS,
+}
+
 
 def refusal(payload: dict[str, Any] | None = None, **options: Any) -> RequestError:
     with pytest.raises(RequestError) as caught:
@@ -116,8 +134,9 @@ def holds_large_integer(value: object) -> bool:
 def test_whatever_a_client_sends_the_rules_answer_or_refuse_with_a_400(
     endpoint: Endpoint, data: st.DataObject
 ) -> None:
-    names = sorted(KNOWN_FIELDS[endpoint.path] | {"prompt", "max_new_tokens", "n"})
+    names = sorted(KNOWN_FIELDS[endpoint.path] | {"prompt", "max_new_tokens", "n"} | FOREIGN)
     payload = data.draw(st.dictionaries(st.sampled_from(names), JSON_VALUES, max_size=4))
+    payload |= data.draw(st.fixed_dictionaries({}, optional=NEARLY_RIGHT))
     settings = some_settings(system_prompt="Be brief.")
     with suppress(RequestError):
         prepared = a_prepared(dict(payload), endpoint=endpoint, settings=settings)

@@ -87,19 +87,6 @@ def test_each_name_of_the_limit_is_taken_up_to_the_tiers_limit_and_not_beyond(
         assert refusal(body | {field: 1025}, endpoint=endpoint).param == field
 
 
-@pytest.mark.parametrize(
-    ("tier", "asked", "limit", "other"),
-    [(Tier.CHAT, 1025, "1024", "reasoning"), (Tier.REASONING, 2049, "2048", "chat")],
-)
-def test_asking_for_more_names_the_tiers_limit_and_the_other_tier(
-    tier: Tier, asked: int, limit: str, other: str
-) -> None:
-    error = refusal(max_tokens=asked, tier=tier)
-    assert (error.param, error.code) == ("max_tokens", "max_tokens_exceeds_tier_limit")
-    assert limit in error.message
-    assert f"/api/{other}" in error.message
-
-
 def test_the_smaller_of_two_limits_says_how_long_the_answer_may_be() -> None:
     assert a_prepared(max_tokens=10, max_completion_tokens=20).max_new_tokens == 10
 

@@ -2,6 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from serve_app.api.kept_answers import Kept
 from serve_app.api.status import merge_metrics
 from serve_app.core.scaling_record import ScalingRecord
 from serve_app.core.tiers import Tier
@@ -10,7 +11,9 @@ from tests.api.metrics_text import exposition
 
 def test_merged_metrics_read_back_with_counters_and_histograms_by_replica() -> None:
     merged = merge_metrics(
-        [Tier.CHAT], {("chat", "a"): exposition(2, 0.1), ("chat", "b"): exposition(5, 0.3)}, {}
+        [Tier.CHAT],
+        {("chat", "a"): Kept(exposition(2, 0.1)), ("chat", "b"): Kept(exposition(5, 0.3))},
+        {},
     ).decode()
     families = {family.name: family for family in text_string_to_metric_families(merged)}
     requests = families["tierserve_requests"]
@@ -34,7 +37,7 @@ def test_vllms_metric_names_and_labels_survive_the_merge() -> None:
         "# HELP vllm:request_success_total Count\n# TYPE vllm:request_success_total counter\n"
         'vllm:request_success_total{engine="0",finished_reason="stop"} 4.0\n'
     )
-    merged = merge_metrics([Tier.CHAT], {("chat", "a"): text}, {}).decode()
+    merged = merge_metrics([Tier.CHAT], {("chat", "a"): Kept(text)}, {}).decode()
     assert (
         'vllm:request_success_total{engine="0",finished_reason="stop",replica="a",tier="chat"} 4.0'
         in merged
@@ -61,7 +64,9 @@ def test_a_scaling_decision_is_on_the_page_with_its_inputs() -> None:
 
 
 def test_a_tier_without_a_replica_is_on_the_page_as_one_with_none() -> None:
-    merged = merge_metrics([Tier.CHAT, Tier.REASONING], {("chat", "a"): exposition(1, 0.1)}, {})
+    merged = merge_metrics(
+        [Tier.CHAT, Tier.REASONING], {("chat", "a"): Kept(exposition(1, 0.1))}, {}
+    )
     lines = merged.decode().splitlines()
     assert 'tierserve_replicas_reporting{tier="chat"} 1.0' in lines
     assert 'tierserve_replicas_reporting{tier="reasoning"} 0.0' in lines
@@ -72,3 +77,16 @@ def test_a_hold_and_the_time_of_the_newest_decision_are_on_the_page() -> None:
     lines = merge_metrics([], {}, {Tier.CHAT: record}).decode().splitlines()
     assert 'tierserve_scaling_holding{tier="chat"} 1.0' in lines
     assert 'tierserve_scaling_decided_timestamp_seconds{tier="chat"} 1700.0' in lines
+
+
+def test_a_late_replicas_last_metrics_stay_on_the_page_with_their_age() -> None:
+    texts = {
+        ("chat", "a"): Kept(exposition(1, 0.1), age_s=0.2),
+        ("chat", "b"): Kept(exposition(5, 0.3), age_s=4.5, stale=True),
+    }
+    lines = merge_metrics([Tier.CHAT], texts, {}).decode().splitlines()
+    assert 'tierserve_replicas_reporting{tier="chat"} 2.0' in lines
+    for replica, age in (("a", "0.0"), ("b", "4.5")):
+        line = f'tierserve_replica_report_age_seconds{{replica="{replica}",tier="chat"}} {age}'
+        assert line in lines
+        assert f'tierserve_replica_up{{replica="{replica}",tier="chat"}} 1.0' in lines

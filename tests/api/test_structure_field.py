@@ -131,3 +131,70 @@ def test_usual_requests_are_not_refused() -> None:
     }
     refuse_structures(payload, CHAT, LIMITS)
     refuse_structures({"messages": []}, CHAT, LIMITS)
+
+
+DRAFT_7 = {"type": "array", "items": [{"type": "integer"}, {"type": "string"}]}
+
+
+@pytest.mark.parametrize(
+    ("payload", "endpoint", "field"),
+    [
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": DRAFT_7}}},
+            CHAT,
+            "response_format",
+        ),
+        ({"text": {"format": {"schema": DRAFT_7}}}, RESPONSES.name, "text.format"),
+        (
+            {"output_config": {"format": {"schema": DRAFT_7}}},
+            MESSAGES.name,
+            "output_config.format",
+        ),
+        ({"structured_outputs": {"json": DRAFT_7}}, CHAT, "structured_outputs.json"),
+        (
+            {"tools": [FUNCTION, {"function": {"name": "f", "parameters": DRAFT_7}}]},
+            CHAT,
+            "tools[1].function.parameters",
+        ),
+        (
+            {"tools": [{"type": "function", "name": "f", "parameters": DRAFT_7}]},
+            RESPONSES.name,
+            "tools[0].parameters",
+        ),
+        (
+            {"tools": [{"name": "f", "input_schema": DRAFT_7}]},
+            MESSAGES.name,
+            "tools[0].input_schema",
+        ),
+    ],
+    ids=str,
+)
+def test_a_list_of_items_is_refused_with_what_it_is_called_now(
+    payload: dict[str, Any], endpoint: str, field: str
+) -> None:
+    with pytest.raises(RequestError, match="`prefixItems`") as refused:
+        refuse_structures(payload, endpoint, LIMITS)
+    assert (refused.value.status, refused.value.param) == (400, field)
+
+
+def test_a_list_of_items_in_tools_that_are_not_to_be_called_is_taken() -> None:
+    tool = {"function": {"name": "f", "parameters": DRAFT_7}}
+    refuse_structures({"tools": [tool], "tool_choice": "none"}, CHAT, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("payload", "field"),
+    [
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"json": SCHEMA, "regex": "a"}}, "structured_outputs"),
+    ],
+    ids=str,
+)
+def test_no_form_or_two_are_refused_by_name(payload: dict[str, Any], field: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        refuse_structures(payload, CHAT, LIMITS)
+    assert (refused.value.status, refused.value.param) == (400, field)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from serve_app.api.validation_words import in_plain_words
+from serve_app.api.validation_words import in_plain_words, models_named
 
 OF_TEMPERATURE = (
     "1 validation error:\n  {'type': 'float_parsing', 'loc': 'body.temperature', 'msg': 'Input "
@@ -47,8 +47,8 @@ OF_PART = (
             "`response_format.json_schema.schema`: Input should be an object.",
             "response_format.json_schema.schema",
         ),
-        (OF_MESSAGE, "`messages.0.content`: Field required.", "messages.0.content"),
-        (OF_PART, "`0.function`: Field required.", "0.function"),
+        (OF_MESSAGE, "`messages[0].content`: Field required.", "messages[0].content"),
+        (OF_PART, "`[0].function`: Field required.", "[0].function"),
     ],
 )
 def test_the_field_that_was_meant_is_named_and_no_python(
@@ -93,3 +93,62 @@ def test_what_a_client_has_written_into_a_message_takes_no_time(message: str) ->
 def test_what_vllm_adds_of_its_own_is_taken_off() -> None:
     said = "The prompt is too long. (parameter=prompt, value=5)"
     assert in_plain_words(said, "prompt") == ("The prompt is too long.", "prompt")
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ("n must be at least 1, got 0.", "n"),
+        ("top_k must be 0 (disable), or at least 1, got -5.", "top_k"),
+        ("min_p must be in [0, 1], got 2.0.", "min_p"),
+        ("presence_penalty must be in [-2, 2], got 5.0.", "presence_penalty"),
+        ("stop cannot contain an empty string.", "stop"),
+        ("You must pass at least one prompt", "prompt"),
+        ("Cannot apply chat template to an empty conversation.", "messages"),
+        ("nothing must be as it was.", None),
+        ("The model must be fed.", None),
+    ],
+)
+def test_the_field_that_a_sentence_begins_with_is_named(message: str, field: str | None) -> None:
+    assert in_plain_words(message, None) == (message, field)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "'NoneType' object is not iterable",
+        "string indices must be integers, not 'str'",
+        "'function'",
+        "'dict' object has no attribute 'strip'",
+        "argument of type 'int' is not iterable",
+        "allowed_token_ids is not None and empty!",
+    ],
+)
+def test_pythons_own_words_are_kept_from_clients(message: str) -> None:
+    words, _ = in_plain_words(message, "tools")
+    assert words == (
+        "The body does not fit the endpoint's schema: `tools` is missing, empty, or of another "
+        "type (GET /openapi.json)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("Not one is specified: {'json': None, 'regex': None}", "Not one is specified."),
+        ("It cannot be converted: ['x']", "It cannot be converted."),
+        ("It cannot be empty. Got bad_words=['']", "It cannot be empty."),
+        ("Invalid value for `function`: `{'a': 1}`!", "Invalid value for `function`: this value!"),
+    ],
+)
+def test_values_as_python_writes_them_are_left_out(message: str, words: str) -> None:
+    assert in_plain_words(message, "x") == (words, "x")
+
+
+def test_a_model_that_is_not_served_is_answered_with_all_that_are() -> None:
+    said = "The model `usr` does not exist. Valid aliases: chat, micro-r1."
+    assert models_named(said, ["chat", "reasoning"]) == (
+        "The model `usr` does not exist. /v1 has `chat`, `reasoning`, `micro-r1`; /api/chat has "
+        "`chat`, `micro-r1`."
+    )
+    assert models_named("Not here.", ["chat"]) == "Not here."

@@ -1,8 +1,10 @@
 """The web application: health, status, models and metrics of all tiers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from serve_app.api.kept_answers import Kept
+from serve_app.api.status import Report
 from serve_app.core.tiers import Tier
 from tests.api.metrics_text import exposition
 from tests.api.web_client import BOTH, FakeTiers, a_client, a_replica
@@ -54,6 +56,26 @@ async def test_api_tiers_says_what_each_tier_is_and_how_it_is_now() -> None:
     )
 
 
+async def test_a_tier_whose_replicas_are_late_is_as_it_was_and_says_so() -> None:
+    async with a_client(FakeTiers(late_s=4.2)) as client:
+        chat, _ = (await client.get("/api/tiers")).json()["tiers"]
+        assert (await client.get("/readyz")).status_code == 200
+        assert (await client.get("/health")).status_code == 200
+    assert (chat["running"], chat["slots"], chat["ready"]) == (2, 8, True)
+    assert (chat["stale"], chat["report_age_s"]) == (True, 4.2)
+    assert (chat["replicas"][0]["stale"], chat["replicas"][0]["report_age_s"]) == (True, 4.2)
+
+
+async def test_a_tier_of_which_nothing_is_known_has_null_and_one_without_replicas_zero() -> None:
+    silent: dict[Tier, list[dict[str, Any]]] = {tier: [] for tier in BOTH}
+    for running, figure in ((1, None), (0, 0)):
+        async with a_client(FakeTiers(silent, running=running)) as client:
+            chat, _ = (await client.get("/api/tiers")).json()["tiers"]
+        for name in ("running", "queued", "slots", "output_tokens_per_s"):
+            assert chat[name] == figure
+        assert (chat["stale"], chat["report_age_s"]) == (False, None)
+
+
 async def test_the_models_are_the_tiers_and_the_served_model() -> None:
     async with a_client() as client:
         listed = (await client.get("/v1/models")).json()
@@ -74,7 +96,7 @@ async def test_unknown_routes_and_methods_get_openais_error_form() -> None:
 
 async def test_a_fault_of_our_own_is_a_500_in_openais_form_too() -> None:
     class Broken(FakeTiers):
-        async def reports(self, tier: Tier) -> Sequence[Mapping[str, Any]]:
+        async def reports(self, tier: Tier) -> Sequence[Kept[Report]]:
             raise RuntimeError("boom")
 
     async with a_client(Broken()) as client:

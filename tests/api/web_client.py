@@ -3,16 +3,18 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from serve_app.api.gateway import Gateway
-from serve_app.api.status import DeploymentState
+from serve_app.api.kept_answers import Kept
+from serve_app.api.status import DeploymentState, Report
 from serve_app.api.web_app import make_web_app
 from serve_app.core.scaling_record import ScalingRecord
 from serve_app.core.tiers import Tier
 
+Said = TypeVar("Said")
 BOTH = (Tier.CHAT, Tier.REASONING)
 
 
@@ -24,12 +26,17 @@ class FakeTiers:
         default_factory=lambda: {tier: [a_replica()] for tier in BOTH}
     )
     texts: Mapping[Tier, Mapping[str, str]] = field(default_factory=dict)
+    # Replicas that run, where it is not those that have said something.
+    running: int | None = None
+    # Seconds that all of them are late.
+    late_s: float = 0.0
 
     async def state(self, tier: Tier) -> DeploymentState:
-        return DeploymentState("HEALTHY", "", len(self.replicas[tier]), 3)
+        running = len(self.replicas[tier]) if self.running is None else self.running
+        return DeploymentState("HEALTHY", "", running, 3)
 
-    async def reports(self, tier: Tier) -> Sequence[Mapping[str, Any]]:
-        return self.replicas[tier]
+    async def reports(self, tier: Tier) -> Sequence[Kept[Report]]:
+        return [self._kept(report) for report in self.replicas[tier]]
 
     async def schemas(self) -> Mapping[str, Mapping[str, Any]]:
         return {}
@@ -37,8 +44,11 @@ class FakeTiers:
     async def scaling(self, tier: Tier) -> ScalingRecord | None:
         return None
 
-    async def metrics(self, tier: Tier) -> Mapping[str, str]:
-        return self.texts.get(tier, {})
+    async def metrics(self, tier: Tier) -> Mapping[str, Kept[str]]:
+        return {name: self._kept(text) for name, text in self.texts.get(tier, {}).items()}
+
+    def _kept(self, said: Said) -> Kept[Said]:
+        return Kept(said, self.late_s, stale=self.late_s > 0)
 
 
 def a_replica(**changed: Any) -> dict[str, Any]:
@@ -53,6 +63,8 @@ def a_replica(**changed: Any) -> dict[str, Any]:
         "queued": 1,
         "queue_depth": 1,
         "slots": 8,
+        "max_queued_requests": 4,
+        "max_model_len": 4096,
         "output_tokens_per_s": 50.0,
         "expected_wait_s": 1.5,
     } | changed

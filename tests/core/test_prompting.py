@@ -231,3 +231,20 @@ def test_no_thought_is_left(messages: list[dict[str, Any]]) -> None:
 def texts_of(message: dict[str, Any]) -> list[str]:
     content = message["content"]
     return [content] if isinstance(content, str) else [part["text"] for part in content]
+
+
+BEGUN = {"role": "assistant", "content": "Tom has"}
+
+
+def test_an_answer_that_is_begun_stands_behind_an_empty_thought() -> None:
+    (shaped,) = shape_messages([BEGUN], R1_RULES, None, continues_last=True)
+    assert shaped["content"] == "<think>\n\n</think>\n\nTom has"
+    parts = {"role": "assistant", "content": [{"type": "text", "text": "Tom has"}]}
+    (shaped,) = shape_messages([parts], R1_RULES, None, continues_last=True)
+    assert shaped["content"] == [{"type": "text", "text": "<think>\n\n</think>\n\nTom has"}]
+
+
+def test_a_thought_that_is_begun_or_a_model_that_has_none_gets_no_other() -> None:
+    thought = {"role": "assistant", "content": "<think>\nTom"}
+    assert shape_messages([thought], R1_RULES, None, continues_last=True) == [thought]
+    assert shape_messages([BEGUN], NO_RULES, None, continues_last=True) == [BEGUN]

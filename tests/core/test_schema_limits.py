@@ -9,6 +9,7 @@ from serve_app.core.schema_limits import (
     SchemaLimits,
     bracket_nesting,
     refusal_of_choices,
+    refusal_of_draft,
     refusal_of_schema,
     refusal_of_text,
 )
@@ -124,3 +125,34 @@ def test_a_refusal_names_the_limit() -> None:
     refusal = refusal_of_schema(nested(9), LIMITS)
     assert refusal is not None
     assert "8 levels" in refusal.message
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "prefixItems": [{}], "items": False},
+        {"properties": {"items": {"type": "array"}}, "required": ["items"]},
+        {"dependentRequired": {"items": ["a"]}},
+        {"const": {"items": [{}]}},
+        {"exclusiveMinimum": 3},
+    ],
+    ids=str,
+)
+def test_schemas_of_todays_draft_are_taken(schema: object) -> None:
+    assert refusal_of_draft(schema) is None
+
+
+@pytest.mark.parametrize(
+    ("schema", "word"),
+    [
+        ({"items": [{"type": "integer"}]}, "`prefixItems`"),
+        ({"items": []}, "`prefixItems`"),
+        ({"anyOf": [{"properties": {"a": {"items": [{}]}}}]}, "`prefixItems`"),
+        ({"minimum": 3, "exclusiveMinimum": True}, "give the number"),
+    ],
+    ids=str,
+)
+def test_schemas_of_earlier_drafts_are_refused_with_todays_word(schema: object, word: str) -> None:
+    refusal = refusal_of_draft(schema)
+    assert refusal is not None
+    assert word in refusal.message

@@ -1,7 +1,6 @@
 """JSON that its limit cuts is closed with what the model has said, and nothing half of it."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -67,7 +66,7 @@ class Closer:
 
 
 @pytest.fixture(scope="module")
-def closer() -> Iterator[Closer]:
+def closer() -> Closer:
     return Closer()
 
 
@@ -186,7 +185,7 @@ def _arrays(inner: Any) -> Any:
 SCHEMAS = _objects(st.recursive(LEAVES, lambda of: _objects(of) | _arrays(of), max_leaves=6))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(SCHEMAS, st.data())
 def test_for_every_schema_and_limit_an_answer_is_whole_or_closed_validly(
     closer: Closer, schema_and_values: Any, data: st.DataObject

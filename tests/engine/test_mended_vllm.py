@@ -139,7 +139,7 @@ def texts_until_stop(text: str, behind: bool, **params: Any) -> tuple[str | None
     end = tokenizer.convert_tokens_to_ids("</think>")
     sampling = SamplingParams(skip_special_tokens=False, **params)
     stop_behind(sampling, end if behind else None)
-    request = SimpleNamespace(sampling_params=sampling, request_id="a", prompt_token_ids=[5])
+    request: Any = SimpleNamespace(sampling_params=sampling, request_id="a", prompt_token_ids=[5])
     detokenizer: Any = Patched(tokenizer, request)
     knowing_where_to_stop(lambda *_: None)(detokenizer, request)
     for token in tokenizer.encode(text, add_special_tokens=False):

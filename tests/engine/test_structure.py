@@ -14,6 +14,7 @@ from serve_app.engine.structure import (
     MOST_BLANKS,
     StructureBinder,
     is_unfinished,
+    tokens_before_call,
 )
 from serve_app.errors import RequestError
 from tests.engine.grammars import (
@@ -256,3 +257,20 @@ def test_the_older_form_of_a_tag_is_the_models_choice_too() -> None:
     bound = bound_to(structural_tag=json.dumps({"structures": [], "triggers": []}))
     params = SimpleNamespace(structured_outputs=bound, ignore_eos=False)
     assert not is_unfinished(params, "plain text")
+
+
+@pytest.mark.parametrize(
+    ("text", "before"),
+    [
+        ("<tool_call>", ""),
+        ('I say <tool_call>\n{"name"', "I say "),
+        ("<tool_call>{}</tool_call>", "<tool_call>{}</tool_call>"),
+        ("<tool_call>{}</tool_call><tool_call>{", "<tool_call>{}</tool_call>"),
+        ("no call", "no call"),
+        ("", ""),
+    ],
+)
+def test_half_a_call_is_left_out(tokenizer: Any, text: str, before: str) -> None:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    tokens = tokens_before_call(ids, tokenizer.decode)
+    assert tokenizer.decode(ids[:tokens]) == before

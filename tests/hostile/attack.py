@@ -219,7 +219,7 @@ class Target:
         """The probe's own questions come and go."""
         with suppress(httpx.HTTPError, ValueError, KeyError):
             tiers = self.site.get("/api/tiers").json()["tiers"]
-            return all(tier["running"] + tier["queue_depth"] <= 2 for tier in tiers)
+            return all((tier["running"] or 0) + (tier["queue_depth"] or 0) <= 2 for tier in tiers)
         return False
 
     def end_kind(self) -> list[str]:

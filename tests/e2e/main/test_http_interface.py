@@ -41,20 +41,19 @@ def test_a_request_id_is_taken_or_made(site: Site, path: str) -> None:
     made = site.post(path, body).headers.get_list("x-request-id")
     assert len(made) == 1
     assert made[0]
-    refused = site.post(path, {**body, "max_tokens": 99999}, **{"x-request-id": "my-id.2"})
+    refused = site.post(path, {**body, "max_tokens": -1}, **{"x-request-id": "my-id.2"})
     assert refused.status_code == 400
     assert refused.headers.get_list("x-request-id") == ["my-id.2"]
 
 
 @pytest.mark.parametrize("tier", list(Tier))
-def test_the_limit_is_the_tiers_and_the_error_names_the_other_tier(site: Site, tier: Tier) -> None:
+def test_the_limit_is_the_tiers_and_the_error_says_so(site: Site, tier: Tier) -> None:
     limit = DEFAULT_MAX_NEW_TOKENS[tier]
     answer = site.post(tier.route_prefix, {"prompt": "hi", "max_tokens": limit + 1})
     error = error_of(answer)
     assert answer.status_code == 400
     assert error["param"] == "max_tokens"
     assert str(limit) in str(error["message"])
-    assert f"/api/{tier.other}" in str(error["message"])
     assert site.tier(tier)["max_new_tokens"] == limit
     allowed = site.post(tier.route_prefix, {"prompt": "hi", "max_tokens": limit, "stop": [" "]})
     assert allowed.status_code == 200
@@ -132,7 +131,7 @@ def test_anthropics_messages(site: Site) -> None:
         stream = site.post(path, {**body, "stream": True}).text
         assert stream.startswith("event: message_start")
         assert re.search(r"event: message_stop\s", stream)
-        refused = site.post(path, {**body, "max_tokens": 5000})
+        refused = site.post(path, {**body, "max_tokens": -1})
         assert refused.status_code == 400
         assert refused.json()["type"] == "error"
 

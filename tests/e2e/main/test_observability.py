@@ -16,6 +16,7 @@ TIER_FIELDS = {
     "replicas_running", "replicas_wanted", "running", "lent", "borrowed", "queued",
     "queue_depth", "slots",
     "output_tokens_per_s", "expected_wait_s", "scaling", "replicas",
+    "max_queued_requests", "max_model_len", "stale", "report_age_s",
 }  # fmt: skip
 OWN_FAMILIES = {
     "tierserve_requests", "tierserve_refused", "tierserve_relayed", "tierserve_disconnected",

@@ -1,4 +1,5 @@
-"""The cluster of this folder: micro-r1 in both tiers, and a cache in the reasoning tier."""
+"""The cluster of this folder: micro-r1 in both tiers, a cache in the reasoning tier, and a web page
+that may ask."""
 
 import json
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from serve_app.serving.profiles import load_profile
 from tests.e2e.site import Site, site_of, wait_for
 
 START_LIMIT_S = 300.0
+# The origin of a web page that may ask this cluster.
+PAGE = "https://chat.example.com"
 CACHING = {"answer_cache": {"enabled": True, "max_age_s": 120.0}}
 
 
@@ -22,6 +25,7 @@ CACHING = {"answer_cache": {"enabled": True, "max_age_s": 120.0}}
 def started_site() -> Iterator[Site]:
     config = load_profile("local-cpu")
     for app in config["applications"]:
+        app["args"]["cors_origins"] = [PAGE]
         if app["name"] not in list(Tier):
             continue
         app["args"]["model"] = MICRO_MODEL

@@ -20,13 +20,16 @@ from serve_app.engine.answer_text import answer_at, in_step, without_blanks
 from serve_app.engine.held_reply import refuse_reply, release_reply
 from serve_app.engine.held_tail import HeldTail, one_by_one, written
 from serve_app.engine.lacks import REPETITION, Lack, Written, ended_by_eos, lack_of, next_params
-from serve_app.engine.mended import stop_behind
+from serve_app.engine.mended import stop_behind, stop_outside_calls
 from serve_app.engine.structure import (
+    CALL_BEGIN,
+    CALL_END,
     EndTokens,
     StructureBinder,
     is_closed_at_limit,
     is_optional,
     is_unfinished,
+    may_call,
     tokens_before_call,
 )
 from serve_app.errors import RequestError
@@ -125,6 +128,8 @@ class _Call:
         closed_at_limit = is_closed_at_limit(self.params)
         if closed_at_limit:
             self.reserve_tokens = end_tokens.reserve(self.params.max_tokens)
+        if may_call(self.params):
+            stop_outside_calls(self.params, CALL_BEGIN, CALL_END)
         marks = self.guard.marks
         if marks is not None and self.plan is not None and self._has_room(marks):
             self._plan_thought(marks, self.plan)

@@ -12,7 +12,7 @@ from serve_app.core.thought import ThoughtEnd
 
 LOOK_EVERY_TOKENS = 16
 # Of vLLM's `extra_args`, which reach all of its processes.
-STOP_BEHIND = "tierserve_stop_behind"
+STOP_BEHIND, CALLS = "tierserve_stop_behind", "tierserve_calls"
 
 
 def exact_parser(base: type[Any], message: Callable[..., Any]) -> type[Any]:
@@ -98,31 +98,38 @@ def stopping_in_answers(
 ) -> Callable[..., Any]:
     """vLLM 0.32 looks for a client's stop strings in thoughts too (vllm#52393, #53066; to be
     removed with pull request #52486). Here they are looked for behind the id that ends the thought,
-    and behind the blanks before the answer, which are the thought's form. `update` is that of
-    vLLM's detokenizer, `check` what it looks with."""
+    and behind the blanks before the answer, which are the thought's form; and not inside of calls,
+    whose text no client sees. `update` is that of vLLM's detokenizer, `check` what it looks
+    with."""
 
     def update_within_answer(
         detokenizer: Any, new_token_ids: list[int], stop_terminated: bool
     ) -> str | None:
-        if not detokenizer.stop or getattr(detokenizer, "stop_behind", None) is None:
+        everywhere = detokenizer.stop_behind is None and detokenizer.calls is None
+        if not detokenizer.stop or everywhere:
             return update(detokenizer, new_token_ids, stop_terminated)
         for number, token in enumerate(new_token_ids, 1):
             last = stop_terminated and number == len(new_token_ids)
-            if detokenizer.stop_behind is None:
-                found = update(detokenizer, [token], last)
-            else:
+            if detokenizer.stop_behind is not None:
                 found = _update_before_answer(detokenizer, token, last)
+            elif _is_in_call(detokenizer):
+                found = _update_without(detokenizer, token, last)
+            else:
+                found = update(detokenizer, [token], last)
             if found is not None:
                 return found
         return None
 
-    def _update_before_answer(detokenizer: Any, token: int, last: bool) -> str | None:
+    def _update_without(detokenizer: Any, token: int, last: bool) -> None:
         stop, detokenizer.stop = detokenizer.stop, []
         try:
             update(detokenizer, [token], last)
         finally:
             detokenizer.stop = stop
-        text = detokenizer.output_text
+
+    def _update_before_answer(detokenizer: Any, token: int, last: bool) -> str | None:
+        _update_without(detokenizer, token, last)
+        stop, text = detokenizer.stop, detokenizer.output_text
         if token == detokenizer.stop_behind and detokenizer.answer_at is None:
             detokenizer.answer_at = len(text)
         begun = 0 if detokenizer.answer_at is None else len(text[detokenizer.answer_at :].lstrip())
@@ -152,9 +159,18 @@ def knowing_where_to_stop(initialize: Callable[..., None]) -> Callable[..., None
     def initialize_with_id(detokenizer: Any, request: Any) -> None:
         initialize(detokenizer, request)
         detokenizer.stop_behind = stop_id_of(request.sampling_params)
+        detokenizer.calls = (request.sampling_params.extra_args or {}).get(CALLS)
         detokenizer.answer_at = None
 
     return initialize_with_id
+
+
+def _is_in_call(detokenizer: Any) -> bool:
+    if detokenizer.calls is None:
+        return False
+    begin, end = detokenizer.calls
+    text: str = detokenizer.output_text[detokenizer.answer_at or 0 :]
+    return text.rfind(begin) > text.rfind(end)
 
 
 def stop_ids_in_answers(check_stop: Callable[[Any, int], bool]) -> Callable[[Any, int], bool]:
@@ -181,6 +197,11 @@ def stop_ids_in_answers(check_stop: Callable[[Any, int], bool]) -> Callable[[Any
 def stop_id_of(params: Any) -> int | None:
     """The id behind which the client's stops count; None: everywhere."""
     return (params.extra_args or {}).get(STOP_BEHIND)
+
+
+def stop_outside_calls(params: Any, begin: str, end: str) -> None:
+    """Have the client's stop strings count outside of what stands between these two."""
+    params.extra_args = {**(params.extra_args or {}), CALLS: [begin, end]}
 
 
 def stop_behind(params: Any, end_id: int | None) -> None:

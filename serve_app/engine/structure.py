@@ -32,7 +32,7 @@ RESERVE_TOKENS, RESERVE_SHARE = 48, 2
 HELD_ENDS, HELD_TOKENS = 2, 48
 # What tags put around the schemas that they hold, as vLLM counts it.
 TAG_NESTING = 16
-_CALL_BEGINS, _CALL_ENDS = CALL_BEGINS.decode(), "</tool_call>"
+CALL_BEGIN, CALL_END = CALL_BEGINS.decode(), "</tool_call>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,15 +188,15 @@ def is_unfinished(params: Any, answer: str) -> bool:
         return False
     if not is_optional(params.structured_outputs):
         return True
-    return answer.rfind(_CALL_BEGINS) > answer.rfind(_CALL_ENDS)
+    return answer.rfind(CALL_BEGIN) > answer.rfind(CALL_END)
 
 
 def tokens_before_call(answer: Sequence[int], decode: Callable[[Sequence[int]], str]) -> int:
     """Tokens that stand before the call in which an answer ends; all of them where it ends in none.
     Half a call that cannot be closed is nothing that a client can read."""
     text = decode(answer)
-    begin, tokens = text.rfind(_CALL_BEGINS), len(answer)
-    if begin <= text.rfind(_CALL_ENDS):
+    begin, tokens = text.rfind(CALL_BEGIN), len(answer)
+    if begin <= text.rfind(CALL_END):
         return tokens
     while tokens and len(decode(answer[:tokens])) > begin:
         tokens -= 1
@@ -238,6 +238,12 @@ def _with_few_blanks(form: Any) -> Any:
     if form.get("type") == "json_schema":
         return {**form, "max_whitespace_cnt": MOST_BLANKS}
     return {name: _with_few_blanks(part) for name, part in form.items()}
+
+
+def may_call(params: Any) -> bool:
+    """Whether the answer may hold calls in tags."""
+    bound = params.structured_outputs
+    return bound is not None and CALL_BEGIN in (bound.structural_tag or "")
 
 
 def is_optional(bound: Any) -> bool:

@@ -14,6 +14,7 @@ from serve_app.engine.mended import (
     mended_budget,
     stop_behind,
     stop_ids_in_answers,
+    stop_outside_calls,
     stopping_in_answers,
 )
 from serve_app.engine.short_way import FIELD_LOG, build_chunks_plainly
@@ -127,7 +128,9 @@ def test_a_chunk_is_the_same_when_it_is_built_plainly() -> None:
 # --- stops
 
 
-def texts_until_stop(text: str, behind: bool, **params: Any) -> tuple[str | None, str]:
+def texts_until_stop(
+    text: str, behind: bool, calls: tuple[str, str] | None = None, **params: Any
+) -> tuple[str | None, str]:
     """What stops a generation of this text token by token, and what is left of the text."""
     from vllm import SamplingParams
     from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer, check_stop_strings
@@ -139,6 +142,8 @@ def texts_until_stop(text: str, behind: bool, **params: Any) -> tuple[str | None
     end = tokenizer.convert_tokens_to_ids("</think>")
     sampling = SamplingParams(skip_special_tokens=False, **params)
     stop_behind(sampling, end if behind else None)
+    if calls is not None:
+        stop_outside_calls(sampling, *calls)
     request: Any = SimpleNamespace(sampling_params=sampling, request_id="a", prompt_token_ids=[5])
     detokenizer: Any = Patched(tokenizer, request)
     knowing_where_to_stop(lambda *_: None)(detokenizer, request)
@@ -168,6 +173,20 @@ def test_stop_strings_are_looked_for_in_the_answer(
 
 def test_a_request_may_want_them_in_its_thought_too() -> None:
     assert texts_until_stop("12 and 15</think>27", behind=False, stop=["15"]) == ("15", "12 and ")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('5</think>4<call>{"a": "b\n"}</call>\n', ("\n", '5</think>4<call>{"a": "b\n"}</call>')),
+        ("5</think>4\n<call>", ("\n", "5</think>4")),
+        ("<call>5\n</think>4\n", ("\n", "<call>5\n</think>4")),
+    ],
+)
+def test_stop_strings_are_not_looked_for_inside_calls(
+    text: str, found: tuple[str | None, str]
+) -> None:
+    assert texts_until_stop(text, behind=True, calls=("<call>", "</call>"), stop=["\n"]) == found
 
 
 def test_an_answers_first_word_may_be_kept_or_be_too_early_to_stop() -> None:

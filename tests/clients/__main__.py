@@ -1,12 +1,10 @@
 """Try the real clients against a running tierserve: the snippets of docs/clients.md, LiteLLM's
 proxy with deploy/litellm, Open WebUI with deploy/open-webui. Installs their packages below
-.cache/clients."""
+.cache/clients. One that was interrupted, or whose faults are mended, goes on with --resume."""
 
 import argparse
-import re
-import subprocess
+import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -18,13 +16,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tests.clients import open_webui
-from tests.clients.environments import PINS, Environment, Missing, prepare
+from tests.clients import open_webui, scripts
+from tests.clients.environments import CACHE, PINS, Environment, Missing, prepare
 from tests.clients.refusing import refusing
 from tests.clients.servers import litellm_proxy
 from tests.clients.snippets import SERVICE, Snippet, snippets
 
-SNIPPET_WITHIN_S = 180
+# A line for each snippet that passed.
+PASSED = CACHE / "passed.txt"
 # The model that the expected outputs are of.
 EXPECTED_OF = "micro-r1"
 
@@ -38,50 +37,85 @@ class Tried:
 
 
 def main() -> int:
+    # Whichever way it is stopped, what a snippet has started is ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    options = _options()
+    console = Console(highlight=False, markup=False)
+    if not options.resume:
+        PASSED.unlink(missing_ok=True)
+    tried: list[Tried] = []
+    try:
+        for result in _all(options, console):
+            tried.append(result)
+            if result.fault:
+                console.print(f"  failed: {result.fault}")
+    except KeyboardInterrupt:
+        console.print("interrupted: --resume goes on here")
+        return 130
+    console.print(_table(tried))
+    failed = [f"{result.client} ({result.title})" for result in tried if result.fault]
+    console.print(f"{len(tried) - len(failed)} passed, {len(failed)} failed")
+    if failed:
+        console.print(f"failed: {'; '.join(failed)}")
+    return 1 if failed else 0
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.clients", description=__doc__)
     parser.add_argument("--base-url", default=SERVICE, help="of the service; default: %(default)s")
     parser.add_argument("--only", action="append", choices=list(PINS), default=[])
     parser.add_argument(
+        "--resume", action="store_true", help="without the snippets that passed before"
+    )
+    parser.add_argument(
         "--install-only", action="store_true", help="the packages, and nothing else"
     )
     parser.add_argument("--screenshot", type=Path, help="where Open WebUI's page is kept as a PNG")
-    options = parser.parse_args()
-    console = Console()
-    clients = options.only or list(PINS)
+    return parser.parse_args()
+
+
+def _all(options: argparse.Namespace, console: Console) -> Iterator[Tried]:
     environments: dict[str, Environment] = {}
-    tried: list[Tried] = []
-    for client in clients:
-        console.print(f"packages: {' '.join(PINS[client])}", markup=False)
+    for client in options.only or list(PINS):
+        console.print(f"packages: {' '.join(PINS[client])}")
         try:
             environments[client] = prepare(client)
         except Missing as missing:
-            tried.append(Tried(client, "installation", str(missing), 0))
-    if not options.install_only:
-        service = options.base_url.rstrip("/")
-        models = httpx.get(f"{service}/v1/models", timeout=30).json()["data"]
-        known = any(model["id"] == EXPECTED_OF for model in models)
-        if not known:
-            console.print(f"not {EXPECTED_OF}: outputs are not compared", markup=False)
-        for result in _try_all(environments, service, options.screenshot, compare=known):
-            console.print(f"{result.client}: {result.title}", markup=False)
-            tried.append(result)
-    console.print(_table(tried))
-    failed = sum(bool(result.fault) for result in tried)
-    console.print(f"{len(tried) - failed} passed, {failed} failed")
-    return 1 if failed else 0
-
-
-def _try_all(
-    environments: dict[str, Environment], service: str, screenshot: Path | None, *, compare: bool
-) -> Iterator[Tried]:
+            yield Tried(client, "installation", str(missing), 0)
+    if options.install_only:
+        return
+    service = options.base_url.rstrip("/")
+    models = httpx.get(f"{service}/v1/models", timeout=30).json()["data"]
+    known = any(model["id"] == EXPECTED_OF for model in models)
+    if not known:
+        console.print(f"not {EXPECTED_OF}: outputs are not compared")
+    passed = set(PASSED.read_text().split()) if PASSED.exists() else set[str]()
     for snippet in snippets():
         if snippet.client in environments:
-            yield _try(snippet, environments[snippet.client], service, compare=compare)
+            yield _try_once(snippet, environments[snippet.client], service, passed, console, known)
     if "open-webui" in environments:
-        for title, fault, took_s in open_webui.steps(
-            environments["open-webui"], service, screenshot
-        ):
-            yield Tried("open-webui", title, fault, took_s)
+        console.print("open-webui")
+        for step in open_webui.steps(environments["open-webui"], service, options.screenshot):
+            yield Tried("open-webui", *step)
+
+
+def _try_once(
+    snippet: Snippet,
+    environment: Environment,
+    service: str,
+    passed: set[str],
+    console: Console,
+    compare: bool,
+) -> Tried:
+    if snippet.key in passed:
+        console.print(f"{snippet.client}: {snippet.title}: passed before")
+        return Tried(snippet.client, snippet.title, "", 0)
+    console.print(f"{snippet.client}: {snippet.title}")
+    result = _try(snippet, environment, service, compare=compare)
+    if compare and not result.fault:
+        with PASSED.open("a") as file:
+            file.write(f"{snippet.key}\n")
+    return result
 
 
 def _try(snippet: Snippet, environment: Environment, service: str, *, compare: bool) -> Tried:
@@ -92,28 +126,11 @@ def _try(snippet: Snippet, environment: Environment, service: str, *, compare: b
                 service = before.enter_context(refusing(service))
             if "litellm" in snippet.before:
                 before.enter_context(litellm_proxy(prepare("litellm"), service))
-            folder = Path(before.enter_context(tempfile.TemporaryDirectory(dir=environment.folder)))
-            script = folder / f"snippet{environment.suffix}"
-            script.write_text(snippet.script(service))
-            fault = _run(environment.command(script), snippet.expect if compare else "")
+            expect = snippet.expect if compare else ""
+            fault = scripts.run(environment, snippet.language, snippet.script(service), expect)
     except (AssertionError, Missing) as error:
         fault = str(error)
     return Tried(snippet.client, snippet.title, fault, time.monotonic() - began_s)
-
-
-def _run(command: Sequence[str], expect: str) -> str:
-    """What was wrong, or nothing."""
-    try:
-        ended = subprocess.run(
-            command, capture_output=True, text=True, timeout=SNIPPET_WITHIN_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"not done after {SNIPPET_WITHIN_S} s"
-    if ended.returncode:
-        return ended.stderr.strip()[-600:]
-    if not re.search(expect, ended.stdout, re.DOTALL):
-        return f"no {expect!r} in {ended.stdout[-600:]!r}"
-    return ""
 
 
 def _table(tried: Sequence[Tried]) -> Table:

@@ -5,22 +5,25 @@ A comment before a block says with which packages it runs and what its output mu
     <!-- run: openai-python; expect: 54 -->
 
 `setup` makes a block the beginning of the following ones of its client. `before: full-tier` puts a
-server before the service that refuses the first request; `before: litellm` LiteLLM's proxy.
+server before the service that refuses the first request; `before: litellm` LiteLLM's proxy. A block
+of bash runs with the client's programs in its path.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.clients.environments import REPOSITORY
+from tests.clients.environments import PINS, REPOSITORY
 
 DOCUMENT = REPOSITORY / "docs/clients.md"
 # What the document writes for the service, and what its parts that stand before it listen on.
 SERVICE = "http://127.0.0.1:8000"
 PROXY = "http://127.0.0.1:4000"
 _BLOCK = re.compile(
-    r"^<!-- run: (?P<client>[\w-]+)(?P<options>[^>]*?) -->\n```\w+\n(?P<text>.*?)^```$",
+    r"^<!-- run: (?P<client>[\w-]+)(?P<options>[^>]*?) -->\n"
+    r"```(?P<language>\w+)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
@@ -35,6 +38,13 @@ class Snippet:
     text: str
     expect: str
     before: str
+    language: str
+
+    @property
+    def key(self) -> str:
+        """Another one as soon as the block, what it must print or its packages are others."""
+        whole = (self.text, self.expect, self.before, *PINS[self.client])
+        return hashlib.sha256("\0".join(whole).encode()).hexdigest()
 
     def script(self, service: str, proxy: str = PROXY) -> str:
         return self.text.replace(SERVICE, service).replace(PROXY, proxy)
@@ -56,6 +66,7 @@ def snippets(document: Path = DOCUMENT) -> Iterator[Snippet]:
             setups.get(client, "") + block,
             options.get("expect", ""),
             options.get("before", ""),
+            found["language"],
         )
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 
 from tests.clients.environments import NODE, PINS, REPOSITORY
 from tests.clients.open_webui import read_env
-from tests.clients.snippets import DOCUMENT, SERVICE, Snippet, snippets
+from tests.clients.snippets import DOCUMENT, PROXY, SERVICE, Snippet, snippets
 
 SNIPPETS = list(snippets())
 COMPOSE = REPOSITORY / "deploy/open-webui/compose.yaml"
@@ -19,15 +20,47 @@ def test_every_block_of_code_is_run() -> None:
     text = DOCUMENT.read_text()
     code = re.findall(r"^```(?:python|javascript)$", text, re.MULTILINE)
     setups = re.findall(r"^<!-- run: .*; setup -->$", text, re.MULTILINE)
-    assert len(code) == len(SNIPPETS) + len(setups)
+    command_lines = [snippet for snippet in SNIPPETS if snippet.language == "bash"]
+    assert len(code) == len(SNIPPETS) - len(command_lines) + len(setups)
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: snippet.title)
+def test_every_client_has_a_snippet() -> None:
+    # Open WebUI is used as a server instead.
+    assert {snippet.client for snippet in SNIPPETS} | {"open-webui"} == set(PINS)
+
+
+@pytest.mark.parametrize(
+    "snippet", SNIPPETS, ids=lambda snippet: f"{snippet.client}-{snippet.title}"
+)
 def test_a_snippet_is_whole(snippet: Snippet) -> None:
-    assert snippet.client in PINS
     assert snippet.expect
-    if snippet.client not in NODE:
+    if snippet.language == "python":
         ast.parse(snippet.text)
+    elif snippet.language == "bash":
+        subprocess.run(["bash", "-n"], input=snippet.text, text=True, check=True)
+    else:
+        assert snippet.client in NODE
+
+
+@pytest.mark.parametrize(
+    "snippet", SNIPPETS, ids=lambda snippet: f"{snippet.client}-{snippet.title}"
+)
+def test_a_snippet_asks_the_service_that_is_tried(snippet: Snippet) -> None:
+    there, proxy = "http://there", "http://proxy"
+    script = snippet.script(there, proxy)
+    assert there in script or proxy in script
+    assert SERVICE not in script
+    assert PROXY not in script
+
+
+def test_a_snippet_is_another_one_when_it_or_what_it_must_print_changes(tmp_path: Path) -> None:
+    document = tmp_path / "clients.md"
+    text = "# A\n<!-- run: llm; expect: 57 -->\n```bash\nllm x\n```\n"
+    keys: set[str] = set()
+    for changed in (text, text.replace("57", "58"), text.replace("llm x", "llm y")):
+        document.write_text(changed)
+        keys.update(snippet.key for snippet in snippets(document))
+    assert len(keys) == 3
 
 
 def test_a_setup_begins_the_later_snippets_of_its_client(tmp_path: Path) -> None:

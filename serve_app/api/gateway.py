@@ -15,7 +15,13 @@ from serve_app.api.body_reader import BodyReader
 from serve_app.api.endpoints import CHAT_COMPLETIONS, GENERATING, generating_endpoint
 from serve_app.api.held import Upstream, close, held_stream
 from serve_app.api.internal_headers import INTERNAL_HEADERS
-from serve_app.api.messages import HOP_BY_HOP, NOT_FORWARDED, REQUEST_ID_HEADER, ClientGone
+from serve_app.api.messages import (
+    HOP_BY_HOP,
+    NOT_FORWARDED,
+    REQUEST_ID_HEADER,
+    SERVERS_OWN,
+    ClientGone,
+)
 from serve_app.api.payload import parse_object
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
@@ -23,7 +29,7 @@ from serve_app.errors import RequestError
 CONNECT_TIMEOUT_S = 5.0
 PASSED_PATHS = (*GENERATING, "/tokenize", "/detokenize", "/v1/messages/count_tokens")
 # Of the tier's answer, what this application says itself.
-_OWN_HEADERS = HOP_BY_HOP | {REQUEST_ID_HEADER, b"vary"}
+_OWN_HEADERS = HOP_BY_HOP | SERVERS_OWN | {REQUEST_ID_HEADER, b"vary"}
 
 
 def tier_of(model: object, tiers: Sequence[Tier]) -> Tier:

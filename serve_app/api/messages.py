@@ -14,6 +14,8 @@ REQUEST_ID_HEADER = b"x-request-id"
 HOP_BY_HOP = frozenset(
     {b"connection", b"content-length", b"host", b"keep-alive", b"transfer-encoding", b"upgrade"}
 )
+# Each server says these of itself, once for an answer that goes through several.
+SERVERS_OWN = frozenset({b"date", b"server"})
 # The page's origin is answered where its browser asks, and by nothing behind it.
 NOT_FORWARDED = HOP_BY_HOP | {b"origin"}
 MAX_SHOWN_CHARS = 200

@@ -27,6 +27,7 @@ from serve_app.api.messages import (
     HOP_BY_HOP,
     NOT_FORWARDED,
     REQUEST_ID_HEADER,
+    SERVERS_OWN,
     ClientGone,
     path_below_root,
 )
@@ -175,7 +176,7 @@ async def _copy(response: aiohttp.ClientResponse, send: Send) -> None:
     headers = [
         (key.lower(), value)
         for key, value in response.raw_headers
-        if key.lower() not in HOP_BY_HOP | {REQUEST_ID_HEADER, b"vary"}
+        if key.lower() not in HOP_BY_HOP | SERVERS_OWN | {REQUEST_ID_HEADER, b"vary"}
         or key.lower() == b"content-length"
     ]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})

@@ -101,6 +101,15 @@ async def test_a_header_that_comes_twice_passes_twice() -> None:
     assert answer.headers.get_list("x-tierserve-warning") == ["hot", "lowered"]
 
 
+async def test_what_each_server_says_of_itself_is_said_once() -> None:
+    async def dated(request: Request) -> Response:
+        return JSONResponse({}, headers={"date": "then", "server": "behind"})
+
+    async with passing_to(dated) as client:
+        answer = await client.post("/v1/completions", json={})
+    assert {"date", "server"}.isdisjoint(answer.headers)
+
+
 async def test_a_stream_passes_through_chunk_by_chunk() -> None:
     taken = asyncio.Event()
 

@@ -131,14 +131,15 @@ class Endings:
         search = _Search(self, matcher, lexers, most_tokens)
         return search.last_of(clean) or search.last_of(list(places), unclean=True)
 
-    def is_free_text(self, matcher: Any) -> bool:
-        """Whether a text may go on with nearly any letter, or in one way only, so that an end
-        makes no other text of it that is among a few."""
+    def may_end_text(self, matcher: Any) -> bool:
+        """Whether a text may end here though it may go on with nearly any letter, or can go on in
+        one way only: then its end makes no other text of it, as of those that are among a few."""
         at, vocabulary = matcher.fork(), self._vocabulary
         for _ in range(LONGEST_TOKENS):
             allowed = vocabulary.allowed_signs(self._mask(at))
             if len(allowed) != 1:
-                return sum(sign.isalpha() for _, sign in allowed) >= FREE_LETTERS
+                signs = [sign for _, sign in allowed]
+                return '"' in signs and sum(map(str.isalpha, signs)) >= FREE_LETTERS
             if allowed[0][1] == '"' or not at.accept_token(allowed[0][0]):
                 return True
         return False
@@ -261,7 +262,7 @@ class _Search:
         self.left_places -= 1
         at, lexer = self.matcher.fork(), self.lexers[place]
         at.rollback(len(self.lexers) - 1 - place)
-        if not unclean and lexer.cut is Cut.TEXT and not self.endings.is_free_text(at):
+        if not unclean and lexer.cut is Cut.TEXT and not self.endings.may_end_text(at):
             return None
         try:
             return self.endings.shortest(at, lexer)

@@ -89,6 +89,20 @@ def test_at_every_limit_what_was_said_is_kept_and_nothing_is_half_said(closer: C
     assert closer.close(FACTS, answer, len(answer)) == Closed(len(answer), [], whole=True)
 
 
+def test_a_text_that_may_not_end_yet_is_left_out_and_not_filled_up(closer: Closer) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"code": {"type": ["string", "null"], "minLength": 5}},
+        "required": ["code"],
+    }
+    answer = closer.ids('{"code": "abcdefg"}')
+    for limit in range(len(closer.ids('{"code":null}')), len(answer)):
+        closed = closer.close(schema, answer[:limit], limit)
+        assert closed is not None
+        value = json.loads(closer.text(answer, closed))["code"]
+        assert value is None or (len(value) >= 5 and "abcdefg".startswith(value))
+
+
 def test_the_more_tokens_there_are_the_more_is_kept(closer: Closer) -> None:
     answer = closer.ids(json.dumps(SAID))
     kept = [closer.close(FACTS, answer[:limit], limit) for limit in range(80, len(answer))]

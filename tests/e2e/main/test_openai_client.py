@@ -178,9 +178,23 @@ def test_the_models_are_listed(target: Target) -> None:
     assert "smollm2" in names
 
 
-def test_a_limit_above_the_tiers_is_a_bad_request(target: Target) -> None:
-    with pytest.raises(openai.BadRequestError, match="gives at most"):
-        target.api.chat.completions.create(model=target.model, messages=JAPAN, max_tokens=2049)
+def test_a_limit_above_the_tiers_is_lowered_and_the_client_is_warned(target: Target) -> None:
+    """At an OpenAI base URL clients cannot know it."""
+    answer = target.api.chat.completions.with_raw_response.create(
+        model=target.model, messages=JAPAN, temperature=0, max_tokens=32_000
+    )
+    assert "32000 lowered to" in answer.headers["x-tierserve-warning"]
+    whole = answer.parse()
+    assert "Tokyo" in (whole.choices[0].message.content or "")
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens <= 2048
+
+
+@pytest.mark.parametrize("tier", ["chat", "reasoning"])
+def test_a_limit_above_the_tiers_is_refused_at_its_own_route(site: Site, tier: str) -> None:
+    reply = site.post(f"/api/{tier}", {"messages": JAPAN, "max_tokens": 2049})
+    assert reply.status_code == 400
+    assert "gives at most" in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("model", ["reasoning", "smollm2"])

@@ -88,8 +88,9 @@ class _Taking:
             if self.endpoint is MESSAGES:
                 raise _not_taken(name, _FORMAT_INSTEAD)
             own = self.payload.get("structured_outputs") or {}
-            if not isinstance(own, Mapping) or any(part is not None for part in own.values()):
-                others = [self.names.get(f"structured_outputs.{kind}") for kind in own]
+            kinds = own if isinstance(own, Mapping) else {"": own}
+            if any(part is not None for part in kinds.values()):
+                others = [self.names.get(f"structured_outputs.{kind}") for kind in kinds]
                 other = next((name for name in others if name), "structured_outputs")
                 raise invalid(
                     f"Send either `{name}` or `{other}`: an answer has one form.", param=name

@@ -215,6 +215,9 @@ def _within_limits(grammars: Grammars, job: Job) -> dict[str, Any]:
         return grammars.closing(job) if job.answer is not None else grammars.check(job)
     except MemoryError:
         return {"limit": "memory"}
+    except UnicodeError:
+        # xgrammar's message has a part of the client's text, cut inside of a character.
+        return {"limit": "invalid", "detail": "not understood"}
     except Exception as error:  # noqa: BLE001  (of xgrammar, of any type)
         text = str(error)
         if "bad_alloc" in text or "length_error" in text:

@@ -143,6 +143,14 @@ def test_what_cannot_be_taken_says_what_to_use(
     assert advice in error.message
 
 
+@pytest.mark.parametrize("own", [-1, 1e300, "x", ["a"], True, {"regex": "a"}], ids=str)
+def test_an_answer_has_one_form_whatever_the_other_is(own: object) -> None:
+    payload = {"guided_json": {}, "structured_outputs": own}
+    with pytest.raises(RequestError) as refused:
+        take_foreign_fields(payload, CHAT_COMPLETIONS)
+    assert refused.value.param == "guided_json"
+
+
 def test_a_later_error_names_the_field_as_the_client_wrote_it() -> None:
     with pytest.raises(RequestError) as caught:  # the model of these tests does not think
         a_prepared(HI, thinking={"type": "enabled", "budget_tokens": 5})

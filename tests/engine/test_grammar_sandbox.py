@@ -300,3 +300,12 @@ async def test_what_is_closed_can_be_read_on(sandbox: GrammarSandbox) -> None:
     assert json.loads(tokenizer.decode([*answer[: closed.kept], *closed.ids])) == {"a": "b"}
     assert await sandbox.close(spec, answer, least_kept=0, most_tokens=1) is None
     assert await sandbox.close(endless(0), (), least_kept=0, most_tokens=20) is None
+
+
+async def test_a_message_that_is_cut_inside_a_character_says_so_in_plain_words(
+    sandbox: GrammarSandbox,
+) -> None:
+    for characters in range(1, 80):
+        with pytest.raises(StructureRefusedError) as refused:
+            await sandbox.check(GrammarSpec("ebnf", "\u00e9" * characters))
+        assert "codec" not in refused.value.message

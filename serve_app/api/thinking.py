@@ -20,7 +20,7 @@ UNLIMITED = -1
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _Requested:
     """What the request says. `effort` None and `most_tokens` None: nothing. `on`: its template's
     variable, which says no more than the tier's own settings."""
 
@@ -44,7 +44,7 @@ def refuse_budget(payload: Mapping[str, Any], model: str) -> None:
 def unheeded(payload: Mapping[str, Any], endpoint: Endpoint) -> str | None:
     """What the client of a model that does not think should be told. Raises RequestError for an
     effort that is none."""
-    if endpoint is COMPLETIONS or not _wish(payload, endpoint).to_think:
+    if endpoint is COMPLETIONS or not _requested(payload, endpoint).to_think:
         return None
     return "the model of this tier does not think"
 
@@ -61,7 +61,7 @@ def plan_thinking(
     written itself, token by token. Raises RequestError that names the field."""
     if endpoint is COMPLETIONS or payload.get("use_beam_search"):
         return None, None
-    wish = _wish(payload, endpoint)
+    requested = _requested(payload, endpoint)
     kept = thinking.answer_tokens or ceil(max_new_tokens * thinking.answer_share)
     tiers = max(max_new_tokens - kept, 0)
     if thinking.budget_tokens is not None:
@@ -69,50 +69,50 @@ def plan_thinking(
     on = thinking.enabled and tiers > 0
     continued = continues_last(payload, endpoint)
     plan = ThinkingPlan(
-        enabled=on and not wish.off,
+        enabled=on and not requested.off,
         answer_tokens=kept,
         answer_share=thinking.answer_share,
-        most_tokens=tiers if wish.most_tokens is None else min(tiers, wish.most_tokens),
-        effort=1.0 if wish.effort is None else wish.effort,
+        most_tokens=tiers if requested.most_tokens is None else min(tiers, requested.most_tokens),
+        effort=1.0 if requested.effort is None else requested.effort,
         forced=force and not continued and payload.get("add_generation_prompt") is not False,
         stops_in_thought=_stops_in_thought(payload.get(STOPS)),
     )
-    return plan, _warning(wish, on=on, tiers=tiers, continued=continued)
+    return plan, _warning(requested, on=on, tiers=tiers, continued=continued)
 
 
-def _warning(wish: _Wish, *, on: bool, tiers: int, continued: bool) -> str | None:
-    if not on and wish.to_think:
+def _warning(requested: _Requested, *, on: bool, tiers: int, continued: bool) -> str | None:
+    if not on and requested.to_think:
         return "thinking is off in this tier"
-    if continued and wish.to_think:
+    if continued and requested.to_think:
         return "an answer that is continued gets no thought of its own"
-    if on and wish.most_tokens is not None and wish.most_tokens > tiers:
-        return f"a thinking budget of {wish.most_tokens} is above the tier's {tiers} tokens"
+    if on and requested.most_tokens is not None and requested.most_tokens > tiers:
+        return f"a thinking budget of {requested.most_tokens} is above the tier's {tiers} tokens"
     return None
 
 
-def _wish(payload: Mapping[str, Any], endpoint: Endpoint) -> _Wish:
+def _requested(payload: Mapping[str, Any], endpoint: Endpoint) -> _Requested:
     template = _inner(payload, "chat_template_kwargs")
     if template.get("enable_thinking") is False or template.get("thinking") is False:
-        return _Wish(off=True)
+        return _Requested(off=True)
     on = template.get("enable_thinking") is True or template.get("thinking") is True
     if endpoint is RESPONSES:
         effort, off = _effort(_inner(payload, "reasoning").get("effort"), "reasoning.effort")
-        return _Wish(off, on, effort=effort)
+        return _Requested(off, on, effort=effort)
     if endpoint is MESSAGES:
-        return _wish_of_messages(payload, on=on)
+        return _requested_of_messages(payload, on=on)
     effort, off = _effort(payload.get(EFFORT), EFFORT)
     tokens = _tokens(payload.get(BUDGET), BUDGET)
-    return _Wish(off or tokens == 0, on, tokens, effort)
+    return _Requested(off or tokens == 0, on, tokens, effort)
 
 
-def _wish_of_messages(payload: Mapping[str, Any], *, on: bool) -> _Wish:
+def _requested_of_messages(payload: Mapping[str, Any], *, on: bool) -> _Requested:
     """Anthropic's words: `adaptive` leaves it to the effort how much is thought."""
     thinking = _inner(payload, "thinking")
     name = "output_config.effort"
     effort, off = _effort(_inner(payload, "output_config").get("effort"), name)
     tokens = _tokens(thinking.get("budget_tokens"), "thinking.budget_tokens")
     on = on or thinking.get("type") in ("enabled", "adaptive")
-    return _Wish(off or thinking.get("type") == "disabled", on, tokens, effort)
+    return _Requested(off or thinking.get("type") == "disabled", on, tokens, effort)
 
 
 def _stops_in_thought(value: object) -> bool:

@@ -84,7 +84,7 @@ async def test_health_is_whether_any_tier_answers() -> None:
             assert answer.headers["retry-after"]
 
 
-async def test_the_versions_of_both_are_told() -> None:
+async def test_the_versions_of_both_are_reported() -> None:
     async with a_client() as client:
         versions = (await client.get("/version")).json()
     assert set(versions) == {"version", "vllm"}

@@ -84,7 +84,7 @@ async def test_a_preflight_is_answered_at_every_route(app: Application, path: st
 
 
 @pytest.mark.parametrize("app", [web, tier])
-async def test_a_page_of_another_origin_is_told_nothing(app: Application) -> None:
+async def test_a_page_of_another_origin_gets_no_headers(app: Application) -> None:
     async with client_of(app(origins=("https://other.example",))) as client:
         refused = await preflight(client, "/v1/models")
         read = await client.get("/nothing", headers={"origin": PAGE})
@@ -94,7 +94,7 @@ async def test_a_page_of_another_origin_is_told_nothing(app: Application) -> Non
 
 
 @pytest.mark.parametrize("app", [web, tier])
-async def test_nothing_is_told_to_browsers_by_default(app: Application) -> None:
+async def test_browsers_get_no_headers_by_default(app: Application) -> None:
     async with client_of(app(origins=())) as client:
         answer = await preflight(client, "/api/chat/v1/models", method="GET")
         read = await client.get("/api/chat/v1/models", headers={"origin": PAGE})

@@ -159,7 +159,7 @@ def test_a_later_error_names_the_field_as_the_client_wrote_it() -> None:
     assert prepared.written_as == {"structured_outputs.regex": "guided_regex"}
 
 
-def test_fields_that_nobody_reads_are_told_and_harmless_ones_are_not() -> None:
+def test_fields_that_nobody_reads_are_warned_of_and_harmless_ones_are_not() -> None:
     warned = a_prepared(HI, verbosity="low", mystery=1, metadata={"a": "b"}).warnings
     assert warned == ("unknown here, and without effect: mystery, verbosity",)
     # A header takes no line ends and no letters beyond ASCII.

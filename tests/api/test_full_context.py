@@ -40,7 +40,7 @@ def test_each_of_vllms_endpoints_has_words_of_its_own(message: str) -> None:
     assert error.code == "context_length_exceeded"
 
 
-def test_a_prompt_that_leaves_no_room_is_told_so_and_not_that_the_limit_is_zero() -> None:
+def test_a_prompt_that_leaves_no_room_is_refused_as_one_and_not_that_the_limit_is_zero() -> None:
     full = about_context(invalid(NO_ROOM, "max_tokens"), GENERATING["/v1/completions"], granted=9)
     assert (full.param, full.code) == ("prompt", "context_length_exceeded")
     assert "leaves no token for an answer" in full.message
@@ -54,7 +54,7 @@ def test_a_limit_of_zero_and_all_else_stay_as_they_are() -> None:
         assert about_context(error, GENERATING["/v1/completions"], granted=granted) is error
 
 
-def test_the_client_is_told_by_the_edge() -> None:
+def test_the_edge_warns_the_client() -> None:
     engine = FakeEngine(answers(of_vllm(NO_ROOM, "max_tokens"), status=400))
     made = run_virtual(call(an_edge(engine), "/v1/chat/completions", {"messages": []}))
     assert (made.status, made.error["param"]) == (400, "messages")

@@ -134,7 +134,7 @@ def test_the_setting_holds_on_every_route(path: str, when_above: Any, status: in
 
 
 @virtual
-async def test_an_error_names_the_limit_that_the_other_tier_has_told() -> None:
+async def test_an_error_names_the_limit_that_the_other_tier_has_reported() -> None:
     edge = an_edge(FakeEngine(answers(DONE)))
     edge.other_tiers_limit = 4096
     made = await call(edge, "", {"prompt": "hi", "max_tokens": 4000})

@@ -128,7 +128,7 @@ class _Call:
         closed_at_limit = is_closed_at_limit(self.params)
         if closed_at_limit:
             self.reserve_tokens = end_tokens.reserve(self.params.max_tokens)
-        if may_call(self.params):
+        if self.params.stop and may_call(self.params):
             stop_outside_calls(self.params, CALL_BEGIN, CALL_END)
         marks = self.guard.marks
         if marks is not None and self.plan is not None and self._has_room(marks):
@@ -178,7 +178,8 @@ class _Call:
         self.params.thinking_token_budget = (
             None if budget_tokens is None else budget_tokens + (open_tokens or 0)
         )
-        if budget_tokens is not None and not plan.stops_in_thought:
+        has_stops = bool(self.params.stop or self.params.stop_token_ids)
+        if has_stops and budget_tokens is not None and not plan.stops_in_thought:
             stop_behind(self.params, marks.end)
         # Where the thought is hidden vLLM would bind it to the schema, and there is no answer.
         self.options["reasoning_ended"] = budget_tokens is None

@@ -49,6 +49,8 @@ class FakeParams:
     structured_outputs: Any = None
     ignore_eos: bool = False
     seed: int | None = None
+    stop: list[str] | None = None
+    stop_token_ids: list[int] | None = None
     extra_args: dict[str, Any] | None = None
 
     def clone(self) -> "FakeParams":

@@ -331,12 +331,18 @@ async def test_each_sequence_goes_on_with_a_seed_of_its_own(stream: bool) -> Non
     assert [asked.params.seed for asked in outcome.asked] == [5, 5, 6]
 
 
+@pytest.mark.parametrize("stops", [{"stop": ["a"]}, {"stop_token_ids": [9]}], ids=str)
 @pytest.mark.parametrize(("stops_in_thought", "behind"), [(False, END), (True, None)])
 async def test_stops_count_behind_the_thought_unless_the_request_wants_them_in_it(
-    stops_in_thought: bool, behind: int | None
+    stops_in_thought: bool, behind: int | None, stops: dict[str, Any]
 ) -> None:
     plan = replace(PLAN, stops_in_thought=stops_in_thought)
-    outcome = await generated(ends(5), ends(9), plan=plan)
+    outcome = await generated(ends(5), ends(9), plan=plan, **stops)
     first, following = (asked.params for asked in outcome.asked)
     assert stop_id_of(first) == behind
     assert stop_id_of(following) is None
+
+
+async def test_a_request_without_stops_costs_the_engine_nothing_for_them() -> None:
+    outcome = await generated(ends(5, END, 9))
+    assert outcome.asked[0].params.extra_args is None

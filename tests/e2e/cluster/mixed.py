@@ -6,6 +6,7 @@ import httpx
 
 from serve_app.core.tiers import Tier
 from serve_app.serving.profiles import load_profile, with_http_port
+from serve_app.serving.serve_api import get_json
 from tests.e2e.site import Site, wait_for
 
 # The same in all tests, so that from one to the next only counts change, which is done live.
@@ -58,8 +59,30 @@ def mixed_config(
 
 
 def deploy(site: Site, config: dict[str, Any]) -> None:
-    """Without waiting: not every replica of it may find a GPU."""
+    """Without waiting for new replicas: not every one of them may find a GPU. Those that Serve
+    replaces, since the arguments of their application have changed, are gone afterwards."""
+    deployed = deployed_args(site)
+    replaced = {
+        Tier(app["name"]): ready_names(site, Tier(app["name"]))
+        for app in config["applications"]
+        if app["name"] in deployed and deployed[app["name"]] != app["args"]
+    }
     site.cluster.api.deploy(with_http_port(config, site.cluster.port))
+    for tier, names in replaced.items():
+        wait_for(
+            lambda tier=tier, names=names: not names & ready_names(site, tier),
+            f"the former replicas of {tier} are gone",
+        )
+
+
+def deployed_args(site: Site) -> dict[str, Any]:
+    """The arguments of each tier's application, as Serve has them now."""
+    applications = get_json(site.cluster.api, "/api/serve/applications/")["applications"]
+    return {
+        name: app["deployed_app_config"]["args"]
+        for name, app in applications.items()
+        if name in list(Tier) and app.get("deployed_app_config")
+    }
 
 
 def await_replicas(site: Site, *, chat: int, reasoning: int) -> None:

@@ -9,6 +9,7 @@ each step's contexts are longer by a token a sequence.
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
@@ -28,6 +29,9 @@ class Engine:
     meter: DemandMeter
     stride_end_s: float | None = None
     preempted: int = 0
+    output_tokens: int = 0
+    # Called when a prompt has been read.
+    first_token: Callable[[Visit], None] = lambda _: None
     _base_s: float = field(init=False)
     _per_sequence_s: float = field(init=False)
     _per_context_s: float = field(init=False)
@@ -84,6 +88,11 @@ class Engine:
         """Requests that hold a slot but no place in the KV pool."""
         return sum(1 for visit in self._prompts if not visit.in_pool)
 
+    @property
+    def kv_usage(self) -> float:
+        """Part of the KV pool that is taken."""
+        return (self._context + self._reserved) / self._kv_tokens
+
     def take(self, visit: Visit, now_s: float) -> bool:
         """Its prefill begins with the next step. Whether `stride_end_s` has changed."""
         self._prompts.append(visit)
@@ -97,6 +106,7 @@ class Engine:
         steps = self._stride_steps
         self._steps += steps
         self._context += self._stride_sequences * steps
+        self.output_tokens += self._stride_sequences * steps
         self._learn(now_s)
         ended = self._end_prefills(now_s)
         decoding = self._decoding
@@ -132,6 +142,8 @@ class Engine:
             self._reserved -= visit.pool_tokens
             if visit.first_token_s is None:
                 visit.first_token_s = now_s
+                self.output_tokens += 1
+                self.first_token(visit)
             if visit.tokens_left == 1:
                 ended.append(visit)
                 continue

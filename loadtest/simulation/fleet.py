@@ -207,7 +207,7 @@ class Fleet:
             if tier is visit.tier:
                 continue
             for replica in self._in_any_order(state.roomy):
-                if replica.gate.may_lend(1).allowed:
+                if replica.gate.may_lend(1, visit.prompt_tokens).allowed:
                     replica.enter(visit, borrowed=True)
                     self._after_gate(replica, now_s)
                     return True

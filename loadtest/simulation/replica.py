@@ -11,12 +11,19 @@ from loadtest.simulation.visit import Visit
 from serve_app.api.demand import DemandMeter
 from serve_app.api.gate import Gate
 from serve_app.core.drain import relative_work
-from serve_app.core.scaling import ReplicaLoad
 from serve_app.core.step_time import StepModel
+from serve_app.core.tier_demand import ReplicaLoad
 from serve_app.core.tiers import Tier
 from serve_app.core.work import observe_lengths
 
 REFRESH_S = 5.0
+# Of what a part of a replica reports, what is that part of a whole one's.
+PART_OF_A_REPLICA = (
+    "slow_rps",
+    "quick_rps",
+    "slow_prompt_tokens_per_s",
+    "quick_prompt_tokens_per_s",
+)
 
 
 @dataclass(slots=True)
@@ -36,28 +43,34 @@ class PatientMeter(DemandMeter):
 
     _ended_prompts: list[int] = field(default_factory=list)
     _ended_answers: list[int] = field(default_factory=list)
-    _known_s: dict[int, float] = field(default_factory=dict)
+    _parts: dict[int, float] = field(default_factory=dict)
+    _lengths: dict[str, float] = field(default_factory=dict)
     _refreshed_s: float = 0.0
 
     def finished(self, *, prompt_tokens: int, new_tokens: int) -> None:
+        self.ended += 1
         self._ended_prompts.append(prompt_tokens)
         self._ended_answers.append(new_tokens)
 
     def resize(self, derived: StepModel) -> None:
         """The replica is another part of a card by now."""
         self.derived = derived
-        self._known_s.clear()
 
-    def work_s(self, max_new_tokens: int) -> float:
+    def typical_part(self, max_new_tokens: int) -> float:
         now_s = self.clock_s()
         if now_s >= self._refreshed_s + REFRESH_S:
             self._refreshed_s = now_s
             self._learn()
-        known_s = self._known_s.get(max_new_tokens)
-        if known_s is None:
+        part = self._parts.get(max_new_tokens)
+        if part is None:
             # No super(): a class with slots is made anew by its decorator.
-            known_s = self._known_s[max_new_tokens] = DemandMeter.work_s(self, max_new_tokens)
-        return known_s
+            part = self._parts[max_new_tokens] = DemandMeter.typical_part(self, max_new_tokens)
+        return part
+
+    def length_figures(self) -> dict[str, float]:
+        if not self._lengths:
+            self._lengths = DemandMeter.length_figures(self)
+        return self._lengths
 
     def _learn(self) -> None:
         self.lengths = observe_lengths(
@@ -65,7 +78,8 @@ class PatientMeter(DemandMeter):
         )
         self._ended_prompts.clear()
         self._ended_answers.clear()
-        self._known_s.clear()
+        self._parts.clear()
+        self._lengths.clear()
 
 
 class _Grant:
@@ -134,6 +148,7 @@ class Replica:
             fallback=card != plan.preference[0],
         )
         gate.make_grant = replica._make_grant
+        replica.engine.first_token = replica._first_token
         return replica
 
     def enter(self, visit: Visit, *, relayed: bool = False, borrowed: bool = False) -> None:
@@ -148,6 +163,7 @@ class Replica:
             borrowed=borrowed,
             max_new_tokens=visit.limit,
             relayed=relayed,
+            prompt_tokens=visit.prompt_tokens,
         )
         visit.place = at_gate.__enter__()
         visit.at_gate, visit.runner = at_gate, self
@@ -174,6 +190,7 @@ class Replica:
                 slots=max(1, round(whole.slots * size)),
                 max_queued_requests=round(whole.max_queued_requests * size),
                 batch_cost=whole.batch_cost / size,
+                kv_tokens=round(whole.kv_tokens * size),
             )
         )
 
@@ -209,17 +226,24 @@ class Replica:
         """As `RunningTier.autoscaling_stats`, of a whole replica; what is in seconds of a
         replica's time is the same for a part of one."""
         gate, meter, waiting, size = self.gate, self.meter, self.engine.waiting, self.size
+        figures = meter.figures(self.engine.output_tokens)
+        for name in PART_OF_A_REPLICA:
+            figures[name] /= size
+        for name in ("per_sequence_ms", "per_prompt_token_ms"):
+            figures[name] *= size
         return ReplicaLoad(
             running=(gate.running_sequences - gate.borrowed_sequences) / size,
             queue_depth=(gate.queued_requests + waiting) / size,
+            queued_requests=gate.queued_typical(waiting) / size,
             slots=gate.limits.slots / size,
-            arriving_load=meter.arriving_load(),
-            queued_s=gate.queued_s(waiting),
-            typical_s=meter.typical_s() * size,
-            token_s=meter.token_s() * size,
-            age_s=0.0,
             fallback=self.fallback,
+            **figures,
         )
+
+    def _first_token(self, visit: Visit) -> None:
+        """As the engine tells the edge."""
+        assert visit.place is not None
+        self.gate.first_token(visit.place)
 
     def _make_grant(self) -> "asyncio.Future[None]":
         assert self._entering is not None

@@ -35,6 +35,7 @@ from serve_app.api.messages import (
 )
 from serve_app.api.payload import as_json, parse_object
 from serve_app.api.place import Place, Refused
+from serve_app.api.prompt_estimate import PromptEstimate
 from serve_app.api.recall import answered_from
 from serve_app.api.relay import Relay
 from serve_app.api.request_record import RequestRecord
@@ -84,6 +85,7 @@ class TierEdge:
     # Mean seconds a streamed token, of the streams that ended lately; None before the first.
     token_s: float | None = None
     deadlines: Deadlines = field(default_factory=Deadlines)
+    prompts: PromptEstimate = field(default_factory=PromptEstimate)
     _answering: AnsweringRoutes = field(init=False)
     _watch: StallWatch = field(init=False)
     _engine_ids: set[str] = field(default_factory=set)
@@ -243,6 +245,7 @@ class TierEdge:
                 borrowed=exchange.borrower is not None,
                 max_new_tokens=exchange.prepared.max_new_tokens,
                 relayed=exchange.relayed_here,
+                prompt_tokens=self.prompts.tokens(len(exchange.body)),
             )
             with entering as place, self._watched(place, exchange, client, stall):
                 if place.granted.done() or not await self._wait(place, exchange):
@@ -257,7 +260,8 @@ class TierEdge:
         """Raises RequestError where one that another replica passes on would not run at once."""
         sequences = exchange.prepared.sequences
         if exchange.borrower is not None:
-            lending = self.gate.may_lend(sequences)
+            prompt_tokens = self.prompts.tokens(len(exchange.body))
+            lending = self.gate.may_lend(sequences, prompt_tokens)
             if not lending.allowed:
                 raise no_room(f"Nothing to lend: {lending.reason}.")
         elif exchange.relayed_here and not self.gate.has_room(sequences):
@@ -300,6 +304,8 @@ class TierEdge:
             prepared.stop_repetition,
             _as_written(prepared, structure_field(prepared.payload, exchange.endpoint.name)),
             cache_salt=self._cache_salt(exchange),
+            on_prompt=lambda tokens: self.gate.prompt_counted(place, tokens),
+            on_first_token=lambda: self._first_token(place, exchange),
         )
         exchange.answer.generation = generation
         exchange.answer.before_whole = lambda: self.gate.release(place)
@@ -316,6 +322,11 @@ class TierEdge:
             raise ClientGone
         if exchange.answer.status == 200:
             self.gate.observe_service(place)
+
+    def _first_token(self, place: Place, exchange: Exchange) -> None:
+        if exchange.borrower is None and place.prompt_counted:
+            self.prompts.observe(body_bytes=len(exchange.body), tokens=place.prompt_tokens)
+        self.gate.first_token(place)
 
     def _cache_salt(self, exchange: Exchange) -> str | None:
         if not self.settings.prefix_cache_isolation:

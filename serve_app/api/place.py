@@ -27,7 +27,15 @@ class Place:
     work: float
     borrowed: bool = False
     max_new_tokens: int = 0
+    # Of its prompt: an estimate until the engine has counted them.
+    prompt_tokens: float = 0.0
+    # The wait for its first token that was forecast as it came in; None: it did not wait.
+    forecast_s: float | None = None
+    prompt_counted: bool = False
     started_s: float | None = None
+    first_token_s: float | None = None
+    # How long its prompt was reckoned to take from its start on.
+    reckoned_s: float = 0.0
     running_at_start: int = 0
     # Its slots are free again, whether or not its client has taken all of the answer.
     released_s: float | None = None
@@ -44,6 +52,11 @@ class GateLimits:
     max_wait_s: float
     batch_cost: float = 0.0
     lend_share: float = 0.0
+    # What a lender's own requests are to keep.
+    slo_ttft_s: float = 2.0
+    slo_tpot_s: float = 0.1
+    # The engine's KV pool; 0: not known, and not looked at.
+    kv_tokens: int = 0
 
 
 def new_future() -> asyncio.Future[None]:

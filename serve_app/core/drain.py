@@ -10,6 +10,8 @@ NEWEST_WEIGHT = 0.03
 
 # A request costs about this many decode steps beside its tokens: prefill and both ends.
 FIXED_STEPS = 4
+# Of the mean, what a request that is due has still to go.
+LEAST_LEFT = 0.02
 
 
 def relative_work(max_new_tokens: int, expected_new_tokens: int) -> float:
@@ -77,7 +79,6 @@ class Drain:
 
     remaining_s: tuple[float, ...]
     service_s: float
-    measured: bool
 
     def start_in_s(self, ahead: int) -> float:
         """Seconds until a request with `ahead` others before it begins to run.
@@ -104,8 +105,10 @@ def estimate_drain(service: ServiceTime, running_ages_s: tuple[float, ...], slot
     than slots after the limit was lowered; then only the last ones to end make room.
 
     Those that run longer than the mean say that it is too low: each counts like one completion of
-    its age, since the first completions of a new load are its shortest. Such a request has half
-    the mean to go, as answers have no fixed length.
+    its age, since the first completions of a new load are its shortest; of twice its age, before
+    as many have ended as run. Such a request has half
+    the mean to go, as answers have no fixed length; of those past half of it, where times are
+    spread, too.
 
     The first of many slots is free long before a typical one, by as much as service times spread:
     of `n` even draws from `1 - spread` to `1 + spread` times what is left, the k-th smallest is
@@ -115,14 +118,26 @@ def estimate_drain(service: ServiceTime, running_ages_s: tuple[float, ...], slot
     completions = max(1.0, min(service.completions, 1 / NEWEST_WEIGHT))
     late = [age for age in running_ages_s if age > service.mean_s]
     count = completions + len(running_ages_s)
-    held_s = (count - len(late)) * service.mean_s + sum(late)
+    # While fewer have ended than run, nobody knows how much of its time such a one has behind it.
+    unknown = max(0.0, 1 - service.completions / max(1, len(running_ages_s)))
+    held_s = (count - len(late)) * service.mean_s + (1 + unknown) * sum(late)
     mean_s = max(held_s / count, 1e-3)
-    half_s = mean_s / 2
-    typical = sorted([mean_s - age if age < half_s else half_s for age in running_ages_s])
-    first, step = 1 - service.spread, 2 * service.spread / max(1, len(typical))
+    spread = service.spread
+    typical = sorted([_left_s(age, mean_s, spread) for age in running_ages_s])
+    first, step = 1 - spread, 2 * spread / max(1, len(typical))
     remaining = [left_s * (first + step * (k + 0.5)) for k, left_s in enumerate(typical)]
     free = [0.0] * (slots - len(running_ages_s))
-    return Drain(tuple((free + remaining)[-slots:]), mean_s, service.measured)
+    return Drain(tuple((free + remaining)[-slots:]), mean_s)
+
+
+def _left_s(age_s: float, mean_s: float, spread: float) -> float:
+    """What a request of this age has to go. The less times are spread, the more its age tells; one
+    that is late is so by something that lasts, most likely, as long again."""
+    half_s = mean_s / 2
+    if age_s < half_s:
+        return mean_s - age_s
+    due_s = max(abs(mean_s - age_s), LEAST_LEFT * mean_s)
+    return min(half_s, spread * half_s + (1 - spread) * due_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ vLLM's application stands between the two and knows neither, so a context variab
 request is handled in a context of its own.
 """
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -40,6 +41,9 @@ class Generation:
     engine_ids: list[str] = field(default_factory=list[str])
     # Prompts are found in the prefix cache by requests of the same salt only; None: by all.
     cache_salt: str | None = None
+    # Told once the engine knows its prompts, in tokens of all of them, and once it has read them.
+    on_prompt: Callable[[int], None] = lambda _: None
+    on_first_token: Callable[[], None] = lambda: None
 
 
 GENERATION: ContextVar[Generation | None] = ContextVar("GENERATION", default=None)

@@ -11,8 +11,10 @@ from serve_app.core.hardware import Hardware, ModelShape
 
 # The last few thousand steps count: a minute or two of a busy replica.
 NEWEST_WEIGHT = 0.002
-# Of steps with a prompt there are fewer; about the last fifty count.
+# Of steps with a prompt there are fewer; about the last fifty count. What a short prompt takes is
+# lost in how much steps vary, so that each counts by its tokens, up to this many.
 NEWEST_PROMPT_WEIGHT = 0.02
+WHOLE_PROMPT_TOKENS = 512
 # A measured factor beyond these bounds is a fault of the measurement, not a speed.
 SLOWEST, FASTEST = 0.05, 20.0
 
@@ -94,7 +96,8 @@ def observe_step(
         return replace(speed, decode_factor=decode, steps=speed.steps + 1)
     rest_ms = took_ms - decode_ms * speed.decode_factor
     factor = _bounded(rest_ms / (derived.per_prompt_token_ms * prompt_tokens))
-    prefill = speed.prefill_factor + NEWEST_PROMPT_WEIGHT * (factor - speed.prefill_factor)
+    weight = NEWEST_PROMPT_WEIGHT * min(1.0, prompt_tokens / WHOLE_PROMPT_TOKENS)
+    prefill = speed.prefill_factor + weight * (factor - speed.prefill_factor)
     return replace(speed, prefill_factor=prefill, steps=speed.steps + 1)
 
 

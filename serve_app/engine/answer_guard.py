@@ -6,8 +6,8 @@ an answer: inside its thought or right behind it. JSON that its limit cuts is cl
 objects by their attributes only.
 """
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,7 @@ from serve_app.core.generation import GENERATION, Generation, SequenceFacts
 from serve_app.core.thinking import ThinkingPlan, thought_budget
 from serve_app.core.thought import ThoughtMarks, ThoughtTrace
 from serve_app.engine.answer_text import answer_at, in_step, without_blanks
+from serve_app.engine.first_tokens import FirstTokens
 from serve_app.engine.held_reply import refuse_reply, release_reply
 from serve_app.engine.held_tail import HeldTail, one_by_one, written
 from serve_app.engine.lacks import REPETITION, Lack, Written, ended_by_eos, lack_of, next_params
@@ -52,6 +53,8 @@ class AnswerGuard:
     repetition: Any
     binder: StructureBinder
     decode: Callable[[Sequence[int]], str]
+    # Where somebody follows which prompts are read.
+    first_tokens: FirstTokens | None = None
 
     def __call__(self, prompt: Any, params: Any, request_id: str, **options: Any) -> Outputs:
         """As AsyncLLM.generate. What no request of the edge stands behind passes unchanged, but for
@@ -109,10 +112,12 @@ class _Call:
     # Of JSON that is streamed, by sequence.
     tails: list[HeldTail] = field(default_factory=list[HeldTail])
     engine_ids: list[str] = field(default_factory=list[str])
+    generation: Generation | None = None
 
     def enter(self, generation: Generation) -> None:
         """Put the sequences among the request's, in the order of its prompts, and its prompt among
         those of its client."""
+        self.generation = generation
         self.engine_ids = generation.engine_ids
         if generation.cache_salt is not None:
             salt = generation.cache_salt + (self.prompt.get("cache_salt") or "")
@@ -192,11 +197,12 @@ class _Call:
         self.engine_ids.append(self.request_id)
         outputs = self.guard.generate(self.prompt, self.params, self.request_id, **self.options)
         async with aclosing(outputs) as results:
-            async for result in results:
-                self._follow(result)
-                whole = result
-                for sent in self._to_send(result):
-                    yield sent
+            with self._prompt_followed():
+                async for result in results:
+                    self._follow(result)
+                    whole = result
+                    for sent in self._to_send(result):
+                        yield sent
         for index, sequence in enumerate(self.sequences):
             if sequence.lack is None:
                 continue
@@ -215,6 +221,20 @@ class _Call:
                 facts.text = output.text
                 facts.answer_at = answer_at(output, facts.thought, self.guard.decode)
             yield whole
+
+    @contextmanager
+    def _prompt_followed(self) -> Iterator[None]:
+        """While the engine has it, its prompt is looked for among those that are read."""
+        first_tokens, generation = self.guard.first_tokens, self.generation
+        if first_tokens is None or generation is None:
+            yield
+            return
+        tokens = len(self.prompt["prompt_token_ids"])
+        first_tokens.expect(generation, self.request_id, tokens)
+        try:
+            yield
+        finally:
+            first_tokens.forget(generation, self.request_id)
 
     def _to_send(self, result: Any) -> list[Any]:
         """What a stream sends of a result that was followed."""

@@ -1,6 +1,6 @@
 """What a replica needs of an engine, vLLM or the fake one, and what an engine says of its load."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import nan
 from typing import Any, Protocol
@@ -33,6 +33,8 @@ class EngineLoad:
     output_tokens: int = 0
     reported_s: float | None = None
     watch: EngineWatch | None = None
+    # Called after each step, once what it has made is known.
+    after_step: Callable[[], None] = lambda: None
 
     @property
     def prefix_hit_rate(self) -> float:

@@ -37,6 +37,7 @@ def load_recorder(base: type[Any], load: EngineLoad) -> Any:
                 if load.watch is not None:
                     since_s = previous_s if was_busy else None
                     _tell(load.watch, iteration_stats, since_s, load.reported_s)
+            load.after_step()
 
         def log_engine_initialized(self) -> None:
             pass

@@ -26,6 +26,7 @@ from serve_app.engine.answer_guard import AnswerGuard
 from serve_app.engine.compilation import compile_s, with_compile_time
 from serve_app.engine.cpu import computes_on_cpu
 from serve_app.engine.engine import EngineLoad
+from serve_app.engine.first_tokens import FirstTokens
 from serve_app.engine.grammar_budget import budgeted_grammar, compiling_side_by_side
 from serve_app.engine.grammar_sandbox import GrammarSandbox
 from serve_app.engine.held_reply import holding_replies
@@ -112,7 +113,10 @@ class VllmEngine:
 
             structure = structure or StructureConfig()
             grammars = _grammar_sandbox(client, structure)
-            guard: Any = _answer_guard(client, grammars, structure)
+            processor = client.output_processor
+            first_tokens = FirstTokens(processor.request_states, processor.external_req_ids)
+            load.after_step = first_tokens.look
+            guard: Any = _answer_guard(client, grammars, structure, first_tokens)
             client.generate = guard
             _leave_grammars_to_the_guard()
             tasks = await client.get_supported_tasks()
@@ -257,7 +261,9 @@ def extend_vllm() -> None:
         CPUModelRunner._bookkeeping_sync = rewound_on_cpu(CPUModelRunner._bookkeeping_sync)
 
 
-def _answer_guard(client: Any, grammars: GrammarSandbox, structure: StructureConfig) -> AnswerGuard:
+def _answer_guard(
+    client: Any, grammars: GrammarSandbox, structure: StructureConfig, first_tokens: FirstTokens
+) -> AnswerGuard:
     from vllm.sampling_params import RepetitionDetectionParams
     from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
     from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
@@ -282,6 +288,7 @@ def _answer_guard(client: Any, grammars: GrammarSandbox, structure: StructureCon
         binder=StructureBinder(grammars, syntax, limits),
         # As vLLM decodes an answer, without a tokenizer's own tidying up.
         decode=partial(tokenizer.decode, clean_up_tokenization_spaces=False),
+        first_tokens=first_tokens,
     )
 
 

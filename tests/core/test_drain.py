@@ -98,13 +98,25 @@ def test_the_first_completions_count_alike() -> None:
 def test_free_slots_are_free_now_and_busy_ones_after_what_is_left() -> None:
     drain = estimate_drain(ServiceTime(10.0, 5), (1.0, 4.0), slots=3)
     assert drain.remaining_s == (0.0, 6.0, 9.0)
-    assert (drain.service_s, drain.measured) == (10.0, True)
+    assert drain.service_s == 10.0
 
 
 def test_requests_that_outlast_the_mean_raise_it_and_never_read_as_done() -> None:
     drain = estimate_drain(ServiceTime(1.0, 5), (30.0, 50.0), slots=2)
     assert drain.service_s == pytest.approx((5 * 1 + 30 + 50) / 7)
     assert min(drain.remaining_s) == pytest.approx(drain.service_s / 2)
+
+
+def test_before_as_many_have_ended_as_run_a_late_one_has_half_of_its_time_behind_it() -> None:
+    drain = estimate_drain(ServiceTime(1.0), (30.0, 50.0), slots=2)
+    assert drain.service_s == pytest.approx((1 + 2 * (30 + 50)) / 3)
+
+
+def test_where_answers_are_alike_the_oldest_one_is_about_to_end() -> None:
+    alike = ServiceTime(10.0, 50, mean_square_s2=100.0)
+    anywhere = ServiceTime(10.0, 50, mean_square_s2=400 / 3)
+    assert estimate_drain(alike, (9.0,), slots=1).remaining_s[0] == pytest.approx(1.0)
+    assert estimate_drain(anywhere, (9.0,), slots=1).remaining_s[0] == pytest.approx(5.0)
 
 
 def test_two_long_requests_among_many_do_not_turn_the_mean_over() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.core.lending import AnswerForm, Lending, may_lend, stands_in_for
+from serve_app.core.lending import SLO_SHARE, AnswerForm, Lending, may_lend, stands_in_for
 
 FORM = AnswerForm("r1", 4096, "hermes")
 
@@ -19,6 +19,8 @@ def lending(
     queued: int = 0,
     sequences: int = 1,
     lend_share: float = 0.5,
+    ttft_s: float = 0.0,
+    tpot_s: float = 0.0,
 ) -> Lending:
     return may_lend(
         slots=slots,
@@ -27,6 +29,10 @@ def lending(
         queued=queued,
         sequences=sequences,
         lend_share=lend_share,
+        ttft_s=ttft_s,
+        tpot_s=tpot_s,
+        slo_ttft_s=2.0,
+        slo_tpot_s=0.1,
     )
 
 
@@ -46,11 +52,19 @@ def test_an_idle_replica_lends_up_to_its_share() -> None:
         (lending(running=7, sequences=2), "busy"),
         (lending(running=5, borrowed=4), "4 of 8 slots are lent"),
         (lending(slots=1), "0 of 1 slots are lent"),
+        (lending(ttft_s=2.5), "would begin in 2.5 s"),
+        (lending(tpot_s=0.15), "150 ms a token"),
     ],
 )
 def test_a_refusal_says_why(refusal: Lending, reason: str) -> None:
     assert not refusal.allowed
     assert reason in refusal.reason
+
+
+@given(st.floats(0, 10), st.floats(0, 1))
+def test_what_is_lent_keeps_the_lenders_own_within_its_slo(ttft_s: float, tpot_s: float) -> None:
+    allowed = lending(ttft_s=ttft_s, tpot_s=tpot_s).allowed
+    assert allowed == (ttft_s <= SLO_SHARE * 2.0 and tpot_s <= SLO_SHARE * 0.1)
 
 
 def test_own_work_above_the_share_still_leaves_idle_slots_to_lend() -> None:

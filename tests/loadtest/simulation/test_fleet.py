@@ -45,7 +45,7 @@ def test_a_wait_at_the_gate_is_part_of_ttft() -> None:
 
 def test_the_gate_refuses_what_production_would() -> None:
     """One slot and two places in line: of five at once, two are refused, by name."""
-    setup = a_setup(slots=1, max_queued_requests=2)
+    setup = a_setup(slots=1, max_queued_requests=2, max_wait_s=60.0)
     chat = run(*(a_request(0.0) for _ in range(5)), setup=setup).tiers[Tier.CHAT]
     assert (chat.served, chat.refused) == (3, {"queue_full": 2})
     assert chat.attainment == pytest.approx(3 / 5)
@@ -53,7 +53,7 @@ def test_the_gate_refuses_what_production_would() -> None:
 
 
 def test_who_is_refused_comes_back_when_told_to() -> None:
-    setup = a_setup(slots=1, max_queued_requests=2, retries=1)
+    setup = a_setup(slots=1, max_queued_requests=2, max_wait_s=60.0, retries=1)
     chat = run(*(a_request(0.0) for _ in range(5)), setup=setup).tiers[Tier.CHAT]
     assert (chat.served, chat.refused, chat.retried) == (5, {}, 2)
     # Told whole seconds, at least one; TTFT counts from when the client first asked.
@@ -141,14 +141,14 @@ def test_a_tier_takes_its_preferred_card_and_falls_back() -> None:
 
 
 def test_cards_cost_what_their_profile_says() -> None:
-    cards = a_card("T4", price_usd_per_hour=0.5), a_card("RTX4090")
+    cards = a_card("RTX4090", price_usd_per_hour=0.5), a_card("T4")
     outcome = run(a_request(3600.0), setup=a_setup(*cards))
-    assert outcome.cost_usd == {"T4": pytest.approx(0.5)}
+    assert outcome.cost_usd == {"RTX4090": pytest.approx(0.5)}
     assert outcome.total_cost_usd == pytest.approx(0.5)
     dear = run(
         a_request(3600.0, tier=Tier.REASONING),
-        setup=a_setup(*cards),
-        policy=AllServing({Tier.REASONING: 1}),
+        setup=a_setup(*cards, initial={Tier.REASONING: 2}),
+        policy=AllServing({Tier.REASONING: 2}),
     )
     assert dear.total_cost_usd is None, "the price of the card that was held is not known"
 

@@ -1,0 +1,251 @@
+"""What a replica's engine has to do with the requests that the gate has given it: prompts that it
+reads, and tokens in its KV pool. Says whether it takes another one, and what a new one waits for.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from serve_app.api.demand import DemandMeter
+from serve_app.api.place import Place
+from serve_app.core.kv_pool import MEAN_SHARE, NO_LIMIT, AnswersLeft, Held, peak_tokens
+from serve_app.core.prefill import (
+    PrefillAhead,
+    PrefillPace,
+    engine_limit_s,
+    observe_prefill,
+    prompt_token_s,
+)
+
+# Over so long a time is counted which part of it prompts take.
+READ_S = 20.0
+MOST_READ_SHARE = 0.9
+# What is lent stays for as long as an answer takes, and its lender's own load comes back meanwhile:
+# it counts as it was at its height in about so long a time.
+HEIGHT_S = 60.0
+
+
+@dataclass(slots=True)
+class _Height:
+    """The most that something was, the less the longer ago."""
+
+    _value: float = 0.0
+    _at_s: float = 0.0
+
+    def observe(self, value: float, now_s: float) -> None:
+        self._value, self._at_s = max(value, self.at(now_s)), now_s
+
+    def at(self, now_s: float) -> float:
+        return self._value * math.exp((self._at_s - now_s) / HEIGHT_S)
+
+
+@dataclass(slots=True)
+class EngineRoom:
+    """Filled by the gate (`begin`, `end`) and by the engine (`prompt_counted`, `first_token`).
+
+    `demand` has the speeds and lengths; `kv_tokens` is the engine's pool, 0 where it is not known.
+    """
+
+    demand: DemandMeter
+    clock_s: Callable[[], float]
+    max_wait_s: float
+    kv_tokens: int
+    pace: PrefillPace = field(default_factory=PrefillPace)
+    sequences: int = 0
+    # The limit of new tokens of the request that came last stands for those that will.
+    typical_limit: int = NO_LIMIT
+    _running: dict[Place, None] = field(default_factory=dict[Place, None])
+    # Those without a first token yet, in order of their starts; since when the first is read.
+    _reading: dict[Place, None] = field(default_factory=dict[Place, None])
+    _reading_since_s: float = 0.0
+    _reading_tokens: float = 0.0
+    # Of all that run.
+    _prompt_tokens: float = 0.0
+    _pool_room: int | None = None
+    _answers: AnswersLeft | None = None
+    _answers_of: tuple[int, ...] = ()
+    _read_share: float = 0.0
+    _read_at_s: float = 0.0
+    _own_sequences: int = 0
+    _own_height: _Height = field(default_factory=_Height)
+    _read_height: _Height = field(default_factory=_Height)
+
+    def begin(self, place: Place) -> None:
+        """The gate has granted its slots."""
+        now_s = self.clock_s()
+        if not self._reading:
+            self._reading_since_s = now_s
+        self._running[place] = self._reading[place] = None
+        self.sequences += place.sequences
+        self._reading_tokens += place.prompt_tokens
+        # The step that runs has to end before.
+        step_s = self._step_ms() / 1e3
+        place.reckoned_s = step_s + self._reading_tokens * self._reckoned_token_s()
+        self._prompt_tokens += place.prompt_tokens
+        self._pool_room = None
+        if not place.borrowed:
+            self._own_sequences += place.sequences
+            self._own_height.observe(self._own_sequences, now_s)
+
+    def end(self, place: Place) -> None:
+        """Its slots are free again."""
+        if place in self._running:
+            del self._running[place]
+            self.sequences -= place.sequences
+            if not place.borrowed:
+                self._own_sequences -= place.sequences
+            self._prompt_tokens -= place.prompt_tokens
+            self._pool_room = None
+            self._end_reading(place)
+
+    def prompt_counted(self, place: Place, prompt_tokens: int) -> None:
+        """The engine has counted the prompt, which was an estimate until now."""
+        if place in self._reading:
+            more_tokens = prompt_tokens - place.prompt_tokens
+            self._reading_tokens += more_tokens
+            self._prompt_tokens += more_tokens
+            place.reckoned_s = max(0.0, place.reckoned_s + more_tokens * self._reckoned_token_s())
+            place.prompt_tokens, place.prompt_counted = prompt_tokens, True
+
+    def first_token(self, place: Place) -> bool:
+        """Its prompt is read; False if that was known, or is nothing of this engine."""
+        if place not in self._reading:
+            return False
+        assert place.started_s is not None
+        now_s = place.first_token_s = self.clock_s()
+        took_s = now_s - place.started_s
+        self.pace = observe_prefill(self.pace, took_s=took_s, reckoned_s=place.reckoned_s)
+        read_s = place.prompt_tokens * self._prompt_token_ms() / 1e3
+        self._read_share = self._share_read(now_s) + read_s / READ_S
+        self._read_at_s = now_s
+        self._read_height.observe(self._read_share, now_s)
+        self._end_reading(place)
+        return True
+
+    def takes(self, sequences: int, place: Place | None = None) -> bool:
+        """Whether the engine is given another request now, a typical one if none is named: it has
+        less to read than it is given at once, and its pool will hold it. One that runs alone
+        always is, however long."""
+        return not self._running or (self._reads_soon() and self._pool_holds(sequences, place))
+
+    def ahead(self, prompt_tokens: float, queued_tokens: float) -> PrefillAhead:
+        """What a request with that prompt finds, behind so many tokens of prompts at the gate."""
+        token_s = self._reckoned_token_s() * self.pace.factor
+        engine_s = self._reading_tokens * token_s
+        if self._reading:
+            first_s = next(iter(self._reading)).prompt_tokens * token_s
+            engine_s -= min(self.clock_s() - self._reading_since_s, first_s)
+        return PrefillAhead(
+            engine_s=max(0.0, engine_s),
+            queued_s=queued_tokens * token_s,
+            own_s=prompt_tokens * token_s,
+            mean_s=self.demand.lengths.prompt_tokens * token_s,
+            open=self.takes(1),
+        )
+
+    def slots(self, slots: int) -> int:
+        """How many of the slots can be busy: fewer where the pool holds no more."""
+        if not self._running or not self.kv_tokens:
+            return slots
+        more = slots - self.sequences
+        if self._surely_holds(more, more * self.demand.lengths.prompt_tokens, self.typical_limit):
+            return slots
+        return min(slots, self.sequences + self._sequences_more())
+
+    def stream_token_s(self, more: int = 0) -> float:
+        """Seconds between the tokens of a stream, with so many sequences more: steps, and the part
+        of the time that prompts take."""
+        return self._token_s(more, self._share_read(self.clock_s()))
+
+    def lender_token_s(self, sequences: int, prompt_tokens: float) -> float:
+        """The same beside what would be lent, while its own load is at its height."""
+        now_s = self.clock_s()
+        own = max(0.0, self._own_height.at(now_s) - self._own_sequences)
+        read_s = prompt_tokens * self._prompt_token_ms() / 1e3
+        share = max(self._share_read(now_s), self._read_height.at(now_s)) + read_s / READ_S
+        return self._token_s(sequences + own, share)
+
+    def _token_s(self, more: float, share: float) -> float:
+        return self._step_ms(more) / 1e3 / (1 - min(share, MOST_READ_SHARE))
+
+    def _end_reading(self, place: Place) -> None:
+        if place in self._reading:
+            del self._reading[place]
+            self._reading_tokens -= place.prompt_tokens
+            self._reading_since_s = self.clock_s()
+
+    def _reads_soon(self) -> bool:
+        if not self._reading:
+            return True
+        reading_s = self._reading_tokens * self._reckoned_token_s() * self.pace.factor
+        return reading_s < engine_limit_s(self.max_wait_s)
+
+    def _pool_holds(self, sequences: int, place: Place | None) -> bool:
+        if not self.kv_tokens:
+            return True
+        prompt_tokens = self.demand.lengths.prompt_tokens if place is None else place.prompt_tokens
+        limit = self.typical_limit if place is None else place.max_new_tokens or NO_LIMIT
+        if self._surely_holds(sequences, prompt_tokens, limit):
+            return True
+        if place is None:
+            return self._sequences_more() >= sequences
+        if self.sequences + sequences > self._mean_sequences():
+            return False
+        left = self._answers_left().after(0.0, limit)
+        new = (prompt_tokens, left), *[(0.0, left)] * (sequences - 1)
+        return peak_tokens([*new, *self._held()]) <= self.kv_tokens
+
+    def _surely_holds(self, sequences: int, prompt_tokens: float, limit: int) -> bool:
+        """Whether the pool would hold all that runs and so many more at their ends, if those came
+        at once: more than the peak, and known without a look at each."""
+        whole_tokens = (self.sequences + sequences) * self._answers_left().whole_tokens(limit)
+        return self._prompt_tokens + prompt_tokens + whole_tokens <= self.kv_tokens
+
+    def _sequences_more(self) -> int:
+        """How many typical ones more the pool will hold."""
+        if self._pool_room is None:
+            held, pool_tokens = self._held(), self.kv_tokens
+            left = self._answers_left().after(0.0, self.typical_limit)
+            one = (self.demand.lengths.prompt_tokens, left)
+            counts = range(1, max(0, self._mean_sequences() - self.sequences) + 1)
+            self._pool_room = bisect_left(
+                counts, True, key=lambda more: peak_tokens([one] * more + held) > pool_tokens
+            )
+        return self._pool_room
+
+    def _mean_sequences(self) -> int:
+        """How many the pool holds of those that were, at a moment."""
+        mean_tokens = self.demand.lengths.prompt_tokens + self._answers_left().held_tokens
+        return int(self.kv_tokens * MEAN_SHARE / max(1.0, mean_tokens))
+
+    def _held(self) -> list[Held]:
+        answers, now_s, token_s = self._answers_left(), self.clock_s(), self.stream_token_s()
+        held: list[Held] = []
+        for place in self._running:
+            limit, made = place.max_new_tokens or NO_LIMIT, 0.0
+            if place.first_token_s is not None:
+                made = min((now_s - place.first_token_s) / token_s, limit)
+            one = made, answers.after(made, limit)
+            held.append((place.prompt_tokens + one[0], one[1]))
+            held.extend([one] * (place.sequences - 1))
+        return held
+
+    def _answers_left(self) -> AnswersLeft:
+        lengths = self.demand.lengths
+        if self._answers is None or self._answers_of is not lengths.answers:
+            self._answers_of = lengths.answers
+            self._answers = AnswersLeft.learn(lengths.answers, lengths.expected_new_tokens)
+        return self._answers
+
+    def _share_read(self, now_s: float) -> float:
+        return self._read_share * math.exp((self._read_at_s - now_s) / READ_S)
+
+    def _prompt_token_ms(self) -> float:
+        return self.demand.derived.per_prompt_token_ms * self.demand.speed.prefill_factor
+
+    def _step_ms(self, more: float = 0.0) -> float:
+        return self.demand.derived.step_ms(self.sequences + more) * self.demand.speed.decode_factor
+
+    def _reckoned_token_s(self) -> float:
+        return prompt_token_s(self._prompt_token_ms(), self._step_ms())

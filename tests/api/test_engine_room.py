@@ -1,0 +1,201 @@
+"""The gate lets the engine have only what it reads soon and what its KV pool will hold."""
+
+import asyncio
+import random
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.api.gate import Gate
+from serve_app.api.place import GateLimits, Place, Refused
+from tests.builders import a_reading_gate
+from tests.virtual_time import now_s, run_virtual
+
+
+def test_a_second_prompt_waits_until_the_first_one_is_nearly_read() -> None:
+    async def scene() -> None:
+        gate = a_reading_gate()
+        with gate.enter(1, prompt_tokens=2000) as first, gate.enter(1, prompt_tokens=10) as second:
+            assert (first.granted.done(), second.granted.done()) == (True, False)
+            assert not gate.has_room(1)
+            assert gate.queued_requests == 1
+            await asyncio.sleep(2.0)
+            gate.first_token(first)
+            assert second.granted.done()
+            assert first.first_token_s == pytest.approx(now_s())
+
+    run_virtual(scene())
+
+
+def test_short_prompts_go_together() -> None:
+    async def scene() -> None:
+        gate = a_reading_gate()
+        with gate.enter(1, prompt_tokens=100) as first, gate.enter(1, prompt_tokens=100) as second:
+            assert first.granted.done()
+            assert second.granted.done()
+
+    run_virtual(scene())
+
+
+def test_a_prompt_that_takes_longer_than_the_wait_runs_alone() -> None:
+    async def scene() -> None:
+        gate = a_reading_gate(max_wait_s=1.0)
+        with gate.enter(1, prompt_tokens=5000) as huge:
+            assert huge.granted.done()
+            with pytest.raises(Refused) as refused:
+                gate.enter(1, prompt_tokens=10).__enter__()
+        assert refused.value.admission.reason == "wait_too_long"
+        assert refused.value.admission.retry_after_s >= 4
+
+    run_virtual(scene())
+
+
+def test_what_is_read_already_is_not_waited_for() -> None:
+    async def scene() -> list[float]:
+        gate = a_reading_gate()
+        with gate.enter(1, prompt_tokens=2000):
+            waits = [gate.expected_wait_s()]
+            await asyncio.sleep(1.5)
+            return [*waits, gate.expected_wait_s()]
+
+    first_s, later_s = run_virtual(scene())
+    assert first_s - later_s == pytest.approx(1.5)
+
+
+def test_an_aborted_request_leaves_nothing_to_be_read() -> None:
+    async def scene() -> None:
+        gate = a_reading_gate()
+        with gate.enter(1, prompt_tokens=3000):
+            waiting = gate.enter(1, prompt_tokens=3000)
+            with waiting:
+                assert gate.expected_wait_s() > 5
+            assert gate.expected_wait_s() < 4
+        assert gate.has_room(1)
+        assert_empty(gate)
+
+    run_virtual(scene())
+
+
+def test_what_the_engine_counts_replaces_the_estimate() -> None:
+    async def scene() -> None:
+        gate = a_reading_gate()
+        with gate.enter(1, prompt_tokens=3000) as place, gate.enter(1) as second:
+            gate.prompt_counted(place, 100)
+            assert place.prompt_tokens == 100
+            gate.first_token(place)
+            assert second.granted.done()
+        assert_empty(gate)
+
+    run_virtual(scene())
+
+
+def test_sequences_of_a_request_share_their_prompt() -> None:
+    async def scene() -> float:
+        gate = a_reading_gate()
+        with gate.enter(4, prompt_tokens=1000):
+            return gate.expected_wait_s()
+
+    assert run_virtual(scene()) == pytest.approx(1.0, rel=0.1)
+
+
+def test_slow_reading_is_learnt() -> None:
+    async def scene() -> float:
+        gate = a_reading_gate()
+        for _ in range(40):
+            with gate.enter(1, prompt_tokens=500) as place:
+                await asyncio.sleep(3 * 0.51)
+                gate.first_token(place)
+        with gate.enter(1, prompt_tokens=1000):
+            return gate.expected_wait_s()
+
+    assert run_virtual(scene()) == pytest.approx(3.0, rel=0.1)
+
+
+def test_a_pool_that_would_not_hold_another_one_keeps_it_at_the_gate() -> None:
+    async def scene() -> None:
+        gate = a_reading_gate(kv_tokens=1000)
+        with (
+            gate.enter(1, prompt_tokens=300, max_new_tokens=200) as first,
+            gate.enter(1, prompt_tokens=300, max_new_tokens=200) as second,
+            gate.enter(1, prompt_tokens=300, max_new_tokens=200) as third,
+        ):
+            for place in (first, second):
+                gate.first_token(place)
+            assert [place.granted.done() for place in (first, second, third)] == [True, True, False]
+            assert not gate.has_room(1)
+
+    run_virtual(scene())
+
+
+def test_nothing_is_lent_behind_prompts_or_beside_slow_streams() -> None:
+    async def scene() -> list[str]:
+        gate = a_reading_gate()
+        reasons = [gate.may_lend(1, 100).reason, gate.may_lend(1, 3000).reason]
+        slow = a_reading_gate(step_ms=150.0)
+        reasons.append(slow.may_lend(1, 100).reason)
+        with gate.enter(1, prompt_tokens=900):
+            reasons.append(gate.may_lend(1, 10).reason)
+        return reasons
+
+    idle, long, slow, busy = run_virtual(scene())
+    assert idle == "slots are idle"
+    assert "would begin in 3." in long
+    assert "a token" in slow
+    assert "enough to do" in busy
+
+
+@given(st.integers(0, 10**6))
+def test_whatever_happens_the_books_balance(seed: int) -> None:
+    """Requests come, are read, counted, step aside, fail and leave while limits change."""
+    dice = random.Random(seed)
+    served = 0
+
+    async def one(gate: Gate) -> None:
+        nonlocal served
+        await asyncio.sleep(dice.uniform(0, 20))
+        sequences, limit = dice.randint(1, 3), dice.randint(1, 500)
+        tokens = dice.choice([None, dice.uniform(1, 4000)])
+        with (
+            suppress(Refused),
+            gate.enter(sequences, max_new_tokens=limit, prompt_tokens=tokens) as place,
+        ):
+            while not place.granted.done():
+                await asyncio.wait({place.granted}, timeout=dice.uniform(0.1, 2))
+                if not place.granted.done() and gate.ahead_of(place) == 0:
+                    with gate.step_aside(place):
+                        await asyncio.sleep(0.05)
+            await read(gate, place)
+            served += 1
+
+    async def read(gate: Gate, place: Place) -> None:
+        if dice.random() < 0.7:
+            gate.prompt_counted(place, dice.randint(1, 4000))
+        await asyncio.sleep(dice.uniform(0, 2))
+        for _ in range(dice.randint(0, 2)):
+            gate.first_token(place)
+        await asyncio.sleep(dice.uniform(0, 3))
+
+    async def scene() -> Gate:
+        gate = a_reading_gate(slots=4, kv_tokens=8000, max_wait_s=60.0)
+        requests = [asyncio.create_task(one(gate)) for _ in range(40)]
+        for _ in range(20):
+            await asyncio.sleep(1.0)
+            gate.configure(GateLimits(dice.randint(1, 6), 40, 60.0, kv_tokens=8000))
+            dice.choice(requests).cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
+        return gate
+
+    assert_empty(run_virtual(scene()))
+    assert served > 0
+
+
+def assert_empty(gate: Gate) -> None:
+    room = gate.room
+    assert room is not None
+    assert (gate.running_sequences, gate.queued_requests, room.sequences) == (0, 0, 0)
+    ahead = room.ahead(0.0, 0.0)
+    assert ahead.engine_s == pytest.approx(0.0, abs=1e-6)
+    assert ahead.open
+    assert gate.expected_wait_s() == 0.0

@@ -1,0 +1,87 @@
+"""What the gate promises is the first token: of prompts and answers of all lengths, at once."""
+
+import math
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from tests.e2e.client import client_session, work
+from tests.e2e.figures import keep_figures
+from tests.e2e.load import Visit, arrive
+from tests.e2e.site import Site, wait_for
+
+REQUESTS = 100
+# Of the tier's promise, and of an engine step with a whole chunk of prompts on two CPU cores.
+MAX_WAIT_S, STEP_S = 10.0, 2.0
+IN_TIME, HONEST = 0.99, 0.9
+WORDS = [
+    "the",
+    "old",
+    "lighthouse",
+    "keeper",
+    "counted",
+    "seven",
+    "ships",
+    "before",
+    "the",
+    "storm",
+    "came",
+    "in",
+]
+
+
+def prompt_of(tokens: int, dice: random.Random) -> str:
+    """About so many tokens, and none that an earlier one has begun with."""
+    return " ".join([f"{dice.random():.6f}", *(dice.choice(WORDS) for _ in range(tokens - 6))])
+
+
+def drawn(dice: random.Random, least: int, most: int) -> int:
+    return round(math.exp(dice.uniform(math.log(least), math.log(most))))
+
+
+@pytest.mark.parametrize(
+    ("longest_prompt", "longest_answer", "rate_rps"),
+    [(2000, 60, 6.0), (40, 300, 12.0), (1500, 300, 8.0)],
+    ids=["long prompts", "long answers", "both"],
+)
+async def test_who_is_admitted_has_a_first_token_in_time(
+    site: Site, longest_prompt: int, longest_answer: int, rate_rps: float
+) -> None:
+    dice = random.Random(longest_prompt)
+    bodies = [
+        work(
+            prompt_of(drawn(dice, 10, longest_prompt), dice),
+            drawn(dice, 10, longest_answer),
+            stream=True,
+        )
+        for _ in range(REQUESTS)
+    ]
+    async with client_session() as session:
+        visits = await arrive(session, f"{site.url}/api/chat", bodies, rate_per_s=rate_rps)
+    wait_for(site.is_idle, "counters back at zero", 10.0)
+    refused = [visit for visit in visits if visit.first.status == 429]
+    honest = sum(visit.last.served for visit in refused)
+    late = late_ones(visits)
+    served = sum(visit.last.served for visit in visits)
+    keep_figures(
+        f"first tokens, prompts to {longest_prompt}, answers to {longest_answer}",
+        requests=REQUESTS,
+        refused=len(refused),
+        served_on_retry=honest,
+        late=len(late),
+        slowest_first_token_s=round(max(v.last.ttft_s for v in visits if v.last.served), 2),
+    )
+    assert len(refused) > REQUESTS / 10, "the tier was not overloaded"
+    assert len(late) <= (1 - IN_TIME) * served + 1
+    assert honest >= HONEST * len(refused)
+
+
+def late_ones(visits: Sequence[Visit]) -> list[Visit]:
+    """Who waited for longer than promised; who comes back may wait twice as long."""
+    return [
+        visit
+        for visit in visits
+        if visit.last.served
+        and visit.last.ttft_s > (1 if visit.retry is None else 2) * MAX_WAIT_S + STEP_S
+    ]

@@ -1,0 +1,189 @@
+"""Open-loop load on one simulated replica, and what became of the gate's promises.
+
+The whole grid, some minutes: `python -m tests.loadtest.simulation.gate_promise`.
+"""
+
+import math
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from loadtest.simulation.fleet import Fleet
+from loadtest.simulation.recorder import Recorder
+from loadtest.simulation.replica import Clock, Replica
+from loadtest.simulation.setup import Setup, tier_plan
+from loadtest.simulation.tier_state import TierState
+from loadtest.simulation.visit import Visit
+from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
+
+MAX_WAIT_S = 10.0
+# A step with a whole chunk of prompts and all slots busy, on the slowest card.
+STEP_S = 0.35
+# Of the load's duration, the first part is the way to its level.
+SETTLED_FROM = 0.4
+# Times in which every slot has had its turn.
+TURNS = 12
+
+Mix = Callable[[random.Random], tuple[int, int]]
+
+
+def fixed(prompt_tokens: int, new_tokens: int) -> Mix:
+    return lambda _: (prompt_tokens, new_tokens)
+
+
+def log_uniform(least: int, most: int) -> Mix:
+    def draw(dice: random.Random) -> int:
+        return round(math.exp(dice.uniform(math.log(least), math.log(most))))
+
+    return lambda dice: (draw(dice), draw(dice))
+
+
+def tiny_and_huge(huge_share: float, new_tokens: int) -> Mix:
+    return lambda dice: (4000 if dice.random() < huge_share else 20, new_tokens)
+
+
+def exponential(prompt_tokens: int, new_tokens: int) -> Mix:
+    def draw(dice: random.Random, mean: int) -> int:
+        return max(10, min(4000, round(dice.expovariate(1 / mean))))
+
+    return lambda dice: (draw(dice, prompt_tokens), draw(dice, new_tokens))
+
+
+@dataclass(slots=True)
+class Kept:
+    """`in_time`: share of the admitted with their first token within the longest wait and a step,
+    or twice that if they came back. `honest`: share of the refused who got in when they came back,
+    None where none was refused. `good_share`: of the replica's time, what requests in time took."""
+
+    admitted: int
+    in_time: float
+    refused: int
+    honest: float | None
+    good_share: float
+
+
+@dataclass(slots=True)
+class _Log(Recorder):
+    rows: list[Visit] = field(default_factory=list[Visit])
+    refused_again: int = 0
+
+    def served(self, visit: Visit, now_s: float) -> None:
+        Recorder.served(self, visit, now_s)
+        assert visit.place is not None
+        self.rows.append(visit)
+
+    def refused(self, visit: Visit, reason: str) -> None:
+        Recorder.refused(self, visit, reason)
+        self.refused_again += 1
+
+
+def play(
+    mix: Mix, load: float, *, card: str = "T4", longest_answer: int = 1024, seed: int = 0,
+    most_requests: int = 4000,
+) -> Kept:  # fmt: skip
+    """So many times what the replica can do; the refused come back once, when they were told to.
+    The tier's limit of new tokens decides on the slots, as the server has it."""
+    setup = Setup(gpus={card: 1}, retries=1, max_wait_s=MAX_WAIT_S, weight=1)
+    if longest_answer > DEFAULT_MAX_NEW_TOKENS[Tier.CHAT]:
+        kv_tokens = int(setup.profiles[card].kv_tokens.value)
+        setup = Setup(
+            gpus={card: 1}, retries=1, max_wait_s=MAX_WAIT_S, weight=1,
+            slots=kv_tokens // (512 + longest_answer),
+        )  # fmt: skip
+    log = _Log(MAX_WAIT_S)
+    state = TierState(tier_plan(Tier.CHAT, setup), 1)
+    state.target = 1
+    fleet = Fleet({Tier.CHAT: state}, Counter({card: 1}), Clock(), log, retries=1)
+    fleet.reconcile(Tier.CHAT, 0.0, at_once=True)
+    capacity_rps, capacity_at_once = _capacity(mix, state.replicas[0])
+    turn_s = capacity_at_once / capacity_rps
+    duration_s = min(max(60.0, TURNS * turn_s), most_requests / (load * capacity_rps))
+    dice, now_s, number = random.Random(seed), 0.0, 0
+    while now_s < duration_s:
+        now_s += dice.expovariate(load * capacity_rps)
+        number += 1
+        fleet.advance(now_s)
+        log.arrived[Tier.CHAT] += 1
+        visit = Visit(number, Tier.CHAT, now_s, *mix(dice), longest_answer)
+        fleet.arrive(visit, now_s)
+    while fleet.busy:
+        fleet.advance(fleet.clock.now_s + 0.5)
+    return _kept(log, duration_s, capacity_at_once)
+
+
+def _capacity(mix: Mix, replica: Replica) -> tuple[float, int]:
+    """Requests a second, and how many at once: as many as the KV pool holds."""
+    dice = random.Random(1)
+    drawn = [mix(dice) for _ in range(1000)]
+    tokens = sum(new for _, new in drawn)
+    held = sum((prompt + new / 2) * new for prompt, new in drawn) / tokens
+    at_once = max(1, min(replica.gate.limits.slots, int(replica.gate.limits.kv_tokens / held)))
+    work_s = sum(replica.engine.work_s(*one, at_once) for one in drawn) / len(drawn)
+    return 1 / work_s, at_once
+
+
+def _kept(log: _Log, duration_s: float, at_once: int) -> Kept:
+    in_time = back = 0
+    good_s = 0.0
+    from_s = SETTLED_FROM * duration_s
+    for visit in log.rows:
+        place, runner = visit.place, visit.runner
+        assert place is not None
+        assert runner is not None
+        assert visit.first_token_s is not None
+        returned = visit.attempts > 0
+        longest_s = MAX_WAIT_S * (2 if returned else 1) + STEP_S
+        kept = visit.first_token_s - place.entered_s <= longest_s
+        in_time += kept
+        if kept and from_s < visit.first_token_s <= duration_s:
+            good_s += runner.engine.work_s(visit.prompt_tokens, visit.new_tokens, at_once)
+        back += returned
+    refused = back + log.refused_again
+    return Kept(
+        admitted=len(log.rows),
+        in_time=in_time / max(1, len(log.rows)),
+        refused=refused,
+        honest=back / refused if refused else None,
+        good_share=good_s / (duration_s - from_s),
+    )
+
+
+# By name: the mix, and the tier's limit of new tokens.
+MIXES: dict[str, tuple[Mix, int]] = {
+    "10 / 10": (fixed(10, 10), 1024),
+    "10 / 400": (fixed(10, 400), 1024),
+    "10 / 4000": (fixed(10, 4000), 4000),
+    "500 / 300, exponential": (exponential(500, 300), 4000),
+    "2000 / 15": (fixed(2000, 15), 1024),
+    "2000 / 50, exponential": (exponential(2000, 50), 1024),
+    "2000 / 400": (fixed(2000, 400), 1024),
+    "4000 / 10": (fixed(4000, 10), 1024),
+    "4000 / 4000": (fixed(4000, 4000), 4000),
+    "20 or 4000 / 50": (tiny_and_huge(0.05, 50), 1024),
+    "20 or 4000 / 200": (tiny_and_huge(0.3, 200), 1024),
+    "10 to 1000 / 10 to 1000": (log_uniform(10, 1000), 1024),
+    "10 to 4000 / 10 to 4000": (log_uniform(10, 4000), 4000),
+}
+
+
+HEAD = "prompt / answer          load in time  honest goodput, of that at 1.0\n"
+
+
+def main() -> None:
+    sys.stdout.write(HEAD)
+    for name, (mix, longest_answer) in MIXES.items():
+        at_capacity: Kept | None = None
+        for load in (1.0, 0.5, 1.5, 2.0, 3.0):
+            kept = play(mix, load, longest_answer=longest_answer, most_requests=20_000)
+            at_capacity = at_capacity or kept
+            honest = "" if kept.honest is None else f"{kept.honest:.1%}"
+            share = kept.good_share / at_capacity.good_share
+            row = f"{name:24s} {load:4g} {kept.in_time:7.2%} {honest:>7s} {share:7.1%}\n"
+            sys.stdout.write(row)
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Any, get_args
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PositiveFloat
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -31,7 +31,7 @@ from serve_app.core.default_model import DEFAULT_MODEL
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 from serve_app.cors_config import CORS_ORIGINS, Origins
 from serve_app.engine_config import EngineConfig
-from serve_app.load_config import AdmissionConfig, ScalingConfig
+from serve_app.load_config import AdmissionConfig, ScalingConfig, SloConfig
 from serve_app.structure_config import StructureConfig
 
 ENV_PREFIX = "TIERSERVE_"
@@ -81,6 +81,12 @@ class TierArgs(_EnvironmentWins):
         "is a `fallback_strategy` too. Serve gives back replicas on other cards first, and the "
         "scaling law reckons with that.",
     )
+    gpu_prices_usd_per_hour: dict[str, PositiveFloat] = Field(
+        default_factory=dict,
+        description="What a GPU costs here, by Ray's name of its type, in place of the prices in "
+        "serve_app/core/hardware.py. From prices and speeds `doctor` tells which type gives the "
+        "cheapest token, and whether the tier asks for it first.",
+    )
     engine: EngineConfig = Field(default_factory=EngineConfig, description="See EngineConfig.")
     structure: StructureConfig = Field(
         default_factory=StructureConfig, description="See StructureConfig."
@@ -97,6 +103,7 @@ class TierSettings(_EnvironmentWins):
     admission: AdmissionConfig = Field(
         default_factory=AdmissionConfig, description="See AdmissionConfig."
     )
+    slo: SloConfig = Field(default_factory=SloConfig, description="See SloConfig.")
     scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="See ScalingConfig.")
     thinking: ThinkingConfig = Field(
         default_factory=ThinkingConfig, description="See ThinkingConfig."

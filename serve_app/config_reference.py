@@ -22,8 +22,8 @@ from serve_app.config import (
     TierSettings,
     WebArgs,
 )
-from serve_app.engine_config import EngineConfig, FakeEngineConfig
-from serve_app.load_config import AdmissionConfig, ScalingConfig
+from serve_app.engine_config import EngineConfig, FakeCardConfig, FakeEngineConfig
+from serve_app.load_config import AdmissionConfig, ScalingConfig, SloConfig
 from serve_app.structure_config import StructureConfig
 
 _INTRODUCTION = f"""# Configuration
@@ -47,9 +47,16 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel], str], ...] = (
     ("`args` of a tier", "Needs new replicas.", TierArgs, ""),
     ("`args.engine`", "Needs new replicas.", EngineConfig, "engine."),
     ("`args.engine.fake`", "Needs new replicas.", FakeEngineConfig, "engine.fake."),
+    (
+        "`args.engine.fake.cards.<type>`",
+        "Needs new replicas.",
+        FakeCardConfig,
+        "engine.fake.cards.<type>.",
+    ),
     ("`args.structure`", "Needs new replicas.", StructureConfig, "structure."),
     ("`user_config` of a tier", "Changes live.", TierSettings, ""),
     ("`user_config.admission`", "Changes live.", AdmissionConfig, "admission."),
+    ("`user_config.slo`", "Changes live.", SloConfig, "slo."),
     ("`user_config.scaling`", "Changes live.", ScalingConfig, "scaling."),
     ("`user_config.thinking`", "Changes live.", ThinkingConfig, "thinking."),
     ("`user_config.limits`", "Changes live.", LimitsConfig, "limits."),

@@ -1,8 +1,16 @@
-"""Settings of a tier that answer to its load: admission and scaling. All change live."""
+"""Settings of a tier that answer to its load: admission, SLO and scaling. All change live."""
 
-from pydantic import Field
+import logging
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import Field, model_validator
 
 from serve_app.engine_config import Strict
+
+log = logging.getLogger(__name__)
+
+RETIRED_SCALING = ("wait_share", "slots_share")
 
 
 class AdmissionConfig(Strict):
@@ -21,7 +29,10 @@ class AdmissionConfig(Strict):
         "exceed it by half.",
     )
     max_wait_s: float = Field(
-        default=10.0, gt=0, description="Refuse a request that cannot start within this time."
+        default=10.0,
+        gt=0,
+        description="Refuse a request whose first token cannot come within this time: by the slots "
+        "that become free and the prompts that are read before its own.",
     )
     client_stall_s: float = Field(
         default=30.0,
@@ -45,7 +56,8 @@ class AdmissionConfig(Strict):
         ge=0,
         le=1,
         description="Share of its slots that a replica lends to the other tier while no request of "
-        "its own waits; 0: none. Only to a tier with the same model, context and parsers.",
+        "its own waits and its own `slo` is kept; 0: none. Only to a tier with the same model, "
+        "context and parsers.",
     )
     expected_prompt_tokens: int = Field(
         default=512, ge=1, description="Prompt length that the derived limits reckon with."
@@ -60,32 +72,72 @@ class AdmissionConfig(Strict):
     )
 
 
+class SloConfig(Strict):
+    """What a good answer keeps: the scaling law aims at it, and goodput counts by it."""
+
+    ttft_s: float = Field(
+        default=2.0,
+        gt=0,
+        description="Longest time from a request's arrival to its first token. Default: a reader "
+        "takes longer for a pause in the talk, and a short queue still fits into it. Below "
+        "`admission.max_wait_s`, which is when the gate refuses.",
+    )
+    tpot_s: float = Field(
+        default=0.1,
+        gt=0,
+        description="Longest mean time of a token after the first. Default: 10 tokens a second, "
+        "some 450 words a minute, faster than most people read.",
+    )
+
+
 class ScalingConfig(Strict):
     """When the tier's replica count changes; `docs/scaling.md` has the law."""
 
-    wait_share: float = Field(
-        default=0.8,
-        ge=0,
-        le=1,
-        description="Part of `admission.max_wait_s` that requests may be going to wait before a "
-        "replica is ordered for them. Lower: earlier, and more GPU-hours.",
-    )
-    slots_share: float = Field(
-        default=1.0,
-        ge=0,
-        le=1,
-        description="Part of the slots that may be going to be busy before a replica is ordered.",
+    goodput: float = Field(
+        default=0.99,
+        gt=0.5,
+        lt=1,
+        description="Share of requests that are to keep the tier's SLO. Higher: replicas are "
+        "ordered at a lower load, and more GPU-hours.",
     )
     drain_within_s: float = Field(
         default=30.0,
         gt=0,
-        description="Time in which ordered replicas are to clear what is beyond both, once they "
-        "serve. Lower: more of them at once.",
+        description="Time in which ordered replicas are to clear a backlog, once they serve. "
+        "Lower: more of them at once.",
     )
     utilisation_down: float = Field(
         default=0.95,
         gt=0,
         le=1,
-        description="A replica is given back only if the others would be busy for less than this "
-        "part of their time.",
+        description="A replica counts as needed down to this part of the load at which it was "
+        "ordered, so that a load at a threshold does not flap.",
     )
+    least_hold_s: float = Field(
+        default=60.0,
+        ge=0,
+        description="A replica that is not needed is kept at least so long. How long it is kept "
+        "beyond that is learnt: from what a start costs, and how soon load came back before.",
+    )
+    most_hold_s: float = Field(
+        default=600.0, ge=0, description="A replica that is not needed is kept no longer than this."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_retired(cls, values: Any) -> Any:
+        """Settings of the law before this one do nothing, and break no config either."""
+        if not isinstance(values, Mapping):
+            return values
+        retired = [name for name in RETIRED_SCALING if name in values]
+        if retired:
+            log.warning("scaling: %s: no longer used; see docs/scaling.md", ", ".join(retired))
+        return {name: value for name, value in values.items() if name not in RETIRED_SCALING}
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.least_hold_s > self.most_hold_s:
+            raise ValueError(
+                f"least_hold_s {self.least_hold_s:g} is above most_hold_s {self.most_hold_s:g}"
+            )
+        return self

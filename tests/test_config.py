@@ -36,6 +36,7 @@ def test_each_tier_has_its_own_limit_of_new_tokens(tier: Tier, limit: int) -> No
     [
         {"max_new_token": 5},
         {"admission": {"max_wait": 5}},
+        {"slo": {"ttft": 2}},
         {"sampling": {"temprature": 0.5}},
         {"engine": {}},
         {"model": "x"},
@@ -63,6 +64,8 @@ def test_unknown_arguments_are_refused(args: dict[str, object]) -> None:
         {"max_new_tokens": "many"},
         {"admission": {"max_wait_s": 0}},
         {"admission": {"max_queued_requests": -1}},
+        {"slo": {"ttft_s": 0}},
+        {"slo": {"tpot_s": -0.1}},
         {"admission": {"max_running_sequences": 0}},
         {"sampling": {"top_p": 0}},
         {"sampling": {"temperature": -1}},
@@ -100,6 +103,13 @@ def test_a_tiers_variable_changes_that_tier_alone(monkeypatch: pytest.MonkeyPatc
     assert (chat.max_new_tokens, chat.admission.max_wait_s) == (100, 3.5)
     assert chat.admission.heartbeat_s == 1
     assert (reasoning.max_new_tokens, reasoning.admission.max_wait_s) == (500, 20)
+
+
+def test_a_tier_has_an_slo_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIERSERVE_REASONING__SLO__TTFT_S", "5")
+    chat, reasoning = (tier_settings(tier, {"slo": {"tpot_s": 0.05}}) for tier in Tier)
+    assert (chat.slo.ttft_s, chat.slo.tpot_s) == (2.0, 0.05)
+    assert (reasoning.slo.ttft_s, reasoning.slo.tpot_s) == (5.0, 0.05)
 
 
 def test_a_variable_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 
 from serve_app.core.step_time import StepModel, StepSpeed, observe_step
 from serve_app.core.work import (
+    AnswerRate,
     ArrivalRate,
     LearntLengths,
+    observe_answers,
     observe_arrival,
     observe_lengths,
-    request_work_s,
 )
+
+_NO_LIMIT = 1 << 30
 
 
 @dataclass(slots=True)
@@ -28,10 +31,14 @@ class DemandMeter:
     slots: int = 1
     speed: StepSpeed = field(default_factory=StepSpeed)
     arrivals: ArrivalRate = field(init=False)
+    answers: AnswerRate = field(init=False)
+    # Since the answers were counted last.
+    ended: int = 0
 
     def __post_init__(self) -> None:
         now_s = self.clock_s()
         self.arrivals = ArrivalRate(now_s, now_s)
+        self.answers = AnswerRate(now_s)
 
     def step(self, *, took_ms: float, sequences: int, prompt_tokens: int) -> None:
         """The engine has done a step, right after another one."""
@@ -45,44 +52,67 @@ class DemandMeter:
 
     def finished(self, *, prompt_tokens: int, new_tokens: int) -> None:
         """A request ended by itself or at its limit."""
+        self.ended += 1
         self.lengths = observe_lengths(
             self.lengths, prompts=(prompt_tokens,), answers=(new_tokens,)
         )
 
-    def arrived(self, *, sequences: int, max_new_tokens: int) -> None:
-        """A request came in for the first time, whatever becomes of it."""
+    def arrived(
+        self, *, sequences: int, max_new_tokens: int, prompt_tokens: float | None = None
+    ) -> None:
+        """A request came in for the first time, whatever becomes of it. A prompt of unknown length
+        counts as a mean one."""
+        known = self.lengths.prompt_tokens if prompt_tokens is None else prompt_tokens
         self.arrivals = observe_arrival(
             self.arrivals,
             now_s=self.clock_s(),
-            work_s=sequences * self.work_s(max_new_tokens),
+            requests=sequences * self.typical_part(max_new_tokens),
+            prompt_tokens=known,
         )
 
-    def arriving_load(self) -> float:
-        """Work that arrives, in seconds a second."""
-        return self.arrivals.load(self.clock_s())
+    def typical_part(self, max_new_tokens: int) -> float:
+        """How much of a typical answer one with this limit is expected to be, at most 1."""
+        return self.lengths.new_tokens(max_new_tokens) / max(self.lengths.new_tokens(_NO_LIMIT), 1)
 
-    def work_s(self, max_new_tokens: int) -> float:
-        """Expected work of one sequence with this limit."""
-        model = self.speed.applied_to(self.derived)
-        return request_work_s(model, self.lengths, slots=self.slots, limit=max_new_tokens)
-
-    def typical_s(self) -> float:
-        """Work of a typical request of the tier."""
-        return self.work_s(_NO_LIMIT)
-
-    def token_s(self) -> float:
-        """Seconds of this replica that a token takes, whichever tier's it is."""
-        return self.speed.applied_to(self.derived).token_s(self.slots)
-
-    def queued_s(self, waiting: Iterable[tuple[int, int]], in_engine: int) -> float:
-        """Work of what waits: (sequences, limit of new tokens) of each request at the gate, and a
-        number of requests inside the engine."""
+    def queued_requests(self, waiting: Iterable[tuple[int, int]], in_engine: int) -> float:
+        """What waits, in typical requests: (sequences, limit of new tokens) of each request at the
+        gate, and a number of requests inside the engine."""
         by_limit: Counter[int] = Counter()
         for sequences, limit in waiting:
             by_limit[limit] += sequences
-        # A long line has few different limits, and each costs a look at all learnt lengths.
-        at_gate = sum(count * self.work_s(limit) for limit, count in by_limit.items())
-        return at_gate + in_engine * self.typical_s()
+        # A long queue has few different limits, and each costs a look at all learnt lengths.
+        return in_engine + sum(n * self.typical_part(limit) for limit, n in by_limit.items())
 
+    def figures(self, output_tokens: float) -> dict[str, float]:
+        """What this replica has learnt, as `ReplicaLoad` has it. `output_tokens` is the engine's
+        counter of tokens made so far."""
+        now_s = self.clock_s()
+        arrivals, speed, lengths = self.arrivals.at(now_s), self.speed, self.length_figures()
+        self.answers = observe_answers(
+            self.answers, now_s=now_s, tokens_total=output_tokens, ended=self.ended
+        )
+        self.ended = 0
+        return {
+            "slow_rps": arrivals.slow.requests_per_s,
+            "quick_rps": arrivals.quick.requests_per_s,
+            "slow_prompt_tokens_per_s": arrivals.slow.prompt_tokens_per_s,
+            "quick_prompt_tokens_per_s": arrivals.quick.prompt_tokens_per_s,
+            "observed_s": arrivals.read_s - arrivals.since_s,
+            "base_ms": self.derived.base_ms,
+            "per_sequence_ms": self.derived.per_sequence_ms,
+            "per_prompt_token_ms": self.derived.per_prompt_token_ms,
+            "decode_factor": speed.decode_factor,
+            "prefill_factor": speed.prefill_factor,
+            **lengths,
+            "new_tokens": self.answers.mean_tokens(lengths["new_tokens"]),
+        }
 
-_NO_LIMIT = 1 << 30
+    def length_figures(self) -> dict[str, float]:
+        """Of `figures`, what is known of lengths."""
+        lengths = self.lengths
+        return {
+            "prompt_tokens": lengths.prompt_tokens,
+            "new_tokens": lengths.new_tokens(_NO_LIMIT),
+            "variation": lengths.variation,
+            "answers_seen": float(len(lengths.answers)),
+        }

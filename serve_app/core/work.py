@@ -1,28 +1,23 @@
-"""Demand as work: what a request will cost a replica, and how much of it arrives.
-
-Work is counted in seconds of a replica with all slots busy (`StepModel.request_s`), so a queued
-2048-token proof is not a 40-token answer, and a card that is three times as fast has a third of it.
-"""
+"""What a replica learns of its requests: how long they are, and how many arrive."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from serve_app.core.step_time import StepModel
-
 LENGTHS_KEPT = 256
-# The slow mean shows the level, the quick one a step. A quick mean of few arrivals is mostly
-# chance, so as many standard errors are taken off it.
+# The first answers to end are the shortest, so until many have ended what was expected counts as
+# so many of them.
+EXPECTED_COUNTS_AS = 32
+# The slow mean shows the level, the quick one a step.
 SLOW_S = 40.0
 QUICK_S = 6.0
-STANDARD_ERRORS = 1.5
-# In the first seconds one arrival would look like a flood.
-MIN_SEEN = 0.25
+ANSWERS_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class LearntLengths:
-    """Lengths of the requests that ended last, in tokens. Until there are any, the expected ones.
+    """Lengths of the requests that ended last, in tokens, and the expected ones, which weigh the
+    less the more have ended.
 
     A length that its limit has cut counts as it is: for others with that limit it is right.
     """
@@ -35,16 +30,28 @@ class LearntLengths:
     @property
     def prompt_tokens(self) -> float:
         """Mean length of a prompt."""
-        if not self.prompts:
-            return self.expected_prompt_tokens
-        return sum(self.prompts) / len(self.prompts)
+        return self._mean(self.expected_prompt_tokens, self.prompts)
 
     def new_tokens(self, limit: int) -> float:
         """Mean length of an answer that may have `limit` tokens."""
-        if not self.answers:
-            return min(self.expected_new_tokens, limit)
         cut = [length if length < limit else limit for length in self.answers]
-        return sum(cut) / len(cut)
+        return self._mean(min(self.expected_new_tokens, limit), cut)
+
+    @property
+    def variation(self) -> float:
+        """Squared coefficient of variation of a prompt's length, 1 until many are known."""
+        if len(self.prompts) < EXPECTED_COUNTS_AS:
+            return 1.0
+        mean = sum(self.prompts) / len(self.prompts)
+        if mean <= 0:
+            return 1.0
+        squares = sum((length - mean) ** 2 for length in self.prompts) / len(self.prompts)
+        return squares / mean**2
+
+    @staticmethod
+    def _mean(expected: float, lengths: Sequence[int]) -> float:
+        weight = EXPECTED_COUNTS_AS * (1 - len(lengths) / LENGTHS_KEPT)
+        return (weight * expected + sum(lengths)) / (weight + len(lengths))
 
 
 def observe_lengths(
@@ -58,48 +65,83 @@ def observe_lengths(
     )
 
 
-def request_work_s(model: StepModel, lengths: LearntLengths, *, slots: int, limit: int) -> float:
-    """Expected work of a request that may have `limit` new tokens, in seconds of a full replica."""
-    return model.request_s(
-        slots=slots, prompt_tokens=lengths.prompt_tokens, new_tokens=lengths.new_tokens(limit)
-    )
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What arrives in a second: requests, and the tokens of their prompts."""
+
+    requests_per_s: float = 0.0
+    prompt_tokens_per_s: float = 0.0
+
+    def plus(self, requests: float, prompt_tokens: float, window_s: float) -> "Rates":
+        """With one more arrival, in a mean over this window."""
+        return Rates(
+            self.requests_per_s + requests / window_s,
+            self.prompt_tokens_per_s + prompt_tokens / window_s,
+        )
+
+    def times(self, factor: float) -> "Rates":
+        return Rates(self.requests_per_s * factor, self.prompt_tokens_per_s * factor)
 
 
 @dataclass(frozen=True, slots=True)
 class ArrivalRate:
-    """Work that arrives, as exponentially weighted means read at `read_s`; `since_s` is when the
-    counting began. `squares` is of the quick mean's parts, for its error."""
+    """Arrivals as exponentially weighted means read at `read_s`, over `SLOW_S` and over `QUICK_S`.
+
+    They begin at zero and are not scaled up for it: the means of a tier's replicas add up to the
+    tier's, in which the older ones hold what came before the newest one joined.
+    """
 
     since_s: float
     read_s: float
-    slow: float = 0.0
-    quick: float = 0.0
-    squares: float = 0.0
+    slow: Rates = Rates()
+    quick: Rates = Rates()
 
-    def load(self, now_s: float) -> float:
-        """Seconds of work a second, which is the number of full replicas that it keeps busy: the
-        slow mean, or the quick one less its error where that is more."""
-        age_s = now_s - self.since_s
-        if age_s <= 0:
-            return 0.0
-        slow, quick, squares = _decayed(self, now_s)
-        # A mean that has not run for its whole window yet has seen only this part of it.
-        slow_seen, quick_seen = (-math.expm1(-age_s / window) for window in (SLOW_S, QUICK_S))
-        quick -= STANDARD_ERRORS * math.sqrt(squares)
-        return max(slow / max(slow_seen, MIN_SEEN), quick / max(quick_seen, MIN_SEEN))
+    def at(self, now_s: float) -> "ArrivalRate":
+        """The means as they are by now."""
+        passed_s = now_s - self.read_s
+        return ArrivalRate(
+            self.since_s,
+            now_s,
+            self.slow.times(math.exp(-passed_s / SLOW_S)),
+            self.quick.times(math.exp(-passed_s / QUICK_S)),
+        )
 
 
-def observe_arrival(rate: ArrivalRate, *, now_s: float, work_s: float) -> ArrivalRate:
-    """Count a request that comes in, whatever becomes of it."""
-    slow, quick, squares = _decayed(rate, now_s)
-    part = work_s / QUICK_S
+def observe_arrival(
+    rate: ArrivalRate, *, now_s: float, requests: float, prompt_tokens: float
+) -> ArrivalRate:
+    """Count what comes in, whatever becomes of it. `requests` is how many typical ones it is."""
+    before = rate.at(now_s)
     return ArrivalRate(
-        rate.since_s, now_s, slow + work_s / SLOW_S, quick + part, squares + part * part
+        rate.since_s,
+        now_s,
+        before.slow.plus(requests, prompt_tokens, SLOW_S),
+        before.quick.plus(requests, prompt_tokens, QUICK_S),
     )
 
 
-def _decayed(rate: ArrivalRate, now_s: float) -> tuple[float, float, float]:
-    """The slow mean, the quick one and its squares, as they are by now."""
-    passed_s = now_s - rate.read_s
-    kept = math.exp(-passed_s / QUICK_S)
-    return rate.slow * math.exp(-passed_s / SLOW_S), rate.quick * kept, rate.squares * kept * kept
+@dataclass(frozen=True, slots=True)
+class AnswerRate:
+    """Tokens that were made and answers that ended, as exponentially weighted sums over
+    `ANSWERS_S`, read at `read_s`. `tokens_total` is the engine's counter then."""
+
+    read_s: float
+    tokens_total: float = 0.0
+    tokens: float = 0.0
+    ended: float = 0.0
+
+    def mean_tokens(self, expected: float) -> float:
+        """Mean length of an answer, of those that still run as well: what was made for each that
+        ended. For lengths without memory this is the maximum likelihood under censoring; the mean
+        of those that ended is too low while load rises, since the short ones end first."""
+        tokens = EXPECTED_COUNTS_AS * expected + self.tokens
+        return tokens / (EXPECTED_COUNTS_AS + self.ended)
+
+
+def observe_answers(
+    rate: AnswerRate, *, now_s: float, tokens_total: float, ended: float
+) -> AnswerRate:
+    """`ended` answers since the last look, and the counter of tokens by now."""
+    kept = math.exp(-(now_s - rate.read_s) / ANSWERS_S)
+    made = max(0.0, tokens_total - rate.tokens_total)
+    return AnswerRate(now_s, tokens_total, kept * rate.tokens + made, kept * rate.ended + ended)

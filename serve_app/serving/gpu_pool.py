@@ -1,4 +1,4 @@
-"""What the tiers' autoscaling policies share: each one's wish, and how many cards there are.
+"""What the tiers' autoscaling policies share: what each one wants, and how many GPUs there are.
 
 Each tier is a Serve application and Serve calls its policy by itself, in the controller's process.
 A module is what the two calls have in common: Serve copies a policy object, and a module's
@@ -6,10 +6,10 @@ function, but not the module. Nothing here must outlive the controller: after a 
 two calls fill it again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from serve_app.core.gpu_budget import TierWish
+from serve_app.core.gpu_budget import NeededGpus, TierWish, observe_needed
 from serve_app.core.scaling import LentLoad
 from serve_app.core.tiers import Tier
 from serve_app.serving.standby import Standbys
@@ -21,12 +21,13 @@ COUNT_LASTS_S = 5.0
 
 @dataclass(slots=True)
 class GpuPool:
-    """Wishes and what could be lent, by tier and with the time of each; and the cluster's cards as
-    counted last."""
+    """What the tiers want and could lend, with the time of each; and the cluster's GPUs as counted
+    last."""
 
     _wishes: dict[Tier, tuple[float, TierWish]] = field(default_factory=dict)
     _spare: dict[Tier, tuple[float, LentLoad | None]] = field(default_factory=dict)
     _per_replica: dict[Tier, float] = field(default_factory=dict)
+    _needed: NeededGpus = field(default_factory=NeededGpus)
     _standbys: Standbys = field(default_factory=Standbys)
     _gpus: float = 0.0
     _counted_s: float = float("-inf")
@@ -40,6 +41,11 @@ class GpuPool:
             if now_s - told_s <= WISH_LASTS_S
         }
 
+    def kept(self, wishes: Mapping[Tier, TierWish], now_s: float) -> float:
+        """The most GPUs that all tiers together needed within the hold."""
+        self._needed = observe_needed(self._needed, wishes, now_s=now_s)
+        return self._needed.most
+
     def gpus_per_replica(self, tier: Tier, reported: Sequence[float]) -> float:
         """Cards that a replica of the tier holds: the newest that was ever reported, one before
         that. A tier whose replicas are all silent has a minimum to keep, too."""
@@ -52,8 +58,8 @@ class GpuPool:
         self._spare[tier] = (now_s, spare)
         offers = (
             offered
-            for other, (told_s, offered) in self._spare.items()
-            if other is not tier and now_s - told_s <= WISH_LASTS_S
+            for other, (offered_s, offered) in self._spare.items()
+            if other is not tier and now_s - offered_s <= WISH_LASTS_S
         )
         return next((offered for offered in offers if offered is not None), None)
 

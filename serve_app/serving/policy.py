@@ -3,7 +3,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from ray.serve.config import AutoscalingContext
@@ -12,13 +12,17 @@ from serve_app.core.gpu_budget import TierWish, share_gpus
 from serve_app.core.scaling import (
     Decision,
     LentLoad,
-    ReplicaLoad,
     ScalingLaw,
     desired_replicas,
     spare_load,
 )
+from serve_app.core.scaling_memory import ScalingMemory
 from serve_app.core.scaling_record import ScalingRecord, record_decision
+from serve_app.core.slo_capacity import Slo
+from serve_app.core.tier_demand import ReplicaLoad
 from serve_app.core.tiers import Tier
+from serve_app.core.token_cost import give_back_reason
+from serve_app.load_config import ScalingConfig, SloConfig
 from serve_app.serving import gpu_pool, scaling_store
 
 log = logging.getLogger("ray.serve")
@@ -26,34 +30,34 @@ log = logging.getLogger("ray.serve")
 # The newest figures are shown this often; a change is written at once.
 SHOW_EVERY_S = 2.0
 # Of each replica's report, by the names that the law has for them.
-FIGURES = (
-    "running",
-    "queue_depth",
-    "slots",
-    "arriving_load",
-    "queued_s",
-    "typical_s",
-    "token_s",
+FIGURES = tuple(
+    figure.name for figure in fields(ReplicaLoad) if figure.name not in ("age_s", "fallback")
 )
+LAW_FIGURES = ("drain_within_s", "utilisation_down", "least_hold_s", "most_hold_s")
 
 
 def scale_on_queue_depth(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
     """Replicas wanted, and the record of decisions, which Serve keeps as the policy's state."""
     tier, now_s = Tier(context.app_name), context.current_time or 0.0
+    state = context.policy_state or {}
     newest = _newest(context)
     reports, law = _reports(newest, now_s), _law(newest)
     decision = desired_replicas(
         reports,
         law,
+        now_s=now_s,
+        memory=state.get("memory") or ScalingMemory(),
         replicas_target=context.target_num_replicas,
         replicas_running=len(context.running_replicas or ()),
         lent_load=gpu_pool.POOL.borrowable(tier, _spare(newest, reports, law), now_s),
         to_zero=context.capacity_adjusted_min_replicas == 0,
     )
     decision = _within_budget(tier, decision, context, newest, now_s)
-    previous = (context.policy_state or {}).get("record")
+    costs = [point.value for point in newest.get("times_token_cost", {}).values()]
+    if decision.replicas < context.target_num_replicas and (dearer := give_back_reason(costs)):
+        decision = replace(decision, reason=f"{decision.reason}; {dearer}")
     record = record_decision(
-        previous,
+        state.get("record"),
         ScalingRecord(
             at_s=now_s,
             replicas_target=context.target_num_replicas,
@@ -63,7 +67,8 @@ def scale_on_queue_depth(context: AutoscalingContext) -> tuple[int, dict[str, An
         ),
         held=decision.held,
     )
-    return decision.replicas, {"record": record, "shown_s": _show(tier, context, record)}
+    shown_s = _show(tier, context, record)
+    return decision.replicas, {"record": record, "shown_s": shown_s, "memory": decision.memory}
 
 
 def _newest(context: AutoscalingContext) -> dict[str, dict[Any, Any]]:
@@ -90,19 +95,27 @@ def _reports(newest: Mapping[str, Mapping[Any, Any]], now_s: float) -> list[Repl
 def _law(newest: Mapping[str, Mapping[Any, Any]]) -> ScalingLaw:
     """The tier's live settings, as its replicas report them: Serve gives a policy none that could
     change without new replicas. The longest start counts."""
-    told = {
-        name: max((point.value for point in newest.get(f"law_{name}", {}).values()), default=None)
-        for name in ("start_s", "wait_s", "slots_share", "drain_within_s", "utilisation_down")
-    }
-    known = {name: value for name, value in told.items() if value is not None}
-    return ScalingLaw(**{"start_s": 0.0, "wait_s": 0.0, **known})
+
+    def reported(name: str) -> float | None:
+        return max((point.value for point in newest.get(f"law_{name}", {}).values()), default=None)
+
+    slo = SloConfig()
+    return ScalingLaw(
+        start_s=reported("start_s") or 0.0,
+        slo=Slo(
+            ttft_s=reported("slo_ttft_s") or slo.ttft_s,
+            tpot_s=reported("slo_tpot_s") or slo.tpot_s,
+            goodput=reported("goodput") or ScalingConfig().goodput,
+        ),
+        **{name: value for name in LAW_FIGURES if (value := reported(name)) is not None},
+    )
 
 
 def _spare(
     newest: Mapping[str, Mapping[Any, Any]], reports: Sequence[ReplicaLoad], law: ScalingLaw
 ) -> LentLoad | None:
     share = min((point.value for point in newest.get("lend_share", {}).values()), default=0.0)
-    return spare_load(reports, lend_share=share, stale_after_s=law.stale_after_s)
+    return spare_load(reports, law, lend_share=share)
 
 
 def _within_budget(
@@ -122,8 +135,16 @@ def _within_budget(
     if not gpus or not per_replica:
         return replace(decision, replicas=wanted)
     pool.keep_standbys(now_s)
-    wish = TierWish(wanted, context.target_num_replicas, least, per_replica)
-    share = share_gpus(pool.wishes(tier, wish, now_s), gpus=gpus)[tier]
+    wish = TierWish(
+        wanted=wanted,
+        target=context.target_num_replicas,
+        minimum=least,
+        gpus_per_replica=per_replica,
+        needed=decision.needed,
+        hold_s=decision.hold_s,
+    )
+    wishes = pool.wishes(tier, wish, now_s)
+    share = share_gpus(wishes, gpus=gpus, kept=pool.kept(wishes, now_s))[tier]
     reason = f"{decision.reason}; {share.reason}" if share.reason else decision.reason
     return replace(decision, replicas=share.replicas, reason=reason)
 

@@ -54,7 +54,7 @@ class RunningTier:
         """Put the tier's edge in front of a started engine."""
         count_from_zero(metrics)
         limits = _derive_limits(hardware, engine, settings)
-        gate_limits = _gate_limits(settings, limits)
+        gate_limits = _gate_limits(settings, limits, engine)
         demand = _demand_meter(hardware, engine, settings, gate_limits.slots)
         engine.load.watch = demand
         edge = TierEdge(
@@ -89,7 +89,7 @@ class RunningTier:
         """Change the live settings; what waits or runs goes on. The derived limits."""
         limits = _derive_limits(self.hardware, self.engine, settings)
         self.edge.settings = settings
-        self.edge.gate.configure(_gate_limits(settings, limits))
+        self.edge.gate.configure(_gate_limits(settings, limits, self.engine))
         if settings.answer_cache != self.edge.cache.config:
             self.edge.cache = AnswerCache(settings.answer_cache)
         self.settings_error = None
@@ -101,24 +101,26 @@ class RunningTier:
         return self.edge.gate.queued_requests + (self.engine.load.waiting or 0)
 
     def autoscaling_stats(self) -> dict[str, float]:
-        """The tier's own demand here, and the tier's settings of the scaling law; floats are all
-        that Serve passes on to a policy."""
+        """The tier's own demand here (`ReplicaLoad`), and the tier's settings of the scaling law;
+        floats are all that Serve hands to a policy."""
         gate, demand = self.edge.gate, self.edge.gate.demand
         assert demand is not None
-        scaling = self.edge.settings.scaling
+        scaling, slo = self.edge.settings.scaling, self.edge.settings.slo
+        waiting = self.engine.load.waiting or 0
         return {
             "running": float(gate.running_sequences - gate.borrowed_sequences),
             "queue_depth": float(self.queue_depth),
+            "queued_requests": gate.queued_typical(waiting),
             "slots": float(gate.limits.slots),
-            "arriving_load": demand.arriving_load(),
-            "queued_s": gate.queued_s(self.engine.load.waiting or 0),
-            "typical_s": demand.typical_s(),
-            "token_s": demand.token_s(),
+            **demand.figures(self.engine.load.output_tokens),
             "lend_share": self.edge.settings.admission.lend_share,
-            "law_wait_s": scaling.wait_share * gate.limits.max_wait_s,
-            "law_slots_share": scaling.slots_share,
+            "law_goodput": scaling.goodput,
             "law_drain_within_s": scaling.drain_within_s,
             "law_utilisation_down": scaling.utilisation_down,
+            "law_least_hold_s": scaling.least_hold_s,
+            "law_most_hold_s": scaling.most_hold_s,
+            "law_slo_ttft_s": slo.ttft_s,
+            "law_slo_tpot_s": slo.tpot_s,
         }
 
     def drain_limit(self) -> DrainLimit:
@@ -231,7 +233,7 @@ def _demand_meter(
     )
 
 
-def _gate_limits(settings: TierSettings, derived: Limits) -> GateLimits:
+def _gate_limits(settings: TierSettings, derived: Limits, engine: Engine) -> GateLimits:
     admission = settings.admission
     queued = admission.max_queued_requests
     return GateLimits(
@@ -240,4 +242,7 @@ def _gate_limits(settings: TierSettings, derived: Limits) -> GateLimits:
         max_wait_s=admission.max_wait_s,
         batch_cost=derived.batch_cost,
         lend_share=admission.lend_share,
+        slo_ttft_s=settings.slo.ttft_s,
+        slo_tpot_s=settings.slo.tpot_s,
+        kv_tokens=engine.kv_tokens,
     )

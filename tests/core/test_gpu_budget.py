@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.core.gpu_budget import GpuShare, TierWish, share_gpus
+from serve_app.core.gpu_budget import GpuShare, NeededGpus, TierWish, observe_needed, share_gpus
 from serve_app.core.tiers import Tier
 
 
@@ -81,3 +81,50 @@ def test_the_shares_settle(chat: TierWish, reasoning: TierWish, gpus: int) -> No
         chat.target,
         reasoning.target,
     ]
+
+
+def test_what_is_needed_comes_before_what_is_kept() -> None:
+    """Chat holds four for a load that may come back; reasoning needs three now."""
+    wishes = {
+        Tier.CHAT: TierWish(wanted=4, target=4, minimum=1, needed=1),
+        Tier.REASONING: TierWish(wanted=3, target=1, minimum=1, needed=3),
+    }
+    shares = share_gpus(wishes, gpus=5)
+    assert shares[Tier.CHAT].replicas == 2
+    assert share_gpus(wishes, gpus=7)[Tier.CHAT].replicas == 4
+
+
+def test_all_tiers_together_keep_what_they_needed_within_the_hold() -> None:
+    """One tier grows while the other shrinks: the sum is kept, not each one's peak."""
+    needed = NeededGpus()
+    for now_s, chat, reasoning in ((0.0, 4, 1), (50.0, 2, 2), (100.0, 1, 4)):
+        wishes = {
+            Tier.CHAT: TierWish(wanted=4, target=4, minimum=1, needed=chat, hold_s=200.0),
+            Tier.REASONING: TierWish(wanted=4, target=1, minimum=1, needed=reasoning, hold_s=90.0),
+        }
+        needed = observe_needed(needed, wishes, now_s=now_s)
+    assert needed.most == 5
+    shares = share_gpus(wishes, gpus=8, kept=needed.most)
+    assert {tier: share.replicas for tier, share in shares.items()} == {
+        Tier.CHAT: 1,
+        Tier.REASONING: 4,
+    }
+    alone = {Tier.CHAT: wishes[Tier.CHAT]}
+    assert share_gpus(alone, gpus=8, kept=1)[Tier.CHAT].replicas == 4
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 300), st.integers(0, 9)), min_size=1, max_size=30),
+    st.integers(0, 500),
+)
+def test_the_most_that_was_needed_is_that_of_the_hold(
+    steps: list[tuple[int, int]], hold_s: int
+) -> None:
+    needed, now_s = NeededGpus(), 0.0
+    seen: list[tuple[float, int]] = []
+    for passed_s, count in steps:
+        now_s += passed_s
+        wish = TierWish(wanted=count, target=0, minimum=0, needed=count, hold_s=float(hold_s))
+        needed = observe_needed(needed, {Tier.CHAT: wish}, now_s=now_s)
+        seen.append((now_s, count))
+    assert needed.most == max(count for at_s, count in seen if at_s >= now_s - hold_s)

@@ -1,4 +1,4 @@
-"""Work of requests in seconds of a replica, learnt lengths, and the rate at which work arrives."""
+"""Learnt lengths and speeds, and the rate at which requests arrive."""
 
 import random
 
@@ -7,11 +7,12 @@ import pytest
 from serve_app.core.hardware import RTX_4090, T4, ModelShape
 from serve_app.core.step_time import StepModel, StepSpeed, derived_step_model, observe_step
 from serve_app.core.work import (
+    EXPECTED_COUNTS_AS,
+    LENGTHS_KEPT,
     ArrivalRate,
     LearntLengths,
     observe_arrival,
     observe_lengths,
-    request_work_s,
 )
 
 SHAPE = ModelShape(1_777_088_000, 151_936 * 1_536, False, 28_672)
@@ -20,7 +21,7 @@ MODEL = StepModel(base_ms=10, per_sequence_ms=0.5, per_prompt_token_ms=0.1)
 
 def test_the_derived_step_is_the_first_guess_of_the_calibration() -> None:
     assert derived_step_model(T4, SHAPE).step_ms(1) == pytest.approx(14.63, abs=0.05)
-    assert derived_step_model(RTX_4090, SHAPE).step_ms(1) == pytest.approx(4.83, abs=0.05)
+    assert derived_step_model(RTX_4090, SHAPE).step_ms(1) == pytest.approx(5.07, abs=0.05)
 
 
 def test_a_replica_is_full_where_its_slots_are() -> None:
@@ -33,20 +34,29 @@ def test_a_replica_is_full_where_its_slots_are() -> None:
     assert rate_ms * answer * step_ms == pytest.approx(slots)
 
 
-def test_a_proof_is_more_work_than_a_short_answer() -> None:
-    lengths = LearntLengths(100, 400)
-    short, proof = (request_work_s(MODEL, lengths, slots=32, limit=limit) for limit in (40, 2048))
-    assert proof > 5 * short
+def test_the_first_answers_do_not_replace_what_was_expected() -> None:
+    """They are the shortest: a replica's first answer of six tokens says nothing of the rest."""
+    first = observe_lengths(LearntLengths(512, 400), prompts=(512,), answers=(6,))
+    assert first.new_tokens(2048) == pytest.approx(400, rel=0.05)
+    assert first.prompt_tokens == pytest.approx(512)
 
 
 def test_lengths_are_learnt_and_limits_cut_them() -> None:
     lengths = LearntLengths(512, 400)
     assert (lengths.prompt_tokens, lengths.new_tokens(100)) == (512, 100)
-    for answer in (50, 1000):
-        lengths = observe_lengths(lengths, prompts=(20,), answers=(answer,))
-    assert lengths.prompt_tokens == 20
-    assert lengths.new_tokens(2048) == 525
-    assert lengths.new_tokens(100) == 75
+    many = LENGTHS_KEPT // 2
+    lengths = observe_lengths(lengths, prompts=(20,) * 2 * many, answers=(50, 1000) * many)
+    assert lengths.prompt_tokens == pytest.approx(20), "what was expected is forgotten by then"
+    assert lengths.new_tokens(2048) == pytest.approx(525)
+    assert lengths.new_tokens(100) == pytest.approx(75)
+    assert lengths.variation == pytest.approx(0)
+
+
+def test_the_variation_of_prompts_is_learnt_from_many() -> None:
+    lengths = LearntLengths(512, 400)
+    few = observe_lengths(lengths, prompts=(10, 30), answers=())
+    many = observe_lengths(lengths, prompts=(10, 30) * EXPECTED_COUNTS_AS, answers=())
+    assert (few.variation, many.variation) == (1.0, pytest.approx(0.25))
 
 
 def test_measured_steps_correct_the_derived_ones() -> None:
@@ -70,26 +80,39 @@ def test_measured_steps_correct_the_derived_ones() -> None:
 def arrive(rate: ArrivalRate, rps: float, from_s: float, to_s: float, seed: int = 3) -> ArrivalRate:
     dice, now_s = random.Random(seed), from_s
     while (now_s := now_s + dice.expovariate(rps)) < to_s:
-        rate = observe_arrival(rate, now_s=now_s, work_s=0.1)
-    return rate
+        rate = observe_arrival(rate, now_s=now_s, requests=1, prompt_tokens=100)
+    return rate.at(to_s)
 
 
 def test_a_steady_rate_reads_as_it_is() -> None:
     rate = arrive(ArrivalRate(0.0, 0.0), 20, 0, 300)
-    assert rate.load(300) == pytest.approx(2.0, rel=0.25)
+    assert rate.slow.requests_per_s == pytest.approx(20, rel=0.15)
+    assert rate.quick.requests_per_s == pytest.approx(20, rel=0.35)
+    assert rate.slow.prompt_tokens_per_s == pytest.approx(100 * rate.slow.requests_per_s)
 
 
 def test_a_step_is_seen_within_seconds_and_forgotten_slowly() -> None:
-    rate = arrive(arrive(ArrivalRate(0.0, 0.0), 2, 0, 300), 20, 300, 310)
-    assert rate.load(310) > 1.0
-    assert rate.load(340) > 0.2
+    after = arrive(arrive(ArrivalRate(0.0, 0.0), 2, 0, 300), 20, 300, 310)
+    assert after.quick.requests_per_s > 10
+    assert after.at(340).quick.requests_per_s < 0.2
+    assert after.at(340).slow.requests_per_s > 2
 
 
-def test_the_first_arrival_is_no_flood() -> None:
-    rate = observe_arrival(ArrivalRate(0.0, 0.0), now_s=0.1, work_s=1.0)
-    assert rate.load(0.1) <= 0.11
+def test_the_means_of_replicas_add_up_to_those_of_their_tier() -> None:
+    """Also where one joins later: that is why they are not scaled up for a short time."""
+    whole = old = ArrivalRate(0.0, 0.0)
+    new = ArrivalRate(60.0, 60.0)
+    for second in range(120):
+        whole = observe_arrival(whole, now_s=second, requests=1, prompt_tokens=9)
+        if second < 60 or second % 2:
+            old = observe_arrival(old, now_s=second, requests=1, prompt_tokens=9)
+        else:
+            new = observe_arrival(new, now_s=second, requests=1, prompt_tokens=9)
+    for mean in ("slow", "quick"):
+        parts = [getattr(rate.at(120), mean).requests_per_s for rate in (old, new)]
+        assert sum(parts) == pytest.approx(getattr(whole.at(120), mean).requests_per_s)
 
 
 def test_nothing_arrives_at_all() -> None:
-    assert ArrivalRate(0.0, 0.0).load(0.0) == 0.0
-    assert ArrivalRate(0.0, 0.0).load(60.0) == 0.0
+    rate = ArrivalRate(0.0, 0.0).at(60.0)
+    assert rate.slow.requests_per_s == rate.quick.requests_per_s == 0

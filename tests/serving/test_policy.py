@@ -42,16 +42,26 @@ def context(
     point = {
         "running": 8.0,
         "queue_depth": 0.0,
-        "slots": 8.0,
-        "arriving_load": 0.5,
-        "queued_s": 0.0,
-        "typical_s": 1.0,
-        "token_s": 0.01,
+        "queued_requests": 0.0,
+        "slots": 125.0,
+        "slow_rps": 3.0,
+        "quick_rps": 3.0,
+        "slow_prompt_tokens_per_s": 1500.0,
+        "quick_prompt_tokens_per_s": 1500.0,
+        "observed_s": 600.0,
+        "prompt_tokens": 500.0,
+        "new_tokens": 200.0,
+        "variation": 1.0,
+        "answers_seen": 200.0,
+        "base_ms": 14.5,
+        "per_sequence_ms": 0.13,
+        "per_prompt_token_ms": 0.125,
+        "decode_factor": 1.0,
+        "prefill_factor": 1.0,
         "fallback": 0.0,
         "lend_share": 0.0,
         "gpus": 1.0,
         "law_start_s": 4.0,
-        "law_wait_s": 2.0,
         "law_drain_within_s": 5.0,
         **figures,
     }
@@ -71,7 +81,18 @@ def context(
     )
 
 
-BURST: dict[str, Any] = {"queue_depth": 20.0, "queued_s": 20.0, "arriving_load": 2.0}
+def arriving(rps: float, prompt_tokens: float = 500.0) -> dict[str, Any]:
+    tokens = prompt_tokens * rps
+    return {
+        "slow_rps": rps,
+        "quick_rps": rps,
+        "slow_prompt_tokens_per_s": tokens,
+        "quick_prompt_tokens_per_s": tokens,
+    }
+
+
+BURST: dict[str, Any] = {"queue_depth": 20.0, "queued_requests": 20.0, **arriving(30.0)}
+QUIET: dict[str, Any] = arriving(0.0)
 
 
 def test_a_burst_orders_replicas_and_is_told_once(policy: Any) -> None:
@@ -94,8 +115,19 @@ def test_figures_are_shown_every_few_seconds_without_a_change(policy: Any) -> No
 
 
 def test_the_settings_come_from_the_replicas(policy: Any) -> None:
-    patient: dict[str, Any] = {**BURST, "law_wait_s": 100.0}
-    assert policy.scale(context(**patient))[0] == 1
+    lax: dict[str, Any] = arriving(8.5)
+    patient: dict[str, Any] = {"law_slo_ttft_s": 30.0, "law_slo_tpot_s": 1.0, "law_goodput": 0.6}
+    assert policy.scale(context(**lax))[0] == 2
+    assert policy.scale(context(**lax, **patient))[0] == 1
+
+
+def test_the_law_remembers_from_one_call_to_the_next(policy: Any) -> None:
+    """What was needed is kept for the hold, which begins when it is needed no more."""
+    wanted, state = policy.scale(context(**BURST))
+    calm, state = policy.scale(context(target=wanted, state=state, now_s=NOW_S + 50, **QUIET))
+    assert calm == wanted
+    later, _ = policy.scale(context(target=wanted, state=state, now_s=NOW_S + 500, **QUIET))
+    assert later == 1
 
 
 def test_chat_leaves_reasoning_its_minimum(policy: Any) -> None:
@@ -105,12 +137,21 @@ def test_chat_leaves_reasoning_its_minimum(policy: Any) -> None:
     assert "shared out" in policy.told[0]
 
 
-def test_what_reasoning_can_lend_spares_chat_a_card(policy: Any) -> None:
-    alone, _ = policy.scale(context(arriving_load=1.7))
+def test_what_reasoning_can_lend_spares_chat_a_gpu(policy: Any) -> None:
+    busy: dict[str, Any] = {**arriving(2.0, prompt_tokens=2000.0), "new_tokens": 15.0}
+    alone, _ = policy.scale(context(**busy))
     assert alone == 2
-    policy.scale(context(tier="reasoning", running=0.0, arriving_load=0.0, lend_share=1.0))
-    lent, _ = policy.scale(context(arriving_load=1.7))
+    policy.scale(context(tier="reasoning", running=0.0, **QUIET, lend_share=1.0))
+    lent, _ = policy.scale(context(**busy))
     assert lent == 1
+
+
+def test_a_give_back_says_what_it_costs(policy: Any) -> None:
+    _, state = policy.scale(context(target=2, **QUIET))
+    calm = context(target=2, state=state, now_s=NOW_S + 1000, **QUIET, times_token_cost=1.0)
+    calm.raw_metrics["times_token_cost"]["chat-1"][0].value = 4.0
+    policy.scale(calm)
+    assert "4.0 times as much" in policy.told[-1]
 
 
 def test_a_tier_without_cards_takes_none_from_the_budget(policy: Any) -> None:
@@ -139,9 +180,11 @@ def test_missing_reports_hold_and_are_counted_once(policy: Any) -> None:
 
 
 def test_a_tier_that_may_goes_to_zero(policy: Any) -> None:
-    idle: dict[str, Any] = {"running": 0.0, "arriving_load": 0.0}
-    assert policy.scale(context(least=0, **idle))[0] == 0
-    assert policy.scale(context(least=1, **idle))[0] == 1
+    idle: dict[str, Any] = {"running": 0.0, **QUIET}
+    _, state = policy.scale(context(least=0, **idle))
+    later_s = NOW_S + 1000
+    assert policy.scale(context(least=0, state=state, now_s=later_s, **idle))[0] == 0
+    assert policy.scale(context(least=1, state=state, now_s=later_s, **idle))[0] == 1
 
 
 def test_a_process_stands_by_where_a_card_stays_free(policy: Any) -> None:

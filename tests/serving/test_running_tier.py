@@ -14,6 +14,7 @@ from serve_app.core.hardware import T4
 from serve_app.core.tiers import Tier
 from serve_app.engine.fake_engine import FakeEngine
 from serve_app.engine_config import EngineConfig, FakeEngineConfig
+from serve_app.load_config import SloConfig
 from serve_app.serving.running_tier import RunningTier
 from serve_app.telemetry import make_tier_metrics
 from tests.builders import lenders, peers, some_settings
@@ -73,6 +74,21 @@ async def test_refused_settings_are_on_the_page_until_others_apply() -> None:
         tier.metrics_text()
         (applied,) = gauge.collect()
         assert applied.samples[0].value == 0
+    finally:
+        tier.engine.shutdown()
+        await asyncio.sleep(0)
+
+
+@virtual
+async def test_the_policy_is_told_the_slo_that_holds_now() -> None:
+    tier = await a_tier(some_settings())
+    try:
+        assert tier.autoscaling_stats()["law_slo_ttft_s"] == 2.0
+        slo = SloConfig(ttft_s=3.0, tpot_s=0.04)
+        tier.apply(some_settings().model_copy(update={"slo": slo}))
+        told = tier.autoscaling_stats()
+        assert (told["law_slo_ttft_s"], told["law_slo_tpot_s"]) == (3.0, 0.04)
+        assert tier.report()["settings"]["slo"] == {"ttft_s": 3.0, "tpot_s": 0.04}
     finally:
         tier.engine.shutdown()
         await asyncio.sleep(0)

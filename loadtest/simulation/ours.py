@@ -1,0 +1,132 @@
+"""The server's own law, as it is played against the others."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from loadtest.load.scenario import Slo as PlayedSlo
+from loadtest.simulation.policies import ServeDelays, serve_config
+from loadtest.simulation.setup import Setup
+from loadtest.simulation.tier_state import TierState
+from serve_app.core.gpu_budget import (
+    GpuShare,
+    NeededGpus,
+    TierWish,
+    observe_needed,
+    share_gpus,
+)
+from serve_app.core.scaling import Decision, ScalingLaw, desired_replicas, spare_load
+from serve_app.core.scaling_memory import ScalingMemory
+from serve_app.core.slo_capacity import Slo
+from serve_app.core.tier_demand import ReplicaLoad
+from serve_app.core.tiers import Tier
+
+# As in deploy/*.yaml.
+LOOK_BACK_S = 2.0
+# In a cell ours decides in so many parts of the fleet at least, or by single replicas.
+PARTS = 60
+# Of an SLO that says nothing of it.
+NO_LIMIT_S = 3600.0
+
+
+def make_ours(setup: Setup, weight: float = 1.0) -> "Ours":
+    """The server's law with the settings of deploy/*.yaml, for a cell of this weight."""
+    simulated = setup.gpu_count / weight
+    unit = weight / max(1, min(round(weight), math.ceil(PARTS / simulated)))
+    delays = ServeDelays(serve_config(setup, setup.downscale_delay_s, LOOK_BACK_S, unit=unit))
+    laws = {
+        tier: ScalingLaw(start_s=setup.longest_start_s, slo=_slo(setup.slo(tier))) for tier in Tier
+    }
+    return Ours(laws, delays, setup.gpu_count, setup.lend_share, unit)
+
+
+def _slo(played: PlayedSlo) -> Slo:
+    return Slo(played.ttft or NO_LIMIT_S, played.tpot or NO_LIMIT_S)
+
+
+@dataclass(slots=True)
+class Ours:
+    """The law of `core/scaling.py`, and the budget of `core/gpu_budget.py` where tiers share: what
+    `serving/policy.py` asks, in the same order.
+
+    In a cell it decides for the whole fleet in units of `unit` replicas, so that a target may be a
+    part of a simulated replica: each report counts as often as units go into it.
+    """
+
+    laws: Mapping[Tier, ScalingLaw]
+    delays: ServeDelays
+    gpus: int
+    lend_share: float
+    unit: float = 1.0
+    reasons: dict[Tier, str] = field(default_factory=dict)
+    _memories: dict[Tier, ScalingMemory] = field(default_factory=dict)
+    _needed: NeededGpus = field(default_factory=NeededGpus)
+    _shared: tuple[tuple[dict[Tier, TierWish], float], dict[Tier, GpuShare]] | None = None
+
+    def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, float]:
+        wishes: dict[Tier, TierWish] = {}
+        units = {tier: round(state.target / self.unit) for tier, state in tiers.items()}
+        reports = {tier: self._reports(state, units[tier]) for tier, state in tiers.items()}
+        config = self.delays.config
+        for tier, state in tiers.items():
+            decision = self._decide(tier, state, reports, units[tier], now_s)
+            self.reasons[tier] = decision.reason
+            self._memories[tier] = decision.memory
+            wishes[tier] = TierWish(
+                wanted=min(max(decision.replicas, config.min_replicas), config.max_replicas),
+                target=units[tier],
+                minimum=config.min_replicas,
+                needed=decision.needed,
+                hold_s=decision.hold_s,
+            )
+        self._needed = observe_needed(self._needed, wishes, now_s=now_s)
+        shares = self._shares(wishes)
+        for tier, share in shares.items():
+            if share.reason:
+                self.reasons[tier] += f"; {share.reason}"
+        return {
+            tier: self.unit * self.delays.apply(tier, share.replicas, units[tier], now_s)
+            for tier, share in shares.items()
+        }
+
+    def _shares(self, wishes: dict[Tier, TierWish]) -> dict[Tier, GpuShare]:
+        """They depend on the wishes and what is kept, and most are those of the tick before."""
+        asked = wishes, self._needed.most
+        if self._shared is None or self._shared[0] != asked:
+            gpus = round(self.gpus / self.unit)
+            self._shared = (asked, share_gpus(wishes, gpus=gpus, kept=self._needed.most))
+        return self._shared[1]
+
+    def _decide(
+        self,
+        tier: Tier,
+        state: TierState,
+        reports: Mapping[Tier, Sequence[ReplicaLoad]],
+        target: int,
+        now_s: float,
+    ) -> Decision:
+        others = [
+            spare_load(reported, self.laws[other], lend_share=self.lend_share)
+            for other, reported in reports.items()
+            if other is not tier
+        ]
+        # As the server: the longest start of the tier's replicas.
+        law = self.laws[tier]
+        start_s = max((r.plan.start_s for r in state.serving), default=law.start_s)
+        return desired_replicas(
+            reports[tier],
+            law if start_s == law.start_s else replace(law, start_s=start_s),
+            now_s=now_s,
+            memory=self._memories.get(tier, ScalingMemory()),
+            replicas_target=target,
+            replicas_running=len(reports[tier]),
+            lent_load=next(iter(others), None),
+        )
+
+    def _reports(self, state: TierState, target: int) -> list[ReplicaLoad]:
+        """One for each unit that serves."""
+        reports = [replica.report() for replica in state.serving]
+        size = sum(replica.size for replica in state.serving)
+        count = min(round(size * state.weight / self.unit), target)
+        return list(itertools.islice(itertools.cycle(reports), count))

@@ -17,8 +17,9 @@ BIN := .venv/bin
 PY := $(BIN)/python
 CPU_OR_GPU := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 TESTS ?=
+CELLS ?=
 
-.PHONY: help setup serve doctor check check-security test e2e test-hostile test-replicas test-k8s test-pods image sbom test-image test-clients soak bench-overhead monitoring lock docs-reference clean
+.PHONY: help setup serve doctor check check-security test e2e test-hostile test-replicas test-k8s test-pods image sbom test-image test-clients soak bench-overhead replay-scaling monitoring lock docs-reference clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -95,6 +96,9 @@ bench-overhead: setup ## What serving adds to bare vLLM; writes loadtest/results
 	$(PY) -m loadtest overhead --rounds 20 --systems bare ours --concurrency 1 8 32 --open-loop-rate 0 \
 		--no-pure-path --out loadtest/results/overhead-promises.json
 	$(PY) -m loadtest readme
+
+replay-scaling: setup ## Scaling laws on real Ray in real time beside the simulation: an hour; CELLS="azure step"
+	$(PY) -m loadtest replay-scaling $(if $(CELLS),--cells $(CELLS))
 
 monitoring: setup ## Prometheus with all rules beside `make serve`, at 127.0.0.1:9090; Ctrl-C stops it
 	@exec $(PY) -m deploy.monitoring run --application 127.0.0.1:$(PORT)

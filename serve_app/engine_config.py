@@ -14,6 +14,26 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class FakeCardConfig(Strict):
+    """What a card does where the fake engine stands for it. As in `python -m loadtest simulate`, a
+    step takes `base_ms + per_sequence_ms * sequences that decode + per_context_ktoken_ms * their
+    contexts / 1000 + per_prompt_token_ms * prompt tokens`."""
+
+    base_ms: float = Field(gt=0, description="What a step takes whatever is in it.")
+    per_sequence_ms: float = Field(gt=0, description="For each sequence that decodes.")
+    per_prompt_token_ms: float = Field(gt=0, description="For each prompt token.")
+    per_context_ktoken_ms: float = Field(
+        default=0.0, ge=0, description="For each 1,000 tokens in the contexts of all that decode."
+    )
+    step_tokens: int = Field(
+        default=2048, ge=1, description="Most tokens in a step: vLLM's max_num_batched_tokens."
+    )
+    kv_tokens: int = Field(ge=1, description="What the KV cache holds.")
+    max_sequences: int = Field(
+        default=256, ge=1, description="Most sequences in a step: vLLM's max_num_seqs."
+    )
+
+
 class FakeEngineConfig(Strict):
     """The fake engine in place of vLLM, for load beyond this machine and tests of edges: it keeps
     the step times of a card, its answers are made up."""
@@ -32,6 +52,17 @@ class FakeEngineConfig(Strict):
         default=0, description="Seed of the lengths; the same prompt gets the same answer."
     )
     speed: float = Field(default=1.0, gt=0, description="How many times faster than the card.")
+    stream_interval: int = Field(
+        default=1,
+        ge=1,
+        description="Tokens in an event of a stream, of which the first has one: vLLM's "
+        "stream-interval. More of them cost less CPU.",
+    )
+    cards: dict[str, FakeCardConfig] = Field(
+        default_factory=dict,
+        description="What cards do, by Ray's accelerator type; of one that is not named it is "
+        "derived.",
+    )
 
 
 class EngineConfig(Strict):

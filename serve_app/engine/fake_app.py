@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
+from serve_app.core.generation import GENERATION, Generation
 from serve_app.engine.fake_batch import FakeBatch, FakeReply
 from serve_app.engine.fake_form import FakeForm, Kind, made_tokens
 from serve_app.engine_config import FakeEngineConfig
@@ -102,7 +103,11 @@ class _Completions:
             for prompt in prompts
             for copy in range(body.n)
         ]
-        with self.batch.reply(form.prompt_tokens, lengths) as reply, _ended(reply, receive):
+        generation = GENERATION.get() or Generation()
+        # Each copy reads the prompt for itself.
+        generation.on_prompt(form.prompt_tokens * len(lengths))
+        told = generation.on_first_token
+        with self.batch.reply(form.prompt_tokens, lengths, told) as reply, _ended(reply, receive):
             if body.stream:
                 usage = body.stream_options is not None and body.stream_options.include_usage
                 await _stream(form, reply, send, usage=usage)

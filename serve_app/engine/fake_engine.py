@@ -6,6 +6,7 @@ model: neither its answers nor its token counts mean anything.
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from serve_app.core.hardware import Hardware, ModelShape, model_shape
 from serve_app.core.step_time import StepModel, derived_step_model
 from serve_app.engine.engine import EngineLoad
 from serve_app.engine.fake_app import KNOWN_FIELDS, make_fake_app
-from serve_app.engine.fake_batch import FakeBatch
+from serve_app.engine.fake_batch import PROMPT_TOKENS_PER_STEP, FakeBatch
 from serve_app.engine_config import EngineConfig, FakeEngineConfig
 
 log = logging.getLogger(__name__)
@@ -67,8 +68,17 @@ class FakeEngine:
         shape = model_shape(DEFAULT_MODEL_CONFIG)
         step_model = _faster(derived_step_model(hardware, shape), fake.speed)
         load = EngineLoad()
-        kv_tokens = _kv_tokens(config, hardware, shape)
-        batch = FakeBatch(step_model, hardware.max_sequences, kv_tokens, load)
+        card = fake.cards.get(hardware.accelerator_type or "")
+        kv_tokens = _kv_tokens(config, hardware, shape) if card is None else card.kv_tokens
+        batch = FakeBatch(
+            step_model,
+            hardware.max_sequences,
+            kv_tokens,
+            load,
+            per_context_token_ms=(card.per_context_ktoken_ms if card else 0.0) / 1e3 / fake.speed,
+            step_tokens=card.step_tokens if card else PROMPT_TOKENS_PER_STEP,
+            stream_interval=fake.stream_interval,
+        )
         return cls(
             app=make_fake_app(
                 batch, fake, served_names=served_names, max_model_len=config.max_model_len
@@ -105,6 +115,23 @@ class FakeEngine:
 
     def shutdown(self) -> None:
         self._stepping.cancel()
+
+
+def played_card(fake: FakeEngineConfig, landed_on: Hardware) -> Hardware:
+    """The card as the settings have it, for all that is derived from its speed: what a step costs
+    beside its sequences is overhead then, for they do not say how much of it reads the weights."""
+    card = fake.cards.get(landed_on.accelerator_type or "")
+    if card is None:
+        return landed_on
+    return replace(
+        landed_on,
+        bandwidth_bytes_per_s=math.inf,
+        step_overhead_ms=card.base_ms,
+        step_per_sequence_ms=card.per_sequence_ms,
+        prefill_tokens_per_s=1e3 / card.per_prompt_token_ms,
+        max_sequences=card.max_sequences,
+        status="as the fake engine's settings have it",
+    )
 
 
 def _faster(model: StepModel, speed: float) -> StepModel:

@@ -13,7 +13,7 @@ from serve_app.engine.chat_templates import served_template
 from serve_app.engine.compilation import keep_compiled_in
 from serve_app.engine.cpu import computes_on_cpu, on_cores, this_cpu
 from serve_app.engine.engine import Engine
-from serve_app.engine.fake_engine import FakeEngine
+from serve_app.engine.fake_engine import FakeEngine, played_card
 from serve_app.engine.model_dir import resolve_model
 from serve_app.engine.vllm_engine import VllmEngine
 from serve_app.engine_config import EngineConfig
@@ -38,10 +38,11 @@ async def start_engine(
     # The first name is the one that answers carry.
     names = (args.tier.value, args.model)
     if args.engine.fake is not None:
+        hardware = played_card(args.engine.fake, landed_on)
         engine = await FakeEngine.start(
-            args.engine, args.engine.fake, landed_on, served_names=names, phase=phase
+            args.engine, args.engine.fake, hardware, served_names=names, phase=phase
         )
-        return engine, landed_on
+        return engine, hardware
     hardware = _computing(landed_on)
     with phase("model"):
         model = str(resolve_model(args.model))

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
+from serve_app.core.generation import GENERATION, Generation
 from serve_app.core.hardware import CPU, RTX_4090, T4, Hardware, model_shape
 from serve_app.core.step_time import StepModel, derived_step_model
 from serve_app.engine.engine import Engine
-from serve_app.engine.fake_engine import FakeEngine
+from serve_app.engine.fake_engine import FakeEngine, played_card
 from serve_app.engine_config import EngineConfig, FakeEngineConfig
 from serve_app.errors import RequestError
 from tests.engine.fake_call import Call
@@ -76,6 +77,50 @@ async def test_a_long_prompt_delays_the_first_token() -> None:
     await call.events()
     prefill_s = 4000 * model_of(T4).per_prompt_token_ms / 1e3
     assert call.first_s == pytest.approx(prefill_s + 2 * model_of(T4).base_ms / 1e3, rel=0.02)
+
+
+@virtual
+async def test_a_card_of_the_settings_takes_its_place() -> None:
+    figures = {"base_ms": 30.0, "per_sequence_ms": 2.0, "per_prompt_token_ms": 0.5}
+    card = {**figures, "per_context_ktoken_ms": 100.0, "step_tokens": 100, "kv_tokens": 5000}
+    fake = FakeEngineConfig.model_validate({"start_s": 0, "cards": {"T4": card}})
+    hardware = played_card(fake, T4)
+    assert played_card(fake, RTX_4090) is RTX_4090
+    assert model_of(hardware).step_ms(3, 10) == pytest.approx(30 + 3 * 2 + 10 * 0.5)
+    engine = await started(hardware, **fake.model_dump())
+    assert engine.kv_tokens == 5000
+    prompt = [{"role": "user", "content": "x" * 4 * 199}]
+    call = Call(engine, CHAT, messages=prompt, max_tokens=2, ignore_eos=True, stream=True)
+    await call.events()
+    assert call.first_s == pytest.approx(2 * 0.030 + 200 * 0.0005)
+    assert now_s() - call.first_s == pytest.approx(0.030 + 0.002 + 201 * 0.0001)
+
+
+@virtual
+async def test_an_event_has_as_many_tokens_as_the_settings_say() -> None:
+    engine = await started(start_s=0, stream_interval=16)
+    body = {"messages": HELLO, "max_tokens": 40, "ignore_eos": True, "stream": True}
+    events = await Call(engine, CHAT, **body).events()
+    words = [event["choices"][0]["delta"]["content"].count(" ") for event in events]
+    assert words == [1, 16, 16, 7]
+
+
+@virtual
+async def test_the_edge_hears_of_the_prompt_and_of_the_first_token() -> None:
+    engine = await started(start_s=0)
+    heard: list[tuple[str, float]] = []
+    generation = Generation(
+        on_prompt=lambda tokens: heard.append((f"{tokens} tokens", now_s())),
+        on_first_token=lambda: heard.append(("first token", now_s())),
+    )
+    GENERATION.set(generation)
+    prompt = [{"role": "user", "content": "x" * 4 * 999}]
+    call = Call(engine, CHAT, messages=prompt, max_tokens=50, ignore_eos=True, n=2)
+    await call.answer()
+    (told, told_s), (first, first_s) = heard
+    assert (told, told_s) == ("2000 tokens", 0.0)
+    assert first == "first token"
+    assert first_s == pytest.approx(2000 * model_of(T4).per_prompt_token_ms / 1e3, abs=0.03)
 
 
 @virtual

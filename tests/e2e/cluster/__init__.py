@@ -1,1 +1,1 @@
-"""One cluster of four Ray nodes: a head without GPU, two with a T4, one with an RTX 4090."""
+"""One cluster of four Ray nodes: a head without GPU, one with a T4, two with an RTX 4090."""

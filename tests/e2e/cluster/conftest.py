@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from loadtest.ray_nodes import RTX_4090, T4, gpu_nodes
 from serve_app.serving.local import LocalCluster
-from tests.e2e.ray_nodes import RTX_4090, T4, gpu_nodes
 from tests.e2e.site import Site, site_of
 
+CARDS = (T4, RTX_4090, RTX_4090)
 ENVIRONMENT = {
     # Nobody waits here for a load balancer that learns slowly.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
@@ -19,5 +20,5 @@ ENVIRONMENT = {
 @pytest.fixture(scope="package")
 def site() -> Iterator[Site]:
     head = LocalCluster(environment=ENVIRONMENT, ray_options=("--num-cpus=2", "--num-gpus=0"))
-    with head as cluster, gpu_nodes(cluster, [T4, T4, RTX_4090]), site_of(cluster) as running:
+    with head as cluster, gpu_nodes(cluster, CARDS), site_of(cluster) as running:
         yield running

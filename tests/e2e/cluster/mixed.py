@@ -48,7 +48,7 @@ def mixed_config(
                 "max_wait_s": 240,
                 "lend_share": lend_share,
             },
-            "scaling": {"wait_share": 0.02},
+            "scaling": {"least_hold_s": 5.0, "most_hold_s": 5.0},
         }
         deployment["autoscaling_config"] |= {
             "min_replicas": least,

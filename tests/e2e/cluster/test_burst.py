@@ -8,12 +8,14 @@ from statistics import median
 
 import aiohttp
 
+from loadtest.ray_nodes import RTX_4090, T4, idle_processes
 from serve_app.core.tiers import Tier
 from tests.e2e.client import Reply, ask, client_session, work
 from tests.e2e.cluster.mixed import (
     FAKE,
     REPLICAS_WITHIN_S,
     await_replicas,
+    cards,
     deploy,
     mixed_config,
     ready,
@@ -22,12 +24,11 @@ from tests.e2e.cluster.mixed import (
 from tests.e2e.cluster.watch import PERIOD_S, Watch, watching
 from tests.e2e.figures import keep_figures
 from tests.e2e.machine_clock import clock_s
-from tests.e2e.ray_nodes import T4, idle_processes
 from tests.e2e.site import Site, drain_lines, wait_for
 
-# About 50 s of work for one replica: 4 streams at a time, a token each 30 ms, so that the cores are
+# About 50 s of work for one replica: 4 streams at a time, a token each 18 ms, so that the cores are
 # free for what is measured.
-SLOTS, STREAMS, TOKENS = 4, 36, 200
+SLOTS, STREAMS, TOKENS, SPEED = 4, 56, 200, 0.3
 # Outlasts the calm after which a replica is taken away.
 LONG_TOKENS = 1300
 DECISION_S, FIRST_SERVED_S = 3.0, 8.0
@@ -52,7 +53,7 @@ def _deploy_anew(site: Site, *, seed: int) -> None:
     """With a chat replica that has learnt nothing: the probes of a round before teach that answers
     are short, and then the law rightly expects the same burst to be over soon."""
     before = ready_names(site, Tier.CHAT)
-    engine = {"fake": {**FAKE, "seed": seed}}
+    engine = {"fake": {**FAKE, "seed": seed, "speed": SPEED}}
     deploy(site, mixed_config(chat=(1, 2), slots=SLOTS, engine=engine))
     # The old one still answers for a while, and is in nobody's count then.
     wait_for(lambda: ready_names(site, Tier.CHAT) - before, "chat's new replica", REPLICAS_WITHIN_S)
@@ -61,7 +62,9 @@ def _deploy_anew(site: Site, *, seed: int) -> None:
     (replica,) = ready(site, Tier.CHAT)
     assert not replica["service_measured"]
     # As on a cluster at rest; seconds after a card became free a replica starts slower (ADR 15).
-    wait_for(lambda: idle_processes(T4), "a process stands by", REPLICAS_WITHIN_S)
+    # Where the old replica still held its GPU, the new one has taken the other type.
+    free = RTX_4090 if cards(site, Tier.CHAT) == [T4] else T4
+    wait_for(lambda: idle_processes(free), "a process stands by", REPLICAS_WITHIN_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ async def _burst(
     )
     new = served.names(Tier.CHAT) - before
     assert any(not stream.done() for stream in streams), "the burst must outlast the start"
-    assert served.cards(Tier.CHAT) == [T4, T4]
+    assert served.cards(Tier.CHAT) == [RTX_4090, T4]
     replies = await asyncio.gather(*streams)
     assert _lost(replies) == []
     times = (round(sight.at_s - began_s, 2) for sight in (decided, reports, served))

@@ -1,5 +1,5 @@
-"""Each tier's replicas land on the card that it prefers, one on each, and on the other one when
-there is none left."""
+"""Both tiers' replicas land on the GPU whose token costs least, one on each, and on the other type
+when none of it is left."""
 
 import json
 import subprocess
@@ -9,22 +9,22 @@ from typing import Any
 import psutil
 import pytest
 
+from loadtest.ray_nodes import RTX_4090, T4
 from serve_app.core.hardware import hardware_for
 from serve_app.core.tiers import Tier
 from tests.e2e.cluster.mixed import await_replicas, cards, deploy, gpus, mixed_config, ready
-from tests.e2e.ray_nodes import RTX_4090, T4
 from tests.e2e.site import Site, wait_for
 
 
 @pytest.mark.parametrize(
     ("chat", "reasoning", "chat_on", "reasoning_on"),
     [
-        (1, 1, [T4], [RTX_4090]),
-        (2, 1, [T4, T4], [RTX_4090]),
-        (1, 2, [T4], [RTX_4090, T4]),
+        (1, 1, [RTX_4090], [RTX_4090]),
+        (2, 1, [RTX_4090, T4], [RTX_4090]),
+        (1, 2, [RTX_4090], [RTX_4090, T4]),
     ],
 )
-def test_each_tier_gets_the_card_that_it_prefers(
+def test_each_tier_gets_the_type_whose_token_costs_least(
     site: Site, chat: int, reasoning: int, chat_on: list[str], reasoning_on: list[str]
 ) -> None:
     deploy(site, mixed_config(chat=(chat, chat), reasoning=(reasoning, reasoning)))
@@ -36,6 +36,7 @@ def test_each_tier_gets_the_card_that_it_prefers(
     for tier in Tier:
         for replica in ready(site, tier):
             assert replica["engine"] == "fake"
+            assert (replica["times_token_cost"] > 2) is (replica["accelerator_type"] == T4)
             assert replica["hardware"] == hardware_for(replica["accelerator_type"]).name
             mapped = [area.path for area in psutil.Process(replica["pid"]).memory_maps()]
             assert not [path for path in mapped if "/torch/" in path], "its start must be quick"
@@ -45,7 +46,7 @@ def test_a_replica_waits_while_every_gpu_is_taken(site: Site) -> None:
     deploy(site, mixed_config(chat=(3, 3)))
     await_replicas(site, chat=2, reasoning=1)
     wait_for(lambda: site.tier(Tier.CHAT)["replicas_wanted"] == 3, "a third one is wanted")
-    assert cards(site, Tier.CHAT) == [T4, T4]
+    assert cards(site, Tier.CHAT) == [RTX_4090, T4]
     assert cards(site, Tier.REASONING) == [RTX_4090]
     assert site.get("/readyz").status_code == 200
     report: dict[str, Any] = {}
@@ -66,6 +67,8 @@ def test_a_replica_waits_while_every_gpu_is_taken(site: Site) -> None:
     assert all(held in finding["sentence"] for held in ("chat (2)", "reasoning (1)"))
     deploy(site, mixed_config())
     wait_for(lambda: site.tier(Tier.CHAT)["replicas_wanted"] == 1, "it is no longer wanted")
+    await_replicas(site, chat=1, reasoning=1)
+    assert cards(site, Tier.CHAT) == [RTX_4090], "the dearer one is given back"
 
 
 def doctor(site: Site) -> dict[str, Any]:

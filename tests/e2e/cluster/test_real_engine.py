@@ -1,10 +1,10 @@
 """vLLM on the CPU behind a GPU that only Ray believes in."""
 
 from loadtest.random_model import make_random_qwen2
+from loadtest.ray_nodes import T4
 from serve_app.core.hardware import CPU
 from serve_app.core.tiers import Tier
 from tests.e2e.cluster.mixed import deploy, mixed_config, ready
-from tests.e2e.ray_nodes import T4
 from tests.e2e.site import Site, wait_for
 
 VLLM_WITHIN_S = 150.0

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import psutil
 
 from serve_app.core.labels import ACCELERATOR_LABEL
 from serve_app.serving.head import OBJECT_STORE_BYTES
-from serve_app.serving.local import LocalCluster
+from serve_app.serving.local import ClusterError, LocalCluster
 from serve_app.serving.ports import free_ports
 
 T4 = "T4"
@@ -33,14 +33,16 @@ _PORTS = (
 
 
 @contextmanager
-def gpu_nodes(cluster: LocalCluster, accelerator_types: Sequence[str]) -> Iterator[None]:
-    """One node with one GPU for each of the types, for as long as the block runs.
+def gpu_nodes(
+    cluster: LocalCluster, accelerator_types: Iterable[str], *, gpus_each: int = 1
+) -> Iterator[None]:
+    """A node with so many GPUs for each of the types, for as long as the block runs.
 
     One after the other: two that start at once choose the same names for their sockets.
     """
     with ExitStack() as nodes:
         for accelerator_type in accelerator_types:
-            nodes.enter_context(_node(cluster, accelerator_type))
+            nodes.enter_context(gpu_node(cluster, accelerator_type, gpus_each))
         yield
 
 
@@ -56,13 +58,16 @@ def idle_processes(accelerator_type: str) -> int:
 
 
 @contextmanager
-def _node(cluster: LocalCluster, accelerator_type: str) -> Iterator[None]:
+def gpu_node(cluster: LocalCluster, accelerator_type: str, gpus: int) -> Iterator[None]:
+    """One node. Raises ClusterError if it does not start."""
     ports = free_ports(len(_PORTS))
     command = [
         str(Path(sys.executable).with_name("ray")),
         *("start", "--block", "--log-color=false", "--disable-usage-stats"),
         f"--address={cluster.client_env['RAY_ADDRESS']}",
-        *("--num-cpus=3", "--num-gpus=1", f"--object-store-memory={OBJECT_STORE_BYTES}"),
+        # A replica asks for two CPUs, and there is one more.
+        *(f"--num-cpus={2 * gpus + 1}", f"--num-gpus={gpus}"),
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
         f"--labels={ACCELERATOR_LABEL}={accelerator_type}",
         *(f"--{name}={port}" for name, port in zip(_PORTS, ports, strict=True)),
     ]
@@ -92,6 +97,6 @@ def _node(cluster: LocalCluster, accelerator_type: str) -> Iterator[None]:
 def _await_start(supervisor: subprocess.Popen[bytes], log: Path) -> None:
     deadline_s = time.monotonic() + START_LIMIT_S
     while STARTED not in log.read_text():
-        assert supervisor.poll() is None, f"the node did not start: {log.read_text()}"
-        assert time.monotonic() < deadline_s, f"the node has not started: {log.read_text()}"
+        if supervisor.poll() is not None or time.monotonic() > deadline_s:
+            raise ClusterError("a further node of Ray did not start", log.read_text())
         time.sleep(POLL_S)

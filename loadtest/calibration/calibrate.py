@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from loadtest.load.scenario import Load, Poisson, Scenario
 from loadtest.load.server import Target, Watch, find_target
 from loadtest.results_file import commit, machine, versions
 from loadtest.simulation.profile import (
+    MOST_UNCERTAINTY,
     TOTAL,
     CardProfile,
     Curve,
@@ -190,12 +192,27 @@ def _model_name(model: str) -> str:
 
 
 def _fitted(of: Fit, name: str, what: str) -> Figure:
-    return Figure(value=round(of[name], 5), status="measured", source=f"{what}: {of.words()}")
+    return Figure(
+        value=round(of[name], 5),
+        status="measured",
+        source=f"{what}: {of.words()}",
+        uncertainty=_rounded_up(of.uncertainty(name)),
+    )
+
+
+def _rounded_up(uncertainty: float) -> float:
+    """To a thousandth; no profile says more than that a figure may be twice or half as large."""
+    return math.ceil(min(uncertainty, MOST_UNCERTAINTY) * 1e3) / 1e3
 
 
 def _curve(of: Fit) -> Curve:
     rounded = {sequences: round(ms, 5) for sequences, ms in curve_ms(of).items()}
-    return Curve(step_ms=rounded, status="measured", source=f"decode steps: {of.words()}")
+    return Curve(
+        step_ms=rounded,
+        status="measured",
+        source=f"decode steps: {of.words()}",
+        uncertainty=_rounded_up(of.typical_off),
+    )
 
 
 def _given(value: float, source: str) -> Figure:
@@ -208,7 +225,7 @@ def _kv_tokens(wanted: Wanted, told: Told) -> Figure:
     if told.kv_tokens is None:
         raise LoadFault("The server's metrics do not say the size of its KV cache: --kv-tokens.")
     source = "vllm:cache_config_info, num_gpu_blocks * block_size"
-    return Figure(value=told.kv_tokens, status="measured", source=source)
+    return Figure(value=told.kv_tokens, status="measured", source=source, uncertainty=0.0)
 
 
 def _max_sequences(wanted: Wanted, told: Told) -> Figure:

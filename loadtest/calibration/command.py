@@ -127,7 +127,8 @@ def tell(profile: CardProfile, fits: "Fits", console: Console) -> None:
         *("step_tokens", "kv_tokens", "max_sequences"),
     ):
         figure = getattr(profile, name)
-        table.add_row(name, f"{figure.value:,.5g}", f"{figure.status}; {figure.source}")
+        value = f"{figure.value:,.5g}" + (f" ± {figure.share:.1%}" if figure.share else "")
+        table.add_row(name, value, f"{figure.status}; {figure.source}")
     curve = profile.by_sequences
     assert curve is not None
     for sequences, step_ms in curve.step_ms.items():

@@ -26,10 +26,12 @@ class TooLittle(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """`names` with their `values`; of each sample what was measured and what the fit says."""
+    """`names` with their `values` and the `standard_errors` of these; of each sample what was
+    measured and what the fit says."""
 
     names: tuple[str, ...]
     values: tuple[float, ...]
+    standard_errors: tuple[float, ...]
     measured_ms: tuple[float, ...]
     fitted_ms: tuple[float, ...]
 
@@ -49,11 +51,25 @@ class Fit:
         spread = float(((measured - measured.mean()) ** 2).sum())
         return 1.0 - float(((measured - fitted) ** 2).sum()) / spread if spread else 1.0
 
+    @property
+    def typical_off(self) -> float:
+        """How far the fit is off a sample, as a share: the median of its errors."""
+        return float(np.median(np.abs(self.off_by)))
+
+    def uncertainty(self, name: str) -> float:
+        """Of a figure, as a share of it: two standard errors, and no less than what the fit is
+        typically off by, which also has what changes with the machine's moments. Of a figure that
+        came out as 0 there is none to tell."""
+        at = self.names.index(name)
+        if not self.values[at]:
+            return 0.0
+        return max(2 * self.standard_errors[at] / self.values[at], self.typical_off)
+
     def words(self) -> str:
         """`24 samples, R2 0.991, off by 2.1 % (median) and 6.0 % (worst)`."""
         off = np.abs(self.off_by)
         return (
-            f"{len(off)} samples, R2 {self.r2:.3f}, off by {np.median(off):.1%} (median) and "
+            f"{len(off)} samples, R2 {self.r2:.3f}, off by {self.typical_off:.1%} (median) and "
             f"{off.max():.1%} (worst)"
         )
 
@@ -180,12 +196,29 @@ def _fit(
         off = np.maximum(np.abs(measured - table @ values - known) / says, 1e-12)
         trust = np.minimum(1.0, USUAL_OFF / off)
     fitted = table @ values + known
+    weight = np.sqrt(trust) / says
+    residuals = (measured - fitted) * weight
     return Fit(
         tuple(columns),
         tuple(map(float, values)),
+        tuple(map(float, _standard_errors(table * weight[:, None], residuals, values > 0))),
         tuple(map(float, measured)),
         tuple(map(float, fitted)),
     )
+
+
+def _standard_errors(table: Numbers, residuals: Numbers, free: Bools) -> Numbers:
+    """Of the least squares' values that are free, by the spread of the residuals; 0 of those that
+    are bound to 0. No more samples than values tell nothing of it: then it is infinite."""
+    errors = np.zeros(table.shape[1])
+    spare = len(residuals) - int(free.sum())
+    if spare <= 0:
+        errors[free] = np.inf
+        return errors
+    variance = float((residuals**2).sum()) / spare
+    covariance = variance * np.linalg.pinv(table[:, free].T @ table[:, free])
+    errors[free] = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    return errors
 
 
 def least_squares_from_0(table: Numbers, wanted: Numbers) -> Numbers:

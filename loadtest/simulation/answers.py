@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from loadtest.load.scenario import Slo
 from loadtest.simulation.inputs import status_of
 from loadtest.simulation.outcome import Change, Moment, Outcome, Percentiles, TierOutcome
+from loadtest.simulation.profile_range import uncertainties
 from loadtest.simulation.setup import Setup
 from serve_app.core.tiers import Tier
 
@@ -54,11 +55,12 @@ class CardFigures(_Strict):
 
 
 class Asked(_Strict):
-    """What every answer depends on."""
+    """What every answer depends on. `uncertainty`: by card and figure, as a share of it."""
 
     slo: Mapping[str, float] = Field(description="Limits in seconds, by name.")
     max_wait_s: float
     profiles: Mapping[str, str] = Field(description="Each card's figures: derived, measured, both.")
+    uncertainty: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
     command: str
     date: str
     commit: str
@@ -68,7 +70,8 @@ class SimulateAnswer(_Strict):
     """One policy on one trace."""
 
     policy: str
-    attainment: float
+    attainment: float = Field(description="Share whose prefill began within the longest wait.")
+    goodput: float = Field(description="Share of all arrivals that met their tier's SLO.")
     gpu_hours: float
     scale_actions: int
     attainment_by_tier: Mapping[Tier, float]
@@ -84,6 +87,7 @@ class SimulateAnswer(_Strict):
     cell: float = Field(description="Each simulated card stands for so many.")
     retries: int
     seed: int
+    initial: Mapping[Tier, int] = Field(description="Replicas that served at the beginning.")
     duration_s: float
     clipped: int
     gpus: Mapping[str, int]
@@ -108,6 +112,14 @@ class Holds(_Strict):
     tiers: Mapping[Tier, int] = Field(description="Cards that serve each tier.")
     load_per_s: float = Field(description="The lowest of the repetitions: held in each of them.")
     highest_per_s: float = Field(description="The highest of the repetitions.")
+    pessimistic_per_s: float | None = Field(
+        default=None,
+        description="What would be held with every figure of the profiles at the worse end of its "
+        "uncertainty. null: not asked for (--nominal).",
+    )
+    optimistic_per_s: float | None = Field(
+        default=None, description="With every figure at the better end. null: not asked for."
+    )
     by_tier: Mapping[Tier, float] = Field(description="`load_per_s`, divided among the tiers.")
     at_it: Mapping[Tier, TierFigures] = Field(description="In the repetition that held least.")
     beyond: str = Field(description="What the first load that is not held misses.")
@@ -137,6 +149,13 @@ class PlannedSet(_Strict):
     )
 
 
+class PlannedAt(_Strict):
+    """What is needed with every figure of the profiles at one end of its uncertainty."""
+
+    cheapest_holds: bool = Field(description="The cheapest set of the answer holds the load then.")
+    cheapest: PlannedSet | None = Field(description="That holds it then; null: none was found.")
+
+
 class Autoscaled(_Strict):
     """The same cards with the server's own law, on the same trace."""
 
@@ -151,6 +170,12 @@ class PlanAnswer(_Strict):
     """The cheapest sets of cards that hold a load."""
 
     sets: Sequence[PlannedSet] = Field(description="The cheapest first.")
+    pessimistic: PlannedAt | None = Field(
+        default=None, description="At the worse end. null: not asked for, or not reached."
+    )
+    optimistic: PlannedAt | None = Field(
+        default=None, description="At the better end. null: not asked for, or not reached."
+    )
     proven: bool = Field(description="No cheaper set is left that might hold the load.")
     sets_simulated: int
     load_per_s: Mapping[Tier, float] = Field(description="That the sets hold.")
@@ -176,6 +201,7 @@ def asked(argv: Sequence[str], setup: Setup, slo: Slo) -> Asked:
         slo={name: limit for name, limit in slo if limit is not None},
         max_wait_s=setup.max_wait_s,
         profiles={name: status_of(setup.profiles[name]) for name in setup.gpus},
+        uncertainty={name: uncertainties(setup.profiles[name]) for name in setup.gpus},
         command=shlex.join(["python", "-m", "loadtest", *argv]),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         commit=commit(),

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from loadtest.simulation.static_set import Bench
 
 INTERRUPTED = 130
+# A range wider than this part of the figure is told with two digits.
+COARSE = 0.1
 DEFAULT_MIX = "chat=0.8,reasoning=0.2"
 DESCRIPTION = """\
 Simulates the cards with all of them serving and nothing scaled, at one load after the other, until
 the highest is found at which each tier's requests meet the SLO often enough. First one card of each
 kind with one tier alone, then all cards of --gpus with the mix. The server's own gate, relay and
-lending run in the simulation; the cards are profiles, which say what of them was measured."""
+lending run in the simulation; the cards are profiles, which say what of them was measured and how
+uncertain each figure is. So an answer is a range: `6.0 (4.3 to 7.9)` requests/s, the ends being
+simulated with every figure at the worse or the better end of its uncertainty."""
 EXAMPLES = """examples:
   what one T4 and one RTX 4090 hold, in each tier and together:
     python -m loadtest capacity --gpus T4=1,RTX4090=1
@@ -32,7 +36,7 @@ EXAMPLES = """examples:
     python -m loadtest capacity --gpus RTX4090=4 --mix chat=1 --output-tokens 50-300 --slo ttft=1s
   of recorded traffic:
     python -m loadtest capacity --gpus T4=2 --trace loadtest/traces/azure2023_conv_1h.csv.gz
-  of a card that was measured (loadtest calibrate):
+  of a card that was measured (loadtest calibrate), whose figures have their own uncertainty:
     python -m loadtest capacity --gpus my-card=2 --profile my-card.json
 
 docs/simulation.md says what the numbers mean."""
@@ -55,6 +59,16 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     lengths = common.add_lengths(parser)
     lengths.add_argument(
         "--mix", type=types.mix, default=DEFAULT_MIX, help="each tier's share of requests"
+    )
+    add_nominal(parser)
+
+
+def add_nominal(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--nominal",
+        action="store_true",
+        help="the profiles' figures as they stand, without the range that their uncertainty makes, "
+        "which takes less time",
     )
 
 
@@ -93,7 +107,7 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
     cards: list[Holds] = []
     whole, interrupted = None, False
     with console.status("") as status:
-        search = _Search(bench, options.seeds, status)
+        search = _Search(bench, options.seeds, status, ranges=not options.nominal)
         try:
             for card in options.gpus:
                 for tier in bench.traffic.shares:
@@ -116,11 +130,11 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
 class _Search:
     """Counts its simulations, and says on the status line what it looks for."""
 
-    def __init__(self, bench: "Bench", repetitions: int, status: Status) -> None:
+    def __init__(self, bench: "Bench", repetitions: int, status: Status, *, ranges: bool) -> None:
         from dataclasses import replace
 
         self._bench = replace(bench, ran=self._ran)
-        self._repetitions, self._status = repetitions, status
+        self._repetitions, self._status, self._ranges = repetitions, status, ranges
         self._simulations, self._what = 0, ""
 
     def one(self, card: str, tier: Tier) -> "Holds":
@@ -136,18 +150,22 @@ class _Search:
 
     def _held(self, bench: "Bench", gpus: Mapping[str, int], what: str) -> "Holds | None":
         from loadtest.simulation.answers import Holds, tier_figures
-        from loadtest.simulation.held_load import held_load
+        from loadtest.simulation.held_load import held_load, load_at
+        from loadtest.simulation.profile_range import Side
 
         self._simulations, self._what = 0, what
         held = held_load(bench, gpus, repetitions=self._repetitions)
         if held is None:
             return None
         at_it = {} if held.outcome is None else tier_figures(held.outcome)
+        ends = {side: load_at(bench, held, side) for side in Side} if self._ranges else {}
         return Holds(
             gpus=dict(gpus),
             tiers=dict(held.split),
             load_per_s=held.load_per_s,
             highest_per_s=max(held.loads_per_s),
+            pessimistic_per_s=ends.get(Side.PESSIMISTIC),
+            optimistic_per_s=ends.get(Side.OPTIMISTIC),
             by_tier={t: held.load_per_s * part for t, part in bench.traffic.shares.items()},
             at_it=at_it,
             beyond=held.beyond,
@@ -166,7 +184,7 @@ def tell(answer: "CapacityAnswer", console: Console) -> None:
     )
     table.add_column("cards", no_wrap=True)
     table.add_column("tier", no_wrap=True)
-    for title in ("requests/s", "tokens/s", "TTFT p50 / p95", "TPOT p95"):
+    for title in ("requests/s", "tok/s", "TTFT p50 / p95", "TPOT p95"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in answer.cards:
         _add(table, row)
@@ -188,11 +206,23 @@ def _add(table: Table, row: "Holds") -> None:
         table.add_row(
             "" if place else words.gpus(row.gpus, "\n"),
             f"{tier} on {row.tiers[tier]}" if several else str(tier),
-            f"{words.rate(load)} to {words.rate(row.highest_per_s * part)}",
+            _rates(row, part),
             "" if found is None else number(found.output_tokens_per_s),
             "" if found is None else words.times(found.ttft_s),
             "" if found is None else seconds(found.tpot_s.p95),
         )
+
+
+def _rates(row: "Holds", part: float) -> str:
+    """Of this part of the load: what is held, and the range that the profiles' uncertainty makes;
+    without ranges what the repetitions held."""
+    low, high = row.pessimistic_per_s, row.optimistic_per_s
+    if low is None or high is None:
+        return f"{words.rate(row.load_per_s * part)} to {words.rate(row.highest_per_s * part)}"
+    wide = high - low > COARSE * row.load_per_s
+    ends = [f"{end * part:.2g}" if wide and end * part < 100 else words.rate(end * part)
+        for end in (low, high)]  # fmt: skip
+    return f"{words.rate(row.load_per_s * part)} ({' to '.join(ends)})"
 
 
 def _tell_how(answer: "CapacityAnswer", console: Console) -> None:
@@ -206,9 +236,16 @@ def _tell_how(answer: "CapacityAnswer", console: Console) -> None:
                 highlight=False,
                 soft_wrap=True,
             )
+    ranges = any(row.pessimistic_per_s is not None for row in rows)
+    second = (
+        "; in brackets what the uncertainty of the profiles' figures makes of it, all of them "
+        "worse or all better"
+        if ranges
+        else ", the second in the luckiest"
+    )
     console.print(
         f"Simulated: {answer.traffic}. {words.repetitions(answer.repetitions)} with arrivals that "
-        "fall anew: the first figure was held in each of them, the second in the luckiest.",
+        f"fall anew: the first figure was held in each of them{second}.",
         style="dim",
         soft_wrap=True,
         highlight=False,

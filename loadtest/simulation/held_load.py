@@ -1,18 +1,21 @@
 """The highest load that a set of cards holds within the SLO, and how sure that is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loadtest.evaluation.words import percent, seconds
 from loadtest.load.scenario import Slo
 from loadtest.simulation.highest_load import Highest, highest_load
 from loadtest.simulation.outcome import Outcome, TierOutcome
+from loadtest.simulation.profile_range import Side, profiles_at
 from loadtest.simulation.static_set import Bench, Split
 
 # Where the bisection begins: sets hold somewhat less than the bound, for arrivals come in clusters.
 GUESS = 0.93
 # A repetition is expected this near to the first one's answer.
 NEAR = 1.04
+# The ends of a range are known less well than by this anyway.
+RANGE_PRECISION = 0.04
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,11 @@ class HeldLoad:
     def load_per_s(self) -> float:
         """Held in all repetitions."""
         return min(self.loads_per_s)
+
+    @property
+    def worst_seed(self) -> int:
+        """The repetition that held least."""
+        return self.loads_per_s.index(self.load_per_s)
 
 
 def held_load(
@@ -50,6 +58,26 @@ def held_load(
     least = min(found, key=lambda highest: highest.load)
     beyond = "" if least.failed is None else what_is_missed(least.failed, bench)
     return HeldLoad(gpus, split, tuple(highest.load for highest in found), least.held, beyond)
+
+
+def bench_at(bench: Bench, side: Side) -> Bench:
+    """The same question with the profiles' figures at one end of their uncertainty."""
+    setup = replace(bench.setup, profiles=profiles_at(bench.setup.profiles, side))
+    return replace(bench, setup=setup)
+
+
+def load_at(bench: Bench, held: HeldLoad, side: Side) -> float:
+    """What would be held with all figures at this end of their uncertainty, with the same division
+    of the cards, in the repetition that held least. It is searched less precisely, and never on the
+    wrong side of what was found."""
+    moved = bench_at(bench, side)
+    bound, known = moved.bound_rps(held.gpus), bench.bound_rps(held.gpus)
+    if not bound:
+        return 0.0
+    guess = bound * (held.load_per_s / known if held.load_per_s else GUESS)
+    found = _search(moved, held.gpus, held.split, held.worst_seed, guess, RANGE_PRECISION)
+    keep = min if side is Side.PESSIMISTIC else max
+    return keep(found.load, held.load_per_s)
 
 
 def _best_split(

@@ -11,12 +11,14 @@ from rich.status import Status
 from loadtest.simulation import option_types as types
 from loadtest.simulation import options as common
 from loadtest.simulation import words
+from loadtest.simulation.capacity import add_nominal
 
 if TYPE_CHECKING:
-    from loadtest.simulation.answers import Autoscaled, PlanAnswer, PlannedSet
+    from loadtest.simulation.answers import Autoscaled, PlanAnswer, PlannedAt, PlannedSet
     from loadtest.simulation.holding import Holding
     from loadtest.simulation.profile import CardProfile
-    from loadtest.simulation.set_search import Priced
+    from loadtest.simulation.profile_range import Side
+    from loadtest.simulation.set_search import Cheapest, Priced, SetSearch
     from loadtest.simulation.static_set import Bench
     from loadtest.simulation.traffic import Traffic
 
@@ -27,8 +29,9 @@ MOST_REQUESTS = 1_000_000
 DESCRIPTION = """\
 Searches the counts of cards that hold a load within the SLO at the least price, all of them
 serving. A bound by arithmetic rules sets out, the others are simulated, in several repetitions.
-With --trace or --day it also says what autoscaling by the server's own law would save with the
-same cards."""
+It then says whether the cheapest set still holds with every figure of the profiles at the worse end
+of its uncertainty, and which set does; and which would do at the better end. With --trace or --day
+it also says what autoscaling by the server's own law would save with the same cards."""
 EXAMPLES = """examples:
   a load of two tiers:
     python -m loadtest plan --load chat=20/s,reasoning=2/s
@@ -73,6 +76,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     common.add_cluster(parser)
     common.add_trace(parser, required=False)
     common.add_lengths(parser)
+    add_nominal(parser)
 
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
@@ -96,9 +100,9 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
 def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "PlanAnswer":
     from loadtest.simulation.answers import PlanAnswer, asked
     from loadtest.simulation.arrivals import DAY_SWING
-    from loadtest.simulation.holding import Holding, holding
     from loadtest.simulation.inputs import bench_of, checked_outputs, profiles_of
-    from loadtest.simulation.set_search import SetSearch
+    from loadtest.simulation.profile_range import Side
+    from loadtest.simulation.set_search import Cheapest
 
     checked_outputs(json=options.json)
     profiles = profiles_of(options)
@@ -107,28 +111,22 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
     load_rps = mean_rps * (1 + DAY_SWING) if options.day else mean_rps
     bench = bench_of(options, dict.fromkeys(prices, 1), profiles, traffic)
     with console.status("") as status:
-
-        def run(gpus: Mapping[str, int]) -> Holding | None:
-            status.update(f"{words.gpus(gpus)}: does it hold {load_rps:.3g} requests/s?")
-            return holding(bench, gpus, load_rps, repetitions=options.seeds)
-
-        search = SetSearch(
-            prices,
-            lambda gpus: bench.bound_rps(gpus) / load_rps,
-            run,
-            at_least=len(traffic.shares),
-            most_tries=options.tries,
-        )
+        search = _Search(options, bench, prices, load_rps, status)
+        found: Cheapest[Holding] = Cheapest((), 0, proven=False)
         autoscaled, interrupted = None, False
+        at: dict[Side, PlannedAt] = {}
         try:
             found = search.cheapest()
+            for side in Side if found.sets and not options.nominal else ():
+                at[side] = search.at(side, found.sets[0])
             if found.sets:
-                best = found.sets[0]
-                autoscaled = _autoscaled(options, bench, best, mean_rps, status)
+                autoscaled = _autoscaled(options, bench, found.sets[0], mean_rps, status)
         except KeyboardInterrupt:
             found, interrupted = search.so_far(), True
     return PlanAnswer(
         sets=[_planned(priced) for priced in found.sets],
+        pessimistic=at.get(Side.PESSIMISTIC),
+        optimistic=at.get(Side.OPTIMISTIC),
         interrupted=interrupted,
         proven=found.proven,
         sets_simulated=found.tried,
@@ -142,6 +140,63 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
         traffic=traffic.words(),
         asked=asked(argv, bench.setup, options.slo),
     )
+
+
+class _Search:
+    """The cheapest set with the profiles as they stand, and at the ends of their uncertainty."""
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        bench: "Bench",
+        prices: Mapping[str, float],
+        load_rps: float,
+        status: Status,
+    ) -> None:
+        self._options, self._bench, self._prices = options, bench, prices
+        self._load_rps, self._status = load_rps, status
+        self._nominal = self._of(bench, "")
+
+    def cheapest(self) -> "Cheapest[Holding]":
+        return self._nominal.cheapest()
+
+    def so_far(self) -> "Cheapest[Holding]":
+        """After Ctrl-C; a search that had ended is as it was."""
+        return self._nominal.so_far()
+
+    def at(self, side: "Side", best: "Priced[Holding]") -> "PlannedAt":
+        """Whether the set that was found holds there, and the cheapest that does. Whatever fails
+        with better figures is taken to fail with worse ones."""
+        from loadtest.simulation.answers import PlannedAt
+        from loadtest.simulation.held_load import bench_at
+        from loadtest.simulation.profile_range import Side
+
+        search = self._of(bench_at(self._bench, side), f"{side} figures, ")
+        holds = side is Side.OPTIMISTIC or search.holds(best.counts)
+        if holds and side is Side.PESSIMISTIC:
+            return PlannedAt(cheapest_holds=True, cheapest=_planned(best))
+        sets = search.cheapest().sets
+        cheapest = _planned(sets[0]) if sets else None
+        return PlannedAt(cheapest_holds=holds, cheapest=cheapest)
+
+    def _of(self, bench: "Bench", what: str) -> "SetSearch[Holding]":
+        from loadtest.simulation.holding import Holding, holding
+        from loadtest.simulation.set_search import SetSearch
+
+        load_rps = self._load_rps
+
+        def run(gpus: Mapping[str, int]) -> Holding | None:
+            told = f"{what}{words.gpus(gpus)}: does it hold {load_rps:.3g} requests/s?"
+            self._status.update(told)
+            return holding(bench, gpus, load_rps, repetitions=self._options.seeds)
+
+        return SetSearch(
+            self._prices,
+            lambda gpus: bench.bound_rps(gpus) / load_rps,
+            run,
+            at_least=len(bench.traffic.shares),
+            most_tries=self._options.tries,
+        )
 
 
 def _prices(options: argparse.Namespace, profiles: Mapping[str, "CardProfile"]) -> dict[str, float]:
@@ -219,7 +274,7 @@ def _autoscaled(
         status.update(f"the server's law on {words.gpus(gpus)}: {done:.0%} of the time")
 
     setup = replace(bench.setup, gpus=gpus, most_requests=MOST_REQUESTS, seen=seen)
-    outcome = run_policy("ours", trace, setup, attainment=None).outcome
+    outcome = run_policy("ours", trace, setup, goodput=None).outcome
     static_hours = sum(gpus.values()) * outcome.duration_s / 3600
     usd_per_day = (outcome.total_cost_usd or 0.0) / outcome.duration_s * 86_400
     return Autoscaled(

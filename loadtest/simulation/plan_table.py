@@ -5,7 +5,7 @@ from rich.table import Table
 
 from loadtest.evaluation.words import number, percent, seconds
 from loadtest.simulation import words
-from loadtest.simulation.answers import PlanAnswer, PlannedSet
+from loadtest.simulation.answers import PlanAnswer, PlannedAt, PlannedSet
 
 MOST_ROWS = 5
 
@@ -26,6 +26,7 @@ def tell(answer: PlanAnswer, console: Console) -> None:
         _add(table, row)
     console.print(table)
     _tell_search(answer, console)
+    _tell_range(answer, console)
     _tell_saving(answer, console)
     for name, price in answer.prices.items():
         source = answer.price_sources[name]
@@ -59,6 +60,27 @@ def _tell_search(answer: PlanAnswer, console: Console) -> None:
         soft_wrap=True,
         highlight=False,
     )
+
+
+def _tell_range(answer: PlanAnswer, console: Console) -> None:
+    """What the uncertainty of the profiles' figures makes of the cheapest set."""
+    worse, better = answer.pessimistic, answer.optimistic
+    if worse is None:
+        return
+    best = words.gpus(answer.sets[0].gpus)
+    if worse.cheapest_holds:
+        told = f"{best}: holds it with the profiles' pessimistic figures too."
+    else:
+        told = f"{best}: does not hold it with the profiles' pessimistic figures; {_need(worse)}."
+    if better is not None:
+        told += f" With the optimistic ones {_need(better)}."
+    console.print(told, soft_wrap=True, highlight=False)
+
+
+def _need(at: PlannedAt) -> str:
+    if at.cheapest is None:
+        return "no set was found that does"
+    return f"{words.gpus(at.cheapest.gpus)} would, at ${at.cheapest.usd_per_day:.2f} a day"
 
 
 def _tell_saving(answer: PlanAnswer, console: Console) -> None:

@@ -21,6 +21,10 @@ PROFILES = Path(__file__).parent.parent / "profiles"
 TOTAL = "total"
 # `given`: a setting of the engine or a published price, of which nothing can be measured.
 Status = Literal["measured", "derived", "given"]
+# Measured: what `validate` lets throughput be off by. Derived: as much as the 4090's first profile
+# was off at a full batch (docs/calibration.md).
+DEFAULT_UNCERTAINTY: Mapping[Status, float] = {"measured": 0.1, "derived": 0.3, "given": 0.0}
+MOST_UNCERTAINTY = 1.0
 
 
 class ProfileError(ValueError):
@@ -31,12 +35,43 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Figure(_Strict):
+class _Uncertain(_Strict):
+    """How a figure is known, and how well."""
+
+    status: Status
+    source: str = Field(min_length=1)
+    uncertainty: float | None = Field(
+        default=None,
+        ge=0,
+        le=MOST_UNCERTAINTY,
+        description="As a share u: the true value is expected from 1 / (1 + u) of it to (1 + u) "
+        "times it. null, as in files that are older than this field: 0.1 of what was measured, 0.3 "
+        "of what was derived, 0 of what was given.",
+    )
+    least: bool = Field(
+        default=False, description="It is a bound: the true value is not below it, only above."
+    )
+
+    @property
+    def share(self) -> float:
+        """Its uncertainty, or the default of its status."""
+        return DEFAULT_UNCERTAINTY[self.status] if self.uncertainty is None else self.uncertainty
+
+    @property
+    def lowest(self) -> float:
+        """The smallest part of the value that is expected."""
+        return 1.0 if self.least else 1 / (1 + self.share)
+
+    @property
+    def highest(self) -> float:
+        """The largest multiple of the value that is expected."""
+        return 1 + self.share
+
+
+class Figure(_Uncertain):
     """A number, how it is known, and where it is from."""
 
     value: float = Field(ge=0)
-    status: Status
-    source: str = Field(min_length=1)
 
 
 def _above_0(figure: Figure) -> Figure:
@@ -60,14 +95,12 @@ def _with_total(phases: Mapping[str, Figure]) -> Mapping[str, Figure]:
 Count = Annotated[Figure, AfterValidator(_whole)]
 
 
-class Curve(_Strict):
+class Curve(_Uncertain):
     """What a step with no context takes, by how many sequences it has, where that is no straight
     line: `step_ms` between its points by interpolation, below the first one as much as there, and
     beyond the last one as between the last two."""
 
     step_ms: Mapping[int, float]
-    status: Status
-    source: str = Field(min_length=1)
 
     @model_validator(mode="after")
     def _rises(self) -> Self:

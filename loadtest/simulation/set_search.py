@@ -54,17 +54,23 @@ class SetSearch(Generic[Found]):
         self._prices, self._margin, self._run = prices, margin, run
         self._at_least, self._most_tries = at_least, most_tries
         self._seen: dict[tuple[int, ...], Priced[Found] | None] = {}
+        self.proven = False
 
     def cheapest(self) -> Cheapest[Found]:
         """First a set near the bound, and the smallest of each card alone: they are an upper bound
         of the price and the runners-up. Then the cheaper sets, those with most room first."""
         for counts in (None, *([name] for name in self._prices)):
             self._smallest(counts or list(self._prices))
-        return self.so_far(proven=self._refine())
+        self.proven = self._refine()
+        return self.so_far()
 
-    def so_far(self, *, proven: bool = False) -> Cheapest[Found]:
+    def holds(self, counts: Counts) -> bool:
+        """Whether this set does, whatever it costs."""
+        return self._margin(counts) >= 1.0 and self._simulated(counts)
+
+    def so_far(self) -> Cheapest[Found]:
         held = sorted((s for s in self._seen.values() if s), key=lambda priced: priced.price)
-        return Cheapest(tuple(self._without_supersets(held)), len(self._seen), proven)
+        return Cheapest(tuple(self._without_supersets(held)), len(self._seen), self.proven)
 
     def price(self, counts: Counts) -> float:
         return sum(self._prices[name] * count for name, count in counts.items())

@@ -1,10 +1,11 @@
-"""What a card can do: memory, bandwidth, number format, and the cost of one decode step.
+"""What a card can do: memory, bandwidth, number format, the cost of one decode step, and its price.
 
 Figures: what NVIDIA's driver reports for memory, its data sheets for bandwidth and compute
-capability. The step overhead and the cost per sequence are *derived* (a first guess for a 1.5B
-model: 14.5 + 0.13 b ms on a T4, 4.7 + 0.13 b ms on a 4090, less the time to read the weights;
-prefill an upper bound from the arithmetic rate) until a real card has been measured: each replica
-corrects them by its own measured steps.
+capability. The step overhead and the cost per sequence are *derived* (for a 1.5B model: 14.5 +
+0.13 b ms on a T4, 5.0 + 0.0695 b ms on a 4090, less the time to read the weights; prefill an upper
+bound from the arithmetic rate) until a real card has been measured: each replica corrects them by
+its own measured steps. docs/calibration.md has the points that they are derived from, and how far
+they are off.
 """
 
 from collections.abc import Mapping
@@ -28,6 +29,15 @@ class Hardware:
     max_sequences: int
     status: str
     capability: tuple[int, int] | None = None
+    price: "Price | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Of one GPU, where and when it was asked for."""
+
+    usd_per_hour: float
+    source: str
 
 
 T4 = Hardware(
@@ -44,6 +54,7 @@ T4 = Hardware(
     max_sequences=256,
     status="derived",
     capability=(7, 5),
+    price=Price(0.526, "AWS g4dn.xlarge on demand, 2026-06"),
 )
 
 RTX_4090 = Hardware(
@@ -53,12 +64,13 @@ RTX_4090 = Hardware(
     bandwidth_bytes_per_s=1008e9,
     dtype="bfloat16",
     attention_backend=None,
-    step_overhead_ms=1.64,
-    step_per_sequence_ms=0.13,
+    step_overhead_ms=1.94,
+    step_per_sequence_ms=0.0695,
     prefill_tokens_per_s=27_000,
     max_sequences=256,
     status="derived",
     capability=(8, 9),
+    price=Price(0.34, "RunPod, 2026-06"),
 )
 
 # One core of a server CPU (2026-11): SmolLM2-135M, which reads 269 MB a step, took 47 ms a step

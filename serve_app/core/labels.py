@@ -1,7 +1,7 @@
 """Ray's label selectors: `T4`, `!T4`, `in(T4,L4)`, `!in(T4,L4)`, read as Ray reads them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 # Ray sets it on each node whose driver it finds; Kubernetes operators set it by hand.
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
@@ -21,6 +21,16 @@ def in_words(selector: Mapping[str, str]) -> str:
         for name, value in selector.items()
     ]
     return " with ".join(words) or "any node"
+
+
+def accelerator_types(selectors: Sequence[Mapping[str, str]]) -> list[str]:
+    """The accelerator types that selectors ask for, in their order; none of one that excludes."""
+    found: list[str] = []
+    for selector in selectors:
+        if ACCELERATOR_LABEL in selector:
+            negated, values = _parse(selector[ACCELERATOR_LABEL])
+            found += [] if negated else values
+    return list(dict.fromkeys(found))
 
 
 def _is_meant(label: str | None, value: str) -> bool:

@@ -9,8 +9,11 @@ from typing import Any
 
 from serve_app.core.cluster import NodeView
 from serve_app.core.diagnosis import Finding, Place, Severity, diagnose
+from serve_app.core.labels import accelerator_types
+from serve_app.core.token_cost import AcceleratorOrder, TokenCost, order_accelerators
 from serve_app.engine.model_dir import ModelNotFoundError
 from serve_app.engine.model_size import ModelFiles
+from serve_app.serving.accelerator_costs import most_token_ms
 from serve_app.serving.cluster_view import ClusterView, view_cluster, view_machine
 from serve_app.serving.fit_check import model_files
 from serve_app.serving.local_services import (
@@ -39,8 +42,30 @@ class TierReport:
     places: list[Place]
     cards: Mapping[str | None, OnCard]
 
+    @property
+    def asked_order(self) -> list[str]:
+        """The types that the tier asks for, first choice first, of those that are here."""
+        wanted = accelerator_types(self.asked.wish.selectors)
+        return [name for name in wanted if name in self._costs]
+
+    @property
+    def cheapest_order(self) -> AcceleratorOrder | None:
+        """The same types, the cheapest token first; None where there is no choice."""
+        costs = [self._costs[name] for name in self.asked_order]
+        if len(costs) < 2 or self.asked.settings is None:
+            return None
+        return order_accelerators(costs, most_token_ms=most_token_ms(self.asked.settings))
+
+    @property
+    def _costs(self) -> dict[str, TokenCost]:
+        return {
+            card.token_cost.accelerator_type: card.token_cost
+            for card in self.cards.values()
+            if card.token_cost is not None
+        }
+
     def as_json(self) -> dict[str, Any]:
-        wish = self.asked.wish
+        wish, order = self.asked.wish, self.cheapest_order
         return {
             "name": wish.name,
             "model": self.asked.tier.model if self.asked.tier else None,
@@ -50,6 +75,7 @@ class TierReport:
             "cpus": wish.cpus,
             "selectors": [dict(selector) for selector in wish.selectors],
             "will_get": [dataclasses.asdict(place) for place in self.places],
+            "cheapest_order": None if order is None else dataclasses.asdict(order),
             "cards": {
                 name or "unlabelled": dataclasses.asdict(card) for name, card in self.cards.items()
             },
@@ -127,6 +153,7 @@ def diagnose_cluster(
         for each in asked
     ]
     findings += diagnosis.findings
+    findings += [finding for tier in tiers if (finding := _dearer_first(tier)) is not None]
     if service is None:
         return Report(view, name, tiers, findings)
     reported = reported_tiers(service)
@@ -241,6 +268,23 @@ def _cards(
 
 def _refusals(cards: Mapping[str | None, OnCard]) -> dict[str | None, str]:
     return {name: card.reason for name, card in cards.items() if card.fits is False}
+
+
+def _dearer_first(tier: TierReport) -> Finding | None:
+    """Where the tier asks for a type before another one whose token costs less. It may be meant so,
+    to keep the cheaper one for the other tier."""
+    order = tier.cheapest_order
+    if order is None or list(order.types) == tier.asked_order:
+        return None
+    name, first = tier.asked.wish.name, tier.asked_order[0]
+    return Finding(
+        Severity.INFO,
+        "dearer-first",
+        name,
+        f"{name} asks for {first} first; by prices and derived speeds: {order.reason}.",
+        f"let label_selector ask for {order.types[0]} and fallback_strategy for "
+        f"{', then '.join(order.types[1:])}, or give your own prices in gpu_prices_usd_per_hour",
+    )
 
 
 def _failed(view: ClusterView) -> Iterator[Finding]:

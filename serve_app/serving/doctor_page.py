@@ -117,6 +117,8 @@ def _tier_sentences(tier: TierReport, findings: list[Finding]) -> Iterator[str]:
     )
     of_gpu = f"{wish.gpus:g} GPU and " if wish.gpus else ""
     yield f"{wish.name}: wants {wish.target} x {of_gpu}{wish.cpus:g} CPU on {wants}."
+    if tier.cheapest_order is not None:
+        yield f"  the cheapest token first: {tier.cheapest_order.reason} (derived)."
     if wish.placed:
         yield f"  {wish.placed} placed."
     for place in tier.places:

@@ -16,8 +16,9 @@ from starlette.types import ASGIApp
 from serve_app.api.cors import with_cors
 from serve_app.api.relay import Relay
 from serve_app.config import TierArgs, tier_settings
-from serve_app.core.hardware import hardware_for
+from serve_app.core.hardware import hardware_for, model_shape
 from serve_app.engine.engine import Engine
+from serve_app.serving.accelerator_costs import times_the_preferred
 from serve_app.serving.cluster_secret import cluster_secret
 from serve_app.serving.drain_watch import until_draining
 from serve_app.serving.engine_start import start_engine
@@ -102,6 +103,7 @@ class TierReplica:
         return {
             **self._tier.autoscaling_stats(),
             **self._landing.autoscaling_stats(self._args.preferred_accelerator),
+            "times_token_cost": self._times_token_cost(),
             "law_start_s": self._phases.total_s,
         }
 
@@ -114,6 +116,7 @@ class TierReplica:
             "engine": self._tier.engine.name,
             "start_phases_s": self._phases.report(),
             **self._landing.report(),
+            "times_token_cost": round(self._times_token_cost(), 2),
             **self._tier.report(),
         }
 
@@ -128,6 +131,16 @@ class TierReplica:
     async def metrics_text(self) -> tuple[str, str]:
         """This replica's name, and its metrics in Prometheus' text format."""
         return serve.get_replica_context().replica_tag, self._tier.metrics_text()
+
+    def _times_token_cost(self) -> float:
+        """Of a token here, as many times its cost on the GPU that the tier prefers."""
+        tier = self._tier
+        return times_the_preferred(
+            self._landing.accelerator_type,
+            model_shape(tier.engine.hf_config),
+            self._args,
+            tier.edge.settings,
+        )
 
     def __del__(self) -> None:
         for task in self._background:

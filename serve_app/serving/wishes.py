@@ -9,7 +9,9 @@ from serve_app.core.capacity import derive_limits
 from serve_app.core.cluster import NodeView, TierWish
 from serve_app.core.hardware import hardware_for
 from serve_app.core.labels import UNLABELLED
+from serve_app.core.token_cost import TokenCost
 from serve_app.engine.model_size import ModelFiles
+from serve_app.serving.accelerator_costs import cost_on
 from serve_app.serving.fit_check import card_of_replica, check_model
 from serve_app.serving.nvidia import DriverCard
 
@@ -31,6 +33,7 @@ class OnCard:
     reason: str
     slots: int | None = None
     max_queued_requests: int | None = None
+    token_cost: TokenCost | None = None
 
 
 def deployments_asked(
@@ -119,4 +122,7 @@ def _on_card(
         checked.fit.reason,
         slots=admission.max_running_sequences or limits.slots,
         max_queued_requests=limits.max_queued_requests if queued is None else queued,
+        token_cost=cost_on(accelerator_type, checked.shape, asked.tier, asked.settings)
+        if accelerator_type
+        else None,
     )

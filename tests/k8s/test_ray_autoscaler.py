@@ -23,4 +23,5 @@ def test_it_plans_with_one_card_a_worker(rendered: Callable[[str], Manifests]) -
     assert types["rtx4090"]["resources"] == {"CPU": 3, "GPU": 1, "memory": 16 * GIB}
     assert types["t4"]["labels"] == {ACCELERATOR: "T4"}
     assert types["rtx4090"]["labels"] == {ACCELERATOR: "GeForce-RTX-4090"}
-    assert (types["t4"]["min_workers"], types["t4"]["max_workers"]) == (1, 2)
+    assert (types["t4"]["min_workers"], types["t4"]["max_workers"]) == (0, 2)
+    assert (types["rtx4090"]["min_workers"], types["rtx4090"]["max_workers"]) == (2, 2)

@@ -117,16 +117,43 @@ def test_an_application_that_is_not_built_yet_is_judged_by_its_config() -> None:
     with serving(dashboard) as address:
         report = diagnose_cluster(address=address, token=TOKEN)
     assert codes(report) == [("chat", "no-such-gpu"), ("reasoning", "no-such-gpu")]
-    assert "T4 or else GeForce-RTX-4090, and this cluster has 1 L4" in report.findings[0].sentence
+    assert "GeForce-RTX-4090 or else T4, and this cluster has 1 L4" in report.findings[0].sentence
 
 
 def test_an_empty_cluster_is_judged_by_the_profile_of_its_cards() -> None:
-    nodes = [("aaaaaaaa", 8, 1, "T4"), ("bbbbbbbb", 8, 1, RTX_4090)]
+    nodes = [("aaaaaaaa", 8, 1, "T4"), ("bbbbbbbb", 8, 2, RTX_4090)]
     with serving(Dashboard(nodes=nodes)) as address:
         report = diagnose_cluster(address=address, token=TOKEN)
     assert (report.profile, report.status) == ("mixed", "ok")
     got = {p.tier: p.accelerator_type for tier in report.tiers for p in tier.places}
-    assert (got["chat"], got["reasoning"]) == ("T4", RTX_4090)
+    assert (got["chat"], got["reasoning"]) == (RTX_4090, RTX_4090)
+
+
+def test_it_tells_what_a_token_costs_on_each_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIERSERVE_MODEL", "smollm2")
+    nodes = [("aaaaaaaa", 8, 1, "T4"), ("bbbbbbbb", 8, 2, RTX_4090)]
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    with serving(Dashboard(nodes=nodes)) as address:
+        report = diagnose_cluster("mixed", address=address)
+        console = Console(record=True, width=200)
+        doctor("mixed", address, as_json=False, console=console)
+    assert codes(report) == []
+    orders = [tier.cheapest_order for tier in report.tiers if tier.asked.wish.gpus]
+    assert [order and order.types for order in orders] == [(RTX_4090, "T4")] * 2
+    assert f"the cheapest token first: {RTX_4090} ($" in console.export_text()
+
+
+def test_who_asks_for_the_dearer_type_first_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIERSERVE_MODEL", "smollm2")
+    monkeypatch.setenv("TIERSERVE_GPU_PRICES_USD_PER_HOUR", '{"T4": 0.01}')
+    nodes = [("aaaaaaaa", 8, 1, "T4"), ("bbbbbbbb", 8, 2, RTX_4090)]
+    with serving(Dashboard(nodes=nodes)) as address:
+        report = diagnose_cluster("mixed", address=address, token=TOKEN)
+    assert codes(report) == [("chat", "dearer-first"), ("reasoning", "dearer-first")]
+    finding = report.findings[0]
+    assert f"chat asks for {RTX_4090} first" in finding.sentence
+    assert "label_selector ask for T4" in finding.remedy
+    assert report.status == "ok"
 
 
 def test_a_profile_is_judged_as_if_it_replaced_what_is_deployed() -> None:

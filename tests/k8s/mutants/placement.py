@@ -115,6 +115,7 @@ PLACEMENT_MUTANTS = (
         "fewer workers than tiers to begin with",
         "every_deployment_has_a_place",
         (Edit(f"{WORKER}/minReplicas", 0),),
+        overlay="rtx4090",
     ),
     Mutant(
         "a CPU limit",

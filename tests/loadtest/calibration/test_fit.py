@@ -1,5 +1,7 @@
 """The fit finds the figures that made the samples, and none is negative."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -52,6 +54,27 @@ def test_noise_moves_the_figures_little_and_is_told() -> None:
     assert line["per_sequence_ms"] == pytest.approx(built.SEQUENCE_MS, rel=0.1)
     assert 0.9 < line.r2 < 1.0
     assert "45 samples, R2 0.9" in line.words()
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.1])
+def test_the_truth_lies_within_the_uncertainty(noise: float) -> None:
+    """Two standard errors: 95 % of the time, so that of 40 fits few miss."""
+    missed = 0
+    for seed in range(40):
+        dice = np.random.default_rng(seed)
+        noisy = [replace(s, step_ms=s.step_ms * dice.normal(1.0, noise)) for s in STEPS]
+        line = fit_line(noisy, fit_curve(noisy))
+        for name, true in (("base_ms", built.BASE_MS), ("per_sequence_ms", built.SEQUENCE_MS)):
+            uncertainty = line.uncertainty(name)
+            assert uncertainty >= line.typical_off > 0
+            missed += not true / (1 + uncertainty) <= line[name] <= true * (1 + uncertainty)
+    assert missed <= 10
+
+
+def test_a_figure_that_few_samples_tell_is_uncertain() -> None:
+    exact = fit_first_tokens(FIRST_TOKENS[:3], fit_curve(STEPS))
+    assert exact.uncertainty("overhead_ms") == float("inf"), "as many figures as samples"
+    assert fit_curve(STEPS).uncertainty(PROMPT) == 0.0, "it came out as 0"
 
 
 def test_a_wave_that_was_disturbed_pulls_little() -> None:

@@ -1,5 +1,6 @@
 """A profile says what the server told, what was measured and what was given; nothing is made up."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from loadtest.calibration.samples import first_tokens
 from loadtest.calibration.told import Told, kv_tokens_of, told_by
 from loadtest.load.faults import LoadFault
 from loadtest.load.server import Target
+from loadtest.simulation.profile import MOST_UNCERTAINTY
 from tests.loadtest.calibration import built
 
 WANTED = Wanted(
@@ -53,6 +55,20 @@ def test_measured_figures_are_those_of_the_steps() -> None:
     assert profile.overhead_ms.value == pytest.approx(built.OVERHEAD_MS, rel=0.05)
     assert profile.base_ms.status == "measured"
     assert "R2" in profile.base_ms.source
+
+
+def test_a_measured_figure_has_the_uncertainty_of_its_fit() -> None:
+    fits = fit(ANSWERED)
+    profile = profile_of(WANTED, measured(), fits, "")
+    told = fits.line.uncertainty("base_ms")
+    assert profile.base_ms.uncertainty == pytest.approx(told, abs=1e-3)
+    assert profile.by_sequences is not None
+    assert profile.by_sequences.uncertainty == pytest.approx(fits.curve.typical_off, abs=1e-3)
+    assert profile.kv_tokens.uncertainty == 0.0, "the server told it"
+    # As many figures as samples tell nothing of their errors.
+    untold = replace(fits.first_tokens, standard_errors=(math.inf,) * 3)
+    profile = profile_of(WANTED, measured(), replace(fits, first_tokens=untold), "")
+    assert profile.overhead_ms.uncertainty == MOST_UNCERTAINTY
 
 
 def test_the_picture_has_steps_under_load_too(tmp_path: Path) -> None:

@@ -76,6 +76,35 @@ def test_simulate_counts_every_request_and_every_dollar(trace: Path, tmp_path: P
     assert {card.price_source for card in answer.cards.values()} == {"--price"}
 
 
+@pytest.mark.parametrize(
+    ("words", "begun"),
+    [
+        ([], {"chat": 1, "reasoning": 1}),
+        (["--initial", "auto"], {"chat": 1, "reasoning": 1}),
+        (["--initial", "2"], {"chat": 2, "reasoning": 2}),
+        (["--initial", "chat=3"], {"chat": 3, "reasoning": 1}),
+    ],
+)
+def test_simulate_says_what_it_began_with(
+    trace: Path, tmp_path: Path, words: list[str], begun: dict[str, int]
+) -> None:
+    out = tmp_path / "out.json"
+    told = ["simulate", "--trace", str(trace), "--gpus", "T4=4", "--json", str(out), *words]
+    assert main(told) == 0
+    document = json.loads(out.read_text(encoding="utf-8"))
+    assert document["initial"] == begun
+    first = document["timeline"][:2]
+    assert {moment["tier"]: sum(moment["serving"].values()) for moment in first} == begun
+    assert document["goodput"] == 1.0
+
+
+def test_more_replicas_at_the_beginning_than_gpus_are_refused(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", "--trace", str(trace), "--gpus", "T4=3", "--initial", "2"]) == 2
+    assert "--initial" in capsys.readouterr().out
+
+
 def test_simulate_draws_what_happened(trace: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "run.png"
@@ -83,7 +112,9 @@ def test_simulate_draws_what_happened(trace: Path, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_capacity_of_a_card_that_a_profile_adds(slow_card: Path, tmp_path: Path) -> None:
+def test_capacity_of_a_card_that_a_profile_adds(
+    slow_card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out.json"
     words = ["capacity", "--gpus", "slow=1", "--profile", str(slow_card), "--mix", "chat=1"]
     words += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--goodput", "0.9"]
@@ -97,9 +128,28 @@ def test_capacity_of_a_card_that_a_profile_adds(slow_card: Path, tmp_path: Path)
     assert answer.whole is not None
     assert answer.whole.load_per_s == pytest.approx(card.load_per_s)
     assert answer.asked.profiles == {"slow": "derived"}
+    assert answer.asked.uncertainty["slow"]["base_ms"] == 0.3
+    assert card.pessimistic_per_s is not None
+    assert card.optimistic_per_s is not None
+    # Everything but settings is 1.3 times as slow, or as quick; slots follow the KV cache.
+    assert 0.5 < card.pessimistic_per_s / card.load_per_s < 0.9
+    assert 1.15 < card.optimistic_per_s / card.load_per_s < 2.0
+    ends = f"({card.pessimistic_per_s:.2g} to {card.optimistic_per_s:.2g})"
+    assert f"{card.load_per_s:.3g} {ends}" in capsys.readouterr().out
 
 
-def test_plan_buys_what_the_capacity_of_a_card_asks_for(slow_card: Path, tmp_path: Path) -> None:
+def test_capacity_without_ranges(slow_card: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    words = ["capacity", "--gpus", "slow=1", "--profile", str(slow_card), "--mix", "chat=1"]
+    words += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--nominal"]
+    assert main([*words, "--seeds", "1", "--requests", "50", "--json", str(out)]) == 0
+    (card,) = CapacityAnswer.model_validate_json(out.read_bytes()).cards
+    assert (card.pessimistic_per_s, card.optimistic_per_s) == (None, None)
+
+
+def test_plan_buys_what_the_capacity_of_a_card_asks_for(
+    slow_card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out.json"
     words = ["plan", "--load", "chat=1/s", "--cards", "slow", "--profile", str(slow_card)]
     words += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--goodput", "0.9"]
@@ -116,6 +166,16 @@ def test_plan_buys_what_the_capacity_of_a_card_asks_for(slow_card: Path, tmp_pat
         best.usd_per_hour / 3600 / tokens_per_s * 1e6
     )
     assert answer.autoscaled is None
+    worse, better = answer.pessimistic, answer.optimistic
+    assert worse is not None
+    assert worse.cheapest is not None
+    assert better is not None
+    assert better.cheapest is not None
+    assert worse.cheapest_holds is (worse.cheapest.gpus == best.gpus)
+    assert better.cheapest.gpus["slow"] <= count <= worse.cheapest.gpus["slow"]
+    assert better.cheapest_holds
+    holds = "holds it" if worse.cheapest_holds else "does not hold it"
+    assert f"{count} slow: {holds} with the profiles' pessimistic" in capsys.readouterr().out
 
 
 def test_plan_for_a_trace_says_what_scaling_saves(
@@ -124,8 +184,9 @@ def test_plan_for_a_trace_says_what_scaling_saves(
     out = tmp_path / "out.json"
     words = ["plan", "--trace", str(trace), "--load", "1", "--cards", "slow"]
     words += ["--profile", str(slow_card), "--slo", "ttft=8s,tpot=500ms", "--goodput", "0.8"]
-    assert main([*words, "--seeds", "1", "--json", str(out)]) == 0
+    assert main([*words, "--seeds", "1", "--nominal", "--json", str(out)]) == 0
     answer = PlanAnswer.model_validate_json(out.read_bytes())
+    assert answer.pessimistic is None
     saving = answer.autoscaled
     assert saving is not None
     assert saving.gpu_hours <= saving.gpu_hours_static

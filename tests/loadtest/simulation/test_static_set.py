@@ -97,8 +97,8 @@ def test_a_curve_is_bound_by_its_best_batch() -> None:
 def test_each_tier_gets_its_preferred_cards_first() -> None:
     bench = a_bench()
     assert bench.placed(GPUS, {Tier.CHAT: 3, Tier.REASONING: 2}) == {
-        Tier.CHAT: {"T4": 2, "RTX4090": 1},
-        Tier.REASONING: {"RTX4090": 2, "T4": 0},
+        Tier.CHAT: {"RTX4090": 3, "T4": 0},
+        Tier.REASONING: {"RTX4090": 0, "T4": 2},
     }
 
 

@@ -22,10 +22,12 @@ from loadtest.overhead import options as overhead_options
 from loadtest.overhead.options import RANDOM
 from loadtest.overhead.table import table
 from loadtest.readme_table import between_markers
+from loadtest.replay_scaling import command as replay_command
 from loadtest.results_file import REPOSITORY, RESULTS
-from loadtest.simulation import capacity, plan, scaling_table
+from loadtest.simulation import bench_scaling, capacity, plan
 from loadtest.simulation import command as simulate_command
 from loadtest.soak import command as soak_command
+from loadtest.traces import fetch
 
 
 def main(argv: list[str]) -> int:
@@ -40,8 +42,8 @@ def main(argv: list[str]) -> int:
         return capacity.run(options, argv, Console())
     if options.command == "plan":
         return plan.run(options, argv, Console())
-    if options.command == "scaling-table":
-        return scaling_table.run(options, Console())
+    if options.command == "bench-scaling":
+        return bench_scaling.run(options, argv, Console())
     if options.command == "cold-start":
         return cold_start.run(options.rounds, Console())
     if options.command == "eval":
@@ -62,6 +64,10 @@ def main(argv: list[str]) -> int:
         return soak_command.run(options, argv, Console())
     if options.command == "train-micro-r1":
         return micro_r1_command.run(options, Console())
+    if options.command == "replay-scaling":
+        return replay_command.run(options, Console())
+    if options.command == "fetch-traces":
+        return fetch.run(options, Console())
     if options.command == "faults":
         return faults.run(Console())
     for results in options.results:
@@ -105,7 +111,8 @@ def make_parser() -> argparse.ArgumentParser:
     simulate_command.add_parser(commands)
     capacity.add_parser(commands)
     plan.add_parser(commands)
-    scaling_table.add_parser(commands)
+    bench_scaling.add_parser(commands)
+    fetch.add_parser(commands)
     calibrate_command.add_parser(commands)
     validate_command.add_parser(commands)
     micro_r1_command.add_parser(commands)
@@ -115,6 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
     eval_command.add_parser(commands)
     compare_command.add_parser(commands)
     budget_curve.add_parser(commands)
+    replay_command.add_parser(commands)
     readme = commands.add_parser(
         "readme", help="write the README's overhead tables from the results"
     )

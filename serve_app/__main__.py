@@ -1,6 +1,8 @@
 """The command line: `tierserve`, or `python -m serve_app`."""
 
 import argparse
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(render(), end="")
         return 0
+    if options.command == "bench":
+        return _bench(options.what, options.arguments)
     if options.command == "routes":
         from serve_app.api.routes import routes_page
 
@@ -72,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_serve(commands)
     _add_doctor(commands)
+    _add_bench(commands)
     commands.add_parser("config-reference", help="print docs/configuration.md, all settings")
     commands.add_parser("routes", help="print docs/routes.md, all routes")
     return parser
@@ -128,6 +133,33 @@ def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="look at the running `serve` of this HTTP port (default: the only one that runs)",
     )
     add("--json", action="store_true", help="for programs: stable keys (default: sentences)")
+
+
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="compare the scaling laws in the simulator (in a checkout of the repository)",
+        description="`bench scaling` plays the server's scaling law and others on recorded and "
+        "made-up traffic, or on a folder of your own traces, and says what each costs at equal "
+        "goodput. `bench scaling --help` has its options.",
+    )
+    bench.add_argument("what", choices=("scaling",))
+    bench.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its options")
+
+
+def _bench(what: str, arguments: Sequence[str]) -> int:
+    """`loadtest` is no part of the package: it is run from the checkout that this one lies in."""
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / "loadtest" / "__main__.py").is_file():
+        print(
+            "bench needs a checkout of the repository: the simulator is no part of the package.",
+            file=sys.stderr,
+        )
+        return 2
+    path = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "loadtest", f"bench-{what}", *arguments]
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own
 
 
 def _port(text: str) -> int:

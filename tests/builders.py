@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from serve_app.answer_config import SamplingConfig
 from serve_app.api.answer_cache import AnswerCache
+from serve_app.api.demand import DemandMeter
 from serve_app.api.edge import TierEdge
 from serve_app.api.endpoints import CHAT_COMPLETIONS, Endpoint
 from serve_app.api.gate import Gate
@@ -23,7 +24,10 @@ from serve_app.config import TierSettings
 from serve_app.core.admission import Admission, GateLoad, admit
 from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
 from serve_app.core.drain import Drain, ServiceTime
+from serve_app.core.prefill import PrefillAhead
+from serve_app.core.step_time import StepModel
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
+from serve_app.core.work import LearntLengths
 from serve_app.load_config import AdmissionConfig
 from serve_app.telemetry import PREFIX, make_tier_metrics
 from tests.virtual_time import now_s
@@ -39,10 +43,8 @@ SECRET = ClusterSecret()
 R1_DISTILL_QWEN_1_5B = dict(DEFAULT_MODEL_CONFIG)
 
 
-def a_drain(
-    remaining_s: Sequence[float] = (1.0,), service_s: float = 4.0, measured: bool = True
-) -> Drain:
-    return Drain(tuple(sorted(remaining_s)), service_s, measured)
+def a_drain(remaining_s: Sequence[float] = (1.0,), service_s: float = 4.0) -> Drain:
+    return Drain(tuple(sorted(remaining_s)), service_s)
 
 
 def an_admission(
@@ -52,18 +54,22 @@ def an_admission(
     queued: int = 0,
     promised: int = 0,
     drain: Drain | None = None,
+    prefill: PrefillAhead | None = None,
     sequences: int = 1,
     returning: bool = False,
     max_queued_requests: int = 4,
     max_wait_s: float = 1000.0,
+    margin: float = 1.0,
 ) -> Admission:
     return admit(
         GateLoad(slots, running, queued, promised),
         a_drain(remaining_s=(1.0,) * slots) if drain is None else drain,
+        prefill or PrefillAhead(),
         sequences=sequences,
         returning=returning,
         max_queued_requests=max_queued_requests,
         max_wait_s=max_wait_s,
+        margin=margin,
     )
 
 
@@ -78,6 +84,27 @@ def a_gate(
 ) -> Gate:
     limits = GateLimits(slots, max_queued_requests, max_wait_s, lend_share=lend_share)
     return Gate(limits, ServiceTime(service_s), clock_s)
+
+
+def a_reading_gate(
+    *,
+    slots: int = 8,
+    max_queued_requests: int = 100,
+    max_wait_s: float = 10.0,
+    prompt_token_ms: float = 1.0,
+    step_ms: float = 10.0,
+    kv_tokens: int = 0,
+    expected_prompt_tokens: int = 100,
+    expected_new_tokens: int = 100,
+    lend_share: float = 0.5,
+) -> Gate:
+    """A gate in front of an engine of which it knows how fast it is."""
+    limits = GateLimits(
+        slots, max_queued_requests, max_wait_s, lend_share=lend_share, kv_tokens=kv_tokens
+    )
+    lengths = LearntLengths(expected_prompt_tokens, expected_new_tokens)
+    meter = DemandMeter(StepModel(step_ms, 0.0, prompt_token_ms), lengths, now_s, slots)
+    return Gate(limits, ServiceTime(1.0), now_s, meter)
 
 
 def some_settings(

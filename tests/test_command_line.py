@@ -1,5 +1,7 @@
 """`tierserve --help` and the options of its commands."""
 
+from pathlib import Path
+
 import pytest
 
 from serve_app import __main__ as command_line
@@ -34,3 +36,16 @@ def test_a_port_that_is_none_is_named(capsys: pytest.CaptureFixture[str], port: 
         command_line.main(["serve", f"--port={port}"])
     assert ended.value.code == 2
     assert f"{port} is no port" in capsys.readouterr().err
+
+
+def test_bench_runs_the_simulator_of_the_checkout(capfd: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["bench", "scaling", "--list"]) == 0
+    assert "opposite-phase" in capfd.readouterr().out.split()
+
+
+def test_bench_without_a_checkout_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command_line, "__file__", str(tmp_path / "serve_app" / "__main__.py"))
+    assert command_line.main(["bench", "scaling"]) == 2
+    assert "checkout" in capsys.readouterr().err

@@ -1,8 +1,9 @@
 """The requests of a run: the trace as recorded, or more, or less, or a day of it.
 
 More of a trace is copies of it on top of each other, each shifted around the recorded span by a
-chance amount, so that their bursts do not coincide; what the whole trace does over its span, such
-as a slow rise, is thereby evened out. A day repeats the copies and keeps requests by the hour.
+chance amount, so that their bursts do not coincide. Of a trace of up to two hours that is anywhere,
+which evens out what it does over its span; of a longer one it is half an hour at most, so that a
+day's curve stays what it is. `day` repeats the copies and keeps requests by the hour.
 
 Less of it, for a cell that stands for a fleet, is every n-th request of each tier. A chance choice
 would vary more than the fleet's load does: what a thousand replicas get is steady, and so is what
@@ -25,6 +26,9 @@ PEAK_HOUR = 14.0
 # Requests that are laid on top of each other, to take every n-th of: a second, and 200 MB.
 MOST_ROWS = 4_000_000
 ROUNDING = 1e-9
+# A longer trace has a course of its own, a day's for instance, which copies are not to even out.
+SHORT_S = 2 * 3600.0
+MOST_SHIFT_S = 1800.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +90,7 @@ def _copies(
     recorded: Arrivals, span_s: float, copies: int, dice: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Times, in order, and rows of so many copies. The first one is not shifted."""
-    shifts_s = dice.uniform(0, span_s, copies)
+    shifts_s = dice.uniform(0, span_s if span_s <= SHORT_S else MOST_SHIFT_S, copies)
     shifts_s[0] = 0.0
     shifted_s = recorded.arrival_s[None, :] + shifts_s[:, None]
     # The last arrival of the first copy is at the end of the span, and stays there.

@@ -1,24 +1,27 @@
 """The cheapest plan that a policy could follow which knew the whole trace before."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loadtest.simulation.arrivals import TIERS
 from loadtest.simulation.cell import Cell
-from loadtest.simulation.outcome import Outcome
-from loadtest.simulation.run import simulate_cell
+from loadtest.simulation.settings_search import Judged, rank
 from loadtest.simulation.setup import Setup, tier_plan
 from loadtest.simulation.tier_state import TierState
 from serve_app.core.tiers import Tier
 
 SHORTEST_INTERVAL_S = 30.0
 MOST_INTERVALS = 120
-# How full the plan may run its replicas, from never to always in arrears.
-FULLNESS = tuple(0.5 + 0.05 * step for step in range(25))
+# How full a plan by work may run its replicas, from nearly idle to always in arrears.
+FULLNESS = tuple(0.2 + 0.05 * step for step in range(31))
 
-Counts = dict[Tier, list[int]]
+Counts = Mapping[Tier, Sequence[int]]
+Work = Mapping[Tier, NDArray[np.float64]]
+Found = TypeVar("Found", bound=Judged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Planned:
     """A count of serving replicas for each tier and interval, ordered `ahead_s` before."""
 
     interval_s: float
-    counts: Mapping[Tier, list[int]]
+    counts: Counts
     ahead_s: float
 
     def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, float]:
@@ -35,73 +38,118 @@ class Planned:
             for tier, counts in self.counts.items()
         }
 
-    def _count(self, counts: list[int], at_s: float) -> int:
+    def _count(self, counts: Sequence[int], at_s: float) -> int:
         return counts[min(int(at_s / self.interval_s), len(counts) - 1)]
 
 
-def cheapest_plan(cell: Cell, setup: Setup, attainment: float) -> Outcome:
-    """The cheapest plan found that starts at least this share of requests in time.
-
-    Replicas are ordered a cold start before they are needed, which costs cards but no wait. The
-    search goes by how full replicas may be for the work that comes in each interval, and then takes
-    one replica away from each interval in turn where that still suffices. No proof: the true
-    optimum may be a little cheaper.
-    """
-    interval_s = max(SHORTEST_INTERVAL_S, cell.arrivals.duration_s / MOST_INTERVALS)
-    best: tuple[float, Counts, Outcome] | None = None
-    for fullness in FULLNESS:
-        counts = _by_work(cell, setup, interval_s, fullness)
-        outcome = simulate_cell(cell, setup, Planned(interval_s, counts, setup.longest_start_s))
-        if outcome.attainment >= attainment and (best is None or outcome.gpu_hours < best[0]):
-            best = outcome.gpu_hours, counts, outcome
-    if best is None:
-        counts = {tier: [setup.gpu_count] * MOST_INTERVALS for tier in _tiers(cell)}
-        return simulate_cell(cell, setup, Planned(interval_s, counts, setup.longest_start_s))
-    return _trimmed(cell, setup, interval_s, attainment, best[1], best[2])
+def interval_s(duration_s: float) -> float:
+    return max(SHORTEST_INTERVAL_S, duration_s / MOST_INTERVALS)
 
 
-def _by_work(cell: Cell, setup: Setup, interval_s: float, fullness: float) -> Counts:
-    """Replicas for the true work of each interval, at this utilisation of the tier's first card."""
+def work_of(cell: Cell, setup: Setup) -> Work:
+    """Of each tier, how many replicas of its first card the requests that come in each interval
+    keep busy: the arithmetic of full slots."""
     arrivals = cell.arrivals
-    intervals = int(arrivals.duration_s / interval_s) + 1
-    most = setup.gpu_count - setup.minimum * (len(_tiers(cell)) - 1)
-    counts: Counts = {}
-    for tier in _tiers(cell):
-        own = arrivals.tier == TIERS.index(tier)
+    width_s = interval_s(arrivals.duration_s)
+    intervals = int(arrivals.duration_s / width_s) + 1
+    works: dict[Tier, NDArray[np.float64]] = {}
+    for code, tier in enumerate(TIERS):
+        own = arrivals.tier == code
+        if not own.any():
+            continue
         plan = tier_plan(tier, setup)
         card = plan.cards[plan.preference[0]]
         model, slots = card.profile.step_model, card.limits.slots
         work_s = model.token_s(slots) * arrivals.new_tokens[own] + (
             model.per_prompt_token_ms / 1e3 * arrivals.prompt_tokens[own]
         )
-        interval = (arrivals.arrival_s[own] / interval_s).astype(int)
-        works = np.bincount(interval, weights=work_s, minlength=intervals) * cell.weight
-        needed = np.ceil(works / interval_s / fullness).astype(int)
-        counts[tier] = np.clip(needed, setup.minimum, most).tolist()
-    return counts
+        at = (arrivals.arrival_s[own] / width_s).astype(int)
+        whole_s = np.bincount(at, weights=work_s, minlength=intervals) * cell.weight
+        works[tier] = (whole_s / width_s).astype(np.float64)
+    return works
 
 
-def _tiers(cell: Cell) -> list[Tier]:
-    return [tier for code, tier in enumerate(TIERS) if code in set(cell.arrivals.tier.tolist())]
+@dataclass(slots=True)
+class CheapestPlan(Generic[Found]):
+    """The cheapest plan found with a goodput of at least `needed`; where none has it, the one with
+    the best goodput. `play` is told the best of the way that it is on, and may give up what will
+    not be better: None.
 
+    Replicas are ordered a start before they are needed, which costs GPUs but no wait. The search
+    begins twice, with the best constant count, and with counts by work at the highest fullness that
+    is good enough. From each it takes a replica away from longer and then shorter parts of the
+    time, those with the least work a replica first, and keeps what is still good enough. It ends
+    after `tries` plans. No proof: the true optimum may be a little cheaper.
+    """
 
-def _trimmed(
-    cell: Cell,
-    setup: Setup,
-    interval_s: float,
-    attainment: float,
-    counts: Counts,
-    outcome: Outcome,
-) -> Outcome:
-    intervals = len(next(iter(counts.values())))
-    for tier in counts:
-        for interval in range(intervals):
-            if counts[tier][interval] <= setup.minimum:
-                continue
-            counts[tier][interval] -= 1
-            tried = simulate_cell(cell, setup, Planned(interval_s, counts, setup.longest_start_s))
-            if tried.attainment >= attainment and tried.gpu_hours <= outcome.gpu_hours:
-                outcome = tried
+    work: Work
+    least: int
+    most: int
+    needed: float
+    tries: int
+    play: Callable[[Counts, Found | None], Found | None]
+    tried: int = field(default=0, init=False)
+
+    def search(self, constant: Mapping[Tier, int]) -> tuple[Counts, Found]:
+        intervals = len(next(iter(self.work.values())))
+        starts = [self._full(), {tier: [count] * intervals for tier, count in constant.items()}]
+        found: list[tuple[Counts, Found]] = []
+        for number, start in enumerate(starts, start=1):
+            found.append(self._trimmed(start, until=self.tries * number // len(starts)))
+        return min(found, key=lambda plan: rank(plan[1], self.needed))
+
+    def _full(self) -> Counts:
+        """By bisection, the highest fullness that is good enough, or the lowest of all."""
+        low, high = 0, len(FULLNESS) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            found = self._played(self._by_work(FULLNESS[middle]), None)
+            if found is not None and found.goodput >= self.needed:
+                low = middle
             else:
-                counts[tier][interval] += 1
-    return outcome
+                high = middle - 1
+        return self._by_work(FULLNESS[low])
+
+    def _by_work(self, fullness: float) -> Counts:
+        most = self.most - self.least * (len(self.work) - 1)
+        return {
+            tier: np.clip(np.ceil(work / fullness), self.least, most).astype(int).tolist()
+            for tier, work in self.work.items()
+        }
+
+    def _trimmed(self, start: Counts, *, until: int) -> tuple[Counts, Found]:
+        counts = {tier: list(numbers) for tier, numbers in start.items()}
+        best = self._played(counts, None)
+        assert best is not None
+        for tier, part in self._parts(counts):
+            while self.tried < until:
+                fewer = [
+                    max(self.least, n - (number in part)) for number, n in enumerate(counts[tier])
+                ]
+                if fewer == counts[tier]:
+                    break
+                tried = self._played({**counts, tier: fewer}, best)
+                if tried is None or rank(tried, self.needed) >= rank(best, self.needed):
+                    break
+                counts[tier], best = fewer, tried
+        return counts, best
+
+    def _parts(self, counts: Mapping[Tier, Sequence[int]]) -> Iterator[tuple[Tier, range]]:
+        intervals = len(next(iter(self.work.values())))
+        for pieces in (4, 8, 16, 32):
+            width = -(-intervals // pieces)
+            parts = [
+                (tier, range(start, min(start + width, intervals)))
+                for tier in counts
+                for start in range(0, intervals, width)
+            ]
+            yield from sorted(parts, key=lambda part: self._load(counts, *part))
+
+    def _load(self, counts: Mapping[Tier, Sequence[int]], tier: Tier, part: range) -> float:
+        """Work a replica in this part of the time, as `counts` now are."""
+        replicas = sum(counts[tier][number] for number in part)
+        return float(self.work[tier][part.start : part.stop].sum()) / replicas
+
+    def _played(self, counts: Counts, best: Found | None) -> Found | None:
+        self.tried += 1
+        return self.play(counts, best)

@@ -25,9 +25,9 @@ DESCRIPTION = """\
 Replays a trace against a simulated cluster and lets a policy scale it. The gate, relay, lending,
 scaling law and GPU budget are the server's own; the engines are simulated step by step on the
 profiles of their cards, which say what of them was measured. `ours` is the law that the server
-runs. `ray-default` and `waiting-threshold` are given hindsight: the cheapest of their settings that
-begins as many requests in time as ours does. `clairvoyant` is the cheapest plan found by a search
-that knows the trace."""
+runs. The others are given hindsight: the cheapest of their settings whose goodput is that of ours.
+`constant` is the best constant count, `clairvoyant` the cheapest plan found by a search that knows
+the trace."""
 EXAMPLES = """examples:
   the server's own law on recorded traffic:
     python -m loadtest simulate --trace loadtest/traces/azure2023_conv_1h.csv.gz --plot run.png
@@ -71,6 +71,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="simulate one card in K, with one request in K; as many as keep it short if not given",
     )
     add(
+        "--initial",
+        type=types.initial,
+        default=types.AUTO,
+        metavar="N|auto",
+        help="replicas that serve at the beginning: 2, or chat=2,reasoning=1; auto: what the first "
+        "two minutes need, the same for each policy",
+    )
+    add(
         "--retries",
         type=types.natural,
         default=0,
@@ -109,6 +117,7 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
 
 
 def _inputs(options: argparse.Namespace, console: Console) -> tuple["Trace", "Setup"]:
+    from loadtest.simulation.initial import initial_replicas
     from loadtest.simulation.inputs import (
         InputFault,
         checked_outputs,
@@ -121,8 +130,14 @@ def _inputs(options: argparse.Namespace, console: Console) -> tuple["Trace", "Se
     trace = load_trace(options.trace, options.tier, options.rate, console)
     if sum(options.gpus.values()) < len(trace.tiers):
         raise InputFault("--gpus: each tier of the trace needs a GPU of its own at least")
+    trace = replace(trace, times=options.load, day=options.day)
     setup = replace(setup, retries=options.retries, weight=options.cell, seed=options.seed)
-    return replace(trace, times=options.load, day=options.day), setup
+    if options.initial is None:
+        return trace, replace(setup, initial=initial_replicas(trace, setup))
+    begun = {tier: options.initial.get(tier, setup.minimum) for tier in trace.tiers}
+    if sum(begun.values()) > setup.gpu_count:
+        raise InputFault(f"--initial: {sum(begun.values())} replicas, {setup.gpu_count} GPUs")
+    return trace, replace(setup, initial=begun)
 
 
 def _result(
@@ -137,7 +152,7 @@ def _result(
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(f"{options.policy} on {options.trace.name}", total=1.0)
         watched = replace(setup, seen=lambda done: progress.update(task, completed=done))
-        return run_policy(options.policy, trace, watched, attainment=options.attainment)
+        return run_policy(options.policy, trace, watched, goodput=options.goodput)
 
 
 def _answer(
@@ -169,6 +184,8 @@ def _answer(
         simulated_requests=outcome.simulated_requests,
         retries=options.retries,
         seed=options.seed,
+        initial=setup.initial,
+        goodput=outcome.goodput,
         duration_s=outcome.duration_s,
         clipped=trace.clipped,
         gpus=options.gpus,

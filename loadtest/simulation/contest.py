@@ -1,32 +1,37 @@
-"""The four policies on one trace: each as it would be run, or at its best setting."""
+"""The policies on one trace: each as it would be run, or at its best setting in hindsight."""
 
-import math
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ray.serve.config import AutoscalingConfig
+import numpy as np
 
 from loadtest.simulation.cell import Cell, cell_of
-from loadtest.simulation.clairvoyant import cheapest_plan
+from loadtest.simulation.clairvoyant import CheapestPlan, Planned, interval_s, work_of
+from loadtest.simulation.clairvoyant import Counts as PlannedCounts
+from loadtest.simulation.constant import BestConstant, Constant, Counts
+from loadtest.simulation.figures import Figures
+from loadtest.simulation.opponents import OPPONENTS
+from loadtest.simulation.ours import make_ours
 from loadtest.simulation.outcome import Outcome
-from loadtest.simulation.policies import Ours, RayDefault, ServeDelays, WaitingThreshold
-from loadtest.simulation.run import Policy, simulate_cell
+from loadtest.simulation.run import Bounds, GivenUp, Policy, simulate_cell
+from loadtest.simulation.settings_search import (
+    Best,
+    Setting,
+    best_setting,
+    equal_to,
+    shown_setting,
+)
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.trace import Trace
-from serve_app.core.scaling import ScalingLaw
+from serve_app.core.tiers import Tier
 
-# As in deploy/*.yaml.
-LOOK_BACK_S = 2.0
-# In a cell ours decides in so many parts of the fleet at least, or by single replicas.
-PARTS = 60
-# Ray's defaults are 2 requests a replica, 600 s and 30 s; the rest is what an operator would try.
-RAY_TARGETS = (2, 4, 8, 16, 32, 48, 64, 80, 96, 128, 160, 200)
-RAY_DOWNSCALE_DELAYS_S = (30.0, 60.0, 120.0, 300.0, 600.0)
-RAY_LOOK_BACKS_S = (2.0, 30.0)
-THRESHOLDS = (1, 2, 5, 10, 20, 50)
-STABILISATIONS_S = (60.0, 300.0)
+# Plans that the search in hindsight may play: each is a whole simulation.
+PLAN_TRIES = 60
+# Keeps what was played: its law, its settings, and what plays it.
+Play = Callable[[], Figures | None]
+Keep = Callable[[str, Mapping[str, Any], Play], Figures | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,88 +39,157 @@ class Result:
     """`setting` is what was chosen; `tried` counts the settings it was chosen from."""
 
     outcome: Outcome
-    setting: dict[str, Any]
+    setting: Mapping[str, Any]
     tried: int = 1
 
 
-def run_policy(name: str, trace: Trace, setup: Setup, *, attainment: float | None) -> Result:
-    """One policy. All but ours are given hindsight: the cheapest of their settings on this very
-    trace that starts at least the share `attainment` in time (what ours reaches, if None), or the
-    one that starts most."""
-    cell = cell_of(trace, setup)
-    if name == "ours":
-        return _ours(cell, setup)
-    needed = _ours(cell, setup).outcome.attainment if attainment is None else attainment
-    if name == "clairvoyant":
-        return Result(cheapest_plan(cell, setup, needed), {"attainment_at_least": needed})
-    # Lending is part of our data plane; neither Serve nor KEDA has it.
-    without = replace(setup, lend_share=0.0)
-    settings = _ray_settings(setup) if name == "ray-default" else _threshold_settings(setup)
-    tried = [Result(simulate_cell(cell, without, policy), setting) for setting, policy in settings]
-    enough = [result for result in tried if result.outcome.attainment >= needed]
-    if enough:
-        best = min(enough, key=lambda result: result.outcome.gpu_hours)
-    else:
-        best = max(tried, key=lambda r: (r.outcome.attainment, -r.outcome.gpu_hours))
-    return replace(best, tried=len(tried))
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """As `Result`, without the run itself."""
+
+    figures: Figures
+    setting: Mapping[str, Any]
+    tried: int = 1
 
 
-def _ours(cell: Cell, setup: Setup) -> Result:
-    setting = {"downscale_delay_s": setup.downscale_delay_s, "lend_share": setup.lend_share}
-    return Result(simulate_cell(cell, setup, make_ours(setup, cell.weight)), setting)
+def played(law: str, setting: Mapping[str, Any], play: Play) -> Figures | None:
+    """Keeps nothing."""
+    return play()
 
 
-def make_ours(setup: Setup, weight: float = 1.0) -> Ours:
-    """The server's law with the settings of deploy/*.yaml, for a cell of this weight."""
-    law = ScalingLaw(start_s=setup.longest_start_s, wait_s=setup.wait_share * setup.max_wait_s)
-    simulated = setup.gpu_count / weight
-    unit = weight / max(1, min(round(weight), math.ceil(PARTS / simulated)))
-    delays = ServeDelays(_config(setup, setup.downscale_delay_s, LOOK_BACK_S, unit=unit))
-    return Ours(law, delays, setup.gpu_count, setup.lend_share, unit)
+def bounds(best: Figures | None, needed: float) -> Bounds | None:
+    """Beyond which a run is not better than the best that was found."""
+    if best is None:
+        return None
+    if best.goodput >= needed:
+        return Bounds(best.gpu_hours, 1 - needed)
+    return Bounds(bad=1 - best.goodput)
 
 
-def _ray_settings(setup: Setup) -> Iterator[tuple[dict[str, Any], Policy]]:
-    for target in RAY_TARGETS:
-        for delay_s in RAY_DOWNSCALE_DELAYS_S:
-            for look_back_s in RAY_LOOK_BACKS_S:
-                config = _config(setup, delay_s, look_back_s, target)
-                setting = {
-                    "target_ongoing_requests": target,
-                    "downscale_delay_s": delay_s,
-                    "look_back_period_s": look_back_s,
-                    "upscale_delay_s": 0,
-                }
-                yield setting, RayDefault(ServeDelays(config))
+@dataclass(slots=True)
+class Contest:
+    """Plays the policies on one cell. `setup.initial` is what each of them begins with that
+    scales; a constant count and a plan begin with their own first counts."""
 
+    cell: Cell
+    setup: Setup
+    plan_tries: int = PLAN_TRIES
+    keep: Keep = played
+    _constants: dict[float, tuple[Counts, Figures, int]] = field(default_factory=dict)
 
-def _threshold_settings(setup: Setup) -> Iterator[tuple[dict[str, Any], Policy]]:
-    for threshold in THRESHOLDS:
-        for stabilisation_s in STABILISATIONS_S:
-            setting = {"threshold": threshold, "stabilisation_s": stabilisation_s}
-            yield (
-                setting,
-                WaitingThreshold(
-                    threshold, setup.minimum, setup.gpu_count, stabilisation_s=stabilisation_s
-                ),
+    def judge(self, name: str, needed: float) -> Judgement:
+        """The policy by its name: the cheapest of its settings on this very trace whose goodput is
+        at least `needed`, or the one with the best goodput. Ours has the settings of `setup`."""
+        if name == "ours":
+            return Judgement(self._whole("ours", {}), self.own_setting())
+        if name == "constant":
+            counts, figures, tried = self._constant(needed)
+            return Judgement(figures, _named(counts), tried)
+        if name == "clairvoyant":
+            return self._clairvoyant(needed)
+        best = self._best_setting(name, needed)
+        return Judgement(best.found, best.setting, best.tried)
+
+    def outcome(self, name: str, setting: Mapping[str, Any]) -> Outcome:
+        """Run a policy with a setting that `judge` has chosen."""
+        setup, policy = self._ready(name, setting)
+        return simulate_cell(self.cell, setup, policy)
+
+    def _ready(self, name: str, setting: Mapping[str, Any]) -> tuple[Setup, Policy]:
+        if name == "ours":
+            return self.setup, make_ours(self.setup, self.cell.weight)
+        if name == "constant":
+            constant = {Tier(tier): int(count) for tier, count in setting.items()}
+            return replace(self.setup, initial=constant), Constant(constant)
+        if name == "clairvoyant":
+            counts = {Tier(t): json.loads(str(numbers)) for t, numbers in setting.items()}
+            width_s = interval_s(self.cell.arrivals.duration_s)
+            begun = replace(self.setup, initial={tier: own[0] for tier, own in counts.items()})
+            return begun, Planned(width_s, counts, self.setup.longest_start_s)
+        # Lending is part of our data plane; neither Serve nor the others have it.
+        without = replace(self.setup, lend_share=0.0)
+        return without, OPPONENTS[name].make(setting, without)
+
+    def _play(self, name: str, setting: Mapping[str, Any], within: Bounds | None) -> Figures | None:
+        """None where the run was given up."""
+
+        def play() -> Figures | None:
+            setup, policy = self._ready(name, setting)
+            try:
+                return Figures.of(simulate_cell(self.cell, setup, policy, within))
+            except GivenUp:
+                return None
+
+        return self.keep(name, setting, play)
+
+    def _whole(self, name: str, setting: Mapping[str, Any]) -> Figures:
+        figures = self._play(name, setting, None)
+        assert figures is not None
+        return figures
+
+    def own_setting(self) -> Mapping[str, Any]:
+        """Of ours, for a reader."""
+        setup = self.setup
+        return {"downscale_delay_s": setup.downscale_delay_s, "lend_share": setup.lend_share}
+
+    def _best_setting(self, name: str, needed: float) -> Best[Figures]:
+        opponent = OPPONENTS[name]
+
+        def play(setting: Setting, best: Figures | None) -> Figures | None:
+            return self._play(name, setting, bounds(best, needed))
+
+        return best_setting(opponent.axes, opponent.coarse, play, needed)
+
+    def _constant(self, needed: float) -> tuple[Counts, Figures, int]:
+        if needed not in self._constants:
+            work = {t: float(np.sum(w)) for t, w in work_of(self.cell, self.setup).items()}
+            search = BestConstant(
+                work,
+                self.setup.minimum,
+                self.setup.gpu_count,
+                needed,
+                lambda counts: self._whole("constant", _named(counts)),
             )
+            counts, figures = search.search()
+            self._constants[needed] = counts, figures, len(search.played)
+        return self._constants[needed]
 
+    def _clairvoyant(self, needed: float) -> Judgement:
+        constant, _, _ = self._constant(needed)
 
-def _config(
-    setup: Setup,
-    downscale_delay_s: float,
-    look_back_s: float,
-    target: float = 2,
-    unit: float = 1.0,
-) -> AutoscalingConfig:
-    with warnings.catch_warnings():
-        # Deprecated in favour of variables that Serve 2.60 reads nowhere.
-        warnings.filterwarnings("ignore", ".*metrics_interval_s", DeprecationWarning)
-        return AutoscalingConfig(
-            min_replicas=max(1, round(setup.minimum / unit)),
-            max_replicas=round(setup.gpu_count / unit),
-            target_ongoing_requests=target,
-            upscale_delay_s=0,
-            downscale_delay_s=downscale_delay_s,
-            look_back_period_s=look_back_s,
-            metrics_interval_s=0.5,
+        def play(counts: PlannedCounts, best: Figures | None) -> Figures | None:
+            return self._play("clairvoyant", _written(counts), bounds(best, needed))
+
+        search = CheapestPlan(
+            work_of(self.cell, self.setup),
+            self.setup.minimum,
+            self.setup.gpu_count,
+            needed,
+            self.plan_tries,
+            play,
         )
+        counts, figures = search.search(constant)
+        return Judgement(figures, _written(counts), search.tried)
+
+
+def run_policy(name: str, trace: Trace, setup: Setup, *, goodput: float | None) -> Result:
+    """One policy. All but ours are given hindsight: the cheapest of their settings on this very
+    trace whose goodput is at least `goodput` (equal to ours, if None), or the one with the best
+    goodput."""
+    contest = Contest(cell_of(trace, setup), setup)
+    if name == "ours":
+        return Result(contest.outcome("ours", {}), contest.own_setting())
+    needed = goodput
+    if needed is None:
+        needed = equal_to(contest.judge("ours", 0.0).figures.goodput)
+    judgement = contest.judge(name, needed)
+    outcome = contest.outcome(name, judgement.setting)
+    return Result(outcome, shown_setting(name, judgement.setting, needed), judgement.tried)
+
+
+def _named(counts: Counts) -> dict[str, int]:
+    return {tier.value: count for tier, count in counts.items()}
+
+
+def _written(counts: PlannedCounts) -> dict[str, str]:
+    return {tier.value: json.dumps(list(numbers)) for tier, numbers in counts.items()}

@@ -8,9 +8,12 @@ from pydantic import ValidationError
 from loadtest.load.quantities import per_second
 from loadtest.load.scenario import Slo, Uniform
 from serve_app.core.tiers import Tier
+from serve_app.load_config import SloConfig
 
-DEFAULT_SLO = "ttft=2s,tpot=100ms"
+# A tier's, if its config says nothing else.
+DEFAULT_SLO = f"ttft={SloConfig().ttft_s:g}s,tpot={1e3 * SloConfig().tpot_s:g}ms"
 SIMULATED_LIMITS = ("ttft", "tpot", "e2e")
+AUTO = "auto"
 
 
 def gpu_counts(text: str) -> dict[str, int]:
@@ -93,6 +96,18 @@ def lengths(text: str) -> dict[Tier, Uniform]:
         name, equals, length = item.strip().rpartition("=")
         for tier in (_tier(name),) if equals else tuple(Tier):
             found[tier] = _length(length)
+    return found
+
+
+def initial(text: str) -> dict[Tier, int] | None:
+    """`2`, or `chat=2,reasoning=1`, as replicas by tier; `auto` is None."""
+    if text == AUTO:
+        return None
+    found: dict[Tier, int] = {}
+    for item in text.split(","):
+        name, equals, number = item.strip().rpartition("=")
+        for tier in (_tier(name),) if equals else tuple(Tier):
+            found[tier] = count(number)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The options that `simulate`, `capacity`, `plan` and `scaling-table` share, and what they mean."""
+"""The options that `simulate`, `capacity`, `plan` and `bench-scaling` share, and what they mean."""
 
 import argparse
 from pathlib import Path
@@ -105,10 +105,10 @@ def add_scaling(parser: argparse.ArgumentParser, *, cold_start_s: float | None =
         help="how long ours must wish fewer before it gets fewer",
     )
     add(
-        "--attainment",
+        "--goodput",
         type=share,
-        help="what the other policies' settings must reach; what ours reaches on this trace, if "
-        "not given",
+        help="share of all arrivals that must meet the SLO with the other policies' settings; what "
+        "ours reaches on this trace, if not given",
     )
 
 

@@ -119,6 +119,16 @@ class Outcome:
         return self.started_in_time / max(self.requests, 1)
 
     @property
+    def good(self) -> int:
+        """Requests that met all of their tier's SLO."""
+        return sum(tier.good for tier in self.tiers.values())
+
+    @property
+    def goodput(self) -> float:
+        """Share of all arrivals that met their tier's SLO; refused ones did not."""
+        return self.good / max(self.requests, 1)
+
+    @property
     def by_tier(self) -> Mapping[Tier, float]:
         """Attainment of each tier."""
         return {tier: outcome.attainment for tier, outcome in self.tiers.items()}

@@ -32,6 +32,11 @@ class _Served:
     lent: int = 0
     relayed: int = 0
 
+    def times_s(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """TTFT, E2E and TPOT. While they are held no row can be added."""
+        ttft_s, e2e_s, tokens = map(np.asarray, (self.ttft_s, self.e2e_s, self.new_tokens))
+        return ttft_s, e2e_s, (e2e_s - ttft_s) / np.maximum(tokens - 1, 1)
+
 
 @dataclass(slots=True)
 class Recorder:
@@ -83,6 +88,14 @@ class Recorder:
     def served_of(self, tier: Tier) -> int:
         return len(self._served[tier].ttft_s) if tier in self._served else 0
 
+    def bad_of(self, tier: Tier, slo: Slo) -> int:
+        """Of the tier's requests that have ended, those that did not meet the SLO."""
+        rows = self._served.get(tier)
+        if rows is None:
+            return self.refused_of(tier)
+        good = np.count_nonzero(_good(slo, *rows.times_s()))
+        return self.refused_of(tier) + len(rows.ttft_s) - int(good)
+
     def outcome(
         self, tier: Tier, slo: Slo, *, weight: float, duration_s: float, preempted: int
     ) -> TierOutcome:
@@ -92,8 +105,8 @@ class Recorder:
             return round(count * weight)
 
         rows = self._served.get(tier, _Served())
-        ttft_s, e2e_s, tokens = map(np.asarray, (rows.ttft_s, rows.e2e_s, rows.new_tokens))
-        tpot_s = (e2e_s - ttft_s) / np.maximum(tokens - 1, 1)
+        tokens = np.asarray(rows.new_tokens)
+        ttft_s, e2e_s, tpot_s = rows.times_s()
         good = int(np.count_nonzero(_good(slo, ttft_s, e2e_s, tpot_s)))
         return TierOutcome(
             requests=whole(self.arrived[tier]),

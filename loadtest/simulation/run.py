@@ -1,5 +1,6 @@
 """One simulated run: a trace, a cluster and a policy; what became of the requests, and the cost."""
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +28,19 @@ MOMENTS = 480
 ROWS = 65_536
 
 
+class GivenUp(Exception):
+    """The run was not played to its end: it is beyond its bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """A run that has held more GPU-hours, or of whose requests a larger share than `bad` has missed
+    the SLO, is of no use to a search and is given up."""
+
+    gpu_hours: float = math.inf
+    bad: float = 1.0
+
+
 class Policy(Protocol):
     def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, float]:
         """Each tier's target at this tick, in replicas of the fleet. A policy with a mapping
@@ -41,9 +55,12 @@ def simulate(trace: Trace, setup: Setup, policy: Policy) -> Outcome:
     return simulate_cell(cell_of(trace, setup), setup, policy)
 
 
-def simulate_cell(cell: Cell, setup: Setup, policy: Policy) -> Outcome:
-    """As `simulate`, for a cell that is at hand already."""
-    run = _Run(cell, setup, policy, _fleet(cell, setup, least=getattr(policy, "unit", 1.0)))
+def simulate_cell(
+    cell: Cell, setup: Setup, policy: Policy, bounds: Bounds | None = None
+) -> Outcome:
+    """As `simulate`, for a cell that is at hand already. Raises GivenUp."""
+    fleet = _fleet(cell, setup, least=getattr(policy, "unit", 1.0))
+    run = _Run(cell, setup, policy, fleet, bounds)
     run.arrivals()
     run.rest()
     return run.outcome()
@@ -73,6 +90,7 @@ class _Run:
     setup: Setup
     policy: Policy
     fleet: Fleet
+    bounds: Bounds | None = None
     changes: list[Change] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
     _seen: dict[Tier, tuple[int, int]] = field(default_factory=dict)
@@ -89,6 +107,7 @@ class _Run:
             self._decide(now_s)
             if tick % every == 0:
                 self._look(now_s)
+                self._check()
             fleet.hold(max(0.0, min(tick_s, duration_s - now_s)))
             tick += 1
             now_s = tick * tick_s
@@ -163,6 +182,17 @@ class _Run:
                 self.changes.append(Change(now_s, tier, round(target), reasons.get(tier, "")))
                 state.target = target
             fleet.reconcile(tier, now_s)
+
+    def _check(self) -> None:
+        """Raises GivenUp. A little beyond counts as within: a search breaks ties by the rest."""
+        if self.bounds is None:
+            return
+        recorder, setup = self.fleet.recorder, self.setup
+        gpu_hours = sum(self.fleet.held_s.values()) * self.cell.weight / 3600
+        bad = sum(recorder.bad_of(tier, setup.slo(tier)) for tier in self.fleet.tiers)
+        allowed = self.bounds.bad * len(self.cell.arrivals)
+        if gpu_hours > self.bounds.gpu_hours * (1 + 1e-9) or bad > allowed + 1:
+            raise GivenUp
 
     def _look(self, now_s: float) -> None:
         if self.setup.seen is not None:

@@ -13,14 +13,15 @@ from serve_app.core.drain import ServiceTime
 from serve_app.core.hardware import Hardware, model_shape
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 from serve_app.core.work import LearntLengths
-from serve_app.load_config import AdmissionConfig, ScalingConfig
+from serve_app.load_config import AdmissionConfig, SloConfig
 
-# deploy/mixed.yaml: label_selector and fallback_strategy of each tier.
+# deploy/mixed.yaml: label_selector and fallback_strategy of each tier, the cheapest token first
+# (serve_app/core/token_cost.py).
 PREFERENCE: Mapping[Tier, tuple[str, ...]] = {
-    Tier.CHAT: ("T4", "RTX4090"),
+    Tier.CHAT: ("RTX4090", "T4"),
     Tier.REASONING: ("RTX4090", "T4"),
 }
-DEFAULT_SLO = Slo(ttft=2.0, tpot=0.1)
+DEFAULT_SLO = Slo(ttft=SloConfig().ttft_s, tpot=SloConfig().tpot_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,7 @@ class Setup:
     cold_start_s: float | None = None
     min_drain_s: float = 5.0
     lend_share: float = AdmissionConfig().lend_share
-    downscale_delay_s: float = 60.0
-    wait_share: float = ScalingConfig().wait_share
+    downscale_delay_s: float = 5.0
     minimum: int = 1
     initial: Mapping[Tier, int] = field(default_factory=dict[Tier, int])
     profiles: Mapping[str, CardProfile] = field(default_factory=known_profiles)
@@ -118,7 +118,7 @@ def tier_plan(tier: Tier, setup: Setup) -> TierPlan:
 
 def _card_plan(tier: Tier, card: str, setup: Setup) -> CardPlan:
     """The gate's limits as `RunningTier` derives them, from the profile's figures."""
-    admission, profile = AdmissionConfig(), setup.profiles[card]
+    admission, profile, slo = AdmissionConfig(), setup.profiles[card], setup.slo(tier)
     limit = DEFAULT_MAX_NEW_TOKENS[tier]
     derived = derive_limits(
         _hardware(profile),
@@ -137,6 +137,9 @@ def _card_plan(tier: Tier, card: str, setup: Setup) -> CardPlan:
         max_wait_s=setup.max_wait_s,
         batch_cost=derived.batch_cost,
         lend_share=setup.lend_share,
+        slo_ttft_s=math.inf if slo.ttft is None else slo.ttft,
+        slo_tpot_s=math.inf if slo.tpot is None else slo.tpot,
+        kv_tokens=int(profile.kv_tokens.value),
     )
     return CardPlan(profile, limits, ServiceTime(derived.service_s), setup.start_s(card))
 

@@ -20,6 +20,7 @@ def tell(answer: SimulateAnswer, console: Console) -> None:
 def _summary(answer: SimulateAnswer) -> Table:
     table = Table(show_header=False, box=None)
     table.add_row("policy", answer.policy)
+    table.add_row("goodput", f"{answer.goodput:.2%} of {answer.requests:,}")
     table.add_row("begun in time", f"{answer.attainment:.2%} of {answer.requests:,}")
     table.add_row("GPU-hours", f"{answer.gpu_hours:,.3f}, busy for {answer.utilisation:.0%}")
     cost = "not known" if answer.cost_usd is None else f"${answer.cost_usd:,.2f}"

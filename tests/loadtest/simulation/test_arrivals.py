@@ -67,6 +67,23 @@ def test_a_day_has_the_mean_load_and_its_curve() -> None:
     assert arrivals.duration_s == 86_400
 
 
+def test_more_of_a_recorded_day_keeps_its_curve() -> None:
+    night_and_day = traffic((Tier.CHAT, 0, 43_200, 0.02), (Tier.CHAT, 43_200, 86_400, 0.1))
+    arrivals = arrivals_of(replace(night_and_day, times=8.0))
+    by_hour = np.bincount((arrivals.arrival_s // 3600).astype(int), minlength=24)
+    assert by_hour[13:24].mean() / by_hour[1:12].mean() == pytest.approx(5.0, rel=0.1)
+    assert len(set(arrivals.arrival_s.tolist())) > 7 * len(night_and_day.requests)
+
+
+def test_more_of_a_day_along_the_curve_is_more_in_each_hour() -> None:
+    once, more = (arrivals_of(replace(an_hour(), day=True, times=times)) for times in (1.0, 3.0))
+    by_hour = [
+        np.bincount((arrivals.arrival_s // 3600).astype(int), minlength=24)
+        for arrivals in (once, more)
+    ]
+    assert by_hour[1] / by_hour[0] == pytest.approx(3.0, rel=0.15)
+
+
 def test_equal_seeds_give_equal_requests_and_others_do_not() -> None:
     trace = replace(an_hour(), times=1.5)
     assert rows(arrivals_of(trace, seed=1)) == rows(arrivals_of(trace, seed=1))

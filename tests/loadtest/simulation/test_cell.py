@@ -141,7 +141,7 @@ def test_a_cell_sees_its_load_from_the_first_second() -> None:
 
     trace = replace(traffic((Tier.CHAT, 0, 60, 3.0), prompt_tokens=300, new_tokens=60), times=20)
     setup = a_setup(*CARDS, gpus={"T4": 200, "RTX4090": 200}, slots=32, weight=40)
-    cell = run_policy("ours", trace, setup, attainment=None).outcome
+    cell = run_policy("ours", trace, setup, goodput=None).outcome
     assert cell.changes[0].at_s <= 5.0
     assert max(change.replicas for change in cell.changes) < 200
 
@@ -163,4 +163,4 @@ def _ours(trace: Trace, weight: int) -> Outcome:
     from loadtest.simulation.contest import run_policy
 
     setup = replace(BIG, weight=weight, initial={Tier.CHAT: 20})
-    return run_policy("ours", trace, setup, attainment=None).outcome
+    return run_policy("ours", trace, setup, goodput=None).outcome

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.simulation.names import POLICIES
 from loadtest.simulation.run import simulate
 from loadtest.simulation.setup import Setup
 from serve_app.core.tiers import Tier
@@ -14,13 +15,13 @@ pytestmark = pytest.mark.filterwarnings(
     # Ray 2.60 itself gives pydantic this keyword when its config is imported.
     "ignore:Using extra keyword arguments on `Field`:DeprecationWarning"
 )
-SETUP = Setup(gpus={"T4": 2, "RTX4090": 1}, cold_start_s=45.0)
+SETUP = Setup(gpus={"T4": 3}, cold_start_s=45.0)
 
 
 def test_a_quiet_hour_stays_at_the_minimum() -> None:
     from loadtest.simulation.contest import run_policy
 
-    outcome = run_policy("ours", traffic((Tier.CHAT, 0, 600, 1.0)), SETUP, attainment=None).outcome
+    outcome = run_policy("ours", traffic((Tier.CHAT, 0, 600, 1.0)), SETUP, goodput=None).outcome
     assert (outcome.attainment, outcome.scale_actions) == (1.0, 0)
     assert outcome.gpu_hours == pytest.approx(600 / 3600, rel=0.02)
 
@@ -29,7 +30,7 @@ def test_a_load_of_two_cards_gets_them_and_gives_them_back() -> None:
     from loadtest.simulation.contest import run_policy
 
     trace = traffic((Tier.CHAT, 0, 1500, 1.0), (Tier.CHAT, 300, 800, 7.0))
-    outcome = run_policy("ours", trace, SETUP, attainment=None).outcome
+    outcome = run_policy("ours", trace, SETUP, goodput=None).outcome
     assert outcome.changes[0].replicas > 1
     assert outcome.changes[-1].replicas == 1
     # A step to eight times the load, and a start of 45 s: some of it cannot be in time.
@@ -39,40 +40,48 @@ def test_a_load_of_two_cards_gets_them_and_gives_them_back() -> None:
 
 def test_the_others_have_hindsight(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cheapest of their settings that is as good as it must be, or the best there is."""
-    from loadtest.simulation import contest
-    from loadtest.simulation.contest import run_policy
+    from dataclasses import replace
 
-    monkeypatch.setattr(contest, "RAY_TARGETS", (2, 10_000))
-    monkeypatch.setattr(contest, "RAY_DOWNSCALE_DELAYS_S", (30.0,))
+    from loadtest.simulation import contest
+    from loadtest.simulation.contest import OPPONENTS, run_policy
+
+    axes = {
+        "target_ongoing_requests": (2, 10_000),
+        "downscale_delay_s": (30.0,),
+        "look_back_period_s": (2.0, 30.0),
+    }
+    fewer = replace(OPPONENTS["ray-default"], axes=axes, coarse=axes)
+    monkeypatch.setattr(contest, "OPPONENTS", {"ray-default": fewer})
     trace = traffic((Tier.CHAT, 0, 150, 9.0), new_tokens=100)
-    lax = run_policy("ray-default", trace, SETUP, attainment=0.1)
-    strict = run_policy("ray-default", trace, SETUP, attainment=0.99)
+    lax = run_policy("ray-default", trace, SETUP, goodput=0.0)
+    strict = run_policy("ray-default", trace, SETUP, goodput=0.99)
     assert lax.tried == strict.tried == 4
     assert lax.outcome.gpu_hours < strict.outcome.gpu_hours
-    assert lax.outcome.attainment < strict.outcome.attainment
+    assert lax.outcome.goodput < strict.outcome.goodput
 
 
 def test_no_policy_beats_the_one_that_knows_the_trace() -> None:
     from loadtest.simulation.contest import run_policy
 
     trace = traffic((Tier.CHAT, 0, 300, 1.0), (Tier.CHAT, 100, 200, 6.0))
-    ours = run_policy("ours", trace, SETUP, attainment=None).outcome
-    clairvoyant = run_policy("clairvoyant", trace, SETUP, attainment=ours.attainment).outcome
-    assert clairvoyant.attainment >= ours.attainment
+    ours = run_policy("ours", trace, SETUP, goodput=None).outcome
+    clairvoyant = run_policy("clairvoyant", trace, SETUP, goodput=ours.goodput).outcome
+    assert clairvoyant.goodput >= ours.goodput
     assert clairvoyant.gpu_hours <= ours.gpu_hours * 1.001
 
 
-def test_a_full_tier_borrows_before_it_orders() -> None:
+def test_a_full_tier_borrows_while_what_it_ordered_starts() -> None:
     from dataclasses import replace
 
     from loadtest.simulation.contest import run_policy
 
     trace = traffic((Tier.CHAT, 0, 900, 6.5), (Tier.REASONING, 0, 900, 0.2))
-    lent = run_policy("ours", trace, SETUP, attainment=None).outcome
-    alone = run_policy("ours", trace, replace(SETUP, lend_share=0.0), attainment=None).outcome
+    lent = run_policy("ours", trace, SETUP, goodput=None).outcome
+    alone = run_policy("ours", trace, replace(SETUP, lend_share=0.0), goodput=None).outcome
     assert lent.lent > 0
     assert alone.lent == 0
-    assert lent.gpu_hours < alone.gpu_hours
+    assert lent.gpu_hours <= alone.gpu_hours
+    assert lent.goodput > alone.goodput
     assert lent.attainment >= 0.99
 
 
@@ -85,7 +94,7 @@ def test_a_simulated_day_does_not_flap() -> None:
         for hour in range(24)
     ]
     trace = traffic(*hours, (Tier.REASONING, 0, 3_600, 0.3))
-    outcome = run_policy("ours", trace, SETUP, attainment=None).outcome
+    outcome = run_policy("ours", trace, SETUP, goodput=None).outcome
     assert outcome.attainment > 0.98
     # One rise and one fall of the load; a few corrections are no flapping in 14,400 decisions.
     assert outcome.scale_actions <= 6
@@ -107,7 +116,7 @@ def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
     trace, out = tmp_path / "t.csv", tmp_path / "out.json"
     rows = "".join(f"{number},100,50,chat\n" for number in range(60))
     trace.write_text(f"arrival_s,input_tokens,output_tokens,tier\n{rows}", encoding="utf-8")
-    for policy in ("ours", "ray-default", "waiting-threshold", "clairvoyant"):
+    for policy in POLICIES:
         words = ["simulate", "--trace", str(trace), "--policy", policy, "--json", str(out)]
         assert main([*words, "--gpus", "T4=2,RTX4090=1"]) == 0
         found = json.loads(out.read_text(encoding="utf-8"))

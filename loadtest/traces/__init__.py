@@ -1,0 +1,1 @@
+"""Recorded traffic, and the command that fetches more of it."""

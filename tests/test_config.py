@@ -170,3 +170,15 @@ def test_settings_do_not_change_behind_the_back() -> None:
 def test_settings_survive_the_way_through_serves_config() -> None:
     settings = tier_settings(Tier.CHAT, {"sampling": {"temperature": 0.6}})
     assert tier_settings(Tier.CHAT, settings.model_dump(mode="json")) == settings
+
+
+def test_settings_of_the_former_scaling_law_break_no_config(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = tier_settings(Tier.CHAT, {"scaling": {"wait_share": 0.5, "goodput": 0.95}})
+    assert settings.scaling.goodput == 0.95
+    assert "wait_share: no longer used" in caplog.text
+    with pytest.raises(ValueError, match="wait_shares"):
+        tier_settings(Tier.CHAT, {"scaling": {"wait_shares": 0.5}})
+    with pytest.raises(ValueError, match="least_hold_s 900 is above most_hold_s 600"):
+        tier_settings(Tier.CHAT, {"scaling": {"least_hold_s": 900}})

@@ -9,8 +9,10 @@ from serve_app.core.step_time import StepModel, StepSpeed, derived_step_model, o
 from serve_app.core.work import (
     EXPECTED_COUNTS_AS,
     LENGTHS_KEPT,
+    AnswerRate,
     ArrivalRate,
     LearntLengths,
+    observe_answers,
     observe_arrival,
     observe_lengths,
 )
@@ -116,3 +118,27 @@ def test_the_means_of_replicas_add_up_to_those_of_their_tier() -> None:
 def test_nothing_arrives_at_all() -> None:
     rate = ArrivalRate(0.0, 0.0).at(60.0)
     assert rate.slow.requests_per_s == rate.quick.requests_per_s == 0
+
+
+def test_answers_that_still_run_count_for_their_length() -> None:
+    """Twenty a second begin, each as long as chance has it; after half a minute the short ones have
+    ended, and their mean is far too low."""
+    dice = random.Random(5)
+    lengths = [dice.expovariate(1 / 1000) for _ in range(600)]
+    rate, ended = AnswerRate(0.0), 0
+    for second in range(1, 31):
+        made = [min(length, 20.0 * (second - i / 20)) for i, length in enumerate(lengths)]
+        made = [tokens for tokens in made if tokens > 0]
+        done = sum(tokens == length for tokens, length in zip(made, lengths, strict=False))
+        rate = observe_answers(
+            rate, now_s=float(second), tokens_total=sum(made), ended=done - ended
+        )
+        ended = done
+    of_those_that_ended = sum(x for x, m in zip(lengths, made, strict=False) if x == m) / ended
+    assert of_those_that_ended < 400
+    assert rate.mean_tokens(1000) == pytest.approx(1000, rel=0.2)
+
+
+def test_without_answers_the_expected_length_stands() -> None:
+    rate = observe_answers(AnswerRate(0.0), now_s=9.0, tokens_total=0.0, ended=0.0)
+    assert rate.mean_tokens(400) == 400

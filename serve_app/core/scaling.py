@@ -182,11 +182,13 @@ def _expected(
         max(-math.expm1(-demand.observed_s / window_s), LEAST_SEEN)
         for window_s in (SLOW_S, QUICK_S)
     )
-    level_rps = demand.slow.requests_per_s / slow_seen
+    slow_rps = demand.slow.requests_per_s / slow_seen
     quick_rps = demand.quick.requests_per_s / quick_seen
     # The variance of an exponentially weighted mean of Poisson arrivals is rate / (2 * window).
-    error_rps = math.sqrt(max(level_rps, quick_rps) / (2 * QUICK_S))
-    excess_rps = max(0.0, quick_rps - level_rps - STANDARD_ERRORS * error_rps)
+    doubt_rps = STANDARD_ERRORS * math.sqrt(max(slow_rps, quick_rps) / (2 * QUICK_S))
+    # The slow mean remembers a load for a minute after it has gone.
+    level_rps = min(slow_rps, quick_rps + doubt_rps)
+    excess_rps = max(0.0, quick_rps - level_rps - doubt_rps)
     memory = remember_arrivals(
         memory,
         now_s,

@@ -125,7 +125,7 @@ def test_answers_that_still_run_count_for_their_length() -> None:
     ended, and their mean is far too low."""
     dice = random.Random(5)
     lengths = [dice.expovariate(1 / 1000) for _ in range(600)]
-    rate, ended = AnswerRate(0.0), 0
+    rate, ended, made = AnswerRate(0.0), 0, lengths
     for second in range(1, 31):
         made = [min(length, 20.0 * (second - i / 20)) for i, length in enumerate(lengths)]
         made = [tokens for tokens in made if tokens > 0]

@@ -1,7 +1,7 @@
 """vLLM on the CPU behind a GPU that only Ray believes in."""
 
 from loadtest.random_model import make_random_qwen2
-from loadtest.ray_nodes import T4
+from loadtest.ray_nodes import RTX_4090
 from serve_app.core.hardware import CPU
 from serve_app.core.tiers import Tier
 from tests.e2e.cluster.mixed import deploy, mixed_config, ready
@@ -15,7 +15,7 @@ def test_vllm_computes_on_the_cpu_and_says_where_it_landed(site: Site) -> None:
     deploy(site, config)
     wait_for(lambda: engines(site) == ["vllm"], "vLLM has taken over", VLLM_WITHIN_S)
     (replica,) = ready(site, Tier.CHAT)
-    assert replica["accelerator_type"] == T4
+    assert replica["accelerator_type"] == RTX_4090
     assert replica["gpu_ids"] == ["0"]
     assert replica["hardware"] == CPU.name
     answer = site.post("/api/chat", {"prompt": "hello", "max_tokens": 8, "ignore_eos": True})

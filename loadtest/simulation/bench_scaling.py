@@ -153,7 +153,7 @@ class Board:
         ):
             bar = progress.add_task("scaling", total=len(self.names) * len({"ours", *laws}))
 
-            def told(played: "Played", case: str) -> None:
+            def report(played: "Played", case: str) -> None:
                 figures = played.figures
                 progress.update(bar, advance=1, description=f"{case}: {played.law}")
                 progress.console.print(
@@ -164,7 +164,7 @@ class Board:
                 )
 
             try:
-                self._play(pool, [law for law in laws if law != "ours"], told)
+                self._play(pool, [law for law in laws if law != "ours"], report)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 # A run takes seconds, and what was played to its end is kept.
@@ -176,7 +176,7 @@ class Board:
         self,
         pool: ProcessPoolExecutor,
         others: Sequence[str],
-        told: Callable[["Played", str], None],
+        report: Callable[["Played", str], None],
     ) -> None:
         """Ours first on each case: the others are to be as good. The plan begins with the best
         constant count and comes when that is known."""
@@ -194,7 +194,7 @@ class Board:
             for future in done:
                 task, played = running.pop(future), future.result()
                 self._played.setdefault(task.case, {})[task.law] = played
-                told(played, task.case)
+                report(played, task.case)
                 needed = equal_to(played.figures.goodput) if task.law == "ours" else task.needed
                 for law in _next(task.law, others):
                     submit(Task(task.case, law, needed))

@@ -78,9 +78,10 @@ def remember_need(
     shortest_s: float,
     longest_s: float,
 ) -> ScalingMemory:
-    """`needed` replicas are needed now. A replica that the tier has had, and that is needed again,
-    ends a lull. One that was shorter than any hold teaches nothing, and what comes after more than
-    `longest_s` is a new load."""
+    """`needed` replicas are needed now; of those above the `target` the tier has none. One that it
+    has had, and that is needed again, ends a lull. A lull that was shorter than any hold teaches
+    nothing, and what comes after more than `longest_s` is a new load."""
+    needed = min(needed, max(target, 1))
     times = list(memory.needed_s)
     # What is there at the beginning was needed by whoever asked for it.
     times += [now_s] * (max(needed, target) - len(times))

@@ -25,7 +25,9 @@ def hold(lulls_s: list[float]) -> float:
 def needs(counts: dict[float, int], memory: ScalingMemory | None = None) -> ScalingMemory:
     memory = memory or ScalingMemory()
     for now_s, needed in counts.items():
-        memory = remember_need(memory, now_s, needed, target=0, shortest_s=60.0, longest_s=1200.0)
+        memory = remember_need(
+            memory, now_s, needed, target=needed, shortest_s=60.0, longest_s=1200.0
+        )
     return memory
 
 
@@ -119,3 +121,12 @@ def test_persistence_is_a_share_whatever_comes(arrivals: list[tuple[float, float
         )
     assert 0.0 <= memory.persistence <= 1.0
     assert len(memory.rushes) <= 2 + (START_S + 100.0) / 2
+
+
+def test_replicas_that_the_tier_cannot_have_teach_nothing() -> None:
+    """A burst that would need forty where four is the most: their lulls are nobody's."""
+    memory = ScalingMemory()
+    for now_s, needed in ((0.0, 40), (100.0, 1), (300.0, 40)):
+        memory = remember_need(memory, now_s, needed, target=4, shortest_s=60.0, longest_s=1200.0)
+    assert memory.needed_s == (300.0,) * 4
+    assert len(memory.lulls_s) <= 5

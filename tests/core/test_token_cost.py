@@ -115,7 +115,7 @@ def test_a_token_costs_in_proportion_to_the_price(
     assert times_as_dear(dear, base) == pytest.approx(times)
 
 
-def test_what_is_given_back_first_is_told_only_where_costs_differ() -> None:
+def test_what_is_given_back_first_is_named_only_where_costs_differ() -> None:
     assert give_back_reason([]) == give_back_reason([3.4, 3.4]) == ""
     assert give_back_reason([1.0, 3.44]) == (
         "gives back first a GPU whose token costs 3.4 times as much"

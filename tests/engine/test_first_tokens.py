@@ -40,7 +40,7 @@ class Scene:
             del self.states[each]
 
 
-def test_it_is_told_once_when_the_prompt_is_read() -> None:
+def test_a_first_token_is_reported_once_when_the_prompt_is_read() -> None:
     scene = Scene()
     scene.first_tokens.expect(scene.generation, "a", 10)
     scene.first_tokens.look()
@@ -72,7 +72,7 @@ def test_of_several_prompts_the_last_one_tells() -> None:
     assert scene.told == [10, 20, "read"]
 
 
-def test_one_that_ends_with_the_step_that_reads_it_is_told() -> None:
+def test_one_that_ends_with_the_step_that_reads_it_is_reported() -> None:
     scene = Scene()
     scene.first_tokens.expect(scene.generation, "a", 10)
     scene.add("a", "a-1")

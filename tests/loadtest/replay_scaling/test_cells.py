@@ -62,7 +62,7 @@ def test_a_cell_is_the_same_each_time_and_fits_its_length(cell: ReplayCell) -> N
     assert len(half.requests) == pytest.approx(len(trace.requests) / 2, rel=0.2)
 
 
-def test_bursts_are_told_from_calm() -> None:
+def test_bursts_are_distinguished_from_calm() -> None:
     per_s = Counter(int(r.arrival_s) for r in CELLS["prompt-heavy"].trace(600.0, 1.0).requests)
     assert sum(count >= 8 for count in per_s.values()) >= 20
     assert sum(per_s[second] <= 4 for second in range(600)) >= 300

@@ -1,4 +1,4 @@
-"""What KEDA's, llm-d's and AIBrix's laws wish, at what they see."""
+"""What KEDA's, llm-d's and AIBrix's laws count, at what they see."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -33,11 +33,11 @@ def a_tier(*replicas: Replica, target: int | None = None, ongoing: int = 0) -> A
     )
 
 
-def wished(law: Any, tier: Any, now_s: float = 0.0) -> float:
+def desired(law: Any, tier: Any, now_s: float = 0.0) -> float:
     return law.targets({Tier.CHAT: tier}, now_s)[Tier.CHAT]
 
 
-def test_a_count_falls_only_after_the_highest_wish_of_the_window() -> None:
+def test_a_count_falls_only_after_the_highest_count_of_the_window() -> None:
     descent = Descent(300.0)
     assert descent.apply(Tier.CHAT, 5, 2, 0.0) == 5
     assert descent.apply(Tier.CHAT, 1, 5, 200.0) == 5
@@ -45,46 +45,46 @@ def test_a_count_falls_only_after_the_highest_wish_of_the_window() -> None:
 
 
 @pytest.mark.parametrize(
-    ("waiting", "wish"), [(10.0, 2), (10.9, 2), (12.0, 3), (100.0, 8), (0.0, 2)]
+    ("waiting", "count"), [(10.0, 2), (10.9, 2), (12.0, 3), (100.0, 8), (0.0, 2)]
 )
-def test_keda_wishes_a_replica_for_each_threshold_outside_a_tolerance(
-    waiting: float, wish: int
+def test_keda_desires_a_replica_for_each_threshold_outside_a_tolerance(
+    waiting: float, count: int
 ) -> None:
     law = WaitingThreshold(5, 1, 8)
-    # A count of zero waits for the window before it falls: the wish of now is remembered.
+    # A count of zero waits for the window before it falls: the count of now is remembered.
     law.descent.apply(Tier.CHAT, 2, 2, -1.0)
-    assert wished(law, a_tier(replica(queue=waiting / 2), replica(queue=waiting / 2))) == wish
+    assert desired(law, a_tier(replica(queue=waiting / 2), replica(queue=waiting / 2))) == count
 
 
 def test_llmd_wishes_one_more_where_queues_or_caches_are_near_their_threshold() -> None:
     law = LlmdSaturation(5, 3, 1, 10)
-    assert wished(law, a_tier(replica(queue=3), replica(queue=2))) == 3
-    assert wished(LlmdSaturation(5, 3, 1, 10), a_tier(replica(kv=0.75), replica(kv=0.7))) == 3
-    assert wished(LlmdSaturation(5, 3, 1, 10), a_tier(replica(queue=9), replica(kv=0.9))) == 3
+    assert desired(law, a_tier(replica(queue=3), replica(queue=2))) == 3
+    assert desired(LlmdSaturation(5, 3, 1, 10), a_tier(replica(kv=0.75), replica(kv=0.7))) == 3
+    assert desired(LlmdSaturation(5, 3, 1, 10), a_tier(replica(queue=9), replica(kv=0.9))) == 3
 
 
 def test_llmd_wishes_none_while_one_starts() -> None:
-    assert wished(LlmdSaturation(5, 3, 1, 10), a_tier(replica(queue=9), target=2)) == 2
+    assert desired(LlmdSaturation(5, 3, 1, 10), a_tier(replica(queue=9), target=2)) == 2
 
 
 def test_llmd_gives_one_back_where_the_rest_would_keep_enough() -> None:
     law = LlmdSaturation(5, 3, 1, 10, descent=Descent(0.0))
-    assert wished(law, a_tier(replica(kv=0.1), replica(kv=0.1), replica())) == 2
+    assert desired(law, a_tier(replica(kv=0.1), replica(kv=0.1), replica())) == 2
     full = LlmdSaturation(5, 3, 1, 10, descent=Descent(0.0))
-    assert wished(full, a_tier(replica(kv=0.5), replica(kv=0.5))) == 2
+    assert desired(full, a_tier(replica(kv=0.5), replica(kv=0.5))) == 2
 
 
 @pytest.mark.parametrize(
-    ("ongoing", "wish"), [(40, 4), (43, 4), (60, 6), (400, 8), (35, 4), (20, 2), (0, 2)]
+    ("ongoing", "count"), [(40, 4), (43, 4), (60, 6), (400, 8), (35, 4), (20, 2), (0, 2)]
 )
-def test_aibrix_follows_the_load_of_a_replica_twofold_at_most(ongoing: int, wish: int) -> None:
+def test_aibrix_follows_the_load_of_a_replica_twofold_at_most(ongoing: int, count: int) -> None:
     tier = a_tier(*(replica() for _ in range(4)), ongoing=ongoing)
-    assert wished(AibrixApa(10, 1, 100), tier) == wish
+    assert desired(AibrixApa(10, 1, 100), tier) == count
 
 
 def test_aibrix_waits_after_a_change_before_it_gives_back() -> None:
     law = AibrixApa(10, 1, 100, cooldown_s=300.0)
     four = [replica() for _ in range(4)]
-    assert wished(law, a_tier(*four, ongoing=60), 0.0) == 6
-    assert wished(law, a_tier(*four, ongoing=5), 100.0) == 4
-    assert wished(law, a_tier(*four, ongoing=5), 301.0) == 2
+    assert desired(law, a_tier(*four, ongoing=60), 0.0) == 6
+    assert desired(law, a_tier(*four, ongoing=5), 100.0) == 4
+    assert desired(law, a_tier(*four, ongoing=5), 301.0) == 2

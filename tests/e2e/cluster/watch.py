@@ -24,6 +24,11 @@ class Sight:
     def wanted(self, tier: Tier) -> int:
         return self.tiers[tier]["replicas_wanted"]
 
+    def reason(self, tier: Tier) -> str:
+        """Of the newest decision that is shown; empty before the first."""
+        scaling = self.tiers[tier]["scaling"]
+        return scaling["reason"] if scaling else ""
+
     def names(self, tier: Tier) -> frozenset[str]:
         """The replicas that report."""
         return frozenset(replica["replica"] for replica in self.tiers[tier]["replicas"])

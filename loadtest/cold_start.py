@@ -16,8 +16,8 @@ from loadtest.random_model import make_random_qwen2
 from loadtest.readme_table import between_markers
 from loadtest.results_file import META, REPOSITORY, commit, machine, versions, write
 from loadtest.systems import our_chat_tier
+from serve_app.config.engine import EngineConfig
 from serve_app.core.tiers import Tier
-from serve_app.engine_config import EngineConfig
 
 RESULTS = REPOSITORY / "loadtest" / "results" / "cold_start.json"
 STARTS = "starts"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import psutil
 
 from loadtest.process_roles import BARE_SERVER, HAPROXY, role_of
-from serve_app.serving.supervisor import RUN_ID_VARIABLE
+from serve_app.local.supervisor import RUN_ID_VARIABLE
 
 ENGINE, SERVER, RAY = "engine", "server", "ray"
 REPLICA_KIND, WEB = "replica", "replica web"

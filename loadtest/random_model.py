@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from serve_app.engine.model_dir import EMBEDDED_MODEL, default_cache_dir, resolve_model
+from serve_app.engine.models.model_dir import EMBEDDED_MODEL, default_cache_dir, resolve_model
 
 HIDDEN = 128
 LAYERS = 4

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import psutil
 
-from serve_app.core.labels import ACCELERATOR_LABEL
-from serve_app.serving.head import OBJECT_STORE_BYTES
-from serve_app.serving.local import ClusterError, LocalCluster
-from serve_app.serving.ports import free_ports
+from serve_app.core.placement.labels import ACCELERATOR_LABEL
+from serve_app.local.cluster import ClusterError, LocalCluster
+from serve_app.local.head import OBJECT_STORE_BYTES
+from serve_app.local.ports import free_ports
 
 T4 = "T4"
 RTX_4090 = "GeForce-RTX-4090"
@@ -75,7 +75,7 @@ def gpu_node(cluster: LocalCluster, accelerator_type: str, gpus: int) -> Iterato
     with log.open("wb") as output:
         # It carries the run's marker, so the cluster's own end would find what is left of it.
         supervisor = subprocess.Popen(
-            [sys.executable, "-m", "serve_app.serving.supervisor", *command],
+            [sys.executable, "-m", "serve_app.local.supervisor", *command],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

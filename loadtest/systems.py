@@ -19,14 +19,14 @@ from uuid import uuid4
 import psutil
 
 from loadtest.process_cpu import server_processes
-from serve_app.config import EngineConfig
-from serve_app.core.engine_args import EngineSpec, cores_of_slice, engine_args
+from serve_app.config.tier import EngineConfig
+from serve_app.core.placement.engine_args import EngineSpec, cores_of_slice, engine_args
 from serve_app.core.tiers import Tier
-from serve_app.engine.cpu import MALLOC_KEEPS, MALLOC_VARIABLE, this_cpu
+from serve_app.engine.vllm.cpu import MALLOC_KEEPS, MALLOC_VARIABLE, this_cpu
+from serve_app.local.cluster import LocalCluster
+from serve_app.local.profiles import load_profile
+from serve_app.local.supervisor import RUN_ID_VARIABLE
 from serve_app.serving.engine_start import NOT_ARGUMENTS
-from serve_app.serving.local import LocalCluster
-from serve_app.serving.profiles import load_profile
-from serve_app.serving.supervisor import RUN_ID_VARIABLE
 
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 60.0
@@ -183,7 +183,7 @@ def supervised(
     run_id = f"{name}-{uuid4().hex[:12]}"
     with tempfile.NamedTemporaryFile(prefix=f"{name}-", suffix=".log") as log:
         supervisor = subprocess.Popen(
-            [sys.executable, "-m", "serve_app.serving.supervisor", *command],
+            [sys.executable, "-m", "serve_app.local.supervisor", *command],
             env=os.environ | environment | {RUN_ID_VARIABLE: run_id},
             stdin=subprocess.PIPE,
             stdout=log,

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command == "config-reference":
-        from serve_app.config_reference import render
+        from serve_app.config.reference import render
 
         print(render(), end="")
         return 0
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     if options.command == "doctor":
-        from serve_app.serving.doctor_page import doctor as look
+        from serve_app.doctor.page import doctor as look
 
         return look(
             options.profile,
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console=Console(),
         )
 
-    from serve_app.serving.launcher import serve as serve_here
+    from serve_app.local.launcher import serve as serve_here
 
     return serve_here(
         options.port,

@@ -9,7 +9,6 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
-from serve_app.answer_config import SamplingConfig
 from serve_app.api.answer_cache import AnswerCache
 from serve_app.api.demand import DemandMeter
 from serve_app.api.edge import TierEdge
@@ -20,15 +19,16 @@ from serve_app.api.lending import Lender, LendingDesk
 from serve_app.api.place import GateLimits
 from serve_app.api.relay import Relay
 from serve_app.api.rules import PreparedRequest, RuleBook, prepare
-from serve_app.config import TierSettings
-from serve_app.core.admission import Admission, GateLoad, admit
+from serve_app.config.admission import AdmissionConfig
+from serve_app.config.answers import SamplingConfig
+from serve_app.config.tier import TierSettings
+from serve_app.core.admission.admission import Admission, GateLoad, admit
+from serve_app.core.admission.prefill import PrefillAhead
+from serve_app.core.admission.queue_drain import Drain, ServiceTime
 from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
-from serve_app.core.drain import Drain, ServiceTime
-from serve_app.core.prefill import PrefillAhead
-from serve_app.core.step_time import StepModel
+from serve_app.core.scaling.step_time import StepModel
+from serve_app.core.scaling.workload import LearntLengths
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
-from serve_app.core.work import LearntLengths
-from serve_app.load_config import AdmissionConfig
 from serve_app.telemetry import PREFIX, make_tier_metrics
 from tests.virtual_time import now_s
 

@@ -5,7 +5,7 @@ import os
 import pytest
 from pydantic import ValidationError
 
-from serve_app.config import (
+from serve_app.config.tier import (
     ENV_PREFIX,
     TierArgs,
     TierSettings,

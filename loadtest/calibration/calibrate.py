@@ -31,8 +31,8 @@ from loadtest.simulation.profile import (
     MeasuredOn,
     known_profiles,
 )
-from serve_app.core.hardware import RTX_4090, T4, hardware_for
-from serve_app.engine_config import EngineConfig
+from serve_app.config.engine import EngineConfig
+from serve_app.core.placement.hardware import RTX_4090, T4, hardware_for
 
 NAMES = {T4.accelerator_type: "T4", RTX_4090.accelerator_type: "RTX4090", None: "cpu"}
 WARM_UP = (Wave(1, SHORT_TOKENS, 16),)
@@ -232,7 +232,7 @@ def _max_sequences(wanted: Wanted, told: Told) -> Figure:
     if told.slots is None:
         return _given(_slots(wanted, told), "--slots")
     hardware = hardware_for(told.accelerator_type)
-    return _given(hardware.max_sequences, "serve_app/core/hardware.py, given to vLLM")
+    return _given(hardware.max_sequences, "serve_app/core/placement/hardware.py, given to vLLM")
 
 
 def _start_s(wanted: Wanted, told: Told) -> Mapping[str, Figure]:

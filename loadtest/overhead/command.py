@@ -50,10 +50,10 @@ from loadtest.systems import (
     bare_vllm,
     our_chat_tier,
 )
-from serve_app.config import EngineConfig
-from serve_app.engine.model_dir import ModelNotFoundError
-from serve_app.serving.local import ClusterError
-from serve_app.serving.ports import free_ports
+from serve_app.config.tier import EngineConfig
+from serve_app.engine.models.model_dir import ModelNotFoundError
+from serve_app.local.cluster import ClusterError
+from serve_app.local.ports import free_ports
 
 AGAIN = "bare-again"
 

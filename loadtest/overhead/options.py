@@ -11,7 +11,7 @@ from loadtest.overhead.ray_systems import RAY_SERVE_LLM, SERVE_PROXY_HANDLE
 from loadtest.random_model import make_random_qwen2
 from loadtest.results_file import RESULTS
 from loadtest.systems import BARE, BARE_BESIDE_OURS, OURS
-from serve_app.engine.model_dir import EMBEDDED_MODEL, ModelNotFoundError, resolve_model
+from serve_app.engine.models.model_dir import EMBEDDED_MODEL, ModelNotFoundError, resolve_model
 
 RANDOM = "random"
 SYSTEMS = (BARE, BARE_BESIDE_OURS, OURS, RAY_SERVE_LLM, SERVE_PROXY_HANDLE)

@@ -10,10 +10,10 @@ import contextlib
 import uvicorn
 import uvloop
 
-from serve_app.config import EngineConfig
-from serve_app.core.hardware import hardware_for
-from serve_app.engine.fake_engine import FakeEngine
-from serve_app.engine_config import FakeEngineConfig
+from serve_app.config.engine import FakeEngineConfig
+from serve_app.config.tier import EngineConfig
+from serve_app.core.placement.hardware import hardware_for
+from serve_app.engine.fake.engine import FakeEngine
 
 
 async def make_server(

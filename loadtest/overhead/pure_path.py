@@ -16,8 +16,8 @@ from loadtest.overhead.plan import ClosedLoop, Plan
 from loadtest.overhead.rounds import Measured
 from loadtest.stats import Repetition, estimate, rate_ratio
 from loadtest.systems import MODEL_NAME, OURS, System, our_chat_tier, supervised
-from serve_app.config import EngineConfig
-from serve_app.engine_config import FakeEngineConfig
+from serve_app.config.engine import FakeEngineConfig
+from serve_app.config.tier import EngineConfig
 
 PLAIN = "plain"
 # Of a CPU's step times nothing is left: a step takes as long as its chunks take to be written.

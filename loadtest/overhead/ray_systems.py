@@ -25,9 +25,9 @@ from loadtest.systems import (
     engine_environment,
     engine_words,
 )
-from serve_app.config import EngineConfig
-from serve_app.serving.local import LocalCluster
-from serve_app.serving.profiles import DEPLOY_DIR, read_env_file
+from serve_app.config.tier import EngineConfig
+from serve_app.local.cluster import LocalCluster
+from serve_app.local.profiles import DEPLOY_DIR, read_env_file
 
 RAY_SERVE_LLM = "ray-serve-llm"
 SERVE_PROXY_HANDLE = "serve-proxy-handle"

@@ -16,7 +16,7 @@ from loadtest.load.lag import LoopLag, report
 from loadtest.load.record import Record
 from loadtest.simulation.trace import Request
 
-# As the fake engine counts (serve_app/engine/fake_app.py).
+# As the fake engine counts (serve_app/engine/fake/app.py).
 CHARACTERS_PER_TOKEN = 4
 TIMEOUT_S = 300.0
 

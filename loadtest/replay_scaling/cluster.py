@@ -8,8 +8,8 @@ from loadtest.ray_nodes import gpu_node
 from loadtest.replay_scaling.cells import ReplayCell
 from loadtest.simulation.profile import CardProfile
 from serve_app.core.tiers import Tier
-from serve_app.serving.local import LocalCluster
-from serve_app.serving.profiles import load_profile, with_http_port
+from serve_app.local.cluster import LocalCluster
+from serve_app.local.profiles import load_profile, with_http_port
 
 # What a replica's start takes beside its engine's, mostly in a process that stood by, until
 # Serve has seen that it is ready.

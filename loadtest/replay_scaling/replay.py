@@ -23,8 +23,8 @@ from loadtest.replay_scaling.serve_watch import RUNNING, ServeWatch, held_s, sca
 from loadtest.simulation.profile import CardProfile
 from loadtest.simulation.trace import Trace
 from serve_app.core.tiers import Tier
-from serve_app.serving.local import LocalCluster
-from serve_app.serving.serve_api import ServeApiError
+from serve_app.local.cluster import LocalCluster
+from serve_app.local.serve_api import ServeApiError
 
 FIRST_REPLICAS_LIMIT_S = 240.0
 _DECISION = re.compile(r"scale (?:Tier\.)?(\w+) from (\d+) to (\d+): (.*?)(?:\"|$)")

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from serve_app.core.tiers import Tier
-from serve_app.serving.serve_api import ServeApi, ServeApiError, get_json
+from serve_app.local.serve_api import ServeApi, ServeApiError, get_json
 
 PERIOD_S = 0.5
 RUNNING = "RUNNING"

@@ -18,8 +18,8 @@ from loadtest.simulation.run import Policy, simulate
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.tier_state import TierState
 from loadtest.simulation.trace import Trace
+from serve_app.config.admission import AdmissionConfig
 from serve_app.core.tiers import Tier
-from serve_app.load_config import AdmissionConfig
 
 
 @dataclass(slots=True)

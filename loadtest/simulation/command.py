@@ -11,7 +11,7 @@ from rich.console import Console
 from loadtest.simulation import option_types as types
 from loadtest.simulation import options as common
 from loadtest.simulation.names import POLICIES
-from serve_app.core.hardware import RTX_4090, T4
+from serve_app.core.placement.hardware import RTX_4090, T4
 
 if TYPE_CHECKING:
     from loadtest.simulation.answers import CardFigures, SimulateAnswer

@@ -19,8 +19,8 @@ from loadtest.simulation.replica import Clock, Replica
 from loadtest.simulation.tier_state import TierState
 from loadtest.simulation.visit import Visit
 from serve_app.api.place import Refused
+from serve_app.config.admission import AdmissionConfig
 from serve_app.core.tiers import Tier
-from serve_app.load_config import AdmissionConfig
 
 RELAY_AFTER_S = AdmissionConfig().relay_after_s
 ROUNDING = 1e-6

@@ -22,7 +22,7 @@ CODE = (
     "loadtest/simulation/*.py",
     "serve_app/core/**/*.py",
     "serve_app/api/*.py",
-    "serve_app/load_config.py",
+    "serve_app/config/*.py",
 )
 OURS = "ours"
 

@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from loadtest.load.quantities import per_second
 from loadtest.load.scenario import Slo, Uniform
+from serve_app.config.scaling import SloConfig
 from serve_app.core.tiers import Tier
-from serve_app.load_config import SloConfig
 
 # A tier's, if its config says nothing else.
 DEFAULT_SLO = f"ttft={SloConfig().ttft_s:g}s,tpot={1e3 * SloConfig().tpot_s:g}ms"

@@ -13,8 +13,8 @@ from loadtest.simulation.option_types import (
     share,
     slo,
 )
+from serve_app.config.admission import AdmissionConfig
 from serve_app.core.tiers import Tier
-from serve_app.load_config import AdmissionConfig
 
 DEFAULT_GPUS = "T4=2,RTX4090=1"
 

@@ -9,17 +9,22 @@ from loadtest.load.scenario import Slo as PlayedSlo
 from loadtest.simulation.policies import ServeDelays, serve_config
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.tier_state import TierState
-from serve_app.core.gpu_budget import (
+from serve_app.core.scaling.desired_replicas import (
+    Decision,
+    ScalingLaw,
+    desired_replicas,
+    spare_load,
+)
+from serve_app.core.scaling.gpu_budget import (
     GpuShare,
     NeededGpus,
     TierWish,
     observe_needed,
     share_gpus,
 )
-from serve_app.core.scaling import Decision, ScalingLaw, desired_replicas, spare_load
-from serve_app.core.scaling_memory import ScalingMemory
-from serve_app.core.slo_capacity import Slo
-from serve_app.core.tier_demand import ReplicaLoad
+from serve_app.core.scaling.scaling_memory import ScalingMemory
+from serve_app.core.scaling.slo_capacity import Slo
+from serve_app.core.scaling.tier_demand import ReplicaLoad
 from serve_app.core.tiers import Tier
 
 # As in deploy/*.yaml.
@@ -47,8 +52,8 @@ def _slo(played: PlayedSlo) -> Slo:
 
 @dataclass(slots=True)
 class Ours:
-    """The law of `core/scaling.py`, and the budget of `core/gpu_budget.py` where tiers share: what
-    `serving/policy.py` asks, in the same order.
+    """The policy of `core/scaling/desired_replicas.py`, and the budget of
+    `core/scaling/gpu_budget.py` where tiers share: what `autoscaling/policy.py` asks, in its order.
 
     In a cell it decides for the whole fleet in units of `unit` replicas, so that a target may be a
     part of a simulated replica: each report counts as often as units go into it.

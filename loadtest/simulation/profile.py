@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from serve_app.core.step_time import StepModel
+from serve_app.core.scaling.step_time import StepModel
 
 PROFILES = Path(__file__).parent.parent / "profiles"
 TOTAL = "total"

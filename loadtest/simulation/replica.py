@@ -10,11 +10,11 @@ from loadtest.simulation.setup import CardPlan, TierPlan
 from loadtest.simulation.visit import Visit
 from serve_app.api.demand import DemandMeter
 from serve_app.api.gate import Gate
-from serve_app.core.drain import relative_work
-from serve_app.core.step_time import StepModel
-from serve_app.core.tier_demand import ReplicaLoad
+from serve_app.core.admission.queue_drain import relative_work
+from serve_app.core.scaling.step_time import StepModel
+from serve_app.core.scaling.tier_demand import ReplicaLoad
+from serve_app.core.scaling.workload import observe_lengths
 from serve_app.core.tiers import Tier
-from serve_app.core.work import observe_lengths
 
 REFRESH_S = 5.0
 # Of what a part of a replica reports, what is that part of a whole one's.

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from loadtest.load.scenario import Slo
 from loadtest.simulation.profile import CardProfile, known_profiles
 from serve_app.api.place import GateLimits
-from serve_app.core.capacity import derive_limits
+from serve_app.config.admission import AdmissionConfig
+from serve_app.config.scaling import SloConfig
+from serve_app.core.admission.capacity import derive_limits
+from serve_app.core.admission.queue_drain import ServiceTime
 from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
-from serve_app.core.drain import ServiceTime
-from serve_app.core.hardware import Hardware, model_shape
+from serve_app.core.placement.hardware import Hardware, model_shape
+from serve_app.core.scaling.workload import LearntLengths
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
-from serve_app.core.work import LearntLengths
-from serve_app.load_config import AdmissionConfig, SloConfig
 
 # deploy/mixed.yaml: label_selector and fallback_strategy of each tier, the cheapest token first
-# (serve_app/core/token_cost.py).
+# (serve_app/core/placement/token_cost.py).
 PREFERENCE: Mapping[Tier, tuple[str, ...]] = {
     Tier.CHAT: ("RTX4090", "T4"),
     Tier.REASONING: ("RTX4090", "T4"),
@@ -102,7 +103,7 @@ class TierPlan:
 
 
 def tier_plan(tier: Tier, setup: Setup) -> TierPlan:
-    """The tier with the defaults of `serve_app/load_config.py` on this cluster's cards."""
+    """The tier with the defaults of `serve_app/config` on this cluster's cards."""
     admission = AdmissionConfig()
     expected = min(admission.expected_new_tokens, DEFAULT_MAX_NEW_TOKENS[tier])
     known = [name for name in PREFERENCE[tier] if name in setup.gpus]

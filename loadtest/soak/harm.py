@@ -16,7 +16,7 @@ from loadtest.soak.parts import pids_of
 from loadtest.soak.plan import Turn
 from loadtest.soak.server import Server, Tiers
 from loadtest.soak.traffic import BY_NAME
-from serve_app.serving.serve_api import ServeApiError
+from serve_app.local.serve_api import ServeApiError
 
 SLOW_READERS = 8
 # Where a server does not tell what it can take.

@@ -15,8 +15,8 @@ from loadtest.soak.plan import Fault, Plan, Turn, next_turn
 from loadtest.soak.server import Server
 from loadtest.soak.visit import shortened
 from loadtest.soak.watch import COUNTS
-from serve_app.serving.local import ClusterError
-from serve_app.serving.serve_api import ServeApiError
+from serve_app.local.cluster import ClusterError
+from serve_app.local.serve_api import ServeApiError
 
 POLL_S = 0.25
 DRAIN_S = 180.0

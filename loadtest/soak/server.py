@@ -16,14 +16,14 @@ from loadtest.load.server import TIMEOUT, tiers_of
 from loadtest.process_cpu import server_processes
 from loadtest.soak.watch import shared_memory_files
 from serve_app.core.tiers import Tier
-from serve_app.engine.model_dir import MICRO_MODEL, resolve_model
-from serve_app.serving import launcher
-from serve_app.serving.local import ClusterError, LocalCluster
-from serve_app.serving.nvidia import installed_cards
-from serve_app.serving.ports import free_ports
-from serve_app.serving.profiles import with_http_port
-from serve_app.serving.serve_api import ServeApiError
-from serve_app.serving.supervisor import processes_of_run
+from serve_app.engine.models.model_dir import MICRO_MODEL, resolve_model
+from serve_app.local import launcher
+from serve_app.local.cluster import ClusterError, LocalCluster
+from serve_app.local.ports import free_ports
+from serve_app.local.profiles import with_http_port
+from serve_app.local.serve_api import ServeApiError
+from serve_app.local.supervisor import processes_of_run
+from serve_app.nvidia import installed_cards
 
 START_LIMIT_S = 1800.0
 DEPLOY_TRIES = 3

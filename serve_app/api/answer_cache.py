@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from cachetools import TTLCache
 from starlette.types import Scope
 
-from serve_app.answer_config import AnswerCacheConfig
 from serve_app.api.client_identity import client_of
 from serve_app.api.endpoints import Endpoint
 from serve_app.api.rules import PreparedRequest
+from serve_app.config.answers import AnswerCacheConfig
 
 CACHE_HEADER = b"x-tierserve-cache"
 # What one kept answer takes beside its bytes.

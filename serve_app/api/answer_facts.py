@@ -8,7 +8,7 @@ from typing import Any
 
 from serve_app.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from serve_app.core.generation import Generation, SequenceFacts
-from serve_app.core.thought import ThoughtEnd
+from serve_app.core.reasoning.trace import ThoughtEnd
 
 FIELD = "tierserve"
 THOUGHT_HEADER = b"x-tierserve-thought"

@@ -21,7 +21,7 @@ from serve_app.api.messages import for_engine
 from serve_app.api.payload import as_json, parse_object
 from serve_app.api.routes import Body, Route
 from serve_app.api.tool_schemas import complete_tools
-from serve_app.config import TierSettings
+from serve_app.config.tier import TierSettings
 from serve_app.errors import RequestError
 
 # A text may be counted that fits several contexts.

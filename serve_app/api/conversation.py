@@ -10,7 +10,7 @@ from typing import Any
 
 from serve_app.api.endpoints import MESSAGES, RESPONSES, Endpoint
 from serve_app.api.message_parts import check_parts
-from serve_app.core.prompting import TEXT_PARTS
+from serve_app.core.reasoning.prompt_rules import TEXT_PARTS
 from serve_app.errors import RequestError, invalid
 
 _ROLES: Mapping[Endpoint, tuple[str, ...]] = {

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from serve_app.core.step_time import StepModel, StepSpeed, observe_step
-from serve_app.core.work import (
+from serve_app.core.scaling.step_time import StepModel, StepSpeed, observe_step
+from serve_app.core.scaling.workload import (
     AnswerRate,
     ArrivalRate,
     LearntLengths,

@@ -44,10 +44,10 @@ from serve_app.api.rules import PreparedRequest, RuleBook, prepare
 from serve_app.api.stall_watch import ClientSend, StallWatch, Watched
 from serve_app.api.structure_field import structure_field
 from serve_app.api.unserved import no_route
-from serve_app.config import TierSettings
-from serve_app.core.drain import NEWEST_WEIGHT, relative_work
+from serve_app.config.tier import TierSettings
+from serve_app.core.admission.queue_drain import NEWEST_WEIGHT, relative_work
 from serve_app.core.generation import Generation
-from serve_app.core.schema_limits import SchemaLimits
+from serve_app.core.structure.schema_limits import SchemaLimits
 from serve_app.core.tiers import Tier
 from serve_app.errors import FAULT, RequestError, engine_stopped
 from serve_app.telemetry import TierMetrics

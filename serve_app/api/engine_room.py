@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from serve_app.api.demand import DemandMeter
 from serve_app.api.place import Place
-from serve_app.core.kv_pool import MEAN_SHARE, NO_LIMIT, AnswersLeft, Held, peak_tokens
-from serve_app.core.prefill import (
+from serve_app.core.admission.kv_pool import MEAN_SHARE, NO_LIMIT, AnswersLeft, Held, peak_tokens
+from serve_app.core.admission.prefill import (
     PrefillAhead,
     PrefillPace,
     engine_limit_s,

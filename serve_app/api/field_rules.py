@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve_app.core.repetition import ENDLESS
+from serve_app.core.reasoning.repetition import ENDLESS
 from serve_app.errors import RequestError, invalid
 
 _NOT_FOUND = {"previous_response_id": (404, "previous_response_not_found")}

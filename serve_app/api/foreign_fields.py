@@ -15,7 +15,7 @@ from serve_app.api.endpoints import (
     Endpoint,
 )
 from serve_app.api.thinking import BUDGET, EFFORT
-from serve_app.core.thinking import NO_EFFORT
+from serve_app.core.reasoning.budget import NO_EFFORT
 from serve_app.errors import RequestError, invalid
 
 # vLLM's names before `structured_outputs`, with what they are called in it.

@@ -12,16 +12,16 @@ from serve_app.api.engine_room import EngineRoom
 from serve_app.api.forecasts import Forecasts
 from serve_app.api.place import GateLimits, Place, Refused, new_future
 from serve_app.api.promises import Promises
-from serve_app.core.admission import GateLoad, Verdict, admit
-from serve_app.core.drain import (
+from serve_app.core.admission.admission import GateLoad, Verdict, admit
+from serve_app.core.admission.prefill import PrefillAhead
+from serve_app.core.admission.queue_drain import (
     Drain,
     ServiceTime,
     batch_slowdown,
     estimate_drain,
     observe_completion,
 )
-from serve_app.core.lending import Lending, may_lend
-from serve_app.core.prefill import PrefillAhead
+from serve_app.core.admission.slot_lending import Lending, may_lend
 
 # Of the longest wait; shorter forecasts say nothing about those near it.
 TOLD_SHARE = 0.1

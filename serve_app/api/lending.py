@@ -18,7 +18,7 @@ from serve_app.api.endpoints import Endpoint
 from serve_app.api.internal_headers import BORROWED_HEADER, PLAN_HEADER
 from serve_app.api.messages import header
 from serve_app.api.rules import PreparedRequest, count_sequences
-from serve_app.core.thinking import ThinkingPlan
+from serve_app.core.reasoning.budget import ThinkingPlan
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
 

@@ -6,7 +6,7 @@ vLLM reads them late, one message at a time, and names a part by its number alon
 from collections.abc import Mapping
 from typing import Any
 
-from serve_app.core.prompting import TEXT_PARTS
+from serve_app.core.reasoning.prompt_rules import TEXT_PARTS
 from serve_app.errors import RequestError, invalid
 
 # Whose content may be left out: an assistant may only call, and a tool may have said nothing.

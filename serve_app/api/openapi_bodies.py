@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve_app.answer_config import LimitsConfig
 from serve_app.api.endpoints import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
@@ -19,6 +18,7 @@ from serve_app.api.endpoints import (
 )
 from serve_app.api.routes import Body, Route
 from serve_app.api.thinking import STOPS
+from serve_app.config.answers import LimitsConfig
 from serve_app.core.tiers import Tier
 
 Schema = dict[str, Any]

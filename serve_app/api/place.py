@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from serve_app.core.admission import Admission
+from serve_app.core.admission.admission import Admission
 
 
 class Refused(Exception):

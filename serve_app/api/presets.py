@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from serve_app.answer_config import SamplingConfig, TaskConfig
-from serve_app.config import TierSettings
+from serve_app.config.answers import SamplingConfig, TaskConfig
+from serve_app.config.tier import TierSettings
 from serve_app.errors import invalid
 
 TASK = "task"

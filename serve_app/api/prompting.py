@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from serve_app.answer_config import PromptingConfig
 from serve_app.api.conversation import continues_last
 from serve_app.api.endpoints import COMPLETIONS, MESSAGES, RESPONSES, Endpoint
-from serve_app.core.prompting import PromptRules, shape_messages
+from serve_app.config.answers import PromptingConfig
+from serve_app.core.reasoning.prompt_rules import PromptRules, shape_messages
 
 
 def prompt_rules(config: PromptingConfig, *, r1: bool, thinks: bool) -> PromptRules:

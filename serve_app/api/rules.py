@@ -30,9 +30,9 @@ from serve_app.api.token_limits import (
     require_natural,
 )
 from serve_app.api.tool_schemas import complete_tools
-from serve_app.config import TierSettings
-from serve_app.core.schema_limits import SchemaLimits
-from serve_app.core.thinking import ThinkingPlan
+from serve_app.config.tier import TierSettings
+from serve_app.core.reasoning.budget import ThinkingPlan
+from serve_app.core.structure.schema_limits import SchemaLimits
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError, invalid
 

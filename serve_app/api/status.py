@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from serve_app.api.kept_answers import Kept
-from serve_app.core.scaling_record import ScalingRecord
+from serve_app.core.scaling.decision_record import ScalingRecord
 from serve_app.core.tiers import Tier
 from serve_app.telemetry import PREFIX
 

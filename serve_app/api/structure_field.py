@@ -5,7 +5,7 @@ from typing import Any
 
 from serve_app.api.endpoints import MESSAGES, RESPONSES
 from serve_app.api.tool_schemas import tool_schemas
-from serve_app.core.schema_limits import (
+from serve_app.core.structure.schema_limits import (
     Refusal,
     SchemaLimits,
     refusal_of_choices,

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from serve_app.answer_config import ThinkingConfig
 from serve_app.api.conversation import continues_last
 from serve_app.api.endpoints import COMPLETIONS, MESSAGES, RESPONSES, Endpoint
-from serve_app.core.thinking import EFFORT_SHARES, NO_EFFORT, ThinkingPlan
+from serve_app.config.answers import ThinkingConfig
+from serve_app.core.reasoning.budget import EFFORT_SHARES, NO_EFFORT, ThinkingPlan
 from serve_app.errors import invalid
 
 BUDGET = "thinking_token_budget"

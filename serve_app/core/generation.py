@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from serve_app.core.thinking import ThinkingPlan
-from serve_app.core.thought import ThoughtTrace
+from serve_app.core.reasoning.budget import ThinkingPlan
+from serve_app.core.reasoning.trace import ThoughtTrace
 
 
 @dataclass(slots=True)

@@ -14,15 +14,20 @@ from functools import partial
 from typing import Any
 
 from serve_app.core.generation import GENERATION, Generation, SequenceFacts
-from serve_app.core.thinking import ThinkingPlan, thought_budget
-from serve_app.core.thought import ThoughtMarks, ThoughtTrace
+from serve_app.core.reasoning.budget import ThinkingPlan, thought_budget
+from serve_app.core.reasoning.trace import ThoughtMarks, ThoughtTrace
 from serve_app.engine.answer_text import answer_at, in_step, without_blanks
-from serve_app.engine.first_tokens import FirstTokens
-from serve_app.engine.held_reply import refuse_reply, release_reply
-from serve_app.engine.held_tail import HeldTail, one_by_one, written
-from serve_app.engine.lacks import REPETITION, Lack, Written, ended_by_eos, lack_of, next_params
-from serve_app.engine.mended import stop_behind, stop_outside_calls
-from serve_app.engine.structure import (
+from serve_app.engine.continuation import (
+    REPETITION,
+    Lack,
+    Written,
+    ended_by_eos,
+    lack_of,
+    next_params,
+)
+from serve_app.engine.grammar.held_reply import refuse_reply, release_reply
+from serve_app.engine.grammar.held_tail import HeldTail, one_by_one, written
+from serve_app.engine.grammar.structure import (
     CALL_BEGIN,
     CALL_END,
     EndTokens,
@@ -33,6 +38,8 @@ from serve_app.engine.structure import (
     may_call,
     tokens_before_call,
 )
+from serve_app.engine.vllm.first_tokens import FirstTokens
+from serve_app.engine.vllm.patches.mended import stop_behind, stop_outside_calls
 from serve_app.errors import RequestError
 
 # Enough for a thought that is closed, and an answer of blanks twice.

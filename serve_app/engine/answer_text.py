@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
-from serve_app.core.thought import ThoughtEnd, ThoughtTrace
-from serve_app.engine.lacks import Written
+from serve_app.core.reasoning.trace import ThoughtEnd, ThoughtTrace
+from serve_app.engine.continuation import Written
 
 
 def in_step(output: Any, sequence: Written) -> Any | None:

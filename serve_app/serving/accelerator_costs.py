@@ -1,9 +1,9 @@
-"""What a tier's token costs on a type of GPU, by its settings; serve_app/core/token_cost.py has the
-arithmetic."""
+"""What a tier's token costs on a type of GPU, by its settings; the arithmetic is in
+`core/placement/token_cost.py`."""
 
-from serve_app.config import TierArgs, TierSettings
-from serve_app.core.hardware import ModelShape, hardware_for
-from serve_app.core.token_cost import TokenCost, times_as_dear, token_cost
+from serve_app.config.tier import TierArgs, TierSettings
+from serve_app.core.placement.hardware import ModelShape, hardware_for
+from serve_app.core.placement.token_cost import TokenCost, times_as_dear, token_cost
 
 
 def most_token_ms(settings: TierSettings) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from serve_app.config import WebArgs, refuse_unknown_variables, tier_args
+from serve_app.config.tier import WebArgs, refuse_unknown_variables, tier_args
 from serve_app.serving.replica import TierReplica
 from serve_app.serving.web import Web
 

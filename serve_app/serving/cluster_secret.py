@@ -8,7 +8,7 @@ import secrets
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
 from serve_app.api.internal_headers import ClusterSecret
-from serve_app.serving.scaling_store import NAMESPACE
+from serve_app.autoscaling.decision_store import NAMESPACE
 
 _KEY = b"cluster-secret"
 

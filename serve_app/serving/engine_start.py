@@ -5,18 +5,18 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-from serve_app.config import TierArgs
-from serve_app.core.engine_args import EngineSpec, cores_of_slice, engine_args
-from serve_app.core.hardware import Hardware
+from serve_app.config.engine import EngineConfig
+from serve_app.config.tier import TierArgs
 from serve_app.core.model_family import R1_PARSER, VLLMS_R1_PARSER
-from serve_app.engine.chat_templates import served_template
-from serve_app.engine.compilation import keep_compiled_in
-from serve_app.engine.cpu import computes_on_cpu, on_cores, this_cpu
-from serve_app.engine.engine import Engine
-from serve_app.engine.fake_engine import FakeEngine, played_card
-from serve_app.engine.model_dir import resolve_model
-from serve_app.engine.vllm_engine import VllmEngine
-from serve_app.engine_config import EngineConfig
+from serve_app.core.placement.engine_args import EngineSpec, cores_of_slice, engine_args
+from serve_app.core.placement.hardware import Hardware
+from serve_app.engine.fake.engine import FakeEngine, played_card
+from serve_app.engine.interface import Engine
+from serve_app.engine.models.model_dir import resolve_model
+from serve_app.engine.templates.chat_templates import served_template
+from serve_app.engine.vllm.compilation import keep_compiled_in
+from serve_app.engine.vllm.cpu import computes_on_cpu, on_cores, this_cpu
+from serve_app.engine.vllm.engine import VllmEngine
 from serve_app.serving.fit_check import quantization_argument
 from serve_app.serving.scheduling_class import interrupting
 

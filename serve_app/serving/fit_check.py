@@ -4,14 +4,14 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve_app.core.hardware import Hardware, ModelShape, model_shape
-from serve_app.core.placement import Card, Fit, card_of, fit_model, ways_to_fit, weight_bytes
-from serve_app.core.quantization import Weights, choose_weights
-from serve_app.engine.model_dir import resolve_model
-from serve_app.engine.model_size import ModelFiles, read_model
-from serve_app.engine.vllm_quantizations import known_to_vllm
-from serve_app.engine_config import EngineConfig
-from serve_app.serving.nvidia import DriverCard
+from serve_app.config.engine import EngineConfig
+from serve_app.core.placement.fit import Card, Fit, card_of, fit_model, ways_to_fit, weight_bytes
+from serve_app.core.placement.hardware import Hardware, ModelShape, model_shape
+from serve_app.core.placement.quantization import Weights, choose_weights
+from serve_app.engine.models.model_dir import resolve_model
+from serve_app.engine.models.model_size import ModelFiles, read_model
+from serve_app.engine.vllm.quantizations import known_to_vllm
+from serve_app.nvidia import DriverCard
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def check_model(config: EngineConfig, files: ModelFiles, card: Card) -> CheckedM
 
 
 def card_of_replica(hardware: Hardware, found: DriverCard | None) -> Card:
-    """What is known of the card: by the driver, else by core/hardware.py."""
+    """What is known of the card: by the driver, else by core/placement/hardware.py."""
     if found is None:
         return card_of(hardware)
     return card_of(hardware, memory_bytes=found.memory_bytes, capability=found.capability)
@@ -107,8 +107,8 @@ def _weights(config: EngineConfig, files: ModelFiles, card: Card) -> Weights:
 
 def _own_card() -> DriverCard | None:
     # Ray numbers the cards as the driver does, and shows a replica its own.
-    from serve_app.serving.landing import Landing
-    from serve_app.serving.nvidia import card_with_id
+    from serve_app.nvidia import card_with_id
+    from serve_app.serving.replica_placement import Landing
 
     gpu_ids = Landing.of_this_process().gpu_ids
     return card_with_id(gpu_ids[0]) if gpu_ids else None

@@ -15,7 +15,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.api.lending import Lender
-from serve_app.core.lending import AnswerForm, stands_in_for
+from serve_app.core.admission.slot_lending import AnswerForm, stands_in_for
 from serve_app.core.tiers import Tier
 from serve_app.serving.running_tier import RunningTier
 from serve_app.serving.topology import REFRESH_S, replica_addresses

@@ -15,17 +15,17 @@ from starlette.types import ASGIApp
 
 from serve_app.api.cors import with_cors
 from serve_app.api.relay import Relay
-from serve_app.config import TierArgs, tier_settings
-from serve_app.core.hardware import hardware_for, model_shape
-from serve_app.engine.engine import Engine
+from serve_app.config.tier import TierArgs, tier_settings
+from serve_app.core.placement.hardware import hardware_for, model_shape
+from serve_app.engine.interface import Engine
 from serve_app.serving.accelerator_costs import times_the_preferred
 from serve_app.serving.cluster_secret import cluster_secret
-from serve_app.serving.drain_watch import until_draining
 from serve_app.serving.engine_start import start_engine
-from serve_app.serving.landing import Landing
 from serve_app.serving.lenders import Lenders, answer_form, lending_terms
+from serve_app.serving.replica_placement import Landing
 from serve_app.serving.running_tier import RunningTier
 from serve_app.serving.serve_logs import kept_serve_logs
+from serve_app.serving.shutdown import until_draining
 from serve_app.serving.start_phases import StartPhases
 from serve_app.serving.tier_limits import exchange_limits
 from serve_app.serving.topology import Peers

@@ -19,14 +19,14 @@ from serve_app.api.lending import LendingDesk
 from serve_app.api.place import GateLimits
 from serve_app.api.relay import Relay
 from serve_app.api.request_record import count_from_zero
-from serve_app.config import TierArgs, TierSettings
-from serve_app.core.capacity import Limits, derive_limits
-from serve_app.core.drain import DrainLimit, ServiceTime, drain_limit_s
-from serve_app.core.hardware import Hardware, model_shape
-from serve_app.core.schema_limits import SchemaLimits
-from serve_app.core.step_time import derived_step_model
-from serve_app.core.work import LearntLengths
-from serve_app.engine.engine import Engine
+from serve_app.config.tier import TierArgs, TierSettings
+from serve_app.core.admission.capacity import Limits, derive_limits
+from serve_app.core.admission.queue_drain import DrainLimit, ServiceTime, drain_limit_s
+from serve_app.core.placement.hardware import Hardware, model_shape
+from serve_app.core.scaling.step_time import derived_step_model
+from serve_app.core.scaling.workload import LearntLengths
+from serve_app.core.structure.schema_limits import SchemaLimits
+from serve_app.engine.interface import Engine
 from serve_app.telemetry import TierMetrics
 
 

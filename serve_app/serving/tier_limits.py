@@ -12,9 +12,9 @@ from typing import Any
 from ray.exceptions import RayError
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
+from serve_app.autoscaling.decision_store import NAMESPACE
 from serve_app.core.tiers import Tier
 from serve_app.serving.running_tier import RunningTier
-from serve_app.serving.scaling_store import NAMESPACE
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from serve_app.api.gateway import Gateway
 from serve_app.api.kept_answers import Kept
 from serve_app.api.status import DeploymentState, Report
 from serve_app.api.web_app import make_web_app
-from serve_app.config import WebArgs
-from serve_app.core.scaling_record import ScalingRecord
+from serve_app.autoscaling.decision_store import read_record
+from serve_app.config.tier import WebArgs
+from serve_app.core.scaling.decision_record import ScalingRecord
 from serve_app.core.tiers import Tier
 from serve_app.serving.replica_answers import Broadcast, ReplicaAnswers
-from serve_app.serving.scaling_store import read_record
 from serve_app.serving.topology import http_port
 
 

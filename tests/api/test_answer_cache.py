@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.answer_config import AnswerCacheConfig
 from serve_app.api.answer_cache import OVERHEAD_BYTES, AnswerCache, KeptAnswer
 from serve_app.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, Endpoint
 from serve_app.api.rules import PreparedRequest
-from serve_app.core.thinking import ThinkingPlan
+from serve_app.config.answers import AnswerCacheConfig
+from serve_app.core.reasoning.budget import ThinkingPlan
 
 ASKED = {"messages": [{"role": "user", "content": "hi"}], "temperature": 0}
 PLAN = ThinkingPlan(enabled=True, answer_tokens=20, answer_share=0.25)

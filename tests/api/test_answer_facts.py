@@ -14,7 +14,7 @@ from serve_app.api.endpoints import (
     Endpoint,
 )
 from serve_app.core.generation import Generation, SequenceFacts
-from serve_app.core.thought import ThoughtEnd, ThoughtMarks, ThoughtTrace
+from serve_app.core.reasoning.trace import ThoughtEnd, ThoughtMarks, ThoughtTrace
 
 MARKS = ThoughtMarks(1, 2, (1,), (7, 2), (2,))
 # The last event of an answer that is one, and one before it.

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 from serve_app.api.cors import with_cors
 from serve_app.api.gateway import Gateway
 from serve_app.api.web_app import make_web_app
-from serve_app.config import TierArgs, WebArgs
+from serve_app.config.tier import TierArgs, WebArgs
 from serve_app.core.tiers import Tier
 from tests.api.asgi import FakeEngine, answers, streams
 from tests.api.loopback import served

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from serve_app.answer_config import ThinkingConfig
+from serve_app.config.answers import ThinkingConfig
 from serve_app.core.generation import GENERATION, Generation, SequenceFacts
-from serve_app.core.thought import ThoughtEnd, ThoughtMarks, ThoughtTrace
+from serve_app.core.reasoning.trace import ThoughtEnd, ThoughtMarks, ThoughtTrace
 from tests.api.asgi import Answering, FakeEngine, answers, call, sse_data, streams
 from tests.builders import an_edge, count, some_settings
 from tests.virtual_time import run_virtual, virtual

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from serve_app.answer_config import AnswerCacheConfig
-from serve_app.config import TierSettings
-from serve_app.core.thought import ThoughtEnd
+from serve_app.config.answers import AnswerCacheConfig
+from serve_app.config.tier import TierSettings
+from serve_app.core.reasoning.trace import ThoughtEnd
 from tests.api.asgi import Answering, Call, FakeEngine, answers, breaks, call, sse_data, streams
 from tests.api.test_edge_answers import DONE, FIRST, HI, LAST, WHOLE, thinks
 from tests.builders import an_edge, count, idle, some_settings

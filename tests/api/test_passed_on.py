@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Send
 
-from serve_app.answer_config import AnswerCacheConfig
 from serve_app.api.edge import TierEdge
 from serve_app.api.endpoints import CHAT_COMPLETIONS
 from serve_app.api.internal_headers import BORROWED_HEADER, PLAN_HEADER
 from serve_app.api.lending import Lender, LendingDesk, written_plan
 from serve_app.api.rules import PreparedRequest
+from serve_app.config.answers import AnswerCacheConfig
 from serve_app.core.generation import GENERATION, Generation
-from serve_app.core.thinking import ThinkingPlan
-from serve_app.core.thought import ThoughtEnd
+from serve_app.core.reasoning.budget import ThinkingPlan
+from serve_app.core.reasoning.trace import ThoughtEnd
 from serve_app.core.tiers import Tier
 from tests.api.asgi import Call, FakeEngine, answers, answers_on, call, sse_data, streams
 from tests.api.loopback import served

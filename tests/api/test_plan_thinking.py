@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.answer_config import ThinkingConfig
 from serve_app.api.endpoints import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
@@ -15,7 +14,8 @@ from serve_app.api.endpoints import (
     Endpoint,
 )
 from serve_app.api.thinking import plan_thinking, refuse_budget, unheeded
-from serve_app.core.thinking import EFFORT_SHARES, ThinkingPlan, thought_budget
+from serve_app.config.answers import ThinkingConfig
+from serve_app.core.reasoning.budget import EFFORT_SHARES, ThinkingPlan, thought_budget
 from serve_app.errors import RequestError
 
 TIER = ThinkingConfig()

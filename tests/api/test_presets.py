@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from serve_app.answer_config import SamplingConfig, TaskConfig
 from serve_app.api.endpoints import COMPLETIONS, GENERATING, Endpoint
 from serve_app.api.presets import heat_warning, take_task
-from serve_app.config import TierSettings
-from serve_app.core.prompting import MATH_DIRECTIVE
+from serve_app.config.answers import SamplingConfig, TaskConfig
+from serve_app.config.tier import TierSettings
+from serve_app.core.reasoning.prompt_rules import MATH_DIRECTIVE
 from serve_app.errors import RequestError
 from tests.api.test_rules import BODY_OF, refusal
 from tests.builders import KNOWN_FIELDS, a_prepared, some_settings

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.answer_config import SamplingConfig
 from serve_app.api.endpoints import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
@@ -18,6 +17,7 @@ from serve_app.api.endpoints import (
     Endpoint,
 )
 from serve_app.api.payload import as_json, parse_object
+from serve_app.config.answers import SamplingConfig
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
 from tests.builders import KNOWN_FIELDS, a_prepared, some_settings

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from serve_app.answer_config import PromptingConfig
 from serve_app.api.endpoints import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
@@ -15,7 +14,8 @@ from serve_app.api.endpoints import (
 )
 from serve_app.api.prompting import prompt_rules, shape_prompt
 from serve_app.api.rules import RuleBook, prepare
-from serve_app.core.prompting import NO_RULES, R1_RULES, PromptRules
+from serve_app.config.answers import PromptingConfig
+from serve_app.core.reasoning.prompt_rules import NO_RULES, R1_RULES, PromptRules
 from serve_app.core.tiers import Tier
 from tests.builders import KNOWN_FIELDS, some_settings
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.answer_config import SamplingConfig
 from serve_app.api.edge import TierEdge
 from serve_app.api.lending import Lender
+from serve_app.config.answers import SamplingConfig
 from serve_app.core.tiers import Tier
 from tests.api.asgi import Answering, Call, FakeEngine, answers_on
 from tests.api.loopback import served

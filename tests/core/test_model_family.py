@@ -3,7 +3,7 @@
 import pytest
 
 from serve_app.core.model_family import is_r1
-from serve_app.core.repetition import ENDLESS
+from serve_app.core.reasoning.repetition import ENDLESS
 
 
 @pytest.mark.parametrize(

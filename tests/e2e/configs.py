@@ -4,7 +4,7 @@ from typing import Any
 
 from loadtest.random_model import make_random_qwen2
 from serve_app.core.tiers import Tier
-from serve_app.serving.profiles import load_profile
+from serve_app.local.profiles import load_profile
 
 # Long enough for streams that outlive what a test does to them; fits the context of 4096.
 MAX_NEW_TOKENS = 3500

@@ -12,7 +12,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.core.tiers import Tier
-from serve_app.serving.local import LocalCluster
+from serve_app.local.cluster import LocalCluster
 from tests.e2e.machine_clock import clock_s
 
 POLL_S = 0.05

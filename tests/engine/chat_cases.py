@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve_app.core.prompting import MATH_DIRECTIVE, NO_RULES, R1_RULES, PromptRules
+from serve_app.core.reasoning.prompt_rules import MATH_DIRECTIVE, NO_RULES, R1_RULES, PromptRules
 
 Messages = list[dict[str, Any]]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.types import Message
 
-from serve_app.engine.engine import Engine
+from serve_app.engine.interface import Engine
 from tests.virtual_time import now_s
 
 

@@ -12,11 +12,11 @@ from enum import Enum
 from typing import Any
 
 from serve_app.core.generation import GENERATION, Generation
-from serve_app.core.thinking import ThinkingPlan
-from serve_app.core.thought import ThoughtMarks
+from serve_app.core.reasoning.budget import ThinkingPlan
+from serve_app.core.reasoning.trace import ThoughtMarks
 from serve_app.engine.answer_guard import AnswerGuard
-from serve_app.engine.grammar_closing import Closed
-from serve_app.engine.structure import EndTokens, StructureBinder
+from serve_app.engine.grammar.closing import Closed
+from serve_app.engine.grammar.structure import EndTokens, StructureBinder
 from serve_app.errors import RequestError
 
 START, END, EOS, BLANK, USER = 1, 2, 0, 3, 50

@@ -11,11 +11,11 @@ from typing import Any
 import xgrammar
 from transformers import AutoTokenizer
 
-from serve_app.core.schema_limits import SchemaLimits
-from serve_app.engine.grammar_sandbox import GrammarSandbox
-from serve_app.engine.model_dir import MICRO_MODEL, resolve_model
-from serve_app.engine.structure import GrammarSyntax, StructureBinder
-from serve_app.structure_config import StructureConfig
+from serve_app.config.structure import StructureConfig
+from serve_app.core.structure.schema_limits import SchemaLimits
+from serve_app.engine.grammar.sandbox import GrammarSandbox
+from serve_app.engine.grammar.structure import GrammarSyntax, StructureBinder
+from serve_app.engine.models.model_dir import MICRO_MODEL, resolve_model
 
 
 def micro_tokenizer() -> Any:

@@ -1,9 +1,9 @@
 """A stream's text and ids stay in step where its thought ends; an answer begins with its words."""
 
 from serve_app.core.generation import SequenceFacts
-from serve_app.core.thought import ThoughtTrace
+from serve_app.core.reasoning.trace import ThoughtTrace
 from serve_app.engine.answer_text import in_step, without_blanks
-from serve_app.engine.lacks import Written
+from serve_app.engine.continuation import Written
 from tests.engine.fake_generation import END, MARKS, FakeOutput, decode
 
 

@@ -17,8 +17,8 @@ from jinja2 import Environment
 from transformers.utils.chat_template_utils import render_jinja_template
 
 import serve_app.engine
-from serve_app.core.chat_template import free_thought
-from serve_app.core.prompting import NO_RULES, shape_messages
+from serve_app.core.reasoning.chat_template import free_thought
+from serve_app.core.reasoning.prompt_rules import NO_RULES, shape_messages
 from tests.engine.chat_cases import (
     CASES,
     CLOCK,

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from serve_app.core.generation import Generation
-from serve_app.core.thinking import LEAST_THOUGHT_TOKENS
-from serve_app.engine.lacks import REPETITION
-from serve_app.engine.mended import stop_id_of
-from serve_app.engine.structure import EndTokens
+from serve_app.core.reasoning.budget import LEAST_THOUGHT_TOKENS
+from serve_app.engine.continuation import REPETITION
+from serve_app.engine.grammar.structure import EndTokens
+from serve_app.engine.vllm.patches.mended import stop_id_of
 from serve_app.errors import RequestError, invalid
 from tests.engine.fake_generation import (
     BLANK,

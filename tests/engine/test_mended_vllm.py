@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from serve_app.core.generation import Generation, SequenceFacts
-from serve_app.core.thought import ThoughtTrace
-from serve_app.engine.mended import (
+from serve_app.core.reasoning.trace import ThoughtTrace
+from serve_app.engine.vllm.engine import _chunk_models
+from serve_app.engine.vllm.patches.mended import (
     exact_parser,
     knowing_where_to_stop,
     mended_budget,
@@ -17,8 +18,7 @@ from serve_app.engine.mended import (
     stop_outside_calls,
     stopping_in_answers,
 )
-from serve_app.engine.short_way import FIELD_LOG, build_chunks_plainly
-from serve_app.engine.vllm_engine import _chunk_models
+from serve_app.engine.vllm.short_way import FIELD_LOG, build_chunks_plainly
 from tests.engine.fake_generation import END, MARKS, PHRASE, START, asked_by_the_edge
 from tests.engine.grammars import micro_tokenizer
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.engine.chat_templates import OUR_R1_TEMPLATE, own_template, served_template
+from serve_app.engine.templates.chat_templates import OUR_R1_TEMPLATE, own_template, served_template
 
 OURS = OUR_R1_TEMPLATE.read_text(encoding="utf-8")
 R1 = "{# </think> #}{{'<｜User｜>'}}{% if add_generation_prompt %}{{'<｜Assistant｜>'}}{% endif %}"

@@ -9,8 +9,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from serve_app.engine.straight_route import StraightRoute, answer_straight
-from serve_app.engine.vllm_engine import _schemas
+from serve_app.engine.vllm.engine import _schemas
+from serve_app.engine.vllm.straight_route import StraightRoute, answer_straight
 
 # Importing vLLM takes longer than all quick tests of this folder, and warns of what is its own.
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]

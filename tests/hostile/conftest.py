@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from serve_app.core.tiers import Tier
-from serve_app.engine.model_dir import MICRO_MODEL
-from serve_app.serving.local import LocalCluster
-from serve_app.serving.profiles import load_profile
+from serve_app.engine.models.model_dir import MICRO_MODEL
+from serve_app.local.cluster import LocalCluster
+from serve_app.local.profiles import load_profile
 from tests.e2e.site import Site, site_of
 from tests.hostile.attack import ARROW, Tally, Target, grouped
 from tests.hostile.probe import Probe, probing

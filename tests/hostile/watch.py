@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from serve_app.serving.local import LocalCluster
-from serve_app.serving.supervisor import processes_of_run
+from serve_app.local.cluster import LocalCluster
+from serve_app.local.supervisor import processes_of_run
 
 # Beginnings of the titles of processes whose death takes something away from somebody. Workers
 # that compile what strangers send, which may be killed, are none of them.

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serve_app.serving.ports import free_ports
+from serve_app.local.ports import free_ports
 from tests.k8s.manifests import Manifests
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")

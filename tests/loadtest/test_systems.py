@@ -14,9 +14,9 @@ import pytest
 from loadtest.process_cpu import cpu_by_part_s, cpu_s, frozen, part_of, server_processes
 from loadtest.process_roles import role_of, role_of_title, title_of
 from loadtest.systems import bare_command, chat_only_config, engine_cores, engine_environment
-from serve_app.config import EngineConfig, tier_args
-from serve_app.serving.profiles import load_profile
-from serve_app.serving.supervisor import RUN_ID_VARIABLE
+from serve_app.config.tier import EngineConfig, tier_args
+from serve_app.local.profiles import load_profile
+from serve_app.local.supervisor import RUN_ID_VARIABLE
 
 ENGINE = EngineConfig(max_model_len=1024, cpu_slice="0/2", extra_args={"stream-interval": 2})
 

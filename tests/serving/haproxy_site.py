@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serve_app.serving.ports import free_ports
+from serve_app.local.ports import free_ports
 
 START_LIMIT_S = 20.0
 WRAPPER = Path(sys.executable).with_name("tierserve-haproxy")

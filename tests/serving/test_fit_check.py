@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.core.hardware import CPU, RTX_4090, T4, hardware_for
-from serve_app.engine.model_size import ModelFiles
-from serve_app.engine_config import EngineConfig
+from serve_app.config.engine import EngineConfig
+from serve_app.core.placement.hardware import CPU, RTX_4090, T4, hardware_for
+from serve_app.engine.models.model_size import ModelFiles
+from serve_app.nvidia import MIB, DriverCard
 from serve_app.serving import fit_check
 from serve_app.serving.fit_check import (
     ModelDoesNotFitError,
@@ -15,7 +16,6 @@ from serve_app.serving.fit_check import (
     check_model,
     quantization_argument,
 )
-from serve_app.serving.nvidia import MIB, DriverCard
 from tests.builders import R1_DISTILL_QWEN_1_5B
 
 # Llama 8B's sizes: 16 GB of 16-bit weights.

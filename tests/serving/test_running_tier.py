@@ -6,15 +6,15 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from serve_app.answer_config import AnswerCacheConfig
 from serve_app.api.answer_cache import KeptAnswer
 from serve_app.api.relay import Relay
-from serve_app.config import TierArgs, TierSettings
-from serve_app.core.hardware import T4
+from serve_app.config.answers import AnswerCacheConfig
+from serve_app.config.engine import EngineConfig, FakeEngineConfig
+from serve_app.config.scaling import SloConfig
+from serve_app.config.tier import TierArgs, TierSettings
+from serve_app.core.placement.hardware import T4
 from serve_app.core.tiers import Tier
-from serve_app.engine.fake_engine import FakeEngine
-from serve_app.engine_config import EngineConfig, FakeEngineConfig
-from serve_app.load_config import SloConfig
+from serve_app.engine.fake.engine import FakeEngine
 from serve_app.serving.running_tier import RunningTier
 from serve_app.telemetry import make_tier_metrics
 from tests.builders import lenders, peers, some_settings

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from loadtest.ray_nodes import RTX_4090, T4, gpu_nodes
-from serve_app.serving.local import LocalCluster
+from serve_app.local.cluster import LocalCluster
 from tests.e2e.site import Site, site_of
 
 CARDS = (T4, RTX_4090, RTX_4090)

@@ -5,8 +5,8 @@ from typing import Any
 import httpx
 
 from serve_app.core.tiers import Tier
-from serve_app.serving.profiles import load_profile, with_http_port
-from serve_app.serving.serve_api import get_json
+from serve_app.local.profiles import load_profile, with_http_port
+from serve_app.local.serve_api import get_json
 from tests.e2e.site import Site, wait_for
 
 # The same in all tests, so that from one to the next only counts change, which is done live.

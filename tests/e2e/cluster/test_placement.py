@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from loadtest.ray_nodes import RTX_4090, T4
-from serve_app.core.hardware import hardware_for
+from serve_app.core.placement.hardware import hardware_for
 from serve_app.core.tiers import Tier
 from tests.e2e.cluster.mixed import await_replicas, cards, deploy, gpus, mixed_config, ready
 from tests.e2e.site import Site, wait_for

@@ -2,7 +2,7 @@
 
 from loadtest.random_model import make_random_qwen2
 from loadtest.ray_nodes import RTX_4090
-from serve_app.core.hardware import CPU
+from serve_app.core.placement.hardware import CPU
 from serve_app.core.tiers import Tier
 from tests.e2e.cluster.mixed import deploy, mixed_config, ready
 from tests.e2e.site import Site, wait_for

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 
-from serve_app.serving.ports import free_ports, is_free
+from serve_app.local.ports import free_ports, is_free
 
 HERE = Path(__file__).parent
 READY_LIMIT_S = 180.0

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve_app.serving.local import LocalCluster
+from serve_app.local.cluster import LocalCluster
 from tests.e2e.site import Site, site_of, wait_for
 
 START_LIMIT_S = 300.0

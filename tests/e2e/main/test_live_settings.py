@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serve_app.core.tiers import Tier
-from serve_app.serving.profiles import load_profile
+from serve_app.local.profiles import load_profile
 from tests.e2e.client import Reply, ask, client_session, work
 from tests.e2e.site import Site, wait_for
 

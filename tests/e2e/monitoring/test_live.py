@@ -21,10 +21,10 @@ from deploy.monitoring.queries import PrometheusApi, ask_all
 from deploy.monitoring.rules import expressions, selected
 from deploy.monitoring.run import RAY_TARGETS, Prometheus, Times, find_ray_targets, lay_out
 from serve_app.core.tiers import Tier
-from serve_app.engine.model_dir import MICRO_MODEL
-from serve_app.serving.local import LocalCluster
-from serve_app.serving.ports import free_ports
-from serve_app.serving.profiles import load_profile
+from serve_app.engine.models.model_dir import MICRO_MODEL
+from serve_app.local.cluster import LocalCluster
+from serve_app.local.ports import free_ports
+from serve_app.local.profiles import load_profile
 from tests.e2e.client import ask, client_session, work
 from tests.e2e.figures import keep_figures
 from tests.e2e.site import Site, site_of, wait_for

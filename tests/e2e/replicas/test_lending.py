@@ -7,7 +7,7 @@ from statistics import median, quantiles
 import pytest
 
 from serve_app.core.tiers import Tier
-from serve_app.serving.profiles import with_http_port
+from serve_app.local.profiles import with_http_port
 from tests.e2e.client import Reply, ask, client_session, work
 from tests.e2e.configs import small_model_config
 from tests.e2e.figures import keep_figures

@@ -3,7 +3,7 @@
 import asyncio
 
 from serve_app.core.tiers import Tier
-from serve_app.serving.profiles import with_http_port
+from serve_app.local.profiles import with_http_port
 from tests.e2e.client import ask, client_session, work
 from tests.e2e.configs import small_model_config
 from tests.e2e.site import Site, drain_lines, wait_for

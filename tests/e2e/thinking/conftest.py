@@ -10,9 +10,9 @@ import pytest
 
 from loadtest.evaluation.datasets import Problem, load
 from serve_app.core.tiers import Tier
-from serve_app.engine.model_dir import MICRO_MODEL
-from serve_app.serving.local import LocalCluster
-from serve_app.serving.profiles import load_profile
+from serve_app.engine.models.model_dir import MICRO_MODEL
+from serve_app.local.cluster import LocalCluster
+from serve_app.local.profiles import load_profile
 from tests.e2e.site import Site, site_of, wait_for
 
 START_LIMIT_S = 300.0

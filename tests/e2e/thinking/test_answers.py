@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from loadtest.evaluation.datasets import Problem
-from serve_app.engine.model_dir import MICRO_MODEL, resolve_model
+from serve_app.engine.models.model_dir import MICRO_MODEL, resolve_model
 from tests.e2e.client import Reply, ask, client_session
 from tests.e2e.figures import keep_figures
 from tests.e2e.site import Site

@@ -9,7 +9,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
 from loadtest.evaluation.datasets import Problem
-from serve_app.core.prompting import MATH_DIRECTIVE
+from serve_app.core.reasoning.prompt_rules import MATH_DIRECTIVE
 from tests.e2e.site import Site
 from tests.e2e.thinking.conftest import chunks_of
 

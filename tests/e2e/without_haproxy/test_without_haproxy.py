@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from serve_app.core.tiers import Tier
-from serve_app.serving.local import LocalCluster
+from serve_app.local.cluster import LocalCluster
 from tests.e2e.client import ask, client_session, work
 from tests.e2e.configs import small_model_config
 from tests.e2e.site import Site, site_of, wait_for

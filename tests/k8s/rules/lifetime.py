@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from serve_app.serving.profiles import read_env_file
+from serve_app.local.profiles import read_env_file
 from tests.k8s.manifests import (
     REPO,
     Manifests,

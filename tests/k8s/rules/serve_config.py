@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pydantic
 import yaml
 
-from serve_app.config import WebArgs, tier_args, tier_settings
+from serve_app.config.tier import WebArgs, tier_args, tier_settings
 from serve_app.core.tiers import Tier
 from tests.k8s.manifests import PROFILE_OF, REPO, Manifests, ray_container
 

@@ -14,7 +14,7 @@ from loadtest.overhead.options import (
 )
 from loadtest.overhead.plan import ClosedLoop
 from loadtest.results_file import RESULTS
-from serve_app.engine.model_dir import ModelNotFoundError
+from serve_app.engine.models.model_dir import ModelNotFoundError
 
 
 def test_all_systems_are_measured_unless_others_are_chosen() -> None:

@@ -4,9 +4,9 @@ import asyncio
 
 from loadtest.overhead.plain_asgi import make_server
 from loadtest.sse_client import chat_body, run_closed_loop
-from serve_app.config import EngineConfig
-from serve_app.engine_config import FakeEngineConfig
-from serve_app.serving.ports import free_ports
+from serve_app.config.engine import FakeEngineConfig
+from serve_app.config.tier import EngineConfig
+from serve_app.local.ports import free_ports
 
 
 async def test_the_fake_engines_chunks_come_over_http() -> None:

@@ -7,7 +7,7 @@ import pytest
 from loadtest.overhead import ray_systems
 from loadtest.overhead.ray_systems import check_ray_llm, engine_kwargs, llm_config, plain_cluster
 from loadtest.systems import StartFailure, engine_words
-from serve_app.config import EngineConfig
+from serve_app.config.tier import EngineConfig
 
 ENGINE = EngineConfig(max_model_len=1024, cpu_slice="0/2", extra_args={"async-scheduling": False})
 

@@ -16,14 +16,14 @@ from loadtest.replay_scaling.cluster import (
 from loadtest.simulation.profile import known_profiles
 from loadtest.simulation.setup import Setup, tier_plan
 from loadtest.simulation.trace import Request, Trace
-from serve_app.config import TierArgs
-from serve_app.core.capacity import derive_limits
+from serve_app.config.admission import AdmissionConfig
+from serve_app.config.engine import FakeEngineConfig
+from serve_app.config.tier import TierArgs
+from serve_app.core.admission.capacity import derive_limits
 from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
-from serve_app.core.hardware import T4, model_shape
+from serve_app.core.placement.hardware import T4, model_shape
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
-from serve_app.engine.fake_engine import played_card
-from serve_app.engine_config import FakeEngineConfig
-from serve_app.load_config import AdmissionConfig
+from serve_app.engine.fake.engine import played_card
 
 pytestmark = pytest.mark.filterwarnings(
     # Ray 2.60 itself gives pydantic this keyword when its config is imported.

@@ -15,7 +15,7 @@ from loadtest.replay_scaling.replay import decisions_of
 from loadtest.replay_scaling.table import table
 from loadtest.simulation.trace import Request
 from serve_app.core.tiers import Tier
-from serve_app.engine.fake_app import CHARACTERS_PER_TOKEN
+from serve_app.engine.fake.app import CHARACTERS_PER_TOKEN
 
 SLO = Slo(ttft=2.0, tpot=0.1)
 FIGURES = Figures(0.5, 3, {Tier.CHAT: TierFigures(100, 0.9, 5, 0, 0.2, 1.5, 0.08)})

@@ -11,10 +11,10 @@ from loadtest.simulation.engine import Engine
 from loadtest.simulation.profile import CardProfile
 from loadtest.simulation.visit import Visit
 from serve_app.api.demand import DemandMeter
+from serve_app.core.scaling.workload import LearntLengths
 from serve_app.core.tiers import Tier
-from serve_app.core.work import LearntLengths
-from serve_app.engine.engine import EngineLoad
-from serve_app.engine.fake_batch import FakeBatch
+from serve_app.engine.fake.batch import FakeBatch
+from serve_app.engine.interface import EngineLoad
 from tests.loadtest.simulation.builders import a_card
 from tests.virtual_time import now_s, run_virtual
 

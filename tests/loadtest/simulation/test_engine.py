@@ -6,8 +6,8 @@ from loadtest.simulation.engine import Engine
 from loadtest.simulation.profile import CardProfile
 from loadtest.simulation.visit import Visit
 from serve_app.api.demand import DemandMeter
+from serve_app.core.scaling.workload import LearntLengths
 from serve_app.core.tiers import Tier
-from serve_app.core.work import LearntLengths
 from tests.loadtest.simulation.builders import a_card
 
 

@@ -14,12 +14,12 @@ from loadtest.simulation.profile import (
     read_profile,
     write_profile,
 )
+from serve_app.config.engine import EngineConfig
 from serve_app.core.default_model import DEFAULT_MODEL, DEFAULT_MODEL_CONFIG
-from serve_app.core.hardware import RTX_4090, T4, Hardware, model_shape
-from serve_app.core.placement import card_of, fit_model
-from serve_app.core.step_time import derived_step_model
-from serve_app.engine.fake_batch import PROMPT_TOKENS_PER_STEP
-from serve_app.engine_config import EngineConfig
+from serve_app.core.placement.fit import card_of, fit_model
+from serve_app.core.placement.hardware import RTX_4090, T4, Hardware, model_shape
+from serve_app.core.scaling.step_time import derived_step_model
+from serve_app.engine.fake.batch import PROMPT_TOKENS_PER_STEP
 from tests.loadtest.simulation.builders import a_card, curve
 
 SHAPE = model_shape(DEFAULT_MODEL_CONFIG)

@@ -23,8 +23,8 @@ from loadtest.simulation.static_set import Bench
 from loadtest.simulation.traffic import Independent
 from loadtest.simulation.visit import Visit
 from serve_app.api.demand import DemandMeter
+from serve_app.core.scaling.workload import LearntLengths
 from serve_app.core.tiers import Tier
-from serve_app.core.work import LearntLengths
 from tests.loadtest.simulation.builders import a_card, a_setup
 
 # RTX 4090, Qwen2.5-1.5B, vLLM 0.13 (third party): a step by its streams, from tokens/s of answers

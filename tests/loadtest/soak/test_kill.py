@@ -17,7 +17,7 @@ import pytest
 from loadtest.soak import harm
 from loadtest.soak.parts import parts, pids_of
 from loadtest.soak.plan import FAULTS, Turn
-from serve_app.serving.supervisor import RUN_ID_VARIABLE
+from serve_app.local.supervisor import RUN_ID_VARIABLE
 
 RUN_ID = "test-soak-kill"
 # A replica that has an engine; both wait until they are killed.

@@ -1,0 +1,1 @@
+"""Ray Serve's autoscaling hook: from Ray's context to `core/scaling` and back."""

@@ -1,0 +1,1 @@
+"""How many replicas each tier needs, and what that rests on."""

@@ -1,0 +1,320 @@
+"""How many replicas a tier needs, from what arrives, runs and waits, and what it has learnt.
+
+The law aims at the tier's SLO: as few replicas as keep it for the arrivals that are to be expected
+when a replica that is ordered now would serve, and none less while load is likely to come back
+before giving a GPU back has paid.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from statistics import fmean
+
+from serve_app.core.scaling.scaling_memory import (
+    ScalingMemory,
+    held_replicas,
+    hold_s,
+    remember_arrivals,
+    remember_need,
+)
+from serve_app.core.scaling.slo_capacity import Capacity, RequestShape, Slo, keeps_slo
+from serve_app.core.scaling.tier_demand import ReplicaLoad, TierDemand, pooled
+from serve_app.core.scaling.workload import QUICK_S, SLOW_S
+
+UNLIKELY_REQUESTS = 0.5
+# Of what another tier has to spare: its own load varies too.
+LENT_SURELY = 0.8
+# A tier whose own replicas are fuller than this is slow before it borrows.
+MOST_OF_OWN = 0.8
+# A mean of few arrivals is mostly chance: so many standard errors of it are no rush.
+STANDARD_ERRORS = 2.0
+# Before a tier has counted for long, one arrival would look like a flood.
+LEAST_SEEN = 0.25
+# One replica is looked for at a time up to here; beyond any cluster.
+MOST_REPLICAS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingLaw:
+    """Settings of the law. `start_s` is how long a new replica takes to serve.
+
+    A backlog that is not gone by then is to be gone `drain_within_s` later. A replica counts as
+    needed down to `utilisation_down` of the load at which it was ordered. It is kept at least
+    `least_hold_s` and at most `most_hold_s` after it was needed last.
+    """
+
+    start_s: float
+    slo: Slo
+    drain_within_s: float = 30.0
+    utilisation_down: float = 0.95
+    least_hold_s: float = 60.0
+    most_hold_s: float = 600.0
+    stale_after_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class LentLoad:
+    """What a tier's replicas could do for another one beside their own load: so many replicas'
+    whole time, and what a token takes them."""
+
+    replicas: float
+    token_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`held` says that reports were missing and the count could not follow the demand. `needed` of
+    the replicas are for the load, the others are kept for `hold_s`; None is not known. `inputs` are
+    the figures that it rests on, by name with unit; `memory` is for the next decision."""
+
+    replicas: int
+    reason: str
+    held: bool = False
+    needed: int | None = None
+    hold_s: float = 0.0
+    inputs: Mapping[str, float] = field(default_factory=dict[str, float])
+    memory: ScalingMemory = field(default_factory=ScalingMemory)
+
+
+def desired_replicas(
+    reports: Sequence[ReplicaLoad],
+    law: ScalingLaw,
+    *,
+    now_s: float,
+    memory: ScalingMemory,
+    replicas_target: int,
+    replicas_running: int,
+    lent_load: LentLoad | None = None,
+    to_zero: bool = False,
+) -> Decision:
+    """Decide in five steps.
+
+    (1) Arrivals and speeds are pooled over the tier's fresh reports. (2) What is to be expected a
+    start from now: the slow mean, and of what the quick one is above it the part that has proved to
+    stay. (3) What waits now and will not have been worked off by then is added. (4) As many
+    replicas are needed as keep the SLO for that; what another tier can lend puts off an order, as a
+    slot is lent at once and a GPU is not. (5) Those that were needed within the hold are kept.
+
+    The count is absolute, so replicas that are starting are not ordered again. It never falls below
+    what runs, and to zero only when `to_zero` allows it and not even one request is likely within
+    the time that a start takes.
+
+    Missing reports, or ones older than `stale_after_s`, never read as zero: unless every running
+    replica reports, the count may rise but not fall.
+    """
+    fresh = [r for r in reports if r.age_s <= law.stale_after_s and r.slots > 0]
+    if not fresh:
+        held = replicas_running > 0
+        return Decision(replicas_target, "no fresh report: hold", held=held, memory=memory)
+    # (1)
+    demand = pooled(fresh, slo=law.slo, drain_within_s=law.drain_within_s)
+    hold = hold_s(memory, start_s=law.start_s, least_s=law.least_hold_s, most_s=law.most_hold_s)
+    # (2)
+    expected = _expected(demand, memory, law, now_s, hold)
+    # (3), (4)
+    needed = _needed(demand, expected, law, replicas_target, lent_load)
+    # (5)
+    memory = remember_need(
+        expected.memory,
+        now_s,
+        needed.to_keep,
+        target=replicas_target,
+        shortest_s=law.least_hold_s,
+        longest_s=2 * law.most_hold_s,
+    )
+    kept = min(held_replicas(memory, now_s, hold), replicas_target)
+    # For the last one Serve has a delay of its own, downscale_to_zero_delay_s.
+    gone = to_zero and needed.to_keep == 0 and kept <= 1
+    replicas = 0 if gone else max(needed.to_order, kept, 1)
+    inputs = _inputs(demand, expected, needed, hold)
+    reason = _reason(demand, inputs)
+    if replicas < replicas_target and len(fresh) < replicas_running:
+        missing = replicas_running - len(fresh)
+        reason = f"{reason}; missing reports: {missing}, hold"
+        return Decision(replicas_target, reason, held=True, inputs=inputs, memory=memory)
+    needs = max(needed.to_order, needed.to_keep)
+    return Decision(replicas, reason, needed=needs, hold_s=hold, inputs=inputs, memory=memory)
+
+
+def spare_load(
+    reports: Sequence[ReplicaLoad], law: ScalingLaw, *, lend_share: float
+) -> LentLoad | None:
+    """What a tier can lend within its own SLO: the part of its replicas' time that its arrivals and
+    what waits leave, at most `lend_share` of it."""
+    fresh = [r for r in reports if r.age_s <= law.stale_after_s and r.slots > 0]
+    if not fresh:
+        return None
+    demand = pooled(fresh, slo=law.slo, drain_within_s=law.drain_within_s)
+    capacity = _together(demand.capacities(demand.slow.prompt_tokens, law.slo))
+    arriving_rps = max(demand.slow.requests_per_s, demand.quick.requests_per_s)
+    used = (arriving_rps + demand.waiting / law.slo.ttft_s) / capacity.sustained_rps
+    spare = len(fresh) * min(lend_share, max(0.0, 1 - used))
+    return LentLoad(spare, _token_s(demand)) if spare else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """Arrivals a start from now."""
+
+    rate_rps: float
+    prompt_tokens: float
+    level_rps: float
+    excess_rps: float
+    memory: ScalingMemory
+
+
+@dataclass(frozen=True, slots=True)
+class _Needed:
+    """`to_order` keeps the SLO for what is expected, `to_keep` for a little more than that."""
+
+    to_order: int
+    to_keep: int
+    backlog: float
+    capacity_rps: float
+    lent_replicas: float
+
+
+def _expected(
+    demand: TierDemand, memory: ScalingMemory, law: ScalingLaw, now_s: float, hold: float
+) -> _Expected:
+    slow_seen, quick_seen = (
+        max(-math.expm1(-demand.observed_s / window_s), LEAST_SEEN)
+        for window_s in (SLOW_S, QUICK_S)
+    )
+    slow_rps = demand.slow.requests_per_s / slow_seen
+    quick_rps = demand.quick.requests_per_s / quick_seen
+    # The variance of an exponentially weighted mean of Poisson arrivals is rate / (2 * window).
+    doubt_rps = STANDARD_ERRORS * math.sqrt(max(slow_rps, quick_rps) / (2 * QUICK_S))
+    # The slow mean remembers a load for a minute after it has gone.
+    level_rps = min(slow_rps, quick_rps + doubt_rps)
+    excess_rps = max(0.0, quick_rps - level_rps - doubt_rps)
+    memory = remember_arrivals(
+        memory,
+        now_s,
+        level_rps=level_rps,
+        excess_rps=excess_rps,
+        start_s=law.start_s,
+        within_s=hold,
+    )
+    stays_rps = memory.persistence * excess_rps
+    rate_rps = level_rps + stays_rps
+    if rate_rps <= 0:
+        return _Expected(0.0, demand.shape.prompt_tokens, level_rps, excess_rps, memory)
+    tokens = level_rps * demand.slow.prompt_tokens + stays_rps * demand.quick.prompt_tokens
+    return _Expected(rate_rps, tokens / rate_rps, level_rps, excess_rps, memory)
+
+
+def _needed(
+    demand: TierDemand,
+    expected: _Expected,
+    law: ScalingLaw,
+    replicas_target: int,
+    lent_load: LentLoad | None,
+) -> _Needed:
+    shape = RequestShape(expected.prompt_tokens, demand.shape.new_tokens, demand.shape.variation)
+    capacities = demand.capacities(expected.prompt_tokens, law.slo)
+    serving = _together(capacities)
+    # Those that are starting serve for half of the time ahead: nothing tells when they began.
+    starting = max(0, replicas_target - len(capacities)) * _joining(capacities).sustained_rps / 2
+    spare_rps = serving.sustained_rps + starting - expected.rate_rps
+    # More will wait by then where they cannot keep up, but no more than the gate lets wait.
+    backlog = max(0.0, demand.waiting - max(0.0, spare_rps) * law.start_s)
+    rate_rps = expected.rate_rps + backlog / law.drain_within_s
+
+    lent = _lent_replicas(demand, lent_load)
+
+    def count(rate: float, lent: float = 0.0) -> int:
+        return _fewest(capacities, rate, lent, shape=shape, slo=law.slo)
+
+    quiet = demand.slow.requests_per_s * law.start_s < UNLIKELY_REQUESTS
+    idle = quiet and demand.running == 0 and demand.waiting == 0
+    busy = math.ceil(demand.running / (demand.slots / len(capacities)) - 1e-6)
+    return _Needed(
+        to_order=max(count(rate_rps, lent), 1),
+        to_keep=0 if idle else max(count(rate_rps / law.utilisation_down), busy, 1),
+        backlog=backlog,
+        capacity_rps=serving.sustained_rps,
+        lent_replicas=lent,
+    )
+
+
+def _fewest(
+    capacities: Sequence[Capacity],
+    rate_rps: float,
+    lent: float,
+    *,
+    shape: RequestShape,
+    slo: Slo,
+) -> int:
+    """The smallest count that keeps the SLO at this rate. Found by bisection: with one more replica
+    it is kept at a higher rate."""
+    low, high = 0, len(capacities)
+    joining = _joining(capacities)
+
+    def enough(count: int) -> bool:
+        own = _together(capacities[:count], joining.times(max(0, count - len(capacities))))
+        if keeps_slo(rate_rps, own, shape=shape, slo=slo):
+            return True
+        # What is lent is for what chance adds to the load, not for the load.
+        with_lent = own.plus(joining.times(lent))
+        is_room = rate_rps <= MOST_OF_OWN * own.sustained_rps
+        return is_room and keeps_slo(rate_rps, with_lent, shape=shape, slo=slo)
+
+    while not enough(high) and high < MOST_REPLICAS:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _joining(capacities: Sequence[Capacity]) -> Capacity:
+    """A replica that is not there yet, as the middle one of those that are."""
+    ranked = sorted(capacities, key=lambda capacity: capacity.sustained_rps)
+    return ranked[len(ranked) // 2]
+
+
+def _together(capacities: Sequence[Capacity], more: Capacity | None = None) -> Capacity:
+    parts = [*([more] if more else []), *capacities]
+    return reduce(Capacity.plus, parts)
+
+
+def _lent_replicas(demand: TierDemand, lent: LentLoad | None) -> float:
+    """What is lent, in replicas of this tier: a token of the lender's against one of ours."""
+    return 0.0 if lent is None else LENT_SURELY * lent.replicas * _token_s(demand) / lent.token_s
+
+
+def _token_s(demand: TierDemand) -> float:
+    return fmean(r.model.token_s(max(1, round(r.slots))) for r in demand.replicas)
+
+
+def _inputs(
+    demand: TierDemand, expected: _Expected, needed: _Needed, hold: float
+) -> dict[str, float]:
+    return {
+        "arriving_rps": expected.level_rps,
+        "expected_rps": expected.rate_rps,
+        "persistence": expected.memory.persistence,
+        "capacity_rps": needed.capacity_rps,
+        "utilisation": expected.rate_rps / max(needed.capacity_rps, 1e-9),
+        "prompt_tokens": expected.prompt_tokens,
+        "new_tokens": demand.shape.new_tokens,
+        "running": demand.running,
+        "queue_depth": demand.queue_depth,
+        "lent_replicas": needed.lent_replicas,
+        "backlog_requests": needed.backlog,
+        "needed_replicas": float(needed.to_order),
+        "hold_s": hold,
+        "reports": float(len(demand.replicas)),
+    }
+
+
+def _reason(demand: TierDemand, inputs: Mapping[str, float]) -> str:
+    count = len(demand.replicas)
+    return (
+        f"{inputs['expected_rps']:.2f} requests/s to come, the SLO allows "
+        f"{inputs['capacity_rps']:.2f} on {count} replica{'s' if count > 1 else ''} on average, "
+        f"needs {inputs['needed_replicas']:g}, running {inputs['running']:g} in {demand.slots:g} "
+        f"slots, queue depth {inputs['queue_depth']:g}, hold {inputs['hold_s']:.0f} s"
+    )

@@ -1,0 +1,1 @@
+"""`tierserve doctor`: what a cluster or machine can run, and why not more. Imports no Ray."""

@@ -1,0 +1,1 @@
+"""Structured output: compiled in a sandbox, closed within its token limit."""

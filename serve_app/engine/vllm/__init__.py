@@ -1,0 +1,1 @@
+"""vLLM inside the replica process. Nothing outside this package imports vLLM."""

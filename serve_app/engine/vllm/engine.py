@@ -1,0 +1,427 @@
+"""vLLM inside the replica's process: the engine and vLLM's own ASGI application.
+
+The only file that imports vllm. The imports stand inside the functions because importing vLLM
+takes seconds, which belong to the measured start-up, and because what is set in the environment
+must be there before.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve_app.config.structure import StructureConfig
+from serve_app.core.generation import Generation
+from serve_app.core.model_family import R1_PARSER
+from serve_app.core.reasoning.repetition import ENDLESS
+from serve_app.core.reasoning.trace import ThoughtMarks
+from serve_app.core.structure.schema_limits import SchemaLimits
+from serve_app.engine.answer_guard import AnswerGuard
+from serve_app.engine.grammar.budget import budgeted_grammar, compiling_side_by_side
+from serve_app.engine.grammar.held_reply import holding_replies
+from serve_app.engine.grammar.sandbox import GrammarSandbox
+from serve_app.engine.grammar.structure import GrammarSyntax, StructureBinder
+from serve_app.engine.interface import EngineLoad
+from serve_app.engine.vllm.compilation import compile_s, with_compile_time
+from serve_app.engine.vllm.cpu import computes_on_cpu
+from serve_app.engine.vllm.first_tokens import FirstTokens
+from serve_app.engine.vllm.patches.assistant_prefill import continuing_prefill
+from serve_app.engine.vllm.patches.mended import (
+    exact_parser,
+    knowing_where_to_stop,
+    looked_for_rarely,
+    mended_budget,
+    rewound_on_cpu,
+    stop_ids_in_answers,
+    stopping_in_answers,
+    taking_turns,
+)
+from serve_app.engine.vllm.prompt_length import CONTEXTS, refusing_long_prompts
+from serve_app.engine.vllm.short_way import (
+    build_chunks_plainly,
+    collect_garbage_rarely,
+    shorten_way,
+)
+from serve_app.engine.vllm.stats import load_recorder
+from serve_app.engine.vllm.straight_route import answer_straight
+from serve_app.errors import invalid
+
+log = logging.getLogger(__name__)
+
+WARM_UP_TOKENS = 8
+# vLLM's engine keeps compiled grammars, by default 512 MiB of them.
+GRAMMAR_CACHE_VARIABLE, GRAMMAR_CACHE_MIB = "VLLM_XGRAMMAR_CACHE_MB", 128
+
+
+@dataclass(slots=True)
+class VllmEngine:
+    """A started engine. `kv_tokens` is the size of its KV cache, `max_model_len` its context."""
+
+    app: ASGIApp
+    load: EngineLoad
+    kv_tokens: int
+    max_model_len: int
+    hf_config: dict[str, Any]
+    known_fields: dict[str, frozenset[str]]
+    token_s: float
+    compile_s: float | None
+    thinks: bool
+    r1: bool
+    longest_token_chars: int
+    request_schemas: dict[str, dict[str, Any]]
+    template_variables: frozenset[str]
+    grammars: GrammarSandbox
+    _client: Any = field(repr=False)
+
+    @classmethod
+    async def start(
+        cls,
+        args: Sequence[str],
+        phase: Callable[[str], AbstractContextManager[None]],
+        structure: StructureConfig | None = None,
+    ) -> "VllmEngine":
+        """Load the model and build vLLM's application. `phase` times each step."""
+        with phase("import"):
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.entrypoints.launchers.app import build_app
+            from vllm.entrypoints.launchers.cli_args import (
+                make_arg_parser,
+                validate_parsed_serve_args,
+            )
+            from vllm.envs import enable_envs_cache
+            from vllm.utils.argparse_utils import FlexibleArgumentParser
+            from vllm.v1.engine.async_llm import AsyncLLM
+            from vllm.v1.metrics.loggers import StatLoggerBase
+        # Its stub says that parse_args may return None, which argparse never does.
+        parser = make_arg_parser(FlexibleArgumentParser())
+        namespace: Any = parser.parse_args(with_compile_time(args))
+        validate_parsed_serve_args(namespace)
+        with phase("configuration"):
+            config = AsyncEngineArgs.from_cli_args(namespace).create_engine_config()
+            # Where it is vLLM's choice, the engine's first grammar chooses for all that follow.
+            config.structured_outputs_config.backend = "xgrammar"
+            os.environ.setdefault(GRAMMAR_CACHE_VARIABLE, str(GRAMMAR_CACHE_MIB))
+        load = EngineLoad()
+        with phase("load"):
+            recorder = load_recorder(StatLoggerBase, load)
+            client = AsyncLLM.from_vllm_config(config, stat_loggers=[recorder])
+        with phase("application"):
+            from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+
+            structure = structure or StructureConfig()
+            grammars = _grammar_sandbox(client, structure)
+            processor = client.output_processor
+            first_tokens = FirstTokens(processor.request_states, processor.external_req_ids)
+            load.after_step = first_tokens.look
+            guard: Any = _answer_guard(client, grammars, structure, first_tokens)
+            client.generate = guard
+            _leave_grammars_to_the_guard()
+            tasks = await client.get_supported_tasks()
+            app = build_app(namespace, tasks, client.model_config)
+            await init_app_state(client, app.state, namespace, tasks)
+            # vLLM's handler of engine errors looks there for the server that it would stop.
+            app.state.server = SimpleNamespace(should_exit=False)
+            _refuse_long_prompts(client.renderer)
+            core: Any = client.engine_core
+            core.get_output_async = taking_turns(core)
+            _continue_prefill()
+            schemas = _schemas()
+            shorten_way(app, schemas)
+            answer_straight(app, {**schemas, **_tokenizer_schemas()})
+            build_chunks_plainly(_chunk_models())
+            enable_envs_cache()
+            collect_garbage_rarely()
+        with phase("warm-up"):
+            token_s = await _warm_up(client)
+        cache = client.vllm_config.cache_config
+        return cls(
+            app=_with_late_faults(holding_replies(app)),
+            load=load,
+            kv_tokens=(cache.num_gpu_blocks or 0) * (cache.block_size or 0),
+            max_model_len=client.model_config.max_model_len,
+            hf_config=client.model_config.hf_config.to_dict(),
+            known_fields={path: frozenset(of.model_fields) for path, of in schemas.items()},
+            token_s=token_s,
+            compile_s=await compile_s(client, args),
+            thinks=guard.marks is not None,
+            r1=namespace.reasoning_parser == R1_PARSER,
+            longest_token_chars=client.renderer.get_tokenizer().max_chars_per_token,
+            request_schemas={path: of.model_json_schema() for path, of in schemas.items()},
+            template_variables=_template_variables(client, namespace),
+            grammars=grammars,
+            _client=client,
+        )
+
+    @property
+    def name(self) -> str:
+        return "vllm"
+
+    async def check(self) -> None:
+        """Raise if the engine process is dead. Not vLLM's own error: to read it Serve's controller
+        would import vLLM, 375 MiB and seconds in which it does nothing else."""
+        if self.dead:
+            raise RuntimeError("vLLM's engine process is dead")
+
+    @property
+    def dead(self) -> bool:
+        return bool(self._client.errored)
+
+    def has_finished(self, generation: Generation) -> bool:
+        """Whether the engine has done all that it was asked for a request; its client may not have
+        taken it yet."""
+        running = self._client.output_processor.external_req_ids
+        return bool(generation.engine_ids) and not any(
+            engine_id in running for engine_id in generation.engine_ids
+        )
+
+    def structure_counts(self) -> Mapping[str, int]:
+        """What became of the grammars that clients asked for, since the start, by result."""
+        counts = self.grammars.counts
+        return {
+            "passed": counts.passed,
+            "refused": counts.refused.total(),
+            "busy": counts.busy,
+            "sandbox_restarted": counts.restarts,
+        }
+
+    def shutdown(self) -> None:
+        self.grammars.stop()
+        self._client.shutdown()
+
+
+def _refuse_long_prompts(renderer: Any) -> None:
+    from vllm.exceptions import VLLMValidationError
+    from vllm.utils.async_utils import make_async
+
+    tokenizer = renderer.get_tokenizer()
+    tokenize = refusing_long_prompts(
+        renderer._tokenize_prompt,
+        lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]),
+        renderer.model_config.max_model_len,
+        CONTEXTS,
+        lambda message: VLLMValidationError(message, parameter="prompt"),
+    )
+    renderer._tokenize_prompt = tokenize
+    renderer._tokenize_prompt_async = make_async(tokenize, executor=renderer._executor)
+
+
+def _continue_prefill() -> None:
+    from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
+
+    convert = AnthropicServingMessages.to_chat_completion_request
+    AnthropicServingMessages.to_chat_completion_request = staticmethod(continuing_prefill(convert))
+
+
+def _with_late_faults(app: ASGIApp) -> ASGIApp:
+    """Raise RequestError for a client's fault that the engine finds in an answer that has begun,
+    as `/v1/responses` begins its streams. vLLM's error handler then comes too late."""
+    from vllm.exceptions import VLLMClientError
+
+    async def translated(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        except RuntimeError as error:
+            fault = error.__cause__
+            if not isinstance(fault, VLLMClientError):
+                raise
+            raise invalid(str(fault), param=getattr(fault, "parameter", None)) from error
+
+    return translated
+
+
+def extend_vllm() -> None:
+    """Entry point `vllm.general_plugins`: vLLM calls it in each of its processes."""
+    from vllm.entrypoints.generate.base.protocol import DeltaMessage
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.reasoning.deepseek_r1_reasoning_parser import DeepSeekR1ReasoningParser
+    from vllm.v1.core.sched import utils as scheduling
+    from vllm.v1.engine import detokenizer
+    from vllm.v1.sample import thinking_budget_state
+    from vllm.v1.structured_output import StructuredOutputManager, backend_xgrammar
+
+    parser = exact_parser(DeepSeekR1ReasoningParser, DeltaMessage)
+    ReasoningParserManager.register_module(R1_PARSER, module=parser)
+    thinking_budget_state.ThinkingBudgetStateHolder = mended_budget(
+        thinking_budget_state.ThinkingBudgetStateHolder
+    )
+    backend_xgrammar.XgrammarGrammar = budgeted_grammar(backend_xgrammar.XgrammarGrammar)
+    StructuredOutputManager.__init__ = compiling_side_by_side(StructuredOutputManager.__init__)
+    scheduling.check_sequence_repetition = looked_for_rarely(scheduling.check_sequence_repetition)
+    # Before the scheduler is imported, which takes it by its name.
+    scheduling.check_stop = stop_ids_in_answers(scheduling.check_stop)
+    text = detokenizer.BaseIncrementalDetokenizer
+    text.__init__ = knowing_where_to_stop(text.__init__)
+    text.update = stopping_in_answers(text.update, detokenizer.check_stop_strings)
+    if computes_on_cpu():
+        from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+        CPUModelRunner._bookkeeping_sync = rewound_on_cpu(CPUModelRunner._bookkeeping_sync)
+
+
+def _answer_guard(
+    client: Any, grammars: GrammarSandbox, structure: StructureConfig, first_tokens: FirstTokens
+) -> AnswerGuard:
+    from vllm.sampling_params import RepetitionDetectionParams
+    from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
+    from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
+
+    tokenizer = client.renderer.tokenizer
+    syntax = GrammarSyntax(
+        beyond_xgrammar=has_xgrammar_unsupported_json_features,
+        is_lark=grammar_is_likely_lark,
+        grammar_of_choices=choice_as_grammar,
+    )
+    limits = SchemaLimits(structure.max_bytes, structure.max_nesting, structure.max_nodes)
+    return AnswerGuard(
+        generate=client.generate,
+        marks=_thought_marks(client.vllm_config.reasoning_config, tokenizer),
+        eos=tokenizer.eos_token_id,
+        max_model_len=client.model_config.max_model_len,
+        repetition=RepetitionDetectionParams(
+            max_pattern_size=ENDLESS.most_tokens,
+            min_pattern_size=ENDLESS.least_tokens,
+            min_count=ENDLESS.times,
+        ),
+        binder=StructureBinder(grammars, syntax, limits),
+        # As vLLM decodes an answer, without a tokenizer's own tidying up.
+        decode=partial(tokenizer.decode, clean_up_tokenization_spaces=False),
+        first_tokens=first_tokens,
+    )
+
+
+def _grammar_sandbox(client: Any, structure: StructureConfig) -> GrammarSandbox:
+    """Started, and ready before the warm-up ends. It knows the vocabulary as vLLM's engine does."""
+    import xgrammar
+
+    vocabulary = xgrammar.TokenizerInfo.from_huggingface(
+        client.renderer.tokenizer, vocab_size=client.model_config.get_vocab_size()
+    )
+    sandbox = GrammarSandbox(vocabulary.serialize_json(), structure)
+    sandbox.start()
+    return sandbox
+
+
+def _leave_grammars_to_the_guard() -> None:
+    """vLLM parses what a client asks for with xgrammar in this process, on the event loop: in its
+    request schemas, its parsers of tools, and when it validates. The guard has it compiled in the
+    sandbox first, whichever way it came, so that here it is only handed on."""
+    from vllm.exceptions import VLLMValidationError
+    from vllm.parser import abstract_parser
+    from vllm.v1.structured_output import backend_xgrammar
+    from vllm.v1.structured_output.utils import grammar_is_likely_lark
+
+    as_format = abstract_parser.structured_outputs_to_format
+
+    def as_format_but_lark(params: Any) -> Any:
+        if params.grammar is not None and grammar_is_likely_lark(params.grammar):
+            raise VLLMValidationError(
+                "A grammar in Lark's syntax does not go with `tools`; give it as EBNF.",
+                parameter="structured_outputs.grammar",
+            )
+        return as_format(params)
+
+    abstract_parser.structured_outputs_to_format = as_format_but_lark
+    backend_xgrammar.validate_xgrammar_grammar = lambda sampling_params: None
+
+
+def _thought_marks(reasoning: Any, tokenizer: Any) -> ThoughtMarks | None:
+    """None for a model without a reasoning parser, or one whose marks are not single tokens."""
+    if reasoning is None or not reasoning.enabled:
+        return None
+    start, end = reasoning.reasoning_start_token_ids, reasoning.natural_reasoning_end_token_ids
+    if len(start) != 1 or len(end) != 1:
+        return None
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+    return ThoughtMarks(
+        start=start[0],
+        end=end[0],
+        opening=(*start, *ids("\n")),
+        closing=tuple(reasoning.reasoning_end_token_ids),
+        none=(*ids("\n"), *end, *ids("\n\n")),
+    )
+
+
+async def _warm_up(client: Any) -> float:
+    """Generate a few tokens; seconds a token after the first. Raises if they do not come."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    params = SamplingParams(
+        max_tokens=WARM_UP_TOKENS,
+        ignore_eos=True,
+        temperature=0.0,
+        output_kind=RequestOutputKind.DELTA,
+    )
+    times_s: list[float] = []
+    tokens = 0
+    async for output in client.generate("Hello", params, request_id="warm-up"):
+        times_s.append(time.monotonic())
+        tokens += len(output.outputs[0].token_ids)
+    if len(times_s) < 2 or tokens != WARM_UP_TOKENS:
+        raise RuntimeError("the engine started but its warm-up generation gave no tokens")
+    return (times_s[-1] - times_s[0]) / (len(times_s) - 1)
+
+
+def _schemas() -> dict[str, type[Any]]:
+    """vLLM's request schemas, by route."""
+    from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+
+    return {
+        "/v1/chat/completions": ChatCompletionRequest,
+        "/v1/completions": CompletionRequest,
+        "/v1/responses": ResponsesRequest,
+        "/v1/messages": AnthropicMessagesRequest,
+    }
+
+
+def _tokenizer_schemas() -> dict[str, Any]:
+    """Those of the routes that only use the tokenizer."""
+    from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest
+    from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, TokenizeRequest
+
+    return {
+        "/tokenize": TokenizeRequest,
+        "/detokenize": DetokenizeRequest,
+        "/v1/messages/count_tokens": AnthropicCountTokensRequest,
+    }
+
+
+def _template_variables(client: Any, arguments: Any) -> frozenset[str]:
+    """What the served chat template uses and does not set itself."""
+    from jinja2 import Environment, meta
+    from vllm.renderers.chat_utils import load_chat_template
+
+    template = load_chat_template(arguments.chat_template)
+    template = template or getattr(client.renderer.tokenizer, "chat_template", None)
+    if not isinstance(template, str):
+        return frozenset()
+    # It is parsed only: what is executed is in vLLM's sandbox.
+    environment = Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=True)
+    return frozenset(meta.find_undeclared_variables(environment.parse(template)))
+
+
+def _chunk_models() -> list[type[Any]]:
+    from vllm.entrypoints.generate.base.protocol import DeltaMessage
+    from vllm.entrypoints.openai.chat_completion import protocol as chat
+    from vllm.entrypoints.openai.completion import protocol as completion
+
+    return [
+        DeltaMessage,
+        chat.ChatCompletionResponseStreamChoice,
+        chat.ChatCompletionStreamResponse,
+        completion.CompletionResponseStreamChoice,
+        completion.CompletionStreamResponse,
+    ]

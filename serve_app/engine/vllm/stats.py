@@ -1,0 +1,60 @@
+"""What vLLM says of each step, kept for admission and scaling."""
+
+import time
+from typing import Any
+
+from serve_app.engine.interface import EngineLoad, EngineWatch
+
+ENDED_BY_ITSELF = ("stop", "length", "repetition")
+
+
+def load_recorder(base: type[Any], load: EngineLoad) -> Any:
+    """A vLLM stat logger, of its class `base`, that keeps the newest figures in `load`."""
+
+    class LoadRecorder(base):
+        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+            pass
+
+        def record(
+            self,
+            scheduler_stats: Any,
+            iteration_stats: Any,
+            mm_cache_stats: Any = None,
+            engine_idx: int = 0,
+        ) -> None:
+            previous_s, was_busy = load.reported_s, bool(load.running)
+            load.reported_s = time.monotonic()
+            if scheduler_stats is not None:
+                load.running = scheduler_stats.num_running_reqs
+                load.waiting = (
+                    scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
+                )
+                load.kv_cache_usage = scheduler_stats.kv_cache_usage
+                load.prefix_queries += scheduler_stats.prefix_cache_stats.queries
+                load.prefix_hits += scheduler_stats.prefix_cache_stats.hits
+            if iteration_stats is not None:
+                load.output_tokens += iteration_stats.num_generation_tokens
+                if load.watch is not None:
+                    since_s = previous_s if was_busy else None
+                    _tell(load.watch, iteration_stats, since_s, load.reported_s)
+            load.after_step()
+
+        def log_engine_initialized(self) -> None:
+            pass
+
+    return LoadRecorder
+
+
+def _tell(watch: EngineWatch, stats: Any, previous_s: float | None, now_s: float) -> None:
+    """The step that these statistics are of, if another one came right before it."""
+    if previous_s is not None and stats.num_generation_tokens:
+        watch.step(
+            took_ms=(now_s - previous_s) * 1e3,
+            sequences=stats.num_generation_tokens,
+            prompt_tokens=stats.prompt_token_stats.computed,
+        )
+    for request in stats.finished_requests:
+        if str(request.finish_reason) in ENDED_BY_ITSELF:
+            watch.finished(
+                prompt_tokens=request.num_prompt_tokens, new_tokens=request.num_generation_tokens
+            )

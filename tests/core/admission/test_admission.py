@@ -1,0 +1,213 @@
+"""Run now, wait, or be refused: one request at a gate, by its load and drain."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.core.admission.admission import Verdict
+from serve_app.core.admission.prefill import PrefillAhead
+from tests.builders import a_drain, an_admission
+
+SEVERITY = {Verdict.RUN: 0, Verdict.QUEUE: 1, Verdict.REFUSE: 2}
+FEW = st.integers(0, 12)
+
+
+def test_a_free_slot_is_taken_at_once() -> None:
+    admission = an_admission(slots=2, running=1)
+    assert (admission.verdict, admission.wait_s, admission.ahead) == (Verdict.RUN, 0.0, 0)
+
+
+def test_a_free_slot_does_not_let_anyone_overtake_the_line() -> None:
+    assert an_admission(slots=2, running=1, queued=1).verdict is Verdict.QUEUE
+
+
+def test_a_request_of_several_sequences_waits_until_all_of_them_fit() -> None:
+    assert an_admission(slots=4, running=2, sequences=2).verdict is Verdict.RUN
+    assert an_admission(slots=4, running=2, sequences=3).verdict is Verdict.QUEUE
+
+
+def test_the_line_says_how_many_are_ahead_and_how_long_it_takes() -> None:
+    drain = a_drain(remaining_s=(1.0,), service_s=4.0)
+    admission = an_admission(queued=2, drain=drain)
+    assert (admission.verdict, admission.ahead, admission.wait_s) == (Verdict.QUEUE, 2, 9.0)
+
+
+def test_a_full_line_refuses_and_says_when_it_is_half_empty() -> None:
+    # The four that wait start after 1, 5, 9 and 13 s: two of them wait no more after 5 s, and the
+    # spare capacity makes it a little longer.
+    drain = a_drain(remaining_s=(1.0,), service_s=4.0)
+    admission = an_admission(queued=4, max_queued_requests=4, drain=drain)
+    assert (admission.verdict, admission.reason) == (Verdict.REFUSE, "queue_full")
+    assert admission.ahead == 4
+    assert 9 <= admission.retry_after_s <= 14
+    assert an_admission(queued=4, promised=2, drain=drain).retry_after_s > admission.retry_after_s
+
+
+def test_a_line_that_cannot_start_in_time_refuses_before_it_is_full() -> None:
+    drain = a_drain(remaining_s=(1.0,), service_s=4.0)
+    admission = an_admission(queued=3, max_queued_requests=100, max_wait_s=10.0, drain=drain)
+    assert (admission.verdict, admission.reason) == (Verdict.REFUSE, "wait_too_long")
+    assert an_admission(queued=2, max_wait_s=10.0, drain=drain).verdict is Verdict.QUEUE
+
+
+PROMPTS = PrefillAhead(engine_s=0.5, queued_s=4.0, own_s=1.0, mean_s=0.5, open=False)
+
+
+def test_a_free_slot_is_not_enough_while_the_engine_has_prompts_to_read() -> None:
+    prefill, free = replace(PROMPTS, queued_s=0.0), a_drain(remaining_s=(0.0,) * 8)
+    admission = an_admission(slots=8, running=2, prefill=prefill, drain=free)
+    assert (admission.verdict, admission.reason) == (Verdict.QUEUE, "prompts are ahead")
+    assert admission.wait_s == pytest.approx(1.5)
+
+
+def test_prompts_that_cannot_be_read_in_time_refuse_whatever_slots_are_free() -> None:
+    load: dict[str, Any] = {"slots": 8, "running": 2, "queued": 3, "max_queued_requests": 100}
+    assert an_admission(**load, prefill=PROMPTS, max_wait_s=5.5).verdict is Verdict.QUEUE
+    late = an_admission(**load, prefill=PROMPTS, max_wait_s=5.4)
+    assert (late.verdict, late.reason) == (Verdict.REFUSE, "wait_too_long")
+    assert an_admission(**load, prefill=PROMPTS, max_wait_s=5.4, returning=True).verdict is (
+        Verdict.QUEUE
+    )
+
+
+def test_the_longer_of_slots_and_prompts_is_what_a_request_waits_for() -> None:
+    slow = a_drain(remaining_s=(20.0,))
+    assert an_admission(prefill=PROMPTS, drain=slow).wait_s == pytest.approx(21.0)
+    assert an_admission(prefill=PROMPTS, drain=a_drain()).wait_s == pytest.approx(5.5)
+
+
+def test_a_prompt_that_alone_takes_longer_than_the_wait_is_taken_when_none_is_before_it() -> None:
+    huge = PrefillAhead(own_s=30.0, open=True)
+    assert an_admission(running=0, prefill=huge, max_wait_s=10.0).verdict is Verdict.RUN
+    behind = replace(huge, engine_s=0.1)
+    assert an_admission(prefill=behind, max_wait_s=10.0).verdict is Verdict.REFUSE
+
+
+def test_forecasts_that_fell_short_make_the_gate_refuse_earlier() -> None:
+    drain = a_drain(remaining_s=(1.0,), service_s=4.0)
+    load: dict[str, Any] = {"queued": 2, "max_wait_s": 10.0, "drain": drain}
+    assert an_admission(**load, margin=1.1).verdict is Verdict.QUEUE
+    assert an_admission(**load, margin=1.2).verdict is Verdict.REFUSE
+
+
+SECONDS = st.floats(0, 60)
+
+
+@given(
+    engine_s=SECONDS, queued_s=SECONDS, own_s=SECONDS, more_s=SECONDS, returning=st.booleans(),
+    margin=st.floats(1, 3),
+)  # fmt: skip
+def test_more_to_read_never_makes_it_better(
+    engine_s: float, queued_s: float, own_s: float, more_s: float, returning: bool, margin: float
+) -> None:
+    prefill = PrefillAhead(engine_s, queued_s, own_s, open=False)
+    longer = (
+        replace(prefill, engine_s=engine_s + more_s),
+        replace(prefill, queued_s=queued_s + more_s),
+    )
+    load: dict[str, Any] = {
+        "slots": 4, "running": 2, "queued": 1, "max_wait_s": 30.0, "returning": returning,
+        "margin": margin,
+    }  # fmt: skip
+    before = an_admission(**load, prefill=prefill)
+    for after in (an_admission(**load, prefill=one) for one in longer):
+        assert SEVERITY[before.verdict] <= SEVERITY[after.verdict]
+        if before.verdict is Verdict.REFUSE:
+            assert before.retry_after_s <= after.retry_after_s
+
+
+@given(engine_s=SECONDS, queued_s=SECONDS, own_s=SECONDS, margin=st.floats(1, 3))
+def test_whoever_is_admitted_behind_prompts_is_expected_in_time(
+    engine_s: float, queued_s: float, own_s: float, margin: float
+) -> None:
+    prefill = PrefillAhead(engine_s, queued_s, own_s, open=False)
+    admission = an_admission(
+        slots=4, running=2, queued=1, max_wait_s=30.0, prefill=prefill, margin=margin
+    )
+    if admission.verdict is Verdict.QUEUE and prefill.read_s:
+        assert admission.wait_s * margin <= 30.0 + 1e-6
+
+
+def test_room_is_kept_for_those_who_come_back_when_they_were_told_to() -> None:
+    load: dict[str, Any] = {"queued": 3, "promised": 1, "max_queued_requests": 4}
+    assert an_admission(**load, returning=False).verdict is Verdict.REFUSE
+    assert an_admission(**load, returning=True).verdict is Verdict.QUEUE
+
+
+def test_who_comes_back_finds_a_bound_all_the_same() -> None:
+    load: dict[str, Any] = {"max_queued_requests": 4, "returning": True}
+    assert an_admission(queued=5, **load).verdict is Verdict.QUEUE
+    assert an_admission(queued=6, **load).verdict is Verdict.REFUSE
+
+
+def test_who_comes_back_may_wait_twice_as_long_but_not_for_ever() -> None:
+    drain = a_drain(remaining_s=(1.0,), service_s=4.0)
+    load: dict[str, Any] = {"max_queued_requests": 100, "max_wait_s": 10.0, "drain": drain}
+    assert an_admission(queued=3, returning=True, **load).verdict is Verdict.QUEUE
+    assert an_admission(queued=5, returning=True, **load).verdict is Verdict.REFUSE
+
+
+def test_promises_never_keep_more_than_half_the_line() -> None:
+    load: dict[str, Any] = {"promised": 1000, "max_queued_requests": 4}
+    assert an_admission(queued=1, **load).verdict is Verdict.QUEUE
+    assert an_admission(queued=2, **load).verdict is Verdict.REFUSE
+
+
+def test_without_a_line_what_does_not_run_is_refused() -> None:
+    assert an_admission(running=0, max_queued_requests=0).verdict is Verdict.RUN
+    assert an_admission(running=1, max_queued_requests=0).verdict is Verdict.REFUSE
+
+
+@given(
+    queued=FEW, more=FEW, running=st.integers(0, 4), promised=FEW,
+    returning=st.booleans(), max_wait_s=st.floats(0.1, 50),
+)  # fmt: skip
+def test_a_longer_line_never_makes_it_better(
+    queued: int, more: int, running: int, promised: int, returning: bool, max_wait_s: float,
+) -> None:  # fmt: skip
+    drain = a_drain(remaining_s=(1.0, 2.0, 3.0, 4.0), service_s=4.0)
+    verdicts = [
+        an_admission(
+            slots=4, running=running, queued=length, promised=promised,
+            returning=returning, drain=drain, max_wait_s=max_wait_s, max_queued_requests=8,
+        ).verdict
+        for length in (queued, queued + more)
+    ]  # fmt: skip
+    assert SEVERITY[verdicts[0]] <= SEVERITY[verdicts[1]]
+
+
+@given(queued=FEW, promised=FEW, more=FEW, slots=st.integers(1, 4), bound=st.integers(0, 6))
+def test_the_time_to_come_back_is_at_least_a_second_and_grows_with_earlier_promises(
+    queued: int, promised: int, more: int, slots: int, bound: int
+) -> None:
+    drain = a_drain(remaining_s=tuple(range(slots)), service_s=5.0)
+    first, later = (
+        an_admission(
+            slots=slots, running=slots, queued=queued, promised=told, drain=drain,
+            max_queued_requests=bound,
+        )
+        for told in (promised, promised + more)
+    )  # fmt: skip
+    assert SEVERITY[first.verdict] <= SEVERITY[later.verdict]
+    if first.verdict is Verdict.REFUSE:
+        assert 1 <= first.retry_after_s <= later.retry_after_s
+    else:
+        assert first.retry_after_s == 0
+
+
+@given(queued=FEW, promised=FEW, slots=st.integers(1, 4), bound=st.integers(1, 6))
+def test_at_the_time_to_come_back_the_line_has_room(
+    queued: int, promised: int, slots: int, bound: int
+) -> None:
+    drain = a_drain(remaining_s=tuple(float(slot) for slot in range(slots)), service_s=5.0)
+    admission = an_admission(
+        slots=slots, running=slots, queued=queued, promised=promised, drain=drain,
+        max_queued_requests=bound,
+    )  # fmt: skip
+    if admission.verdict is Verdict.REFUSE:
+        started = drain.starts_within(admission.retry_after_s)
+        # All who were told a time before stand in the line by then.
+        assert queued + promised - started < bound

@@ -1,0 +1,144 @@
+"""Learnt lengths and speeds, and the rate at which requests arrive."""
+
+import random
+
+import pytest
+
+from serve_app.core.placement.hardware import RTX_4090, T4, ModelShape
+from serve_app.core.scaling.step_time import StepModel, StepSpeed, derived_step_model, observe_step
+from serve_app.core.scaling.workload import (
+    EXPECTED_COUNTS_AS,
+    LENGTHS_KEPT,
+    AnswerRate,
+    ArrivalRate,
+    LearntLengths,
+    observe_answers,
+    observe_arrival,
+    observe_lengths,
+)
+
+SHAPE = ModelShape(1_777_088_000, 151_936 * 1_536, False, 28_672)
+MODEL = StepModel(base_ms=10, per_sequence_ms=0.5, per_prompt_token_ms=0.1)
+
+
+def test_the_derived_step_is_the_first_guess_of_the_calibration() -> None:
+    assert derived_step_model(T4, SHAPE).step_ms(1) == pytest.approx(14.63, abs=0.05)
+    assert derived_step_model(RTX_4090, SHAPE).step_ms(1) == pytest.approx(5.07, abs=0.05)
+
+
+def test_a_replica_is_full_where_its_slots_are() -> None:
+    """At a rate of 1 / request_s the batch that sustains it has exactly `slots` sequences."""
+    slots, prompt, answer = 32, 500, 200
+    rate_ms = 1 / (MODEL.request_s(slots=slots, prompt_tokens=prompt, new_tokens=answer) * 1e3)
+    step_ms = MODEL.base_ms / (
+        1 - rate_ms * (answer * MODEL.per_sequence_ms + prompt * MODEL.per_prompt_token_ms)
+    )
+    assert rate_ms * answer * step_ms == pytest.approx(slots)
+
+
+def test_the_first_answers_do_not_replace_what_was_expected() -> None:
+    """They are the shortest: a replica's first answer of six tokens says nothing of the rest."""
+    first = observe_lengths(LearntLengths(512, 400), prompts=(512,), answers=(6,))
+    assert first.new_tokens(2048) == pytest.approx(400, rel=0.05)
+    assert first.prompt_tokens == pytest.approx(512)
+
+
+def test_lengths_are_learnt_and_limits_cut_them() -> None:
+    lengths = LearntLengths(512, 400)
+    assert (lengths.prompt_tokens, lengths.new_tokens(100)) == (512, 100)
+    many = LENGTHS_KEPT // 2
+    lengths = observe_lengths(lengths, prompts=(20,) * 2 * many, answers=(50, 1000) * many)
+    assert lengths.prompt_tokens == pytest.approx(20), "what was expected is forgotten by then"
+    assert lengths.new_tokens(2048) == pytest.approx(525)
+    assert lengths.new_tokens(100) == pytest.approx(75)
+    assert lengths.variation == pytest.approx(0)
+
+
+def test_the_variation_of_prompts_is_learnt_from_many() -> None:
+    lengths = LearntLengths(512, 400)
+    few = observe_lengths(lengths, prompts=(10, 30), answers=())
+    many = observe_lengths(lengths, prompts=(10, 30) * EXPECTED_COUNTS_AS, answers=())
+    assert (few.variation, many.variation) == (1.0, pytest.approx(0.25))
+
+
+def test_measured_steps_correct_the_derived_ones() -> None:
+    """A card that decodes twice and prefills three times as slowly as derived."""
+    speed, dice = StepSpeed(), random.Random(1)
+    for _ in range(3000):
+        sequences, prompt = dice.randint(1, 30), dice.choice((0, 0, 200))
+        took_ms = 2 * MODEL.step_ms(sequences) + 3 * MODEL.per_prompt_token_ms * prompt
+        speed = observe_step(
+            speed,
+            MODEL,
+            took_ms=took_ms * dice.uniform(0.8, 1.2),
+            sequences=sequences,
+            prompt_tokens=prompt,
+        )
+    measured = speed.applied_to(MODEL)
+    assert measured.step_ms(10) == pytest.approx(2 * MODEL.step_ms(10), rel=0.1)
+    assert measured.per_prompt_token_ms == pytest.approx(0.3, rel=0.25)
+
+
+def arrive(rate: ArrivalRate, rps: float, from_s: float, to_s: float, seed: int = 3) -> ArrivalRate:
+    dice, now_s = random.Random(seed), from_s
+    while (now_s := now_s + dice.expovariate(rps)) < to_s:
+        rate = observe_arrival(rate, now_s=now_s, requests=1, prompt_tokens=100)
+    return rate.at(to_s)
+
+
+def test_a_steady_rate_reads_as_it_is() -> None:
+    rate = arrive(ArrivalRate(0.0, 0.0), 20, 0, 300)
+    assert rate.slow.requests_per_s == pytest.approx(20, rel=0.15)
+    assert rate.quick.requests_per_s == pytest.approx(20, rel=0.35)
+    assert rate.slow.prompt_tokens_per_s == pytest.approx(100 * rate.slow.requests_per_s)
+
+
+def test_a_step_is_seen_within_seconds_and_forgotten_slowly() -> None:
+    after = arrive(arrive(ArrivalRate(0.0, 0.0), 2, 0, 300), 20, 300, 310)
+    assert after.quick.requests_per_s > 10
+    assert after.at(340).quick.requests_per_s < 0.2
+    assert after.at(340).slow.requests_per_s > 2
+
+
+def test_the_means_of_replicas_add_up_to_those_of_their_tier() -> None:
+    """Also where one joins later: that is why they are not scaled up for a short time."""
+    whole = old = ArrivalRate(0.0, 0.0)
+    new = ArrivalRate(60.0, 60.0)
+    for second in range(120):
+        whole = observe_arrival(whole, now_s=second, requests=1, prompt_tokens=9)
+        if second < 60 or second % 2:
+            old = observe_arrival(old, now_s=second, requests=1, prompt_tokens=9)
+        else:
+            new = observe_arrival(new, now_s=second, requests=1, prompt_tokens=9)
+    for mean in ("slow", "quick"):
+        parts = [getattr(rate.at(120), mean).requests_per_s for rate in (old, new)]
+        assert sum(parts) == pytest.approx(getattr(whole.at(120), mean).requests_per_s)
+
+
+def test_nothing_arrives_at_all() -> None:
+    rate = ArrivalRate(0.0, 0.0).at(60.0)
+    assert rate.slow.requests_per_s == rate.quick.requests_per_s == 0
+
+
+def test_answers_that_still_run_count_for_their_length() -> None:
+    """Twenty a second begin, each as long as chance has it; after half a minute the short ones have
+    ended, and their mean is far too low."""
+    dice = random.Random(5)
+    lengths = [dice.expovariate(1 / 1000) for _ in range(600)]
+    rate, ended, made = AnswerRate(0.0), 0, lengths
+    for second in range(1, 31):
+        made = [min(length, 20.0 * (second - i / 20)) for i, length in enumerate(lengths)]
+        made = [tokens for tokens in made if tokens > 0]
+        done = sum(tokens == length for tokens, length in zip(made, lengths, strict=False))
+        rate = observe_answers(
+            rate, now_s=float(second), tokens_total=sum(made), ended=done - ended
+        )
+        ended = done
+    of_those_that_ended = sum(x for x, m in zip(lengths, made, strict=False) if x == m) / ended
+    assert of_those_that_ended < 400
+    assert rate.mean_tokens(1000) == pytest.approx(1000, rel=0.2)
+
+
+def test_without_answers_the_expected_length_stands() -> None:
+    rate = observe_answers(AnswerRate(0.0), now_s=9.0, tokens_total=0.0, ended=0.0)
+    assert rate.mean_tokens(400) == 400

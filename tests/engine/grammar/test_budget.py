@@ -1,0 +1,76 @@
+"""A grammar that takes too much of the engine's time is rejected, and no other."""
+
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+from serve_app.engine.grammar.budget import (
+    BUDGET_S,
+    COMPILERS,
+    TOKEN_S,
+    budgeted_grammar,
+    compiling_side_by_side,
+)
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def a_grammar(step_s: float) -> Any:
+    clock = Clock()
+
+    class Grammar:
+        def fill_bitmask(self, bitmask: Any, idx: int) -> None:
+            clock.now_s += step_s / 2
+
+        def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:
+            clock.now_s += step_s / 2
+            return tokens != [0]
+
+    return budgeted_grammar(Grammar, clock)()
+
+
+def accepted_tokens(grammar: Any, most: int) -> int:
+    for number in range(most):
+        grammar.fill_bitmask(None, 0)
+        if not grammar.accept_tokens("id", [1]):
+            return number
+    return most
+
+
+def test_steps_within_the_tokens_allowance_never_end_it() -> None:
+    assert accepted_tokens(a_grammar(TOKEN_S), 10_000) == 10_000
+
+
+def test_slow_steps_end_it_once_they_have_used_the_budget() -> None:
+    assert accepted_tokens(a_grammar(TOKEN_S + 0.1), 1000) in (9, 10)
+    assert accepted_tokens(a_grammar(2 * BUDGET_S), 1000) == 0
+
+
+def test_what_was_saved_counts_for_no_more_than_the_budget() -> None:
+    grammar = a_grammar(0.0)
+    accepted_tokens(grammar, 1000)
+    assert grammar.left_s == BUDGET_S
+
+
+def test_what_the_grammar_rejects_stays_rejected() -> None:
+    assert not a_grammar(0.0).accept_tokens("id", [0])
+
+
+def test_grammars_are_compiled_side_by_side_where_any_are_compiled() -> None:
+    own = ThreadPoolExecutor(1)
+
+    def initialize(manager: Any, tokenizer: bool) -> None:
+        if tokenizer:
+            manager.executor = own
+
+    manager, without = SimpleNamespace(), SimpleNamespace()
+    compiling_side_by_side(initialize)(manager, tokenizer=True)
+    compiling_side_by_side(initialize)(without, tokenizer=False)
+    assert manager.executor is not own
+    assert manager.executor._max_workers == COMPILERS
+    assert without == SimpleNamespace()

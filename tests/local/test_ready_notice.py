@@ -1,0 +1,80 @@
+"""What a person reads when the service is ready."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.local.ready_notice import ReadyService, listed_models, ready_lines
+
+
+def a_service(**more: Any) -> ReadyService:
+    given: dict[str, Any] = {
+        "base_url": "http://127.0.0.1:8000",
+        "host": "127.0.0.1",
+        "port": 8000,
+        "routes": ["/api/chat", "/api/reasoning"],
+        "models": ["chat", "reasoning", "smollm2"],
+        "log_dir": Path("/tmp/ts-1/logs"),
+        "run_dir": Path("/tmp/ts-1"),
+    }
+    return ReadyService(**{**given, **more})
+
+
+def test_it_names_the_openai_base_url_and_the_models() -> None:
+    text = "\n".join(ready_lines(a_service(), 33.4))
+    assert "Ready after 33 s at http://127.0.0.1:8000\n" in text
+    assert "OpenAI base URL  http://127.0.0.1:8000/v1" in text
+    assert "models           chat, reasoning, smollm2" in text
+    assert "curl -N http://127.0.0.1:8000/api/reasoning" in text
+    assert "requests  a JSON line each in the logs (worker-*.out); here with --log-requests" in text
+    assert "logs      /tmp/ts-1/logs\n" in text
+
+
+def test_where_every_line_is_shown_it_names_no_file_for_the_requests() -> None:
+    text = "\n".join(ready_lines(a_service(logs_requests=True), 1))
+    assert "--log-requests" not in text
+    assert "requests  a JSON line each, below" in text
+
+
+def test_a_service_without_a_list_of_models_gets_no_openai_line() -> None:
+    assert "OpenAI" not in "\n".join(ready_lines(a_service(models=[]), 1))
+
+
+@contextmanager
+def answering(body: bytes) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/v1/models" else 404)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_models_are_what_the_service_lists() -> None:
+    with answering(json.dumps({"data": [{"id": "chat"}, {"id": "m"}]}).encode()) as url:
+        assert listed_models(url) == ["chat", "m"]
+
+
+@pytest.mark.parametrize("body", [b"no json", b"[]", b'{"data": [1]}', b"{}"])
+def test_a_list_that_is_none_is_no_reason_to_fail(body: bytes) -> None:
+    with answering(body) as url:
+        assert listed_models(url) == []
+    assert listed_models(url) == []  # nobody listens there any more

@@ -44,7 +44,8 @@ async def _to_and_fro(site: Site) -> None:
 
         thoughts = burst(session, site, Tier.REASONING, SHORT)
         taken_s = await until(chat=1, reasoning=2)
-        assert cards(site, Tier.REASONING) == [RTX_4090, T4]
+        taken = cards(site, Tier.CHAT) + cards(site, Tier.REASONING)
+        assert sorted(taken) == [RTX_4090, RTX_4090, T4], "every GPU is in use"
         assert lost(await asyncio.gather(*thoughts)) == []
         talk = burst(session, site, Tier.CHAT, CHAT_STREAMS)
         handed_over_s = await until(chat=2, reasoning=1)

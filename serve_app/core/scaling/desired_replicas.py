@@ -25,8 +25,9 @@ from serve_app.core.scaling.workload import QUICK_S, SLOW_S
 UNLIKELY_REQUESTS = 0.5
 # Of what another tier has to spare: its own load varies too.
 LENT_SURELY = 0.8
-# A tier whose own replicas are fuller than this is slow before it borrows.
-MOST_OF_OWN = 0.8
+# The steady part of a load is for the tier's own replicas, up to here: beyond it they are slow before
+# a slot is borrowed. What rushes in and what chance adds may be lent.
+MOST_OF_OWN = 0.87
 # A mean of few arrivals is mostly chance: so many standard errors of it are no rush.
 STANDARD_ERRORS = 2.0
 # Before a tier has counted for long, one arrival would look like a flood.
@@ -225,7 +226,8 @@ def _needed(
     lent = _lent_replicas(demand, lent_load)
 
     def count(rate: float, lent: float = 0.0) -> int:
-        return _fewest(capacities, rate, lent, shape=shape, slo=law.slo)
+        level_rps = min(rate, expected.level_rps)
+        return _fewest(capacities, rate, lent, level_rps=level_rps, shape=shape, slo=law.slo)
 
     quiet = demand.slow.requests_per_s * law.start_s < UNLIKELY_REQUESTS
     idle = quiet and demand.running == 0 and demand.waiting == 0
@@ -244,6 +246,7 @@ def _fewest(
     rate_rps: float,
     lent: float,
     *,
+    level_rps: float,
     shape: RequestShape,
     slo: Slo,
 ) -> int:
@@ -256,10 +259,9 @@ def _fewest(
         own = _together(capacities[:count], joining.times(max(0, count - len(capacities))))
         if keeps_slo(rate_rps, own, shape=shape, slo=slo):
             return True
-        # What is lent is for what chance adds to the load, not for the load.
         with_lent = own.plus(joining.times(lent))
-        is_room = rate_rps <= MOST_OF_OWN * own.sustained_rps
-        return is_room and keeps_slo(rate_rps, with_lent, shape=shape, slo=slo)
+        is_level_own = level_rps <= MOST_OF_OWN * own.sustained_rps
+        return is_level_own and keeps_slo(rate_rps, with_lent, shape=shape, slo=slo)
 
     while not enough(high) and high < MOST_REPLICAS:
         low, high = high, 2 * high

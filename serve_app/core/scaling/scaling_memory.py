@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 # A lull that ended costs its own length if the GPU was kept. If it was not, it costs the hold, the
 # start, and what is served too late meanwhile: this many starts in all.
-RETURN_COSTS_STARTS = 5.0
+RETURN_COSTS_STARTS = 3.5
 LULLS_KEPT = 24
 # Until lulls have ended, the hold is what a return costs: never more than twice the best choice in
 # hindsight, whatever comes (the ski-rental rule; Karlin et al., Algorithmica 1988).

@@ -1,4 +1,4 @@
-"""What a tier's scaling law remembers: how soon load came back, and how much of a rush stays.
+"""What a tier's scaling policy remembers: how soon load returned, and how much of a rush stays.
 
 Two questions have no answer in the load of this moment, and one in what came before. *How long is
 a GPU kept that is not needed now?* As long as giving it back would have cost more: the lulls that

@@ -52,7 +52,7 @@ def an_admission(
     slots: int = 1,
     running: int = 1,
     queued: int = 0,
-    promised: int = 0,
+    reserved: int = 0,
     drain: Drain | None = None,
     prefill: PrefillAhead | None = None,
     sequences: int = 1,
@@ -62,7 +62,7 @@ def an_admission(
     margin: float = 1.0,
 ) -> Admission:
     return admit(
-        GateLoad(slots, running, queued, promised),
+        GateLoad(slots, running, queued, reserved),
         a_drain(remaining_s=(1.0,) * slots) if drain is None else drain,
         prefill or PrefillAhead(),
         sequences=sequences,

@@ -256,7 +256,7 @@ class Gate:
                 slots=self.limits.slots,
                 running=self.running_sequences,
                 queued=self.queued_requests,
-                promised=self.promises.outstanding(now_s),
+                reserved=self.promises.outstanding(now_s),
             ),
             self.drain(),
             self._prefill_ahead(prompt_tokens),

@@ -1,4 +1,4 @@
-"""What the tiers' autoscaling policies share: what each one wants, and how many GPUs there are.
+"""What the tiers' autoscaling policies share: what each one demands, and how many GPUs there are.
 
 Each tier is a Serve application and Serve calls its policy by itself, in the controller's process.
 A module is what the two calls have in common: Serve copies a policy object, and a module's
@@ -9,70 +9,70 @@ two calls fill it again.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from serve_app.autoscaling.prestart import Standbys
+from serve_app.autoscaling.prestart import Prestarter
 from serve_app.core.scaling.desired_replicas import LentLoad
-from serve_app.core.scaling.gpu_budget import NeededGpus, TierWish, observe_needed
+from serve_app.core.scaling.gpu_budget import GpuDemand, NeededGpus, observe_needed
 from serve_app.core.tiers import Tier
 
-# A tier whose policy is no longer called is gone.
-WISH_LASTS_S = 10.0
+# A tier whose policy is no longer called has been removed.
+DEMAND_LASTS_S = 10.0
 COUNT_LASTS_S = 5.0
 
 
 @dataclass(slots=True)
 class GpuPool:
-    """What the tiers want and could lend, with the time of each; and the cluster's GPUs as counted
-    last."""
+    """What the tiers demand and could lend, with the time of each; and the cluster's GPUs as
+    counted last."""
 
-    _wishes: dict[Tier, tuple[float, TierWish]] = field(default_factory=dict)
+    _demands: dict[Tier, tuple[float, GpuDemand]] = field(default_factory=dict)
     _spare: dict[Tier, tuple[float, LentLoad | None]] = field(default_factory=dict)
     _per_replica: dict[Tier, float] = field(default_factory=dict)
     _needed: NeededGpus = field(default_factory=NeededGpus)
-    _standbys: Standbys = field(default_factory=Standbys)
+    _prestarter: Prestarter = field(default_factory=Prestarter)
     _gpus: float = 0.0
     _counted_s: float = float("-inf")
 
-    def wishes(self, tier: Tier, wish: TierWish, now_s: float) -> dict[Tier, TierWish]:
-        """Put down one tier's wish; all that are not older than `WISH_LASTS_S`."""
-        self._wishes[tier] = (now_s, wish)
+    def demands(self, tier: Tier, demand: GpuDemand, now_s: float) -> dict[Tier, GpuDemand]:
+        """Note one tier's demand; all that are not older than `DEMAND_LASTS_S`."""
+        self._demands[tier] = (now_s, demand)
         return {
-            other: told
-            for other, (told_s, told) in self._wishes.items()
-            if now_s - told_s <= WISH_LASTS_S
+            other: reported
+            for other, (reported_s, reported) in self._demands.items()
+            if now_s - reported_s <= DEMAND_LASTS_S
         }
 
-    def kept(self, wishes: Mapping[Tier, TierWish], now_s: float) -> float:
+    def kept(self, demands: Mapping[Tier, GpuDemand], now_s: float) -> float:
         """The most GPUs that all tiers together needed within the hold."""
-        self._needed = observe_needed(self._needed, wishes, now_s=now_s)
+        self._needed = observe_needed(self._needed, demands, now_s=now_s)
         return self._needed.most
 
     def gpus_per_replica(self, tier: Tier, reported: Sequence[float]) -> float:
-        """Cards that a replica of the tier holds: the newest that was ever reported, one before
+        """GPUs that a replica of the tier holds: the newest that was ever reported, one before
         that. A tier whose replicas are all silent has a minimum to keep, too."""
         if reported:
             self._per_replica[tier] = max(reported)
         return self._per_replica.get(tier, 1.0)
 
     def borrowable(self, tier: Tier, spare: LentLoad | None, now_s: float) -> LentLoad | None:
-        """Put down what one tier could lend; what it could borrow of another one."""
+        """Note what one tier could lend; what it could borrow of another one."""
         self._spare[tier] = (now_s, spare)
         offers = (
             offered
             for other, (offered_s, offered) in self._spare.items()
-            if other is not tier and now_s - offered_s <= WISH_LASTS_S
+            if other is not tier and now_s - offered_s <= DEMAND_LASTS_S
         )
         return next((offered for offered in offers if offered is not None), None)
 
     def gpus(self, now_s: float) -> float:
-        """The cluster's cards, counted every few seconds."""
+        """The cluster's GPUs, counted every few seconds."""
         if now_s - self._counted_s > COUNT_LASTS_S:
             self._gpus, self._counted_s = _cluster_gpus(), now_s
         return self._gpus
 
-    def keep_standbys(self, now_s: float) -> None:
-        """On each node with a card for the smallest replica, a process that waits for one."""
+    def prestart_workers(self, now_s: float) -> None:
+        """On each node with a free GPU for the smallest replica, a worker that waits for one."""
         if self._gpus and self._per_replica:
-            self._standbys.look(min(self._per_replica.values()), now_s)
+            self._prestarter.look(min(self._per_replica.values()), now_s)
 
 
 # The one module state of this code base; see above.

@@ -16,11 +16,11 @@ from serve_app.core.scaling.decision_record import ScalingRecord, record_decisio
 from serve_app.core.scaling.desired_replicas import (
     Decision,
     LentLoad,
-    ScalingLaw,
+    ScalingSettings,
     desired_replicas,
     spare_load,
 )
-from serve_app.core.scaling.gpu_budget import TierWish, share_gpus
+from serve_app.core.scaling.gpu_budget import GpuDemand, allocate_gpus
 from serve_app.core.scaling.scaling_memory import ScalingMemory
 from serve_app.core.scaling.slo_capacity import Slo
 from serve_app.core.scaling.tier_demand import ReplicaLoad
@@ -30,7 +30,7 @@ log = logging.getLogger("ray.serve")
 
 # The newest figures are shown this often; a change is written at once.
 SHOW_EVERY_S = 2.0
-# Of each replica's report, by the names that the law has for them.
+# Of each replica's report, by the names that `core/scaling` has for them.
 FIGURES = tuple(
     figure.name for figure in fields(ReplicaLoad) if figure.name not in ("age_s", "fallback")
 )
@@ -42,15 +42,15 @@ def scale_on_queue_depth(context: AutoscalingContext) -> tuple[int, dict[str, An
     tier, now_s = Tier(context.app_name), context.current_time or 0.0
     state = context.policy_state or {}
     newest = _newest(context)
-    reports, law = _reports(newest, now_s), _law(newest)
+    reports, settings = _reports(newest, now_s), _settings(newest)
     decision = desired_replicas(
         reports,
-        law,
+        settings,
         now_s=now_s,
         memory=state.get("memory") or ScalingMemory(),
         replicas_target=context.target_num_replicas,
         replicas_running=len(context.running_replicas or ()),
-        lent_load=gpu_pool.POOL.borrowable(tier, _spare(newest, reports, law), now_s),
+        lent_load=gpu_pool.POOL.borrowable(tier, _spare(newest, reports, settings), now_s),
         to_zero=context.capacity_adjusted_min_replicas == 0,
     )
     decision = _within_budget(tier, decision, context, newest, now_s)
@@ -93,7 +93,7 @@ def _reports(newest: Mapping[str, Mapping[Any, Any]], now_s: float) -> list[Repl
     ]
 
 
-def _law(newest: Mapping[str, Mapping[Any, Any]]) -> ScalingLaw:
+def _settings(newest: Mapping[str, Mapping[Any, Any]]) -> ScalingSettings:
     """The tier's live settings, as its replicas report them: Serve gives a policy none that could
     change without new replicas. The longest start counts."""
 
@@ -101,7 +101,7 @@ def _law(newest: Mapping[str, Mapping[Any, Any]]) -> ScalingLaw:
         return max((point.value for point in newest.get(f"law_{name}", {}).values()), default=None)
 
     slo = SloConfig()
-    return ScalingLaw(
+    return ScalingSettings(
         start_s=reported("start_s") or 0.0,
         slo=Slo(
             ttft_s=reported("slo_ttft_s") or slo.ttft_s,
@@ -113,10 +113,12 @@ def _law(newest: Mapping[str, Mapping[Any, Any]]) -> ScalingLaw:
 
 
 def _spare(
-    newest: Mapping[str, Mapping[Any, Any]], reports: Sequence[ReplicaLoad], law: ScalingLaw
+    newest: Mapping[str, Mapping[Any, Any]],
+    reports: Sequence[ReplicaLoad],
+    settings: ScalingSettings,
 ) -> LentLoad | None:
     share = min((point.value for point in newest.get("lend_share", {}).values()), default=0.0)
-    return spare_load(reports, law, lend_share=share)
+    return spare_load(reports, settings, lend_share=share)
 
 
 def _within_budget(
@@ -126,8 +128,8 @@ def _within_budget(
     newest: Mapping[str, Mapping[Any, Any]],
     now_s: float,
 ) -> Decision:
-    """The decision within the tier's bounds and its part of the cluster's cards. On a cluster
-    without cards, and for a tier whose replicas hold none, there is nothing to share."""
+    """The decision within the tier's bounds and its part of the cluster's GPUs. On a cluster
+    without GPUs, and for a tier whose replicas hold none, there is nothing to share."""
     least, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
     wanted = min(max(decision.replicas, least), most)
     pool = gpu_pool.POOL
@@ -135,8 +137,8 @@ def _within_budget(
     gpus, per_replica = pool.gpus(now_s), pool.gpus_per_replica(tier, reported)
     if not gpus or not per_replica:
         return replace(decision, replicas=wanted)
-    pool.keep_standbys(now_s)
-    wish = TierWish(
+    pool.prestart_workers(now_s)
+    demand = GpuDemand(
         wanted=wanted,
         target=context.target_num_replicas,
         minimum=least,
@@ -144,8 +146,8 @@ def _within_budget(
         needed=decision.needed,
         hold_s=decision.hold_s,
     )
-    wishes = pool.wishes(tier, wish, now_s)
-    share = share_gpus(wishes, gpus=gpus, kept=pool.kept(wishes, now_s))[tier]
+    demands = pool.demands(tier, demand, now_s)
+    share = allocate_gpus(demands, gpus=gpus, kept=pool.kept(demands, now_s))[tier]
     reason = f"{decision.reason}; {share.reason}" if share.reason else decision.reason
     return replace(decision, replicas=share.replicas, reason=reason)
 

@@ -1,4 +1,5 @@
-"""A started Python process on each node with a free card, so that a replica need not wait for one.
+"""A pre-started worker process on each node with a free GPU, so that a replica need not wait for
+one.
 
 Starting Python and Ray's worker and importing Serve takes seconds, more on busy cores. Ray
 prestarts workers only on nodes where a driver runs, and gives an actor only a process that has
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve_app.core.scaling.prestart import Room, next_rooms
+from serve_app.core.scaling.prestart import NodeState, next_nodes
 
 log = logging.getLogger("ray.serve")
 
@@ -23,13 +24,13 @@ KEEP_S = 7 * 24 * 3600
 
 
 @dataclass(slots=True)
-class Standbys:
-    """`free_gpus`: of each node that takes work, by id; None where nobody can tell just now.
+class Prestarter:
+    """`free_gpus`: of each node that takes work, by id; None where it is unknown just now.
     `start`: a process on one of them."""
 
     free_gpus: Callable[[], Mapping[str, float] | None] = lambda: _free_gpus()
     start: Callable[[str], None] = lambda node: _start(node)
-    _rooms: dict[str, Room] = field(default_factory=dict)
+    _rooms: dict[str, NodeState] = field(default_factory=dict)
     _looked_s: float = float("-inf")
 
     def look(self, gpus_per_replica: float, now_s: float) -> None:
@@ -39,7 +40,7 @@ class Standbys:
         self._looked_s = now_s
         if (free_gpus := self.free_gpus()) is None:
             return
-        self._rooms, due = next_rooms(self._rooms, free_gpus, gpus_per_replica)
+        self._rooms, due = next_nodes(self._rooms, free_gpus, gpus_per_replica)
         for node in due:
             self.start(node)
 
@@ -50,7 +51,7 @@ def _free_gpus() -> Mapping[str, float] | None:
     from ray.exceptions import RayError
 
     worker: Any = global_worker
-    # A card that becomes free on one of them is on its way out.
+    # A GPU that becomes free on one of them is on its way out.
     try:
         leaving = worker.gcs_client.get_draining_nodes(timeout=GCS_WITHIN_S)
     except RayError:
@@ -85,12 +86,14 @@ def _start(node: str) -> None:
     )
     asked = NodeManagerServiceStub(channel).PrestartWorkers.future(request, timeout=ANSWER_WITHIN_S)
 
-    def told(answer: Any) -> None:
-        fault = answer.exception()
-        if fault is None:
-            log.info("a process is started on node %s, to stand by for a replica", node)
+    def answered(answer: Any) -> None:
+        error = answer.exception()
+        if error is None:
+            log.info("pre-started a worker on node %s", node)
         else:
-            log.warning("no process stands by on node %s, a replica starts slower: %s", node, fault)
+            log.warning(
+                "no pre-started worker on node %s, a replica starts slower: %s", node, error
+            )
         channel.close()
 
-    asked.add_done_callback(told)
+    asked.add_done_callback(answered)

@@ -1,4 +1,4 @@
-"""What the edge asks of the engine for one request, and what the engine tells of it, beside HTTP.
+"""What the edge asks of the engine for one request, and what the engine reports of it, beside HTTP.
 
 vLLM's application stands between the two and knows neither, so a context variable carries it: each
 request is handled in a context of its own.
@@ -30,7 +30,7 @@ class SequenceFacts:
 @dataclass(slots=True)
 class Generation:
     """`plan` is None for what is generated as it is asked for. `sequences` by the answer's index
-    grows as the engine tells of them. `structure_field` is the request's field that binds the
+    grows as the engine reports them. `structure_field` is the request's field that binds the
     answer to a grammar, for an error to name."""
 
     plan: ThinkingPlan | None = None

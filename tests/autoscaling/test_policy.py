@@ -1,4 +1,4 @@
-"""Serve's context in, replicas out; each decision is told once."""
+"""Serve's context in, replicas out; each decision is logged once."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -14,21 +14,19 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture
 def policy(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The policy with a pool and a store of its own, and what it logs in `told`."""
-    from serve_app.autoscaling import decision_store as scaling_store
-    from serve_app.autoscaling import gpu_pool, policy
-    from serve_app.autoscaling import prestart as standby
+    """The policy with a pool and a store of its own, and what it logs in `logged`."""
+    from serve_app.autoscaling import decision_store, gpu_pool, policy, prestart
 
-    policy_told: list[str] = []
+    logged: list[str] = []
+    prestarted: list[str] = []
     shown: list[Any] = []
-    monkeypatch.setattr(policy.log, "info", lambda text, *values: policy_told.append(text % values))
-    stood_by: list[str] = []
-    standbys = standby.Standbys(lambda: {"busy": 0.0, "free": 1.0}, stood_by.append)
-    monkeypatch.setattr(gpu_pool, "POOL", gpu_pool.GpuPool(_standbys=standbys))
+    monkeypatch.setattr(policy.log, "info", lambda text, *values: logged.append(text % values))
+    prestarter = prestart.Prestarter(lambda: {"busy": 0.0, "free": 1.0}, prestarted.append)
+    monkeypatch.setattr(gpu_pool, "POOL", gpu_pool.GpuPool(_prestarter=prestarter))
     monkeypatch.setattr(gpu_pool, "_cluster_gpus", lambda: 3.0)
-    monkeypatch.setattr(scaling_store, "write_record", lambda tier, record: shown.append(record))
+    monkeypatch.setattr(decision_store, "write_record", lambda tier, record: shown.append(record))
     return SimpleNamespace(
-        scale=policy.scale_on_queue_depth, told=policy_told, shown=shown, stood_by=stood_by
+        scale=policy.scale_on_queue_depth, logged=logged, shown=shown, prestarted=prestarted
     )
 
 
@@ -98,12 +96,12 @@ QUIET: dict[str, Any] = arriving(0.0)
 
 
 def test_a_burst_orders_replicas_and_is_told_once(policy: Any) -> None:
-    """Serve asks several times a second; the same wish is one decision."""
+    """Serve asks several times a second; the same demand is one decision."""
     state: dict[str, Any] = {}
     for tick in range(3):
         wanted, state = policy.scale(context(state=state, now_s=NOW_S + tick / 4, **BURST))
-        assert wanted == 3, "the cluster has three cards"
-    assert [line.split(":")[0] for line in policy.told] == ["scale chat from 1 to 3"]
+        assert wanted == 3, "the cluster has three GPUs"
+    assert [line.split(":")[0] for line in policy.logged] == ["scale chat from 1 to 3"]
     assert [record.replicas_wanted for record in policy.shown] == [3]
     assert state["record"].inputs["queue_depth"] == 20
 
@@ -113,7 +111,7 @@ def test_figures_are_shown_every_few_seconds_without_a_change(policy: Any) -> No
     for tick in range(20):
         _, state = policy.scale(context(state=state, now_s=NOW_S + tick / 4))
     assert len(policy.shown) == 3
-    assert policy.told == []
+    assert policy.logged == []
 
 
 def test_the_settings_come_from_the_replicas(policy: Any) -> None:
@@ -123,7 +121,7 @@ def test_the_settings_come_from_the_replicas(policy: Any) -> None:
     assert policy.scale(context(**lax, **patient))[0] == 1
 
 
-def test_the_law_remembers_from_one_call_to_the_next(policy: Any) -> None:
+def test_the_policy_remembers_from_one_call_to_the_next(policy: Any) -> None:
     """What was needed is kept for the hold, which begins when it is needed no more."""
     wanted, state = policy.scale(context(**BURST))
     calm, state = policy.scale(context(target=wanted, state=state, now_s=NOW_S + 50, **QUIET))
@@ -136,7 +134,7 @@ def test_chat_leaves_reasoning_its_minimum(policy: Any) -> None:
     policy.scale(context(tier="reasoning"))
     wanted, _ = policy.scale(context(**BURST))
     assert wanted == 2
-    assert "shared out" in policy.told[0]
+    assert "allocated" in policy.logged[0]
 
 
 def test_what_reasoning_can_lend_spares_chat_a_gpu(policy: Any) -> None:
@@ -153,7 +151,7 @@ def test_a_give_back_says_what_it_costs(policy: Any) -> None:
     calm = context(target=2, state=state, now_s=NOW_S + 1000, **QUIET, times_token_cost=1.0)
     calm.raw_metrics["times_token_cost"]["chat-1"][0].value = 4.0
     policy.scale(calm)
-    assert "4.0 times as much" in policy.told[-1]
+    assert "4.0 times as much" in policy.logged[-1]
 
 
 def test_a_tier_without_cards_takes_none_from_the_budget(policy: Any) -> None:
@@ -192,4 +190,4 @@ def test_a_tier_that_may_goes_to_zero(policy: Any) -> None:
 def test_a_process_stands_by_where_a_card_stays_free(policy: Any) -> None:
     for tick in range(40):
         policy.scale(context(now_s=NOW_S + tick / 4))
-    assert policy.stood_by == ["free"]
+    assert policy.prestarted == ["free"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ray.exceptions import RpcError
 
-from serve_app.autoscaling import prestart as standby
+from serve_app.autoscaling import prestart
 
 # Ray 2.60 itself gives pydantic this keyword when its config is imported.
 pytestmark = pytest.mark.filterwarnings(
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 def test_a_node_that_is_being_drained_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     _cluster(monkeypatch, {"a": {"GPU": 1.0}, "b": {"GPU": 1.0}, "c": {}}, lambda **_: {"b": 123})
-    assert standby._free_gpus() == {"a": 1.0, "c": 0.0}
+    assert prestart._free_gpus() == {"a": 1.0, "c": 0.0}
 
 
 def test_a_look_that_nobody_answers_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,14 +25,14 @@ def test_a_look_that_nobody_answers_changes_nothing(monkeypatch: pytest.MonkeyPa
         raise RpcError("no answer")
 
     started: list[str] = []
-    standbys = standby.Standbys(start=started.append)
+    prestarter = prestart.Prestarter(start=started.append)
     _cluster(monkeypatch, {"a": {"GPU": 1.0}}, lambda **_: {})
-    standbys.look(1.0, now_s=0.0)
+    prestarter.look(1.0, now_s=0.0)
     _cluster(monkeypatch, {"a": {"GPU": 1.0}}, silent)
-    standbys.look(1.0, now_s=10.0)
+    prestarter.look(1.0, now_s=10.0)
     assert not started
     _cluster(monkeypatch, {"a": {"GPU": 1.0}}, lambda **_: {})
-    standbys.look(1.0, now_s=20.0)
+    prestarter.look(1.0, now_s=20.0)
     assert started == ["a"]
 
 

@@ -1,4 +1,4 @@
-"""Run now, wait in line, or be refused with an honest time to come back."""
+"""Run now, wait in the queue, or be refused with an honest Retry-After."""
 
 import math
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from enum import StrEnum
 from serve_app.core.admission.prefill import PrefillAhead
 from serve_app.core.admission.queue_drain import Drain
 
-# Those who come back are spread over a little more time than their work takes, or chance alone
-# would find the line full. By the square-root rule of staffing (Halfin and Whitt 1981) the spare
-# capacity that this needs falls with the root of the places.
+# Retries are spread over a little more time than their work takes, or chance alone would find the
+# queue full. By the square-root rule of staffing (Halfin and Whitt 1981) the spare capacity that
+# this needs falls with the root of the queue's length.
 SPARE_CAPACITY = 0.7
 
 
@@ -21,13 +21,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GateLoad:
-    """One replica's gate. `promised` counts refused requests that were told a time and are still
-    expected."""
+    """One replica's gate. `reserved` counts refused requests that got a Retry-After and are
+    still expected."""
 
     slots: int
     running: int
     queued: int
-    promised: int
+    reserved: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,10 @@ def admit(
     The queue holds at most `max_queued_requests`, and no more than can have their first tokens
     within `max_wait_s`: by the drain of the slots, and by the prompts that are to be read
     before. `margin` is by how much such forecasts fell short. A `returning` request was refused
-    earlier and comes back when it was told to: half the queue is kept for those, the queue takes
+    earlier and comes back after its Retry-After: half the queue is kept for those, the queue takes
     half as many again of them, and they may wait up to twice as long, because a second refusal is
-    worse. Retry-After is the time at which the queue, with all earlier promises in it, will be half
-    full: what varies is then as likely to leave it shorter as longer.
+    worse. Retry-After is the time at which the queue, with all earlier reservations in it, will be
+    half full: what varies is then as likely to leave it shorter as longer.
 
     A prompt that alone takes longer than `max_wait_s` to read runs when no other is before it.
     """
@@ -70,18 +70,18 @@ def admit(
     in_time = drain.starts_within(max(0.0, to_start_s))
     bound = min(places, in_time)
     wait_s = prefill.first_token_in_s(drain.start_in_s(load.queued))
-    kept = 0 if returning else min(load.promised, bound // 2)
+    kept = 0 if returning else min(load.reserved, bound // 2)
     read_s = prefill.read_s
-    kept_s = 0.0 if returning else min(load.promised * prefill.mean_s, to_start_s / 2)
+    kept_s = 0.0 if returning else min(load.reserved * prefill.mean_s, to_start_s / 2)
     alone = read_s == 0.0
     if load.queued + kept < bound and (alone or read_s + kept_s <= to_start_s):
         reason = "all slots are busy" if prefill.open else "prompts are ahead"
         return Admission(Verdict.QUEUE, reason, load.queued, wait_s)
-    places_s = drain.start_in_s(load.queued + load.promised - bound // 2)
+    places_s = drain.start_in_s(load.queued + load.reserved - bound // 2)
     # Slots may come free all at once, and then none for long.
-    places_s = max(places_s, drain.start_in_s(load.queued + load.promised) - max(0.0, to_start_s))
+    places_s = max(places_s, drain.start_in_s(load.queued + load.reserved) - max(0.0, to_start_s))
     places_s = _with_spare(places_s, load.slots + bound)
-    prompts_s = read_s + load.promised * prefill.mean_s - max(0.0, to_start_s) / 2
+    prompts_s = read_s + load.reserved * prefill.mean_s - max(0.0, to_start_s) / 2
     prompts_s = _with_spare(prompts_s, longest_s / max(prefill.mean_s, 1e-6))
     room_s = max(places_s, prompts_s)
     reason = "queue_full" if load.queued + kept >= places else "wait_too_long"

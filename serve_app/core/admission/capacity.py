@@ -1,4 +1,4 @@
-"""How many sequences a replica runs at once and how many requests may wait: card and model."""
+"""How many sequences a replica runs at once and how many requests may wait: by GPU and model."""
 
 import math
 from dataclasses import dataclass
@@ -40,12 +40,12 @@ def derive_limits(
     - memory: `kv_tokens / (prompt_tokens + max_new_tokens)`, so that sequences that all run to the
       tier's limit still fit and the engine never preempts one;
     - speed: the largest batch whose decode step leaves each stream `min_stream_tokens_per_s`;
-    - the engine's own bound for this card.
+    - the engine's own bound for this GPU.
 
     By Little's law a replica with all slots busy frees `slots / service_s` of them a second, so
-    `max_wait_s * slots / service_s` requests start within the wait. The line may hold as many as
+    `max_wait_s * slots / service_s` requests start within the wait. The queue may hold as many as
     there are slots even where fewer than that are expected to start in time: the measured drain
-    still refuses those that would not, and a line of a few places makes every Retry-After a guess.
+    still refuses those that would not, and a queue of a few places makes every Retry-After a guess.
     """
     by_memory = max(1, kv_tokens // (prompt_tokens + max_new_tokens))
     by_speed = _slots_for_speed(hardware, shape, min_stream_tokens_per_s)

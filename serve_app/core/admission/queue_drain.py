@@ -1,10 +1,10 @@
-"""When a place in the line begins to run, from how long requests have been holding their slots."""
+"""When a queued request begins to run, from how long requests have been holding their slots."""
 
 import math
 from dataclasses import dataclass
 
 # Weight of the newest completion: about the last 60 requests count. With fewer, the mean of times
-# that vary as much as answers do is off by a fifth, and so is every time that clients are told.
+# that vary as much as answers do is off by a fifth, and so is every Retry-After.
 NEWEST_WEIGHT = 0.03
 
 
@@ -83,7 +83,7 @@ class Drain:
     def start_in_s(self, ahead: int) -> float:
         """Seconds until a request with `ahead` others before it begins to run.
 
-        Every slot serves the line in turn, each for the mean service time, so the request with
+        Every slot serves the queue in turn, each for the mean service time, so the request with
         `ahead` before it takes slot `ahead mod slots` after `ahead // slots` whole turns.
         """
         if ahead < 0 or not self.remaining_s:
@@ -92,7 +92,7 @@ class Drain:
         return self.remaining_s[slot] + turns * self.service_s
 
     def starts_within(self, wait_s: float) -> int:
-        """How many places of the line begin to run within `wait_s`."""
+        """How many queued requests begin to run within `wait_s`."""
         return sum(
             1 + math.floor((wait_s - free_s) / self.service_s)
             for free_s in self.remaining_s

@@ -45,8 +45,8 @@ class ScalingRecord:
 def record_decision(
     previous: ScalingRecord | None, newest: ScalingRecord, *, held: bool
 ) -> ScalingRecord:
-    """The record with one more decision. Only a change of the wish is kept as one; Serve asks
-    several times a second. A hold counts once, however long it lasts."""
+    """The record with one more decision. Only a change of the desired count is kept as one; Serve
+    asks several times a second. A hold counts once, however long it lasts."""
     if previous is None:
         kept, total, held_total, holding, wanted = (), 0, 0, False, newest.replicas_target
     else:

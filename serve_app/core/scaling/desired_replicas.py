@@ -1,8 +1,8 @@
 """How many replicas a tier needs, from what arrives, runs and waits, and what it has learnt.
 
-The law aims at the tier's SLO: as few replicas as keep it for the arrivals that are to be expected
-when a replica that is ordered now would serve, and none less while load is likely to come back
-before giving a GPU back has paid.
+The policy aims at the tier's SLO: as few replicas as keep it for the arrivals that are to be
+expected when a replica that is ordered now would serve, and none less while load is likely to come
+back before giving a GPU back has paid.
 """
 
 import math
@@ -25,8 +25,9 @@ from serve_app.core.scaling.workload import QUICK_S, SLOW_S
 UNLIKELY_REQUESTS = 0.5
 # Of what another tier has to spare: its own load varies too.
 LENT_SURELY = 0.8
-# A tier whose own replicas are fuller than this is slow before it borrows.
-MOST_OF_OWN = 0.8
+# The steady part of a load is for the tier's own replicas, up to here: beyond it they are slow
+# before a slot is borrowed. What rushes in and what chance adds may be lent.
+MOST_OF_OWN = 0.87
 # A mean of few arrivals is mostly chance: so many standard errors of it are no rush.
 STANDARD_ERRORS = 2.0
 # Before a tier has counted for long, one arrival would look like a flood.
@@ -36,11 +37,11 @@ MOST_REPLICAS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class ScalingLaw:
-    """Settings of the law. `start_s` is how long a new replica takes to serve.
+class ScalingSettings:
+    """Settings of the policy. `start_s` is how long a new replica takes to serve.
 
-    A backlog that is not gone by then is to be gone `drain_within_s` later. A replica counts as
-    needed down to `utilisation_down` of the load at which it was ordered. It is kept at least
+    A backlog that is not cleared by then is to be cleared `drain_within_s` later. A replica counts
+    as needed down to `utilisation_down` of the load at which it was ordered. It is kept at least
     `least_hold_s` and at most `most_hold_s` after it was needed last.
     """
 
@@ -79,7 +80,7 @@ class Decision:
 
 def desired_replicas(
     reports: Sequence[ReplicaLoad],
-    law: ScalingLaw,
+    settings: ScalingSettings,
     *,
     now_s: float,
     memory: ScalingMemory,
@@ -103,30 +104,32 @@ def desired_replicas(
     Missing reports, or ones older than `stale_after_s`, never read as zero: unless every running
     replica reports, the count may rise but not fall.
     """
-    fresh = [r for r in reports if r.age_s <= law.stale_after_s and r.slots > 0]
+    fresh = [r for r in reports if r.age_s <= settings.stale_after_s and r.slots > 0]
     if not fresh:
         held = replicas_running > 0
         return Decision(replicas_target, "no fresh report: hold", held=held, memory=memory)
     # (1)
-    demand = pooled(fresh, slo=law.slo, drain_within_s=law.drain_within_s)
-    hold = hold_s(memory, start_s=law.start_s, least_s=law.least_hold_s, most_s=law.most_hold_s)
+    demand = pooled(fresh, slo=settings.slo, drain_within_s=settings.drain_within_s)
+    hold = hold_s(
+        memory, start_s=settings.start_s, least_s=settings.least_hold_s, most_s=settings.most_hold_s
+    )
     # (2)
-    expected = _expected(demand, memory, law, now_s, hold)
+    expected = _expected(demand, memory, settings, now_s, hold)
     # (3), (4)
-    needed = _needed(demand, expected, law, replicas_target, lent_load)
+    needed = _needed(demand, expected, settings, replicas_target, lent_load)
     # (5)
     memory = remember_need(
         expected.memory,
         now_s,
         needed.to_keep,
         target=replicas_target,
-        shortest_s=law.least_hold_s,
-        longest_s=2 * law.most_hold_s,
+        shortest_s=settings.least_hold_s,
+        longest_s=2 * settings.most_hold_s,
     )
     kept = min(held_replicas(memory, now_s, hold), replicas_target)
     # For the last one Serve has a delay of its own, downscale_to_zero_delay_s.
-    gone = to_zero and needed.to_keep == 0 and kept <= 1
-    replicas = 0 if gone else max(needed.to_order, kept, 1)
+    to_none = to_zero and needed.to_keep == 0 and kept <= 1
+    replicas = 0 if to_none else max(needed.to_order, kept, 1)
     inputs = _inputs(demand, expected, needed, hold)
     reason = _reason(demand, inputs)
     if replicas < replicas_target and len(fresh) < replicas_running:
@@ -138,17 +141,17 @@ def desired_replicas(
 
 
 def spare_load(
-    reports: Sequence[ReplicaLoad], law: ScalingLaw, *, lend_share: float
+    reports: Sequence[ReplicaLoad], settings: ScalingSettings, *, lend_share: float
 ) -> LentLoad | None:
     """What a tier can lend within its own SLO: the part of its replicas' time that its arrivals and
     what waits leave, at most `lend_share` of it."""
-    fresh = [r for r in reports if r.age_s <= law.stale_after_s and r.slots > 0]
+    fresh = [r for r in reports if r.age_s <= settings.stale_after_s and r.slots > 0]
     if not fresh:
         return None
-    demand = pooled(fresh, slo=law.slo, drain_within_s=law.drain_within_s)
-    capacity = _together(demand.capacities(demand.slow.prompt_tokens, law.slo))
+    demand = pooled(fresh, slo=settings.slo, drain_within_s=settings.drain_within_s)
+    capacity = _together(demand.capacities(demand.slow.prompt_tokens, settings.slo))
     arriving_rps = max(demand.slow.requests_per_s, demand.quick.requests_per_s)
-    used = (arriving_rps + demand.waiting / law.slo.ttft_s) / capacity.sustained_rps
+    used = (arriving_rps + demand.waiting / settings.slo.ttft_s) / capacity.sustained_rps
     spare = len(fresh) * min(lend_share, max(0.0, 1 - used))
     return LentLoad(spare, _token_s(demand)) if spare else None
 
@@ -176,7 +179,7 @@ class _Needed:
 
 
 def _expected(
-    demand: TierDemand, memory: ScalingMemory, law: ScalingLaw, now_s: float, hold: float
+    demand: TierDemand, memory: ScalingMemory, settings: ScalingSettings, now_s: float, hold: float
 ) -> _Expected:
     slow_seen, quick_seen = (
         max(-math.expm1(-demand.observed_s / window_s), LEAST_SEEN)
@@ -186,7 +189,7 @@ def _expected(
     quick_rps = demand.quick.requests_per_s / quick_seen
     # The variance of an exponentially weighted mean of Poisson arrivals is rate / (2 * window).
     doubt_rps = STANDARD_ERRORS * math.sqrt(max(slow_rps, quick_rps) / (2 * QUICK_S))
-    # The slow mean remembers a load for a minute after it has gone.
+    # The slow mean remembers a load for a minute after it has ended.
     level_rps = min(slow_rps, quick_rps + doubt_rps)
     excess_rps = max(0.0, quick_rps - level_rps - doubt_rps)
     memory = remember_arrivals(
@@ -194,7 +197,7 @@ def _expected(
         now_s,
         level_rps=level_rps,
         excess_rps=excess_rps,
-        start_s=law.start_s,
+        start_s=settings.start_s,
         within_s=hold,
     )
     stays_rps = memory.persistence * excess_rps
@@ -208,31 +211,32 @@ def _expected(
 def _needed(
     demand: TierDemand,
     expected: _Expected,
-    law: ScalingLaw,
+    settings: ScalingSettings,
     replicas_target: int,
     lent_load: LentLoad | None,
 ) -> _Needed:
     shape = RequestShape(expected.prompt_tokens, demand.shape.new_tokens, demand.shape.variation)
-    capacities = demand.capacities(expected.prompt_tokens, law.slo)
+    capacities = demand.capacities(expected.prompt_tokens, settings.slo)
     serving = _together(capacities)
-    # Those that are starting serve for half of the time ahead: nothing tells when they began.
+    # Those that are starting serve for half of the time ahead: nothing reports when they began.
     starting = max(0, replicas_target - len(capacities)) * _joining(capacities).sustained_rps / 2
     spare_rps = serving.sustained_rps + starting - expected.rate_rps
     # More will wait by then where they cannot keep up, but no more than the gate lets wait.
-    backlog = max(0.0, demand.waiting - max(0.0, spare_rps) * law.start_s)
-    rate_rps = expected.rate_rps + backlog / law.drain_within_s
+    backlog = max(0.0, demand.waiting - max(0.0, spare_rps) * settings.start_s)
+    rate_rps = expected.rate_rps + backlog / settings.drain_within_s
 
     lent = _lent_replicas(demand, lent_load)
 
     def count(rate: float, lent: float = 0.0) -> int:
-        return _fewest(capacities, rate, lent, shape=shape, slo=law.slo)
+        level_rps = min(rate, expected.level_rps)
+        return _fewest(capacities, rate, lent, level_rps=level_rps, shape=shape, slo=settings.slo)
 
-    quiet = demand.slow.requests_per_s * law.start_s < UNLIKELY_REQUESTS
+    quiet = demand.slow.requests_per_s * settings.start_s < UNLIKELY_REQUESTS
     idle = quiet and demand.running == 0 and demand.waiting == 0
     busy = math.ceil(demand.running / (demand.slots / len(capacities)) - 1e-6)
     return _Needed(
         to_order=max(count(rate_rps, lent), 1),
-        to_keep=0 if idle else max(count(rate_rps / law.utilisation_down), busy, 1),
+        to_keep=0 if idle else max(count(rate_rps / settings.utilisation_down), busy, 1),
         backlog=backlog,
         capacity_rps=serving.sustained_rps,
         lent_replicas=lent,
@@ -244,6 +248,7 @@ def _fewest(
     rate_rps: float,
     lent: float,
     *,
+    level_rps: float,
     shape: RequestShape,
     slo: Slo,
 ) -> int:
@@ -256,10 +261,9 @@ def _fewest(
         own = _together(capacities[:count], joining.times(max(0, count - len(capacities))))
         if keeps_slo(rate_rps, own, shape=shape, slo=slo):
             return True
-        # What is lent is for what chance adds to the load, not for the load.
         with_lent = own.plus(joining.times(lent))
-        is_room = rate_rps <= MOST_OF_OWN * own.sustained_rps
-        return is_room and keeps_slo(rate_rps, with_lent, shape=shape, slo=slo)
+        is_level_own = level_rps <= MOST_OF_OWN * own.sustained_rps
+        return is_level_own and keeps_slo(rate_rps, with_lent, shape=shape, slo=slo)
 
     while not enough(high) and high < MOST_REPLICAS:
         low, high = high, 2 * high

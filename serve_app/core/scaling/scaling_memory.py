@@ -1,4 +1,4 @@
-"""What a tier's scaling law remembers: how soon load came back, and how much of a rush stays.
+"""What a tier's scaling policy remembers: how soon load returned, and how much of a rush stays.
 
 Two questions have no answer in the load of this moment, and one in what came before. *How long is
 a GPU kept that is not needed now?* As long as giving it back would have cost more: the lulls that
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 # A lull that ended costs its own length if the GPU was kept. If it was not, it costs the hold, the
 # start, and what is served too late meanwhile: this many starts in all.
-RETURN_COSTS_STARTS = 5.0
+RETURN_COSTS_STARTS = 3.5
 LULLS_KEPT = 24
 # Until lulls have ended, the hold is what a return costs: never more than twice the best choice in
 # hindsight, whatever comes (the ski-rental rule; Karlin et al., Algorithmica 1988).

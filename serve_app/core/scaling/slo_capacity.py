@@ -23,8 +23,8 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """What a tier promises: time to the first token, and between tokens. `goodput` is the share of
-    requests that are to have both."""
+    """What a tier promises: time to the first token, and between tokens. `goodput` is the fraction
+    of requests that are to have both."""
 
     ttft_s: float
     tpot_s: float
@@ -69,7 +69,7 @@ class Capacity:
         )
 
     def plus(self, other: "Capacity") -> "Capacity":
-        """Of replicas that share their requests; a token's time stays this one's."""
+        """Of replicas that divide their requests; a token's time stays this one's."""
         return Capacity(
             self.tpot_rps + other.tpot_rps,
             self.slots_rps + other.slots_rps,

@@ -15,7 +15,7 @@ NEWEST_WEIGHT = 0.002
 # lost in how much steps vary, so that each counts by its tokens, up to this many.
 NEWEST_PROMPT_WEIGHT = 0.02
 WHOLE_PROMPT_TOKENS = 512
-# A measured factor beyond these bounds is a fault of the measurement, not a speed.
+# A measured factor beyond these bounds is an error of the measurement, not a speed.
 SLOWEST, FASTEST = 0.05, 20.0
 
 
@@ -48,7 +48,7 @@ class StepModel:
 
 
 def derived_step_model(hardware: Hardware, shape: ModelShape) -> StepModel:
-    """From the card's figures: a small model's decode is bound by memory bandwidth (roofline:
+    """From the GPU's figures: a small model's decode is bound by memory bandwidth (roofline:
     bytes read / bandwidth), its prefill by arithmetic."""
     read_ms = shape.step_read_bytes / hardware.bandwidth_bytes_per_s * 1e3
     return StepModel(
@@ -62,7 +62,7 @@ def derived_step_model(hardware: Hardware, shape: ModelShape) -> StepModel:
 class StepSpeed:
     """Measured against derived step times, as two factors: of decoding and of prefill.
 
-    The shape of the model stays as derived; a factor each is what noisy steps can tell. `steps`
+    The shape of the model stays as derived; a factor each is what noisy steps can show. `steps`
     counts what was measured; 0 means derived only.
     """
 

@@ -175,7 +175,7 @@ def _bounded(
 
 
 def _near_median(values: Sequence[float]) -> list[float]:
-    """Nor below what it allows: a replica that is measured as much faster is no less a fault."""
+    """Nor below what it allows: a replica that is measured as much faster is no less an error."""
     least = _median(values, [1.0] * len(values)) / MOST_OF_MEDIAN
     enough = len(values) >= FEWEST_FOR_MEDIAN
     return [max(value, least) if enough else value for value in _bounded(values)]

@@ -15,7 +15,7 @@ _QUOTE, _BACKSLASH, _UNICODE_ESCAPE = b'"'[0], b"\\"[0], b"u"[0]
 
 class Cut(Enum):
     """Of a place between two tokens. `TEXT`: inside a string that is a value, which may be bound to
-    a few texts, so that only the grammar can tell whether half of it is one."""
+    a few texts, so that only the grammar knows whether half of it is one."""
 
     UNCLEAN = "unclean"
     CLEAN = "clean"

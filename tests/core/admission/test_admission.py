@@ -43,7 +43,7 @@ def test_a_full_line_refuses_and_says_when_it_is_half_empty() -> None:
     assert (admission.verdict, admission.reason) == (Verdict.REFUSE, "queue_full")
     assert admission.ahead == 4
     assert 9 <= admission.retry_after_s <= 14
-    assert an_admission(queued=4, promised=2, drain=drain).retry_after_s > admission.retry_after_s
+    assert an_admission(queued=4, reserved=2, drain=drain).retry_after_s > admission.retry_after_s
 
 
 def test_a_line_that_cannot_start_in_time_refuses_before_it_is_full() -> None:
@@ -132,7 +132,7 @@ def test_whoever_is_admitted_behind_prompts_is_expected_in_time(
 
 
 def test_room_is_kept_for_those_who_come_back_when_they_were_told_to() -> None:
-    load: dict[str, Any] = {"queued": 3, "promised": 1, "max_queued_requests": 4}
+    load: dict[str, Any] = {"queued": 3, "reserved": 1, "max_queued_requests": 4}
     assert an_admission(**load, returning=False).verdict is Verdict.REFUSE
     assert an_admission(**load, returning=True).verdict is Verdict.QUEUE
 
@@ -151,7 +151,7 @@ def test_who_comes_back_may_wait_twice_as_long_but_not_for_ever() -> None:
 
 
 def test_promises_never_keep_more_than_half_the_line() -> None:
-    load: dict[str, Any] = {"promised": 1000, "max_queued_requests": 4}
+    load: dict[str, Any] = {"reserved": 1000, "max_queued_requests": 4}
     assert an_admission(queued=1, **load).verdict is Verdict.QUEUE
     assert an_admission(queued=2, **load).verdict is Verdict.REFUSE
 
@@ -162,16 +162,16 @@ def test_without_a_line_what_does_not_run_is_refused() -> None:
 
 
 @given(
-    queued=FEW, more=FEW, running=st.integers(0, 4), promised=FEW,
+    queued=FEW, more=FEW, running=st.integers(0, 4), reserved=FEW,
     returning=st.booleans(), max_wait_s=st.floats(0.1, 50),
 )  # fmt: skip
-def test_a_longer_line_never_makes_it_better(
-    queued: int, more: int, running: int, promised: int, returning: bool, max_wait_s: float,
+def test_a_longer_queue_never_makes_it_better(
+    queued: int, more: int, running: int, reserved: int, returning: bool, max_wait_s: float,
 ) -> None:  # fmt: skip
     drain = a_drain(remaining_s=(1.0, 2.0, 3.0, 4.0), service_s=4.0)
     verdicts = [
         an_admission(
-            slots=4, running=running, queued=length, promised=promised,
+            slots=4, running=running, queued=length, reserved=reserved,
             returning=returning, drain=drain, max_wait_s=max_wait_s, max_queued_requests=8,
         ).verdict
         for length in (queued, queued + more)
@@ -179,17 +179,17 @@ def test_a_longer_line_never_makes_it_better(
     assert SEVERITY[verdicts[0]] <= SEVERITY[verdicts[1]]
 
 
-@given(queued=FEW, promised=FEW, more=FEW, slots=st.integers(1, 4), bound=st.integers(0, 6))
-def test_the_time_to_come_back_is_at_least_a_second_and_grows_with_earlier_promises(
-    queued: int, promised: int, more: int, slots: int, bound: int
+@given(queued=FEW, reserved=FEW, more=FEW, slots=st.integers(1, 4), bound=st.integers(0, 6))
+def test_retry_after_is_at_least_a_second_and_grows_with_earlier_reservations(
+    queued: int, reserved: int, more: int, slots: int, bound: int
 ) -> None:
     drain = a_drain(remaining_s=tuple(range(slots)), service_s=5.0)
     first, later = (
         an_admission(
-            slots=slots, running=slots, queued=queued, promised=told, drain=drain,
+            slots=slots, running=slots, queued=queued, reserved=more_reserved, drain=drain,
             max_queued_requests=bound,
         )
-        for told in (promised, promised + more)
+        for more_reserved in (reserved, reserved + more)
     )  # fmt: skip
     assert SEVERITY[first.verdict] <= SEVERITY[later.verdict]
     if first.verdict is Verdict.REFUSE:
@@ -198,16 +198,16 @@ def test_the_time_to_come_back_is_at_least_a_second_and_grows_with_earlier_promi
         assert first.retry_after_s == 0
 
 
-@given(queued=FEW, promised=FEW, slots=st.integers(1, 4), bound=st.integers(1, 6))
-def test_at_the_time_to_come_back_the_line_has_room(
-    queued: int, promised: int, slots: int, bound: int
+@given(queued=FEW, reserved=FEW, slots=st.integers(1, 4), bound=st.integers(1, 6))
+def test_at_retry_after_the_queue_has_capacity(
+    queued: int, reserved: int, slots: int, bound: int
 ) -> None:
     drain = a_drain(remaining_s=tuple(float(slot) for slot in range(slots)), service_s=5.0)
     admission = an_admission(
-        slots=slots, running=slots, queued=queued, promised=promised, drain=drain,
+        slots=slots, running=slots, queued=queued, reserved=reserved, drain=drain,
         max_queued_requests=bound,
     )  # fmt: skip
     if admission.verdict is Verdict.REFUSE:
         started = drain.starts_within(admission.retry_after_s)
-        # All who were told a time before stand in the line by then.
-        assert queued + promised - started < bound
+        # All who got a Retry-After before are in the queue by then.
+        assert queued + reserved - started < bound

@@ -1,4 +1,4 @@
-"""Slots and queue bounds of the cards that are served, from the model's sizes."""
+"""Slots and queue bounds of the GPUs that are served, from the model's sizes."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def test_tied_embeddings_are_stored_once_and_read_each_step() -> None:
 
 
 def test_a_llama_has_no_attention_bias() -> None:
-    # SmolLM2-135M: 134.5 million parameters, as its card says.
+    # SmolLM2-135M: 134.5 million parameters, as its model card says.
     smollm2 = {
         "model_type": "llama",
         "hidden_size": 576,
@@ -84,7 +84,7 @@ def test_a_decode_step_is_the_weights_over_the_bandwidth_and_the_derived_overhea
     [(T4, 10.0, 1024, 243), (T4, 10.0, 2048, 146), (RTX_4090, 17.0, 1024, 256),
      (RTX_4090, 17.0, 2048, 248)],
 )  # fmt: skip
-def test_slots_of_a_card_are_what_its_memory_holds_at_the_tiers_full_length(
+def test_slots_of_a_gpu_are_what_its_memory_holds_at_the_tiers_full_length(
     hardware: Hardware, memory_gib: float, max_new_tokens: int, slots: int
 ) -> None:
     kv_tokens = int(memory_gib * GIB) // SHAPE.kv_bytes_per_token
@@ -106,7 +106,7 @@ def test_the_line_is_one_turn_of_the_slots_or_what_starts_within_the_longest_wai
     assert derived.max_queued_requests == max(100, int(10 * 100 / (400 * step_s)))
 
 
-def test_the_reason_names_all_bounds_and_the_card() -> None:
+def test_the_reason_names_all_bounds_and_the_gpu() -> None:
     reason = limits(T4).reason
     for part in ("memory", "speed", "engine", "NVIDIA T4", "derived"):
         assert part in reason
@@ -129,14 +129,14 @@ def test_more_memory_never_means_fewer_slots_and_the_engines_bound_holds(
     assert 1 <= small.slots <= large.slots <= hardware.max_sequences
 
 
-def test_the_card_is_found_by_rays_name() -> None:
+def test_the_gpu_is_found_by_rays_name() -> None:
     assert hardware_for("T4") is T4
     assert hardware_for("GeForce-RTX-4090") is RTX_4090
     assert hardware_for(None) is CPU
 
 
-def test_an_unknown_card_is_treated_as_the_smallest_and_says_so() -> None:
-    card = hardware_for("H100")
-    assert (card.name, card.memory_bytes, card.dtype) == ("H100", T4.memory_bytes, "auto")
-    assert card.attention_backend is None
-    assert "unknown" in card.status
+def test_an_unknown_gpu_is_treated_as_the_smallest_and_says_so() -> None:
+    gpu = hardware_for("H100")
+    assert (gpu.name, gpu.memory_bytes, gpu.dtype) == ("H100", T4.memory_bytes, "auto")
+    assert gpu.attention_backend is None
+    assert "unknown" in gpu.status

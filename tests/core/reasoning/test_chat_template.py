@@ -49,7 +49,7 @@ VARIATIONS = {
 
 
 @pytest.mark.parametrize("template", VARIATIONS.values(), ids=VARIATIONS)
-def test_the_familys_template_is_replaced_and_its_faults_are_told(template: str) -> None:
+def test_the_familys_template_is_replaced_and_its_errors_are_named(template: str) -> None:
     opens = "<think>" in template
     assert choose(template) == TemplateChoice(
         OURS if opens else FREE,
@@ -59,10 +59,10 @@ def test_the_familys_template_is_replaced_and_its_faults_are_told(template: str)
     )
 
 
-def test_only_the_faults_that_a_template_has_are_told() -> None:
-    mended = JANUARY.replace("and not ns.is_tool", "")
-    assert choose(mended).text == FREE
-    assert "after a tool result" not in choose(mended).reason
+def test_only_the_errors_that_a_template_has_are_named() -> None:
+    fixed = JANUARY.replace("and not ns.is_tool", "")
+    assert choose(fixed).text == FREE
+    assert "after a tool result" not in choose(fixed).reason
     tokens_only = PLAIN + "<｜tool▁calls▁begin｜>" + ASSISTANT
     assert choose(tokens_only).reason.endswith("which the distills' vocabulary lacks")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from serve_app.core.scaling.desired_replicas import (
     Decision,
     LentLoad,
-    ScalingLaw,
+    ScalingSettings,
     desired_replicas,
     spare_load,
 )
@@ -19,7 +19,7 @@ from serve_app.core.scaling.scaling_memory import ScalingMemory
 from serve_app.core.scaling.slo_capacity import Slo
 from serve_app.core.scaling.tier_demand import ReplicaLoad
 
-LAW = ScalingLaw(start_s=43.0, slo=Slo(ttft_s=2.0, tpot_s=0.1))
+SETTINGS = ScalingSettings(start_s=43.0, slo=Slo(ttft_s=2.0, tpot_s=0.1))
 # What a replica measures and learns; the rest is its hardware, its clock and its age.
 LEARNT = (
     "running",
@@ -63,7 +63,7 @@ def load(rps: float = 1.0, *, prompt_tokens: float = 500.0, **figures: float) ->
 def decide(
     reports: Sequence[ReplicaLoad],
     *,
-    law: ScalingLaw = LAW,
+    settings: ScalingSettings = SETTINGS,
     target: int | None = None,
     now_s: float = 1000.0,
     memory: ScalingMemory | None = None,
@@ -71,7 +71,7 @@ def decide(
 ) -> Decision:
     return desired_replicas(
         reports,
-        law,
+        settings,
         now_s=now_s,
         memory=memory or ScalingMemory(),
         replicas_target=len(reports) if target is None else target,
@@ -98,7 +98,7 @@ def test_prompts_count_by_their_length() -> None:
 
 def test_a_tighter_slo_needs_more() -> None:
     counts = [
-        wanted([load(20.0)], law=replace(LAW, slo=Slo(ttft_s, tpot_s, goodput)))
+        wanted([load(20.0)], settings=replace(SETTINGS, slo=Slo(ttft_s, tpot_s, goodput)))
         for ttft_s, tpot_s, goodput in ((10.0, 0.3, 0.9), (2.0, 0.1, 0.99), (0.3, 0.03, 0.999))
     ]
     assert counts == sorted(counts)
@@ -170,7 +170,7 @@ def test_the_count_is_bounded_by_the_work(
     report = load(rps, running=running, queued_requests=queued, decode_factor=factor)
     decision = decide([report] * count)
     per_replica_rps = decision.inputs["capacity_rps"] / count
-    work_rps = decision.inputs["expected_rps"] + count * queued / LAW.drain_within_s
+    work_rps = decision.inputs["expected_rps"] + count * queued / SETTINGS.drain_within_s
     assert decision.replicas >= 1
     assert decision.inputs["needed_replicas"] <= 3 + 2 * work_rps / per_replica_rps
 
@@ -196,9 +196,9 @@ def test_what_starts_is_not_ordered_again() -> None:
 
 
 def test_a_backlog_is_cleared_though_nothing_arrives() -> None:
-    slow = replace(LAW, start_s=4.0)
-    assert wanted([load(0.5, running=125, queued_requests=400)], law=slow) > 1
-    assert wanted([load(0.5, running=125, queued_requests=5)], law=slow) == 1
+    slow = replace(SETTINGS, start_s=4.0)
+    assert wanted([load(0.5, running=125, queued_requests=400)], settings=slow) > 1
+    assert wanted([load(0.5, running=125, queued_requests=5)], settings=slow) == 1
 
 
 def test_a_replica_is_kept_for_the_hold_and_then_given_back() -> None:
@@ -209,7 +209,7 @@ def test_a_replica_is_kept_for_the_hold_and_then_given_back() -> None:
         memory = decision.memory
         counts.append(decision.replicas)
     held_s = counts.index(1)
-    assert 3 * LAW.start_s < held_s <= LAW.most_hold_s
+    assert 3 * SETTINGS.start_s < held_s <= SETTINGS.most_hold_s
     assert counts == sorted(counts, reverse=True), "no flapping"
 
 
@@ -234,15 +234,15 @@ def test_lent_slots_are_for_what_chance_adds_to_the_load() -> None:
 
 def test_what_a_tier_lends_stays_within_its_own_slo() -> None:
     idle, busy = load(0.1), load(6.5)
-    offered = spare_load([idle], LAW, lend_share=0.5)
+    offered = spare_load([idle], SETTINGS, lend_share=0.5)
     assert offered is not None
     assert offered.replicas == pytest.approx(0.5)
-    part = spare_load([busy], LAW, lend_share=0.5)
+    part = spare_load([busy], SETTINGS, lend_share=0.5)
     assert part is not None
     assert part.replicas < 0.3
-    assert spare_load([load(9.5)], LAW, lend_share=0.5) is None
-    assert spare_load([replace(idle, queued_requests=30)], LAW, lend_share=0.5) is None
-    assert spare_load([], LAW, lend_share=0.5) is None
+    assert spare_load([load(9.5)], SETTINGS, lend_share=0.5) is None
+    assert spare_load([replace(idle, queued_requests=30)], SETTINGS, lend_share=0.5) is None
+    assert spare_load([], SETTINGS, lend_share=0.5) is None
 
 
 def test_a_fast_gpu_counts_by_its_speed() -> None:
@@ -254,32 +254,37 @@ def test_a_fast_gpu_counts_by_its_speed() -> None:
 def test_missing_reports_hold_and_never_read_as_zero() -> None:
     memory = ScalingMemory()
     silent = desired_replicas(
-        [], LAW, now_s=9.0, memory=memory, replicas_target=3, replicas_running=3
+        [], SETTINGS, now_s=9.0, memory=memory, replicas_target=3, replicas_running=3
     )
     assert (silent.replicas, silent.held) == (3, True)
     one = desired_replicas(
-        [load(0.1)], LAW, now_s=9e9, memory=memory, replicas_target=3, replicas_running=3
+        [load(0.1)], SETTINGS, now_s=9e9, memory=memory, replicas_target=3, replicas_running=3
     )
     later = desired_replicas(
-        [load(0.1)], LAW, now_s=9e9 + 999, memory=one.memory, replicas_target=3, replicas_running=3
+        [load(0.1)],
+        SETTINGS,
+        now_s=9e9 + 999,
+        memory=one.memory,
+        replicas_target=3,
+        replicas_running=3,
     )
     assert (later.replicas, later.held) == (3, True)
     assert "missing reports: 2" in later.reason
     more = desired_replicas(
-        [load(60.0)], LAW, now_s=9.0, memory=memory, replicas_target=3, replicas_running=3
+        [load(60.0)], SETTINGS, now_s=9.0, memory=memory, replicas_target=3, replicas_running=3
     )
     assert more.replicas > 3, "it may rise"
 
 
 def test_a_stale_report_is_no_report() -> None:
-    stale = load(60.0, age_s=LAW.stale_after_s + 1)
+    stale = load(60.0, age_s=SETTINGS.stale_after_s + 1)
     assert decide([stale]).replicas == 1
 
 
 def test_an_idle_tier_goes_to_zero_only_where_it_may() -> None:
     idle = [load(0.0, running=0, slow_prompt_tokens_per_s=0, quick_prompt_tokens_per_s=0)]
     memory = decide(idle).memory
-    later = 1000.0 + 2 * LAW.most_hold_s
+    later = 1000.0 + 2 * SETTINGS.most_hold_s
     assert decide(idle, memory=memory, now_s=later).replicas == 1
     assert decide(idle, memory=memory, now_s=later, to_zero=True).replicas == 0
     busy = [load(0.0, running=1)]

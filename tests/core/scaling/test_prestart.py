@@ -1,15 +1,15 @@
-"""Where a process is to stand by, as cards become free and are taken."""
+"""Where a worker is pre-started, as GPUs become free and are taken."""
 
 from collections.abc import Mapping, Sequence
 
-from serve_app.core.scaling.prestart import Room, next_rooms
+from serve_app.core.scaling.prestart import NodeState, next_nodes
 
 
 def starts(*sights: Mapping[str, float], per_replica: float = 1.0) -> Sequence[list[str]]:
-    rooms: dict[str, Room] = {}
+    rooms: dict[str, NodeState] = {}
     started = []
     for sight in sights:
-        rooms, due = next_rooms(rooms, sight, per_replica)
+        rooms, due = next_nodes(rooms, sight, per_replica)
         started.append(due)
     return started
 

@@ -62,7 +62,7 @@ def test_the_variation_of_prompts_is_learnt_from_many() -> None:
 
 
 def test_measured_steps_correct_the_derived_ones() -> None:
-    """A card that decodes twice and prefills three times as slowly as derived."""
+    """A GPU that decodes twice and prefills three times as slowly as derived."""
     speed, dice = StepSpeed(), random.Random(1)
     for _ in range(3000):
         sequences, prompt = dice.randint(1, 30), dice.choice((0, 0, 200))

@@ -49,7 +49,7 @@ async def _to_and_fro(site: Site) -> None:
         assert lost(await asyncio.gather(*thoughts)) == []
         talk = burst(session, site, Tier.CHAT, CHAT_STREAMS)
         handed_over_s = await until(chat=2, reasoning=1)
-        assert any("another tier gives back" in sight.reason(Tier.CHAT) for sight in watch.sights)
+        assert any("another tier scales down" in sight.reason(Tier.CHAT) for sight in watch.sights)
         thoughts = burst(session, site, Tier.REASONING, LONG)
         await asyncio.sleep(2.0)
         for stream in talk:

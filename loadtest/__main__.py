@@ -20,7 +20,8 @@ from loadtest.micro_r1 import command as micro_r1_command
 from loadtest.overhead import command as overhead_command
 from loadtest.overhead import options as overhead_options
 from loadtest.overhead.options import RANDOM
-from loadtest.overhead.table import summary, table
+from loadtest.overhead.summary import SUMMARY, summary
+from loadtest.overhead.table import table
 from loadtest.readme_table import between_markers
 from loadtest.replay_scaling import command as replay_command
 from loadtest.results_file import REPOSITORY, RESULTS
@@ -84,10 +85,10 @@ def write_table(results: Path, page: Path) -> None:
 
 
 def write_summary(results: Path, readme: Path) -> None:
-    """Put the three-row table of a results file between the README's markers `overhead`."""
+    """Put the three rows of a results file between the README's markers."""
     text = readme.read_text(encoding="utf-8")
     body = summary(json.loads(results.read_text(encoding="utf-8")))
-    readme.write_text(between_markers(text, "overhead", body), encoding="utf-8")
+    readme.write_text(between_markers(text, SUMMARY, body), encoding="utf-8")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""The overhead's tables, from the results file: docs/overhead.md's, and README's three rows."""
+"""The README's table of the overhead, from the results file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,13 +25,6 @@ HEADER = (
     "|---:|---|---:|---:|---:|---:|---:|---:|",
 )
 
-# README's rows: streams of a closed loop whose answers are of one length.
-SUMMARY_LEVELS = ("1", "8", "32")
-SUMMARY_HEADS = {
-    OURS: ("tokens/s over baseline vLLM", "added TTFT p50", "added TTFT p95"),
-    RAY_SERVE_LLM: ("Ray Serve LLM: tokens/s", "added TTFT p50", "added TTFT p95"),
-}
-
 
 def table(results: Mapping[str, Any]) -> str:
     systems = [name for name in results if name != META]
@@ -40,34 +33,6 @@ def table(results: Mapping[str, Any]) -> str:
     meta = results[META]
     captions = [_caption(meta), *_beside(meta), *_parts(meta), *_pure_path(meta)]
     return "\n".join([*HEADER, *lines, "", "\n\n".join(captions)])
-
-
-def summary(results: Mapping[str, Any]) -> str:
-    """README's table: what tierserve and Ray Serve LLM add to vLLM's own server, by streams."""
-    over = results[META]["over_bare"]
-    systems = [name for name in (OURS, RAY_SERVE_LLM) if name in over]
-    heads = [head for name in systems for head in SUMMARY_HEADS[name]]
-    lines = [f"| streams | {' | '.join(heads)} |", f"|---:|{'---:|' * len(heads)}"]
-    for level in SUMMARY_LEVELS:
-        if all(level in over[name] for name in systems):
-            cells = [cell for name in systems for cell in _summary_cells(over[name][level])]
-            lines.append(f"| {level} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _summary_caption(results[META])])
-
-
-def _summary_cells(over: Mapping[str, Any]) -> tuple[str, str, str]:
-    p50_ms, p95_ms = (over[f"ttft_{percentile}_added_ms"]["value"] for percentile in ("p50", "p95"))
-    return _interval(over["tokens_per_s_ratio"], 2), f"{p50_ms:+.1f} ms", f"{p95_ms:+.1f} ms"
-
-
-def _summary_caption(meta: Mapping[str, Any]) -> str:
-    return (
-        "Against vLLM's own server in one alternating run, with a 95 % interval; engine, server "
-        f"and client share {meta['machine']['cores']} cores of {meta['machine']['cpu']}. "
-        f"{_model(meta)}, {meta['output_tokens']} tokens an answer, {_rounds(meta)}{_starts(meta)}"
-        f"{meta['date'][:10]}, commit {meta['commit']}; `make bench-overhead` measures it again, "
-        "[docs/overhead.md](docs/overhead.md) has the method and all tables."
-    )
 
 
 def _row(level: str, system: str, results: Mapping[str, Any]) -> str:

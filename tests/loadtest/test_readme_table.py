@@ -14,20 +14,23 @@ from tests.loadtest.builders import results
 BEGIN, END = "<!-- overhead:begin -->", "<!-- overhead:end -->"
 
 
-@pytest.mark.parametrize("write", [write_table, write_summary])
+@pytest.mark.parametrize(
+    ("write", "markers"), [(write_table, "overhead"), (write_summary, "overhead-summary")]
+)
 def test_only_what_is_between_the_markers_changes(
-    tmp_path: Path, write: Callable[[Path, Path], None]
+    tmp_path: Path, write: Callable[[Path, Path], None], markers: str
 ) -> None:
     page, source = tmp_path / "page.md", tmp_path / "overhead.json"
-    page.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nThe rest.\n")
+    begin, end = f"<!-- {markers}:begin -->", f"<!-- {markers}:end -->"
+    page.write_text(f"# Title\n\n{begin}\nold\n{end}\n\nThe rest.\n")
     source.write_text(json.dumps(results()))
 
     write(source, page)
     once = page.read_text()
     write(source, page)
 
-    assert once.startswith(f"# Title\n\n{BEGIN}\n| streams |")
-    assert once.endswith(f"{END}\n\nThe rest.\n")
+    assert once.startswith(f"# Title\n\n{begin}\n| streams |")
+    assert once.endswith(f"{end}\n\nThe rest.\n")
     assert "old" not in once
     assert page.read_text() == once
 

@@ -1,6 +1,6 @@
-"""A table says what was measured, against what, and which promises it breaks."""
+"""The README's table says what was measured, against what, and which promises it breaks."""
 
-from loadtest.overhead.table import summary, table
+from loadtest.overhead.table import table
 from tests.loadtest.builders import compared, figures, results
 
 
@@ -98,25 +98,3 @@ def test_the_pure_path_is_told_beside_the_plain_server() -> None:
         "at 32 20,000 and 10,000, 0.50 (0.40 to 0.60) of it, 50 and 100 µs of CPU a chunk"
         in table(shown)
     )
-
-
-def test_the_readme_has_a_row_for_each_number_of_streams_and_both_systems() -> None:
-    shown = results()
-    over = shown["meta"]["over_bare"]
-    over["ours"] = {level: compared() for level in ("1", "8", "32", "32-unequal", "open-loop")}
-    over["ray-serve-llm"] = {level: compared(0.7, 60.0, 70.0) for level in over["ours"]}
-
-    header, _, *rows, _, caption = summary(shown).splitlines()
-
-    assert header.startswith("| streams | tokens/s over baseline vLLM | added TTFT p50 |")
-    assert [row.split(" | ")[0] for row in rows] == ["| 1", "| 8", "| 32"]
-    assert rows[0] == (
-        "| 1 | 0.99 (0.98 to 1.00) | +0.5 ms | +1.0 ms "
-        "| 0.70 (0.69 to 0.71) | +60.0 ms | +70.0 ms |"
-    )
-    assert "2 cores of Example CPU" in caption
-    assert "[docs/overhead.md](docs/overhead.md)" in caption
-
-
-def test_the_readme_leaves_out_a_system_that_was_not_measured() -> None:
-    assert "Ray Serve LLM" not in summary(results())

@@ -89,7 +89,7 @@ test-clients: setup ## The real clients of docs/clients.md against `make serve M
 
 test: check e2e ## Everything a machine without a GPU can prove: check, then real Ray and real vLLM
 
-bench-overhead: setup ## What serving adds to bare vLLM; writes loadtest/results/overhead*.json and the README's tables
+bench-overhead: setup ## What serving adds to bare vLLM; writes loadtest/results/overhead*.json, docs/overhead.md and README's table
 	$(PY) -m loadtest overhead
 	$(PY) -m loadtest overhead --model random --no-pure-path
 	@# What promises are on, in so many rounds that their few milliseconds are told from the machine's.

@@ -20,6 +20,7 @@ from loadtest.micro_r1 import command as micro_r1_command
 from loadtest.overhead import command as overhead_command
 from loadtest.overhead import options as overhead_options
 from loadtest.overhead.options import RANDOM
+from loadtest.overhead.summary import SUMMARY, summary
 from loadtest.overhead.table import table
 from loadtest.readme_table import between_markers
 from loadtest.replay_scaling import command as replay_command
@@ -71,15 +72,23 @@ def main(argv: list[str]) -> int:
     if options.command == "faults":
         return faults.run(Console())
     for results in options.results:
-        write_readme(results, options.readme)
+        write_table(results, options.page)
+    write_summary(RESULTS, options.readme)
     return 0
 
 
-def write_readme(results: Path, readme: Path) -> None:
-    """Put the table of a results file between the README's markers of the same name."""
-    text = readme.read_text(encoding="utf-8")
+def write_table(results: Path, page: Path) -> None:
+    """Put the table of a results file between the page's markers of the same name."""
+    text = page.read_text(encoding="utf-8")
     body = table(json.loads(results.read_text(encoding="utf-8")))
-    readme.write_text(between_markers(text, results.stem, body), encoding="utf-8")
+    page.write_text(between_markers(text, results.stem, body), encoding="utf-8")
+
+
+def write_summary(results: Path, readme: Path) -> None:
+    """Put the three rows of a results file between the README's markers."""
+    text = readme.read_text(encoding="utf-8")
+    body = summary(json.loads(results.read_text(encoding="utf-8")))
+    readme.write_text(between_markers(text, SUMMARY, body), encoding="utf-8")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -98,14 +107,14 @@ def make_parser() -> argparse.ArgumentParser:
         "faults",
         help="kill parts under load and count what it costs",
         description="Runs the tests that kill a replica, an engine, HAProxy and the controller "
-        "under load, and writes loadtest/results/faults.json and the README's table.",
+        "under load, and writes loadtest/results/faults.json and the table in docs/operations.md.",
     )
     cold = commands.add_parser(
         "cold-start",
         help="start a replica with and without compilation, with an empty and a kept cache",
         description="Starts the chat tier with a small random model, eager and compiled, with "
         "an empty and with a kept cache in turn, and writes loadtest/results/cold_start.json and "
-        "the README's table.",
+        "the table in docs/operations.md.",
     )
     cold.add_argument("--rounds", type=int, default=2, help="starts of each kind; 4 minutes each")
     simulate_command.add_parser(commands)
@@ -124,12 +133,13 @@ def make_parser() -> argparse.ArgumentParser:
     budget_curve.add_parser(commands)
     replay_command.add_parser(commands)
     readme = commands.add_parser(
-        "readme", help="write the README's overhead tables from the results"
+        "readme", help="write docs/overhead.md's tables and the README's from the results"
     )
     # What `make bench-overhead` writes.
     stems = ("overhead-promises", RESULTS.stem, f"overhead-{RANDOM}")
     results = tuple(RESULTS.with_stem(stem) for stem in stems)
     readme.add_argument("--results", type=Path, nargs="+", default=results)
+    readme.add_argument("--page", type=Path, default=REPOSITORY / "docs" / "overhead.md")
     readme.add_argument("--readme", type=Path, default=REPOSITORY / "README.md")
     return parser
 

@@ -20,6 +20,7 @@ from serve_app.config.engine import EngineConfig
 from serve_app.core.tiers import Tier
 
 RESULTS = REPOSITORY / "loadtest" / "results" / "cold_start.json"
+PAGE = REPOSITORY / "docs" / "operations.md"
 STARTS = "starts"
 # Each row of the table; a kept cache is the one that the row above has filled.
 KINDS = (
@@ -58,7 +59,7 @@ def run(rounds: int, console: Console) -> int:
                 starts.append({"mode": mode, "cache": cache, "phases_s": phases_s})
         results = {META: meta, STARTS: starts}
         write(RESULTS, results)
-        write_readme(results, REPOSITORY / "README.md")
+        write_page(results, PAGE)
     return 0
 
 
@@ -74,10 +75,10 @@ def start(model: Path, cache: Path, *, eager: bool) -> dict[str, float]:
     return replica["start_phases_s"]
 
 
-def write_readme(results: Mapping[str, Any], readme: Path) -> None:
-    """Put the table between the README's markers."""
-    text = readme.read_text(encoding="utf-8")
-    readme.write_text(between_markers(text, "cold-start", table(results)), encoding="utf-8")
+def write_page(results: Mapping[str, Any], page: Path) -> None:
+    """Put the table between the page's markers."""
+    text = page.read_text(encoding="utf-8")
+    page.write_text(between_markers(text, "cold-start", table(results)), encoding="utf-8")
 
 
 def table(results: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from loadtest.readme_table import between_markers
 from loadtest.results_file import META, REPOSITORY, commit, machine, write
 
 RESULTS = REPOSITORY / "loadtest" / "results" / "faults.json"
+PAGE = REPOSITORY / "docs" / "operations.md"
 PREFIX = "fault: "
 HEADER = (
     "| killed under load | tier | cut while running | requests that came afterwards "
@@ -25,7 +26,7 @@ HEADER = (
 
 
 def run(console: Console) -> int:
-    """Run the tests, write the results file and the README's table; the tests' exit status."""
+    """Run the tests, write the results file and the page's table; the tests' exit status."""
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory(prefix="tierserve-faults-") as folder:
         figures = Path(folder) / "figures.json"
@@ -39,14 +40,14 @@ def run(console: Console) -> int:
     faults = {n.removeprefix(PREFIX): f for n, f in kept.items() if n.startswith(PREFIX)}
     meta = {"date": date, "commit": commit(), "machine": machine()}
     write(RESULTS, {META: meta, "faults": faults})
-    write_readme(json.loads(RESULTS.read_text()), REPOSITORY / "README.md")
+    write_page(json.loads(RESULTS.read_text()), PAGE)
     return 0
 
 
-def write_readme(results: Mapping[str, Any], readme: Path) -> None:
-    """Put the table between the README's markers."""
-    text = readme.read_text(encoding="utf-8")
-    readme.write_text(between_markers(text, "faults", table(results)), encoding="utf-8")
+def write_page(results: Mapping[str, Any], page: Path) -> None:
+    """Put the table between the page's markers."""
+    text = page.read_text(encoding="utf-8")
+    page.write_text(between_markers(text, "faults", table(results)), encoding="utf-8")
 
 
 def table(results: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What commands write into the README: text between two markers."""
+"""What commands write into README and docs: text between two markers."""
 
 
 class MarkersMissing(Exception):

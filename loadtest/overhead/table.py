@@ -79,8 +79,7 @@ def _caption(meta: Mapping[str, Any]) -> str:
     parts.append(
         f"{_model(meta)}, {meta['output_tokens']} tokens an answer, {_rounds(meta)}{_starts(meta)}"
         f"{machine['cores']} cores of {machine['cpu']}, {meta['date'][:10]}, "
-        f"commit {meta['commit']}; `make bench-overhead` measures it again, "
-        "[docs/overhead.md](docs/overhead.md) says how."
+        f"commit {meta['commit']}; `make bench-overhead` measures it again."
     )
     return " ".join(parts)
 

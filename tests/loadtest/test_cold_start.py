@@ -1,9 +1,9 @@
-"""The README's table of cold starts."""
+"""The table of cold starts in docs/operations.md."""
 
 from pathlib import Path
 from typing import Any
 
-from loadtest.cold_start import PUBLISHED, table, write_readme
+from loadtest.cold_start import PUBLISHED, table, write_page
 
 META = {
     "date": "2026-11-24T10:00:00+00:00",
@@ -49,10 +49,10 @@ def test_kinds_that_were_not_started_have_no_row() -> None:
 
 
 def test_others_figures_are_marked_as_such(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- cold-start:begin -->\n<!-- cold-start:end -->\nafter\n")
-    write_readme(RESULTS, readme)
-    text = readme.read_text()
+    page = tmp_path / "operations.md"
+    page.write_text("before\n<!-- cold-start:begin -->\n<!-- cold-start:end -->\nafter\n")
+    write_page(RESULTS, page)
+    text = page.read_text()
     assert "by others, not measured here" in PUBLISHED
     assert PUBLISHED in text
     assert "2026-11-24, commit abc" in text

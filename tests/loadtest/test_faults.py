@@ -1,8 +1,8 @@
-"""The README's table of what a part's death costs comes from the tests' own counts."""
+"""The table of what a part's death costs comes from the tests' own counts."""
 
 from pathlib import Path
 
-from loadtest.faults import table, write_readme
+from loadtest.faults import table, write_page
 
 RESULTS = {
     "meta": {"date": "2026-01-02T03:04:05", "commit": "abc", "machine": {"cores": 2, "cpu": "X"}},
@@ -31,10 +31,10 @@ def test_a_row_says_what_was_cut_and_what_came_next() -> None:
 
 
 def test_the_table_names_machine_date_and_commit(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("a\n<!-- faults:begin -->\nold\n<!-- faults:end -->\nb\n")
-    write_readme(RESULTS, readme)
-    text = readme.read_text()
+    page = tmp_path / "operations.md"
+    page.write_text("a\n<!-- faults:begin -->\nold\n<!-- faults:end -->\nb\n")
+    write_page(RESULTS, page)
+    text = page.read_text()
     assert text.startswith("a\n")
     assert text.endswith("\nb\n")
     assert "old" not in text

@@ -1,11 +1,12 @@
-"""The README's table comes from the results file, and stays where it belongs."""
+"""The tables of README and docs/overhead.md come from results files, and stay where they belong."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from loadtest.__main__ import main, write_readme
+from loadtest.__main__ import main, write_summary, write_table
 from loadtest.readme_table import MarkersMissing, between_markers
 from loadtest.results_file import REPOSITORY
 from tests.loadtest.builders import results
@@ -13,29 +14,39 @@ from tests.loadtest.builders import results
 BEGIN, END = "<!-- overhead:begin -->", "<!-- overhead:end -->"
 
 
-def test_only_what_is_between_the_markers_changes(tmp_path: Path) -> None:
-    readme, source = tmp_path / "README.md", tmp_path / "overhead.json"
-    readme.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nThe rest.\n")
+@pytest.mark.parametrize(
+    ("write", "markers"), [(write_table, "overhead"), (write_summary, "overhead-summary")]
+)
+def test_only_what_is_between_the_markers_changes(
+    tmp_path: Path, write: Callable[[Path, Path], None], markers: str
+) -> None:
+    page, source = tmp_path / "page.md", tmp_path / "overhead.json"
+    begin, end = f"<!-- {markers}:begin -->", f"<!-- {markers}:end -->"
+    page.write_text(f"# Title\n\n{begin}\nold\n{end}\n\nThe rest.\n")
     source.write_text(json.dumps(results()))
 
-    write_readme(source, readme)
-    once = readme.read_text()
-    write_readme(source, readme)
+    write(source, page)
+    once = page.read_text()
+    write(source, page)
 
-    assert once.startswith(f"# Title\n\n{BEGIN}\n| streams |")
-    assert once.endswith(f"{END}\n\nThe rest.\n")
+    assert once.startswith(f"# Title\n\n{begin}\n| streams |")
+    assert once.endswith(f"{end}\n\nThe rest.\n")
     assert "old" not in once
-    assert readme.read_text() == once
+    assert page.read_text() == once
 
 
-def test_the_readme_has_the_tables_of_the_recorded_results(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    recorded = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    readme.write_text(recorded, encoding="utf-8")
+def test_both_pages_have_the_tables_of_the_recorded_results(tmp_path: Path) -> None:
+    readme, page = tmp_path / "README.md", tmp_path / "overhead.md"
+    recorded = [
+        (REPOSITORY / name).read_text(encoding="utf-8")
+        for name in ("README.md", "docs/overhead.md")
+    ]
+    for copy, text in zip((readme, page), recorded, strict=True):
+        copy.write_text(text, encoding="utf-8")
 
-    assert main(["readme", "--readme", str(readme)]) == 0
+    assert main(["readme", "--readme", str(readme), "--page", str(page)]) == 0
 
-    assert readme.read_text(encoding="utf-8") == recorded
+    assert [copy.read_text(encoding="utf-8") for copy in (readme, page)] == recorded
 
 
 @pytest.mark.parametrize("text", ["no markers", BEGIN, f"{END} {BEGIN}"])

@@ -49,7 +49,8 @@ class Engine(Protocol):
     `thinks` whether its model thinks before it answers, `r1` whether it is an R1 distill; `app`
     answers below `/v1`; `longest_token_chars` is the length of the longest token's text,
     `request_schemas` the JSON schemas of bodies by route, `template_variables` what its chat
-    template can be given."""
+    template can be given; `patches` says of each patch and fast path of vLLM whether it is
+    active."""
 
     app: ASGIApp
     load: EngineLoad
@@ -64,6 +65,7 @@ class Engine(Protocol):
     longest_token_chars: int
     request_schemas: dict[str, dict[str, Any]]
     template_variables: frozenset[str]
+    patches: Mapping[str, bool]
 
     @property
     def name(self) -> str:

@@ -47,6 +47,8 @@ class FakeEngine:
     longest_token_chars: int = FAKE_TOKEN_CHARS
     request_schemas: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     template_variables: frozenset[str] = frozenset()
+    # There is no vLLM to patch.
+    patches: Mapping[str, bool] = field(default_factory=dict[str, bool])
 
     @classmethod
     async def start(

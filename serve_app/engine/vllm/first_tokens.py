@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from serve_app.core.generation import Generation
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.output_processor import RequestState
 
 
 @dataclass(slots=True)
@@ -20,7 +23,7 @@ class FirstTokens:
     """`states` are vLLM's of its sequences, by its own ids, and `ids` those ids by a request's:
     `request_states` and `external_req_ids` of its output processor."""
 
-    states: Mapping[str, Any]
+    states: "Mapping[str, RequestState]"
     ids: Mapping[str, Sequence[str]]
     _requests: dict[int, tuple[Generation, _Prompts]] = field(
         default_factory=dict[int, tuple[Generation, _Prompts]]

@@ -87,9 +87,11 @@ class Sources:
 
     def _has_attribute(self, module: str, name: str, attribute: str, seen: set[str]) -> bool:
         found = self._defining(module, name)
-        if found is None or not isinstance(found[1], ast.ClassDef) or f"{found[0]}:{name}" in seen:
+        if found is None or f"{found[0]}:{name}" in seen:
             return False
         module, node = found
+        if not isinstance(node, ast.ClassDef):
+            return False
         seen.add(f"{module}:{name}")
         if attribute in _attributes_of(node):
             return True

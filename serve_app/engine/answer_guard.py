@@ -60,7 +60,7 @@ MOST_TURNS = 3
 @dataclass(frozen=True, slots=True)
 class AnswerGuard:
     """`generate` is the engine's own. `marks` is None for a model that does not think,
-    `repetition` what the engine is told to look for, `eos` its end of an answer."""
+    `repetition` what the engine is to look for, `eos` its end of an answer."""
 
     generate: "Callable[..., Outputs]"
     marks: ThoughtMarks | None

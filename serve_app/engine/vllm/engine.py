@@ -4,7 +4,6 @@ vLLM is imported inside the functions: that takes seconds, which belong to the m
 and what is set in the environment must be there before.
 """
 
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -58,8 +57,6 @@ if TYPE_CHECKING:
     from vllm.config.reasoning import ReasoningConfig
     from vllm.tokenizers import TokenizerLike
     from vllm.v1.engine.async_llm import AsyncLLM
-
-log = logging.getLogger(__name__)
 
 WARM_UP_TOKENS = 8
 # vLLM's engine keeps compiled grammars, by default 512 MiB of them.

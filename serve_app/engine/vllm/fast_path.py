@@ -114,7 +114,7 @@ class FastRoute:
         except ValidationError as error:
             errors = error.errors(include_url=False)
             if any(not each["loc"] for each in errors):
-                # No JSON, or no object: FastAPI has its own words for it.
+                # No JSON, or no object: FastAPI has its own message for it.
                 await self.usual(scope, _again(body, receive), send)
                 return
             # As FastAPI says it; vLLM's handler makes an answer of it.

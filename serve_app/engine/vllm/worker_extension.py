@@ -39,7 +39,7 @@ def with_worker_extension(args: Sequence[str]) -> list[str]:
 
 
 async def compile_s(client: "AsyncLLM", args: Sequence[str]) -> float | None:
-    """Seconds that the engine's slowest worker compiled; None where it did not, or cannot tell."""
+    """Seconds that the engine's slowest worker compiled; None where it did not, or is not known."""
     if _EXTENSION in args:
         return None
     times_s: list[float] = await client.collective_rpc("tierserve_compile_s")
@@ -47,7 +47,7 @@ async def compile_s(client: "AsyncLLM", args: Sequence[str]) -> float | None:
 
 
 async def patches_in_engine(client: "AsyncLLM", args: Sequence[str]) -> Mapping[str, bool] | None:
-    """Of each patch, whether it is installed in the engine's process; None where it cannot tell."""
+    """Of each patch, whether it is installed in the engine's process; None: unknown."""
     if _EXTENSION in args:
         return None
     workers: list[Mapping[str, bool]] = await client.collective_rpc("tierserve_patches")

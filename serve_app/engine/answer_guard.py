@@ -264,7 +264,7 @@ class _Call:
         finally:
             first_tokens.forget(generation, self.request_id)
 
-    def _to_send(self, result: Any) -> list[Any]:
+    def _to_send(self, result: "RequestOutput") -> "list[RequestOutput]":
         """What a stream sends of a result that was followed."""
         if not self._streamed or not result.outputs:
             return []

@@ -70,6 +70,7 @@ class TierMetrics:
     slots: Gauge
     service_s: Gauge
     startup_s: Gauge
+    patch_active: Gauge
     queue_wait_s: Histogram
     ttft_s: Histogram
     itl_s: TokenHistogram
@@ -124,6 +125,12 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
         slots=gauge("slots", "Sequences that may run at once."),
         service_s=gauge("service_seconds", "Mean time that a request holds its slot."),
         startup_s=gauge("startup_seconds", "Duration of a start-up phase.", "phase"),
+        patch_active=gauge(
+            "vllm_patch_active",
+            "1 where a patch or fast path of vLLM is installed, 0 where this vLLM is not as it "
+            "expects.",
+            "patch",
+        ),
         queue_wait_s=histogram("queue_wait_seconds", "Wait for a slot.", WAIT_BUCKETS_S),
         ttft_s=histogram("ttft_seconds", "Time to the first streamed token.", TTFT_BUCKETS_S),
         itl_s=itl_s,

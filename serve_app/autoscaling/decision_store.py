@@ -5,24 +5,22 @@ the controller, and reading it is one call to the head.
 """
 
 import json
-from typing import Any
-
-from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
 from serve_app.core.scaling.decision_record import ScalingRecord
 from serve_app.core.tiers import Tier
+from serve_app.serving.ray_internals import kv_get, kv_put
 
 NAMESPACE = b"tierserve"
 
 
 def write_record(tier: Tier, record: ScalingRecord) -> None:
     """One call to the head, about a millisecond."""
-    _internal_kv_put(_key(tier), json.dumps(record.as_dict()).encode(), namespace=NAMESPACE)
+    kv_put(_key(tier), json.dumps(record.as_dict()).encode(), namespace=NAMESPACE)
 
 
 def read_record(tier: Tier) -> ScalingRecord | None:
     """None before the first decision."""
-    stored: Any = _internal_kv_get(_key(tier), namespace=NAMESPACE)
+    stored = kv_get(_key(tier), namespace=NAMESPACE)
     return None if stored is None else ScalingRecord.from_dict(json.loads(stored))
 
 

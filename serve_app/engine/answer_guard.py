@@ -11,7 +11,7 @@ from contextlib import aclosing, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve_app.core.generation import GENERATION, Generation, SequenceFacts
 from serve_app.core.reasoning.budget import ThinkingPlan, thought_budget
@@ -19,14 +19,14 @@ from serve_app.core.reasoning.trace import ThoughtMarks, ThoughtTrace
 from serve_app.engine.answer_text import answer_at, in_step, without_blanks
 from serve_app.engine.continuation import (
     REPETITION,
-    Lack,
+    ContinuationReason,
     Written,
+    continuation_reason,
     ended_by_eos,
-    lack_of,
     next_params,
 )
-from serve_app.engine.grammar.held_reply import refuse_reply, release_reply
-from serve_app.engine.grammar.held_tail import HeldTail, one_by_one, written
+from serve_app.engine.grammar.checked_start import begin_reply, refuse_start
+from serve_app.engine.grammar.open_tail import OpenTail, one_by_one, result_of
 from serve_app.engine.grammar.structure import (
     CALL_BEGIN,
     CALL_END,
@@ -39,31 +39,42 @@ from serve_app.engine.grammar.structure import (
     tokens_before_call,
 )
 from serve_app.engine.vllm.first_tokens import FirstTokens
-from serve_app.engine.vllm.patches.mended import stop_behind, stop_outside_calls
+from serve_app.engine.vllm.stop_scope import stop_behind, stop_outside_calls
 from serve_app.errors import RequestError
+
+if TYPE_CHECKING:
+    from serve_app.engine.vllm.types import (
+        CompletionOutput,
+        EnginePrompt,
+        RepetitionDetectionParams,
+        RequestOutput,
+        SamplingParams,
+    )
+
+    Outputs = AsyncGenerator[RequestOutput, None]
 
 # Enough for a thought that is closed, and an answer of blanks twice.
 MOST_TURNS = 3
-
-Outputs = AsyncGenerator[Any, None]
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerGuard:
     """`generate` is the engine's own. `marks` is None for a model that does not think,
-    `repetition` what the engine is told to look for, `eos` its end of an answer."""
+    `repetition` what the engine is to look for, `eos` its end of an answer."""
 
-    generate: Callable[..., Outputs]
+    generate: "Callable[..., Outputs]"
     marks: ThoughtMarks | None
     eos: int | None
     max_model_len: int
-    repetition: Any
+    repetition: "RepetitionDetectionParams"
     binder: StructureBinder
     decode: Callable[[Sequence[int]], str]
     # Where somebody follows which prompts are read.
     first_tokens: FirstTokens | None = None
 
-    def __call__(self, prompt: Any, params: Any, request_id: str, **options: Any) -> Outputs:
+    def __call__(
+        self, prompt: "EnginePrompt", params: "SamplingParams", request_id: str, **options: Any
+    ) -> "Outputs":
         """As AsyncLLM.generate. What no request of the edge stands behind passes unchanged, but for
         a grammar, which is bound by its checked form."""
         generation = GENERATION.get()
@@ -75,26 +86,30 @@ class AnswerGuard:
         call.enter(generation)
         return call.run()
 
-    async def bind(self, params: Any) -> EndTokens:
+    async def bind(self, params: "SamplingParams") -> EndTokens:
         """Bind the generation to what was checked of its grammar, and say what it takes to end it.
-        Raises RequestError, or ends the request where its reply is still held."""
+        Raises RequestError, or ends the request where its reply has not begun."""
         if params.structured_outputs is None:
-            await release_reply()
+            await begin_reply()
             return EndTokens()
         generation = GENERATION.get()
         field = None if generation is None else generation.structure_field
         try:
             bound, end_tokens = await self.binder.bind(params.structured_outputs, field)
         except RequestError as error:
-            refuse_reply(error)
+            refuse_start(error)
             raise
         params.structured_outputs = bound
-        await release_reply()
+        await begin_reply()
         return end_tokens
 
     async def _bound(
-        self, prompt: Any, params: Any, request_id: str, options: dict[str, Any]
-    ) -> Outputs:
+        self,
+        prompt: "EnginePrompt",
+        params: "SamplingParams",
+        request_id: str,
+        options: dict[str, Any],
+    ) -> "Outputs":
         await self.bind(params)
         async with aclosing(self.generate(prompt, params, request_id, **options)) as results:
             async for result in results:
@@ -105,8 +120,8 @@ class AnswerGuard:
 class _Call:
     guard: AnswerGuard
     plan: ThinkingPlan | None
-    prompt: Any
-    params: Any
+    prompt: "EnginePrompt"
+    params: "SamplingParams"
     request_id: str
     options: dict[str, Any]
     # Of each sequence in all.
@@ -117,7 +132,7 @@ class _Call:
     safe_tokens: int = 0
     sequences: list[Written] = field(default_factory=list[Written])
     # Of JSON that is streamed, by sequence.
-    tails: list[HeldTail] = field(default_factory=list[HeldTail])
+    tails: list[OpenTail] = field(default_factory=list[OpenTail])
     engine_ids: list[str] = field(default_factory=list[str])
     generation: Generation | None = None
 
@@ -135,27 +150,32 @@ class _Call:
             self.sequences.append(Written(facts))
 
     async def _prepare(self) -> None:
-        """Bind the answer, plan the thoughts, and hold the end of JSON back."""
+        """Bind the answer, plan the thoughts, and keep the end of JSON back."""
         end_tokens = await self.guard.bind(self.params)
         closed_at_limit = is_closed_at_limit(self.params)
         if closed_at_limit:
-            self.reserve_tokens = end_tokens.reserve(self.params.max_tokens)
+            self.reserve_tokens = end_tokens.reserve(self._limit_tokens)
         if self.params.stop and may_call(self.params):
             stop_outside_calls(self.params, CALL_BEGIN, CALL_END)
         marks = self.guard.marks
         if marks is not None and self.plan is not None and self._has_room(marks):
             self._plan_thought(marks, self.plan)
-        self.max_tokens = self.params.max_tokens
+        self.max_tokens = self._limit_tokens
         if not closed_at_limit:
             return
-        self.safe_tokens = max(0, self.max_tokens - end_tokens.held)
+        self.safe_tokens = max(0, self.max_tokens - end_tokens.kept_back)
         if self._streamed:
-            optional = is_optional(self.params.structured_outputs)
-            is_open = partial(is_unfinished, self.params) if optional else None
+            is_open = partial(is_unfinished, self.params) if is_optional(self.params) else None
             self.tails = [
-                HeldTail(one, self.safe_tokens, is_open, self.guard.decode)
+                OpenTail(one, self.safe_tokens, is_open, self.guard.decode)
                 for one in self.sequences
             ]
+
+    @property
+    def _limit_tokens(self) -> int:
+        # vLLM's handlers resolve it from the request and what the prompt leaves.
+        assert self.params.max_tokens is not None
+        return self.params.max_tokens
 
     @property
     def _streamed(self) -> bool:
@@ -178,14 +198,14 @@ class _Call:
         budget_tokens = None
         if open_tokens is not None:
             # A thought leaves JSON what its shortest form takes, whatever its share is.
-            most_tokens = self.params.max_tokens - self.reserve_tokens
+            most_tokens = self._limit_tokens - self.reserve_tokens
             budget = thought_budget(plan, max_tokens=most_tokens, closing_tokens=len(marks.closing))
             budget_tokens = budget.tokens
             if budget_tokens is None:
                 token_ids += marks.none
         self.prompt = {**self.prompt, "prompt_token_ids": token_ids}
         room = self.guard.max_model_len - len(token_ids)
-        self.params.max_tokens = max(1, min(self.params.max_tokens, room))
+        self.params.max_tokens = max(1, min(self._limit_tokens, room))
         # The engine counts what the prompt holds of the thought.
         self.params.thinking_token_budget = (
             None if budget_tokens is None else budget_tokens + (open_tokens or 0)
@@ -198,8 +218,8 @@ class _Call:
         for sequence in self.sequences:
             sequence.facts.thought = ThoughtTrace(marks, budget_tokens)
 
-    async def run(self) -> Outputs:
-        whole: Any = None
+    async def run(self) -> "Outputs":
+        whole: RequestOutput | None = None
         await self._prepare()
         self.engine_ids.append(self.request_id)
         outputs = self.guard.generate(self.prompt, self.params, self.request_id, **self.options)
@@ -211,15 +231,16 @@ class _Call:
                     for sent in self._to_send(result):
                         yield sent
         for index, sequence in enumerate(self.sequences):
-            if sequence.lack is None:
+            if sequence.continuation is None:
                 continue
+            assert whole is not None
             async with aclosing(self._go_on(index, sequence, whole)) as results:
                 async for result in results:
                     if not self._streamed:
                         whole.add(result, aggregate=True)
                     for sent in self._to_send(result):
                         yield sent
-            if sequence.lack is Lack.STRUCTURE:
+            if sequence.continuation is ContinuationReason.STRUCTURE:
                 for result in await self._close_structure(index, sequence, whole):
                     yield result
         if not self._streamed and whole is not None:
@@ -243,7 +264,7 @@ class _Call:
         finally:
             first_tokens.forget(generation, self.request_id)
 
-    def _to_send(self, result: Any) -> list[Any]:
+    def _to_send(self, result: "RequestOutput") -> "list[RequestOutput]":
         """What a stream sends of a result that was followed."""
         if not self._streamed or not result.outputs:
             return []
@@ -252,17 +273,17 @@ class _Call:
         return [
             sent
             for single in one_by_one(result)
-            for sent in self.tails[single.outputs[0].index].pass_on(single)
+            for sent in self.tails[single.outputs[0].index].take(single)
         ]
 
-    def _follow(self, result: Any, *, last_turn: bool = False) -> None:
-        """Take the result's ids, and its end away from a sequence that lacks something."""
-        told, result.outputs = result.outputs, []
-        for following in told:
+    def _follow(self, result: "RequestOutput", *, last_turn: bool = False) -> None:
+        """Take the result's ids, and its end away from a sequence that is to be continued."""
+        outputs, result.outputs = result.outputs, []
+        for following in outputs:
             sequence = self.sequences[following.index]
             if following.finish_reason is None and sequence.goes_on(following.token_ids):
                 sequence.take(following.token_ids)
-                sequence.lack = None
+                sequence.continuation = None
                 result.outputs.append(following)
                 continue
             output = in_step(following, sequence)
@@ -272,16 +293,16 @@ class _Call:
             ended = ended_by_eos(output, self.guard.eos)
             sequence.take(output.token_ids[:-1] if ended else output.token_ids)
             without_blanks(output, sequence, self.guard.decode)
-            sequence.lack = None
+            sequence.continuation = None
             if output.finish_reason is not None:
                 left = 0 if last_turn else self.max_tokens - len(sequence.token_ids)
-                sequence.lack = lack_of(
+                sequence.continuation = continuation_reason(
                     sequence, output, self.params, left, decode=self.guard.decode
                 )
-            if sequence.lack is not None:
+            if sequence.continuation is not None:
                 result.outputs[-1] = _without_end(output, ended=ended)
                 result.finished = False
-                if sequence.lack is Lack.STRUCTURE:
+                if sequence.continuation is ContinuationReason.STRUCTURE:
                     sequence.facts.repeated |= output.finish_reason == REPETITION
             elif output.finish_reason is not None:
                 # A thought that repeats itself is closed, and only an answer is ended.
@@ -289,16 +310,16 @@ class _Call:
                 sequence.facts.cut = output.finish_reason == "length"
                 sequence.take(output.token_ids[-1:] if ended else ())
 
-    async def _go_on(self, index: int, sequence: Written, whole: Any) -> Outputs:
+    async def _go_on(self, index: int, sequence: Written, whole: "RequestOutput") -> "Outputs":
         for turn in range(1, MOST_TURNS + 1):
-            if sequence.lack is Lack.STRUCTURE:
+            if sequence.continuation is ContinuationReason.STRUCTURE:
                 return
-            if sequence.lack is Lack.THOUGHT_END:
+            if sequence.continuation is ContinuationReason.THOUGHT_END:
                 yield self._with_thought_closed(index, sequence, whole)
             prompt = {name: value for name, value in self.prompt.items() if name != "prompt"}
             prompt["prompt_token_ids"] = [*self.prompt["prompt_token_ids"], *sequence.token_ids]
             left = self.max_tokens - len(sequence.token_ids)
-            params = next_params(self.params, left, turn, index, sequence.lack)
+            params = next_params(self.params, left, turn, index, sequence.continuation)
             options = {**self.options, "reasoning_ended": True}
             name = f"{self.request_id}-{index}-{turn}"
             self.engine_ids.append(name)
@@ -310,27 +331,33 @@ class _Call:
                     self._follow(result, last_turn=turn == MOST_TURNS)
                     result.prompt_token_ids = whole.prompt_token_ids
                     yield result
-            if sequence.lack in (None, Lack.STRUCTURE):
+            if sequence.continuation in (None, ContinuationReason.STRUCTURE):
                 return
 
-    def _with_thought_closed(self, index: int, sequence: Written, whole: Any) -> Any:
+    def _with_thought_closed(
+        self, index: int, sequence: Written, whole: "RequestOutput"
+    ) -> "RequestOutput":
         """What the engine would have written when the budget was spent."""
         thought = sequence.facts.thought
         assert thought is not None
         ids = thought.marks.closing
         sequence.token_ids += ids
         thought.cut(ids)
-        result = written(whole, ids, self.guard.decode(ids))
+        result = result_of(whole, ids, self.guard.decode(ids))
         result.outputs[0].index = index
         return result
 
-    async def _close_structure(self, index: int, sequence: Written, whole: Any) -> list[Any]:
+    async def _close_structure(
+        self, index: int, sequence: Written, whole: "RequestOutput"
+    ) -> "list[RequestOutput]":
         """The end of a stream whose JSON its limit has cut, or nothing: a whole answer is changed
         where it is."""
         answer = list(sequence.answer)
         before = len(sequence.token_ids) - len(answer)
+        bound = self.params.structured_outputs
+        assert bound is not None
         closed = await self.guard.binder.close(
-            self.params.structured_outputs,
+            bound,
             answer,
             least_kept=max(0, min(len(answer), self.safe_tokens - before)),
             most_tokens=self.max_tokens - before,
@@ -347,7 +374,7 @@ class _Call:
         text = self.guard.decode([*answer[:kept], *(() if closed is None else ids)])
         if sequence.facts.thought is not None:
             text = text.lstrip("\n")
-        results: list[Any] = []
+        results: list[RequestOutput] = []
         if self._streamed:
             results = list(self.tails[index].cut(before + kept, ids, text, whole))
             output, results[-1].finished = results[-1].outputs[0], True
@@ -361,18 +388,19 @@ class _Call:
         sequence.facts.cut = not is_whole
         sequence.keep(before + kept)
         sequence.take(ids)
-        sequence.lack = None
+        sequence.continuation = None
         return results
 
 
-def _rewrite_end(output: Any, kept: int, ids: list[int], text: str) -> None:
+def _rewrite_end(output: "CompletionOutput", kept: int, ids: list[int], text: str) -> None:
     """Give a whole answer another end."""
     output.token_ids, output.text = [*list(output.token_ids)[:kept], *ids], text
     if output.logprobs is not None:
-        output.logprobs = [*output.logprobs[:kept], *[None] * len(ids)]
+        none: Any = [None] * len(ids)
+        output.logprobs = [*output.logprobs[:kept], *none]
 
 
-def _without_end(output: Any, *, ended: bool) -> Any:
+def _without_end(output: "CompletionOutput", *, ended: bool) -> "CompletionOutput":
     output = copy(output)
     output.finish_reason = output.stop_reason = None
     if ended:

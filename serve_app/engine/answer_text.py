@@ -3,32 +3,37 @@ answer."""
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING
 
 from serve_app.core.reasoning.trace import ThoughtEnd, ThoughtTrace
 from serve_app.engine.continuation import Written
 
+if TYPE_CHECKING:
+    from serve_app.engine.vllm.types import CompletionOutput
 
-def in_step(output: Any, sequence: Written) -> Any | None:
-    """The output, with those that were held back; None while it is held back itself.
+
+def in_step(output: "CompletionOutput", sequence: Written) -> "CompletionOutput | None":
+    """The output, with what was deferred of it; None while it is deferred itself.
 
     Where stop strings are looked for, vLLM gives the last signs of its text later than their ids.
     Its parser divides a stream's text where the thought's end stands, and loses signs where it does
     not stand there yet.
     """
     thought = sequence.facts.thought
-    if sequence.held is not None:
-        output, sequence.held = _joined(sequence.held, output), None
+    if sequence.deferred is not None:
+        output, sequence.deferred = _joined(sequence.deferred, output), None
     if thought is None or not thought.is_open or output.finish_reason is not None:
         return output
     marks = thought.marks
     if marks.end in output.token_ids and marks.end_text not in output.text:
-        sequence.held = output
+        sequence.deferred = output
         return None
     return output
 
 
-def without_blanks(output: Any, sequence: Written, decode: Callable[[Sequence[int]], str]) -> None:
+def without_blanks(
+    output: "CompletionOutput", sequence: Written, decode: Callable[[Sequence[int]], str]
+) -> None:
     """Take the line ends away that stand between a thought and its answer: they are the thought's
     form, not the answer's."""
     thought = sequence.facts.thought
@@ -41,7 +46,7 @@ def without_blanks(output: Any, sequence: Written, decode: Callable[[Sequence[in
 
 
 def answer_at(
-    output: Any, thought: ThoughtTrace | None, decode: Callable[[Sequence[int]], str]
+    output: "CompletionOutput", thought: ThoughtTrace | None, decode: Callable[[Sequence[int]], str]
 ) -> int:
     """Where in an output's text the answer begins. The thought may have ended before or in it; its
     mark may stand in the answer once more, and spelt out in the thought."""
@@ -56,10 +61,10 @@ def answer_at(
     return 0 if at < 0 else at + len(mark)
 
 
-def _joined(first: Any, then: Any) -> Any:
+def _joined(first: "CompletionOutput", then: "CompletionOutput") -> "CompletionOutput":
     output = copy(then)
     output.token_ids = [*first.token_ids, *then.token_ids]
     output.text = first.text + then.text
-    if then.logprobs is not None:
+    if first.logprobs is not None and then.logprobs is not None:
         output.logprobs = [*first.logprobs, *then.logprobs]
     return output

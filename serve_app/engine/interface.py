@@ -11,7 +11,7 @@ from serve_app.core.generation import Generation
 
 
 class EngineWatch(Protocol):
-    """Who is told of each step and of each request that ended by itself."""
+    """Who hears of each step and of each request that ended by itself."""
 
     def step(self, *, took_ms: float, sequences: int, prompt_tokens: int) -> None:
         """A step that followed another one without a pause."""
@@ -45,11 +45,12 @@ class EngineLoad:
 class Engine(Protocol):
     """A started engine. `kv_tokens` is the size of its KV cache, `max_model_len` its context,
     `known_fields` what its request schemas know by route, `token_s` the warm-up's seconds a
-    token, `compile_s` how long it compiled while it loaded, None if it did not or cannot tell;
+    token, `compile_s` how long it compiled while it loaded, None if it did not or is not known;
     `thinks` whether its model thinks before it answers, `r1` whether it is an R1 distill; `app`
     answers below `/v1`; `longest_token_chars` is the length of the longest token's text,
     `request_schemas` the JSON schemas of bodies by route, `template_variables` what its chat
-    template can be given."""
+    template can be given; `patches` says of each patch and fast path of vLLM whether it is
+    active."""
 
     app: ASGIApp
     load: EngineLoad
@@ -64,6 +65,7 @@ class Engine(Protocol):
     longest_token_chars: int
     request_schemas: dict[str, dict[str, Any]]
     template_variables: frozenset[str]
+    patches: Mapping[str, bool]
 
     @property
     def name(self) -> str:

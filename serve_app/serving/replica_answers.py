@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.api.kept_answers import Kept, KeptAnswers
 from serve_app.core.tiers import Tier
+from serve_app.serving.ray_internals import replica_references
 
 Answers = Mapping[str, Awaitable[Any]]
 
@@ -34,10 +35,7 @@ class Broadcast:
         the tier is not deployed or has no replica."""
         if self._handle is None:
             self._handle = await asyncio.to_thread(serve.get_app_handle, self.tier.value)
-        # Serve's public call waits for all or none; below it each replica has an answer of its own.
-        results = await self._handle.broadcast(self.method)._fetch_replica_results_async()
-        references = [await result.to_object_ref_async() for result in results]
-        return {reference.task_id().actor_id().hex(): reference for reference in references}
+        return await replica_references(self._handle, self.method)
 
 
 @dataclass(slots=True)

@@ -170,6 +170,8 @@ class RunningTier:
         for result, count in self.engine.structure_counts().items():
             metrics.structures.labels(result=result).inc(count - self._counted_structures[result])
             self._counted_structures[result] = count
+        for patch, active in self.engine.patches.items():
+            metrics.patch_active.labels(patch=patch).set(active)
         metrics.prefix_hit_rate.set(self.engine.load.prefix_hit_rate)
         if self.engine.load.waiting is not None:
             metrics.engine_waiting.set(self.engine.load.waiting)

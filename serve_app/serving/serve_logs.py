@@ -5,20 +5,16 @@ replica for the name of its log file and replaces the replica where that fails: 
 closed, no replica would outlive a controller.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from logging.handlers import MemoryHandler
+
+from serve_app.serving.ray_internals import serve_log_targets
 
 
 @contextmanager
 def kept_serve_logs() -> Iterator[None]:
     """Give Serve's handlers back what a `dictConfig` inside this block takes from them."""
-    handlers = [
-        (handler, handler.target)
-        for handler in logging.getLogger("ray.serve").handlers
-        if isinstance(handler, MemoryHandler)
-    ]
+    handlers = serve_log_targets()
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ import asyncio
 
 import aiohttp
 
+from serve_app.serving.ray_internals import is_draining
 from serve_app.serving.topology import own_address
 
 PERIOD_S = 1.0
@@ -28,6 +29,6 @@ async def until_draining() -> None:
 async def _is_draining(session: aiohttp.ClientSession, address: str) -> bool:
     try:
         async with session.get(f"{address}/-/healthz") as response:
-            return response.status == 503 and "DRAINING" in await response.text()
+            return is_draining(response.status, await response.text())
     except (aiohttp.ClientError, TimeoutError):
         return False

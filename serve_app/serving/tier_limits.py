@@ -10,10 +10,10 @@ import time
 from typing import Any
 
 from ray.exceptions import RayError
-from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
 from serve_app.autoscaling.decision_store import NAMESPACE
 from serve_app.core.tiers import Tier
+from serve_app.serving.ray_internals import kv_get, kv_put
 from serve_app.serving.running_tier import RunningTier
 
 log = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ async def exchange_limits(tier: RunningTier) -> None:
 def _exchanged(tier: Tier, max_new_tokens: int) -> int | None:
     """Two calls to the head."""
     told = json.dumps({"max_new_tokens": max_new_tokens, "at_s": time.time()})
-    _internal_kv_put(_key(tier), told.encode(), namespace=NAMESPACE)
-    stored: Any = _internal_kv_get(_key(tier.other), namespace=NAMESPACE)
+    kv_put(_key(tier), told.encode(), namespace=NAMESPACE)
+    stored = kv_get(_key(tier.other), namespace=NAMESPACE)
     return None if stored is None else believed(json.loads(stored), time.time())
 
 

@@ -1,6 +1,6 @@
 """Where Serve's parts are: the replicas of a tier and the HTTP port of this cluster.
 
-Serve has no public call for either in 2.60, so this file alone asks the controller directly.
+Serve has no public call for either in 2.60, so its controller is asked directly.
 """
 
 import time
@@ -10,7 +10,8 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+from serve_app.serving import ray_internals
 
 REFRESH_S = 1.0
 # While a request waits for a replica that has just started, every bit of a second counts.
@@ -45,21 +46,18 @@ async def own_address() -> str | None:
 
 async def http_port() -> int:
     """The port on which this cluster's proxies listen."""
-    config = await _controller().get_http_config.remote()
-    return int(config.port)
+    return await ray_internals.http_port()
 
 
 async def replica_addresses(app_name: str) -> Mapping[str, str]:
     """Base URL by replica, of the running replicas of an application's ingress deployment."""
-    groups = await _controller().get_target_groups.remote(app_name, from_proxy_manager=True)
     own_ip = ray.util.get_node_ip_address()
     return {
-        # An actor's name ends in its replica's unique id: SERVE_REPLICA::app#deployment#id.
-        target.name.rsplit("#", 1)[-1]: _url(target, own_ip)
-        for group in groups
+        replica: _url(target, own_ip)
+        for group in await ray_internals.target_groups(app_name)
         if group.app_name == app_name and group.protocol == "HTTP"
         for target in group.targets
-        if "#" in target.name
+        if (replica := ray_internals.replica_id(target.name)) is not None
     }
 
 
@@ -67,7 +65,3 @@ def _url(target: Any, own_ip: str) -> str:
     # Like HAProxy: where Serve listens on loopback only, replicas do so too.
     host = "127.0.0.1" if target.ip == own_ip else target.ip
     return f"http://{host}:{target.port}"
-
-
-def _controller() -> Any:
-    return ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)

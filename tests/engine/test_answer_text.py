@@ -1,5 +1,7 @@
 """A stream's text and ids stay in step where its thought ends; an answer begins with its words."""
 
+from typing import Any
+
 from serve_app.core.generation import SequenceFacts
 from serve_app.core.reasoning.trace import ThoughtTrace
 from serve_app.engine.answer_text import in_step, without_blanks
@@ -11,7 +13,7 @@ def a_sequence(budget_tokens: int | None = 50) -> Written:
     return Written(SequenceFacts(ThoughtTrace(MARKS, budget_tokens)))
 
 
-def sent(sequence: Written, outputs: list[FakeOutput]) -> list[tuple[str, list[int]]]:
+def sent(sequence: Written, outputs: list[Any]) -> list[tuple[str, list[int]]]:
     """What is passed on of a stream's outputs."""
     passed: list[tuple[str, list[int]]] = []
     for output in outputs:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -10,7 +10,7 @@ from serve_app.core.generation import Generation
 from serve_app.core.reasoning.budget import LEAST_THOUGHT_TOKENS
 from serve_app.engine.continuation import REPETITION
 from serve_app.engine.grammar.structure import EndTokens
-from serve_app.engine.vllm.patches.mended import stop_id_of
+from serve_app.engine.vllm.stop_scope import stop_id_of
 from serve_app.errors import RequestError, invalid
 from tests.engine.fake_generation import (
     BLANK,
@@ -216,10 +216,10 @@ async def test_json_that_is_whole_at_its_limit_stops_there(stream: bool) -> None
 
 
 async def test_a_stream_sends_all_but_the_end_of_a_limit_at_once() -> None:
-    held = FakeBinder().end_tokens.held
+    kept_back = FakeBinder().end_tokens.kept_back
     said = ends(*range(20, 20 + 9))
     outcome = await generated(
-        said, structured_outputs=JSON, stream=True, marks=None, max_tokens=held + 5
+        said, structured_outputs=JSON, stream=True, marks=None, max_tokens=kept_back + 5
     )
     assert [len(result.outputs) for result in outcome.results] == [1] * 10
     assert outcome.ids == {0: list(said.ids)}
@@ -231,7 +231,7 @@ async def test_what_a_stream_has_sent_is_not_taken_back(stream: bool) -> None:
     """Whole answers neither, so that both are equal."""
     end_tokens = EndTokens(0, 0)
     binder = FakeBinder(ids=tuple(range(60)), end_tokens=end_tokens)
-    said = Said([*range(100, 100 + end_tokens.held + 5)], "length")
+    said = Said([*range(100, 100 + end_tokens.kept_back + 5)], "length")
     outcome = await generated(
         said,
         structured_outputs=JSON,
@@ -338,7 +338,7 @@ async def test_stops_count_behind_the_thought_unless_the_request_wants_them_in_i
 ) -> None:
     plan = replace(PLAN, stops_in_thought=stops_in_thought)
     outcome = await generated(ends(5), ends(9), plan=plan, **stops)
-    first, following = (asked.params for asked in outcome.asked)
+    first, following = (cast("Any", asked.params) for asked in outcome.asked)
     assert stop_id_of(first) == behind
     assert stop_id_of(following) is None
 

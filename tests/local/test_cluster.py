@@ -15,7 +15,7 @@ from serve_app.local.ports import free_port_block, free_ports, holder_of, is_fre
 from serve_app.local.ready_notice import who_gets_in
 from serve_app.local.serve_api import AppStatus, ServeApi, failure_reason
 from serve_app.local.worker_logs import WorkerLogs, error_tail, parse_line
-from serve_app.serving import replica_port
+from serve_app.serving import ray_internals
 from serve_app.serving.haproxy_wrapper import (
     BODY_TIMEOUT_VARIABLE,
     HEADER_TIMEOUT_VARIABLE,
@@ -92,14 +92,14 @@ def test_serves_own_port_of_a_replica_is_where_the_nodes_ports_are(
     bound: list[str] = []
     module = types.SimpleNamespace(add_port_to_grpc_server=lambda _, address: bound.append(address))
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
-    assert replica_port.install(module)
-    assert replica_port.install(module)
+    assert ray_internals.patch_replica_grpc_port(module)
+    assert ray_internals.patch_replica_grpc_port(module)
     module.add_port_to_grpc_server(None, "[::]:0")
     module.add_port_to_grpc_server(None, "10.0.0.1:7")
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "10.0.0.1")
     module.add_port_to_grpc_server(None, "[::]:0")
     assert bound == ["127.0.0.1:0", "10.0.0.1:7", "[::]:0"]
-    assert not replica_port.install(types.SimpleNamespace())
+    assert not ray_internals.patch_replica_grpc_port(types.SimpleNamespace())
 
 
 def test_haproxys_socket_fits_a_unix_path() -> None:

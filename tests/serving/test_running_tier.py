@@ -80,6 +80,20 @@ async def test_refused_settings_are_on_the_page_until_others_apply() -> None:
 
 
 @virtual
+async def test_a_patch_of_vllm_that_is_not_installed_is_on_the_page() -> None:
+    tier = await a_tier(some_settings())
+    try:
+        tier.engine.patches = {"stop_strings": True, "fast_routes": False}
+        tier.metrics_text()
+        (metric,) = tier.edge.metrics.patch_active.collect()
+        values = {sample.labels["patch"]: sample.value for sample in metric.samples}
+        assert values == {"stop_strings": 1, "fast_routes": 0}
+    finally:
+        tier.engine.shutdown()
+        await asyncio.sleep(0)
+
+
+@virtual
 async def test_the_policy_is_told_the_slo_that_holds_now() -> None:
     tier = await a_tier(some_settings())
     try:

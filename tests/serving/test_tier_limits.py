@@ -29,10 +29,10 @@ def store(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, bytes]:
     stored: dict[bytes, bytes] = {}
     monkeypatch.setattr(
         tier_limits,
-        "_internal_kv_put",
+        "kv_put",
         lambda key, value, namespace: stored.update({key: value}),
     )
-    monkeypatch.setattr(tier_limits, "_internal_kv_get", lambda key, namespace: stored.get(key))
+    monkeypatch.setattr(tier_limits, "kv_get", lambda key, namespace: stored.get(key))
     return stored
 
 
@@ -59,7 +59,7 @@ async def test_where_the_store_does_not_answer_nothing_is_known(
     def away(*_: Any, **__: Any) -> None:
         raise RuntimeError("the head is away")
 
-    monkeypatch.setattr(tier_limits, "_internal_kv_put", away)
+    monkeypatch.setattr(tier_limits, "kv_put", away)
     tier = a_tier(Tier.CHAT, 100)
     tier.edge.other_tiers_limit = 2048
     assert await exchanged_once(tier) is None

@@ -43,17 +43,17 @@ KNOWN_FIELDS: dict[str, frozenset[str]] = {
 def make_fake_app(
     batch: FakeBatch, config: FakeEngineConfig, *, served_names: Sequence[str], max_model_len: int
 ) -> Router:
-    """Chat completions, completions, models, health. Raises RequestError for a client's fault."""
+    """Chat completions, completions, models, health. Raises RequestError for a client's error."""
 
     async def health(_: Request) -> Response:
         return Response()
 
     async def models(_: Request) -> Response:
-        cards = [
+        models = [
             {"id": name, "object": "model", "created": 0, "owned_by": "fake"}
             for name in served_names
         ]
-        return JSONResponse({"object": "list", "data": cards})
+        return JSONResponse({"object": "list", "data": models})
 
     chat = _Completions("chat", batch, config, served_names, max_model_len)
     legacy = _Completions("legacy", batch, config, served_names, max_model_len)
@@ -106,15 +106,18 @@ class _Completions:
         generation = GENERATION.get() or Generation()
         # Each copy reads the prompt for itself.
         generation.on_prompt(form.prompt_tokens * len(lengths))
-        told = generation.on_first_token
-        with self.batch.reply(form.prompt_tokens, lengths, told) as reply, _ended(reply, receive):
+        on_read = generation.on_first_token
+        with (
+            self.batch.reply(form.prompt_tokens, lengths, on_read) as reply,
+            _ended(reply, receive),
+        ):
             if body.stream:
                 usage = body.stream_options is not None and body.stream_options.include_usage
                 await _stream(form, reply, send, usage=usage)
                 return
             async for _ in reply.parts():
                 pass
-            if not reply.gone:
+            if not reply.disconnected:
                 await _start(send, b"application/json")
                 await _send(send, form.whole(reply), more=False)
 
@@ -151,8 +154,8 @@ class _Completions:
         if body.ignore_eos:
             return limit
         spread = self.config.reply_spread
-        dice = random.Random(f"{self.config.seed} {copy} {prompt}")  # noqa: S311 - repeatable
-        drawn = dice.lognormvariate(log(self.config.reply_tokens) - spread**2 / 2, spread)
+        rng = random.Random(f"{self.config.seed} {copy} {prompt}")  # noqa: S311 - repeatable
+        drawn = rng.lognormvariate(log(self.config.reply_tokens) - spread**2 / 2, spread)
         return min(max(round(drawn), body.min_tokens, 1), limit)
 
 
@@ -196,7 +199,7 @@ async def _stream(form: FakeForm, reply: FakeReply, send: Send, *, usage: bool) 
         sequence = reply.sequences[index]
         reason = form.finish_reason(last) if last == sequence.reply_tokens else None
         await _send(send, form.chunk(index, first, last, reason))
-    if reply.gone:
+    if reply.disconnected:
         return
     if usage:
         await _send(send, form.usage_chunk(made_tokens(reply)))

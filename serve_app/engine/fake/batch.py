@@ -1,5 +1,5 @@
 """The fake engine's batch: sequences join and leave between steps, as in vLLM, and a step takes
-the time that it takes on a card; only the arithmetic is left out."""
+the time that it takes on a GPU; only the arithmetic is left out."""
 
 import asyncio
 from collections import deque
@@ -29,7 +29,7 @@ class FakeSequence:
     pool_tokens: int = 0
     made_tokens: int = 0
     told_tokens: int = 0
-    gone: bool = False
+    disconnected: bool = False
     # Called with its first token.
     on_first_token: Callable[[], None] = lambda: None
 
@@ -38,7 +38,7 @@ class FakeSequence:
 
     @property
     def finished(self) -> bool:
-        return self.gone or self.made_tokens == self.reply_tokens
+        return self.disconnected or self.made_tokens == self.reply_tokens
 
     def add_token(self, stream_interval: int) -> None:
         """Its reader hears of the first one, of the last one, and of each `stream_interval`."""
@@ -79,13 +79,13 @@ class FakeReply:
             self.changed.clear()
 
     @property
-    def gone(self) -> bool:
-        return any(sequence.gone for sequence in self.sequences)
+    def disconnected(self) -> bool:
+        return any(sequence.disconnected for sequence in self.sequences)
 
     def end(self) -> None:
         """Whatever has not ended leaves the batch."""
         for sequence in self.sequences:
-            sequence.gone = sequence.gone or not sequence.finished
+            sequence.disconnected = sequence.disconnected or not sequence.finished
         self.changed.set()
 
 
@@ -184,14 +184,14 @@ class FakeBatch:
             self._waiting.appendleft(newest)
         while self._waiting and len(self._running) < self.max_sequences:
             sequence = self._waiting[0]
-            if not sequence.gone:
+            if not sequence.disconnected:
                 if held and held + len(self._running) + sequence.to_read >= self.kv_tokens:
                     break
                 held += sequence.to_read
                 self._running.append(sequence)
             self._waiting.popleft()
         self.load.running = len(self._running)
-        self.load.waiting = sum(not sequence.gone for sequence in self._waiting)
+        self.load.waiting = sum(not sequence.disconnected for sequence in self._waiting)
         used = sum(sequence.pool_tokens for sequence in self._running)
         self.load.kv_cache_usage = min(1.0, used / self.kv_tokens)
 
@@ -216,7 +216,7 @@ class FakeBatch:
 
     def _end_step(self, step: _Step) -> None:
         for sequence in (*step.decoding, *step.ending):
-            if sequence.gone:
+            if sequence.disconnected:
                 continue
             sequence.add_token(self.stream_interval)
             self.load.output_tokens += 1

@@ -1,4 +1,4 @@
-"""The fake engine: a card's step times without the card, and answers that are made up.
+"""The fake engine: a GPU's step times without the GPU, and answers that are made up.
 
 It stands in for vLLM where more replicas are needed than fit on a machine. Nothing in it knows a
 model: neither its answers nor its token counts mean anything.
@@ -47,6 +47,8 @@ class FakeEngine:
     longest_token_chars: int = FAKE_TOKEN_CHARS
     request_schemas: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     template_variables: frozenset[str] = frozenset()
+    # There is no vLLM to patch.
+    patches: Mapping[str, bool] = field(default_factory=dict[str, bool])
 
     @classmethod
     async def start(
@@ -68,15 +70,17 @@ class FakeEngine:
         shape = model_shape(DEFAULT_MODEL_CONFIG)
         step_model = _faster(derived_step_model(hardware, shape), fake.speed)
         load = EngineLoad()
-        card = fake.cards.get(hardware.accelerator_type or "")
-        kv_tokens = _kv_tokens(config, hardware, shape) if card is None else card.kv_tokens
+        profile = fake.cards.get(hardware.accelerator_type or "")
+        kv_tokens = _kv_tokens(config, hardware, shape) if profile is None else profile.kv_tokens
         batch = FakeBatch(
             step_model,
             hardware.max_sequences,
             kv_tokens,
             load,
-            per_context_token_ms=(card.per_context_ktoken_ms if card else 0.0) / 1e3 / fake.speed,
-            step_tokens=card.step_tokens if card else PROMPT_TOKENS_PER_STEP,
+            per_context_token_ms=(profile.per_context_ktoken_ms if profile else 0.0)
+            / 1e3
+            / fake.speed,
+            step_tokens=profile.step_tokens if profile else PROMPT_TOKENS_PER_STEP,
             stream_interval=fake.stream_interval,
         )
         return cls(
@@ -118,18 +122,18 @@ class FakeEngine:
 
 
 def played_card(fake: FakeEngineConfig, landed_on: Hardware) -> Hardware:
-    """The card as the settings have it, for all that is derived from its speed: what a step costs
+    """The GPU as the settings have it, for all that is derived from its speed: what a step costs
     beside its sequences is overhead then, for they do not say how much of it reads the weights."""
-    card = fake.cards.get(landed_on.accelerator_type or "")
-    if card is None:
+    profile = fake.cards.get(landed_on.accelerator_type or "")
+    if profile is None:
         return landed_on
     return replace(
         landed_on,
         bandwidth_bytes_per_s=math.inf,
-        step_overhead_ms=card.base_ms,
-        step_per_sequence_ms=card.per_sequence_ms,
-        prefill_tokens_per_s=1e3 / card.per_prompt_token_ms,
-        max_sequences=card.max_sequences,
+        step_overhead_ms=profile.base_ms,
+        step_per_sequence_ms=profile.per_sequence_ms,
+        prefill_tokens_per_s=1e3 / profile.per_prompt_token_ms,
+        max_sequences=profile.max_sequences,
         status="as the fake engine's settings have it",
     )
 
@@ -144,7 +148,7 @@ def _faster(model: StepModel, speed: float) -> StepModel:
 
 
 def _kv_tokens(config: EngineConfig, hardware: Hardware, shape: ModelShape) -> int:
-    """What the weights leave of the card's memory."""
+    """What the weights leave of the GPU's memory."""
     if hardware.accelerator_type is None:
         return config.cpu_kv_cache_gib * 1024**3 // shape.kv_bytes_per_token
     room = hardware.memory_bytes * config.gpu_memory_utilization - shape.weight_bytes

@@ -170,14 +170,14 @@ class Grammars:
     ) -> list[int] | None:
         """Take tokens at random, as a model may that does not come to an end: some grammars take
         the longer for a token the more there were. The end that is found then."""
-        dice = random.Random(tokens)  # noqa: S311  (the same walk each time)
+        rng = random.Random(tokens)  # noqa: S311  (the same walk each time)
         lexer = JsonLexer()
         for _ in range(tokens):
             mask = self._mask(matcher)
             open_ended = mask & self._no_closing
-            if dice.random() < closes or not open_ended.any():
+            if rng.random() < closes or not open_ended.any():
                 open_ended = mask & self._no_stop
-            token = _any(open_ended, dice)
+            token = _any(open_ended, rng)
             if token is None or not matcher.accept_token(token):
                 break
             lexer.feed(self._vocabulary.texts[token])
@@ -219,12 +219,12 @@ def _begins(tag: Any) -> list[str]:
     return begins
 
 
-def _any(mask: Any, dice: random.Random) -> int | None:
+def _any(mask: Any, rng: random.Random) -> int | None:
     words = mask.nonzero()[0]
     if not len(words):
         return None
-    word = int(words[dice.randrange(len(words))])
-    return word * 32 + dice.choice(bits_of(int(mask[word])))
+    word = int(words[rng.randrange(len(words))])
+    return word * 32 + rng.choice(bits_of(int(mask[word])))
 
 
 def import_xgrammar() -> Any:

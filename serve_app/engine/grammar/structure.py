@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve_app.core.structure.schema_limits import (
     Refusal,
@@ -22,14 +22,17 @@ from serve_app.engine.grammar.closing import CALL_BEGINS, LONGEST_TOKENS, Closed
 from serve_app.engine.grammar.compiler import GrammarSpec
 from serve_app.engine.grammar.sandbox import GrammarSandbox, StructureRefusedError
 
+if TYPE_CHECKING:
+    from serve_app.engine.vllm.types import SamplingParams, StructuredOutputsParams
+
 # Blanks that may stand between two signs of JSON: models write `{"a": 1}`.
 MOST_BLANKS = 1
 # A thought leaves JSON so many tokens beside those of its shortest form, but no more than this part
 # of the limit.
 RESERVE_TOKENS, RESERVE_SHARE = 48, 2
-# A stream holds its last tokens back until it is known what becomes of them: so many times the
+# A stream keeps its last tokens back until it is known what becomes of them: so many times the
 # longest end that was met, and some more.
-HELD_ENDS, HELD_TOKENS = 2, 48
+KEPT_BACK_ENDS, KEPT_BACK_TOKENS = 2, 48
 # What tags put around the schemas that they hold, as vLLM counts it.
 TAG_NESTING = 16
 CALL_BEGIN, CALL_END = CALL_BEGINS.decode(), "</tool_call>"
@@ -56,9 +59,9 @@ class EndTokens:
         return min(max_tokens // RESERVE_SHARE, self.shortest + RESERVE_TOKENS)
 
     @property
-    def held(self) -> int:
-        """Tokens at the end of a limit that are held back."""
-        return HELD_ENDS * max(self.shortest, self.longest) + HELD_TOKENS
+    def kept_back(self) -> int:
+        """Tokens at the end of a limit that are kept back."""
+        return KEPT_BACK_ENDS * max(self.shortest, self.longest) + KEPT_BACK_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,9 @@ class StructureBinder:
     syntax: GrammarSyntax
     limits: SchemaLimits
 
-    async def bind(self, bound: Any, field: str | None) -> tuple[Any, EndTokens]:
+    async def bind(
+        self, bound: "StructuredOutputsParams", field: str | None
+    ) -> "tuple[StructuredOutputsParams, EndTokens]":
         """vLLM's parameters of a grammar in the form that was checked, and what it takes to end
         it. Raises RequestError: 400 names `field` and the limit, 503 says that too
         many wait to be checked."""
@@ -82,7 +87,12 @@ class StructureBinder:
         return checked, EndTokens(shortest, verdict.closing_tokens)
 
     async def close(
-        self, bound: Any, answer: Sequence[int], *, least_kept: int, most_tokens: int
+        self,
+        bound: "StructuredOutputsParams",
+        answer: Sequence[int],
+        *,
+        least_kept: int,
+        most_tokens: int,
     ) -> Closed | None:
         """How the JSON of `answer` is ended within `most_tokens` in all, of which `least_kept`
         cannot be taken back; None where the grammar does not know the answer, or no end is found
@@ -92,7 +102,7 @@ class StructureBinder:
             spec, answer, least_kept=least_kept, most_tokens=most_tokens
         )
 
-    def _in_engines_form(self, bound: Any) -> Any:
+    def _in_engines_form(self, bound: "StructuredOutputsParams") -> "StructuredOutputsParams":
         if bound.regex is not None:
             _refuse_where(_refusal_of_text(bound.regex, self.limits))
             return bound
@@ -109,7 +119,7 @@ class StructureBinder:
         changed.structural_tag = json.dumps(_with_few_blanks(tag))
         return changed
 
-    def _tag_of(self, bound: Any) -> dict[str, Any]:
+    def _tag_of(self, bound: "StructuredOutputsParams") -> dict[str, Any]:
         """The structural tag that a schema, or the client's own tag, is."""
         if bound.structural_tag is not None:
             tag = _parsed(bound.structural_tag, self.limits)
@@ -151,7 +161,7 @@ class StructureBinder:
             )
 
 
-def is_json(params: Any) -> bool:
+def is_json(params: "SamplingParams") -> bool:
     """Whether a grammar binds the generation to JSON."""
     bound = params.structured_outputs
     return bound is not None and bool(
@@ -159,16 +169,17 @@ def is_json(params: Any) -> bool:
     )
 
 
-def spec_of(bound: Any, is_lark: Callable[[str], bool]) -> GrammarSpec:
+def spec_of(bound: "StructuredOutputsParams", is_lark: Callable[[str], bool]) -> GrammarSpec:
     """What the engine compiles of parameters in its form."""
     if bound.structural_tag is not None:
         return GrammarSpec("structural_tag", bound.structural_tag)
     if bound.regex is not None:
         return GrammarSpec("regex", bound.regex)
+    assert bound.grammar is not None
     return GrammarSpec("lark" if is_lark(bound.grammar) else "ebnf", bound.grammar)
 
 
-def field_of(bound: Any) -> str:
+def field_of(bound: "StructuredOutputsParams") -> str:
     """The request's field, as far as it can be seen from what vLLM has made of it."""
     for name in ("regex", "choice", "grammar", "structural_tag"):
         if getattr(bound, name) is not None:
@@ -176,17 +187,17 @@ def field_of(bound: Any) -> str:
     return "response_format"
 
 
-def is_closed_at_limit(params: Any) -> bool:
+def is_closed_at_limit(params: "SamplingParams") -> bool:
     """Whether what binds the answer is ended where the limit would cut it."""
     return is_json(params) and not params.ignore_eos
 
 
-def is_unfinished(params: Any, answer: str) -> bool:
+def is_unfinished(params: "SamplingParams", answer: str) -> bool:
     """Whether this answer, cut here, is unfinished JSON. Where calls are the model's choice it may
     be plain text."""
     if not is_closed_at_limit(params):
         return False
-    if not is_optional(params.structured_outputs):
+    if not is_optional(params):
         return True
     return answer.rfind(CALL_BEGIN) > answer.rfind(CALL_END)
 
@@ -240,15 +251,16 @@ def _with_few_blanks(form: Any) -> Any:
     return {name: _with_few_blanks(part) for name, part in form.items()}
 
 
-def may_call(params: Any) -> bool:
+def may_call(params: "SamplingParams") -> bool:
     """Whether the answer may hold calls in tags."""
     bound = params.structured_outputs
     return bound is not None and CALL_BEGIN in (bound.structural_tag or "")
 
 
-def is_optional(bound: Any) -> bool:
+def is_optional(params: "SamplingParams") -> bool:
     """Whether the answer may be plain text too, as where calls are the model's choice."""
-    if not bound.structural_tag:
+    bound = params.structured_outputs
+    if bound is None or not bound.structural_tag:
         return False
     tag = json.loads(bound.structural_tag)
     return "structures" in tag or tag["format"].get("type") == "triggered_tags"

@@ -200,7 +200,7 @@ def run_in_child(grammars: Grammars, job: Job, writing: int) -> None:
 def _within_limits(grammars: Grammars, job: Job) -> dict[str, Any]:
     _die_with_parent()
     os.nice(NICENESS)
-    # xgrammar tells there what it does not like, and with it the client's text.
+    # xgrammar writes there what it does not like, and with it the client's text.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123
         score.write("1000")

@@ -83,21 +83,21 @@ def hub_config(name: str) -> Path:
 
     try:
         return Path(hf_hub_download(name, "config.json"))
-    except GatedRepoError as fault:
+    except GatedRepoError as error:
         raise ModelNotFoundError(
             f"The model '{name}' asks for its licence to be accepted: do so on its hub page and "
             "set HF_TOKEN."
-        ) from fault
-    except RepositoryNotFoundError as fault:
+        ) from error
+    except RepositoryNotFoundError as error:
         raise ModelNotFoundError(
             f"The hub has no model '{name}': check the name, or set HF_TOKEN if it is private."
-        ) from fault
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as fault:
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelNotFoundError(
             f"The model '{name}' is not in the local hub cache and the hub cannot be reached from "
             f"here: give a local directory with MODEL=, or MODEL={EMBEDDED_MODEL} for the embedded "
             "model."
-        ) from fault
+        ) from error
 
 
 def check_model_dir(path: Path) -> None:
@@ -209,8 +209,8 @@ def _is_whole_safetensors(file: Path) -> bool:
 def _read_json(folder: Path, file: Path) -> dict[str, dict[str, str]]:
     try:
         return json.loads(file.read_text())
-    except (OSError, ValueError) as fault:
-        raise _broken(folder, f"has an unreadable {file.name}") from fault
+    except (OSError, ValueError) as error:
+        raise _broken(folder, f"has an unreadable {file.name}") from error
 
 
 def _broken(path: Path, what: str) -> ModelNotFoundError:

@@ -1,11 +1,9 @@
 """vLLM inside the replica's process: the engine and vLLM's own ASGI application.
 
-The only file that imports vllm. The imports stand inside the functions because importing vLLM
-takes seconds, which belong to the measured start-up, and because what is set in the environment
-must be there before.
+vLLM is imported inside the functions: that takes seconds, which belong to the measured start-up,
+and what is set in the environment must be there before.
 """
 
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -24,36 +22,41 @@ from serve_app.core.reasoning.repetition import ENDLESS
 from serve_app.core.reasoning.trace import ThoughtMarks
 from serve_app.core.structure.schema_limits import SchemaLimits
 from serve_app.engine.answer_guard import AnswerGuard
-from serve_app.engine.grammar.budget import budgeted_grammar, compiling_side_by_side
-from serve_app.engine.grammar.held_reply import holding_replies
+from serve_app.engine.grammar.checked_start import checking_starts
 from serve_app.engine.grammar.sandbox import GrammarSandbox
 from serve_app.engine.grammar.structure import GrammarSyntax, StructureBinder
 from serve_app.engine.interface import EngineLoad
-from serve_app.engine.vllm.compilation import compile_s, with_compile_time
-from serve_app.engine.vllm.cpu import computes_on_cpu
-from serve_app.engine.vllm.first_tokens import FirstTokens
-from serve_app.engine.vllm.patches.assistant_prefill import continuing_prefill
-from serve_app.engine.vllm.patches.mended import (
-    exact_parser,
-    knowing_where_to_stop,
-    looked_for_rarely,
-    mended_budget,
-    rewound_on_cpu,
-    stop_ids_in_answers,
-    stopping_in_answers,
-    taking_turns,
-)
-from serve_app.engine.vllm.prompt_length import CONTEXTS, refusing_long_prompts
-from serve_app.engine.vllm.short_way import (
-    build_chunks_plainly,
+from serve_app.engine.vllm.fast_path import (
+    FAST_CHUNKS,
+    FAST_ROUTES,
+    NO_HTTP_METRICS,
     collect_garbage_rarely,
-    shorten_way,
 )
+from serve_app.engine.vllm.first_tokens import FirstTokens
+from serve_app.engine.vllm.patches import (
+    assistant_prefill,
+    grammar_validation,
+    long_prompts,
+    output_yield,
+)
+from serve_app.engine.vllm.patches.registry import active, install_in_this_process
 from serve_app.engine.vllm.stats import load_recorder
-from serve_app.engine.vllm.straight_route import answer_straight
+from serve_app.engine.vllm.worker_extension import (
+    compile_s,
+    patches_in_engine,
+    with_worker_extension,
+)
 from serve_app.errors import invalid
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from fastapi import FastAPI
+    from pydantic import BaseModel
+    from vllm.config import VllmConfig
+    from vllm.config.reasoning import ReasoningConfig
+    from vllm.tokenizers import TokenizerLike
+    from vllm.v1.engine.async_llm import AsyncLLM
 
 WARM_UP_TOKENS = 8
 # vLLM's engine keeps compiled grammars, by default 512 MiB of them.
@@ -77,8 +80,9 @@ class VllmEngine:
     longest_token_chars: int
     request_schemas: dict[str, dict[str, Any]]
     template_variables: frozenset[str]
+    patches: Mapping[str, bool]
     grammars: GrammarSandbox
-    _client: Any = field(repr=False)
+    _client: "AsyncLLM" = field(repr=False)
 
     @classmethod
     async def start(
@@ -89,60 +93,32 @@ class VllmEngine:
     ) -> "VllmEngine":
         """Load the model and build vLLM's application. `phase` times each step."""
         with phase("import"):
-            from vllm.engine.arg_utils import AsyncEngineArgs
-            from vllm.entrypoints.launchers.app import build_app
-            from vllm.entrypoints.launchers.cli_args import (
-                make_arg_parser,
-                validate_parsed_serve_args,
-            )
-            from vllm.envs import enable_envs_cache
-            from vllm.utils.argparse_utils import FlexibleArgumentParser
             from vllm.v1.engine.async_llm import AsyncLLM
             from vllm.v1.metrics.loggers import StatLoggerBase
-        # Its stub says that parse_args may return None, which argparse never does.
-        parser = make_arg_parser(FlexibleArgumentParser())
-        namespace: Any = parser.parse_args(with_compile_time(args))
-        validate_parsed_serve_args(namespace)
+
+            _import_application()
+        namespace = _parsed(with_worker_extension(args))
         with phase("configuration"):
-            config = AsyncEngineArgs.from_cli_args(namespace).create_engine_config()
-            # Where it is vLLM's choice, the engine's first grammar chooses for all that follow.
-            config.structured_outputs_config.backend = "xgrammar"
-            os.environ.setdefault(GRAMMAR_CACHE_VARIABLE, str(GRAMMAR_CACHE_MIB))
+            config = _configuration(namespace)
         load = EngineLoad()
         with phase("load"):
             recorder = load_recorder(StatLoggerBase, load)
             client = AsyncLLM.from_vllm_config(config, stat_loggers=[recorder])
         with phase("application"):
-            from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-
             structure = structure or StructureConfig()
             grammars = _grammar_sandbox(client, structure)
             processor = client.output_processor
             first_tokens = FirstTokens(processor.request_states, processor.external_req_ids)
             load.after_step = first_tokens.look
-            guard: Any = _answer_guard(client, grammars, structure, first_tokens)
-            client.generate = guard
-            _leave_grammars_to_the_guard()
-            tasks = await client.get_supported_tasks()
-            app = build_app(namespace, tasks, client.model_config)
-            await init_app_state(client, app.state, namespace, tasks)
-            # vLLM's handler of engine errors looks there for the server that it would stop.
-            app.state.server = SimpleNamespace(should_exit=False)
-            _refuse_long_prompts(client.renderer)
-            core: Any = client.engine_core
-            core.get_output_async = taking_turns(core)
-            _continue_prefill()
-            schemas = _schemas()
-            shorten_way(app, schemas)
-            answer_straight(app, {**schemas, **_tokenizer_schemas()})
-            build_chunks_plainly(_chunk_models())
-            enable_envs_cache()
-            collect_garbage_rarely()
+            guard = _answer_guard(client, grammars, structure, first_tokens)
+            # Its handlers call it there.
+            client.generate = cast("Any", guard)
+            app = await _application(client, namespace)
         with phase("warm-up"):
             token_s = await _warm_up(client)
-        cache = client.vllm_config.cache_config
+        cache, schemas = config.cache_config, _schemas()
         return cls(
-            app=_with_late_faults(holding_replies(app)),
+            app=_with_late_errors(checking_starts(app)),
             load=load,
             kv_tokens=(cache.num_gpu_blocks or 0) * (cache.block_size or 0),
             max_model_len=client.model_config.max_model_len,
@@ -155,6 +131,7 @@ class VllmEngine:
             longest_token_chars=client.renderer.get_tokenizer().max_chars_per_token,
             request_schemas={path: of.model_json_schema() for path, of in schemas.items()},
             template_variables=_template_variables(client, namespace),
+            patches=active(await patches_in_engine(client, args)),
             grammars=grammars,
             _client=client,
         )
@@ -196,31 +173,65 @@ class VllmEngine:
         self._client.shutdown()
 
 
-def _refuse_long_prompts(renderer: Any) -> None:
-    from vllm.exceptions import VLLMValidationError
-    from vllm.utils.async_utils import make_async
-
-    tokenizer = renderer.get_tokenizer()
-    tokenize = refusing_long_prompts(
-        renderer._tokenize_prompt,
-        lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]),
-        renderer.model_config.max_model_len,
-        CONTEXTS,
-        lambda message: VLLMValidationError(message, parameter="prompt"),
-    )
-    renderer._tokenize_prompt = tokenize
-    renderer._tokenize_prompt_async = make_async(tokenize, executor=renderer._executor)
+def extend_vllm() -> None:
+    """Entry point `vllm.general_plugins`: vLLM calls it in each of its processes."""
+    install_in_this_process()
 
 
-def _continue_prefill() -> None:
-    from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
+def _import_application() -> None:
+    """What takes seconds and is needed later, for the phase to have it."""
+    import vllm.engine.arg_utils
+    import vllm.entrypoints.launchers.app  # noqa: F401
 
-    convert = AnthropicServingMessages.to_chat_completion_request
-    AnthropicServingMessages.to_chat_completion_request = staticmethod(continuing_prefill(convert))
+
+def _parsed(args: Sequence[str]) -> "Namespace":
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    # Its annotation says that parse_args may return None, which argparse never does.
+    namespace = cast("Namespace", make_arg_parser(FlexibleArgumentParser()).parse_args(list(args)))
+    validate_parsed_serve_args(namespace)
+    return namespace
 
 
-def _with_late_faults(app: ASGIApp) -> ASGIApp:
-    """Raise RequestError for a client's fault that the engine finds in an answer that has begun,
+def _configuration(namespace: "Namespace") -> "VllmConfig":
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    config = AsyncEngineArgs.from_cli_args(namespace).create_engine_config()
+    # Where it is vLLM's choice, the engine's first grammar chooses for all that follow.
+    config.structured_outputs_config.backend = "xgrammar"
+    os.environ.setdefault(GRAMMAR_CACHE_VARIABLE, str(GRAMMAR_CACHE_MIB))
+    # vLLM has called it, unless an operator's VLLM_PLUGINS leaves it out.
+    install_in_this_process()
+    return config
+
+
+async def _application(client: "AsyncLLM", namespace: "Namespace") -> "FastAPI":
+    """vLLM's application over a started engine, patched."""
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+    from vllm.envs import enable_envs_cache
+
+    grammar_validation.PATCH.install()
+    tasks = await client.get_supported_tasks()
+    app = build_app(namespace, tasks, client.model_config)
+    await init_app_state(client, app.state, namespace, tasks)
+    # vLLM's handler of engine errors looks there for the server that it would stop.
+    app.state.server = SimpleNamespace(should_exit=False)
+    long_prompts.PATCH.install(client.renderer)
+    output_yield.PATCH.install(client.engine_core)
+    assistant_prefill.PATCH.install()
+    schemas = _schemas()
+    NO_HTTP_METRICS.install(app, schemas)
+    FAST_ROUTES.install(app, {**schemas, **_tokenizer_schemas()})
+    FAST_CHUNKS.install()
+    enable_envs_cache()
+    collect_garbage_rarely()
+    return app
+
+
+def _with_late_errors(app: ASGIApp) -> ASGIApp:
+    """Raise RequestError for a client's error that the engine finds in an answer that has begun,
     as `/v1/responses` begins its streams. vLLM's error handler then comes too late."""
     from vllm.exceptions import VLLMClientError
 
@@ -228,51 +239,26 @@ def _with_late_faults(app: ASGIApp) -> ASGIApp:
         try:
             await app(scope, receive, send)
         except RuntimeError as error:
-            fault = error.__cause__
-            if not isinstance(fault, VLLMClientError):
+            cause = error.__cause__
+            if not isinstance(cause, VLLMClientError):
                 raise
-            raise invalid(str(fault), param=getattr(fault, "parameter", None)) from error
+            raise invalid(str(cause), param=getattr(cause, "parameter", None)) from error
 
     return translated
 
 
-def extend_vllm() -> None:
-    """Entry point `vllm.general_plugins`: vLLM calls it in each of its processes."""
-    from vllm.entrypoints.generate.base.protocol import DeltaMessage
-    from vllm.reasoning import ReasoningParserManager
-    from vllm.reasoning.deepseek_r1_reasoning_parser import DeepSeekR1ReasoningParser
-    from vllm.v1.core.sched import utils as scheduling
-    from vllm.v1.engine import detokenizer
-    from vllm.v1.sample import thinking_budget_state
-    from vllm.v1.structured_output import StructuredOutputManager, backend_xgrammar
-
-    parser = exact_parser(DeepSeekR1ReasoningParser, DeltaMessage)
-    ReasoningParserManager.register_module(R1_PARSER, module=parser)
-    thinking_budget_state.ThinkingBudgetStateHolder = mended_budget(
-        thinking_budget_state.ThinkingBudgetStateHolder
-    )
-    backend_xgrammar.XgrammarGrammar = budgeted_grammar(backend_xgrammar.XgrammarGrammar)
-    StructuredOutputManager.__init__ = compiling_side_by_side(StructuredOutputManager.__init__)
-    scheduling.check_sequence_repetition = looked_for_rarely(scheduling.check_sequence_repetition)
-    # Before the scheduler is imported, which takes it by its name.
-    scheduling.check_stop = stop_ids_in_answers(scheduling.check_stop)
-    text = detokenizer.BaseIncrementalDetokenizer
-    text.__init__ = knowing_where_to_stop(text.__init__)
-    text.update = stopping_in_answers(text.update, detokenizer.check_stop_strings)
-    if computes_on_cpu():
-        from vllm.v1.worker.cpu_model_runner import CPUModelRunner
-
-        CPUModelRunner._bookkeeping_sync = rewound_on_cpu(CPUModelRunner._bookkeeping_sync)
-
-
 def _answer_guard(
-    client: Any, grammars: GrammarSandbox, structure: StructureConfig, first_tokens: FirstTokens
+    client: "AsyncLLM",
+    grammars: GrammarSandbox,
+    structure: StructureConfig,
+    first_tokens: FirstTokens,
 ) -> AnswerGuard:
     from vllm.sampling_params import RepetitionDetectionParams
     from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
     from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
-    tokenizer = client.renderer.tokenizer
+    # A tokenizer of Hugging Face's, of which vLLM's protocol knows a part.
+    tokenizer: Any = client.renderer.get_tokenizer()
     syntax = GrammarSyntax(
         beyond_xgrammar=has_xgrammar_unsupported_json_features,
         is_lark=grammar_is_likely_lark,
@@ -296,47 +282,28 @@ def _answer_guard(
     )
 
 
-def _grammar_sandbox(client: Any, structure: StructureConfig) -> GrammarSandbox:
+def _grammar_sandbox(client: "AsyncLLM", structure: StructureConfig) -> GrammarSandbox:
     """Started, and ready before the warm-up ends. It knows the vocabulary as vLLM's engine does."""
     import xgrammar
 
+    tokenizer: Any = client.renderer.get_tokenizer()
     vocabulary = xgrammar.TokenizerInfo.from_huggingface(
-        client.renderer.tokenizer, vocab_size=client.model_config.get_vocab_size()
+        tokenizer, vocab_size=client.model_config.get_vocab_size()
     )
     sandbox = GrammarSandbox(vocabulary.serialize_json(), structure)
     sandbox.start()
     return sandbox
 
 
-def _leave_grammars_to_the_guard() -> None:
-    """vLLM parses what a client asks for with xgrammar in this process, on the event loop: in its
-    request schemas, its parsers of tools, and when it validates. The guard has it compiled in the
-    sandbox first, whichever way it came, so that here it is only handed on."""
-    from vllm.exceptions import VLLMValidationError
-    from vllm.parser import abstract_parser
-    from vllm.v1.structured_output import backend_xgrammar
-    from vllm.v1.structured_output.utils import grammar_is_likely_lark
-
-    as_format = abstract_parser.structured_outputs_to_format
-
-    def as_format_but_lark(params: Any) -> Any:
-        if params.grammar is not None and grammar_is_likely_lark(params.grammar):
-            raise VLLMValidationError(
-                "A grammar in Lark's syntax does not go with `tools`; give it as EBNF.",
-                parameter="structured_outputs.grammar",
-            )
-        return as_format(params)
-
-    abstract_parser.structured_outputs_to_format = as_format_but_lark
-    backend_xgrammar.validate_xgrammar_grammar = lambda sampling_params: None
-
-
-def _thought_marks(reasoning: Any, tokenizer: Any) -> ThoughtMarks | None:
+def _thought_marks(
+    reasoning: "ReasoningConfig | None", tokenizer: "TokenizerLike"
+) -> ThoughtMarks | None:
     """None for a model without a reasoning parser, or one whose marks are not single tokens."""
     if reasoning is None or not reasoning.enabled:
         return None
     start, end = reasoning.reasoning_start_token_ids, reasoning.natural_reasoning_end_token_ids
-    if len(start) != 1 or len(end) != 1:
+    closing = reasoning.reasoning_end_token_ids
+    if start is None or end is None or closing is None or len(start) != 1 or len(end) != 1:
         return None
 
     def ids(text: str) -> tuple[int, ...]:
@@ -346,12 +313,12 @@ def _thought_marks(reasoning: Any, tokenizer: Any) -> ThoughtMarks | None:
         start=start[0],
         end=end[0],
         opening=(*start, *ids("\n")),
-        closing=tuple(reasoning.reasoning_end_token_ids),
+        closing=tuple(closing),
         none=(*ids("\n"), *end, *ids("\n\n")),
     )
 
 
-async def _warm_up(client: Any) -> float:
+async def _warm_up(client: "AsyncLLM") -> float:
     """Generate a few tokens; seconds a token after the first. Raises if they do not come."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -372,7 +339,7 @@ async def _warm_up(client: Any) -> float:
     return (times_s[-1] - times_s[0]) / (len(times_s) - 1)
 
 
-def _schemas() -> dict[str, type[Any]]:
+def _schemas() -> "dict[str, type[BaseModel]]":
     """vLLM's request schemas, by route."""
     from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -399,29 +366,15 @@ def _tokenizer_schemas() -> dict[str, Any]:
     }
 
 
-def _template_variables(client: Any, arguments: Any) -> frozenset[str]:
+def _template_variables(client: "AsyncLLM", arguments: "Namespace") -> frozenset[str]:
     """What the served chat template uses and does not set itself."""
     from jinja2 import Environment, meta
     from vllm.renderers.chat_utils import load_chat_template
 
     template = load_chat_template(arguments.chat_template)
-    template = template or getattr(client.renderer.tokenizer, "chat_template", None)
+    template = template or getattr(client.renderer.get_tokenizer(), "chat_template", None)
     if not isinstance(template, str):
         return frozenset()
     # It is parsed only: what is executed is in vLLM's sandbox.
     environment = Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=True)
     return frozenset(meta.find_undeclared_variables(environment.parse(template)))
-
-
-def _chunk_models() -> list[type[Any]]:
-    from vllm.entrypoints.generate.base.protocol import DeltaMessage
-    from vllm.entrypoints.openai.chat_completion import protocol as chat
-    from vllm.entrypoints.openai.completion import protocol as completion
-
-    return [
-        DeltaMessage,
-        chat.ChatCompletionResponseStreamChoice,
-        chat.ChatCompletionStreamResponse,
-        completion.CompletionResponseStreamChoice,
-        completion.CompletionStreamResponse,
-    ]

@@ -1,10 +1,13 @@
-"""Which prompts vLLM has read. Its results do not tell: that of a whole answer comes at its end."""
+"""Which prompts vLLM has read. Its results do not show it: a whole answer comes at its end."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from serve_app.core.generation import Generation
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.output_processor import RequestState
 
 
 @dataclass(slots=True)
@@ -20,7 +23,7 @@ class FirstTokens:
     """`states` are vLLM's of its sequences, by its own ids, and `ids` those ids by a request's:
     `request_states` and `external_req_ids` of its output processor."""
 
-    states: Mapping[str, Any]
+    states: "Mapping[str, RequestState]"
     ids: Mapping[str, Sequence[str]]
     _requests: dict[int, tuple[Generation, _Prompts]] = field(
         default_factory=dict[int, tuple[Generation, _Prompts]]
@@ -37,10 +40,10 @@ class FirstTokens:
         """The engine has ended it, or was never asked."""
         known = self._requests.get(id(generation))
         if known is not None and known[1].left.pop(request_id, None) is not None:
-            self._tell(*known)
+            self._report(*known)
 
     def look(self) -> None:
-        """After each step: tell those whose prompts are read. Few are not at a time."""
+        """After each step: report those whose prompts are read. Few are not at a time."""
         for generation, prompts in list(self._requests.values()):
             for request_id, seen in list(prompts.left.items()):
                 ids = self.ids.get(request_id)
@@ -48,9 +51,9 @@ class FirstTokens:
                     prompts.left[request_id] = True
                 if (seen and not ids) or any(self._is_read(each) for each in ids or ()):
                     del prompts.left[request_id]
-            self._tell(generation, prompts)
+            self._report(generation, prompts)
 
-    def _tell(self, generation: Generation, prompts: _Prompts) -> None:
+    def _report(self, generation: Generation, prompts: _Prompts) -> None:
         if not prompts.left:
             self._requests.pop(id(generation), None)
             generation.on_first_token()

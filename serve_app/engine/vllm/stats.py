@@ -1,24 +1,29 @@
-"""What vLLM says of each step, kept for admission and scaling."""
+"""What vLLM reports of each step, kept for admission and scaling."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve_app.engine.interface import EngineLoad, EngineWatch
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.metrics.loggers import StatLoggerBase, StatLoggerFactory
+    from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 ENDED_BY_ITSELF = ("stop", "length", "repetition")
 
 
-def load_recorder(base: type[Any], load: EngineLoad) -> Any:
+def load_recorder(base: "type[StatLoggerBase]", load: EngineLoad) -> "StatLoggerFactory":
     """A vLLM stat logger, of its class `base`, that keeps the newest figures in `load`."""
 
     class LoadRecorder(base):
-        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+        def __init__(self, vllm_config: "VllmConfig", engine_index: int = 0) -> None:
             pass
 
         def record(
             self,
-            scheduler_stats: Any,
-            iteration_stats: Any,
+            scheduler_stats: "SchedulerStats | None",
+            iteration_stats: "IterationStats | None",
             mm_cache_stats: Any = None,
             engine_idx: int = 0,
         ) -> None:
@@ -36,7 +41,7 @@ def load_recorder(base: type[Any], load: EngineLoad) -> Any:
                 load.output_tokens += iteration_stats.num_generation_tokens
                 if load.watch is not None:
                     since_s = previous_s if was_busy else None
-                    _tell(load.watch, iteration_stats, since_s, load.reported_s)
+                    _report(load.watch, iteration_stats, since_s, load.reported_s)
             load.after_step()
 
         def log_engine_initialized(self) -> None:
@@ -45,7 +50,9 @@ def load_recorder(base: type[Any], load: EngineLoad) -> Any:
     return LoadRecorder
 
 
-def _tell(watch: EngineWatch, stats: Any, previous_s: float | None, now_s: float) -> None:
+def _report(
+    watch: EngineWatch, stats: "IterationStats", previous_s: float | None, now_s: float
+) -> None:
     """The step that these statistics are of, if another one came right before it."""
     if previous_s is not None and stats.num_generation_tokens:
         watch.step(

@@ -7,6 +7,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
+from serve_app.engine.vllm.patches.registry import PATCHES
 from tests.e2e.site import Site, wait_for
 
 SECRET = "zanzibar-quince-1729"
@@ -73,6 +74,17 @@ def test_metrics_of_every_replica_of_every_tier(site: Site) -> None:
         assert labels[name] == replicas, name
     # The edge counts requests; vLLM's own counting would wrap every chunk (ADR 3).
     assert not {name for name in labels if name.startswith("http_")}
+
+
+def test_every_patch_of_vllm_is_active_in_both_tiers(site: Site) -> None:
+    """In the engine's process too; the fast path loses nothing without a word."""
+    active = {
+        (sample.labels["tier"], sample.labels["patch"]): sample.value
+        for family in text_string_to_metric_families(site.metrics().text)
+        if family.name == "tierserve_vllm_patch_active"
+        for sample in family.samples
+    }
+    assert active == {(tier.value, patch.name): 1.0 for tier in Tier for patch in PATCHES}
 
 
 def test_metrics_count_what_was_asked(site: Site) -> None:

@@ -113,7 +113,7 @@ async def test_a_thought_leaves_as_much_as_the_shortest_json_takes(binder: Struc
     shortest = await binder.close(bound, (), least_kept=0, most_tokens=300)
     assert shortest is not None
     assert len(shortest.ids) == end_tokens.shortest <= end_tokens.longest
-    assert end_tokens.held > end_tokens.longest
+    assert end_tokens.kept_back > end_tokens.longest
     assert end_tokens.reserve(1024) > len(shortest.ids)
     assert end_tokens.reserve(20) == 10
 
@@ -249,13 +249,13 @@ def test_where_calls_are_the_models_choice_text_may_be_cut(
     form: str, answer: str, unfinished: bool
 ) -> None:
     bound = bound_to(structural_tag=json.dumps({"format": {"type": form}}))
-    params = SimpleNamespace(structured_outputs=bound, ignore_eos=False)
+    params: Any = SimpleNamespace(structured_outputs=bound, ignore_eos=False)
     assert is_unfinished(params, answer) == unfinished
 
 
 def test_the_older_form_of_a_tag_is_the_models_choice_too() -> None:
     bound = bound_to(structural_tag=json.dumps({"structures": [], "triggers": []}))
-    params = SimpleNamespace(structured_outputs=bound, ignore_eos=False)
+    params: Any = SimpleNamespace(structured_outputs=bound, ignore_eos=False)
     assert not is_unfinished(params, "plain text")
 
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from serve_app.engine.vllm.engine import _schemas
-from serve_app.engine.vllm.straight_route import StraightRoute, answer_straight
+from serve_app.engine.vllm.fast_path import FastRoute, answer_without_fastapi
 
 # Importing vLLM takes longer than all quick tests of this folder, and warns of what is its own.
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
@@ -27,12 +27,12 @@ def test_vllms_routes_are_as_they_are_known() -> None:
     app = FastAPI()
     for router in (messages, chat, completion, responses):
         app.include_router(router)
-    assert set(answer_straight(app, schemas)) == set(schemas)
+    assert set(answer_without_fastapi(app, schemas)) == set(schemas)
     routes: list[Any] = app.router.routes
     for route in routes:
-        if isinstance(straight := getattr(route, "app", None), StraightRoute):
+        if isinstance(fast := getattr(route, "app", None), FastRoute):
             (body,) = route.dependant.body_params
-            assert body.field_info.annotation is straight.schema
+            assert body.field_info.annotation is fast.schema
 
 
 def test_vllms_own_handler_streams() -> None:
@@ -48,7 +48,7 @@ def test_vllms_own_handler_streams() -> None:
     app = FastAPI()
     app.include_router(router)
     app.state.openai_serving_chat, app.state.args = Serving(), SimpleNamespace()
-    assert answer_straight(app, _schemas()) == ["/v1/chat/completions"]
+    assert answer_without_fastapi(app, _schemas()) == ["/v1/chat/completions"]
     body = {"messages": [{"role": "user", "content": "hello"}], "stream": True}
     reply = TestClient(app).post(
         "/v1/chat/completions", content=json.dumps(body), headers={"x-mark": "mark"}

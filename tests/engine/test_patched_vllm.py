@@ -1,5 +1,8 @@
-"""The same on vLLM's own classes, driven by hand with a vocabulary of twenty tokens."""
+"""The patches on vLLM's own classes, driven by hand with a vocabulary of twenty tokens."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -8,17 +11,14 @@ import pytest
 
 from serve_app.core.generation import Generation, SequenceFacts
 from serve_app.core.reasoning.trace import ThoughtTrace
-from serve_app.engine.vllm.engine import _chunk_models
-from serve_app.engine.vllm.patches.mended import (
-    exact_parser,
-    knowing_where_to_stop,
-    mended_budget,
-    stop_behind,
-    stop_ids_in_answers,
-    stop_outside_calls,
-    stopping_in_answers,
-)
-from serve_app.engine.vllm.short_way import FIELD_LOG, build_chunks_plainly
+from serve_app.engine.vllm.cpu import computes_on_cpu
+from serve_app.engine.vllm.fast_path import FIELD_LOG, build_chunks_unchecked, chunk_models
+from serve_app.engine.vllm.patches.r1_parser import exact_parser
+from serve_app.engine.vllm.patches.registry import IN_EVERY_PROCESS, ON_CPU
+from serve_app.engine.vllm.patches.stop_strings import stopping_in_answers, with_stop_scope
+from serve_app.engine.vllm.patches.stop_token_ids import stop_ids_in_answers
+from serve_app.engine.vllm.patches.thinking_budget import ended_with_the_reasoning
+from serve_app.engine.vllm.stop_scope import stop_behind, stop_outside_calls
 from tests.engine.fake_generation import END, MARKS, PHRASE, START, asked_by_the_edge
 from tests.engine.grammars import micro_tokenizer
 
@@ -59,24 +59,24 @@ def written(holder_class: Any, wants: Sequence[int], budget: int) -> list[int]:
 def holders() -> tuple[Any, Any]:
     from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
 
-    return ThinkingBudgetStateHolder, mended_budget(ThinkingBudgetStateHolder)
+    return ThinkingBudgetStateHolder, ended_with_the_reasoning(ThinkingBudgetStateHolder)
 
 
-def test_vllms_holder_writes_the_phrase_into_an_answer_and_the_mended_one_does_not() -> None:
-    own, mended = holders()
+def test_vllms_holder_writes_the_phrase_into_an_answer_and_the_patched_one_does_not() -> None:
+    own, patched = holders()
     wants = [5, 6, END, *[9] * 12]
     spoilt = written(own, wants, budget=6)
     assert spoilt[:3] == wants[:3]
     assert set(PHRASE) & set(spoilt[3:])
-    assert written(mended, wants, budget=6) == wants
+    assert written(patched, wants, budget=6) == wants
 
 
 @pytest.mark.parametrize("budget", [2, 5, 8])
 def test_a_thought_is_closed_after_exactly_its_budget_and_never_again(budget: int) -> None:
     """The budget is counted with the one token that the prompt holds of the thought, and the
     trace says `cut` only if the two agree."""
-    _, mended = holders()
-    ids = written(mended, [*[5] * (budget - 1), *[9] * 12], budget)
+    _, patched = holders()
+    ids = written(patched, [*[5] * (budget - 1), *[9] * 12], budget)
     assert ids == [*[5] * (budget - 1), *PHRASE, END, *[9] * 12]
     trace = ThoughtTrace(MARKS, budget - 1)
     trace.take(ids)
@@ -95,11 +95,13 @@ def test_a_stream_without_a_thought_is_answer_from_its_first_token_on(
     from vllm.entrypoints.generate.base.protocol import DeltaMessage
     from vllm.reasoning.deepseek_r1_reasoning_parser import DeepSeekR1ReasoningParser
 
-    parser = exact_parser(DeepSeekR1ReasoningParser, DeltaMessage)(FakeTokenizer())
+    tokenizer: Any = FakeTokenizer()
+    parser = exact_parser(DeepSeekR1ReasoningParser, DeltaMessage)(tokenizer)
     trace = ThoughtTrace(MARKS, budget)
+    request: Any = None
     with asked_by_the_edge(Generation(sequences={0: SequenceFacts(trace)})):
         assert parser.is_reasoning_end([50]) is (field == "content")
-        reasoning, content = parser.extract_reasoning("4", None)
+        reasoning, content = parser.extract_reasoning("4", request)
     assert {"reasoning": reasoning, "content": content}[field] == "4"
 
 
@@ -108,7 +110,7 @@ def test_a_chunk_is_the_same_when_it_is_built_plainly() -> None:
     from vllm.entrypoints.openai.chat_completion import protocol as chat
     from vllm.entrypoints.serve.engine.protocol import UsageInfo
 
-    models = _chunk_models()
+    models = chunk_models()
     assert all(FIELD_LOG in it.__pydantic_decorators__.model_validators for it in models)
 
     def chunk() -> str:
@@ -121,7 +123,7 @@ def test_a_chunk_is_the_same_when_it_is_built_plainly() -> None:
         return whole.model_dump_json(exclude_unset=True)
 
     before = chunk()
-    build_chunks_plainly(models)
+    build_chunks_unchecked(models)
     assert chunk() == before
 
 
@@ -146,7 +148,7 @@ def texts_until_stop(
         stop_outside_calls(sampling, *calls)
     request: Any = SimpleNamespace(sampling_params=sampling, request_id="a", prompt_token_ids=[5])
     detokenizer: Any = Patched(tokenizer, request)
-    knowing_where_to_stop(lambda *_: None)(detokenizer, request)
+    with_stop_scope(lambda *_: None)(detokenizer, request)
     for token in tokenizer.encode(text, add_special_tokens=False):
         stop = detokenizer.update([token], False)
         if stop is not None:
@@ -220,3 +222,32 @@ def test_stop_ids_end_the_answer_and_not_the_thought(
     )
     assert stop_ids_in_answers(check_stop)(request, 1000) is stopped
     assert params.stop_token_ids == [9, END]
+
+
+# --- all of them
+
+
+INSTALLING = """
+import json
+from serve_app.engine.vllm.patches.patch import find
+from serve_app.engine.vllm.patches.registry import *
+install_in_this_process()
+names = [name for patch in IN_EVERY_PROCESS for name in patch.replaces]
+once = [find(name) for name in names]
+install_in_this_process()
+same = all(find(name) == before for name, before in zip(names, once))
+from vllm.v1.core.sched import scheduler, utils
+print(json.dumps([outcomes(), same, scheduler.check_stop is utils.check_stop]))
+"""
+
+
+def test_every_patch_is_installed_in_this_vllm_once() -> None:
+    """In a process of its own, whose vLLM the other tests do not see."""
+    ran = subprocess.run(
+        [sys.executable, "-c", INSTALLING], capture_output=True, text=True, check=True
+    )
+    outcomes, same, seen_by_scheduler = json.loads(ran.stdout.splitlines()[-1])
+    needed = (*IN_EVERY_PROCESS, *(ON_CPU if computes_on_cpu() else ()))
+    assert outcomes == {patch.name: True for patch in needed}
+    assert same
+    assert seen_by_scheduler

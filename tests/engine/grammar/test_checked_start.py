@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.engine.grammar.held_reply import holding_replies, refuse_reply, release_reply
+from serve_app.engine.grammar.checked_start import begin_reply, checking_starts, refuse_start
 from serve_app.errors import RequestError, invalid
 
 START = {"type": "http.response.start", "status": 200, "headers": []}
@@ -26,7 +26,7 @@ async def sent_by(app: ASGIApp, sent: list[Message] | None = None) -> list[Messa
     async def receive() -> Message:
         raise AssertionError
 
-    await holding_replies(app)({"type": "http"}, receive, send)
+    await checking_starts(app)({"type": "http"}, receive, send)
     return sent
 
 
@@ -37,7 +37,7 @@ async def test_what_was_begun_is_held_until_it_is_released() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(START)
         seen.append(len(sent))
-        await release_reply()
+        await begin_reply()
         seen.append(len(sent))
         await send(chunk("a"))
         seen.append(len(sent))
@@ -58,7 +58,7 @@ async def test_a_refusal_is_raised_and_nothing_of_the_reply_is_sent() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(START)
         try:
-            refuse_reply(REFUSED)
+            refuse_start(REFUSED)
         except asyncio.CancelledError:
             # As vLLM's handlers of whole answers do.
             await send(chunk("Client disconnected"))
@@ -74,7 +74,7 @@ async def test_a_refusal_that_ends_the_handler_is_raised_as_what_it_is() -> None
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async def handler() -> None:
             await send(START)
-            refuse_reply(REFUSED)
+            refuse_start(REFUSED)
 
         await asyncio.create_task(handler())
 
@@ -105,14 +105,14 @@ async def test_a_client_that_leaves_is_no_refusal() -> None:
 
 
 async def test_where_no_reply_is_held_a_refusal_is_the_callers_to_raise() -> None:
-    refuse_reply(REFUSED)
-    await release_reply()
+    refuse_start(REFUSED)
+    await begin_reply()
     left: list[asyncio.Task[Any]] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async def later() -> str:
             await asyncio.sleep(0.01)
-            refuse_reply(REFUSED)
+            refuse_start(REFUSED)
             return "not ended"
 
         left.append(asyncio.create_task(later()))

@@ -4,12 +4,16 @@ vLLM tokenizes a prompt to its end, in the one thread that everybody's prompts p
 finds that it does not fit: 6 MB took 21 s. Here the begin of a long text is tokenized first. A
 text's tokens are about those of its begin and its rest together, so when the begin alone has more
 than the context holds, so has the whole.
-
-vLLM's renderer is handed in, so that this file does not import vLLM.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from serve_app.engine.vllm.patches.patch import Patch, replace
+
+if TYPE_CHECKING:
+    from vllm.renderers.base import BaseRenderer
+    from vllm.renderers.params import TokenizeParams
 
 # A begin may end inside a word, which then has some tokens more than in the whole.
 CUT_TOKENS = 32
@@ -47,7 +51,7 @@ def refusing_long_prompts(
     limit, as for `/tokenize`, or the prompt is to be truncated, it is that of so many
     `contexts`."""
 
-    def tokenize_within(prompt: Any, params: Any) -> Any:
+    def tokenize_within(prompt: Any, params: "TokenizeParams") -> Any:
         text = prompt.get("prompt") if isinstance(prompt, dict) else None
         if isinstance(text, str):
             most = params.max_total_tokens
@@ -62,3 +66,47 @@ def refusing_long_prompts(
         return tokenize(prompt, params)
 
     return tokenize_within
+
+
+def _install(renderer: "BaseRenderer") -> None:
+    from vllm.exceptions import VLLMValidationError
+    from vllm.utils.async_utils import make_async
+
+    tokenizer: Any = renderer.get_tokenizer()
+
+    def refusing(tokenize: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        return refusing_long_prompts(
+            tokenize,
+            lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]),
+            renderer.model_config.max_model_len,
+            CONTEXTS,
+            lambda message: VLLMValidationError(message, parameter="prompt"),
+        )
+
+    replace(renderer, "_tokenize_prompt", refusing)
+    renderer._tokenize_prompt_async = make_async(
+        renderer._tokenize_prompt, executor=renderer._executor
+    )
+
+
+_RENDERER = "vllm.renderers.base:BaseRenderer"
+PATCH = Patch(
+    name="long_prompts",
+    versions=">=0.32,<0.33",
+    upstream="vllm/renderers/base.py, BaseRenderer._tokenize_prompt",
+    remove_when="vLLM refuses a prompt that is too long before it has tokenized all of it",
+    apply=_install,
+    replaces=(
+        f"{_RENDERER}._tokenize_prompt",
+        "vllm.utils.async_utils:make_async",
+        "vllm.exceptions:VLLMValidationError",
+    ),
+    relies_on=(
+        f"{_RENDERER}._tokenize_prompt_async",
+        f"{_RENDERER}._executor",
+        f"{_RENDERER}.get_tokenizer",
+        f"{_RENDERER}.model_config",
+        "vllm.renderers.params:TokenizeParams.max_total_tokens",
+        "vllm.renderers.params:TokenizeParams.truncate_prompt_tokens",
+    ),
+)

@@ -1,16 +1,8 @@
 """A grammar that takes too much of the engine's time is rejected, and no other."""
 
-from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
-from serve_app.engine.grammar.budget import (
-    BUDGET_S,
-    COMPILERS,
-    TOKEN_S,
-    budgeted_grammar,
-    compiling_side_by_side,
-)
+from serve_app.engine.vllm.patches.grammar_budget import BUDGET_S, TOKEN_S, budgeted_grammar
 
 
 class Clock:
@@ -31,7 +23,7 @@ def a_grammar(step_s: float) -> Any:
             clock.now_s += step_s / 2
             return tokens != [0]
 
-    return budgeted_grammar(Grammar, clock)()
+    return cast("Any", budgeted_grammar)(Grammar, clock)()
 
 
 def accepted_tokens(grammar: Any, most: int) -> int:
@@ -59,18 +51,3 @@ def test_what_was_saved_counts_for_no_more_than_the_budget() -> None:
 
 def test_what_the_grammar_rejects_stays_rejected() -> None:
     assert not a_grammar(0.0).accept_tokens("id", [0])
-
-
-def test_grammars_are_compiled_side_by_side_where_any_are_compiled() -> None:
-    own = ThreadPoolExecutor(1)
-
-    def initialize(manager: Any, tokenizer: bool) -> None:
-        if tokenizer:
-            manager.executor = own
-
-    manager, without = SimpleNamespace(), SimpleNamespace()
-    compiling_side_by_side(initialize)(manager, tokenizer=True)
-    compiling_side_by_side(initialize)(without, tokenizer=False)
-    assert manager.executor is not own
-    assert manager.executor._max_workers == COMPILERS
-    assert without == SimpleNamespace()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from serve_app.engine.models.model_dir import resolve_model
-from serve_app.engine.vllm.prompt_length import (
+from serve_app.engine.vllm.patches.long_prompts import (
     CUT_TOKENS,
     fits_by_its_begin,
     refusing_long_prompts,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.nvidia import MIB, DriverCard, card_with_id, installed_cards
-from tests.serving.fake_nvidia_smi import RTX_4090, T4, put_cards
+from tests.fake_nvidia_smi import RTX_4090, T4, put_cards
 
 
 @pytest.mark.parametrize(

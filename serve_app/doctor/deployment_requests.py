@@ -4,16 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from serve_app.config.accelerator_costs import cost_on
 from serve_app.config.tier import TierArgs, TierSettings, tier_args, tier_settings
 from serve_app.core.admission.capacity import derive_limits
 from serve_app.core.placement.hardware import hardware_for
 from serve_app.core.placement.labels import UNLABELLED
 from serve_app.core.placement.nodes import NodeView, TierWish
 from serve_app.core.placement.token_cost import TokenCost
+from serve_app.engine.models.fit_check import card_of_replica, check_model
 from serve_app.engine.models.model_size import ModelFiles
 from serve_app.nvidia import DriverCard
-from serve_app.serving.accelerator_costs import cost_on
-from serve_app.serving.fit_check import card_of_replica, check_model
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serve_app.config.accelerator_costs import most_token_ms
 from serve_app.core.placement.diagnosis import Finding, Place, Severity, diagnose
 from serve_app.core.placement.labels import accelerator_types
 from serve_app.core.placement.nodes import NodeView
@@ -18,7 +19,8 @@ from serve_app.doctor.deployment_requests import (
     deployments_asked,
     on_cards,
 )
-from serve_app.doctor.machine_check import machine_findings
+from serve_app.doctor.findings import machine_findings, service_findings
+from serve_app.engine.models.fit_check import model_files
 from serve_app.engine.models.model_dir import ModelNotFoundError
 from serve_app.engine.models.model_size import ModelFiles
 from serve_app.local.profiles import find_profile, load_profile
@@ -27,11 +29,8 @@ from serve_app.local.services import (
     LocalService,
     reported_tiers,
     running_services,
-    service_findings,
 )
 from serve_app.nvidia import DriverCard
-from serve_app.serving.accelerator_costs import most_token_ms
-from serve_app.serving.fit_check import model_files
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 # Serve's words for an application that is not up yet.

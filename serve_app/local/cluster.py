@@ -18,9 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from serve_app.local.head import AUTH_FILE, RayHead
 from serve_app.local.ports import free_ports
 from serve_app.local.profiles import load_profile, with_http_port
+from serve_app.local.ray_head import AUTH_FILE, RayHead
 from serve_app.local.serve_api import AppStatus, ServeApi, ServeApiError, failure_reason
 from serve_app.local.services import RECORD_FILE, record_of_service
 from serve_app.local.supervisor import RUN_ID_VARIABLE, end_processes, processes_of_run

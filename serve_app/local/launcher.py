@@ -16,13 +16,12 @@ from rich.console import Console
 from serve_app.engine.models.model_dir import EMBEDDED_MODEL, check_hub_model, resolve_model
 from serve_app.local import profiles
 from serve_app.local.cluster import ClusterError, LocalCluster
-from serve_app.local.head import haproxy_wrapper
-from serve_app.local.log_feed import LogFeed
 from serve_app.local.ports import holder_of, is_free
 from serve_app.local.progress import StartProgress
+from serve_app.local.ray_head import haproxy_wrapper
 from serve_app.local.ready_notice import ReadyService, listed_models, ready_lines
 from serve_app.local.serve_api import AppStatus, ServeApiError
-from serve_app.local.worker_logs import WorkerLogs, error_tail
+from serve_app.local.worker_logs import LogFeed, WorkerLogs, error_tail
 from serve_app.nvidia import installed_cards
 
 POLL_S = 0.5

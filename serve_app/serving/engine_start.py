@@ -12,12 +12,14 @@ from serve_app.core.placement.engine_args import EngineSpec, cores_of_slice, eng
 from serve_app.core.placement.hardware import Hardware
 from serve_app.engine.fake.engine import FakeEngine, played_card
 from serve_app.engine.interface import Engine
+from serve_app.engine.models.fit_check import quantization_argument
 from serve_app.engine.models.model_dir import resolve_model
 from serve_app.engine.templates.chat_templates import served_template
 from serve_app.engine.vllm.compilation import keep_compiled_in
 from serve_app.engine.vllm.cpu import computes_on_cpu, on_cores, this_cpu
 from serve_app.engine.vllm.engine import VllmEngine
-from serve_app.serving.fit_check import quantization_argument
+from serve_app.nvidia import DriverCard, card_with_id
+from serve_app.serving.replica_placement import Landing
 from serve_app.serving.scheduling_class import interrupting
 
 log = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ async def start_engine(
     hardware = _computing(landed_on)
     with phase("model"):
         model = str(resolve_model(args.model))
-        quantization = quantization_argument(args.engine, model, hardware)
+        quantization = quantization_argument(args.engine, model, hardware, _driver_gpu(hardware))
     spec = EngineSpec(
         model=model,
         served_names=names,
@@ -59,6 +61,14 @@ async def start_engine(
     keep_compiled_in(args.engine.compile_cache_dir)
     with interrupting(), _placed(args.engine, hardware):
         return await VllmEngine.start(arguments, phase, args.structure), hardware
+
+
+def _driver_gpu(hardware: Hardware) -> DriverCard | None:
+    if hardware.accelerator_type is None:
+        return None
+    # Ray numbers the GPUs as the driver does, and shows a replica its own.
+    gpu_ids = Landing.of_this_process().gpu_ids
+    return card_with_id(gpu_ids[0]) if gpu_ids else None
 
 
 def _by_family(config: EngineConfig, model: str) -> dict[str, str | None]:

@@ -20,7 +20,7 @@ from serve_app.errors import error_body
 
 HEADER_TIMEOUT_VARIABLE = "TIERSERVE_HAPROXY_HEADER_TIMEOUT_S"
 BODY_TIMEOUT_VARIABLE = "TIERSERVE_HAPROXY_BODY_TIMEOUT_S"
-# Where clients come in. Who sets it (local/head.py) wants everything else on 127.0.0.1 only.
+# Where clients come in. Who sets it (local/ray_head.py) wants everything else on 127.0.0.1 only.
 HOST_VARIABLE = "TIERSERVE_HAPROXY_HOST"
 # Ray's own: who sets it means it.
 _MAXCONN_VARIABLE = "RAY_SERVE_HAPROXY_MAXCONN"

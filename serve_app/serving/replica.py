@@ -15,10 +15,10 @@ from starlette.types import ASGIApp
 
 from serve_app.api.cors import with_cors
 from serve_app.api.relay import Relay
+from serve_app.config.accelerator_costs import times_the_preferred
 from serve_app.config.tier import TierArgs, tier_settings
 from serve_app.core.placement.hardware import hardware_for, model_shape
 from serve_app.engine.interface import Engine
-from serve_app.serving.accelerator_costs import times_the_preferred
 from serve_app.serving.cluster_secret import cluster_secret
 from serve_app.serving.engine_start import start_engine
 from serve_app.serving.lenders import Lenders, answer_form, lending_terms

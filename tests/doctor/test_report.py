@@ -10,14 +10,14 @@ from rich.console import Console
 
 from serve_app.__main__ import main
 from serve_app.config.tier import ENV_PREFIX
-from serve_app.doctor import machine_check
+from serve_app.doctor import findings as findings_module
 from serve_app.doctor import report as doctor_module
 from serve_app.doctor.page import doctor
 from serve_app.doctor.report import Report, diagnose_cluster
 from serve_app.local.profiles import load_profile
 from serve_app.local.services import RECORD_FILE, record_of_service, running_services
-from tests.serving.dashboard import TOKEN, Dashboard, serving
-from tests.serving.fake_nvidia_smi import RTX_2060, T4, put_cards
+from tests.doctor.dashboard import TOKEN, Dashboard, serving
+from tests.fake_nvidia_smi import RTX_2060, T4, put_cards
 
 RTX_4090 = "GeForce-RTX-4090"
 
@@ -33,9 +33,9 @@ def _nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setattr(doctor_module, "DEFAULT_ADDRESS", "http://127.0.0.1:9")
     monkeypatch.setattr(doctor_module, "running_services", lambda: running_services(tmp_path))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(machine_check, "LEAST_MEMORY_BYTES", 0)
-    monkeypatch.setattr(machine_check, "_has_nvidia_card", lambda: False)
-    monkeypatch.setattr(machine_check, "computes_on_cpu", lambda: False)
+    monkeypatch.setattr(findings_module, "LEAST_MEMORY_BYTES", 0)
+    monkeypatch.setattr(findings_module, "_has_nvidia_card", lambda: False)
+    monkeypatch.setattr(findings_module, "computes_on_cpu", lambda: False)
 
 
 def apps(profile: str) -> list[dict[str, Any]]:
@@ -89,10 +89,10 @@ def test_memory_of_the_card_that_others_hold_is_an_error(
 def test_a_driver_that_does_not_answer_and_a_vllm_for_cpus_are_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(machine_check, "_has_nvidia_card", lambda: True)
+    monkeypatch.setattr(findings_module, "_has_nvidia_card", lambda: True)
     assert codes(diagnose_cluster()) == [(None, "driver")]
     put_cards(monkeypatch, tmp_path, T4)
-    monkeypatch.setattr(machine_check, "computes_on_cpu", lambda: True)
+    monkeypatch.setattr(findings_module, "computes_on_cpu", lambda: True)
     assert codes(diagnose_cluster()) == [(None, "vllm-for-cpu")]
 
 
@@ -251,7 +251,7 @@ def test_beside_a_running_service_it_looks_at_that_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its memory and its GPUs are taken by itself, which is no fault."""
-    monkeypatch.setattr(machine_check, "LEAST_MEMORY_BYTES", 2**60)
+    monkeypatch.setattr(findings_module, "LEAST_MEMORY_BYTES", 2**60)
     tiers = [{"tier": "chat", "ready": True, "running": 3, "slots": 32, "queue_depth": None,
               "replicas": [{"accelerator_type": "T4", "gpu_ids": ["0"]}]}]  # fmt: skip
     monkeypatch.setattr(doctor_module, "reported_tiers", lambda _: tiers)

@@ -45,7 +45,7 @@ def test_each_profile_holds_the_web_application_and_its_tiers(name: str) -> None
     routes = {app["name"]: app["route_prefix"] for app in config["applications"]}
     expected = {"web": "/", "chat": "/api/chat", "reasoning": "/api/reasoning"}
     if name == "gpu-6gb":
-        # Two engines do not fit there: tests/serving/test_profile_memory.py has the sum.
+        # Two engines do not fit there: tests/engine/models/test_profile_memory.py has the sum.
         del expected["reasoning"]
     assert routes == expected
     for app in config["applications"]:

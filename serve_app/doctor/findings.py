@@ -1,7 +1,9 @@
-"""What stands in the way on this machine before any cluster is there: driver, vLLM, memory."""
+"""What stands in the way: on this machine before any cluster is there (driver, vLLM, memory), and
+in a service that runs."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -11,6 +13,7 @@ from serve_app.doctor.deployment_requests import DeploymentAsked
 from serve_app.engine.vllm.cpu import computes_on_cpu
 from serve_app.engine.vllm.quantizations import known_to_vllm
 from serve_app.local.launcher import LEAST_MEMORY_BYTES
+from serve_app.local.services import LocalService
 
 GIB = 1024**3
 _PCI = Path("/sys/bus/pci/devices")
@@ -27,6 +30,38 @@ def machine_findings(view: ClusterView, asked: Sequence[DeploymentAsked]) -> lis
         *_memory(),
         *_held(view, asked),
     ]
+
+
+def service_findings(
+    service: LocalService, tiers: list[dict[str, Any]] | None, *, starting: bool
+) -> Iterator[Finding]:
+    """What is wrong with a service that runs, as its own HTTP port shows it. One that is `starting`
+    does not answer yet, which is no error."""
+    if tiers is None and starting:
+        yield Finding(
+            Severity.WARNING,
+            "service-starting",
+            None,
+            f"Port {service.port} does not answer yet: the service is starting.",
+            "wait until `make serve` says Ready",
+        )
+    elif tiers is None:
+        yield Finding(
+            Severity.ERROR,
+            "service-silent",
+            None,
+            f"Port {service.port} does not answer, though the service's Ray runs.",
+            "look at the terminal of `make serve`, and into its logs",
+        )
+    for tier in tiers or []:
+        if not tier.get("ready") and tier.get("replicas_wanted") != 0:
+            message = str(tier.get("message") or "Serve has no message").rstrip(".")
+            yield Finding(
+                Severity.WARNING,
+                "tier-not-ready",
+                str(tier["tier"]),
+                f"{tier['tier']} has no replica that answers: {message}.",
+            )
 
 
 def _driver(answers: bool) -> Iterator[Finding]:

@@ -7,15 +7,14 @@ import pytest
 
 from serve_app.config.engine import EngineConfig
 from serve_app.core.placement.hardware import CPU, RTX_4090, T4, hardware_for
-from serve_app.engine.models.model_size import ModelFiles
-from serve_app.nvidia import MIB, DriverCard
-from serve_app.serving import fit_check
-from serve_app.serving.fit_check import (
+from serve_app.engine.models.fit_check import (
     ModelDoesNotFitError,
     card_of_replica,
     check_model,
     quantization_argument,
 )
+from serve_app.engine.models.model_size import ModelFiles
+from serve_app.nvidia import MIB, DriverCard
 from tests.builders import R1_DISTILL_QWEN_1_5B
 
 # Llama 8B's sizes: 16 GB of 16-bit weights.
@@ -31,9 +30,8 @@ LLAMA_8B = {
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model directory with nothing but a config.json; no card's driver answers."""
-    monkeypatch.setattr(fit_check, "_own_card", lambda: None)
+def model(tmp_path: Path) -> Path:
+    """A model directory with nothing but a config.json."""
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
     return tmp_path
 

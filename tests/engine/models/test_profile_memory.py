@@ -8,15 +8,15 @@ from serve_app.config.engine import EngineConfig
 from serve_app.config.tier import tier_args
 from serve_app.core.placement.fit import OVERHEAD_BYTES, Card, card_of
 from serve_app.core.placement.hardware import GIB, RTX_4090, T4
+from serve_app.engine.models.fit_check import CheckedModel, ModelDoesNotFitError, check_model
 from serve_app.engine.models.model_size import ModelFiles
 from serve_app.local.profiles import DEPLOY_DIR, LEAST_SHARED_BYTES, load_profile
 from serve_app.nvidia import MIB
-from serve_app.serving.fit_check import CheckedModel, ModelDoesNotFitError, check_model
 from tests.builders import R1_DISTILL_QWEN_1_5B
 
 SIX_GB = Card("a 6 GB card", 6144 * MIB, (7, 5))
 AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
-PLACEMENT = Path(__file__).parents[2] / "docs" / "placement.md"
+PLACEMENT = Path(__file__).parents[3] / "docs" / "placement.md"
 
 
 def check(card: Card, engine: EngineConfig, **stored: object) -> CheckedModel:

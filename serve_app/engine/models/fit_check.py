@@ -29,8 +29,11 @@ class CheckedModel:
     fit: Fit
 
 
-def quantization_argument(config: EngineConfig, model: str, hardware: Hardware) -> str | None:
-    """vLLM's `--quantization` for this model on this hardware.
+def quantization_argument(
+    config: EngineConfig, model: str, hardware: Hardware, found: DriverCard | None = None
+) -> str | None:
+    """vLLM's `--quantization` for this model on this hardware. `found` is the replica's GPU as its
+    driver describes it.
 
     Raises ModelDoesNotFitError, or ValueError for a quantization that does not go with the model,
     the card or vLLM. On the CPU there is no card to fit: only the quantization is looked at.
@@ -41,7 +44,7 @@ def quantization_argument(config: EngineConfig, model: str, hardware: Hardware) 
     files = read_model(Path(model) if Path(model).exists() else model)
     if on_cpu:
         return _weights(config, files, Card("the CPU", None, None)).argument
-    checked = check_model(config, files, card_of_replica(hardware, _own_card()))
+    checked = check_model(config, files, card_of_replica(hardware, found))
     if checked is None:
         return config.quantization
     log.info("model fits", extra={"phase": "start", "why": checked.fit.reason})
@@ -103,12 +106,3 @@ def _weights(config: EngineConfig, files: ModelFiles, card: Card) -> Weights:
         known_to_vllm=known_to_vllm(),
         card=card.name,
     )
-
-
-def _own_card() -> DriverCard | None:
-    # Ray numbers the cards as the driver does, and shows a replica its own.
-    from serve_app.nvidia import card_with_id
-    from serve_app.serving.replica_placement import Landing
-
-    gpu_ids = Landing.of_this_process().gpu_ids
-    return card_with_id(gpu_ids[0]) if gpu_ids else None

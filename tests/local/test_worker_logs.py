@@ -3,7 +3,7 @@
 import json
 
 from serve_app.api import request_record
-from serve_app.local.log_feed import REQUEST_LOGGER, LogFeed, in_words
+from serve_app.local.worker_logs import REQUEST_LOGGER, LogFeed, in_words
 
 
 class Clock:

@@ -27,17 +27,17 @@ def doctor(
     as_json: bool,
     console: Console,
 ) -> int:
-    """Look, print, and return 0 (all that is asked for can run), 1 (something cannot), or 2 (bad
-    usage, or a cluster that does not answer)."""
+    """Look, print, and return 0 (everything requested can run) or 1 (something cannot).
+
+    Raises ServeApiError where a cluster that was named does not answer, and ValueError for a
+    profile, a port or a setting that is not valid; with `as_json` they are printed, and 2 returned.
+    """
     try:
         report = diagnose_cluster(profile, address, port=port)
-    except (ServeApiError, ValueError) as fault:
-        if as_json:
-            console.print_json(json.dumps({"status": "cannot look", "error": str(fault)}))
-        else:
-            console.print(
-                str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True
-            )
+    except (ServeApiError, ValueError) as error:
+        if not as_json:
+            raise
+        console.print_json(json.dumps({"status": "cannot look", "error": str(error)}))
         return CANNOT_LOOK
     if as_json:
         console.out(json.dumps(report.as_json(), indent=2), highlight=False)

@@ -5,7 +5,7 @@ import shutil
 import signal
 import time
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from serve_app.local.ports import holder_of, is_free
 from serve_app.local.progress import StartProgress
 from serve_app.local.ray_head import haproxy_wrapper
 from serve_app.local.ready_notice import ReadyService, listed_models, ready_lines
-from serve_app.local.serve_api import AppStatus, ServeApiError
+from serve_app.local.serve_api import AppStatus
 from serve_app.local.worker_logs import LogFeed, WorkerLogs, error_tail
 from serve_app.nvidia import installed_cards
 
 POLL_S = 0.5
-DETAIL_LINES = 15
 GIB = 1024**3
 # Measured on the CPU: both tiers with the embedded model, Ray included, take 7.1 GiB.
 LEAST_MEMORY_BYTES = 7 * GIB
@@ -56,8 +55,12 @@ def serve(
     *,
     logs_requests: bool = False,
 ) -> int:
-    """Start, stay in the foreground, stop all of it at SIGINT or SIGTERM. The exit status. With
-    `logs_requests` every line that replicas log is shown, one for each request among them."""
+    """Start, stay in the foreground, stop all of it at SIGINT or SIGTERM; the exit status. With
+    `logs_requests` every line that replicas log is shown, one for each request among them.
+
+    Raises, when all of it is stopped, CannotStartError or ValueError for what is wrong before Ray
+    starts, and ClusterError or ServeApiError for what fails later.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     progress = StartProgress(console)
@@ -65,13 +68,10 @@ def serve(
         plan = make_plan(port, profile, model)
         progress.say(f"profile {plan.profile}, model {', '.join(plan.models)}, port {plan.port}")
         prepare_models(plan.models, progress)
-    except (CannotStartError, ValueError) as fault:
-        progress.stop()
-        _explain(console, str(fault))
-        return 1
     except KeyboardInterrupt:
-        progress.stop()
         return 0
+    finally:
+        progress.stop()
     host = profiles.http_host(plan.config)
     cluster = LocalCluster(port=plan.port, http_host=host, environment=plan.environment)
     failed = True
@@ -82,18 +82,13 @@ def serve(
         _follow_logs(cluster, console, logs_requests=logs_requests)
     except KeyboardInterrupt:
         failed = False
-    except ClusterError as fault:
-        progress.stop()
-        _explain(
-            console, str(fault), fault.detail.strip().splitlines() or error_tail(cluster.log_dir)
-        )
-    except ServeApiError as fault:
-        progress.stop()
-        _explain(console, str(fault))
+    except ClusterError as error:
+        error.detail = error.detail.strip() or "\n".join(error_tail(cluster.log_dir))
+        raise
     finally:
         progress.stop()
         _stop(cluster, console, keep_logs=failed)
-    return 1 if failed else 0
+    return 0
 
 
 def make_plan(port: int, profile: str | None, model: str | None) -> Plan:
@@ -200,13 +195,6 @@ def _stop(cluster: LocalCluster, console: Console, *, keep_logs: bool) -> None:
     cluster.stop(keep_logs=keep_logs)
     kept = f"; the logs stay in {cluster.log_dir}" if keep_logs and cluster.log_dir.exists() else ""
     console.print(f"stopped: nothing is left running{kept}", highlight=False, soft_wrap=True)
-
-
-def _explain(console: Console, reason: str, detail: Sequence[str] = ()) -> None:
-    console.print()
-    console.print(reason.strip(), style="bold red", highlight=False, markup=False, soft_wrap=True)
-    for line in detail[-DETAIL_LINES:]:
-        console.print(f"  | {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _interrupt(_number: int, _frame: types.FrameType | None) -> None:

@@ -209,18 +209,19 @@ def test_the_environment_names_the_cluster_and_the_token(
     assert found["findings"][0]["severity"] == "error"
 
 
-def test_a_cluster_that_was_named_and_does_not_answer_is_no_place_to_look() -> None:
-    console = Console(record=True, width=200)
-    assert doctor(None, "http://127.0.0.1:9", as_json=False, console=console) == 2
-    assert "does not answer" in console.export_text()
+def test_a_cluster_that_was_named_and_does_not_answer_is_no_place_to_look(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["doctor", "--address", "http://127.0.0.1:9"]) == 2
+    assert "does not answer" in capsys.readouterr().err
     with serving(Dashboard()) as address:
-        assert doctor(None, address, as_json=True, console=console) == 2
+        assert main(["doctor", "--address", address, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["status"] == "cannot look"
 
 
-def test_bad_usage_is_2(tmp_path: Path) -> None:
-    console = Console(record=True, width=200)
-    assert doctor("no-such-profile", None, as_json=False, console=console) == 2
-    assert "choose one of local-cpu" in console.export_text()
+def test_bad_usage_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--profile", "no-such-profile"]) == 2
+    assert "choose one of local-cpu" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--no-such-option"])
     assert ended.value.code == 2
@@ -298,12 +299,13 @@ def test_of_several_services_one_is_to_be_chosen(tmp_path: Path) -> None:
         assert diagnose_cluster(address=address, token=TOKEN).service is None
 
 
-def test_a_port_without_a_service_and_one_that_only_starts_are_said(tmp_path: Path) -> None:
-    console = Console(record=True, width=200)
-    assert doctor(None, None, port=8000, as_json=False, console=console) == 2
-    assert "No `serve` of this user has port 8000" in console.export_text()
+def test_a_port_without_a_service_and_one_that_only_starts_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--port", "8000"]) == 2
+    assert "No `serve` of this user has port 8000" in capsys.readouterr().err
     put_service(tmp_path / "ts-1", "http://127.0.0.1:9")
-    assert doctor(None, None, as_json=False, console=console) == 2
-    assert "it starts or stops just now" in console.export_text()
+    assert main(["doctor"]) == 2
+    assert "it starts or stops just now" in capsys.readouterr().err
     with pytest.raises(ValueError, match="not both"):
         diagnose_cluster(address="http://127.0.0.1:9", port=9)

@@ -9,7 +9,7 @@ import psutil
 
 from serve_app.core.placement.diagnosis import Finding, Severity
 from serve_app.doctor.cluster_view import ClusterView
-from serve_app.doctor.deployment_requests import DeploymentAsked
+from serve_app.doctor.configured_deployments import ConfiguredDeployment
 from serve_app.engine.vllm.cpu import computes_on_cpu
 from serve_app.engine.vllm.quantizations import known_to_vllm
 from serve_app.local.launcher import LEAST_MEMORY_BYTES
@@ -20,15 +20,17 @@ _PCI = Path("/sys/bus/pci/devices")
 _NVIDIA_VENDOR, _DISPLAY_CLASS = "0x10de", "0x03"
 
 
-def machine_findings(view: ClusterView, asked: Sequence[DeploymentAsked]) -> list[Finding]:
+def machine_findings(
+    view: ClusterView, deployments: Sequence[ConfiguredDeployment]
+) -> list[Finding]:
     """For a machine on which no Ray runs yet."""
-    cards = [card for found in view.cards.values() for card in found]
-    wants_gpu = any(each.wish.gpus for each in asked)
+    gpus = [gpu for found in view.gpus.values() for gpu in found]
+    needs_gpu = any(each.request.gpus for each in deployments)
     return [
-        *_driver(bool(cards)),
-        *_vllm(wants_gpu=wants_gpu, has_gpu=bool(cards)),
+        *_driver(bool(gpus)),
+        *_vllm(needs_gpu=needs_gpu, has_gpu=bool(gpus)),
         *_memory(),
-        *_held(view, asked),
+        *_used(view, deployments),
     ]
 
 
@@ -65,17 +67,17 @@ def service_findings(
 
 
 def _driver(answers: bool) -> Iterator[Finding]:
-    if not answers and _has_nvidia_card():
+    if not answers and _has_nvidia_gpu():
         yield Finding(
             Severity.WARNING,
             "driver",
             None,
-            "This machine has an NVIDIA card, but `nvidia-smi` does not answer.",
-            "install NVIDIA's driver, or in a container pass the card on (--gpus all)",
+            "This machine has an NVIDIA GPU, but `nvidia-smi` does not answer.",
+            "install NVIDIA's driver, or in a container pass the GPU through (--gpus all)",
         )
 
 
-def _has_nvidia_card() -> bool:
+def _has_nvidia_gpu() -> bool:
     for device in _PCI.glob("*/vendor"):
         kind = device.with_name("class").read_text()
         if device.read_text().strip() == _NVIDIA_VENDOR and kind.startswith(_DISPLAY_CLASS):
@@ -83,12 +85,12 @@ def _has_nvidia_card() -> bool:
     return False
 
 
-def _vllm(*, wants_gpu: bool, has_gpu: bool) -> Iterator[Finding]:
+def _vllm(*, needs_gpu: bool, has_gpu: bool) -> Iterator[Finding]:
     remedy = "run `make clean setup`: it installs the vLLM that fits this machine"
     if known_to_vllm() is None:
         yield Finding(Severity.ERROR, "no-vllm", None, "vLLM is not installed here.", remedy)
-    elif wants_gpu and has_gpu and computes_on_cpu():
-        sentence = "The profile wants a GPU, and the vLLM that is installed here computes on CPUs."
+    elif needs_gpu and has_gpu and computes_on_cpu():
+        sentence = "The profile needs a GPU, and the vLLM that is installed here computes on CPUs."
         yield Finding(Severity.ERROR, "vllm-for-cpu", None, sentence, remedy)
 
 
@@ -105,19 +107,21 @@ def _memory() -> Iterator[Finding]:
         )
 
 
-def _held(view: ClusterView, asked: Sequence[DeploymentAsked]) -> Iterator[Finding]:
-    """vLLM refuses to start where less is free than the share that it may take."""
-    shares = [e.tier.engine.gpu_memory_utilization for e in asked if e.tier and e.wish.gpus]
-    for card in (card for found in view.cards.values() for card in found):
-        if not shares or card.memory_bytes is None or card.free_bytes is None:
+def _used(view: ClusterView, deployments: Sequence[ConfiguredDeployment]) -> Iterator[Finding]:
+    """vLLM refuses to start where less is free than the fraction that it may take."""
+    fractions = [
+        e.tier.engine.gpu_memory_utilization for e in deployments if e.tier and e.request.gpus
+    ]
+    for gpu in (gpu for found in view.gpus.values() for gpu in found):
+        if not fractions or gpu.memory_bytes is None or gpu.free_bytes is None:
             continue
-        if card.free_bytes < max(shares) * card.memory_bytes:
+        if gpu.free_bytes < max(fractions) * gpu.memory_bytes:
             yield Finding(
                 Severity.ERROR,
                 "gpu-memory-held",
                 None,
-                f"Card {card.index} ({card.name}) has {card.free_bytes / GIB:.1f} of "
-                f"{card.memory_bytes / GIB:.1f} GiB free, and an engine wants "
-                f"{max(shares):g} of it.",
-                "end what holds it (`nvidia-smi` lists it), or lower engine.gpu_memory_utilization",
+                f"GPU {gpu.index} ({gpu.name}) has {gpu.free_bytes / GIB:.1f} of "
+                f"{gpu.memory_bytes / GIB:.1f} GiB free, and an engine needs "
+                f"{max(fractions):g} of it.",
+                "end what uses it (`nvidia-smi` lists it), or lower engine.gpu_memory_utilization",
             )

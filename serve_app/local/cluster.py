@@ -1,4 +1,4 @@
-"""A Ray cluster of its own on this machine: `make serve` and the tests start the same one.
+"""A Ray cluster of its own on this machine: `tierserve serve` and the tests start the same one.
 
 It shares no port, folder or token with another cluster here, and ends by its own process tree:
 `ray stop` would end other people's clusters too.
@@ -182,7 +182,7 @@ class LocalCluster:
             shutil.rmtree(self.run_dir, ignore_errors=True)
 
     def hurry_or_stop(self) -> None:
-        """Ask the supervisor to stop; asked again, it waits for nothing."""
+        """Ask the supervisor to stop; asked twice, it waits for nothing."""
         if self._supervisor is not None:
             self._supervisor.terminate()
 
@@ -197,13 +197,13 @@ class LocalCluster:
     def __exit__(
         self,
         kind: type[BaseException] | None,
-        fault: BaseException | None,
+        error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         self.stop()
 
     def _status(self) -> dict[str, AppStatus]:
-        # A busy machine may miss one poll; the next one tells.
+        # A busy machine may miss one poll; the next one will do.
         with contextlib.suppress(ServeApiError):
             return self.api.status()
         return {}
@@ -220,7 +220,7 @@ class LocalCluster:
         if self._supervisor is None or self._supervisor.poll() is None:
             return
         log = (self.run_dir / "ray-start.log").read_text(errors="replace")
-        raise ClusterError("Ray ended by itself; its last words follow.", log)
+        raise ClusterError("Ray ended by itself; its last log lines follow.", log)
 
     def _write_secret(self, name: str, text: str) -> None:
         file = self.run_dir / name

@@ -1,4 +1,4 @@
-"""`make serve`: from checks to a running application in the foreground, and back to nothing."""
+"""`tierserve serve`: from checks to a running service in the foreground, and back to nothing."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ class CannotStartError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LaunchPlan:
     """What is started."""
 
     profile: str
@@ -78,7 +78,7 @@ def serve(
     try:
         _start(cluster, plan, progress)
         elapsed_s = progress.elapsed_s
-        _tell_how_to_use(console, cluster, plan, elapsed_s, logs_requests=logs_requests)
+        _print_how_to_use(console, cluster, plan, elapsed_s, logs_requests=logs_requests)
         _follow_logs(cluster, console, logs_requests=logs_requests)
     except KeyboardInterrupt:
         failed = False
@@ -91,7 +91,7 @@ def serve(
     return 0
 
 
-def make_plan(port: int, profile: str | None, model: str | None) -> Plan:
+def make_plan(port: int, profile: str | None, model: str | None) -> LaunchPlan:
     """Choose profile and model, and check what would make the start fail later."""
     name = profile or profiles.find_profile(installed_cards())
     config = profiles.load_profile(name)
@@ -109,7 +109,7 @@ def make_plan(port: int, profile: str | None, model: str | None) -> Plan:
         chosen = str(Path(chosen).expanduser().resolve()) if is_path else chosen
         environment["TIERSERVE_MODEL"] = chosen
     models = [chosen] if chosen else profiles.models_of(config)
-    return Plan(name, config, port, environment, tuple(models))
+    return LaunchPlan(name, config, port, environment, tuple(models))
 
 
 def prepare_models(models: tuple[str, ...], progress: StartProgress) -> None:
@@ -139,7 +139,7 @@ def _check_memory() -> None:
         )
 
 
-def _start(cluster: LocalCluster, plan: Plan, progress: StartProgress) -> None:
+def _start(cluster: LocalCluster, plan: LaunchPlan, progress: StartProgress) -> None:
     if haproxy_wrapper() is None:
         progress.say(
             "HAProxy stays as Ray configures it: tierserve-haproxy is missing, `make setup`"
@@ -157,8 +157,13 @@ def _start(cluster: LocalCluster, plan: Plan, progress: StartProgress) -> None:
     progress.stop()
 
 
-def _tell_how_to_use(
-    console: Console, cluster: LocalCluster, plan: Plan, elapsed_s: float, *, logs_requests: bool
+def _print_how_to_use(
+    console: Console,
+    cluster: LocalCluster,
+    plan: LaunchPlan,
+    elapsed_s: float,
+    *,
+    logs_requests: bool,
 ) -> None:
     service = ReadyService(
         base_url=cluster.base_url,

@@ -1,4 +1,4 @@
-"""The services that `make serve` runs on this machine, found by what each writes of itself."""
+"""The services that `tierserve serve` runs on this machine, found by the record each writes."""
 
 import contextlib
 import json

@@ -69,7 +69,7 @@ def error_tail(log_dir: Path, lines: int = 20) -> list[str]:
 @dataclass(slots=True)
 class LogFeed:
     """Chooses among log lines. With `everything` each is shown as it is. Otherwise a person gets
-    warnings and errors in words, one a second at most: a burst is its worst line, and the number of
+    warnings and errors as text, one a second at most: a burst is its worst line, and the number of
     those that only the log files have.
     """
 
@@ -82,7 +82,7 @@ class LogFeed:
         """What to show now, for the lines that came since the last call."""
         if self.everything:
             return lines
-        self._waiting += [text for line in lines if (text := in_words(parse_line(line)))]
+        self._waiting += [text for line in lines if (text := as_text(parse_line(line)))]
         now_s = self.clock_s()
         if not self._waiting or now_s < self._next_at_s:
             return []
@@ -93,16 +93,16 @@ class LogFeed:
         return [f"{shown} (and {more} more in the logs)" if more else shown]
 
 
-def in_words(fields: Mapping[str, Any]) -> str:
+def as_text(fields: Mapping[str, Any]) -> str:
     """A log line for a person; empty for one that is not worth a look."""
     level, message = str(fields.get("level", "")), str(fields.get("message", ""))
     if level not in SHOWN_LEVELS or fields.get("logger") == REQUEST_LOGGER or not message:
         return ""
     raised = str(fields.get("exc_info") or "").strip().splitlines()[-1:]
-    said = " ".join(" ".join([message, *raised]).split())
-    said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
+    text = " ".join(" ".join([message, *raised]).split())
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
     who = str(fields.get("tier") or fields.get("logger") or "service")
-    return f"{level} {who}: {said}"
+    return f"{level} {who}: {text}"
 
 
 def _severity(level: str) -> int:

@@ -6,17 +6,17 @@ from typing import Any, cast
 import ray
 
 from serve_app.core.placement.labels import ACCELERATOR_LABEL, UNLABELLED
-from serve_app.nvidia import card_with_id
+from serve_app.nvidia import gpu_with_id
 
 
 @dataclass(frozen=True, slots=True)
 class Landing:
-    """`accelerator_type` is Ray's name of the card that the replica holds; None without one."""
+    """`accelerator_type` is Ray's name of the GPU that the replica holds; None without one."""
 
     node: str
     gpu_ids: tuple[str, ...]
     accelerator_type: str | None
-    # Cards that the replica holds; a part of one where it shares it.
+    # GPUs that the replica holds; a part of one where it shares it.
     gpus: float
 
     @classmethod
@@ -33,7 +33,7 @@ class Landing:
         )
 
     def autoscaling_stats(self, preferred: str | None) -> dict[str, float]:
-        """GPUs that the replica holds, and whether it had to take another card than `preferred`."""
+        """GPUs that the replica holds, and whether it had to take another GPU than `preferred`."""
         fallback = preferred is not None and self.accelerator_type != preferred
         return {"gpus": self.gpus, "fallback": float(fallback)}
 
@@ -47,7 +47,7 @@ class Landing:
 
 
 def _held_type(gpu_id: str, labels: dict[str, str]) -> str:
-    """By the driver where it knows the card: a node's label names its first card only, and a node
-    without one still has a card."""
-    card = card_with_id(gpu_id)
-    return card.accelerator_type if card else labels.get(ACCELERATOR_LABEL, UNLABELLED)
+    """By the driver where it knows the GPU: a node's label names its first GPU only, and a node
+    without one still has a GPU."""
+    gpu = gpu_with_id(gpu_id)
+    return gpu.accelerator_type if gpu else labels.get(ACCELERATOR_LABEL, UNLABELLED)

@@ -125,9 +125,9 @@ def test_a_port_that_somebody_will_listen_at_is_not_chosen_again(
 ) -> None:
     monkeypatch.setattr(ports, "_SINGLE_PORTS", range(20000, 20003))
     monkeypatch.setattr(ports, "is_free", lambda port, host: True)
-    assert sorted(free_ports(2, promised=(20001,))) == [20000, 20002]
+    assert sorted(free_ports(2, reserved=(20001,))) == [20000, 20002]
     with pytest.raises(OSError, match="no 3 free ports"):
-        free_ports(3, promised=(20001,))
+        free_ports(3, reserved=(20001,))
 
 
 def test_the_plan_takes_the_models_absolute_path(

@@ -25,7 +25,7 @@ from serve_app.local.serve_api import AppStatus, ServeApi, ServeApiError, failur
 from serve_app.local.services import RECORD_FILE, record_of_service
 from serve_app.local.supervisor import RUN_ID_VARIABLE, end_processes, processes_of_run
 from serve_app.serving.haproxy_wrapper import HOST_VARIABLE
-from serve_app.serving.scheduling_class import interrupt_nobody
+from serve_app.serving.scheduling_class import never_preempt
 
 POLL_S = 0.5
 RAY_START_LIMIT_S = 120.0
@@ -121,7 +121,7 @@ class LocalCluster:
                 env=self.env,
                 # Ctrl-C in the terminal is for the starter, which then stops this in order.
                 start_new_session=True,
-                preexec_fn=None if self._interrupts else interrupt_nobody,
+                preexec_fn=None if self._interrupts else never_preempt,
             )
         deadline_s = time.monotonic() + RAY_START_LIMIT_S
         while not self.api.answers():

@@ -19,8 +19,8 @@ from serve_app.engine.vllm.compilation import keep_compiled_in
 from serve_app.engine.vllm.cpu import computes_on_cpu, on_cores, this_cpu
 from serve_app.engine.vllm.engine import VllmEngine
 from serve_app.nvidia import DriverGpu, gpu_with_id
-from serve_app.serving.replica_placement import Landing
-from serve_app.serving.scheduling_class import interrupting
+from serve_app.serving.replica_placement import ReplicaPlacement
+from serve_app.serving.scheduling_class import preempting
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ async def start_engine(
     arguments = engine_args(spec, hardware)
     log.info("engine arguments", extra={"phase": "start", "arguments": " ".join(arguments)})
     keep_compiled_in(args.engine.compile_cache_dir)
-    with interrupting(), _placed(args.engine, hardware):
+    with preempting(), _placed(args.engine, hardware):
         return await VllmEngine.start(arguments, phase, args.structure), hardware
 
 
@@ -67,7 +67,7 @@ def _driver_gpu(hardware: Hardware) -> DriverGpu | None:
     if hardware.accelerator_type is None:
         return None
     # Ray numbers the GPUs as the driver does, and shows a replica its own.
-    gpu_ids = Landing.of_this_process().gpu_ids
+    gpu_ids = ReplicaPlacement.of_this_process().gpu_ids
     return gpu_with_id(gpu_ids[0]) if gpu_ids else None
 
 

@@ -1,5 +1,5 @@
 """HAProxy as Ray Serve starts it, hardened: edits the configuration that Ray rendered, then becomes
-HAProxy. Ray offers no setting for what stands here (docs/adr/0021).
+HAProxy. Ray has no settings for these edits (docs/adr/0021).
 
 Started at each reload, between Ray and HAProxy: standard library only, and none of its slow parts.
 """
@@ -22,7 +22,7 @@ HEADER_TIMEOUT_VARIABLE = "TIERSERVE_HAPROXY_HEADER_TIMEOUT_S"
 BODY_TIMEOUT_VARIABLE = "TIERSERVE_HAPROXY_BODY_TIMEOUT_S"
 # Where clients come in. Who sets it (local/ray_head.py) wants everything else on 127.0.0.1 only.
 HOST_VARIABLE = "TIERSERVE_HAPROXY_HOST"
-# Ray's own: who sets it means it.
+# Ray's own: whoever sets it wins.
 _MAXCONN_VARIABLE = "RAY_SERVE_HAPROXY_MAXCONN"
 _SESSION_HEADER_VARIABLE = "RAY_SERVE_SESSION_ID_HEADER_KEY"
 _BINARY_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
@@ -57,8 +57,8 @@ _DECODED_HEADERS = (
     "traceparent",
     "tracestate",
 )
-# What replicas tell one another, past HAProxy; and what would end Serve's watch for a client that
-# leaves, so that its answer is computed to the end.
+# What replicas send one another, past HAProxy; and what would end Serve's watch for a disconnected
+# client, so that its answer is computed to the end.
 _INTERNAL_HEADERS = (
     "x-tierserve-relayed",
     "x-tierserve-borrowed-by",
@@ -79,7 +79,7 @@ _OUTER_TYPE = "txn.tierserve_outer_type"
 
 
 class ClientLimits(NamedTuple):
-    """What one client may take of HAProxy."""
+    """What clients may take of HAProxy."""
 
     connections: int
     header_timeout_s: float
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def hardened(config_text: str, limits: ClientLimits, report: Report = lambda _: None) -> str:
-    """The same configuration with every edit whose place was found; `report` hears of the others.
+    """The same configuration with every edit whose place was found; `report` gets the others.
 
     Text that has been here before comes back as it is.
     """

@@ -1,4 +1,4 @@
-"""Where Ray has put this replica: node and GPU, as Ray knows them."""
+"""Where Ray has placed this replica: node and GPU."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -10,17 +10,17 @@ from serve_app.nvidia import gpu_with_id
 
 
 @dataclass(frozen=True, slots=True)
-class Landing:
-    """`accelerator_type` is Ray's name of the GPU that the replica holds; None without one."""
+class ReplicaPlacement:
+    """`accelerator_type` is Ray's name of the replica's GPU; None without one."""
 
     node: str
     gpu_ids: tuple[str, ...]
     accelerator_type: str | None
-    # GPUs that the replica holds; a part of one where it shares it.
+    # GPUs that the replica holds; a fraction of one where it shares it.
     gpus: float
 
     @classmethod
-    def of_this_process(cls) -> "Landing":
+    def of_this_process(cls) -> "ReplicaPlacement":
         context = ray.get_runtime_context()
         gpu_ids = tuple(context.get_accelerator_ids().get("GPU", ()))
         # Ray's annotation says lists; a label is one string.
@@ -28,7 +28,7 @@ class Landing:
         return cls(
             node=context.get_node_id(),
             gpu_ids=gpu_ids,
-            accelerator_type=_held_type(gpu_ids[0], labels) if gpu_ids else None,
+            accelerator_type=_gpu_type(gpu_ids[0], labels) if gpu_ids else None,
             gpus=float(context.get_assigned_resources().get("GPU", 0.0)),
         )
 
@@ -46,7 +46,7 @@ class Landing:
         }
 
 
-def _held_type(gpu_id: str, labels: dict[str, str]) -> str:
+def _gpu_type(gpu_id: str, labels: dict[str, str]) -> str:
     """By the driver where it knows the GPU: a node's label names its first GPU only, and a node
     without one still has a GPU."""
     gpu = gpu_with_id(gpu_id)

@@ -45,7 +45,7 @@ def service_findings(
             "service-starting",
             None,
             f"Port {service.port} does not answer yet: the service is starting.",
-            "wait until `make serve` says Ready",
+            "wait until its terminal says Ready",
         )
     elif tiers is None:
         yield Finding(
@@ -53,7 +53,7 @@ def service_findings(
             "service-silent",
             None,
             f"Port {service.port} does not answer, though the service's Ray runs.",
-            "look at the terminal of `make serve`, and into its logs",
+            "look at its terminal and its logs",
         )
     for tier in tiers or []:
         if not tier.get("ready") and tier.get("replicas_wanted") != 0:

@@ -98,7 +98,8 @@ def make_plan(port: int, profile: str | None, model: str | None) -> LaunchPlan:
     host = profiles.http_host(config)
     if not is_free(port, host):
         raise CannotStartError(
-            f"Port {port} is taken by {holder_of(port)}: stop it, or choose another with PORT=."
+            f"Port {port} is taken by {holder_of(port)}: stop it, or choose another with --port "
+            "(make serve PORT=...)."
         )
     _check_memory()
     chosen = model or os.environ.get("TIERSERVE_MODEL")

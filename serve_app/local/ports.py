@@ -63,7 +63,7 @@ def _describe(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error, OSError):
         if RUN_ID_VARIABLE in process.environ():
             starter = _starter(process)
-            return f"another `make serve` (stop it with Ctrl-C there, or `kill {starter}`)"
+            return f"another `tierserve serve` (stop it with Ctrl-C there, or `kill {starter}`)"
     return f"{process.name()} (process {process.pid})"
 
 

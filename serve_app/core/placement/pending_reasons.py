@@ -25,7 +25,7 @@ def why_unplaced(nodes: Sequence[NodeView], request: DeploymentRequest) -> Reaso
             "no-gpu",
             f"it requests {requested}, and no node here has a GPU",
             "join a node with a GPU (`ray start --address=...`), check that its `nvidia-smi` "
-            "answers, or serve on the CPU with PROFILE=local-cpu",
+            "answers, or serve on the CPU with --profile local-cpu",
         )
     if not labelled:
         return _no_label(nodes, request, requested)

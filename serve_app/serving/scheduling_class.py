@@ -1,11 +1,11 @@
 """Which of the processes that share a machine's cores may preempt the others: Linux' sched(7).
 
-A cluster of `tierserve serve` runs as SCHED_BATCH. A process of that class that is woken takes a free
-core, or waits until what runs there sleeps or has had its slice: it never preempts. So a replica
-writes the chunks of many streams before HAProxy, which the first of them has woken, reads any, and
-Ray's wake-ups, hundreds a second, stop nothing. The engine stays in the normal class and preempts
-all of them: what it computes is what everyone waits for. On free cores the classes change nothing.
-docs/adr/0018 has the figures.
+A cluster of `tierserve serve` runs as SCHED_BATCH. A process of that class that is woken takes a
+free core, or waits until what runs there sleeps or has had its slice: it never preempts. So a
+replica writes the chunks of many streams before HAProxy, which the first of them has woken, reads
+any, and Ray's wake-ups, hundreds a second, stop nothing. The engine stays in the normal class and
+preempts all of them: what it computes is what everyone waits for. On free cores the classes change
+nothing. docs/adr/0018 has the figures.
 """
 
 import contextlib

@@ -11,8 +11,8 @@ import psutil
 
 from serve_app.core.placement.labels import ACCELERATOR_LABEL
 from serve_app.local.cluster import ClusterError, LocalCluster
-from serve_app.local.head import OBJECT_STORE_BYTES
 from serve_app.local.ports import free_ports
+from serve_app.local.ray_head import OBJECT_STORE_BYTES
 
 T4 = "T4"
 RTX_4090 = "GeForce-RTX-4090"

@@ -1,4 +1,4 @@
-"""What NVIDIA's driver says of the cards of this machine."""
+"""What NVIDIA's driver reports of the GPUs of this machine."""
 
 import re
 import subprocess
@@ -12,8 +12,8 @@ _QUERY = "index,uuid,name,memory.total,memory.free,compute_cap,driver_version"
 
 
 @dataclass(frozen=True, slots=True)
-class DriverCard:
-    """One card. What the driver does not know is None."""
+class DriverGpu:
+    """One GPU. What the driver does not know is None."""
 
     index: str
     uuid: str
@@ -25,14 +25,14 @@ class DriverCard:
 
     @property
     def accelerator_type(self) -> str:
-        """The label that Ray gives a node whose first card this is."""
+        """The label that Ray gives a node whose first GPU this is."""
         found = _DATACENTER.match(self.name)
         token = found.group(1).replace(" ", "-") if found else ""
         return token if len(token) > 1 else self.name.removeprefix("NVIDIA ").replace(" ", "-")
 
 
-def installed_cards() -> list[DriverCard]:
-    """This machine's cards; none if the driver does not answer."""
+def installed_cards() -> list[DriverGpu]:
+    """This machine's GPUs; none if the driver does not answer."""
     command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(  # noqa: S603 - words of our own
@@ -41,19 +41,19 @@ def installed_cards() -> list[DriverCard]:
     except (OSError, subprocess.SubprocessError):
         return []
     rows = [[part.strip() for part in line.split(",")] for line in answer.stdout.splitlines()]
-    return [_card(row) for row in rows if len(row) == len(_QUERY.split(","))]
+    return [_gpu(row) for row in rows if len(row) == len(_QUERY.split(","))]
 
 
-def card_with_id(gpu_id: str) -> DriverCard | None:
-    """The card that Ray calls `gpu_id`: an index, or a UUID where CUDA_VISIBLE_DEVICES has them."""
-    cards = installed_cards()
-    return next((card for card in cards if gpu_id in (card.index, card.uuid)), None)
+def gpu_with_id(gpu_id: str) -> DriverGpu | None:
+    """The GPU that Ray calls `gpu_id`: an index, or a UUID where CUDA_VISIBLE_DEVICES has them."""
+    gpus = installed_cards()
+    return next((gpu for gpu in gpus if gpu_id in (gpu.index, gpu.uuid)), None)
 
 
-def _card(row: list[str]) -> DriverCard:
+def _gpu(row: list[str]) -> DriverGpu:
     index, uuid, name, total, free, capability, driver = row
     major, dot, minor = capability.partition(".")
-    return DriverCard(
+    return DriverGpu(
         index=index,
         uuid=uuid,
         name=name,

@@ -1,10 +1,27 @@
 """`tierserve --help` and the options of its commands."""
 
+import os
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from serve_app import __main__ as command_line
+from serve_app.local import launcher
+
+
+@pytest.fixture(autouse=True)
+def _signals_and_paths_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A command sets handlers for signals and makes `loadtest` importable, in this process here."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -36,6 +53,60 @@ def test_a_port_that_is_none_is_named(capsys: pytest.CaptureFixture[str], port: 
         command_line.main(["serve", f"--port={port}"])
     assert ended.value.code == 2
     assert f"{port} is no port" in capsys.readouterr().err
+
+
+def test_what_an_operator_can_fix_is_a_sentence_without_a_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command_line.main(["serve", "--profile", "no-such-profile"]) == 1
+    said = capsys.readouterr().err
+    assert "There is no profile 'no-such-profile'" in said
+    assert "Traceback" not in said
+    assert command_line.main(["--traceback", "serve", "--profile", "no-such-profile"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bug_is_raised_and_ctrl_c_has_its_own_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ending(raised: BaseException) -> int:
+        def serve(*_: object, **__: object) -> int:
+            raise raised
+
+        monkeypatch.setattr(launcher, "serve", serve)
+        return command_line.main(["serve"])
+
+    with pytest.raises(TypeError):
+        ending(TypeError("a bug"))
+    assert ending(KeyboardInterrupt()) == 130
+
+
+@pytest.mark.parametrize("words", [(), ("serve",), ("doctor",), ("bench",)])
+def test_help_fits_80_columns_and_has_examples(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        command_line.main([*words, "--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert "examples:" in text
+
+
+def test_every_bench_is_a_command_of_loadtest(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each name here leads to options of loadtest's, which are there."""
+    described = help_of(capsys, "bench")
+    for name in command_line.BENCHES:
+        assert f" {name} " in described
+        with pytest.raises(SystemExit) as ended:
+            command_line.main(["bench", name, "--help"])
+        assert ended.value.code == 0
+        assert "usage:" in capsys.readouterr().out
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("tierserve 0.")
 
 
 def test_bench_runs_the_simulator_of_the_checkout(capfd: pytest.CaptureFixture[str]) -> None:

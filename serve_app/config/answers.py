@@ -1,4 +1,4 @@
-"""Settings of a tier that shape its answers: thought, prompt, sampling, cache. All change live."""
+"""Settings that shape a tier's answers: reasoning, prompt, sampling, cache. All change live."""
 
 from types import MappingProxyType
 from typing import Any, Literal
@@ -10,39 +10,40 @@ from serve_app.core.reasoning.prompt_rules import MATH_DIRECTIVE
 
 
 class ThinkingConfig(Strict):
-    """How much of its tokens a request may think. Only for models that think."""
+    """How many of its tokens a request may spend on reasoning. Only for reasoning models."""
 
     enabled: bool = Field(
         default=True,
-        description="Whether this tier's requests think; one that asks for it is told otherwise "
-        "in `x-tierserve-warning`.",
+        description="Whether this tier's requests reason; off, a request that wants reasoning is "
+        "answered without, with a note in `x-tierserve-warning`.",
     )
     answer_share: float = Field(
         default=0.25,
         gt=0,
         lt=1,
-        description="Share of a request's tokens that is kept for its answer; the thought is "
-        "closed when it has used the others.",
+        description="Fraction of a request's tokens that is reserved for its answer; the reasoning "
+        "ends when it has used the others.",
     )
     answer_tokens: int | None = Field(
         default=None,
         ge=1,
-        description="At most so many tokens are kept; unset: `answer_share` of `max_new_tokens`.",
+        description="At most so many tokens are reserved; unset: `answer_share` of "
+        "`max_new_tokens`.",
     )
     budget_tokens: int | None = Field(
         default=None,
         ge=0,
-        description="Most tokens of a thought; unset: all that are not kept. 0: as `enabled: "
+        description="Most reasoning tokens; unset: all that are not reserved. 0: as `enabled: "
         "false`.",
     )
 
 
 class LimitsConfig(Strict):
-    """What a request gets that asks for more new tokens than the tier gives."""
+    """What happens to a request for more new tokens than the tier allows."""
 
     when_above: Literal["refuse", "lower"] | None = Field(
         default=None,
-        description="`refuse` with 400, or `lower` to the tier's limit and say so in "
+        description="`refuse` with 400, or `lower` to the tier's limit with a note in "
         "`x-tierserve-warning`. Unset: `lower` on the routes of `/v1`, whose clients cannot know "
         "the limit, and `refuse` on `POST /api/<tier>` itself.",
     )
@@ -57,29 +58,29 @@ class PromptingConfig(Strict):
 
     fold_system: bool | None = Field(
         default=None,
-        description="Put system messages into the first user message; R1 distills want none.",
+        description="Put system messages into the first user message; R1 distills take none.",
     )
     strip_thoughts: bool | None = Field(
-        default=None, description="Take the thoughts out of earlier answers."
+        default=None, description="Remove the reasoning from earlier answers."
     )
     force_thought: bool | None = Field(
         default=None,
         description="Begin each reply with `<think>` where the chat template does not; the model "
-        "sometimes skips its thought otherwise. Unset: on for every model that thinks.",
+        "sometimes skips its reasoning otherwise. Unset: on for every reasoning model.",
     )
 
 
 class TaskConfig(Strict):
-    """What a request gets that names a task; what it sets itself wins."""
+    """Defaults for a request that names a task; what it sets itself wins."""
 
     temperature: float | None = Field(default=None, ge=0, le=2, description="Its temperature.")
     top_p: float | None = Field(default=None, gt=0, le=1, description="Its nucleus mass.")
     directive: str | None = Field(
-        default=None, description="Text that is added to the last user message."
+        default=None, description="Text that is appended to the last user message."
     )
 
 
-# Within the ranges that the model's makers and the project's sources give (R1's card: 0.5 to 0.7).
+# Within the ranges that the models' authors recommend (R1's model card: 0.5 to 0.7).
 _TASKS = MappingProxyType(
     {
         "math": TaskConfig(temperature=0.5, directive=MATH_DIRECTIVE),
@@ -91,7 +92,7 @@ _TASKS = MappingProxyType(
 
 
 class SamplingConfig(Strict):
-    """Values for what a request leaves out. null: the model's own generation_config."""
+    """Values for what a request omits. null: the model's own generation_config."""
 
     temperature: float | None = Field(default=0.6, ge=0, le=2, description="Sampling temperature.")
     top_p: float | None = Field(default=0.95, gt=0, le=1, description="Nucleus sampling mass.")
@@ -107,14 +108,14 @@ class SamplingConfig(Strict):
 
 
 class AnswerCacheConfig(Strict):
-    """Repeated questions answered without the engine, in each replica for itself: those of
-    temperature 0 or with a seed, with the same key, model, prompt and parameters."""
+    """Repeated requests answered without the engine, by each replica on its own: those with
+    temperature 0 or a seed, and the same key, model, prompt and parameters."""
 
-    enabled: bool = Field(default=False, description="Whether answers are kept.")
+    enabled: bool = Field(default=False, description="Whether answers are cached.")
     max_bytes: int = Field(
-        default=64 * 1024 * 1024, ge=1024, description="Memory for kept answers, in bytes."
+        default=64 * 1024 * 1024, ge=1024, description="Memory for cached answers, in bytes."
     )
-    max_age_s: float = Field(default=3600.0, gt=0, description="Longest life of a kept answer.")
+    max_age_s: float = Field(default=3600.0, gt=0, description="Maximum age of a cached answer.")
 
 
 def default_tasks() -> dict[str, Any]:

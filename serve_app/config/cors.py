@@ -1,4 +1,4 @@
-"""The web pages that a browser lets ask the service: the same setting of web and of each tier."""
+"""The web pages whose scripts a browser lets call the service: one setting of web and each tier."""
 
 import re
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 CORS_ORIGINS = (
-    "Origins of web pages whose scripts may ask this application from a browser, such as "
+    "Origins of web pages whose scripts may call this application from a browser, such as "
     "`https://chat.example.com`; `*`: any page. Empty: none. Set it for web and both tiers: "
     "`TIERSERVE_CORS_ORIGINS='[\"https://chat.example.com\"]'` sets all three."
 )

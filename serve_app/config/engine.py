@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# Said by the model to itself; its tokens come out of the request's.
+# The model's own words to itself; its tokens count as the request's.
 DEFAULT_TRANSITION = "\n\nTime is up: I answer with what I have.\n"
 
 
@@ -15,11 +15,11 @@ class Strict(BaseModel):
 
 
 class FakeCardConfig(Strict):
-    """What a card does where the fake engine stands for it. As in `python -m loadtest simulate`, a
+    """Step times of a GPU that the fake engine stands in for. As in `tierserve bench simulate`, a
     step takes `base_ms + per_sequence_ms * sequences that decode + per_context_ktoken_ms * their
     contexts / 1000 + per_prompt_token_ms * prompt tokens`."""
 
-    base_ms: float = Field(gt=0, description="What a step takes whatever is in it.")
+    base_ms: float = Field(gt=0, description="What a step takes, whatever is in it.")
     per_sequence_ms: float = Field(gt=0, description="For each sequence that decodes.")
     per_prompt_token_ms: float = Field(gt=0, description="For each prompt token.")
     per_context_ktoken_ms: float = Field(
@@ -28,17 +28,17 @@ class FakeCardConfig(Strict):
     step_tokens: int = Field(
         default=2048, ge=1, description="Most tokens in a step: vLLM's max_num_batched_tokens."
     )
-    kv_tokens: int = Field(ge=1, description="What the KV cache holds.")
+    kv_tokens: int = Field(ge=1, description="Capacity of the KV cache.")
     max_sequences: int = Field(
         default=256, ge=1, description="Most sequences in a step: vLLM's max_num_seqs."
     )
 
 
 class FakeEngineConfig(Strict):
-    """The fake engine in place of vLLM, for load beyond this machine and tests of edges: it keeps
-    the step times of a card, its answers are made up."""
+    """The fake engine in place of vLLM, for load beyond this machine and for tests: it has the
+    step times of a GPU, and its answers are made up."""
 
-    start_s: float = Field(default=2.0, ge=0, description="Time that it takes to start.")
+    start_s: float = Field(default=2.0, ge=0, description="Time that a start takes.")
     reply_tokens: int = Field(
         default=300,
         ge=1,
@@ -51,7 +51,7 @@ class FakeEngineConfig(Strict):
     seed: int = Field(
         default=0, description="Seed of the lengths; the same prompt gets the same answer."
     )
-    speed: float = Field(default=1.0, gt=0, description="How many times faster than the card.")
+    speed: float = Field(default=1.0, gt=0, description="How many times faster than the GPU.")
     stream_interval: int = Field(
         default=1,
         ge=1,
@@ -60,8 +60,7 @@ class FakeEngineConfig(Strict):
     )
     cards: dict[str, FakeCardConfig] = Field(
         default_factory=dict,
-        description="What cards do, by Ray's accelerator type; of one that is not named it is "
-        "derived.",
+        description="Step times by Ray's accelerator type; derived for a type that is not named.",
     )
 
 
@@ -70,14 +69,17 @@ class EngineConfig(Strict):
 
     dtype: str | None = Field(
         default=None,
-        description="Number format; unset: by card (T4 half, 4090 bfloat16), float32 on an x86 CPU "
+        description="Number format; unset: by GPU (T4 half, 4090 bfloat16), float32 on an x86 CPU "
         "without AVX-512, and otherwise the model's.",
     )
     max_model_len: int = Field(
         default=4096, ge=64, description="Context of one sequence, prompt and answer, in tokens."
     )
     gpu_memory_utilization: float = Field(
-        default=0.90, gt=0, le=1, description="Share of the card's memory that the engine may take."
+        default=0.90,
+        gt=0,
+        le=1,
+        description="Fraction of the GPU's memory that the engine may take.",
     )
     cpu_kv_cache_gib: int = Field(
         default=1, ge=1, description="KV cache on the CPU backend, in GiB."
@@ -85,7 +87,7 @@ class EngineConfig(Strict):
     cpu_slice: str | None = Field(
         default=None,
         pattern=r"^[0-9]+/[0-9]+$",
-        description="CPU backend: the part of this machine's cores that the engine computes on, "
+        description="CPU backend: the part of this machine's cores that the engine runs on, "
         "`0/2` for the first half, `1/2` for the second; unset: all. Tiers on cores of their own "
         "do not slow each other.",
     )
@@ -95,26 +97,26 @@ class EngineConfig(Strict):
     )
     compile_cache_dir: str | None = Field(
         default=None,
-        description="Where vLLM keeps what a later start need not do again: compiled code, and "
-        "what it found out about the model's class, which helps without compilation too. Replicas "
-        "and restarts share it; unset: `~/.cache/vllm`, which a container loses. On Kubernetes a "
-        "volume that every node of one kind of card mounts. Its files are executed: let nobody "
-        "else write there.",
+        description="Where vLLM keeps what a later start can reuse: compiled code, and what it "
+        "learned about the model's class, which helps without compilation too. Replicas and "
+        "restarts share it; unset: `~/.cache/vllm`, which a container loses. On Kubernetes a "
+        "volume that every node of one GPU type mounts. Its files are executed: let nobody else "
+        "write there.",
     )
     quantization: Literal["awq", "gptq", "int8", "fp8", "gguf"] | None = Field(
         default=None,
         description="How the weights are quantized; unset: as the model's config.json says. `fp8` "
-        "is made of 16-bit weights while they load; the others need a model that is stored so "
-        "(`int8`: W8A8, compressed-tensors; `gguf`: vLLM's plugin). docs/placement.md says which "
-        "card runs which.",
+        "quantizes 16-bit weights while they load; the others need a model that is stored so "
+        "(`int8`: W8A8, compressed-tensors; `gguf`: vLLM's plugin). docs/placement.md lists which "
+        "GPU runs which.",
     )
     tool_call_parser: str | None = Field(
         default="hermes", description="vLLM's tool parser; null turns automatic tool choice off."
     )
     tool_strict_level: Literal["auto", "function", "parameter"] = Field(
         default="parameter",
-        description="How far the engine binds tool calls to their schemas: `parameter` makes the "
-        "arguments of every call valid, `auto` only those of tools marked `strict`.",
+        description="How far the engine constrains tool calls to their schemas: `parameter` makes "
+        "the arguments of every call valid, `auto` only those of tools marked `strict`.",
     )
     reasoning_parser: str | None = Field(
         default=None,
@@ -123,7 +125,7 @@ class EngineConfig(Strict):
     )
     thinking_transition: str = Field(
         default=DEFAULT_TRANSITION,
-        description="What closes the thought of an R1 model whose budget is spent, before "
+        description="What ends the reasoning of an R1 model whose budget is spent, before "
         "`</think>`.",
     )
     chat_template: str | None = Field(
@@ -136,6 +138,6 @@ class EngineConfig(Strict):
     )
     fake: FakeEngineConfig | None = Field(
         default=None,
-        description="The fake engine in place of vLLM, for load beyond this machine and tests of "
-        "edges: answers are made up. Unset: vLLM.",
+        description="The fake engine in place of vLLM, for load beyond this machine and for tests: "
+        "answers are made up. Unset: vLLM.",
     )

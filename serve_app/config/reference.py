@@ -29,13 +29,13 @@ from serve_app.config.tier import (
 
 _INTRODUCTION = f"""# Configuration
 
-Written by `make docs-reference` from the settings in `serve_app/*config.py`; do not edit.
+Written by `make docs-reference` from the settings in `serve_app/config/`; do not edit.
 
 A Serve config file (`deploy/*.yaml`) holds three applications: `web`, `chat` and `reasoning`.
 `args` of an application needs new replicas when it changes. `user_config` of a deployment changes
-live, with no restart and no dropped request, all of it or nothing: a running replica that is given
-invalid settings keeps those it has, logs `settings refused`, counts
-`tierserve_settings_refused_total` and says why in `GET /api/tiers` (`settings_error`).
+live, with no restart and no dropped request, all of it or nothing: a running replica that gets
+invalid settings keeps its own, logs `settings refused`, counts `tierserve_settings_refused_total`
+and reports why in `GET /api/tiers` (`settings_error`).
 
 Environment variables of the Ray processes win over the file. A name is `{ENV_PREFIX}`, then the
 path of the setting joined by `__`; live settings begin with the tier:
@@ -95,7 +95,9 @@ def _default(field: FieldInfo) -> str:
         return "unset"
     if isinstance(field.default, tuple):
         return f"`{', '.join(field.default)}`" if field.default else "none"
-    return f"`{field.default}`"
+    # A line break would end the table's row.
+    shown = str(field.default).replace("\n", "\\n")
+    return f"`{shown}`"
 
 
 def _type_name(annotation: object) -> str:

@@ -14,51 +14,51 @@ RETIRED_SCALING = ("wait_share", "slots_share")
 
 
 class SloConfig(Strict):
-    """What a good answer keeps: the scaling law aims at it, and goodput counts by it."""
+    """What a good answer meets: the scaling policy aims at it, and goodput counts by it."""
 
     ttft_s: float = Field(
         default=2.0,
         gt=0,
-        description="Longest time from a request's arrival to its first token. Default: a reader "
-        "takes longer for a pause in the talk, and a short queue still fits into it. Below "
+        description="Maximum time from a request's arrival to its first token. Default: a reader "
+        "notices a longer pause, and a short queue still fits into it. Below "
         "`admission.max_wait_s`, which is when the gate refuses.",
     )
     tpot_s: float = Field(
         default=0.1,
         gt=0,
-        description="Longest mean time of a token after the first. Default: 10 tokens a second, "
+        description="Maximum mean time per token after the first. Default: 10 tokens a second, "
         "some 450 words a minute, faster than most people read.",
     )
 
 
 class ScalingConfig(Strict):
-    """When the tier's replica count changes; `docs/scaling.md` has the law."""
+    """When the tier's replica count changes; `docs/scaling.md` describes the scaling policy."""
 
     goodput: float = Field(
         default=0.99,
         gt=0.5,
         lt=1,
-        description="Share of requests that are to keep the tier's SLO. Higher: replicas are "
-        "ordered at a lower load, and more GPU-hours.",
+        description="Fraction of requests that are to meet the tier's SLO. Higher: replicas are "
+        "started at a lower load, for more GPU-hours.",
     )
     drain_within_s: float = Field(
         default=30.0,
         gt=0,
-        description="Time in which ordered replicas are to clear a backlog, once they serve. "
-        "Lower: more of them at once.",
+        description="Time in which new replicas are to clear a backlog, once they serve. Lower: "
+        "more of them at once.",
     )
     utilisation_down: float = Field(
         default=0.95,
         gt=0,
         le=1,
-        description="A replica counts as needed down to this part of the load at which it was "
-        "ordered, so that a load at a threshold does not flap.",
+        description="A replica counts as needed down to this fraction of the load at which it was "
+        "started, so that a load at a threshold does not flap.",
     )
     least_hold_s: float = Field(
         default=60.0,
         ge=0,
-        description="A replica that is not needed is kept at least so long. How long it is kept "
-        "beyond that is learnt: from what a start costs, and how soon load came back before.",
+        description="A replica that is not needed is kept at least so long. How much longer is "
+        "learned from what a start costs and how soon load returned before.",
     )
     most_hold_s: float = Field(
         default=600.0, ge=0, description="A replica that is not needed is kept no longer than this."
@@ -67,7 +67,7 @@ class ScalingConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _without_retired(cls, values: Any) -> Any:
-        """Settings of the law before this one do nothing, and break no config either."""
+        """Settings of the previous scaling policy do nothing, and break no config either."""
         if not isinstance(values, Mapping):
             return values
         retired = [name for name in RETIRED_SCALING if name in values]

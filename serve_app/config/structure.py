@@ -1,4 +1,4 @@
-"""Limits on what a client may ask to be bound to: JSON schemas, regular expressions, grammars."""
+"""Limits on structured output: a client's JSON schemas, regular expressions and grammars."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from serve_app.config.engine import Strict
 
 
 class StructureConfig(Strict):
-    """What a client sends is compiled first in a process of its own, under these limits. A change
+    """What a client sends is compiled in a sandbox process first, under these limits. A change
     needs a new engine."""
 
     max_bytes: int = Field(
@@ -29,8 +29,8 @@ class StructureConfig(Strict):
     compile_timeout_s: float = Field(
         default=1.0,
         gt=0,
-        description="CPU time that compiling it and walking through it may take. The engine, which "
-        "compiles it again, is as busy with it.",
+        description="CPU time that compiling it and walking through it may take. The engine "
+        "compiles it again and is busy for as long.",
     )
     compile_memory_mib: int = Field(
         default=512, ge=32, description="Memory that compiling it may take, in MiB."
@@ -49,7 +49,7 @@ class StructureConfig(Strict):
     cache_mib: int = Field(
         default=2,
         ge=1,
-        description="Verdicts that are kept, in MiB, about 3,000 each, without the schemas.",
+        description="Memory for cached verdicts, in MiB, about 3,000 each, without the schemas.",
     )
     workers: int = Field(
         default=2, ge=1, description="New schemas that are compiled at once, each on one core."

@@ -36,7 +36,7 @@ from serve_app.core.default_model import DEFAULT_MODEL
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 
 ENV_PREFIX = "TIERSERVE_"
-# Read by the launcher and the model cache, or set by them; not settings of a tier.
+# Read or set by the launcher and the model cache; not settings of a tier.
 LAUNCHER_VARIABLES = frozenset(
     {
         "TIERSERVE_CACHE",
@@ -78,15 +78,15 @@ class TierArgs(_EnvironmentWins):
     )
     preferred_accelerator: str | None = Field(
         default=None,
-        description="Ray's name of the card that the tier's `label_selector` asks for, where there "
-        "is a `fallback_strategy` too. Serve gives back replicas on other cards first, and the "
-        "scaling law reckons with that.",
+        description="Ray's accelerator type that the tier's `label_selector` requests, where there "
+        "is a `fallback_strategy` too. Serve scales down replicas on other GPUs first, and the "
+        "scaling policy takes that into account.",
     )
     gpu_prices_usd_per_hour: dict[str, PositiveFloat] = Field(
         default_factory=dict,
-        description="What a GPU costs here, by Ray's name of its type, in place of the prices in "
-        "serve_app/core/placement/hardware.py. From prices and speeds `doctor` tells which type "
-        "gives the cheapest token, and whether the tier asks for it first.",
+        description="Your GPU prices by Ray's accelerator type, in place of those in "
+        "serve_app/core/placement/hardware.py. From prices and speeds `tierserve doctor` reports "
+        "which type gives the cheapest token, and whether the tier requests it first.",
     )
     engine: EngineConfig = Field(default_factory=EngineConfig, description="See EngineConfig.")
     structure: StructureConfig = Field(
@@ -123,20 +123,21 @@ class TierSettings(_EnvironmentWins):
     )
     stop_repetition: bool = Field(
         default=True,
-        description="End an answer that repeats itself endlessly, unless it asks for `ignore_eos`.",
+        description="End an answer that repeats itself endlessly, unless the request sets "
+        "`ignore_eos`.",
     )
     answer_cache: AnswerCacheConfig = Field(
         default_factory=AnswerCacheConfig, description="See AnswerCacheConfig."
     )
     prefix_cache_isolation: bool = Field(
         default=False,
-        description="Let a prompt's prefix be found in the engine's cache by requests with the "
-        "same credentials only; requests without any then find nothing. Off: how long a first "
-        "token takes tells whether anybody has sent the same prefix. Set it for both tiers.",
+        description="Share the engine's prefix cache between requests with the same credentials "
+        "only; requests without any then share nothing. Off: the time to a first token reveals "
+        "whether anybody has sent the same prefix. Set it for both tiers.",
     )
     system_prompt: str | None = Field(
         default=None,
-        description="System message for requests that bring none. For an R1 distill it is folded "
+        description="System message for requests that have none. For an R1 distill it is folded "
         "into the first user message.",
     )
     max_body_bytes: int = Field(
@@ -161,13 +162,13 @@ class WebArgs(_EnvironmentWins):
     report_keep_s: float = Field(
         default=30.0,
         gt=0,
-        description="How long a replica that is late with its report is believed to be as it was, "
-        "marked `stale`; one that Serve no longer has is dropped at once.",
+        description="How long the last report of a replica that is late counts, marked `stale`; a "
+        "replica that Serve no longer has is dropped at once.",
     )
     heartbeat_s: float = Field(
         default=3.0,
         gt=0,
-        description="Time between SSE heartbeat comments of `/v1` while a tier says nothing, as "
+        description="Time between SSE heartbeat comments of `/v1` while a tier sends nothing, as "
         "while its first replica starts.",
     )
     max_body_bytes: int = Field(
@@ -179,7 +180,7 @@ class WebArgs(_EnvironmentWins):
     client_stall_s: float = Field(
         default=30.0,
         gt=0,
-        description="How long a client may take nothing of an answer that is there; then its "
+        description="How long a client may read nothing of a response that is ready; then its "
         "request ends.",
     )
     cors_origins: Origins = Field(default=(), description=CORS_ORIGINS)
@@ -212,7 +213,7 @@ def refuse_unknown_variables(environment: Mapping[str, str]) -> None:
             known = path != ["tier"] and (_is_field(TierArgs, path) or _is_field(WebArgs, path))
         if not known:
             raise ValueError(
-                f"environment variable {name} is no setting of tierserve; "
+                f"environment variable {name} is not a setting of tierserve; "
                 "docs/configuration.md lists them"
             )
 

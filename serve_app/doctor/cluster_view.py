@@ -1,4 +1,4 @@
-"""What there is to run on: a Ray cluster as its dashboard tells it, or this machine alone.
+"""What there is to run on: a Ray cluster as its dashboard reports it, or this machine alone.
 
 REST only, so that looking starts no driver in the cluster and needs no Ray in this process.
 """
@@ -14,7 +14,7 @@ import psutil
 from serve_app.core.placement.labels import ACCELERATOR_LABEL
 from serve_app.core.placement.nodes import NodeView
 from serve_app.local.serve_api import ServeApi, failure_reason, get_json, is_failing
-from serve_app.nvidia import MIB, DriverCard, installed_cards
+from serve_app.nvidia import MIB, DriverGpu, installed_cards
 
 # Detached actors of Serve are named so: SERVE_REPLICA::app#deployment#id.
 _REPLICA_NAME = "SERVE_REPLICA::"
@@ -22,11 +22,11 @@ _REPLICA_NAME = "SERVE_REPLICA::"
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """`cards` by node name, as far as drivers were asked; `applications` as they are deployed."""
+    """`gpus` by node name, as far as drivers report them; `applications` as they are deployed."""
 
     source: str
     nodes: list[NodeView]
-    cards: Mapping[str, list[DriverCard]] = field(default_factory=dict)
+    gpus: Mapping[str, list[DriverGpu]] = field(default_factory=dict)
     applications: list[Mapping[str, Any]] = field(default_factory=list)
     placed: Mapping[str, int] = field(default_factory=dict)
     targets: Mapping[str, int] = field(default_factory=dict)
@@ -40,14 +40,14 @@ class ClusterView:
 
 def view_machine() -> ClusterView:
     """This machine, as Ray would see it if it were started here now."""
-    cards = installed_cards()
-    labels = {ACCELERATOR_LABEL: cards[0].accelerator_type} if cards else {}
+    found = installed_cards()
+    labels = {ACCELERATOR_LABEL: found[0].accelerator_type} if found else {}
     memory = psutil.virtual_memory()
     cpus = float(os.cpu_count() or 1)
-    gpus = float(len(cards))
+    gpus = float(len(found))
     name = platform.node()
     node = NodeView(name, cpus, cpus, gpus, gpus, memory.total, memory.available, labels)
-    return ClusterView("", [node], {name: cards})
+    return ClusterView("", [node], {name: found})
 
 
 def view_cluster(api: ServeApi) -> ClusterView:
@@ -63,7 +63,7 @@ def view_cluster(api: ServeApi) -> ClusterView:
     return ClusterView(
         source=api.address,
         nodes=[_node_view(node, names, actors, usage) for node in nodes],
-        cards={names[node_id]: cards for node_id, cards in _cards(summaries) if node_id in names},
+        gpus={names[node_id]: gpus for node_id, gpus in _gpus(summaries) if node_id in names},
         applications=[
             app["deployed_app_config"]
             for app in serve.get("applications", {}).values()
@@ -138,10 +138,10 @@ def _usage(answer: Mapping[str, Any]) -> Mapping[str, Mapping[str, list[float]]]
     return report.get("usageByNode") or {}
 
 
-def _cards(summaries: list[dict[str, Any]]) -> Iterator[tuple[str, list[DriverCard]]]:
+def _gpus(summaries: list[dict[str, Any]]) -> Iterator[tuple[str, list[DriverGpu]]]:
     for summary in summaries:
         found = [
-            DriverCard(
+            DriverGpu(
                 index=str(gpu.get("index")),
                 uuid=gpu.get("uuid") or "",
                 name=gpu.get("name") or "",
@@ -162,6 +162,6 @@ def _failures(serve: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, app in serve.get("applications", {}).items():
         messages = [app.get("message") or ""]
         messages += [d.get("message") or "" for d in (app.get("deployments") or {}).values()]
-        told = "\n".join(message for message in messages if message)
-        if is_failing(app.get("status", ""), told):
-            yield name, failure_reason(told)
+        message = "\n".join(each for each in messages if each)
+        if is_failing(app.get("status", ""), message):
+            yield name, failure_reason(message)

@@ -12,7 +12,7 @@ from serve_app.core.placement.labels import UNLABELLED, in_words
 from serve_app.core.placement.nodes import NodeView
 from serve_app.doctor.report import Report, TierReport, diagnose_cluster
 from serve_app.local.serve_api import ServeApiError
-from serve_app.nvidia import DriverCard
+from serve_app.nvidia import DriverGpu
 
 GIB = 1024**3
 ALL_RUNS, SOMETHING_CANNOT, CANNOT_LOOK = 0, 1, 2
@@ -27,17 +27,17 @@ def doctor(
     as_json: bool,
     console: Console,
 ) -> int:
-    """Look, print, and return 0 (all that is asked for can run), 1 (something cannot), or 2 (bad
-    usage, or a cluster that does not answer)."""
+    """Look, print, and return 0 (everything requested can run) or 1 (something cannot).
+
+    Raises ServeApiError where a cluster that was named does not answer, and ValueError for a
+    profile, a port or a setting that is not valid; with `as_json` they are printed, and 2 returned.
+    """
     try:
         report = diagnose_cluster(profile, address, port=port)
-    except (ServeApiError, ValueError) as fault:
-        if as_json:
-            console.print_json(json.dumps({"status": "cannot look", "error": str(fault)}))
-        else:
-            console.print(
-                str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True
-            )
+    except (ServeApiError, ValueError) as error:
+        if not as_json:
+            raise
+        console.print_json(json.dumps({"status": "cannot look", "error": str(error)}))
         return CANNOT_LOOK
     if as_json:
         console.out(json.dumps(report.as_json(), indent=2), highlight=False)
@@ -67,7 +67,7 @@ def _print(report: Report, console: Console) -> None:
             remedy = f"  To do: {finding.remedy}."
             console.print(remedy, highlight=False, markup=False, soft_wrap=True)
     if report.status == "ok":
-        console.print("All that is asked for can run.", style="green", highlight=False)
+        console.print("Everything that is requested can run.", style="green", highlight=False)
 
 
 def _where(report: Report) -> str:
@@ -81,7 +81,7 @@ def _nodes_table(report: Report) -> Table:
     # Findings name nodes and types: neither is ever cut.
     for whole in ("node", "type"):
         table.add_column(whole, no_wrap=True, overflow="ignore")
-    for column in ("GPUs (free)", "CPUs (free)", "card, memory, driver", "memory"):
+    for column in ("GPUs (free)", "CPUs (free)", "GPU, memory, driver", "memory"):
         table.add_column(column)
     for node in report.view.nodes:
         table.add_row(
@@ -89,21 +89,21 @@ def _nodes_table(report: Report) -> Table:
             node.accelerator_type or ("no label" if node.gpus else "-"),
             _gpus(node),
             f"{node.cpus:g} ({node.cpus_free:g})",
-            "\n".join(map(_card_in_words, report.view.cards.get(node.name, []))) or "-",
+            "\n".join(map(_gpu_text, report.view.gpus.get(node.name, []))) or "-",
             _memory(node),
         )
     return table
 
 
 def _gpus(node: NodeView) -> str:
-    held = [f"{who}: {gpus:g}" for who, gpus in sorted(node.gpu_holders.items())]
-    return "\n".join([f"{node.gpus:g} ({node.gpus_free:g})", *held])
+    holders = [f"{who}: {gpus:g}" for who, gpus in sorted(node.gpu_holders.items())]
+    return "\n".join([f"{node.gpus:g} ({node.gpus_free:g})", *holders])
 
 
-def _card_in_words(card: DriverCard) -> str:
-    memory = f", {card.memory_bytes / GIB:.1f} GiB" if card.memory_bytes else ""
-    driver = f", {card.driver}" if card.driver else ""
-    return f"{card.name}{memory}{driver}"
+def _gpu_text(gpu: DriverGpu) -> str:
+    memory = f", {gpu.memory_bytes / GIB:.1f} GiB" if gpu.memory_bytes else ""
+    driver = f", {gpu.driver}" if gpu.driver else ""
+    return f"{gpu.name}{memory}{driver}"
 
 
 def _memory(node: NodeView) -> str:
@@ -111,45 +111,45 @@ def _memory(node: NodeView) -> str:
 
 
 def _tier_sentences(tier: TierReport, findings: list[Finding]) -> Iterator[str]:
-    wish = tier.asked.wish
-    wants = " or else ".join(in_words(s) for s in wish.selectors) or (
-        "any GPU" if wish.gpus else "any node"
+    request = tier.deployment.request
+    selected = " or else ".join(in_words(s) for s in request.selectors) or (
+        "any GPU" if request.gpus else "any node"
     )
-    of_gpu = f"{wish.gpus:g} GPU and " if wish.gpus else ""
-    yield f"{wish.name}: wants {wish.target} x {of_gpu}{wish.cpus:g} CPU on {wants}."
+    of_gpu = f"{request.gpus:g} GPU and " if request.gpus else ""
+    yield f"{request.name}: requests {request.target} x {of_gpu}{request.cpus:g} CPU on {selected}."
     if tier.cheapest_order is not None:
         yield f"  the cheapest token first: {tier.cheapest_order.reason} (derived)."
-    if wish.placed:
-        yield f"  {wish.placed} placed."
+    if request.placed:
+        yield f"  {request.placed} placed."
     for place in tier.places:
-        card = f" ({place.accelerator_type})" if place.accelerator_type and wish.gpus else ""
-        second = f", choice number {place.choice}" if place.choice > 1 else ""
-        yield f"  gets a place on {place.node}{card}{second}"
-    for name, card in tier.cards.items():
-        if card.fits is False:
+        gpu = f" ({place.accelerator_type})" if place.accelerator_type and request.gpus else ""
+        second = f", choice {place.choice}" if place.choice > 1 else ""
+        yield f"  will be placed on {place.node}{gpu}{second}"
+    for name, gpu in tier.gpus.items():
+        if gpu.fits is False:
             continue
-        limits = f" {card.slots} run at once, {card.max_queued_requests} may wait (derived)."
-        yield f"  on {name or UNLABELLED}: {card.reason}.{limits if card.slots else ''}"
-    if not tier.places and not wish.placed and not any(f.tier == wish.name for f in findings):
-        yield "  nothing is asked for now."
+        limits = f" {gpu.slots} run at once, {gpu.max_queued_requests} may wait (derived)."
+        yield f"  on {name or UNLABELLED}: {gpu.reason}.{limits if gpu.slots else ''}"
+    if not tier.places and not request.placed and not any(f.tier == request.name for f in findings):
+        yield "  nothing is requested now."
 
 
 def _now(tier: TierReport, report: Report) -> Iterator[str]:
     """What a running service reports of the tier."""
-    for told in report.reported or []:
-        if told.get("tier") != tier.asked.wish.name:
+    for reported in report.reported or []:
+        if reported.get("tier") != tier.deployment.request.name:
             continue
-        replicas = told.get("replicas") or []
-        cards = sorted({card for replica in replicas if (card := _card_of(replica))})
+        replicas = reported.get("replicas") or []
+        gpus = sorted({gpu for replica in replicas if (gpu := _gpu_of(replica))})
         yield (
-            f"  now: {'ready' if told.get('ready') else 'not ready'}, "
-            f"{_known(told.get('running'))} of {_known(told.get('slots'))} slots in use, "
-            f"queue depth {_known(told.get('queue_depth'))}"
-            f"{', on ' + ', '.join(cards) if cards else ''}"
+            f"  now: {'ready' if reported.get('ready') else 'not ready'}, "
+            f"{_known(reported.get('running'))} of {_known(reported.get('slots'))} slots in use, "
+            f"queue depth {_known(reported.get('queue_depth'))}"
+            f"{', on ' + ', '.join(gpus) if gpus else ''}"
         )
 
 
-def _card_of(replica: Mapping[str, Any]) -> str:
+def _gpu_of(replica: Mapping[str, Any]) -> str:
     gpus = ", ".join(str(gpu) for gpu in replica.get("gpu_ids") or [])
     return f"{replica.get('accelerator_type') or 'GPU'} ({gpus})" if gpus else ""
 

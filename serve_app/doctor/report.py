@@ -1,4 +1,4 @@
-"""`python -m serve_app doctor`: what this cluster, or machine, can run of what is asked for."""
+"""`tierserve doctor`: what this cluster, or machine, can run of what is requested."""
 
 import dataclasses
 import os
@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serve_app.core.placement.diagnosis import Finding, Place, Severity, diagnose
+from serve_app.config.accelerator_costs import most_token_ms
+from serve_app.core.placement.diagnosis import Finding, Placement, Severity, diagnose
 from serve_app.core.placement.labels import accelerator_types
 from serve_app.core.placement.nodes import NodeView
 from serve_app.core.placement.token_cost import AcceleratorOrder, TokenCost, order_accelerators
 from serve_app.doctor.cluster_view import ClusterView, view_cluster, view_machine
-from serve_app.doctor.deployment_requests import (
-    DeploymentAsked,
-    OnCard,
-    deployments_asked,
-    on_cards,
+from serve_app.doctor.configured_deployments import (
+    ConfiguredDeployment,
+    FitOnGpu,
+    configured_deployments,
+    fit_on_gpus,
 )
-from serve_app.doctor.machine_check import machine_findings
+from serve_app.doctor.findings import machine_findings, service_findings
+from serve_app.engine.models.fit_check import model_files
 from serve_app.engine.models.model_dir import ModelNotFoundError
 from serve_app.engine.models.model_size import ModelFiles
 from serve_app.local.profiles import find_profile, load_profile
@@ -27,70 +29,67 @@ from serve_app.local.services import (
     LocalService,
     reported_tiers,
     running_services,
-    service_findings,
 )
-from serve_app.nvidia import DriverCard
-from serve_app.serving.accelerator_costs import most_token_ms
-from serve_app.serving.fit_check import model_files
+from serve_app.nvidia import DriverGpu
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-# Serve's words for an application that is not up yet.
+# Serve's states of an application that is not up yet.
 STARTING = ("NOT_STARTED", "DEPLOYING")
 ADDRESS_VARIABLES = ("RAY_DASHBOARD_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
 @dataclass(frozen=True, slots=True)
 class TierReport:
-    """A deployment, where its replicas to come will go, and each kind of card for it."""
+    """A deployment, where its replicas to come will go, and each kind of GPU for it."""
 
-    asked: DeploymentAsked
-    places: list[Place]
-    cards: Mapping[str | None, OnCard]
+    deployment: ConfiguredDeployment
+    places: list[Placement]
+    gpus: Mapping[str | None, FitOnGpu]
 
     @property
-    def asked_order(self) -> list[str]:
-        """The types that the tier asks for, first choice first, of those that are here."""
-        wanted = accelerator_types(self.asked.wish.selectors)
-        return [name for name in wanted if name in self._costs]
+    def requested_order(self) -> list[str]:
+        """The types that the tier requests, first choice first, of those that are here."""
+        requested = accelerator_types(self.deployment.request.selectors)
+        return [name for name in requested if name in self._costs]
 
     @property
     def cheapest_order(self) -> AcceleratorOrder | None:
         """The same types, the cheapest token first; None where there is no choice."""
-        costs = [self._costs[name] for name in self.asked_order]
-        if len(costs) < 2 or self.asked.settings is None:
+        costs = [self._costs[name] for name in self.requested_order]
+        if len(costs) < 2 or self.deployment.settings is None:
             return None
-        return order_accelerators(costs, most_token_ms=most_token_ms(self.asked.settings))
+        return order_accelerators(costs, most_token_ms=most_token_ms(self.deployment.settings))
 
     @property
     def _costs(self) -> dict[str, TokenCost]:
         return {
-            card.token_cost.accelerator_type: card.token_cost
-            for card in self.cards.values()
-            if card.token_cost is not None
+            gpu.token_cost.accelerator_type: gpu.token_cost
+            for gpu in self.gpus.values()
+            if gpu.token_cost is not None
         }
 
     def as_json(self) -> dict[str, Any]:
-        wish, order = self.asked.wish, self.cheapest_order
+        request, order = self.deployment.request, self.cheapest_order
         return {
-            "name": wish.name,
-            "model": self.asked.tier.model if self.asked.tier else None,
-            "replicas_wanted": wish.target,
-            "replicas_placed": wish.placed,
-            "gpus": wish.gpus,
-            "cpus": wish.cpus,
-            "selectors": [dict(selector) for selector in wish.selectors],
+            "name": request.name,
+            "model": self.deployment.tier.model if self.deployment.tier else None,
+            "replicas_wanted": request.target,
+            "replicas_placed": request.placed,
+            "gpus": request.gpus,
+            "cpus": request.cpus,
+            "selectors": [dict(selector) for selector in request.selectors],
             "will_get": [dataclasses.asdict(place) for place in self.places],
             "cheapest_order": None if order is None else dataclasses.asdict(order),
             "cards": {
-                name or "unlabelled": dataclasses.asdict(card) for name, card in self.cards.items()
+                name or "unlabelled": dataclasses.asdict(gpu) for name, gpu in self.gpus.items()
             },
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the doctor found. `profile` is what was asked for; None: what is deployed. `service` is
-    the running `serve` that was looked at, and `reported` what it says of its tiers."""
+    """What the doctor found. `profile` is the requested one; None: what is deployed. `service` is
+    the running `serve` that was looked at, and `reported` what it reports of its tiers."""
 
     view: ClusterView
     profile: str | None
@@ -101,7 +100,7 @@ class Report:
 
     @property
     def status(self) -> str:
-        """`ok`, or `problems` where something that is asked for cannot run."""
+        """`ok`, or `problems` where something that is requested cannot run."""
         bad = any(finding.severity is Severity.ERROR for finding in self.findings)
         return "problems" if bad else "ok"
 
@@ -113,7 +112,7 @@ class Report:
             "cluster": view.source or None,
             "profile": self.profile,
             "service": _service_json(self),
-            "nodes": [_node_json(node, view.cards.get(node.name, [])) for node in view.nodes],
+            "nodes": [_node_json(node, view.gpus.get(node.name, [])) for node in view.nodes],
             "tiers": [tier.as_json() for tier in self.tiers],
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
         }
@@ -140,22 +139,23 @@ def diagnose_cluster(
     else:
         name = profile or _profile_for(view)
         applications, placed, targets = load_profile(name)["applications"], {}, {}
-    asked = list(deployments_asked(applications, placed=placed, targets=targets))
-    nodes = view.nodes if name is None else [_without(node, asked) for node in view.nodes]
-    findings = [*_failed(view)] if view.is_cluster else machine_findings(view, asked)
-    files = _read_models(asked, findings)
-    cards = {each.wish.name: _cards(each, files, nodes, view) for each in asked}
-    wishes = [
-        dataclasses.replace(each.wish, refusals=_refusals(cards[each.wish.name])) for each in asked
+    deployments = list(configured_deployments(applications, placed=placed, targets=targets))
+    nodes = view.nodes if name is None else [_without(node, deployments) for node in view.nodes]
+    findings = [*_failed(view)] if view.is_cluster else machine_findings(view, deployments)
+    files = _read_models(deployments, findings)
+    gpus = {each.request.name: _gpus(each, files, nodes, view) for each in deployments}
+    requests = [
+        dataclasses.replace(each.request, refusals=_refusals(gpus[each.request.name]))
+        for each in deployments
     ]
-    diagnosis = diagnose(nodes, wishes)
+    diagnosis = diagnose(nodes, requests)
     tiers = [
         TierReport(
             each,
-            [place for place in diagnosis.places if place.tier == each.wish.name],
-            cards[each.wish.name],
+            [place for place in diagnosis.places if place.tier == each.request.name],
+            gpus[each.request.name],
         )
-        for each in asked
+        for each in deployments
     ]
     findings += diagnosis.findings
     findings += [finding for tier in tiers if (finding := _dearer_first(tier)) is not None]
@@ -197,7 +197,7 @@ def _look_at(service: LocalService) -> ClusterView:
     if not api.answers():
         raise ServeApiError(
             f"The `serve` of port {service.port} (process {service.pid}) runs, and its Ray does "
-            "not answer: it starts or stops just now, so ask again in some seconds."
+            "not answer: it starts or stops just now, so try again in some seconds."
         )
     return view_cluster(api)
 
@@ -225,9 +225,9 @@ def _token() -> str | None:
 
 
 def _profile_for(view: ClusterView) -> str:
-    known = [card for cards in view.cards.values() for card in cards]
+    known = [gpu for gpus in view.gpus.values() for gpu in gpus]
     labelled = [
-        DriverCard("", "", node.accelerator_type)
+        DriverGpu("", "", node.accelerator_type)
         for node in view.nodes
         for _ in range(int(node.gpus))
         if node.accelerator_type
@@ -235,9 +235,9 @@ def _profile_for(view: ClusterView) -> str:
     return find_profile(known or labelled)
 
 
-def _without(node: NodeView, asked: list[DeploymentAsked]) -> NodeView:
+def _without(node: NodeView, deployments: list[ConfiguredDeployment]) -> NodeView:
     """The node as it would be for this profile: what it deploys anew holds nothing yet."""
-    names = {each.wish.name for each in asked}
+    names = {each.request.name for each in deployments}
     others = {who: gpus for who, gpus in node.gpu_holders.items() if who not in names}
     return dataclasses.replace(
         node,
@@ -247,47 +247,49 @@ def _without(node: NodeView, asked: list[DeploymentAsked]) -> NodeView:
     )
 
 
-def _read_models(asked: list[DeploymentAsked], findings: list[Finding]) -> dict[str, ModelFiles]:
-    """The sizes of each model that goes on a card, once; a finding for each that is not found."""
+def _read_models(
+    deployments: list[ConfiguredDeployment], findings: list[Finding]
+) -> dict[str, ModelFiles]:
+    """The sizes of each model that goes on a GPU, once; a finding for each that is not found."""
     read: dict[str, ModelFiles] = {}
-    names = [each.tier.model for each in asked if each.tier and each.wish.gpus]
+    names = [each.tier.model for each in deployments if each.tier and each.request.gpus]
     for name in dict.fromkeys(names):
         try:
             read[name] = model_files(name)
-        except ModelNotFoundError as fault:
-            sentence = f"Whether {name} fits was not checked. {fault}"
+        except ModelNotFoundError as error:
+            sentence = f"Whether {name} fits was not checked. {error}"
             findings.append(Finding(Severity.WARNING, "model-not-found", None, sentence))
     return read
 
 
-def _cards(
-    asked: DeploymentAsked,
+def _gpus(
+    deployment: ConfiguredDeployment,
     files: Mapping[str, ModelFiles],
     nodes: list[NodeView],
     view: ClusterView,
-) -> dict[str | None, OnCard]:
-    if asked.tier is None or not asked.wish.gpus or asked.tier.model not in files:
+) -> dict[str | None, FitOnGpu]:
+    if deployment.tier is None or not deployment.request.gpus or deployment.tier.model not in files:
         return {}
-    return on_cards(asked, files[asked.tier.model], nodes, view.cards)
+    return fit_on_gpus(deployment, files[deployment.tier.model], nodes, view.gpus)
 
 
-def _refusals(cards: Mapping[str | None, OnCard]) -> dict[str | None, str]:
-    return {name: card.reason for name, card in cards.items() if card.fits is False}
+def _refusals(gpus: Mapping[str | None, FitOnGpu]) -> dict[str | None, str]:
+    return {name: gpu.reason for name, gpu in gpus.items() if gpu.fits is False}
 
 
 def _dearer_first(tier: TierReport) -> Finding | None:
-    """Where the tier asks for a type before another one whose token costs less. It may be meant so,
-    to keep the cheaper one for the other tier."""
+    """Where the tier requests a type before another one whose token costs less. That may be
+    intended, to keep the cheaper one for the other tier."""
     order = tier.cheapest_order
-    if order is None or list(order.types) == tier.asked_order:
+    if order is None or list(order.types) == tier.requested_order:
         return None
-    name, first = tier.asked.wish.name, tier.asked_order[0]
+    name, first = tier.deployment.request.name, tier.requested_order[0]
     return Finding(
         Severity.INFO,
         "dearer-first",
         name,
-        f"{name} asks for {first} first; by prices and derived speeds: {order.reason}.",
-        f"let label_selector ask for {order.types[0]} and fallback_strategy for "
+        f"{name} requests {first} first; by prices and derived speeds: {order.reason}.",
+        f"let label_selector request {order.types[0]} and fallback_strategy for "
         f"{', then '.join(order.types[1:])}, or give your own prices in gpu_prices_usd_per_hour",
     )
 
@@ -299,7 +301,7 @@ def _failed(view: ClusterView) -> Iterator[Finding]:
             "failed-to-start",
             name,
             f"{name} does not start: {message}",
-            "mend what the message says and deploy again",
+            "fix what the message says and deploy again",
         )
 
 
@@ -314,9 +316,9 @@ def _service_json(report: Report) -> dict[str, Any] | None:
     }
 
 
-def _node_json(node: NodeView, cards: list[DriverCard]) -> dict[str, Any]:
+def _node_json(node: NodeView, gpus: list[DriverGpu]) -> dict[str, Any]:
     found = dataclasses.asdict(node) | {"accelerator_type": node.accelerator_type}
     # JSON has no infinity; a node without that resource has no limit of it.
     for name in ("memory_bytes", "memory_free_bytes"):
         found[name] = None if found[name] == float("inf") else found[name]
-    return found | {"cards": [dataclasses.asdict(card) for card in cards]}
+    return found | {"cards": [dataclasses.asdict(gpu) for gpu in gpus]}

@@ -1,4 +1,4 @@
-"""A Ray cluster of its own on this machine: `make serve` and the tests start the same one.
+"""A Ray cluster of its own on this machine: `tierserve serve` and the tests start the same one.
 
 It shares no port, folder or token with another cluster here, and ends by its own process tree:
 `ray stop` would end other people's clusters too.
@@ -18,14 +18,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from serve_app.local.head import AUTH_FILE, RayHead
 from serve_app.local.ports import free_ports
 from serve_app.local.profiles import load_profile, with_http_port
+from serve_app.local.ray_head import AUTH_FILE, RayHead
 from serve_app.local.serve_api import AppStatus, ServeApi, ServeApiError, failure_reason
 from serve_app.local.services import RECORD_FILE, record_of_service
 from serve_app.local.supervisor import RUN_ID_VARIABLE, end_processes, processes_of_run
 from serve_app.serving.haproxy_wrapper import HOST_VARIABLE
-from serve_app.serving.scheduling_class import interrupt_nobody
+from serve_app.serving.scheduling_class import never_preempt
 
 POLL_S = 0.5
 RAY_START_LIMIT_S = 120.0
@@ -121,7 +121,7 @@ class LocalCluster:
                 env=self.env,
                 # Ctrl-C in the terminal is for the starter, which then stops this in order.
                 start_new_session=True,
-                preexec_fn=None if self._interrupts else interrupt_nobody,
+                preexec_fn=None if self._interrupts else never_preempt,
             )
         deadline_s = time.monotonic() + RAY_START_LIMIT_S
         while not self.api.answers():
@@ -182,7 +182,7 @@ class LocalCluster:
             shutil.rmtree(self.run_dir, ignore_errors=True)
 
     def hurry_or_stop(self) -> None:
-        """Ask the supervisor to stop; asked again, it waits for nothing."""
+        """Ask the supervisor to stop; asked twice, it waits for nothing."""
         if self._supervisor is not None:
             self._supervisor.terminate()
 
@@ -197,13 +197,13 @@ class LocalCluster:
     def __exit__(
         self,
         kind: type[BaseException] | None,
-        fault: BaseException | None,
+        error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         self.stop()
 
     def _status(self) -> dict[str, AppStatus]:
-        # A busy machine may miss one poll; the next one tells.
+        # A busy machine may miss one poll; the next one will do.
         with contextlib.suppress(ServeApiError):
             return self.api.status()
         return {}
@@ -220,7 +220,7 @@ class LocalCluster:
         if self._supervisor is None or self._supervisor.poll() is None:
             return
         log = (self.run_dir / "ray-start.log").read_text(errors="replace")
-        raise ClusterError("Ray ended by itself; its last words follow.", log)
+        raise ClusterError("Ray ended by itself; its last log lines follow.", log)
 
     def _write_secret(self, name: str, text: str) -> None:
         file = self.run_dir / name

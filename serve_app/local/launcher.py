@@ -1,11 +1,11 @@
-"""`make serve`: from checks to a running application in the foreground, and back to nothing."""
+"""`tierserve serve`: from checks to a running service in the foreground, and back to nothing."""
 
 import os
 import shutil
 import signal
 import time
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,15 @@ from rich.console import Console
 from serve_app.engine.models.model_dir import EMBEDDED_MODEL, check_hub_model, resolve_model
 from serve_app.local import profiles
 from serve_app.local.cluster import ClusterError, LocalCluster
-from serve_app.local.head import haproxy_wrapper
-from serve_app.local.log_feed import LogFeed
 from serve_app.local.ports import holder_of, is_free
 from serve_app.local.progress import StartProgress
+from serve_app.local.ray_head import haproxy_wrapper
 from serve_app.local.ready_notice import ReadyService, listed_models, ready_lines
-from serve_app.local.serve_api import AppStatus, ServeApiError
-from serve_app.local.worker_logs import WorkerLogs, error_tail
+from serve_app.local.serve_api import AppStatus
+from serve_app.local.worker_logs import LogFeed, WorkerLogs, error_tail
 from serve_app.nvidia import installed_cards
 
 POLL_S = 0.5
-DETAIL_LINES = 15
 GIB = 1024**3
 # Measured on the CPU: both tiers with the embedded model, Ray included, take 7.1 GiB.
 LEAST_MEMORY_BYTES = 7 * GIB
@@ -39,7 +37,7 @@ class CannotStartError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LaunchPlan:
     """What is started."""
 
     profile: str
@@ -57,8 +55,12 @@ def serve(
     *,
     logs_requests: bool = False,
 ) -> int:
-    """Start, stay in the foreground, stop all of it at SIGINT or SIGTERM. The exit status. With
-    `logs_requests` every line that replicas log is shown, one for each request among them."""
+    """Start, stay in the foreground, stop all of it at SIGINT or SIGTERM; the exit status. With
+    `logs_requests` every line that replicas log is shown, one for each request among them.
+
+    Raises, when all of it is stopped, CannotStartError or ValueError for what is wrong before Ray
+    starts, and ClusterError or ServeApiError for what fails later.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     progress = StartProgress(console)
@@ -66,45 +68,38 @@ def serve(
         plan = make_plan(port, profile, model)
         progress.say(f"profile {plan.profile}, model {', '.join(plan.models)}, port {plan.port}")
         prepare_models(plan.models, progress)
-    except (CannotStartError, ValueError) as fault:
-        progress.stop()
-        _explain(console, str(fault))
-        return 1
     except KeyboardInterrupt:
-        progress.stop()
         return 0
+    finally:
+        progress.stop()
     host = profiles.http_host(plan.config)
     cluster = LocalCluster(port=plan.port, http_host=host, environment=plan.environment)
     failed = True
     try:
         _start(cluster, plan, progress)
         elapsed_s = progress.elapsed_s
-        _tell_how_to_use(console, cluster, plan, elapsed_s, logs_requests=logs_requests)
+        _print_how_to_use(console, cluster, plan, elapsed_s, logs_requests=logs_requests)
         _follow_logs(cluster, console, logs_requests=logs_requests)
     except KeyboardInterrupt:
         failed = False
-    except ClusterError as fault:
-        progress.stop()
-        _explain(
-            console, str(fault), fault.detail.strip().splitlines() or error_tail(cluster.log_dir)
-        )
-    except ServeApiError as fault:
-        progress.stop()
-        _explain(console, str(fault))
+    except ClusterError as error:
+        error.detail = error.detail.strip() or "\n".join(error_tail(cluster.log_dir))
+        raise
     finally:
         progress.stop()
         _stop(cluster, console, keep_logs=failed)
-    return 1 if failed else 0
+    return 0
 
 
-def make_plan(port: int, profile: str | None, model: str | None) -> Plan:
+def make_plan(port: int, profile: str | None, model: str | None) -> LaunchPlan:
     """Choose profile and model, and check what would make the start fail later."""
     name = profile or profiles.find_profile(installed_cards())
     config = profiles.load_profile(name)
     host = profiles.http_host(config)
     if not is_free(port, host):
         raise CannotStartError(
-            f"Port {port} is taken by {holder_of(port)}: stop it, or choose another with PORT=."
+            f"Port {port} is taken by {holder_of(port)}: stop it, or choose another with --port "
+            "(make serve PORT=...)."
         )
     _check_memory()
     chosen = model or os.environ.get("TIERSERVE_MODEL")
@@ -115,7 +110,7 @@ def make_plan(port: int, profile: str | None, model: str | None) -> Plan:
         chosen = str(Path(chosen).expanduser().resolve()) if is_path else chosen
         environment["TIERSERVE_MODEL"] = chosen
     models = [chosen] if chosen else profiles.models_of(config)
-    return Plan(name, config, port, environment, tuple(models))
+    return LaunchPlan(name, config, port, environment, tuple(models))
 
 
 def prepare_models(models: tuple[str, ...], progress: StartProgress) -> None:
@@ -145,7 +140,7 @@ def _check_memory() -> None:
         )
 
 
-def _start(cluster: LocalCluster, plan: Plan, progress: StartProgress) -> None:
+def _start(cluster: LocalCluster, plan: LaunchPlan, progress: StartProgress) -> None:
     if haproxy_wrapper() is None:
         progress.say(
             "HAProxy stays as Ray configures it: tierserve-haproxy is missing, `make setup`"
@@ -163,8 +158,13 @@ def _start(cluster: LocalCluster, plan: Plan, progress: StartProgress) -> None:
     progress.stop()
 
 
-def _tell_how_to_use(
-    console: Console, cluster: LocalCluster, plan: Plan, elapsed_s: float, *, logs_requests: bool
+def _print_how_to_use(
+    console: Console,
+    cluster: LocalCluster,
+    plan: LaunchPlan,
+    elapsed_s: float,
+    *,
+    logs_requests: bool,
 ) -> None:
     service = ReadyService(
         base_url=cluster.base_url,
@@ -201,13 +201,6 @@ def _stop(cluster: LocalCluster, console: Console, *, keep_logs: bool) -> None:
     cluster.stop(keep_logs=keep_logs)
     kept = f"; the logs stay in {cluster.log_dir}" if keep_logs and cluster.log_dir.exists() else ""
     console.print(f"stopped: nothing is left running{kept}", highlight=False, soft_wrap=True)
-
-
-def _explain(console: Console, reason: str, detail: Sequence[str] = ()) -> None:
-    console.print()
-    console.print(reason.strip(), style="bold red", highlight=False, markup=False, soft_wrap=True)
-    for line in detail[-DETAIL_LINES:]:
-        console.print(f"  | {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _interrupt(_number: int, _frame: types.FrameType | None) -> None:

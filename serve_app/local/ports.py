@@ -9,7 +9,7 @@ import psutil
 
 from serve_app.local.supervisor import RUN_ID_VARIABLE
 
-# Below 32768, from where the kernel hands out ports to everyone who asks for any.
+# Below 32768, from where the kernel hands out ephemeral ports.
 _SINGLE_PORTS = range(20000, 29000)
 _BLOCK_STARTS = range(30000, 32600, 100)
 
@@ -27,13 +27,13 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
-def free_ports(count: int, *, promised: Collection[int] = ()) -> list[int]:
-    """Different free ports, at random so that two starts at once hardly meet. None of `promised`,
+def free_ports(count: int, *, reserved: Collection[int] = ()) -> list[int]:
+    """Different free ports, at random so that two starts at once hardly meet. None of `reserved`,
     where somebody will listen later."""
     candidates = random.sample(_SINGLE_PORTS, k=len(_SINGLE_PORTS))
     found: list[int] = []
     for port in candidates:
-        if port not in promised and is_free(port, "0.0.0.0"):
+        if port not in reserved and is_free(port, "0.0.0.0"):
             found.append(port)
             if len(found) == count:
                 return found
@@ -63,7 +63,7 @@ def _describe(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error, OSError):
         if RUN_ID_VARIABLE in process.environ():
             starter = _starter(process)
-            return f"another `make serve` (stop it with Ctrl-C there, or `kill {starter}`)"
+            return f"another `tierserve serve` (stop it with Ctrl-C there, or `kill {starter}`)"
     return f"{process.name()} (process {process.pid})"
 
 

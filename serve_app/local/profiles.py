@@ -1,4 +1,4 @@
-"""Which Serve config file fits this machine, and what `make serve` puts into it."""
+"""Which Serve config file fits this machine, and what `tierserve serve` puts into it."""
 
 import re
 import shlex
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from serve_app.core.placement import hardware
-from serve_app.nvidia import MIB, DriverCard
+from serve_app.nvidia import MIB, DriverGpu
 
 T4 = hardware.T4.accelerator_type
 RTX_4090 = hardware.RTX_4090.accelerator_type
@@ -21,18 +21,18 @@ PROFILES = ("local-cpu", "t4", "rtx4090", "mixed", "single-gpu", "gpu-6gb")
 LEAST_SHARED_BYTES = 12_000 * MIB
 
 
-class ProfileError(ValueError):
+class ServeConfigError(ValueError):
     """The profile cannot be used; the message says what to do."""
 
 
-def find_profile(cards: Sequence[DriverCard]) -> str:
-    """The profile for these cards."""
-    if not cards:
+def find_profile(gpus: Sequence[DriverGpu]) -> str:
+    """The profile for these GPUs."""
+    if not gpus:
         return "local-cpu"
-    types = {card.accelerator_type for card in cards}
-    if len(cards) > 1 and types <= {T4, RTX_4090}:
+    types = {gpu.accelerator_type for gpu in gpus}
+    if len(gpus) > 1 and types <= {T4, RTX_4090}:
         return "mixed" if len(types) > 1 else "t4" if T4 in types else "rtx4090"
-    smallest = min(card.memory_bytes or LEAST_SHARED_BYTES for card in cards)
+    smallest = min(gpu.memory_bytes or LEAST_SHARED_BYTES for gpu in gpus)
     return "single-gpu" if smallest >= LEAST_SHARED_BYTES else "gpu-6gb"
 
 
@@ -41,16 +41,16 @@ def load_profile(name_or_path: str) -> dict[str, Any]:
     is_name = name_or_path in PROFILES
     path = DEPLOY_DIR / f"{name_or_path}.yaml" if is_name else Path(name_or_path)
     if not path.is_file():
-        raise ProfileError(
+        raise ServeConfigError(
             f"There is no profile '{name_or_path}': choose one of {', '.join(PROFILES)}, "
             "or give the path of a Serve config file."
         )
     try:
         config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as fault:
-        raise ProfileError(f"{path} is no valid YAML: {fault}") from fault
+    except yaml.YAMLError as error:
+        raise ServeConfigError(f"{path} is no valid YAML: {error}") from error
     if not isinstance(config, dict) or not config.get("applications"):
-        raise ProfileError(f"{path} is no Serve config file: it has no applications.")
+        raise ServeConfigError(f"{path} is no Serve config file: it has no applications.")
     return config
 
 
@@ -85,7 +85,7 @@ def tier_routes(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_env_file(text: str) -> dict[str, str]:
-    """`NAME=value` lines, values quoted as for a shell; blank lines and comments say nothing."""
+    """`NAME=value` lines, values quoted as for a shell; blank lines and comments are skipped."""
     values: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
@@ -93,12 +93,12 @@ def read_env_file(text: str) -> dict[str, str]:
             continue
         name, equals, value = stripped.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ProfileError(f"line {number} is no NAME=value: {stripped!r}")
+            raise ServeConfigError(f"line {number} is no NAME=value: {stripped!r}")
         try:
-            words = shlex.split(value)
-        except ValueError as fault:
-            raise ProfileError(f"line {number}: {fault}: {stripped!r}") from fault
-        if len(words) > 1:
-            raise ProfileError(f"line {number}: quote a value of several words: {stripped!r}")
-        values[name] = "".join(words)
+            parts = shlex.split(value)
+        except ValueError as error:
+            raise ServeConfigError(f"line {number}: {error}: {stripped!r}") from error
+        if len(parts) > 1:
+            raise ServeConfigError(f"line {number}: quote a value of several words: {stripped!r}")
+        values[name] = "".join(parts)
     return values

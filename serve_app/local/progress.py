@@ -52,7 +52,7 @@ class StartProgress:
             self._live = None
 
     def read_logs(self, logs: WorkerLogs) -> None:
-        """Tell the start-up phases that replicas log; and what they log as errors."""
+        """Print the start-up phases that replicas log, and their errors."""
         for fields in map(parse_line, logs.new_lines()):
             tier, phase = fields.get("tier", "replica"), fields.get("phase")
             if phase and "duration_s" in fields:
@@ -64,7 +64,7 @@ class StartProgress:
                 self.say(f"{tier}: {fields.get('message', '')}")
 
     def read_status(self, apps: Mapping[str, AppStatus]) -> None:
-        """Tell which applications came up, and wait for the others."""
+        """Print which applications came up, and wait for the others."""
         for name, app in apps.items():
             if app.status == "RUNNING" and self._status_of.get(name) != "RUNNING":
                 self.say(f"{name}: running")
@@ -76,16 +76,16 @@ class StartProgress:
         phase = self._phase_of.get(app.name)
         if phase:
             return f"{app.name} ({phase})"
-        # Serve says the same of a replica that has its place and takes long "to initialize".
+        # Serve's message is the same for a replica that is placed and takes long "to initialize".
         if "to be scheduled" in app.message:
-            return f"{app.name} (no room: this machine lacks the CPUs or the card that it asks for)"
+            return f"{app.name} (not placed: this machine has no CPUs or GPU free for it)"
         states = ", ".join(f"{count} {state.lower()}" for state, count in app.replicas.items())
         return f"{app.name} ({states or app.status.lower()})"
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """The waiting line; Rich asks for it anew many times a second, so that its time runs."""
+    """The waiting line; Rich renders it many times a second, so that its time runs."""
 
     progress: StartProgress
     text: str

@@ -1,4 +1,4 @@
-"""What `make serve` says once the service answers: addresses, models, and a command to try."""
+"""What `tierserve serve` prints once the service answers: addresses, models, a command to try."""
 
 import json
 import urllib.error
@@ -64,7 +64,7 @@ def ready_lines(service: ReadyService, elapsed_s: float) -> list[str]:
 
 
 def who_gets_in(host: str, port: int) -> list[str]:
-    """What is to be said of an HTTP port that others than this machine reach."""
+    """The warning for an HTTP port that other machines reach."""
     if host in ("127.0.0.1", "::1", "localhost"):
         return []
     where = "every address of this machine" if host in ALL_ADDRESSES else host

@@ -22,7 +22,7 @@ class ServeApiError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class AppStatus:
-    """One application: Serve's status word, its message, and its replicas by state."""
+    """One application: Serve's status, its message, and its replicas by state."""
 
     name: str
     status: str
@@ -68,13 +68,13 @@ def get_json(api: ServeApi, path: str) -> dict[str, Any]:
 
 def is_failing(status: str, message: str) -> bool:
     """Whether an application will not come up, as far as Serve knows by now."""
-    # Serve goes on trying for many minutes; the first failure of a first start says enough.
+    # Serve goes on trying for many minutes; the first failure of a first start is enough.
     retrying = status == "DEPLOYING" and "failed to start" in message
     return retrying or status in ("DEPLOY_FAILED", "UNHEALTHY")
 
 
 def failure_reason(message: str) -> str:
-    """The last exception that Serve's message tells of, without the way that led there."""
+    """The last exception in Serve's message, without its traceback."""
     lines = [_COLOUR.sub("", line).rstrip() for line in message.strip().splitlines()]
     raised = [number for number, line in enumerate(lines) if _EXCEPTION.match(line)]
     return "\n".join(lines[raised[-1] :] if raised else lines)
@@ -95,11 +95,11 @@ def _ask(
     try:
         with opener.open(request, timeout=timeout_s) as answer:
             text = answer.read()
-    except urllib.error.HTTPError as fault:
-        detail = fault.read().decode(errors="replace").strip()
-        raise ServeApiError(f"Serve answered {fault.code}: {detail}") from fault
-    except (OSError, ValueError) as fault:
-        raise ServeApiError(f"Serve does not answer at {url}: {fault}") from fault
+    except urllib.error.HTTPError as error:
+        detail = error.read().decode(errors="replace").strip()
+        raise ServeApiError(f"Serve answered {error.code}: {detail}") from error
+    except (OSError, ValueError) as error:
+        raise ServeApiError(f"Serve does not answer at {url}: {error}") from error
     return json.loads(text) if text.strip() else {}
 
 

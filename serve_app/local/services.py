@@ -1,4 +1,4 @@
-"""The services that `make serve` runs on this machine, found by what each writes of itself."""
+"""The services that `tierserve serve` runs on this machine, found by the record each writes."""
 
 import contextlib
 import json
@@ -12,8 +12,7 @@ from typing import Any
 
 import psutil
 
-from serve_app.core.placement.diagnosis import Finding, Severity
-from serve_app.local.head import AUTH_FILE, RUN_DIR_PREFIX, RUN_ROOT
+from serve_app.local.ray_head import AUTH_FILE, RUN_DIR_PREFIX, RUN_ROOT
 
 RECORD_FILE = "service.json"
 ANSWER_TIMEOUT_S = 10.0
@@ -58,38 +57,6 @@ def reported_tiers(service: LocalService) -> list[dict[str, Any]] | None:
             return list(json.load(answer)["tiers"])
     except (urllib.error.URLError, OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def service_findings(
-    service: LocalService, tiers: list[dict[str, Any]] | None, *, starting: bool
-) -> Iterator[Finding]:
-    """What is wrong with a service that runs, as its own HTTP port shows it. One that is `starting`
-    does not answer yet, which is no error."""
-    if tiers is None and starting:
-        yield Finding(
-            Severity.WARNING,
-            "service-starting",
-            None,
-            f"Port {service.port} does not answer yet: the service is starting.",
-            "wait until `make serve` says Ready",
-        )
-    elif tiers is None:
-        yield Finding(
-            Severity.ERROR,
-            "service-silent",
-            None,
-            f"Port {service.port} does not answer, though the service's Ray runs.",
-            "look at the terminal of `make serve`, and into its logs",
-        )
-    for tier in tiers or []:
-        if not tier.get("ready") and tier.get("replicas_wanted") != 0:
-            message = str(tier.get("message") or "Serve has no message").rstrip(".")
-            yield Finding(
-                Severity.WARNING,
-                "tier-not-ready",
-                str(tier["tier"]),
-                f"{tier['tier']} has no replica that answers: {message}.",
-            )
 
 
 def _running(root: Path) -> Iterator[LocalService]:

@@ -3,7 +3,7 @@
 Ray's processes change their titles (which hides their environment), leave their parents when
 these are killed, and HAProxy and vLLM's engine processes outlive a hard kill of the raylet. So
 this process takes in the orphans of its tree (Linux' child subreaper) and at the end, whether it
-is told to stop, the command ends, or the starter dies, leaves none of them.
+is asked to stop, the command ends, or the starter dies, leaves none of them.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def main(command: list[str]) -> int:
         preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, signals),
     )
     status: int | None = None
-    while status is None and not _starter_is_gone() and not _told_to_stop(signals):
+    while status is None and not _starter_has_ended() and not _asked_to_stop(signals):
         status = _reap(child.pid)
     if status is None:
         with contextlib.suppress(ProcessLookupError):
@@ -48,8 +48,8 @@ def main(command: list[str]) -> int:
         deadline_s = time.monotonic() + COMMAND_GRACE_S
         while status is None and time.monotonic() < deadline_s:
             status = _reap(child.pid)
-            # Told a second time: no more patience.
-            if _told_to_stop(signals, POLL_S):
+            # Asked a second time: no more grace.
+            if _asked_to_stop(signals, POLL_S):
                 break
     # Orphans have become children of this process.
     end_processes(lambda: psutil.Process().children(recursive=True))
@@ -90,12 +90,12 @@ def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None
             process.send_signal(number)
 
 
-def _starter_is_gone() -> bool:
+def _starter_has_ended() -> bool:
     readable, _, _ = select.select([sys.stdin], [], [], POLL_S)
     return bool(readable) and os.read(sys.stdin.fileno(), 1) == b""
 
 
-def _told_to_stop(signals: set[signal.Signals], wait_s: float = 0.0) -> bool:
+def _asked_to_stop(signals: set[signal.Signals], wait_s: float = 0.0) -> bool:
     return signal.sigtimedwait(signals, wait_s) is not None
 
 

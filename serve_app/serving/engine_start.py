@@ -1,4 +1,4 @@
-"""Starts the engine that a tier's settings name, for the card that its replica has landed on."""
+"""Starts the engine that a tier's settings name, for the GPU that its replica was placed on."""
 
 import logging
 import os
@@ -12,17 +12,19 @@ from serve_app.core.placement.engine_args import EngineSpec, cores_of_slice, eng
 from serve_app.core.placement.hardware import Hardware
 from serve_app.engine.fake.engine import FakeEngine, played_card
 from serve_app.engine.interface import Engine
+from serve_app.engine.models.fit_check import quantization_argument
 from serve_app.engine.models.model_dir import resolve_model
 from serve_app.engine.templates.chat_templates import served_template
 from serve_app.engine.vllm.compilation import keep_compiled_in
 from serve_app.engine.vllm.cpu import computes_on_cpu, on_cores, this_cpu
 from serve_app.engine.vllm.engine import VllmEngine
-from serve_app.serving.fit_check import quantization_argument
-from serve_app.serving.scheduling_class import interrupting
+from serve_app.nvidia import DriverGpu, gpu_with_id
+from serve_app.serving.replica_placement import ReplicaPlacement
+from serve_app.serving.scheduling_class import preempting
 
 log = logging.getLogger(__name__)
 
-# What of the settings is no argument of `vllm serve`.
+# Settings that are no arguments of `vllm serve`.
 NOT_ARGUMENTS = frozenset({"compile_cache_dir", "cpu_kv_cache_gib", "cpu_slice", "fake"})
 
 # Where the settings leave these open, the model's family decides.
@@ -32,21 +34,21 @@ Phase = Callable[[str], AbstractContextManager[None]]
 
 
 async def start_engine(
-    args: TierArgs, landed_on: Hardware, phase: Phase
+    args: TierArgs, placed_on: Hardware, phase: Phase
 ) -> tuple[Engine, Hardware]:
     """The engine, and the hardware that it computes on. `phase` times each step."""
     # The first name is the one that answers carry.
     names = (args.tier.value, args.model)
     if args.engine.fake is not None:
-        hardware = played_card(args.engine.fake, landed_on)
+        hardware = played_card(args.engine.fake, placed_on)
         engine = await FakeEngine.start(
             args.engine, args.engine.fake, hardware, served_names=names, phase=phase
         )
         return engine, hardware
-    hardware = _computing(landed_on)
+    hardware = _computing(placed_on)
     with phase("model"):
         model = str(resolve_model(args.model))
-        quantization = quantization_argument(args.engine, model, hardware)
+        quantization = quantization_argument(args.engine, model, hardware, _driver_gpu(hardware))
     spec = EngineSpec(
         model=model,
         served_names=names,
@@ -57,8 +59,16 @@ async def start_engine(
     arguments = engine_args(spec, hardware)
     log.info("engine arguments", extra={"phase": "start", "arguments": " ".join(arguments)})
     keep_compiled_in(args.engine.compile_cache_dir)
-    with interrupting(), _placed(args.engine, hardware):
+    with preempting(), _placed(args.engine, hardware):
         return await VllmEngine.start(arguments, phase, args.structure), hardware
+
+
+def _driver_gpu(hardware: Hardware) -> DriverGpu | None:
+    if hardware.accelerator_type is None:
+        return None
+    # Ray numbers the GPUs as the driver does, and shows a replica its own.
+    gpu_ids = ReplicaPlacement.of_this_process().gpu_ids
+    return gpu_with_id(gpu_ids[0]) if gpu_ids else None
 
 
 def _by_family(config: EngineConfig, model: str) -> dict[str, str | None]:
@@ -71,21 +81,21 @@ def _by_family(config: EngineConfig, model: str) -> dict[str, str | None]:
     }
 
 
-def _computing(landed_on: Hardware) -> Hardware:
+def _computing(placed_on: Hardware) -> Hardware:
     """A GPU may be a logical one of Ray's: what computes then is the CPU."""
-    if landed_on.accelerator_type is None:
+    if placed_on.accelerator_type is None:
         return this_cpu()
     if not computes_on_cpu():
-        return landed_on
+        return placed_on
     log.warning(
         "this vLLM computes on the CPU, not on the GPU that Ray gave the replica",
-        extra={"phase": "start", "accelerator_type": landed_on.accelerator_type},
+        extra={"phase": "start", "accelerator_type": placed_on.accelerator_type},
     )
     return this_cpu()
 
 
 def _placed(config: EngineConfig, hardware: Hardware) -> AbstractContextManager[None]:
-    """Without a card, the engine gets the cores of its tier."""
+    """Without a GPU, the engine gets the cores of its tier."""
     if hardware.accelerator_type is not None:
         return nullcontext()
     cores = cores_of_slice(config.cpu_slice, sorted(os.sched_getaffinity(0)))

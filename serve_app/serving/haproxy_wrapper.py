@@ -1,5 +1,5 @@
 """HAProxy as Ray Serve starts it, hardened: edits the configuration that Ray rendered, then becomes
-HAProxy. Ray offers no setting for what stands here (docs/adr/0021).
+HAProxy. Ray has no settings for these edits (docs/adr/0021).
 
 Started at each reload, between Ray and HAProxy: standard library only, and none of its slow parts.
 """
@@ -20,9 +20,9 @@ from serve_app.errors import error_body
 
 HEADER_TIMEOUT_VARIABLE = "TIERSERVE_HAPROXY_HEADER_TIMEOUT_S"
 BODY_TIMEOUT_VARIABLE = "TIERSERVE_HAPROXY_BODY_TIMEOUT_S"
-# Where clients come in. Who sets it (local/head.py) wants everything else on 127.0.0.1 only.
+# Where clients come in. Who sets it (local/ray_head.py) wants everything else on 127.0.0.1 only.
 HOST_VARIABLE = "TIERSERVE_HAPROXY_HOST"
-# Ray's own: who sets it means it.
+# Ray's own: whoever sets it wins.
 _MAXCONN_VARIABLE = "RAY_SERVE_HAPROXY_MAXCONN"
 _SESSION_HEADER_VARIABLE = "RAY_SERVE_SESSION_ID_HEADER_KEY"
 _BINARY_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
@@ -57,8 +57,8 @@ _DECODED_HEADERS = (
     "traceparent",
     "tracestate",
 )
-# What replicas tell one another, past HAProxy; and what would end Serve's watch for a client that
-# leaves, so that its answer is computed to the end.
+# What replicas send one another, past HAProxy; and what would end Serve's watch for a disconnected
+# client, so that its answer is computed to the end.
 _INTERNAL_HEADERS = (
     "x-tierserve-relayed",
     "x-tierserve-borrowed-by",
@@ -78,8 +78,8 @@ _OWN_ANSWERS = {
 _OUTER_TYPE = "txn.tierserve_outer_type"
 
 
-class Limits(NamedTuple):
-    """What one client may take of HAProxy."""
+class ClientLimits(NamedTuple):
+    """What clients may take of HAProxy."""
 
     connections: int
     header_timeout_s: float
@@ -100,7 +100,7 @@ class AnchorError(ValueError):
 
 
 Report = Callable[[str], None]
-Edit = Callable[[list[Section], Limits], None]
+Edit = Callable[[list[Section], ClientLimits], None]
 
 
 def main() -> None:
@@ -118,8 +118,8 @@ def main() -> None:
     os.execv(binary, [binary, *arguments])
 
 
-def hardened(config_text: str, limits: Limits, report: Report = lambda _: None) -> str:
-    """The same configuration with every edit whose place was found; `report` hears of the others.
+def hardened(config_text: str, limits: ClientLimits, report: Report = lambda _: None) -> str:
+    """The same configuration with every edit whose place was found; `report` gets the others.
 
     Text that has been here before comes back as it is.
     """
@@ -135,12 +135,12 @@ def hardened(config_text: str, limits: Limits, report: Report = lambda _: None) 
     return "\n".join([_MARK, *lines[1:]]) + "\n"
 
 
-def limits_of(environment: Mapping[str, str], files: int, report: Report) -> Limits:
+def limits_of(environment: Mapping[str, str], files: int, report: Report) -> ClientLimits:
     """What `files` file descriptors allow, unless the environment says otherwise."""
     allowed = min(MOST_CONNECTIONS, int(files * _CLIENTS_FRACTION))
     connections = int(_number(environment, _MAXCONN_VARIABLE, allowed, report))
     patience_s = min(MOST_HEADER_TIMEOUT_S, max(LEAST_HEADER_TIMEOUT_S, connections / _FLOOD_PER_S))
-    return Limits(
+    return ClientLimits(
         connections=connections,
         header_timeout_s=_number(environment, HEADER_TIMEOUT_VARIABLE, patience_s, report),
         body_timeout_s=_number(environment, BODY_TIMEOUT_VARIABLE, DEFAULT_BODY_TIMEOUT_S, report),
@@ -165,7 +165,7 @@ def haproxy_binary(environment: Mapping[str, str]) -> str:
 # --- the edits ---
 
 
-def _allow_connections(sections: list[Section], limits: Limits) -> None:
+def _allow_connections(sections: list[Section], limits: ClientLimits) -> None:
     lines = _section(sections, "global").lines
     at = _line_index(lines, r"\s*maxconn \d+")
     # HAProxy counts two descriptors for each connection and would not start; idle ones take one.
@@ -176,7 +176,7 @@ def _allow_connections(sections: list[Section], limits: Limits) -> None:
     ]
 
 
-def _limit_silence(sections: list[Section], limits: Limits) -> None:
+def _limit_silence(sections: list[Section], limits: ClientLimits) -> None:
     lines = _section(sections, "defaults").lines
     at = _line_index(lines, r"\s*timeout client \d+")
     if not any(re.match(r"\s*timeout http-request ", line) for line in lines):
@@ -190,7 +190,7 @@ def _limit_silence(sections: list[Section], limits: Limits) -> None:
     ]
 
 
-def _answer_errors_as_json(sections: list[Section], _limits: Limits) -> None:
+def _answer_errors_as_json(sections: list[Section], _limits: ClientLimits) -> None:
     """In place of Ray's error files, which make 502, 503 and 504 of HAProxy's own a bare 500."""
     lines = _section(sections, "defaults").lines
     at = _line_index(lines, r"\s*balance ")
@@ -199,13 +199,13 @@ def _answer_errors_as_json(sections: list[Section], _limits: Limits) -> None:
     lines[:] = [line for line in lines if not re.match(r"\s*errorfile 50[234] ", line)]
 
 
-def _guard_the_door(sections: list[Section], limits: Limits) -> None:
+def _guard_the_door(sections: list[Section], limits: ClientLimits) -> None:
     frontend = _section(sections, "frontend http_frontend").lines
     after_bind = _line_index(frontend, r"\s*bind ") + 1
     frontend[after_bind:after_bind] = [f"    {rule}" for rule in _door_rules(limits)]
 
 
-def _door_rules(limits: Limits) -> Iterable[str]:
+def _door_rules(limits: ClientLimits) -> Iterable[str]:
     yield f"maxconn {limits.connections}"
     pressure = int(limits.connections * _PRESSURE_FRACTION)
     yield f"http-after-response set-header connection close if {{ fe_conn gt {pressure} }}"
@@ -247,7 +247,7 @@ def _door_rules(limits: Limits) -> Iterable[str]:
     )
 
 
-def _say_that_nothing_is_there(sections: list[Section], _limits: Limits) -> None:
+def _say_that_nothing_is_there(sections: list[Section], _limits: ClientLimits) -> None:
     lines = _section(sections, "backend default_backend").lines
     at = _line_index(lines, r"\s*http-request return status 404 ")
     body = _body(404, "No application is deployed at this path.", "not_found")
@@ -256,11 +256,11 @@ def _say_that_nothing_is_there(sections: list[Section], _limits: Limits) -> None
     )
 
 
-def _close_the_stats_page(sections: list[Section], _limits: Limits) -> None:
+def _close_the_stats_page(sections: list[Section], _limits: ClientLimits) -> None:
     _bind(_section(sections, "listen stats"), "127.0.0.1")
 
 
-def _open_the_http_port_alone(sections: list[Section], limits: Limits) -> None:
+def _open_the_http_port_alone(sections: list[Section], limits: ClientLimits) -> None:
     if limits.http_host is None:
         return
     _bind(_section(sections, "frontend prometheus"), "127.0.0.1")
@@ -341,7 +341,7 @@ def _config_files(arguments: list[str]) -> list[str]:
     return [value for name, value in itertools.pairwise(arguments) if name == "-f"]
 
 
-def _harden_file(file: Path, limits: Limits, binary: str) -> None:
+def _harden_file(file: Path, limits: ClientLimits, binary: str) -> None:
     """Rewrite the file, unless HAProxy would not start with the result."""
     original = file.read_text()
     edited = hardened(original, limits, _warn)

@@ -15,14 +15,14 @@ from starlette.types import ASGIApp
 
 from serve_app.api.cors import with_cors
 from serve_app.api.relay import Relay
+from serve_app.config.accelerator_costs import times_the_preferred
 from serve_app.config.tier import TierArgs, tier_settings
 from serve_app.core.placement.hardware import hardware_for, model_shape
 from serve_app.engine.interface import Engine
-from serve_app.serving.accelerator_costs import times_the_preferred
 from serve_app.serving.cluster_secret import cluster_secret
 from serve_app.serving.engine_start import start_engine
 from serve_app.serving.lenders import Lenders, answer_form, lending_terms
-from serve_app.serving.replica_placement import Landing
+from serve_app.serving.replica_placement import ReplicaPlacement
 from serve_app.serving.running_tier import RunningTier
 from serve_app.serving.serve_logs import kept_serve_logs
 from serve_app.serving.shutdown import until_draining
@@ -43,7 +43,7 @@ class TierReplica:
 
     def __init__(self, args: TierArgs) -> None:
         self._args = args
-        self._landing = Landing.of_this_process()
+        self._placement = ReplicaPlacement.of_this_process()
         self._metrics = make_tier_metrics(REGISTRY)
         self._started: RunningTier | None = None
         self._ready = False
@@ -54,9 +54,9 @@ class TierReplica:
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Start the engine and build the application; Serve calls this once at start."""
-        landed_on = hardware_for(self._landing.accelerator_type)
+        placed_on = hardware_for(self._placement.accelerator_type)
         with kept_serve_logs():
-            engine, hardware = await start_engine(self._args, landed_on, self._phases.timed)
+            engine, hardware = await start_engine(self._args, placed_on, self._phases.timed)
         if engine.compile_s is not None:
             self._phases.record("compile", engine.compile_s)
         lenders = Lenders(self._args.tier)
@@ -102,7 +102,7 @@ class TierReplica:
         """What the autoscaling policy sees of this replica."""
         return {
             **self._tier.autoscaling_stats(),
-            **self._landing.autoscaling_stats(self._args.preferred_accelerator),
+            **self._placement.autoscaling_stats(self._args.preferred_accelerator),
             "times_token_cost": self._times_token_cost(),
             "law_start_s": self._phases.total_s,
         }
@@ -115,7 +115,7 @@ class TierReplica:
             "ready": self._ready and not self._tier.engine.dead,
             "engine": self._tier.engine.name,
             "start_phases_s": self._phases.report(),
-            **self._landing.report(),
+            **self._placement.report(),
             "times_token_cost": round(self._times_token_cost(), 2),
             **self._tier.report(),
         }
@@ -136,7 +136,7 @@ class TierReplica:
         """Of a token here, as many times its cost on the GPU that the tier prefers."""
         tier = self._tier
         return times_the_preferred(
-            self._landing.accelerator_type,
+            self._placement.accelerator_type,
             model_shape(tier.engine.hf_config),
             self._args,
             tier.edge.settings,

@@ -1,4 +1,4 @@
-"""Where Ray has put this replica: node and GPU, as Ray knows them."""
+"""Where Ray has placed this replica: node and GPU."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -6,21 +6,21 @@ from typing import Any, cast
 import ray
 
 from serve_app.core.placement.labels import ACCELERATOR_LABEL, UNLABELLED
-from serve_app.nvidia import card_with_id
+from serve_app.nvidia import gpu_with_id
 
 
 @dataclass(frozen=True, slots=True)
-class Landing:
-    """`accelerator_type` is Ray's name of the card that the replica holds; None without one."""
+class ReplicaPlacement:
+    """`accelerator_type` is Ray's name of the replica's GPU; None without one."""
 
     node: str
     gpu_ids: tuple[str, ...]
     accelerator_type: str | None
-    # Cards that the replica holds; a part of one where it shares it.
+    # GPUs that the replica holds; a fraction of one where it shares it.
     gpus: float
 
     @classmethod
-    def of_this_process(cls) -> "Landing":
+    def of_this_process(cls) -> "ReplicaPlacement":
         context = ray.get_runtime_context()
         gpu_ids = tuple(context.get_accelerator_ids().get("GPU", ()))
         # Ray's annotation says lists; a label is one string.
@@ -28,12 +28,12 @@ class Landing:
         return cls(
             node=context.get_node_id(),
             gpu_ids=gpu_ids,
-            accelerator_type=_held_type(gpu_ids[0], labels) if gpu_ids else None,
+            accelerator_type=_gpu_type(gpu_ids[0], labels) if gpu_ids else None,
             gpus=float(context.get_assigned_resources().get("GPU", 0.0)),
         )
 
     def autoscaling_stats(self, preferred: str | None) -> dict[str, float]:
-        """GPUs that the replica holds, and whether it had to take another card than `preferred`."""
+        """GPUs that the replica holds, and whether it had to take another GPU than `preferred`."""
         fallback = preferred is not None and self.accelerator_type != preferred
         return {"gpus": self.gpus, "fallback": float(fallback)}
 
@@ -46,8 +46,8 @@ class Landing:
         }
 
 
-def _held_type(gpu_id: str, labels: dict[str, str]) -> str:
-    """By the driver where it knows the card: a node's label names its first card only, and a node
-    without one still has a card."""
-    card = card_with_id(gpu_id)
-    return card.accelerator_type if card else labels.get(ACCELERATOR_LABEL, UNLABELLED)
+def _gpu_type(gpu_id: str, labels: dict[str, str]) -> str:
+    """By the driver where it knows the GPU: a node's label names its first GPU only, and a node
+    without one still has a GPU."""
+    gpu = gpu_with_id(gpu_id)
+    return gpu.accelerator_type if gpu else labels.get(ACCELERATOR_LABEL, UNLABELLED)

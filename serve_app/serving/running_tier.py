@@ -101,7 +101,7 @@ class RunningTier:
         return self.edge.gate.queued_requests + (self.engine.load.waiting or 0)
 
     def autoscaling_stats(self) -> dict[str, float]:
-        """The tier's own demand here (`ReplicaLoad`), and the tier's settings of the scaling law;
+        """The tier's own demand here (`ReplicaLoad`), and its settings of the scaling policy;
         floats are all that Serve hands to a policy."""
         gate, demand = self.edge.gate, self.edge.gate.demand
         assert demand is not None

@@ -1,11 +1,11 @@
-"""Which of the processes that share a machine's cores interrupt the others: Linux' sched(7).
+"""Which of the processes that share a machine's cores may preempt the others: Linux' sched(7).
 
-A cluster of `make serve` runs as SCHED_BATCH. A process of that class that is woken takes a free
-core, or waits until what runs there sleeps or has had its slice: it never interrupts. So a replica
-writes the chunks of many streams before HAProxy, which the first of them has woken, reads any, and
-Ray's wake-ups, hundreds a second, stop nobody. The engine stays in the normal class and interrupts
-all of them: what it computes is what everyone waits for. On free cores the classes change nothing.
-docs/adr/0018 has the figures.
+A cluster of `tierserve serve` runs as SCHED_BATCH. A process of that class that is woken takes a
+free core, or waits until what runs there sleeps or has had its slice: it never preempts. So a
+replica writes the chunks of many streams before HAProxy, which the first of them has woken, reads
+any, and Ray's wake-ups, hundreds a second, stop nothing. The engine stays in the normal class and
+preempts all of them: what it computes is what everyone waits for. On free cores the classes change
+nothing. docs/adr/0018 has the figures.
 """
 
 import contextlib
@@ -14,16 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def interrupt_nobody() -> None:
+def never_preempt() -> None:
     """From now on this thread, and what it starts, is SCHED_BATCH."""
     _set_class(0, os.SCHED_BATCH)
 
 
 @contextlib.contextmanager
-def interrupting() -> Iterator[None]:
-    """What this thread starts in the block interrupts, though this process interrupts nobody. Any
-    other class than SCHED_BATCH is somebody's choice, and is left as it is."""
-    if not _interrupts_nobody():
+def preempting() -> Iterator[None]:
+    """What this thread starts in the block may preempt, though this process never does. Any other
+    class than SCHED_BATCH is somebody's choice, and stays as it is."""
+    if not _never_preempts():
         yield
         return
     _set_class(0, os.SCHED_OTHER)
@@ -35,7 +35,7 @@ def interrupting() -> Iterator[None]:
             _set_class(int(thread.name), os.SCHED_BATCH)
 
 
-def _interrupts_nobody() -> bool:
+def _never_preempts() -> bool:
     with contextlib.suppress(OSError):
         return os.sched_getscheduler(0) == os.SCHED_BATCH
     return False

@@ -1,6 +1,6 @@
 """Notice that Serve has begun to stop this replica.
 
-Serve 2.60 tells user code nothing when a drain begins, but the replica's own health path, which
+Serve 2.60 does not notify user code when a drain begins, but the replica's own health path, which
 HAProxy reads, turns to 503 DRAINING.
 """
 

@@ -11,19 +11,19 @@ from prometheus_client import Gauge
 log = logging.getLogger(__name__)
 
 # Before the replica is made: Python, Ray's worker, the imports of Serve and of this package.
-# Nothing where the process stood by for a replica.
+# Nothing where the process was pre-started.
 PROCESS = "process"
 # From the start's first moment to the first health check.
 TOTAL = "total"
 
 # Ray imports this module before a worker may wait for work (`RAY_preload_python_modules`).
 _IMPORTED_S = time.monotonic()
-# From there to the replica, a process that was started for it takes one or two seconds.
-STOOD_BY_S = 6.0
+# A process that is started for a replica takes one or two seconds from there to the replica.
+PRE_STARTED_S = 6.0
 
 
 def _process_s() -> float:
-    if time.monotonic() - _IMPORTED_S > STOOD_BY_S:
+    if time.monotonic() - _IMPORTED_S > PRE_STARTED_S:
         return 0.0
     return time.time() - psutil.Process().create_time()
 

@@ -1,4 +1,4 @@
-"""What each tier's replicas tell the other's of their limit, through Ray's key-value store.
+"""What each tier's replicas report to the other's of their limit, through Ray's key-value store.
 
 An error then sends a client to the other tier only where that one would take the request.
 """
@@ -18,13 +18,14 @@ from serve_app.serving.running_tier import RunningTier
 
 log = logging.getLogger(__name__)
 
-TELL_EVERY_S = 2.0
-# Clocks of two nodes may differ by some of it. A tier that has told nothing for so long is gone.
+REPORT_EVERY_S = 2.0
+# Clocks of two nodes may differ by some of it. A tier that has reported nothing for so long
+# has no replicas.
 BELIEVED_S = 30.0
 
 
 async def exchange_limits(tier: RunningTier) -> None:
-    """Tell this tier's limit, and keep the other's at the edge, until cancelled."""
+    """Report this tier's limit, and keep the other's at the edge, until cancelled."""
     while True:
         try:
             tier.edge.other_tiers_limit = await asyncio.to_thread(
@@ -34,7 +35,7 @@ async def exchange_limits(tier: RunningTier) -> None:
             # The head may be away for a while; nobody is sent to a tier that is not known.
             tier.edge.other_tiers_limit = None
             log.debug("limits not exchanged: %s", error)
-        await asyncio.sleep(TELL_EVERY_S)
+        await asyncio.sleep(REPORT_EVERY_S)
 
 
 def _exchanged(tier: Tier, max_new_tokens: int) -> int | None:
@@ -45,9 +46,9 @@ def _exchanged(tier: Tier, max_new_tokens: int) -> int | None:
     return None if stored is None else believed(json.loads(stored), time.time())
 
 
-def believed(told: dict[str, Any], now_s: float) -> int | None:
-    """The limit that the other tier has told, unless it was too long ago."""
-    return told["max_new_tokens"] if now_s - told["at_s"] < BELIEVED_S else None
+def believed(reported: dict[str, Any], now_s: float) -> int | None:
+    """The limit that the other tier has reported, unless it was too long ago."""
+    return reported["max_new_tokens"] if now_s - reported["at_s"] < BELIEVED_S else None
 
 
 def _key(tier: Tier) -> bytes:

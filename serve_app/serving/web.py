@@ -67,7 +67,7 @@ class ServeTiers:
             status=deployment.status.value,
             message=deployment.message or application.message,
             replicas_running=replicas.get("RUNNING", 0),
-            # Serve's status has no target; every replica that is not on its way out is wanted.
+            # Serve's status has no target; every replica that is not stopping is desired.
             replicas_wanted=sum(replicas.values()) - replicas.get("STOPPING", 0),
         )
 
@@ -87,8 +87,8 @@ class ServeTiers:
         return await asyncio.to_thread(read_record, tier)
 
     async def metrics(self, tier: Tier) -> Mapping[str, Kept[str]]:
-        told = await self._ask_replicas(tier, "metrics_text")
-        return {kept.value[0]: replace(kept, value=kept.value[1]) for kept in told}
+        reports = await self._ask_replicas(tier, "metrics_text")
+        return {kept.value[0]: replace(kept, value=kept.value[1]) for kept in reports}
 
     async def _ask_replicas(self, tier: Tier, method: str) -> list[Kept[Any]]:
         if (tier, method) not in self._asked:

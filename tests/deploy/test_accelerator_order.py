@@ -6,6 +6,7 @@ import pytest
 
 from loadtest.simulation.profile import known_profiles
 from loadtest.simulation.setup import PREFERENCE
+from serve_app.config.accelerator_costs import cost_on, most_token_ms
 from serve_app.config.tier import tier_args, tier_settings
 from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
 from serve_app.core.placement.hardware import hardware_for, model_shape
@@ -13,7 +14,6 @@ from serve_app.core.placement.labels import accelerator_types
 from serve_app.core.placement.token_cost import order_accelerators
 from serve_app.core.tiers import Tier
 from serve_app.local.profiles import load_profile
-from serve_app.serving.accelerator_costs import cost_on, most_token_ms
 
 SHAPE = model_shape(DEFAULT_MODEL_CONFIG)
 MIXED = {app["name"]: app for app in load_profile("mixed")["applications"]}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serve_app.config.tier import refuse_unknown_variables
-from serve_app.local import head, launcher, ports
+from serve_app.local import launcher, ports, ray_head
 from serve_app.local.cluster import LocalCluster
 from serve_app.local.ports import free_port_block, free_ports, holder_of, is_free
 from serve_app.local.ready_notice import who_gets_in
@@ -73,7 +73,7 @@ def test_only_haproxy_listens_where_the_profile_asks(monkeypatch: pytest.MonkeyP
     without = make_cluster(http_host="0.0.0.0", haproxy=False)
     assert HOST_VARIABLE not in without.env
     assert deployed_host(without, monkeypatch) == "0.0.0.0"
-    monkeypatch.setattr(head, "haproxy_wrapper", lambda: None)
+    monkeypatch.setattr(ray_head, "haproxy_wrapper", lambda: None)
     assert deployed_host(make_cluster(http_host="0.0.0.0"), monkeypatch) == "0.0.0.0"
 
 
@@ -125,9 +125,9 @@ def test_a_port_that_somebody_will_listen_at_is_not_chosen_again(
 ) -> None:
     monkeypatch.setattr(ports, "_SINGLE_PORTS", range(20000, 20003))
     monkeypatch.setattr(ports, "is_free", lambda port, host: True)
-    assert sorted(free_ports(2, promised=(20001,))) == [20000, 20002]
+    assert sorted(free_ports(2, reserved=(20001,))) == [20000, 20002]
     with pytest.raises(OSError, match="no 3 free ports"):
-        free_ports(3, promised=(20001,))
+        free_ports(3, reserved=(20001,))
 
 
 def test_the_plan_takes_the_models_absolute_path(

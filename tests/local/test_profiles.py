@@ -6,14 +6,14 @@ import pytest
 import yaml
 
 from serve_app.local import profiles
-from serve_app.local.profiles import ProfileError
-from serve_app.nvidia import MIB, DriverCard
+from serve_app.local.profiles import ServeConfigError
+from serve_app.nvidia import MIB, DriverGpu
 
 T4, RTX_4090, LAPTOP = "Tesla T4", "NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 4090 Laptop GPU"
 
 
 @pytest.mark.parametrize(
-    ("gpus", "memory_mib", "profile"),
+    ("names", "memory_mib", "profile"),
     [
         ([], 0, "local-cpu"),
         ([T4], 15360, "single-gpu"),
@@ -30,13 +30,13 @@ T4, RTX_4090, LAPTOP = "Tesla T4", "NVIDIA GeForce RTX 4090", "NVIDIA GeForce RT
         (["NVIDIA GeForce RTX 3080"], 10240, "gpu-6gb"),
     ],
 )
-def test_the_profile_follows_the_cards(gpus: list[str], memory_mib: int, profile: str) -> None:
-    cards = [DriverCard("0", "", name, memory_bytes=memory_mib * MIB) for name in gpus]
-    assert profiles.find_profile(cards) == profile
+def test_the_profile_follows_the_gpus(names: list[str], memory_mib: int, profile: str) -> None:
+    gpus = [DriverGpu("0", "", name, memory_bytes=memory_mib * MIB) for name in names]
+    assert profiles.find_profile(gpus) == profile
 
 
-def test_a_card_whose_memory_is_not_known_is_taken_for_a_large_one() -> None:
-    assert profiles.find_profile([DriverCard("0", "", "NVIDIA L4")]) == "single-gpu"
+def test_a_gpu_whose_memory_is_not_known_is_taken_for_a_large_one() -> None:
+    assert profiles.find_profile([DriverGpu("0", "", "NVIDIA L4")]) == "single-gpu"
 
 
 @pytest.mark.parametrize("name", profiles.PROFILES)
@@ -45,7 +45,7 @@ def test_each_profile_holds_the_web_application_and_its_tiers(name: str) -> None
     routes = {app["name"]: app["route_prefix"] for app in config["applications"]}
     expected = {"web": "/", "chat": "/api/chat", "reasoning": "/api/reasoning"}
     if name == "gpu-6gb":
-        # Two engines do not fit there: tests/serving/test_profile_memory.py has the sum.
+        # Two engines do not fit there: tests/engine/models/test_profile_memory.py has the sum.
         del expected["reasoning"]
     assert routes == expected
     for app in config["applications"]:
@@ -75,17 +75,17 @@ def test_a_profile_that_is_none_is_explained(
     file = tmp_path / "p.yaml"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(ProfileError, match=message):
+    with pytest.raises(ServeConfigError, match=message):
         profiles.load_profile(str(file))
 
 
 def test_an_env_file_is_names_values_and_comments() -> None:
     text = "# why\nA=1\n\n  B=x=y \nC='x y'\nD=\n"
     assert profiles.read_env_file(text) == {"A": "1", "B": "x=y", "C": "x y", "D": ""}
-    with pytest.raises(ProfileError, match="line 2"):
+    with pytest.raises(ServeConfigError, match="line 2"):
         profiles.read_env_file("A=1\nexport B=2\n")
     for wrong in ("A=1\nB=x y", "A=1\nB='x"):
-        with pytest.raises(ProfileError, match="line 2"):
+        with pytest.raises(ServeConfigError, match="line 2"):
             profiles.read_env_file(wrong)
 
 

@@ -39,7 +39,7 @@ def test_the_waiting_lines_time_runs_on_a_terminal(monkeypatch: pytest.MonkeyPat
     assert "7 s  waiting for Ray to start" in out.getvalue()
 
 
-def test_phases_and_errors_of_the_replicas_are_told(tmp_path: Path) -> None:
+def test_phases_and_errors_of_the_replicas_are_printed(tmp_path: Path) -> None:
     progress, out = make_progress()
     fields = [
         {"tier": "chat", "phase": "import", "message": "begins"},
@@ -63,14 +63,14 @@ def test_phases_and_errors_of_the_replicas_are_told(tmp_path: Path) -> None:
     assert "waiting for chat (load), reasoning (1 starting)" in text
 
 
-def test_a_replica_that_finds_no_room_is_explained() -> None:
+def test_a_replica_that_cannot_be_placed_is_explained() -> None:
     progress, out = make_progress()
     message = "Deployment has 1 replica that has taken more than 30s to be scheduled"
     progress.read_status({"chat": AppStatus("chat", "DEPLOYING", message, {"STARTING": 1})})
-    assert "no room: this machine lacks" in out.getvalue()
+    assert "not placed: this machine has no CPUs or GPU free" in out.getvalue()
 
 
-def test_a_replica_that_only_takes_long_has_its_room() -> None:
+def test_a_replica_that_only_takes_long_is_placed() -> None:
     progress, out = make_progress()
     message = "Deployment has 1 replicas that have taken more than 30s to initialize."
     progress.read_status({"chat": AppStatus("chat", "DEPLOYING", message, {"STARTING": 1})})

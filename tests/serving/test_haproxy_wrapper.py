@@ -17,14 +17,14 @@ from serve_app.serving.haproxy_wrapper import (
     HEADER_TIMEOUT_VARIABLE,
     HOST_VARIABLE,
     MOST_CONNECTIONS,
-    Limits,
+    ClientLimits,
     haproxy_binary,
     hardened,
     limits_of,
 )
 from tests.serving.haproxy_site import WRAPPER, Answer, HaproxySite, haproxy_site, rendered
 
-LIMITS = Limits(connections=1000, header_timeout_s=2.0)
+LIMITS = ClientLimits(connections=1000, header_timeout_s=2.0)
 HEADER_TIMEOUT_S, BODY_TIMEOUT_S, CLIENT_TIMEOUT_S = 1.0, 1.5, 2
 LATE_S = 1.0
 UPGRADE = (
@@ -112,7 +112,7 @@ def test_a_template_that_has_changed_keeps_the_other_edits(
 
 
 def test_a_host_closes_everything_but_the_http_port(template: str) -> None:
-    def binds(limits: Limits) -> list[str]:
+    def binds(limits: ClientLimits) -> list[str]:
         lines = hardened(template, limits).splitlines()
         return [line.split()[1].rsplit(":", 1)[0] for line in lines if " bind " in line]
 
@@ -137,7 +137,7 @@ def test_the_environment_wins_and_nonsense_in_it_is_reported() -> None:
         HOST_VARIABLE: "0.0.0.0",
     }
     limits = limits_of(chosen, 20_000, ignore)
-    assert limits == Limits(123, 7.5, http_host="0.0.0.0")
+    assert limits == ClientLimits(123, 7.5, http_host="0.0.0.0")
     said: list[str] = []
     limits = limits_of(
         {BODY_TIMEOUT_VARIABLE: "soon", HEADER_TIMEOUT_VARIABLE: "-1"}, 20_000, said.append

@@ -1,4 +1,4 @@
-"""Who interrupts whom on shared cores: a cluster nobody, the engine that it starts everybody."""
+"""Who preempts whom on shared cores: a cluster never, the engine that it starts always."""
 
 import os
 import subprocess
@@ -6,29 +6,29 @@ import sys
 
 import pytest
 
-from serve_app.serving.scheduling_class import interrupt_nobody, interrupting
+from serve_app.serving.scheduling_class import never_preempt, preempting
 
 TELL = (sys.executable, "-c", "import os; print(os.sched_getscheduler(0))")
 
 
-def test_what_is_started_inherits_that_it_interrupts_nobody() -> None:
+def test_what_is_started_inherits_that_it_never_preempts() -> None:
     told = subprocess.run(
-        TELL, capture_output=True, text=True, check=True, preexec_fn=interrupt_nobody
+        TELL, capture_output=True, text=True, check=True, preexec_fn=never_preempt
     )
 
     assert int(told.stdout) == os.SCHED_BATCH
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
-def test_an_engine_of_such_a_process_interrupts() -> None:
+def test_an_engine_of_such_a_process_preempts() -> None:
     script = """
 import os, subprocess, threading
 from pathlib import Path
-from serve_app.serving.scheduling_class import interrupt_nobody, interrupting
+from serve_app.serving.scheduling_class import never_preempt, preempting
 
-interrupt_nobody()
+never_preempt()
 done = threading.Event()
-with interrupting():
+with preempting():
     engine = subprocess.run(%r, capture_output=True, text=True, check=True)
     # As vLLM's client starts some in the replica.
     threading.Thread(target=done.wait).start()
@@ -46,10 +46,10 @@ print(engine.stdout.strip(), sorted(classes))
 def test_another_class_that_somebody_has_chosen_stays(chosen: int) -> None:
     script = """
 import os, sys
-from serve_app.serving.scheduling_class import interrupting
+from serve_app.serving.scheduling_class import preempting
 
 os.sched_setscheduler(0, int(sys.argv[1]), os.sched_param(0))
-with interrupting():
+with preempting():
     within = os.sched_getscheduler(0)
 print(within, os.sched_getscheduler(0))
 """
@@ -64,7 +64,7 @@ def test_a_sandbox_without_classes_loses_nothing_else(monkeypatch: pytest.Monkey
         raise OSError(22, "Invalid argument")
 
     monkeypatch.setattr(os, "sched_setscheduler", refused)
-    interrupt_nobody()
+    never_preempt()
     monkeypatch.setattr(os, "sched_getscheduler", refused)
-    with interrupting():
+    with preempting():
         pass

@@ -49,5 +49,7 @@ def test_a_phase_that_fails_is_not_measured() -> None:
 def test_a_process_that_stood_by_is_no_part_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start_phases, "_IMPORTED_S", time.monotonic())
     assert start_phases._process_s() > 0
-    monkeypatch.setattr(start_phases, "_IMPORTED_S", time.monotonic() - start_phases.STOOD_BY_S - 1)
+    monkeypatch.setattr(
+        start_phases, "_IMPORTED_S", time.monotonic() - start_phases.PRE_STARTED_S - 1
+    )
     assert start_phases._process_s() == 0

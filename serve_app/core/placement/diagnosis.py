@@ -1,7 +1,7 @@
-"""What a cluster can run of what is asked for, and why a replica finds no place.
+"""What a cluster can run of what is requested, and why a replica cannot be placed.
 
 Ray places a replica on a node whose labels match one of its selectors, in their order, and that has
-the GPUs, CPUs and memory free. The same search here tells which of them is missing.
+the GPUs, CPUs and memory free. The same search here finds which of them is missing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from serve_app.core.placement.labels import matches
-from serve_app.core.placement.nodes import NodeView, TierWish, short_of, with_replica
+from serve_app.core.placement.nodes import DeploymentRequest, NodeView, short_of, with_replica
 from serve_app.core.placement.pending_reasons import why_unplaced
 
 
@@ -21,7 +21,7 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Placement:
     """Where one more replica goes; `choice` counts the tier's selectors from 1."""
 
     tier: str
@@ -42,46 +42,48 @@ class Finding:
 
 
 class Diagnosis(NamedTuple):
-    places: list[Place]
+    places: list[Placement]
     findings: list[Finding]
 
 
-def diagnose(nodes: Sequence[NodeView], wishes: Sequence[TierWish]) -> Diagnosis:
-    """Place what is not placed yet, tier by tier, and explain what has no place."""
-    places: list[Place] = []
+def diagnose(nodes: Sequence[NodeView], requests: Sequence[DeploymentRequest]) -> Diagnosis:
+    """Place what is not placed yet, tier by tier, and explain what cannot be placed."""
+    places: list[Placement] = []
     findings: list[Finding] = []
-    left = list(nodes)
-    for wish in wishes:
-        for number in range(wish.placed, wish.target):
-            found = _find_place(left, wish)
+    remaining = list(nodes)
+    for request in requests:
+        for number in range(request.placed, request.target):
+            found = _find_place(remaining, request)
             if found is None:
-                severity = Severity.ERROR if number < wish.minimum else Severity.WARNING
-                findings.append(_unplaced(left, wish, wish.target - number, severity))
+                severity = Severity.ERROR if number < request.minimum else Severity.WARNING
+                findings.append(_unplaced(remaining, request, request.target - number, severity))
                 break
             index, choice = found
-            node = left[index]
-            places.append(Place(wish.name, node.name, node.accelerator_type, choice))
-            left[index] = with_replica(node, wish)
-        findings += _refused(wish, [p for p in places if p.tier == wish.name])
+            node = remaining[index]
+            places.append(Placement(request.name, node.name, node.accelerator_type, choice))
+            remaining[index] = with_replica(node, request)
+        findings += _refused(request, [p for p in places if p.tier == request.name])
     return Diagnosis(places, findings)
 
 
-def _find_place(nodes: Sequence[NodeView], wish: TierWish) -> tuple[int, int] | None:
-    for choice, selector in enumerate(wish.selectors or ({},), start=1):
+def _find_place(nodes: Sequence[NodeView], request: DeploymentRequest) -> tuple[int, int] | None:
+    for choice, selector in enumerate(request.selectors or ({},), start=1):
         for index, node in enumerate(nodes):
-            if matches(node.labels, selector) and not short_of(node, wish):
+            if matches(node.labels, selector) and not short_of(node, request):
                 return index, choice
     return None
 
 
-def _refused(wish: TierWish, places: Sequence[Place]) -> Iterator[Finding]:
+def _refused(request: DeploymentRequest, places: Sequence[Placement]) -> Iterator[Finding]:
     for accelerator_type in dict.fromkeys(place.accelerator_type for place in places):
-        reason = wish.refusals.get(accelerator_type)
+        reason = request.refusals.get(accelerator_type)
         if reason is not None:
-            yield Finding(Severity.ERROR, "does-not-fit", wish.name, f"{wish.name}: {reason}")
+            yield Finding(Severity.ERROR, "does-not-fit", request.name, f"{request.name}: {reason}")
 
 
-def _unplaced(nodes: Sequence[NodeView], wish: TierWish, missing: int, level: Severity) -> Finding:
-    code, why, remedy = why_unplaced(nodes, wish)
-    who = f"{missing} replica{'s' if missing > 1 else ''} of {wish.name}"
-    return Finding(level, code, wish.name, f"{who} cannot be placed: {why}.", remedy)
+def _unplaced(
+    nodes: Sequence[NodeView], request: DeploymentRequest, missing: int, level: Severity
+) -> Finding:
+    code, why, remedy = why_unplaced(nodes, request)
+    who = f"{missing} replica{'s' if missing > 1 else ''} of {request.name}"
+    return Finding(level, code, request.name, f"{who} cannot be placed: {why}.", remedy)

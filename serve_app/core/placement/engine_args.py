@@ -1,4 +1,4 @@
-"""vLLM's command line for a model on a card, as plain names and values."""
+"""vLLM's command line for a model on a GPU, as plain names and values."""
 
 import json
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ class EngineSpec:
 
 
 def engine_args(spec: EngineSpec, hardware: Hardware) -> list[str]:
-    """Arguments of `vllm serve` for this model on this card; `extra_args` win. A False among them
+    """Arguments of `vllm serve` for this model on this GPU; `extra_args` win. A False among them
     turns the argument off, whatever vLLM's default for it is."""
     on_cpu = hardware.accelerator_type is None
     args: dict[str, ArgValue | None] = {
@@ -63,12 +63,12 @@ def engine_args(spec: EngineSpec, hardware: Hardware) -> list[str]:
         args["gpu-memory-utilization"] = spec.gpu_memory_utilization
     extra = {name.replace("_", "-"): value for name, value in spec.extra_args.items()}
     off = [f"--no-{name}" for name, value in extra.items() if value is False]
-    line = [part for name, value in (args | extra).items() for part in _as_words(name, value)]
-    return [*line, *off, "--served-model-name", *spec.served_names]
+    given = [part for name, value in (args | extra).items() for part in _as_options(name, value)]
+    return [*given, *off, "--served-model-name", *spec.served_names]
 
 
 def _reasoning_config(spec: EngineSpec) -> str | None:
-    """How the engine closes a thought. Of other parsers only vLLM knows the marks."""
+    """How the engine ends the reasoning. Only vLLM knows the marks of other parsers."""
     if spec.reasoning_parser != R1_PARSER:
         return None
     marks = {
@@ -78,7 +78,7 @@ def _reasoning_config(spec: EngineSpec) -> str | None:
     return json.dumps(marks)
 
 
-def _as_words(name: str, value: ArgValue | None) -> list[str]:
+def _as_options(name: str, value: ArgValue | None) -> list[str]:
     if value is None or value is False:
         return []
     return [f"--{name}"] if value is True else [f"--{name}", str(value)]

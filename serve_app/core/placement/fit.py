@@ -1,8 +1,8 @@
-"""Whether a model fits on a card, with the arithmetic.
+"""Whether a model fits on a GPU, with the arithmetic.
 
 KV tokens = (utilisation * memory that CUDA sees - weights - overhead) / KV bytes a token.
 Source: the formula and the overhead were fitted to published start-up logs of this 1.5B model,
-`(0.90 * GiB - 3.34 - 1.2..1.4) * 2^30 / 28672`; no card was at hand to measure it.
+`(0.90 * GiB - 3.34 - 1.2..1.4) * 2^30 / 28672`; no GPU was at hand to measure it.
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ OVERHEAD_BYTES = int(1.3 * GIB)
 # word, after the weights are loaded.
 OVERHEAD_DOUBT_BYTES = int(0.1 * GIB)
 # CUDA sees a little less than the driver reports: 14.6 of 15.0 GiB on a T4, 23.4 of 24.0 on a 4090.
-VISIBLE_SHARE = 0.975
+VISIBLE_FRACTION = 0.975
 CONTEXT_STEP = 256
 LEAST_USEFUL_CONTEXT = 1024
 HIGHEST_UTILIZATION = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """A card as placement sees it. `memory_bytes` is what the driver reports; None is unknown."""
+class GpuSpec:
+    """A GPU as placement sees it. `memory_bytes` is what the driver reports; None is unknown."""
 
     name: str
     memory_bytes: int | None
@@ -34,32 +34,32 @@ class Card:
     @property
     def visible_bytes(self) -> int | None:
         """What CUDA, and so vLLM, sees of it."""
-        return None if self.memory_bytes is None else int(self.memory_bytes * VISIBLE_SHARE)
+        return None if self.memory_bytes is None else int(self.memory_bytes * VISIBLE_FRACTION)
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """`kv_tokens` is what the KV cache will hold. Both are None where the card is not known."""
+class MemoryFit:
+    """`kv_tokens` is what the KV cache will hold. Both are None where the GPU is not known."""
 
     fits: bool | None
     kv_tokens: int | None
     reason: str
 
 
-def card_of(
+def gpu_of(
     hardware: Hardware, *, memory_bytes: int | None = None, capability: Capability | None = None
-) -> Card:
-    """The card of a replica's hardware; what its driver says wins over the data sheet, and is all
-    there is for a card that core/placement/hardware.py does not know."""
+) -> GpuSpec:
+    """The GPU of a replica's hardware; what its driver says wins over the data sheet, and is all
+    there is for a GPU that core/placement/hardware.py does not know."""
     if hardware.capability is None:
-        return Card(hardware.name, memory_bytes, capability)
-    return Card(
+        return GpuSpec(hardware.name, memory_bytes, capability)
+    return GpuSpec(
         hardware.name, memory_bytes or hardware.memory_bytes, capability or hardware.capability
     )
 
 
 def weight_bytes(shape: ModelShape, weights: Weights, stored_bytes: int | None = None) -> int:
-    """Bytes of the weights on the card.
+    """Bytes of the weights on the GPU.
 
     `stored_bytes`, the size of the weights' files, is exact unless vLLM quantizes them while it
     loads. Embeddings and output head stay in 16 bits in all the kinds known here.
@@ -72,41 +72,43 @@ def weight_bytes(shape: ModelShape, weights: Weights, stored_bytes: int | None =
 
 
 def fit_model(
-    card: Card,
+    gpu: GpuSpec,
     *,
     weights_bytes: int,
     kv_bytes_per_token: int,
     max_model_len: int,
     utilization: float,
     detail: str = "16-bit weights",
-) -> Fit:
+) -> MemoryFit:
     """Whether the engine can hold the weights and at least one sequence of its full context."""
-    visible = card.visible_bytes
+    visible = gpu.visible_bytes
     if visible is None:
-        return Fit(None, None, f"the memory of {card.name} is not known, so its fit is not checked")
+        return MemoryFit(
+            None, None, f"the memory of {gpu.name} is not known, so its fit is not checked"
+        )
     budget = int(utilization * visible)
-    left = budget - weights_bytes - OVERHEAD_BYTES
-    kv_tokens = max(0, left) // kv_bytes_per_token
-    fits = (left + OVERHEAD_DOUBT_BYTES) // kv_bytes_per_token >= max_model_len
+    kv_bytes = budget - weights_bytes - OVERHEAD_BYTES
+    kv_tokens = max(0, kv_bytes) // kv_bytes_per_token
+    fits = (kv_bytes + OVERHEAD_DOUBT_BYTES) // kv_bytes_per_token >= max_model_len
     sums = (
-        f"{utilization:g} of {_gib(visible)} GiB on {card.name} is {_gib(budget)}; less "
+        f"{utilization:g} of {_gib(visible)} GiB on {gpu.name} is {_gib(budget)}; less "
         f"{_gib(weights_bytes)} for {detail} and {_gib(OVERHEAD_BYTES)} for activations and CUDA "
-        f"graphs leaves {_gib(left)} GiB"
+        f"graphs leaves {_gib(kv_bytes)} GiB"
     )
-    if not fits and left <= 0:
-        return Fit(False, 0, f"{sums}: nothing for the KV cache")
+    if not fits and kv_bytes <= 0:
+        return MemoryFit(False, 0, f"{sums}: nothing for the KV cache")
     holds = (
         f"{sums}, {kv_tokens:,} KV tokens of {kv_bytes_per_token:,} bytes: "
         f"{kv_tokens / max_model_len:.1f} sequences of {max_model_len} tokens"
     )
     if not fits:
-        return Fit(False, kv_tokens, f"{holds}, and it must hold one")
+        return MemoryFit(False, kv_tokens, f"{holds}, and it must hold one")
     doubt = "" if kv_tokens >= max_model_len else "; only just, if the overhead is as small as seen"
-    return Fit(True, max(kv_tokens, max_model_len), f"{holds}{doubt}")
+    return MemoryFit(True, max(kv_tokens, max_model_len), f"{holds}{doubt}")
 
 
 def ways_to_fit(
-    card: Card,
+    gpu: GpuSpec,
     shape: ModelShape,
     weights: Weights,
     *,
@@ -116,13 +118,13 @@ def ways_to_fit(
 ) -> list[str]:
     """What would make a model fit that does not: each is checked with the same arithmetic."""
 
-    def fits(size: int, context: int, share: float) -> bool:
+    def fits(size: int, context: int, fraction: float) -> bool:
         fit = fit_model(
-            card,
+            gpu,
             weights_bytes=size,
             kv_bytes_per_token=shape.kv_bytes_per_token,
             max_model_len=context,
-            utilization=share,
+            utilization=fraction,
         )
         return bool(fit.fits)
 
@@ -134,13 +136,13 @@ def ways_to_fit(
     if weights.name is None:
         for kind in QUANTIZATIONS.values():
             smaller = Weights(kind.name, kind.argument, kind.bits / 8, kind.name)
-            runs = card.capability is None or card.capability >= kind.min_capability
+            runs = gpu.capability is None or gpu.capability >= kind.min_capability
             if runs and fits(weight_bytes(shape, smaller), max_model_len, utilization):
                 needs = "" if kind.argument else " with a model stored so"
                 ways.append(f"engine.quantization: {kind.name}{needs}")
     if utilization < HIGHEST_UTILIZATION and fits(weights_bytes, max_model_len, 0.90):
-        ways.append("engine.gpu_memory_utilization: 0.9, if the card is this engine's alone")
-    return [*ways, "a card with more memory"]
+        ways.append("engine.gpu_memory_utilization: 0.9, if the GPU is this engine's alone")
+    return [*ways, "a GPU with more memory"]
 
 
 def _gib(amount: int) -> str:

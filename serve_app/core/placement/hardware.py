@@ -1,9 +1,9 @@
-"""What a card can do: memory, bandwidth, number format, the cost of one decode step, and its price.
+"""What a GPU can do: memory, bandwidth, number format, the cost of one decode step, and its price.
 
 Figures: what NVIDIA's driver reports for memory, its data sheets for bandwidth and compute
 capability. The step overhead and the cost per sequence are *derived* (for a 1.5B model: 14.5 +
 0.13 b ms on a T4, 5.0 + 0.0695 b ms on a 4090, less the time to read the weights; prefill an upper
-bound from the arithmetic rate) until a real card has been measured: each replica corrects them by
+bound from the arithmetic rate) until a real GPU has been measured: each replica corrects them by
 its own measured steps. docs/calibration.md has the points that they are derived from, and how far
 they are off.
 """
@@ -34,7 +34,7 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Of one GPU, where and when it was asked for."""
+    """Of one GPU; `source` is where and when it was quoted."""
 
     usd_per_hour: float
     source: str
@@ -91,14 +91,14 @@ CPU = Hardware(
 
 
 def hardware_for(accelerator_type: str | None) -> Hardware:
-    """The card of Ray's accelerator type. No accelerator means the CPU backend.
+    """The GPU of Ray's accelerator type. No accelerator means the CPU backend.
 
-    A type that is not known here is treated like a T4, the smallest card served, with vLLM left to
+    A type that is not known here is treated like a T4, the smallest GPU served, with vLLM left to
     choose the number format and the attention backend.
     """
     if accelerator_type is None:
         return CPU
-    known = {card.accelerator_type: card for card in (T4, RTX_4090)}
+    known = {gpu.accelerator_type: gpu for gpu in (T4, RTX_4090)}
     if accelerator_type in known:
         return known[accelerator_type]
     return Hardware(
@@ -112,7 +112,7 @@ def hardware_for(accelerator_type: str | None) -> Hardware:
         step_per_sequence_ms=T4.step_per_sequence_ms,
         prefill_tokens_per_s=T4.prefill_tokens_per_s,
         max_sequences=T4.max_sequences,
-        status="unknown card, treated as a T4",
+        status="unknown GPU, treated as a T4",
     )
 
 

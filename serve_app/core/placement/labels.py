@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 
 # Ray sets it on each node whose driver it finds; Kubernetes operators set it by hand.
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
-UNLABELLED = "a card without a label"
+UNLABELLED = "a GPU without a label"
 _SELECTOR = re.compile(r"(?P<no>!?)(?:in\((?P<several>[^)]*)\)|(?P<one>.*))")
 
 
 def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
-    """Whether a node with these labels is one that the selector means."""
-    return all(_is_meant(labels.get(name), value) for name, value in selector.items())
+    """Whether the selector selects a node with these labels."""
+    return all(_is_selected(labels.get(name), value) for name, value in selector.items())
 
 
 def in_words(selector: Mapping[str, str]) -> str:
@@ -24,7 +24,7 @@ def in_words(selector: Mapping[str, str]) -> str:
 
 
 def accelerator_types(selectors: Sequence[Mapping[str, str]]) -> list[str]:
-    """The accelerator types that selectors ask for, in their order; none of one that excludes."""
+    """The accelerator types that selectors request, in their order; none of one that excludes."""
     found: list[str] = []
     for selector in selectors:
         if ACCELERATOR_LABEL in selector:
@@ -33,7 +33,7 @@ def accelerator_types(selectors: Sequence[Mapping[str, str]]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _is_meant(label: str | None, value: str) -> bool:
+def _is_selected(label: str | None, value: str) -> bool:
     negated, values = _parse(value)
     return (label in values) is not negated
 

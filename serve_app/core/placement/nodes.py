@@ -1,11 +1,11 @@
-"""Nodes as Ray sees them, what deployments ask of them, and what a node is short of."""
+"""Nodes as Ray sees them, what deployments request of them, and what a node is short of."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from serve_app.core.placement.labels import ACCELERATOR_LABEL
 
-# Shares of a GPU: 1 - 0.9 is not 0.1 in floating point.
+# Fractions of a GPU: 1 - 0.9 is not 0.1 in floating point.
 ROUNDING = 1e-6
 
 
@@ -29,8 +29,8 @@ class NodeView:
 
 
 @dataclass(frozen=True, slots=True)
-class TierWish:
-    """What a deployment asks for. `selectors` in their order of preference, none meaning any node;
+class DeploymentRequest:
+    """What a deployment requests. `selectors` in their order of preference, none meaning any node;
     `refusals`: by accelerator type, why its replica would refuse to start there."""
 
     name: str
@@ -44,13 +44,13 @@ class TierWish:
     refusals: Mapping[str | None, str] = field(default_factory=dict[str | None, str])
 
 
-def short_of(node: NodeView, wish: TierWish) -> str | None:
+def short_of(node: NodeView, request: DeploymentRequest) -> str | None:
     """The first resource that is not free there."""
-    if wish.gpus > node.gpus_free + ROUNDING:
+    if request.gpus > node.gpus_free + ROUNDING:
         return "gpu"
-    if wish.cpus > node.cpus_free + ROUNDING:
+    if request.cpus > node.cpus_free + ROUNDING:
         return "cpu"
-    return "memory" if wish.memory_bytes > node.memory_free_bytes else None
+    return "memory" if request.memory_bytes > node.memory_free_bytes else None
 
 
 def emptied(node: NodeView) -> NodeView:
@@ -60,15 +60,15 @@ def emptied(node: NodeView) -> NodeView:
     )
 
 
-def with_replica(node: NodeView, wish: TierWish) -> NodeView:
+def with_replica(node: NodeView, request: DeploymentRequest) -> NodeView:
     """The node with one more replica on it."""
     holders = dict(node.gpu_holders)
-    if wish.gpus:
-        holders[wish.name] = holders.get(wish.name, 0) + wish.gpus
+    if request.gpus:
+        holders[request.name] = holders.get(request.name, 0) + request.gpus
     return replace(
         node,
-        cpus_free=node.cpus_free - wish.cpus,
-        gpus_free=node.gpus_free - wish.gpus,
-        memory_free_bytes=node.memory_free_bytes - wish.memory_bytes,
+        cpus_free=node.cpus_free - request.cpus,
+        gpus_free=node.gpus_free - request.gpus,
+        memory_free_bytes=node.memory_free_bytes - request.memory_bytes,
         gpu_holders=holders,
     )

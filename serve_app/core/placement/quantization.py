@@ -1,8 +1,8 @@
-"""Which quantized weights a card and the installed vLLM can run, and what they weigh.
+"""Which quantized weights a GPU and the installed vLLM can run, and what they weigh.
 
 Least compute capabilities: `get_min_capability` of vLLM 0.32's quantization configs and kernels.
 Marlin, which begins at 7.5 there, computes AWQ, GPTQ and 8-bit floats on a T4; only from 8.9 on are
-the activations of FP8 8-bit floats too. Nothing of this has been measured on a card.
+the activations of FP8 8-bit floats too. Nothing of this has been measured on a GPU.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,7 +22,7 @@ class Quantization:
     """One value of the setting `engine.quantization`.
 
     `bits` a weight of the quantized layers, without scales. `vllm_names`: one of them must be known
-    to the installed vLLM. `argument`: what vLLM is told for a model whose weights are *not*
+    to the installed vLLM. `argument`: what vLLM is given for a model whose weights are *not*
     quantized yet; None where it needs a model that is.
     """
 
@@ -48,7 +48,7 @@ QUANTIZATIONS: Mapping[str, Quantization] = {
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The weights of a model as they will be on the card.
+    """The weights of a model as they will be on the GPU.
 
     `name` is a value of the setting, or None for 16-bit weights (and for kinds not known here,
     which count as such). `argument` is vLLM's `--quantization`; None leaves it to the model's own
@@ -67,17 +67,17 @@ def choose_weights(
     *,
     capability: Capability | None,
     known_to_vllm: Collection[str] | None,
-    card: str,
+    gpu: str,
 ) -> Weights:
-    """What the setting and the model's config.json come to on this card.
+    """What the setting and the model's config.json come to on this GPU.
 
     None for `capability` or `known_to_vllm` means that it is not known, and then not checked.
-    Raises ValueError, with what to do, where model, card or vLLM do not go together.
+    Raises ValueError, with what to do, where model, GPU or vLLM do not go together.
     """
     declared = declared_quantization(config)
     if setting is not None and declared not in (None, setting):
         raise ValueError(
-            f"quantization {setting} is asked for, but the model's config.json says {declared}: "
+            f"quantization {setting} is requested, but the model's config.json says {declared}: "
             "leave engine.quantization unset, or take another model"
         )
     name = setting or declared
@@ -92,7 +92,7 @@ def choose_weights(
             "config.json says nothing of it: take such a model, or fp8, which vLLM makes of 16-bit "
             "weights while it loads them"
         )
-    _check_card(kind, capability, card)
+    _check_gpu(kind, capability, gpu)
     _check_vllm(kind, known_to_vllm)
     argument = kind.argument if declared is None else None
     return Weights(name, argument, _linear_bytes(kind, config), _detail(kind, capability))
@@ -122,13 +122,13 @@ def _compressed_kind(declared: Mapping[str, Any]) -> str:
     return "compressed-tensors"
 
 
-def _check_card(kind: Quantization, capability: Capability | None, card: str) -> None:
+def _check_gpu(kind: Quantization, capability: Capability | None, gpu: str) -> None:
     if capability is None or capability >= kind.min_capability:
         return
     can = [k.name for k in QUANTIZATIONS.values() if capability >= k.min_capability]
     raise ValueError(
         f"quantization {kind.name} needs compute capability {_dotted(kind.min_capability)}, and "
-        f"{card} has {_dotted(capability)}: choose {' or '.join(can) or '16-bit weights'}"
+        f"{gpu} has {_dotted(capability)}: choose {' or '.join(can) or '16-bit weights'}"
     )
 
 
@@ -158,7 +158,7 @@ def _detail(kind: Quantization, capability: Capability | None) -> str:
     if kind.name != "fp8" or capability is None:
         return f"{kind.name} weights"
     if capability < FP8_HARDWARE:
-        return "fp8 weights, computed in 16 bits (this card has no 8-bit floats)"
+        return "fp8 weights, computed in 16 bits (this GPU has no 8-bit floats)"
     return "fp8 weights and activations"
 
 

@@ -80,8 +80,8 @@ def order_accelerators(costs: Sequence[TokenCost], *, most_token_ms: float) -> A
         *sorted(keeping, key=lambda cost: _price(cost)),
         *sorted(slow, key=lambda cost: cost.token_ms),
     ]
-    told = [_in_words(cost, most_token_ms) for cost in ordered]
-    return AcceleratorOrder(tuple(cost.accelerator_type for cost in ordered), ", then ".join(told))
+    parts = [_in_words(cost, most_token_ms) for cost in ordered]
+    return AcceleratorOrder(tuple(cost.accelerator_type for cost in ordered), ", then ".join(parts))
 
 
 def times_as_dear(cost: TokenCost, than: TokenCost) -> float | None:
@@ -92,12 +92,12 @@ def times_as_dear(cost: TokenCost, than: TokenCost) -> float | None:
 
 
 def give_back_reason(times: Sequence[float]) -> str:
-    """What is given back first, from how many times as much a token costs on each replica's GPU as
+    """What is scaled down first, from how many times as much a token costs on each replica's GPU as
     on the tier's first choice; empty where all cost the same."""
     dearest = max(times, default=1.0)
     if dearest <= min(times, default=1.0):
         return ""
-    return f"gives back first a GPU whose token costs {dearest:.1f} times as much"
+    return f"scales down first the GPU whose token costs {dearest:.1f} times as much"
 
 
 def _price(cost: TokenCost) -> float:

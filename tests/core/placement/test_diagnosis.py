@@ -8,32 +8,32 @@ from hypothesis import strategies as st
 
 from serve_app.core.placement.diagnosis import Diagnosis, Severity, diagnose
 from serve_app.core.placement.labels import ACCELERATOR_LABEL, in_words, matches
-from serve_app.core.placement.nodes import NodeView, TierWish
+from serve_app.core.placement.nodes import DeploymentRequest, NodeView
 
 T4, RTX_4090 = "T4", "GeForce-RTX-4090"
 GIB = 1024.0**3
 
 
-def node(name: str = "n1", card: str | None = T4, **changed: Any) -> NodeView:
+def node(name: str = "n1", gpu: str | None = T4, **changed: Any) -> NodeView:
     """A free node with one GPU of that type unless said otherwise."""
     defaults: dict[str, Any] = {"cpus": 8.0, "gpus": 1.0, "memory_bytes": 32 * GIB}
     values = defaults | changed
     values.setdefault("cpus_free", values["cpus"])
     values.setdefault("gpus_free", values["gpus"])
     values.setdefault("memory_free_bytes", values["memory_bytes"])
-    labels = {ACCELERATOR_LABEL: card} if card else {}
+    labels = {ACCELERATOR_LABEL: gpu} if gpu else {}
     return NodeView(name=name, labels=labels, **values)
 
 
-def wish(name: str = "chat", *cards: str, **changed: Any) -> TierWish:
+def request(name: str = "chat", *gpus: str, **changed: Any) -> DeploymentRequest:
     """One replica on a T4 unless said otherwise."""
     values: dict[str, Any] = {"minimum": 1, "target": 1, "cpus": 2.0, "gpus": 1.0} | changed
-    values.setdefault("selectors", tuple({ACCELERATOR_LABEL: card} for card in cards or (T4,)))
-    return TierWish(name=name, **values)
+    values.setdefault("selectors", tuple({ACCELERATOR_LABEL: gpu} for gpu in gpus or (T4,)))
+    return DeploymentRequest(name=name, **values)
 
 
-def only_finding(nodes: list[NodeView], *wishes: TierWish) -> tuple[str, str, str]:
-    found = diagnose(nodes, wishes).findings
+def only_finding(nodes: list[NodeView], *requests: DeploymentRequest) -> tuple[str, str, str]:
+    found = diagnose(nodes, requests).findings
     assert len(found) == 1, found
     return found[0].code, found[0].sentence, found[0].remedy
 
@@ -43,7 +43,7 @@ def places(diagnosis: Diagnosis) -> list[tuple[str, str | None, int]]:
 
 
 def test_each_tier_gets_its_first_choice_and_else_its_second() -> None:
-    chat, reasoning = wish("chat", T4, RTX_4090), wish("reasoning", RTX_4090, T4)
+    chat, reasoning = request("chat", T4, RTX_4090), request("reasoning", RTX_4090, T4)
     both = [node("a", T4), node("b", RTX_4090)]
     assert places(diagnose(both, [chat, reasoning])) == [
         ("chat", T4, 1),
@@ -53,9 +53,9 @@ def test_each_tier_gets_its_first_choice_and_else_its_second() -> None:
     assert places(diagnose(twice, [chat, reasoning])) == [("chat", T4, 1), ("reasoning", T4, 2)]
 
 
-def test_two_halves_of_a_card_are_a_place_each() -> None:
+def test_two_halves_of_a_gpu_are_a_place_each() -> None:
     half = {"gpus": 0.5, "selectors": ()}
-    diagnosis = diagnose([node()], [wish("chat", **half), wish("reasoning", **half)])
+    diagnosis = diagnose([node()], [request("chat", **half), request("reasoning", **half)])
     assert not diagnosis.findings
     assert len(diagnosis.places) == 2
 
@@ -63,29 +63,30 @@ def test_two_halves_of_a_card_are_a_place_each() -> None:
 @pytest.mark.parametrize(
     ("nodes", "asked", "code", "says"),
     [
-        ([node(gpus=0.0, card=None)], wish(), "no-gpu", "no node here has a GPU"),
-        ([node(card=None)], wish(), "label-missing",
+        ([node(gpus=0.0, gpu=None)], request(), "no-gpu", "no node here has a GPU"),
+        ([node(gpu=None)], request(), "label-missing",
          f"n1 has a GPU but no label {ACCELERATOR_LABEL}"),
-        ([node(card="L4"), node("n2", "L4")], wish("chat", T4, RTX_4090), "no-such-gpu",
+        ([node(gpu="L4"), node("n2", "L4")], request("chat", T4, RTX_4090), "no-such-gpu",
          "T4 or else GeForce-RTX-4090, and this cluster has 2 L4"),
-        ([node(gpus_free=0.0, gpu_holders={"reasoning": 1.0})], wish(), "gpu-taken",
+        ([node(gpus_free=0.0, gpu_holders={"reasoning": 1.0})], request(), "gpu-taken",
          "taken, by reasoning (1)"),
-        ([node(gpus_free=0.0), node("n2", None)], wish(), "gpu-taken",
+        ([node(gpus_free=0.0), node("n2", None)], request(), "gpu-taken",
          "n2 has a free GPU without a label"),
-        ([node()], wish(gpus=2.0), "gpu-too-small", "the largest has 1"),
-        ([node(cpus=1.0)], wish(), "cpu-short", "asks for 2 CPUs, and n1 has 1 of 1 free"),
-        ([node(cpus_free=0.5)], wish(), "cpu-short", "0.5 of 8 free"),
-        ([node(cpus=1.0, gpus_free=0.0)], wish(), "cpu-short", "1 of 1 free"),
-        ([node()], wish(memory_bytes=64 * GIB), "memory-short",
+        ([node()], request(gpus=2.0), "gpu-too-small", "the largest has 1"),
+        ([node(cpus=1.0)], request(), "cpu-short", "requests 2 CPUs, and n1 has 1 of 1 free"),
+        ([node(cpus_free=0.5)], request(), "cpu-short", "0.5 of 8 free"),
+        ([node(cpus=1.0, gpus_free=0.0)], request(), "cpu-short", "1 of 1 free"),
+        ([node()], request(memory_bytes=64 * GIB), "memory-short",
          "64.0 GiB of memory, and n1 has 32.0"),
-        ([node(memory_free_bytes=GIB)], wish(memory_bytes=2 * GIB), "memory-short", "1.0 of 32.0"),
-        ([node()], wish(gpus=0.0, selectors=({"zone": "b"},)), "label-missing", "zone=b"),
-        ([node(cpus=0.0, card=None, gpus=0.0)], wish(gpus=0.0, selectors=()), "cpu-short",
+        ([node(memory_free_bytes=GIB)], request(memory_bytes=2 * GIB), "memory-short",
+         "1.0 of 32.0"),
+        ([node()], request(gpus=0.0, selectors=({"zone": "b"},)), "label-missing", "zone=b"),
+        ([node(cpus=0.0, gpu=None, gpus=0.0)], request(gpus=0.0, selectors=()), "cpu-short",
          "0 of 0"),
     ],
 )  # fmt: skip
 def test_a_replica_without_a_place_is_told_what_is_missing(
-    nodes: list[NodeView], asked: TierWish, code: str, says: str
+    nodes: list[NodeView], asked: DeploymentRequest, code: str, says: str
 ) -> None:
     found, sentence, remedy = only_finding(nodes, asked)
     assert found == code
@@ -94,29 +95,29 @@ def test_a_replica_without_a_place_is_told_what_is_missing(
     assert remedy
 
 
-def test_who_takes_the_card_may_be_a_tier_of_the_same_config() -> None:
-    code, sentence, _ = only_finding([node()], wish("chat"), wish("reasoning"))
+def test_who_takes_the_gpu_may_be_a_tier_of_the_same_config() -> None:
+    code, sentence, _ = only_finding([node()], request("chat"), request("reasoning"))
     assert code == "gpu-taken"
     assert "replica of reasoning" in sentence
     assert "by chat (1)" in sentence
 
 
 def test_more_replicas_than_the_minimum_are_a_warning() -> None:
-    findings = diagnose([node()], [wish(minimum=1, target=3)]).findings
+    findings = diagnose([node()], [request(minimum=1, target=3)]).findings
     assert [(f.severity, f.code) for f in findings] == [(Severity.WARNING, "gpu-taken")]
     assert findings[0].sentence.startswith("2 replicas of chat")
 
 
 def test_what_is_placed_already_needs_no_place() -> None:
     full = node(gpus_free=0.0, gpu_holders={"chat": 1.0})
-    assert diagnose([full], [wish(placed=1)]) == Diagnosis([], [])
+    assert diagnose([full], [request(placed=1)]) == Diagnosis([], [])
 
 
 def test_a_place_where_the_model_would_not_start_is_an_error() -> None:
-    refused = wish("chat", T4, RTX_4090, refusals={T4: "the model does not fit"})
+    refused = request("chat", T4, RTX_4090, refusals={T4: "the model does not fit"})
     code, sentence, _ = only_finding([node()], refused)
     assert (code, sentence) == ("does-not-fit", "chat: the model does not fit")
-    assert not diagnose([node(card=RTX_4090)], [refused]).findings
+    assert not diagnose([node(gpu=RTX_4090)], [refused]).findings
 
 
 @pytest.mark.parametrize(
@@ -148,15 +149,15 @@ def test_a_selector_in_words() -> None:
     st.lists(st.sampled_from([T4, RTX_4090, None]), max_size=6),
     st.lists(st.tuples(st.sampled_from([T4, RTX_4090]), st.integers(1, 3)), min_size=1, max_size=3),
 )
-def test_every_replica_has_a_place_or_a_reason_and_no_card_is_given_twice(
-    cards: list[str | None], asked: list[tuple[str, int]]
+def test_every_replica_has_a_place_or_a_reason_and_no_gpu_is_given_twice(
+    gpus: list[str | None], asked: list[tuple[str, int]]
 ) -> None:
-    nodes = [node(f"n{number}", card) for number, card in enumerate(cards)]
-    wishes = [wish(f"t{i}", card, target=n, minimum=n) for i, (card, n) in enumerate(asked)]
-    diagnosis = diagnose(nodes, wishes)
+    nodes = [node(f"n{number}", gpu) for number, gpu in enumerate(gpus)]
+    requests = [request(f"t{i}", gpu, target=n, minimum=n) for i, (gpu, n) in enumerate(asked)]
+    diagnosis = diagnose(nodes, requests)
     used = [place.node for place in diagnosis.places]
     assert len(used) == len(set(used))
-    for each in wishes:
+    for each in requests:
         placed = sum(place.tier == each.name for place in diagnosis.places)
         explained = [finding for finding in diagnosis.findings if finding.tier == each.name]
         assert (placed == each.target) is not bool(explained)

@@ -1,4 +1,4 @@
-"""vLLM's command line on each card, and the cores of a CPU replica."""
+"""vLLM's command line on each GPU, and the cores of a CPU replica."""
 
 from typing import Any
 
@@ -36,14 +36,14 @@ def test_a_4090_gets_bfloat16_and_vllms_own_choice_of_backend() -> None:
     assert "--enforce-eager" not in line
 
 
-def test_the_cpu_skips_compilation_and_has_no_share_of_a_card() -> None:
+def test_the_cpu_skips_compilation_and_has_no_share_of_a_gpu() -> None:
     line = words(CPU)
     assert "--enforce-eager " in line
     assert "--gpu-memory-utilization" not in line
     assert "--enforce-eager" not in words(CPU, enforce_eager=False)
 
 
-def test_a_set_number_format_wins_over_the_cards() -> None:
+def test_a_set_number_format_wins_over_the_gpus() -> None:
     assert "--dtype float32 " in words(T4, dtype="float32")
 
 

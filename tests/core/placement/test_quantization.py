@@ -1,4 +1,4 @@
-"""Which quantization goes with which model, card and vLLM."""
+"""Which quantization goes with which model, GPU and vLLM."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +34,7 @@ def choose(
 ) -> Weights:
     config = {"quantization_config": stored} if stored else {}
     return choose_weights(
-        setting, config, capability=capability, known_to_vllm=known, card="the card"
+        setting, config, capability=capability, known_to_vllm=known, gpu="the GPU"
     )
 
 
@@ -82,26 +82,24 @@ def test_what_needs_a_model_stored_so_is_refused_for_a_plain_one(setting: str) -
 
 
 def test_the_setting_and_the_model_must_agree() -> None:
-    with pytest.raises(ValueError, match=r"gptq is asked for, but .* says awq"):
+    with pytest.raises(ValueError, match=r"gptq is requested, but .* says awq"):
         choose("gptq", AWQ)
 
 
 @pytest.mark.parametrize("name", QUANTIZATIONS)
-def test_a_card_that_is_too_old_is_refused_and_told_what_it_can(name: str) -> None:
+def test_a_gpu_that_is_too_old_is_refused_and_told_what_it_can(name: str) -> None:
     stored = {"awq": AWQ, "int8": INT8}.get(name, {"quant_method": name})
     assert choose(name, stored, RTX_4090).name == name
     assert choose(name, stored, T4).name == name
     assert choose(name, stored, None).name == name
-    with pytest.raises(
-        ValueError, match=r"needs compute capability .* the card has 5.2: choose 16"
-    ):
+    with pytest.raises(ValueError, match=r"needs compute capability .* the GPU has 5.2: choose 16"):
         choose(name, stored, (5, 2))
     if QUANTIZATIONS[name].min_capability > (6, 1):
         with pytest.raises(ValueError, match=r"has 6\.1: choose gptq or gguf"):
             choose(name, stored, (6, 1))
 
 
-def test_fp8_on_a_card_without_it_is_computed_in_16_bits() -> None:
+def test_fp8_on_a_gpu_without_it_is_computed_in_16_bits() -> None:
     assert "computed in 16 bits" in choose("fp8", capability=T4).detail
     assert "activations" in choose("fp8", capability=RTX_4090).detail
 

@@ -51,7 +51,7 @@ def cost_of(hardware: Hardware, *, most_token_ms: float = 100.0, **prices: float
 def test_a_token_costs_its_part_of_the_gpus_time() -> None:
     """A step of 10 + 1 x 10 ms has ten tokens, and 500 prompt tokens at 0.1 ms come to 400 new
     ones: 2.125 ms a token at $3.60 an hour, which is a thousandth of a dollar a second."""
-    card = replace(
+    gpu = replace(
         T4,
         bandwidth_bytes_per_s=float("inf"),
         step_overhead_ms=10.0,
@@ -60,7 +60,7 @@ def test_a_token_costs_its_part_of_the_gpus_time() -> None:
         max_sequences=10,
         price=Price(3.6, "made up"),
     )
-    found = cost_of(card)
+    found = cost_of(gpu)
     assert found.token_ms == pytest.approx(20.0)
     assert found.usd_per_million_tokens == pytest.approx(2.125)
 
@@ -125,5 +125,5 @@ def test_a_token_costs_in_proportion_to_the_price(
 def test_what_is_given_back_first_is_named_only_where_costs_differ() -> None:
     assert give_back_reason([]) == give_back_reason([3.4, 3.4]) == ""
     assert give_back_reason([1.0, 3.44]) == (
-        "gives back first a GPU whose token costs 3.4 times as much"
+        "scales down first the GPU whose token costs 3.4 times as much"
     )

@@ -16,7 +16,7 @@ from loadtest.simulation.profile import (
 )
 from serve_app.config.engine import EngineConfig
 from serve_app.core.default_model import DEFAULT_MODEL, DEFAULT_MODEL_CONFIG
-from serve_app.core.placement.fit import card_of, fit_model
+from serve_app.core.placement.fit import fit_model, gpu_of
 from serve_app.core.placement.hardware import RTX_4090, T4, Hardware, model_shape
 from serve_app.core.scaling.step_time import derived_step_model
 from serve_app.engine.fake.batch import PROMPT_TOKENS_PER_STEP
@@ -48,7 +48,7 @@ def test_a_card_steps_as_production_derives_it(name: str, hardware: Hardware) ->
 def test_a_card_holds_what_placement_derives(name: str, hardware: Hardware) -> None:
     engine = EngineConfig()
     fit = fit_model(
-        card_of(hardware),
+        gpu_of(hardware),
         weights_bytes=SHAPE.weight_bytes,
         kv_bytes_per_token=SHAPE.kv_bytes_per_token,
         max_model_len=engine.max_model_len,

@@ -1,4 +1,4 @@
-"""A model that does not fit its card is refused before the engine starts."""
+"""A model that does not fit its GPU is refused before the engine starts."""
 
 import json
 from pathlib import Path
@@ -7,15 +7,14 @@ import pytest
 
 from serve_app.config.engine import EngineConfig
 from serve_app.core.placement.hardware import CPU, RTX_4090, T4, hardware_for
-from serve_app.engine.models.model_size import ModelFiles
-from serve_app.nvidia import MIB, DriverCard
-from serve_app.serving import fit_check
-from serve_app.serving.fit_check import (
+from serve_app.engine.models.fit_check import (
     ModelDoesNotFitError,
-    card_of_replica,
     check_model,
+    gpu_of_replica,
     quantization_argument,
 )
+from serve_app.engine.models.model_size import ModelFiles
+from serve_app.nvidia import MIB, DriverGpu
 from tests.builders import R1_DISTILL_QWEN_1_5B
 
 # Llama 8B's sizes: 16 GB of 16-bit weights.
@@ -31,9 +30,8 @@ LLAMA_8B = {
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model directory with nothing but a config.json; no card's driver answers."""
-    monkeypatch.setattr(fit_check, "_own_card", lambda: None)
+def model(tmp_path: Path) -> Path:
+    """A model directory with nothing but a config.json."""
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
     return tmp_path
 
@@ -44,7 +42,7 @@ def test_a_model_that_is_too_large_is_refused_with_the_sum_and_what_helps(model:
     text = str(refusal.value)
     assert "less 14.96 for 16-bit weights" in text
     assert "What would help: engine.quantization: awq with a model stored so" in text
-    assert text.endswith("a card with more memory.")
+    assert text.endswith("a GPU with more memory.")
     assert quantization_argument(EngineConfig(), str(model), RTX_4090) is None
     assert quantization_argument(EngineConfig(quantization="fp8"), str(model), T4) == (
         "fp8_per_tensor"
@@ -58,12 +56,12 @@ def test_a_context_that_is_too_long_is_refused_with_one_that_fits(model: Path) -
         quantization_argument(config, str(model), T4)
 
 
-def test_what_the_driver_says_of_the_card_wins() -> None:
+def test_what_the_driver_says_of_the_gpu_wins() -> None:
     files = ModelFiles(R1_DISTILL_QWEN_1_5B, None)
-    small = DriverCard("0", "", "x", memory_bytes=4096 * MIB, capability=(7, 5))
+    small = DriverGpu("0", "", "x", memory_bytes=4096 * MIB, capability=(7, 5))
     with pytest.raises(ModelDoesNotFitError):
-        check_model(EngineConfig(), files, card_of_replica(T4, small))
-    unknown = card_of_replica(hardware_for("L4"), None)
+        check_model(EngineConfig(), files, gpu_of_replica(T4, small))
+    unknown = gpu_of_replica(hardware_for("L4"), None)
     checked = check_model(EngineConfig(), files, unknown)
     assert checked is not None
     assert checked.fit.fits is None

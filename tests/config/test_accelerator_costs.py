@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from serve_app.config.accelerator_costs import cost_on, most_token_ms, times_the_preferred
 from serve_app.config.tier import TierArgs, TierSettings, tier_args, tier_settings
 from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
 from serve_app.core.placement.hardware import model_shape
 from serve_app.core.placement.labels import ACCELERATOR_LABEL, accelerator_types
 from serve_app.core.tiers import Tier
-from serve_app.serving.accelerator_costs import cost_on, most_token_ms, times_the_preferred
 
 SHAPE = model_shape(DEFAULT_MODEL_CONFIG)
 RTX_4090 = "GeForce-RTX-4090"

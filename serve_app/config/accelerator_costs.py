@@ -31,7 +31,7 @@ def times_the_preferred(
     accelerator_type: str | None, shape: ModelShape, args: TierArgs, settings: TierSettings
 ) -> float:
     """How many times as much a token costs on this type as on the tier's first choice; 1 where
-    there is no choice, or a price is not known."""
+    there is no choice, or a price is unknown."""
     preferred = args.preferred_accelerator
     if preferred is None or accelerator_type is None:
         return 1.0

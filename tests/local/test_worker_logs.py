@@ -3,7 +3,7 @@
 import json
 
 from serve_app.api import request_record
-from serve_app.local.log_feed import REQUEST_LOGGER, LogFeed, in_words
+from serve_app.local.worker_logs import REQUEST_LOGGER, LogFeed, as_text
 
 
 class Clock:
@@ -33,7 +33,7 @@ def test_all_lines_are_shown_to_who_asks_for_them() -> None:
     assert LogFeed(Clock(), everything=True).take(lines) == lines
 
 
-def test_a_warning_is_said_in_words() -> None:
+def test_a_warning_is_said_as_text() -> None:
     told = line("WARNING", "settings  refused:\nmax_wait_s", tier="chat")
     assert LogFeed(Clock()).take([told]) == ["WARNING chat: settings refused: max_wait_s"]
 
@@ -41,8 +41,8 @@ def test_a_warning_is_said_in_words() -> None:
 def test_an_error_is_said_with_its_last_exception() -> None:
     trace = "Traceback (most recent call last):\n  File x\nValueError: 7"
     fields = {"level": "ERROR", "logger": "vllm", "message": "failed", "exc_info": trace}
-    assert in_words(fields) == "ERROR vllm: failed ValueError: 7"
-    assert len(in_words({"level": "ERROR", "message": "x" * 9999})) < 500
+    assert as_text(fields) == "ERROR vllm: failed ValueError: 7"
+    assert len(as_text({"level": "ERROR", "message": "x" * 9999})) < 500
 
 
 def test_a_second_has_one_line_at_most_and_its_worst_one() -> None:

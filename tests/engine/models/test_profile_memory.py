@@ -6,21 +6,21 @@ import pytest
 
 from serve_app.config.engine import EngineConfig
 from serve_app.config.tier import tier_args
-from serve_app.core.placement.fit import OVERHEAD_BYTES, Card, card_of
+from serve_app.core.placement.fit import OVERHEAD_BYTES, GpuSpec, gpu_of
 from serve_app.core.placement.hardware import GIB, RTX_4090, T4
+from serve_app.engine.models.fit_check import CheckedModel, ModelDoesNotFitError, check_model
 from serve_app.engine.models.model_size import ModelFiles
 from serve_app.local.profiles import DEPLOY_DIR, LEAST_SHARED_BYTES, load_profile
 from serve_app.nvidia import MIB
-from serve_app.serving.fit_check import CheckedModel, ModelDoesNotFitError, check_model
 from tests.builders import R1_DISTILL_QWEN_1_5B
 
-SIX_GB = Card("a 6 GB card", 6144 * MIB, (7, 5))
+SIX_GB = GpuSpec("a 6 GB", 6144 * MIB, (7, 5))
 AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
-PLACEMENT = Path(__file__).parents[2] / "docs" / "placement.md"
+PLACEMENT = Path(__file__).parents[3] / "docs" / "placement.md"
 
 
-def check(card: Card, engine: EngineConfig, **stored: object) -> CheckedModel:
-    checked = check_model(engine, ModelFiles(R1_DISTILL_QWEN_1_5B | stored, None), card)
+def check(gpu: GpuSpec, engine: EngineConfig, **stored: object) -> CheckedModel:
+    checked = check_model(engine, ModelFiles(R1_DISTILL_QWEN_1_5B | stored, None), gpu)
     assert checked is not None
     return checked
 
@@ -30,13 +30,13 @@ def engine_of(profile: str, tier: str) -> EngineConfig:
     return tier_args(next(app["args"] for app in apps if app["name"] == tier)).engine
 
 
-@pytest.mark.parametrize("card", [card_of(T4), card_of(RTX_4090)])
-def test_single_gpu_has_its_arithmetic_in_its_comments(card: Card) -> None:
+@pytest.mark.parametrize("gpu", [gpu_of(T4), gpu_of(RTX_4090)])
+def test_single_gpu_has_its_arithmetic_in_its_comments(gpu: GpuSpec) -> None:
     text = (DEPLOY_DIR / "single-gpu.yaml").read_text()
     chat, reasoning = engine_of("single-gpu", "chat"), engine_of("single-gpu", "reasoning")
     assert chat.gpu_memory_utilization + reasoning.gpu_memory_utilization <= 0.90
-    visible = card.visible_bytes
-    kv_tokens = check(card, chat).fit.kv_tokens
+    visible = gpu.visible_bytes
+    kv_tokens = check(gpu, chat).fit.kv_tokens
     assert visible is not None
     assert kv_tokens is not None
     for figure in (visible, chat.gpu_memory_utilization * visible, OVERHEAD_BYTES):
@@ -47,9 +47,9 @@ def test_single_gpu_has_its_arithmetic_in_its_comments(card: Card) -> None:
 
 def test_single_gpu_fits_from_the_size_at_which_it_is_chosen() -> None:
     engine = engine_of("single-gpu", "chat")
-    assert check(Card("c", LEAST_SHARED_BYTES, None), engine).fit.fits
+    assert check(GpuSpec("c", LEAST_SHARED_BYTES, None), engine).fit.fits
     with pytest.raises(ModelDoesNotFitError):
-        check(Card("c", 10 * GIB, None), engine)
+        check(GpuSpec("c", 10 * GIB, None), engine)
 
 
 def test_the_small_profile_has_its_arithmetic_in_its_comments() -> None:
@@ -74,13 +74,13 @@ def test_two_engines_do_not_fit_on_six_gigabytes_whatever_the_quantization(
         check(SIX_GB, half, **stored)
 
 
-@pytest.mark.parametrize("card", [card_of(T4), card_of(RTX_4090), SIX_GB])
+@pytest.mark.parametrize("gpu", [gpu_of(T4), gpu_of(RTX_4090), SIX_GB])
 @pytest.mark.parametrize("quantization", [None, "fp8", "awq"])
-def test_the_page_on_placement_has_the_kv_tokens_of_each_card(
-    card: Card, quantization: str | None
+def test_the_page_on_placement_has_the_kv_tokens_of_each_gpu(
+    gpu: GpuSpec, quantization: str | None
 ) -> None:
     stored = AWQ if quantization == "awq" else {}
     engine = EngineConfig.model_validate({"quantization": quantization})
-    kv_tokens = check(card, engine, **stored).fit.kv_tokens
-    (row,) = [line for line in PLACEMENT.read_text().splitlines() if f"| {card.name} |" in line]
+    kv_tokens = check(gpu, engine, **stored).fit.kv_tokens
+    (row,) = [line for line in PLACEMENT.read_text().splitlines() if f"| {gpu.name} " in line]
     assert f"| {kv_tokens:,} |" in row

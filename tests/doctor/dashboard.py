@@ -70,14 +70,14 @@ class Dashboard:
             "deployments": {app["name"]: deployment} if replicas else {},
         }
 
-    def _node(self, node_id: str, cpus: float, gpus: float, card: str | None) -> dict[str, Any]:
+    def _node(self, node_id: str, cpus: float, gpus: float, gpu: str | None) -> dict[str, Any]:
         return {
             "node_id": node_id,
             "node_ip": "10.0.0.1",
             "state": "ALIVE",
             "resources_total": {"CPU": cpus, "memory": 2.0**35} | ({"GPU": gpus} if gpus else {}),
             "labels": {"ray.io/node-id": node_id}
-            | ({"ray.io/accelerator-type": card} if card else {}),
+            | ({"ray.io/accelerator-type": gpu} if gpu else {}),
         }
 
     def _actor(self, app: str, _state: str, node_id: str | None) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class RayHead:
     def beside(cls, http_port: int) -> "RayHead":
         """For a cluster whose applications will listen at `http_port`: HAProxy binds it minutes
         after these ports are chosen, so that it looks free until then."""
-        return cls(free_ports(len(_HEAD_PORTS) + len(_SERVE_PORTS), promised=(http_port,)))
+        return cls(free_ports(len(_HEAD_PORTS) + len(_SERVE_PORTS), reserved=(http_port,)))
 
     @property
     def run_dir(self) -> Path:

@@ -136,9 +136,9 @@ def test_a_misspelt_variable_is_refused_by_name(
     tier: Tier, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, "1")
-    with pytest.raises(ValueError, match=f"{name} is no setting"):
+    with pytest.raises(ValueError, match=f"{name} is not a setting"):
         tier_settings(tier, {})
-    with pytest.raises(ValueError, match=f"{name} is no setting"):
+    with pytest.raises(ValueError, match=f"{name} is not a setting"):
         tier_args({"tier": tier})
 
 

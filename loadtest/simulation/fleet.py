@@ -18,7 +18,7 @@ from loadtest.simulation.recorder import Recorder
 from loadtest.simulation.replica import Clock, Replica
 from loadtest.simulation.tier_state import TierState
 from loadtest.simulation.visit import Visit
-from serve_app.api.place import Refused
+from serve_app.api.gate import GateFullError as Refused
 from serve_app.config.admission import AdmissionConfig
 from serve_app.core.tiers import Tier
 

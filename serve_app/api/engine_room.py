@@ -6,9 +6,9 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from serve_app.api.demand import DemandMeter
-from serve_app.api.place import Place
 from serve_app.core.admission.kv_pool import MEAN_SHARE, NO_LIMIT, AnswersLeft, Held, peak_tokens
 from serve_app.core.admission.prefill import (
     PrefillAhead,
@@ -17,6 +17,9 @@ from serve_app.core.admission.prefill import (
     observe_prefill,
     prompt_token_s,
 )
+
+if TYPE_CHECKING:
+    from serve_app.api.gate import QueueEntry
 
 # Over so long a time is counted which part of it prompts take.
 READ_S = 20.0
@@ -55,9 +58,9 @@ class EngineRoom:
     sequences: int = 0
     # The limit of new tokens of the request that came last stands for those that will.
     typical_limit: int = NO_LIMIT
-    _running: dict[Place, None] = field(default_factory=dict[Place, None])
+    _running: dict["QueueEntry", None] = field(default_factory=dict["QueueEntry", None])
     # Those without a first token yet, in order of their starts; since when the first is read.
-    _reading: dict[Place, None] = field(default_factory=dict[Place, None])
+    _reading: dict["QueueEntry", None] = field(default_factory=dict["QueueEntry", None])
     _reading_since_s: float = 0.0
     _reading_tokens: float = 0.0
     # Of all that run.
@@ -71,63 +74,63 @@ class EngineRoom:
     _own_height: _Height = field(default_factory=_Height)
     _read_height: _Height = field(default_factory=_Height)
 
-    def begin(self, place: Place) -> None:
+    def begin(self, entry: "QueueEntry") -> None:
         """The gate has granted its slots."""
         now_s = self.clock_s()
         if not self._reading:
             self._reading_since_s = now_s
-        self._running[place] = self._reading[place] = None
-        self.sequences += place.sequences
-        self._reading_tokens += place.prompt_tokens
+        self._running[entry] = self._reading[entry] = None
+        self.sequences += entry.sequences
+        self._reading_tokens += entry.prompt_tokens
         # The step that runs has to end before.
         step_s = self._step_ms() / 1e3
-        place.reckoned_s = step_s + self._reading_tokens * self._reckoned_token_s()
-        self._prompt_tokens += place.prompt_tokens
+        entry.reckoned_s = step_s + self._reading_tokens * self._reckoned_token_s()
+        self._prompt_tokens += entry.prompt_tokens
         self._pool_room = None
-        if not place.borrowed:
-            self._own_sequences += place.sequences
+        if not entry.borrowed:
+            self._own_sequences += entry.sequences
             self._own_height.observe(self._own_sequences, now_s)
 
-    def end(self, place: Place) -> None:
+    def end(self, entry: "QueueEntry") -> None:
         """Its slots are free again."""
-        if place in self._running:
-            del self._running[place]
-            self.sequences -= place.sequences
-            if not place.borrowed:
-                self._own_sequences -= place.sequences
-            self._prompt_tokens -= place.prompt_tokens
+        if entry in self._running:
+            del self._running[entry]
+            self.sequences -= entry.sequences
+            if not entry.borrowed:
+                self._own_sequences -= entry.sequences
+            self._prompt_tokens -= entry.prompt_tokens
             self._pool_room = None
-            self._end_reading(place)
+            self._end_reading(entry)
 
-    def prompt_counted(self, place: Place, prompt_tokens: int) -> None:
+    def prompt_counted(self, entry: "QueueEntry", prompt_tokens: int) -> None:
         """The engine has counted the prompt, which was an estimate until now."""
-        if place in self._reading:
-            more_tokens = prompt_tokens - place.prompt_tokens
+        if entry in self._reading:
+            more_tokens = prompt_tokens - entry.prompt_tokens
             self._reading_tokens += more_tokens
             self._prompt_tokens += more_tokens
-            place.reckoned_s = max(0.0, place.reckoned_s + more_tokens * self._reckoned_token_s())
-            place.prompt_tokens, place.prompt_counted = prompt_tokens, True
+            entry.reckoned_s = max(0.0, entry.reckoned_s + more_tokens * self._reckoned_token_s())
+            entry.prompt_tokens, entry.prompt_counted = prompt_tokens, True
 
-    def first_token(self, place: Place) -> bool:
+    def first_token(self, entry: "QueueEntry") -> bool:
         """Its prompt is read; False if that was known, or is nothing of this engine."""
-        if place not in self._reading:
+        if entry not in self._reading:
             return False
-        assert place.started_s is not None
-        now_s = place.first_token_s = self.clock_s()
-        took_s = now_s - place.started_s
-        self.pace = observe_prefill(self.pace, took_s=took_s, reckoned_s=place.reckoned_s)
-        read_s = place.prompt_tokens * self._prompt_token_ms() / 1e3
+        assert entry.started_s is not None
+        now_s = entry.first_token_s = self.clock_s()
+        took_s = now_s - entry.started_s
+        self.pace = observe_prefill(self.pace, took_s=took_s, reckoned_s=entry.reckoned_s)
+        read_s = entry.prompt_tokens * self._prompt_token_ms() / 1e3
         self._read_share = self._share_read(now_s) + read_s / READ_S
         self._read_at_s = now_s
         self._read_height.observe(self._read_share, now_s)
-        self._end_reading(place)
+        self._end_reading(entry)
         return True
 
-    def takes(self, sequences: int, place: Place | None = None) -> bool:
+    def takes(self, sequences: int, entry: "QueueEntry | None" = None) -> bool:
         """Whether the engine is given another request now, a typical one if none is named: it has
         less to read than it is given at once, and its pool will hold it. One that runs alone
         always is, however long."""
-        return not self._running or (self._reads_soon() and self._pool_holds(sequences, place))
+        return not self._running or (self._reads_soon() and self._pool_holds(sequences, entry))
 
     def ahead(self, prompt_tokens: float, queued_tokens: float) -> PrefillAhead:
         """What a request with that prompt finds, behind so many tokens of prompts at the gate."""
@@ -169,10 +172,10 @@ class EngineRoom:
     def _token_s(self, more: float, share: float) -> float:
         return self._step_ms(more) / 1e3 / (1 - min(share, MOST_READ_SHARE))
 
-    def _end_reading(self, place: Place) -> None:
-        if place in self._reading:
-            del self._reading[place]
-            self._reading_tokens -= place.prompt_tokens
+    def _end_reading(self, entry: "QueueEntry") -> None:
+        if entry in self._reading:
+            del self._reading[entry]
+            self._reading_tokens -= entry.prompt_tokens
             self._reading_since_s = self.clock_s()
 
     def _reads_soon(self) -> bool:
@@ -181,14 +184,14 @@ class EngineRoom:
         reading_s = self._reading_tokens * self._reckoned_token_s() * self.pace.factor
         return reading_s < engine_limit_s(self.max_wait_s)
 
-    def _pool_holds(self, sequences: int, place: Place | None) -> bool:
+    def _pool_holds(self, sequences: int, entry: "QueueEntry | None") -> bool:
         if not self.kv_tokens:
             return True
-        prompt_tokens = self.demand.lengths.prompt_tokens if place is None else place.prompt_tokens
-        limit = self.typical_limit if place is None else place.max_new_tokens or NO_LIMIT
+        prompt_tokens = self.demand.lengths.prompt_tokens if entry is None else entry.prompt_tokens
+        limit = self.typical_limit if entry is None else entry.max_new_tokens or NO_LIMIT
         if self._surely_holds(sequences, prompt_tokens, limit):
             return True
-        if place is None:
+        if entry is None:
             return self._sequences_more() >= sequences
         if self.sequences + sequences > self._mean_sequences():
             return False
@@ -222,13 +225,13 @@ class EngineRoom:
     def _held(self) -> list[Held]:
         answers, now_s, token_s = self._answers_left(), self.clock_s(), self.stream_token_s()
         held: list[Held] = []
-        for place in self._running:
-            limit, made = place.max_new_tokens or NO_LIMIT, 0.0
-            if place.first_token_s is not None:
-                made = min((now_s - place.first_token_s) / token_s, limit)
+        for entry in self._running:
+            limit, made = entry.max_new_tokens or NO_LIMIT, 0.0
+            if entry.first_token_s is not None:
+                made = min((now_s - entry.first_token_s) / token_s, limit)
             one = made, answers.after(made, limit)
-            held.append((place.prompt_tokens + one[0], one[1]))
-            held.extend([one] * (place.sequences - 1))
+            held.append((entry.prompt_tokens + one[0], one[1]))
+            held.extend([one] * (entry.sequences - 1))
         return held
 
     def _answers_left(self) -> AnswersLeft:

@@ -1,20 +1,66 @@
 """Status, readiness and metrics of all tiers, from what their replicas report."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from serve_app.api.kept_answers import Kept
 from serve_app.core.scaling.decision_record import ScalingRecord
 from serve_app.core.tiers import Tier
 from serve_app.telemetry import PREFIX
 
 Report = Mapping[str, Any]
+
+
+Said = TypeVar("Said")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Generic[Said]):
+    """`age_s`: since it came. `stale`: the replica has not answered the last question in time."""
+
+    value: Said
+    age_s: float = 0.0
+    stale: bool = False
+
+
+@dataclass(slots=True)
+class KeptAnswers(Generic[Said]):
+    """The answers of a tier's replicas to one question, each kept for `keep_s` at most."""
+
+    keep_s: float
+    clock_s: Callable[[], float] = time.monotonic
+    _last: dict[str, tuple[Said, float]] = field(default_factory=dict[str, "tuple[Said, float]"])
+
+    def take(self, replica: str, said: Said) -> None:
+        """A replica has answered now, in time or not."""
+        self._last[replica] = said, self.clock_s()
+
+    def forget(self, replica: str) -> None:
+        """It is dead."""
+        self._last.pop(replica, None)
+
+    def keep_only(self, replicas: Collection[str]) -> None:
+        """Forget those that are not among the tier's replicas any more."""
+        for gone in self._last.keys() - set(replicas):
+            del self._last[gone]
+
+    def since(self, asked_s: float) -> list[Kept[Said]]:
+        """All that are kept, in the order of the replicas' names. Stale are those that came before
+        `asked_s` of the clock, when the question was put."""
+        now_s = self.clock_s()
+        for replica, (_, at_s) in [*self._last.items()]:
+            if now_s - at_s > self.keep_s:
+                del self._last[replica]
+        return [
+            Kept(said, now_s - at_s, at_s < asked_s)
+            for _, (said, at_s) in sorted(self._last.items(), key=lambda kept: kept[0])
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +229,37 @@ class _Merged(Collector):
                 ]
         yield from (reporting, replicas, ages)
         yield from families.values()
+
+
+def list_models(described: Sequence[Mapping[str, Any]], *, created_s: int) -> list[dict[str, Any]]:
+    """`described` has the entries of `/api/tiers`. The served model's own name stands for the first
+    tier. null is what no replica has said yet."""
+    models = [_model(tier["tier"], tier, created_s) for tier in described]
+    first = next(iter(described), None)
+    served = next((tier["model"] for tier in described if tier["model"]), None)
+    if first is not None and served is not None and served not in {each["id"] for each in models}:
+        models.append(_model(served, first, created_s))
+    return models
+
+
+def _model(name: str, tier: Mapping[str, Any], created_s: int) -> dict[str, Any]:
+    settings: Mapping[str, Any] = tier["settings"] or {}
+    when_above = (settings.get("limits") or {}).get("when_above") or "lower"
+    return {
+        "id": name,
+        "object": "model",
+        "created": created_s,
+        "owned_by": "tierserve",
+        # vLLM's names for the model behind, and for the context of prompt and answer in tokens.
+        "root": tier["model"],
+        "max_model_len": tier["max_model_len"],
+        "limits": {
+            "tier": tier["tier"],
+            "max_new_tokens": tier["max_new_tokens"],
+            "when_above": when_above if settings else None,
+            "max_body_bytes": settings.get("max_body_bytes"),
+            # Of all replicas that run now.
+            "slots": tier["slots"],
+            "max_queued_requests": tier["max_queued_requests"],
+        },
+    }

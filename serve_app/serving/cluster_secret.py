@@ -7,7 +7,7 @@ import secrets
 
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
-from serve_app.api.internal_headers import ClusterSecret
+from serve_app.api.forwarding import ClusterSecret
 from serve_app.autoscaling.decision_store import NAMESPACE
 
 _KEY = b"cluster-secret"

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.endpoints import GENERATING
-from serve_app.api.routes import TIER_ROUTES, WEB_ROUTES, meant_path, tier_methods
+from serve_app.api.routes import GENERATING, TIER_ROUTES, WEB_ROUTES, meant_path, tier_methods
 from serve_app.core.tiers import Tier
 from tests.api.asgi import FakeEngine, answers, call
 from tests.api.test_gateway import echo, passing_to

@@ -230,7 +230,7 @@ async def test_slots_granted_while_other_replicas_are_looked_for_are_taken() -> 
         return ["http://127.0.0.1:1"]
 
     edge = full_edge(FakeEngine(answers(DONE, after_s=1.0)), queued=1)
-    edge.relay.peers = found_late
+    edge.forwarder.peers = found_late
     running, waiting = Call(edge, "", HI), Call(edge, "", HI)
     await asyncio.gather(running.done, waiting.done)
     assert (running.status, waiting.status) == (200, 200)

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.api.gate import Gate
-from serve_app.api.place import GateLimits, Refused
+from serve_app.api.gate import Gate, GateFullError, GateLimits
 from tests.api.gate_scene import a_request, at_once
 from tests.builders import a_gate, idle
 from tests.virtual_time import now_s, run_virtual
@@ -115,7 +114,7 @@ def test_whoever_leaves_while_running_lets_the_next_one_start_at_once() -> None:
 def test_a_refusal_says_how_many_are_ahead_and_when_to_come_back() -> None:
     async def scene() -> None:
         gate = a_gate(slots=1, max_queued_requests=2, service_s=10.0)
-        with gate.enter(1), gate.enter(1), gate.enter(1), pytest.raises(Refused) as refused:
+        with gate.enter(1), gate.enter(1), gate.enter(1), pytest.raises(GateFullError) as refused:
             gate.enter(1).__enter__()
         admission = refused.value.admission
         assert (admission.ahead, admission.reason) == (2, "queue_full")
@@ -129,12 +128,12 @@ def test_a_withdrawn_refusal_no_longer_counts_as_promised() -> None:
     async def scene() -> None:
         gate = a_gate(slots=1, max_queued_requests=0)
         with gate.enter(1):
-            with pytest.raises(Refused) as first:
+            with pytest.raises(GateFullError) as first:
                 gate.enter(1, key=7).__enter__()
-            assert gate.promises.outstanding(now_s()) == 1
+            assert gate.reservations.outstanding(now_s()) == 1
             gate.withdraw(first.value)
             gate.withdraw(first.value)
-            assert gate.promises.outstanding(now_s()) == 0
+            assert gate.reservations.outstanding(now_s()) == 0
 
     run_virtual(scene())
 
@@ -204,7 +203,7 @@ def test_whatever_happens_counters_balance_and_nobody_is_lost(seed: int) -> None
                 await asyncio.sleep(dice.uniform(0, 3))
                 if dice.random() < 0.2:
                     raise ValueError
-        except Refused:
+        except GateFullError:
             ends["refused"] += 1
         except ValueError:
             ends["failed"] += 1

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from serve_app.api.gate import Gate
-from serve_app.api.place import Refused
+from serve_app.api.gate import Gate, GateFullError
 from tests.builders import a_gate
 from tests.virtual_time import now_s, run_virtual
 
@@ -63,7 +62,7 @@ def overload(
                     await asyncio.sleep(hold_s)
                     gate.observe_service(place)
                 return
-            except Refused as refused:
+            except GateFullError as refused:
                 told.append(refused.admission.retry_after_s)
                 if dice.random() >= comes_back:
                     return

@@ -1,6 +1,6 @@
 """Each replica's last answer, with its age."""
 
-from serve_app.api.kept_answers import Kept, KeptAnswers
+from serve_app.api.status import Kept, KeptAnswers
 
 
 class Clock:

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from starlette.types import Send
 
 from serve_app.api.edge import TierEdge
-from serve_app.api.endpoints import CHAT_COMPLETIONS
-from serve_app.api.internal_headers import BORROWED_HEADER, PLAN_HEADER
-from serve_app.api.lending import Lender, LendingDesk, written_plan
+from serve_app.api.lending import BORROWED_HEADER, PLAN_HEADER, Lender, LendingDesk, written_plan
+from serve_app.api.routes import CHAT_COMPLETIONS
 from serve_app.api.rules import PreparedRequest
 from serve_app.config.answers import AnswerCacheConfig
 from serve_app.core.generation import GENERATION, Generation
@@ -26,8 +25,8 @@ from serve_app.core.tiers import Tier
 from tests.api.asgi import Call, FakeEngine, answers, answers_on, call, sse_data, streams
 from tests.api.loopback import served
 from tests.api.test_edge_answers import FIRST, LAST, WHOLE, thinks
+from tests.api.test_forwarding import until
 from tests.api.test_lending import mounted
-from tests.api.test_relay import until
 from tests.builders import a_gate, an_edge, forwarded_by_a_replica, some_settings
 
 DONE = {"id": "chatcmpl-1", "choices": [], "model": "reasoning"}
@@ -100,7 +99,7 @@ async def full_chat(other: TierEdge, *, lends: bool, **changed: Any) -> AsyncIte
         finally:
             free.set()
             await filling.done
-            await chat.relay.close()
+            await chat.forwarder.close()
 
 
 def a_lender(engine: FakeEngine, **cache: Any) -> TierEdge:

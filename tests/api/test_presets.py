@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.endpoints import COMPLETIONS, GENERATING, Endpoint
-from serve_app.api.presets import heat_warning, take_task
+from serve_app.api.routes import COMPLETIONS, GENERATING, Endpoint
+from serve_app.api.rules import heat_warning, take_task
 from serve_app.config.answers import SamplingConfig, TaskConfig
 from serve_app.config.tier import TierSettings
 from serve_app.core.reasoning.prompt_rules import MATH_DIRECTIVE

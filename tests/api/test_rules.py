@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.api.endpoints import (
+from serve_app.api.request_body import as_json, parse_object
+from serve_app.api.routes import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
     GENERATING,
@@ -16,7 +17,6 @@ from serve_app.api.endpoints import (
     RESPONSES,
     Endpoint,
 )
-from serve_app.api.payload import as_json, parse_object
 from serve_app.config.answers import SamplingConfig
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from serve_app.api.kept_answers import Kept
-from serve_app.api.status import Report
+from serve_app.api.status import Kept, Report
 from serve_app.core.tiers import Tier
 from tests.api.metrics_text import exposition
 from tests.api.web_client import BOTH, FakeTiers, a_client, a_replica

@@ -1,10 +1,16 @@
-"""Pass a request that would wait to a replica that has room, one local hop away.
+"""Forward a request that would wait to a replica that has capacity, one local hop away: first to
+the other replicas of its own tier, then to those of the other tier that lend slots.
 
-First to the other replicas of its own tier, then to those of the other tier that lend slots.
+A replica marks what it forwards with a keyed hash of the request's id. The key is the cluster's: it
+comes over Ray, where no client has access. Internal headers without a true mark are taken off the
+request, so that a client that writes them gets what it would get without.
 """
 
 import asyncio
+import hashlib
+import hmac
 import random
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -12,30 +18,59 @@ from io import BytesIO
 from typing import TypeVar
 
 import aiohttp
-from starlette.types import Message, Send
+from starlette.types import Message, Scope, Send
 
-from serve_app.api.exchange import Exchange
-from serve_app.api.internal_headers import (
-    BORROWED_HEADER,
-    INTERNAL_HEADERS,
-    PLAN_HEADER,
-    RELAYED_HEADER,
-    ClusterSecret,
-)
-from serve_app.api.lending import NOT_TAKEN, Lender, written_plan
-from serve_app.api.messages import (
-    HOP_BY_HOP,
-    NOT_FORWARDED,
+from serve_app.api.asgi import HOP_BY_HOP, NOT_FORWARDED, SERVERS_OWN
+from serve_app.api.lending import BORROWED_HEADER, NOT_TAKEN, PLAN_HEADER, Lender, written_plan
+from serve_app.api.request_context import (
     REQUEST_ID_HEADER,
-    SERVERS_OWN,
-    ClientGone,
+    RequestContext,
+    header,
     path_below_root,
 )
+from serve_app.api.request_record import RequestOutcome
+from serve_app.api.response import TierResponse
 from serve_app.core.tiers import Tier
-from serve_app.errors import RequestError
+from serve_app.errors import ClientDisconnectedError, RequestError
 
+FORWARDED_HEADER = b"x-tierserve-relayed"
+INTERNAL_HEADERS = frozenset({FORWARDED_HEADER, BORROWED_HEADER, PLAN_HEADER})
 CONNECT_TIMEOUT_S = 1.0
 Replica = TypeVar("Replica")
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSecret:
+    """The key that all replicas of a cluster share."""
+
+    key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+
+    def mark(self, request_id: str) -> str:
+        """The value of FORWARDED_HEADER on a request that this replica forwards."""
+        return hmac.new(self.key, b"relayed " + request_id.encode(), hashlib.sha256).hexdigest()
+
+    def cache_salt(self, client: bytes | None) -> str:
+        """What keeps a client's prompts apart in the prefix cache, the same on every replica. For a
+        client without credentials it is new each time."""
+        if client is None:
+            return secrets.token_hex(16)
+        return hmac.new(self.key, b"salt " + client, hashlib.sha256).hexdigest()
+
+    def take_forwarded(self, scope: Scope, request_id: str) -> bool:
+        """Whether another replica has forwarded this request. If not, its internal headers are
+        taken off the scope."""
+        names = {name.lower() for name, _ in scope["headers"]}
+        if names.isdisjoint(INTERNAL_HEADERS):
+            return False
+        mark = header(scope, FORWARDED_HEADER) or b""
+        if hmac.compare_digest(mark, self.mark(request_id).encode()):
+            return True
+        scope["headers"] = [
+            (name, value)
+            for name, value in scope["headers"]
+            if name.lower() not in INTERNAL_HEADERS
+        ]
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +82,7 @@ class _Taken:
 
 
 @dataclass(slots=True)
-class Relay:
+class Forwarder:
     """`peers` gives the base URLs of the tier's other replicas, `lenders` those of the other tier
     that serve the same model, both as they are now."""
 
@@ -64,60 +99,67 @@ class Relay:
         """Whether there is any replica to ask."""
         return bool(await self.peers() or await self.lenders())
 
-    async def passed_on(self, exchange: Exchange, gone: asyncio.Future[Message]) -> bool:
-        """Whether another replica ran and answered it. Raises ClientGone, and RequestError 502 when
-        that replica is lost before the end.
+    async def forward(
+        self,
+        context: RequestContext,
+        response: TierResponse,
+        disconnected: asyncio.Future[Message],
+    ) -> RequestOutcome | None:
+        """The outcome of a request that another replica ran and answered; None where nobody took
+        it. Raises ClientDisconnectedError, and RequestError 502 when that replica is lost before
+        the end.
 
-        A replica without a free slot refuses a relayed request at once, so trying costs one local
-        round trip. A request is relayed once only: whoever takes it runs it now.
+        A replica without a free slot refuses a forwarded request at once, so trying costs one local
+        round trip. A request is forwarded once only: whoever takes it runs it now.
         """
-        if exchange.relayed_here:
-            return False
-        passing = asyncio.ensure_future(self._pass_on(exchange))
+        if context.forwarded_here:
+            return None
+        forwarding = asyncio.ensure_future(self._forward(context, response))
         try:
-            await asyncio.wait({passing, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not passing.done():
-                raise ClientGone
-            return passing.result()
+            await asyncio.wait({forwarding, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+            if not forwarding.done():
+                raise ClientDisconnectedError
+            return forwarding.result()
         finally:
-            passing.cancel()
+            forwarding.cancel()
             with suppress(asyncio.CancelledError, RequestError):
-                await passing
+                await forwarding
 
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
 
-    async def _pass_on(self, exchange: Exchange) -> bool:
-        offered = self._offered(exchange)
-        async with offered as taken:
+    async def _forward(
+        self, context: RequestContext, response: TierResponse
+    ) -> RequestOutcome | None:
+        async with self._offered(context) as taken:
             if taken is None:
-                return False
-            exchange.lender = taken.lender
-            exchange.answer.relayed = True
-            exchange.answer.measured_here = taken.lender is not None
+                return None
+            lent = taken.lender is not None
             try:
-                await _copy(taken.response, exchange.answer)
+                await _copy(taken.response, response.from_replica(observed=lent))
             except aiohttp.ClientError as error:
                 raise RequestError(
                     502, "The replica that ran this request was lost.", code="replica_lost"
                 ) from error
-        return True
+            return RequestOutcome(
+                response.status, response.timing, forwarded=True, lender=taken.lender
+            )
 
     @asynccontextmanager
-    async def _offered(self, exchange: Exchange) -> AsyncIterator[_Taken | None]:
-        """The answer of the replica that took the request, or None."""
-        scope = exchange.scope
+    async def _offered(self, context: RequestContext) -> AsyncIterator[_Taken | None]:
+        """The response of the replica that took the request, or None."""
+        scope = context.scope
         headers = [
             (key.decode("latin-1"), value.decode("latin-1"))
             for key, value in scope["headers"]
             # A lender reads the first plan: it is to be this tier's, never a client's.
             if key.lower() not in NOT_FORWARDED | INTERNAL_HEADERS
         ]
-        headers.append((RELAYED_HEADER.decode(), self.secret.mark(exchange.request_id)))
+        headers.append((FORWARDED_HEADER.decode(), self.secret.mark(context.request_id)))
         async with AsyncExitStack() as stack:
             for peer in _in_any_order(await self.peers()):
-                response = await self._ask(stack, peer + scope["path"], exchange.asked, headers)
+                response = await self._ask(stack, peer + scope["path"], context.received, headers)
                 if response is not None:
                     yield _Taken(response, None)
                     return
@@ -125,10 +167,10 @@ class Relay:
                 url = lender.url + lender.tier.route_prefix + path_below_root(scope)
                 marks = [
                     (BORROWED_HEADER.decode(), lender.mark(self.tier)),
-                    (PLAN_HEADER.decode(), written_plan(exchange.prepared)),
+                    (PLAN_HEADER.decode(), written_plan(context.prepared)),
                 ]
-                with self._run_elsewhere(exchange.prepared.sequences):
-                    response = await self._ask(stack, url, exchange.body, [*headers, *marks])
+                with self._run_elsewhere(context.prepared.sequences):
+                    response = await self._ask(stack, url, context.body, [*headers, *marks])
                     if response is not None:
                         yield _Taken(response, lender.tier)
                         return

@@ -5,14 +5,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.answer_facts import ends_answer, in_chunk, in_whole, was_cut
-from serve_app.api.endpoints import (
-    CHAT_COMPLETIONS,
-    COMPLETIONS,
-    MESSAGES,
-    RESPONSES,
-    Endpoint,
-)
+from serve_app.api.response_metadata import in_chunk, in_whole
+from serve_app.api.routes import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from serve_app.core.generation import Generation, SequenceFacts
 from serve_app.core.reasoning.trace import ThoughtEnd, ThoughtMarks, ThoughtTrace
 
@@ -69,16 +63,18 @@ def data_of(body: bytes) -> dict[str, Any]:
 def test_the_last_event_of_an_answer_is_known_and_those_before_it_are_none(
     endpoint: Endpoint,
 ) -> None:
-    assert ends_answer(event(LAST[endpoint]), endpoint)
-    assert not ends_answer(event(BEFORE[endpoint]), endpoint)
-    assert not ends_answer(b"data: [DONE]\n\n", endpoint)
+    assert endpoint.ending is not None
+    assert endpoint.ending in event(LAST[endpoint])
+    assert endpoint.ending not in event(BEFORE[endpoint])
+    assert endpoint.ending not in b"data: [DONE]\n\n"
 
 
 @EACH
 def test_text_that_looks_like_an_end_is_none(endpoint: Endpoint) -> None:
     said = event(LAST[endpoint]).decode()
     inside = event({**BEFORE[endpoint], "content": said})
-    assert not ends_answer(inside, endpoint)
+    assert endpoint.ending is not None
+    assert endpoint.ending not in inside
 
 
 @EACH
@@ -191,12 +187,3 @@ def test_content_is_text_unless_a_call_stands_in_its_place(
 ) -> None:
     answer, _ = whole({"choices": [{"message": message}]}, Generation())
     assert answer["choices"][0]["message"]["content"] == content
-
-
-@pytest.mark.parametrize(
-    ("ends", "cut"),
-    [([], False), ([None], False), (["complete", "off"], False), (["complete", "cut"], True)],
-)
-def test_a_request_was_cut_if_any_of_its_thoughts_was(ends: list[str | None], cut: bool) -> None:
-    sequences = [facts(None if end is None else ThoughtEnd(end)) for end in ends]
-    assert was_cut(told_of(*sequences)) is cut

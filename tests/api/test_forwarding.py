@@ -62,7 +62,7 @@ async def a_pair(
         try:
             yield Pair(near, here_engine, free_here, far, there_engine, free_there)
         finally:
-            await near.relay.close()
+            await near.forwarder.close()
         await until(lambda: not far_gate.running_requests)
         for gate in (near_gate, far_gate):
             assert (gate.running_requests, gate.queued_requests) == (0, 0)
@@ -121,7 +121,7 @@ async def test_a_request_that_is_refused_here_runs_where_there_is_room() -> None
         await first.done
         assert second.status == 200
         assert len(pair.there_engine.asked) == 1
-        assert pair.here.gate.promises.outstanding(time.monotonic()) == 0
+        assert pair.here.gate.reservations.outstanding(time.monotonic()) == 0
         assert count(pair.here, "refused_total") == 0
 
 

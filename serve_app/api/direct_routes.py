@@ -1,4 +1,4 @@
-"""The routes that only answer: models, versions, and what the tokenizer does for a client.
+"""The routes that do not generate: models, versions, and what the tokenizer does for a client.
 
 vLLM has one thread for its tokenizer, which every request's prompt passes too. So its routes have
 bounds of their own, and of a replica's clients one at a time is in it.
@@ -11,16 +11,14 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Receive, Scope
 
-from serve_app.api.answer import Answer
-from serve_app.api.body_reader import BodyReader
+from serve_app.api.cancellation import call_engine
 from serve_app.api.conversation import take_conversation
-from serve_app.api.endpoints import CHAT_COMPLETIONS, MESSAGES
-from serve_app.api.engine_call import call_engine
-from serve_app.api.field_bounds import FieldBounds, refuse_excess, refuse_many_ids
-from serve_app.api.messages import for_engine
-from serve_app.api.payload import as_json, parse_object
-from serve_app.api.routes import Body, Route
-from serve_app.api.tool_schemas import complete_tools
+from serve_app.api.field_rules import FieldBounds, refuse_excess, refuse_many_ids
+from serve_app.api.request_body import BodyReader, as_json, parse_object
+from serve_app.api.request_context import for_engine
+from serve_app.api.response import TierResponse
+from serve_app.api.routes import CHAT_COMPLETIONS, MESSAGES, Body, Route
+from serve_app.api.structures import complete_tools
 from serve_app.config.tier import TierSettings
 from serve_app.errors import RequestError
 
@@ -31,7 +29,7 @@ MAX_WAIT_S = 5.0
 
 
 @dataclass(slots=True)
-class AnsweringRoutes:
+class DirectRoutes:
     """Sends such a request to vLLM's application; `bounds` is None where the engine has none."""
 
     engine_app: ASGIApp
@@ -44,14 +42,16 @@ class AnsweringRoutes:
         self,
         scope: Scope,
         receive: Receive,
-        answer: Answer,
+        response: TierResponse,
         route: Route,
         settings: TierSettings,
     ) -> None:
-        """Raises RequestError, and ClientGone when the client left."""
+        """Raises RequestError, and ClientDisconnectedError."""
         if route.body is Body.NONE:
             inner = for_engine(scope, 0)
-            await call_engine(self.engine_app, inner, body=b"", receive=receive, send=answer)
+            await call_engine(
+                self.engine_app, inner, body=b"", receive=receive, send=response.from_engine()
+            )
             return
         asked = await self.bodies.read(
             scope,
@@ -69,14 +69,13 @@ class AnsweringRoutes:
         take_conversation(payload, endpoint)
         complete_tools(payload, endpoint)
         async with self._one_at_a_time() as leave:
-            # A client that is slow to take its answer, or never does, keeps nobody out.
-            answer.before_whole = leave
+            # A client that is slow to read its answer, or never does, keeps nobody out.
             await call_engine(
                 self.engine_app,
                 for_engine(scope, len(body := as_json(payload))),
                 body=body,
                 receive=receive,
-                send=answer,
+                send=response.from_engine(before_whole=leave),
             )
 
     @asynccontextmanager

@@ -1,5 +1,5 @@
-"""Writes into the response what the engine reports beside it: how each answer's reasoning ended, and
-endless repetition, which OpenAI's finish reasons have no word for."""
+"""Writes into the response what the engine reports beside it: how each answer's reasoning ended,
+and endless repetition, which OpenAI's finish reasons have no word for."""
 
 import json
 import re

@@ -119,7 +119,8 @@ def test_a_repetition_is_an_openai_stop_and_told_beside_it(endpoint: Endpoint) -
 
 def test_a_message_whose_end_anthropic_has_no_word_for_tells_of_it_too() -> None:
     chunk = event({"type": "message_delta", "delta": {"stop_reason": None}}, "message_delta")
-    assert ends_answer(chunk, MESSAGES)
+    assert MESSAGES.ending is not None
+    assert MESSAGES.ending in chunk
     told = data_of(in_chunk(chunk, MESSAGES, told_of(facts(repeated=True))))["tierserve"]
     assert told["finish_reasons"] == {"0": "repetition"}
     ended = in_chunk(chunk, MESSAGES, told_of(facts(repeated=True)))

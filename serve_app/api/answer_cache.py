@@ -1,4 +1,4 @@
-"""Answers kept for the same question: asked with the same key, in the same words and parameters.
+"""Answers kept for the same question: with the same API key, messages and parameters.
 
 Only what is deterministic is kept: temperature 0, or a seed. Each replica keeps its own.
 """
@@ -22,8 +22,8 @@ CACHE_HEADER = b"x-tierserve-cache"
 # What one kept answer takes beside its bytes.
 OVERHEAD_BYTES = 512
 _ID = re.compile(rb'"id":"((?:chatcmpl|cmpl|resp|msg)[-_][^"]+)"')
-# The begin of an event that tells of a fault; inside a JSON string no line begins.
-_FAULT = re.compile(rb'^(?:data: \{"error":|event: (?:error|response\.failed)$)', re.MULTILINE)
+# The begin of an event that reports an error; inside a JSON string no line begins.
+_ERROR = re.compile(rb'^(?:data: \{"error":|event: (?:error|response\.failed)$)', re.MULTILINE)
 _EVENT_END = b"\n\n"
 
 
@@ -42,7 +42,7 @@ class KeptAnswer:
     @property
     def failed(self) -> bool:
         """A stream that began well and ended with an error."""
-        return self.streamed and _FAULT.search(b"".join(self.parts)) is not None
+        return self.streamed and _ERROR.search(b"".join(self.parts)) is not None
 
     def renamed(self, request_id: str) -> list[bytes]:
         """The events of the stream, or the JSON body, under an id of their own. The parts that

@@ -1,8 +1,13 @@
-"""One call of vLLM's application that can be ended early.
+"""What ends a request before its answer does: its client disconnects or stalls, a drain is over.
 
-vLLM's handlers do the work of a whole answer in a task of their own, which goes on when the call
-is cancelled, and Serve cancels the call when a client leaves. Told that the client left, they end
-that task and abort the request in the engine. A stream that has begun ends when it is cancelled.
+- `call_engine`: vLLM's handlers do the work of a whole answer in a task of their own, which goes on
+  when the call is cancelled, and Serve cancels the call when a client disconnects. Sent a
+  disconnect instead, they end that task and abort the request in the engine. A stream that has
+  begun ends when it is cancelled.
+- `Deadlines`: the end of all running requests at once, as at the end of a drain.
+- `StallWatch`: a stream whose client does not read fills the sockets and then stands still inside
+  `send`. The engine goes on, since nothing slows it down; so once it has finished, the slots of
+  such a stream are free, and after `stall_s` without a byte taken the request ends.
 """
 
 import asyncio
@@ -27,34 +32,34 @@ async def call_engine(
     send: Send,
     generation: Generation | None = None,
 ) -> None:
-    """Call `app` with a body that was already read; cancelled, or left by its client, end its work
-    before returning. The engine behind `app` finds `generation` in its context."""
+    """Call `app` with a body that was already read; cancelled, or when its client disconnects, end
+    its work before returning. The engine behind `app` finds `generation` in its context."""
     connection = _Connection(body, send)
-    told = GENERATION.set(generation)
+    token = GENERATION.set(generation)
     try:
         call = asyncio.ensure_future(app(scope, connection.receive, connection.send))
     finally:
-        GENERATION.reset(told)
-    gone = asyncio.ensure_future(_gone(receive))
+        GENERATION.reset(token)
+    disconnected = asyncio.ensure_future(_disconnected(receive))
     try:
-        await asyncio.wait({call, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({call, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if call.done():
             call.result()
     finally:
-        gone.cancel()
+        disconnected.cancel()
         if not call.done():
             await _end(call, connection)
 
 
-async def _gone(receive: Receive) -> None:
-    """Until the client leaves. Of a route that reads no body one may still come, if only the empty
-    one of a GET."""
+async def _disconnected(receive: Receive) -> None:
+    """Until the client disconnects. Of a route that reads no body one may still come, if only the
+    empty one of a GET."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def _end(call: asyncio.Future[None], connection: "_Connection") -> None:
-    connection.left.set_result(None)
+    connection.closed.set_result(None)
     if not connection.answering:
         await asyncio.wait({call}, timeout=END_WITHIN_S)
     call.cancel()
@@ -64,13 +69,13 @@ async def _end(call: asyncio.Future[None], connection: "_Connection") -> None:
 
 @dataclass(slots=True)
 class _Connection:
-    """The client as vLLM's application sees it. `left` is done once the client is to be gone;
-    nothing is sent any more then."""
+    """The client as vLLM's application sees it. `closed` is done once the client is to look
+    disconnected; nothing is sent any more then."""
 
     body: bytes | None
     send_on: Send
     answering: bool = False
-    left: asyncio.Future[None] = field(
+    closed: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
@@ -79,11 +84,11 @@ class _Connection:
             body, self.body = self.body, None
             return {"type": "http.request", "body": body, "more_body": False}
         # Several may listen, and one that stops listening is no reason for the others to.
-        await asyncio.wait({self.left})
+        await asyncio.wait({self.closed})
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        if not self.left.done():
+        if not self.closed.done():
             self.answering = True
             await self.send_on(message)
 
@@ -93,7 +98,7 @@ _STOPPING = "The replica is being stopped and its time to drain is over. Please 
 
 @dataclass(slots=True)
 class Deadlines:
-    """Of each running request one, which never comes unless they are ended."""
+    """One for each running request, which never comes unless they are ended."""
 
     _all: set[asyncio.Timeout] = field(default_factory=set)
     _stalled: set[asyncio.Timeout] = field(default_factory=set)
@@ -118,7 +123,7 @@ class Deadlines:
             self._stalled.discard(deadline)
 
     def stall(self, deadline: asyncio.Timeout) -> None:
-        """End the request of this deadline, whose client takes nothing."""
+        """End the request of this deadline, whose client reads nothing."""
         self._stalled.add(deadline)
         deadline.reschedule(asyncio.get_running_loop().time())
 
@@ -135,7 +140,7 @@ LOOK_EVERY_S = 0.5
 
 @dataclass(slots=True, eq=False)
 class ClientSend:
-    """An ASGI `send` that knows since when its client takes nothing."""
+    """An ASGI `send` that knows since when its client reads nothing."""
 
     send_on: Send
     clock_s: Callable[[], float]
@@ -155,7 +160,7 @@ class ClientSend:
 @dataclass(slots=True, eq=False)
 class Watched:
     """One request. `stall` ends it; `engine_done` says whether its engine work is over, and
-    `release` then frees what it holds at the gate."""
+    `release` then frees its slots at the gate."""
 
     client: ClientSend
     stall: Callable[[], None]

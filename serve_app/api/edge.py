@@ -10,21 +10,18 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.answer_cache import AnswerCache, CacheLookup
-from serve_app.api.asgi import send_error
 from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch, Watched, call_engine
-from serve_app.api.direct_routes import DirectRoutes
+from serve_app.api.direct_routes import DirectRoutes, refuse_route
 from serve_app.api.field_rules import FieldBounds, SchemaRules
 from serve_app.api.forwarding import Forwarder
 from serve_app.api.gate import Gate, GateFullError, QueueEntry
 from serve_app.api.lending import LendingDesk, no_capacity
-from serve_app.api.request_body import BodyReader, as_json, parse_object
+from serve_app.api.request_body import BodyReader, PromptEstimate, as_json, parse_object
 from serve_app.api.request_context import (
     RequestContext,
     RequestId,
     client_of,
     path_below_root,
-    shown_path,
-    speaks_anthropic,
     take_request_id,
     with_path,
 )
@@ -37,8 +34,6 @@ from serve_app.api.routes import (
     Route,
     generating_endpoint,
     meant_path,
-    no_route,
-    tier_methods,
     tier_route,
 )
 from serve_app.api.rules import RuleBook, prepare
@@ -59,32 +54,8 @@ from serve_app.telemetry import TierMetrics
 WARNING_HEADER = b"x-tierserve-warning"
 # A stream whose client has let the edge wait for more of its time says nothing of the engine.
 MAX_WAITED_FRACTION = 0.1
-# Of prompt estimates: about the last fifty requests say how many bytes a token takes; before the
-# first, a usual vocabulary does.
-NEWEST_KEPT = 0.98
-BYTES_PER_TOKEN = 4.0
-DERIVED_TOKENS = 512.0
 _DIRECT = Endpoint("direct", "", (), None)
 _DIRECT_ANTHROPIC = Endpoint("direct", "", (), None, anthropic=True)
-
-
-@dataclass(slots=True)
-class PromptEstimate:
-    """How many tokens a prompt has, from the length of its body, until the engine has counted
-    them: to tokenize it here would be the engine's work twice, on the event loop. Tokens of prompts
-    and bytes of their requests are sums that forget."""
-
-    _tokens: float = DERIVED_TOKENS
-    _bytes: float = DERIVED_TOKENS * BYTES_PER_TOKEN
-
-    def tokens(self, body_bytes: int) -> float:
-        """Of all prompts of a request."""
-        return body_bytes * self._tokens / self._bytes
-
-    def observe(self, *, body_bytes: int, tokens: float) -> None:
-        """The engine has counted the prompts of a request."""
-        self._tokens = self._tokens * NEWEST_KEPT + tokens
-        self._bytes = self._bytes * NEWEST_KEPT + body_bytes
 
 
 @dataclass(slots=True)
@@ -147,7 +118,7 @@ class TierEdge:
         elif (route := tier_route(method, path)) is not None:
             await self._answer_directly(scope, receive, send, route, request_id)
         else:
-            await _refuse_route(scope, send, request_id)
+            await refuse_route(scope, send, request_id)
 
     async def _generate(
         self,
@@ -160,7 +131,7 @@ class TierEdge:
     ) -> None:
         """A generating request from its first byte to the record of its outcome.
 
-        (1) Read it and apply the tier's rules: from then on its facts are frozen.
+        (1) Read it and apply the tier's rules: from then on it is frozen.
         (2) Answer it from the cache, if its answer is kept there.
         (3) Choose what is done to its response.
         (4) Serve it, until the end of a drain, or until its client has stalled for too long.
@@ -195,10 +166,10 @@ class TierEdge:
         except RequestError as error:
             await response.fail(error)
             record.end(error.status, reason=error.code)
-        except (ClientDisconnectedError, asyncio.CancelledError) as gone:
-            stalled = isinstance(gone, ClientStalledError)
+        except (ClientDisconnectedError, asyncio.CancelledError) as ended:
+            stalled = isinstance(ended, ClientStalledError)
             record.end_disconnected("client_stalled" if stalled else "client_gone")
-            if isinstance(gone, asyncio.CancelledError):
+            if isinstance(ended, asyncio.CancelledError):
                 raise
         except Exception:
             await response.fail(internal_error())
@@ -305,8 +276,8 @@ class TierEdge:
         (2) Enter the gate, which queues the request until its slots are granted, or is full.
         (3) Wait in the queue, with heartbeats; at its head, look for another replica.
         (4) Run it on this replica's engine.
-        (5) Where the gate is full another replica may have capacity; else the client is told when
-            to retry.
+        (5) Where the gate is full another replica may have capacity; else refuse, with the time to
+            retry.
         """
         prepared, prompt_tokens = context.prepared, self.prompts.tokens(len(context.body))
         self._take_forwarded(context, prompt_tokens)  # (1)
@@ -348,7 +319,7 @@ class TierEdge:
             if not lending.allowed:
                 raise no_capacity(f"Nothing to lend: {lending.reason}.")
         elif context.forwarded_here and not self.gate.has_room(sequences):
-            raise no_capacity("No room for a relayed request.")
+            raise no_capacity("No room for a forwarded request.")
 
     def _generation(self, entry: QueueEntry, context: RequestContext) -> Generation:
         """What the engine is to know of the request, and to report of it, beside HTTP."""
@@ -498,14 +469,3 @@ class TierEdge:
             await response.fail(error)
         except ClientDisconnectedError:
             return
-
-
-async def _refuse_route(scope: Scope, send: Send, request_id: RequestId) -> None:
-    method, path = scope["method"], path_below_root(scope)
-    error, headers = no_route(method, path, shown_path(scope)), ()
-    if allowed := tier_methods(path):
-        message = f"{shown_path(scope)} takes {allowed}, not {method}."
-        error = RequestError(405, message, code="method_not_allowed")
-        headers = [(b"allow", allowed.encode())]
-    anthropic = speaks_anthropic(scope)
-    await send_error(send, error, request_id=request_id, anthropic=anthropic, headers=headers)

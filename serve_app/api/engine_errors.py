@@ -1,4 +1,4 @@
-"""vLLM's errors as this service's: their words, the field that they are about, and their code.
+"""vLLM's errors as this service's: in plain words, with the field and the code that clients know.
 
 As an event of a stream they come after its status has been sent. Where they are about a body that
 does not fit its schema, pydantic has tried every type that a field may have, and reports of each;
@@ -51,7 +51,7 @@ _FIELDS_OF_SAMPLING = frozenset(
         "structured_outputs.structural_tag",
     }
 )
-# Words of Python's own errors, which tell a client nothing.
+# Python's own errors, which mean nothing to a client.
 _PYTHON = re.compile(
     r"'?NoneType'?|\bobject is not (?:iterable|callable|subscriptable)|<class '|\bunhashable type|"
     r"object has no attribute|\bNone\b|indices must be integers|argument of type|"
@@ -72,15 +72,44 @@ _NO_MODEL = re.compile(
     r"^The model `(?P<name>.*)` does not exist\. Valid aliases: (?P<served>.*)\.$"
 )
 _NO_FIT = "The body does not fit the endpoint's schema"
-
-
 # vLLM may repeat what it was sent: megabytes of ids that are out of its vocabulary.
 MAX_MESSAGE_CHARS = 1000
+CODE = "context_length_exceeded"
+# As vLLM's endpoints write it; agents look for the first ones, which are OpenAI's too.
+_TOO_LONG = (
+    "This model's maximum context length is",
+    "The engine prompt length",
+    "Input length (",
+)
+_NO_ROOM = "max_tokens must be at least 1, got 0"
+_FILLED = (
+    "The prompt fills the model's whole context, which leaves no token for an answer. Shorten it."
+)
+# An event that begins with one of these is an error: OpenAI's form and Anthropic's.
+ERROR_STARTS = (b'data: {"error":', b"event: error\n")
+# Anthropic's events name the kind alone.
+_STATUS_OF_TYPE = {
+    "BadRequestError": 400,
+    "invalid_request_error": 400,
+    "NotFoundError": 404,
+    "not_found_error": 404,
+    "UnprocessableEntityError": 422,
+    "ServiceUnavailableError": 503,
+    "overloaded_error": 503,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedError:
+    """The status that vLLM would have answered with, and its body."""
+
+    status: int
+    body: bytes
 
 
 def client_error(status: int, body: bytes, endpoint: Endpoint, *, granted: int) -> RequestError:
-    """vLLM's error of a request in our words, with a `code` that is text or null; `granted` is the
-    most new tokens that the request may get."""
+    """vLLM's error of a request as a client reads it, with a `code` that is text or null; `granted` is
+    the most new tokens that the request may get."""
     try:
         error = json.loads(body)["error"]
         message, param = error["message"], error.get("param")
@@ -94,6 +123,37 @@ def client_error(status: int, body: bytes, endpoint: Endpoint, *, granted: int) 
     code = {400: "invalid_value", 404: "model_not_found"}.get(status)
     error = RequestError(status, message, param=param, code=code)
     return about_context(error, endpoint, granted=granted)
+
+
+def error_in(event: bytes) -> StreamedError | None:
+    """The error that this event is; None for all others, at the cost of a look at its begin."""
+    if not event.startswith(ERROR_STARTS):
+        return None
+    lines = (line for line in event.split(b"\n") if line.startswith(b"data: "))
+    data = next(lines, b"")[6:]
+    try:
+        error = json.loads(data)["error"]
+        code = error.get("code")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return StreamedError(HTTPStatus.INTERNAL_SERVER_ERROR, data)
+    if not isinstance(code, int) or not 400 <= code < 600:
+        code = _STATUS_OF_TYPE.get(str(error.get("type")), HTTPStatus.INTERNAL_SERVER_ERROR)
+    return StreamedError(code, data)
+
+
+def error_event(body: bytes, endpoint: Endpoint, *, number: int = 0, last: bool = True) -> bytes:
+    """An error as an event of a stream. Anthropic's clients take it by the event's name, OpenAI's
+    by its data, and those of Responses by both; they count a stream's events."""
+    if endpoint.anthropic:
+        return b"event: error\ndata: " + body + b"\n\n"
+    if endpoint is not RESPONSES:
+        return b"data: " + body + b"\n\n" + (b"data: [DONE]\n\n" if last else b"")
+    error = json.loads(body)["error"]
+    fields = {name: error.get(name) for name in ("code", "message", "param")}
+    event = json.dumps(
+        {"type": "error", **fields, "sequence_number": number}, separators=(",", ":")
+    )
+    return b"event: error\ndata: " + event.encode() + b"\n\n"
 
 
 def in_plain_words(message: str, param: str | None) -> tuple[str, str | None]:
@@ -166,19 +226,6 @@ def _reason(text: str) -> str:
     return plain.strip(" .")
 
 
-CODE = "context_length_exceeded"
-# vLLM's words, of its endpoints; agents look for the first ones, which are OpenAI's too.
-_TOO_LONG = (
-    "This model's maximum context length is",
-    "The engine prompt length",
-    "Input length (",
-)
-_NO_ROOM = "max_tokens must be at least 1, got 0"
-_FILLED = (
-    "The prompt fills the model's whole context, which leaves no token for an answer. Shorten it."
-)
-
-
 def about_context(error: RequestError, endpoint: Endpoint, *, granted: int) -> RequestError:
     """vLLM's error with the field and code that clients know, if it is about that; `granted` is
     the most new tokens that the request may get."""
@@ -189,56 +236,3 @@ def about_context(error: RequestError, endpoint: Endpoint, *, granted: int) -> R
         return error
     field = {COMPLETIONS: "prompt", RESPONSES: "input"}.get(endpoint, "messages")
     return RequestError(error.status, message, param=field, code=CODE)
-
-
-# An event that begins with one of these is an error: OpenAI's form and Anthropic's.
-ERROR_STARTS = (b'data: {"error":', b"event: error\n")
-
-
-@dataclass(frozen=True, slots=True)
-class StreamedError:
-    """The status that vLLM would have answered with, and its body."""
-
-    status: int
-    body: bytes
-
-
-def error_in(event: bytes) -> StreamedError | None:
-    """The error that this event is; None for all others, at the cost of a look at its begin."""
-    if not event.startswith(ERROR_STARTS):
-        return None
-    lines = (line for line in event.split(b"\n") if line.startswith(b"data: "))
-    data = next(lines, b"")[6:]
-    try:
-        error = json.loads(data)["error"]
-        code = error.get("code")
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return StreamedError(HTTPStatus.INTERNAL_SERVER_ERROR, data)
-    if not isinstance(code, int) or not 400 <= code < 600:
-        code = _STATUS_OF_TYPE.get(str(error.get("type")), HTTPStatus.INTERNAL_SERVER_ERROR)
-    return StreamedError(code, data)
-
-
-def error_event(body: bytes, endpoint: Endpoint, *, number: int = 0, last: bool = True) -> bytes:
-    """An error as an event of a stream. Anthropic's clients take it by the event's name, OpenAI's
-    by its data, and those of Responses by both; they count a stream's events."""
-    if endpoint.anthropic:
-        return b"event: error\ndata: " + body + b"\n\n"
-    if endpoint is not RESPONSES:
-        return b"data: " + body + b"\n\n" + (b"data: [DONE]\n\n" if last else b"")
-    error = json.loads(body)["error"]
-    told = {name: error.get(name) for name in ("code", "message", "param")}
-    event = json.dumps({"type": "error", **told, "sequence_number": number}, separators=(",", ":"))
-    return b"event: error\ndata: " + event.encode() + b"\n\n"
-
-
-# Anthropic's events name the kind alone.
-_STATUS_OF_TYPE = {
-    "BadRequestError": 400,
-    "invalid_request_error": 400,
-    "NotFoundError": 404,
-    "not_found_error": 404,
-    "UnprocessableEntityError": 422,
-    "ServiceUnavailableError": 503,
-    "overloaded_error": 503,
-}

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # Over so long a time is counted which part of it prompts take.
 READ_S = 20.0
-MOST_READ_SHARE = 0.9
-# What is lent stays for as long as an answer takes, and its lender's own load comes back meanwhile:
+MAX_READ_FRACTION = 0.9
+# What is lent stays for as long as an answer takes, and its lender's own load returns meanwhile:
 # it counts as it was at its height in about so long a time.
 HEIGHT_S = 60.0
 
@@ -68,7 +68,7 @@ class EngineRoom:
     _pool_room: int | None = None
     _answers: AnswersLeft | None = None
     _answers_of: tuple[int, ...] = ()
-    _read_share: float = 0.0
+    _read_fraction: float = 0.0
     _read_at_s: float = 0.0
     _own_sequences: int = 0
     _own_height: _Height = field(default_factory=_Height)
@@ -120,17 +120,17 @@ class EngineRoom:
         took_s = now_s - entry.started_s
         self.pace = observe_prefill(self.pace, took_s=took_s, reckoned_s=entry.reckoned_s)
         read_s = entry.prompt_tokens * self._prompt_token_ms() / 1e3
-        self._read_share = self._share_read(now_s) + read_s / READ_S
+        self._read_fraction = self._fraction_read(now_s) + read_s / READ_S
         self._read_at_s = now_s
-        self._read_height.observe(self._read_share, now_s)
+        self._read_height.observe(self._read_fraction, now_s)
         self._end_reading(entry)
         return True
 
     def takes(self, sequences: int, entry: "QueueEntry | None" = None) -> bool:
         """Whether the engine is given another request now, a typical one if none is named: it has
-        less to read than it is given at once, and its pool will hold it. One that runs alone
+        less to read than it is given at once, and its pool has room for it. One that runs alone
         always is, however long."""
-        return not self._running or (self._reads_soon() and self._pool_holds(sequences, entry))
+        return not self._running or (self._reads_soon() and self._pool_fits(sequences, entry))
 
     def ahead(self, prompt_tokens: float, queued_tokens: float) -> PrefillAhead:
         """What a request with that prompt finds, behind so many tokens of prompts at the gate."""
@@ -148,29 +148,29 @@ class EngineRoom:
         )
 
     def slots(self, slots: int) -> int:
-        """How many of the slots can be busy: fewer where the pool holds no more."""
+        """How many of the slots can be busy: fewer where the pool has room for no more."""
         if not self._running or not self.kv_tokens:
             return slots
         more = slots - self.sequences
-        if self._surely_holds(more, more * self.demand.lengths.prompt_tokens, self.typical_limit):
+        if self._surely_fits(more, more * self.demand.lengths.prompt_tokens, self.typical_limit):
             return slots
         return min(slots, self.sequences + self._sequences_more())
 
     def stream_token_s(self, more: int = 0) -> float:
         """Seconds between the tokens of a stream, with so many sequences more: steps, and the part
         of the time that prompts take."""
-        return self._token_s(more, self._share_read(self.clock_s()))
+        return self._token_s(more, self._fraction_read(self.clock_s()))
 
     def lender_token_s(self, sequences: int, prompt_tokens: float) -> float:
         """The same beside what would be lent, while its own load is at its height."""
         now_s = self.clock_s()
         own = max(0.0, self._own_height.at(now_s) - self._own_sequences)
         read_s = prompt_tokens * self._prompt_token_ms() / 1e3
-        share = max(self._share_read(now_s), self._read_height.at(now_s)) + read_s / READ_S
-        return self._token_s(sequences + own, share)
+        fraction = max(self._fraction_read(now_s), self._read_height.at(now_s)) + read_s / READ_S
+        return self._token_s(sequences + own, fraction)
 
-    def _token_s(self, more: float, share: float) -> float:
-        return self._step_ms(more) / 1e3 / (1 - min(share, MOST_READ_SHARE))
+    def _token_s(self, more: float, fraction: float) -> float:
+        return self._step_ms(more) / 1e3 / (1 - min(fraction, MAX_READ_FRACTION))
 
     def _end_reading(self, entry: "QueueEntry") -> None:
         if entry in self._reading:
@@ -184,12 +184,12 @@ class EngineRoom:
         reading_s = self._reading_tokens * self._reckoned_token_s() * self.pace.factor
         return reading_s < engine_limit_s(self.max_wait_s)
 
-    def _pool_holds(self, sequences: int, entry: "QueueEntry | None") -> bool:
+    def _pool_fits(self, sequences: int, entry: "QueueEntry | None") -> bool:
         if not self.kv_tokens:
             return True
         prompt_tokens = self.demand.lengths.prompt_tokens if entry is None else entry.prompt_tokens
         limit = self.typical_limit if entry is None else entry.max_new_tokens or NO_LIMIT
-        if self._surely_holds(sequences, prompt_tokens, limit):
+        if self._surely_fits(sequences, prompt_tokens, limit):
             return True
         if entry is None:
             return self._sequences_more() >= sequences
@@ -197,23 +197,23 @@ class EngineRoom:
             return False
         left = self._answers_left().after(0.0, limit)
         new = (prompt_tokens, left), *[(0.0, left)] * (sequences - 1)
-        return peak_tokens([*new, *self._held()]) <= self.kv_tokens
+        return peak_tokens([*new, *self._in_pool()]) <= self.kv_tokens
 
-    def _surely_holds(self, sequences: int, prompt_tokens: float, limit: int) -> bool:
-        """Whether the pool would hold all that runs and so many more at their ends, if those came
-        at once: more than the peak, and known without a look at each."""
+    def _surely_fits(self, sequences: int, prompt_tokens: float, limit: int) -> bool:
+        """Whether all that runs and so many more would fit into the pool at their ends, if those
+        came at once: more than the peak, and known without a look at each."""
         whole_tokens = (self.sequences + sequences) * self._answers_left().whole_tokens(limit)
         return self._prompt_tokens + prompt_tokens + whole_tokens <= self.kv_tokens
 
     def _sequences_more(self) -> int:
-        """How many typical ones more the pool will hold."""
+        """How many more typical ones fit into the pool."""
         if self._pool_room is None:
-            held, pool_tokens = self._held(), self.kv_tokens
+            present, pool_tokens = self._in_pool(), self.kv_tokens
             left = self._answers_left().after(0.0, self.typical_limit)
             one = (self.demand.lengths.prompt_tokens, left)
             counts = range(1, max(0, self._mean_sequences() - self.sequences) + 1)
             self._pool_room = bisect_left(
-                counts, True, key=lambda more: peak_tokens([one] * more + held) > pool_tokens
+                counts, True, key=lambda more: peak_tokens([one] * more + present) > pool_tokens
             )
         return self._pool_room
 
@@ -222,17 +222,17 @@ class EngineRoom:
         mean_tokens = self.demand.lengths.prompt_tokens + self._answers_left().held_tokens
         return int(self.kv_tokens * MEAN_SHARE / max(1.0, mean_tokens))
 
-    def _held(self) -> list[Held]:
+    def _in_pool(self) -> list[Held]:
         answers, now_s, token_s = self._answers_left(), self.clock_s(), self.stream_token_s()
-        held: list[Held] = []
+        pool: list[Held] = []
         for entry in self._running:
             limit, made = entry.max_new_tokens or NO_LIMIT, 0.0
             if entry.first_token_s is not None:
                 made = min((now_s - entry.first_token_s) / token_s, limit)
             one = made, answers.after(made, limit)
-            held.append((entry.prompt_tokens + one[0], one[1]))
-            held.extend([one] * (entry.sequences - 1))
-        return held
+            pool.append((entry.prompt_tokens + one[0], one[1]))
+            pool.extend([one] * (entry.sequences - 1))
+        return pool
 
     def _answers_left(self) -> AnswersLeft:
         lengths = self.demand.lengths
@@ -241,8 +241,8 @@ class EngineRoom:
             self._answers = AnswersLeft.learn(lengths.answers, lengths.expected_new_tokens)
         return self._answers
 
-    def _share_read(self, now_s: float) -> float:
-        return self._read_share * math.exp((self._read_at_s - now_s) / READ_S)
+    def _fraction_read(self, now_s: float) -> float:
+        return self._read_fraction * math.exp((self._read_at_s - now_s) / READ_S)
 
     def _prompt_token_ms(self) -> float:
         return self.demand.derived.per_prompt_token_ms * self.demand.speed.prefill_factor

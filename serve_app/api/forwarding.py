@@ -91,7 +91,7 @@ class Forwarder:
     lenders: Callable[[], Awaitable[Sequence[Lender]]]
     secret: ClusterSecret = field(default_factory=ClusterSecret)
     # Of this tier's sequences, those that run in slots of the other one, or ask for them: a whole
-    # answer says nothing before its end, and a lender without room refuses within milliseconds.
+    # answer says nothing before its end, and a lender without capacity refuses within milliseconds.
     sequences_elsewhere: int = 0
     _session: aiohttp.ClientSession | None = None
 
@@ -179,7 +179,7 @@ class Forwarder:
     async def _ask(
         self, stack: AsyncExitStack, url: str, body: bytes, headers: Sequence[tuple[str, str]]
     ) -> aiohttp.ClientResponse | None:
-        """The answer of a replica that took it; open until the stack is left."""
+        """The response of a replica that took it; open until the stack is closed."""
         async with AsyncExitStack() as asking:
             try:
                 # Bytes above a megabyte are not sent without a warning.

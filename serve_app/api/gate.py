@@ -53,7 +53,7 @@ class GateLimits:
 
 @dataclass(slots=True, eq=False)
 class QueueEntry:
-    """One request at the gate, by order of arrival. `granted` is done once its slots are held."""
+    """One request at the gate, by order of arrival. `granted` is done once it has its slots."""
 
     arrival: int
     sequences: int
@@ -104,9 +104,9 @@ class Gate:
     demand: DemandMeter | None = None
     reservations: "RetryReservations" = field(default_factory=lambda: RetryReservations())
     forecasts: "Forecasts" = field(default_factory=lambda: Forecasts())
-    # What tells a request that it holds its slots; a simulation has no running loop.
+    # What a request waits for until it has its slots; a simulation has no running loop.
     make_grant: Callable[[], asyncio.Future[None]] = new_future
-    # All that hold a slot, and those of them that belong to the other tier.
+    # All that have a slot, and those of them that belong to the other tier.
     running_sequences: int = 0
     borrowed_sequences: int = 0
     _running: dict[QueueEntry, None] = field(default_factory=dict)
@@ -297,8 +297,8 @@ class Gate:
         running = (entry.running_at_start + self.running_sequences) / 2
         slowdown = batch_slowdown(self.limits.batch_cost, running, self.limits.slots)
         ended_s = self.clock_s() if entry.released_s is None else entry.released_s
-        held_s = ended_s - entry.started_s
-        self.service = observe_completion(self.service, held_s / entry.work / slowdown)
+        ran_s = ended_s - entry.started_s
+        self.service = observe_completion(self.service, ran_s / entry.work / slowdown)
 
     def withdraw(self, refused: GateFullError) -> None:
         """Forget the reservation of a refused request that another replica ran after all."""
@@ -421,8 +421,8 @@ class RetryReservations:
         return round(len(self._due) * self._kept_fraction)
 
     def redeem(self, key: int | None, now_s: float, *, retried: bool = False) -> bool:
-        """Whether this request was refused here before and comes when it was told to, or earlier
-        where it says itself that it is `retried`. Nobody who was not refused is returning."""
+        """Whether this request was refused here before and retries when it was told to, or earlier
+        where it says itself that it is `retried`. One that was not refused is never returning."""
         self._forget(now_s)
         if key is not None and self._keys[key]:
             due = len(self._due) if retried else bisect_right(self._due, (now_s + EARLY_S, 1 << 64))

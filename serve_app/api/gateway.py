@@ -1,4 +1,8 @@
-"""The unified /v1: find the tier that `model` names, pass the request on, stream the answer."""
+"""The unified /v1: find the tier that `model` names, forward the request, stream the answer.
+
+A stream whose tier says nothing yet, as while its first replica starts, is kept alive by
+heartbeats.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -21,8 +25,8 @@ from serve_app.core.tiers import Tier
 from serve_app.errors import ClientDisconnectedError, RequestError
 
 CONNECT_TIMEOUT_S = 5.0
-PASSED_PATHS = (*GENERATING, "/tokenize", "/detokenize", "/v1/messages/count_tokens")
-# Of the tier's answer, what this application says itself.
+FORWARDED_PATHS = (*GENERATING, "/tokenize", "/detokenize", "/v1/messages/count_tokens")
+# Of the tier's response, what this application sets itself.
 _OWN_HEADERS = HOP_BY_HOP | SERVERS_OWN | {REQUEST_ID_HEADER, b"vary"}
 
 
@@ -46,7 +50,7 @@ class Gateway:
 
     async def forward(self, request: Request) -> Response:
         """Send the request to its tier and stream the answer through, chunk by chunk. A stream
-        whose tier says nothing, as while its first replica starts, is held with heartbeats."""
+        whose tier says nothing for `heartbeat_s` is opened and kept alive."""
         try:
             body = await self.bodies.read(
                 request.scope,
@@ -54,18 +58,18 @@ class Gateway:
                 limit_bytes=self.max_body_bytes,
                 timeout_s=self.body_timeout_s,
             )
-        except ClientDisconnectedError as gone:
-            raise RequestError(499, "The client left.", code="client_gone") from gone
+        except ClientDisconnectedError as error:
+            raise RequestError(499, "The client left.", code="client_gone") from error
         payload = parse_object(body)
         tier = tier_of(payload.get("model"), self.tiers)
         url = f"{await self.base_url()}{tier.route_prefix}{request.url.path}"
         headers = [(key.decode(), value.decode("latin-1")) for key, value in request.headers.raw]
-        passed = [
+        forwarded = [
             (key, value)
             for key, value in headers
             if key.encode() not in NOT_FORWARDED | INTERNAL_HEADERS
         ]
-        opening = asyncio.create_task(self._open(tier, url, body, passed))
+        opening = asyncio.create_task(self._open(tier, url, body, forwarded))
         try:
             streams = payload.get("stream") is True
             await asyncio.wait({opening}, timeout=self.heartbeat_s if streams else None)
@@ -74,9 +78,9 @@ class Gateway:
             raise
         if not opening.done():
             endpoint = generating_endpoint(request.url.path) or CHAT_COMPLETIONS
-            held = held_stream(opening, self.heartbeat_s, endpoint)
+            kept = kept_alive(opening, self.heartbeat_s, endpoint)
             headers = {key.decode(): value.decode() for key, value in SSE_HEADERS}
-            return StreamingResponse(held, headers=headers)
+            return StreamingResponse(kept, headers=headers)
         upstream = opening.result()
         answer = StreamingResponse(upstream.chunks(), status_code=upstream.response.status)
         # One by one: a header may come more than once.
@@ -132,7 +136,7 @@ class Upstream:
                 yield chunk
 
 
-async def held_stream(
+async def kept_alive(
     opening: "asyncio.Task[Upstream]", heartbeat_s: float, endpoint: Endpoint
 ) -> AsyncIterator[bytes]:
     """An SSE comment every `heartbeat_s` until `opening` is done, then its answer. The status has

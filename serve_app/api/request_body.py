@@ -1,4 +1,6 @@
-"""Request bodies: each has a size and a time, and all that are being read have a memory."""
+"""A request's body: read within bounds of size, time and memory, and parsed within bounds of how
+many values it has, and how large an integer.
+"""
 
 import asyncio
 import json
@@ -20,11 +22,25 @@ _KNOWN_CODINGS = frozenset({b"gzip", b"x-gzip", b"deflate", b"br", b"zstd", b"co
 SMALL_BYTES = 64 * 1024
 # Of all larger ones that are being read.
 MEMORY_BYTES = 256 * 1024 * 1024
+# Of prompt estimates: about the last fifty requests say how many bytes a token takes; before the
+# first, a usual vocabulary does.
+NEWEST_KEPT = 0.98
+BYTES_PER_TOKEN = 4.0
+DERIVED_TOKENS = 512.0
+# What a parser, the tier's rules and vLLM's schemas do for each value, they do on the event loop.
+# So many take them less than 100 ms together; a batch of 32 prompts of 4,096 token ids has fewer.
+MAX_VALUES = 150_000
+# A key costs as much as ten values.
+MAX_KEYS = 25_000
+# vLLM's processes hand requests to each other as msgpack, which ends at 64 bits.
+LEAST_INTEGER, MOST_INTEGER = -(1 << 63), (1 << 63) - 1
+# Below it no integer is that large, so that nothing has to be looked through.
+_DIGITS_OF_64_BITS = re.compile(rb"[0-9]{19}")
 
 
 @dataclass(slots=True)
 class BodyReader:
-    """Reads bodies for one application. `held_bytes` is what unfinished large ones hold now."""
+    """Reads bodies for one application. `held_bytes` is what unfinished large ones take now."""
 
     held_bytes: int = 0
 
@@ -72,6 +88,59 @@ class BodyReader:
             self.held_bytes -= hold.size_bytes
 
 
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in `body`. Raises RequestError 400 where it is none, holds too many values,
+    or an integer beyond 64 bits."""
+    _refuse_many_values(body)
+    try:
+        payload = pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise invalid(f"The body is not valid JSON: {error}.", code="invalid_json") from error
+    if not isinstance(payload, dict):
+        raise invalid("The body must be a JSON object.", code="invalid_json")
+    if _DIGITS_OF_64_BITS.search(body):
+        _refuse_large_integers(payload)
+    return payload
+
+
+def as_json(payload: Mapping[str, Any]) -> bytes:
+    """The body that the engine gets. Raises RequestError for a number like 1e999, which is read
+    as infinity and which the engine would sample with."""
+    try:
+        return json.dumps(payload, allow_nan=False).encode()
+    except ValueError as error:
+        field = next((name for name, value in payload.items() if _is_infinite(value)), None)
+        where = "" if field is None else f" in `{field[:64]}`"
+        message = f"A number{where} is too large: at most about 1.8e308."
+        raise invalid(message, param=field and field[:64], code="invalid_json") from error
+
+
+@dataclass(slots=True)
+class PromptEstimate:
+    """How many tokens a prompt has, from the length of its body, until the engine has counted
+    them: to tokenize it here would be the engine's work twice, on the event loop. Tokens of prompts
+    and bytes of their requests are sums that forget."""
+
+    _tokens: float = DERIVED_TOKENS
+    _bytes: float = DERIVED_TOKENS * BYTES_PER_TOKEN
+
+    def tokens(self, body_bytes: int) -> float:
+        """Of all prompts of a request."""
+        return body_bytes * self._tokens / self._bytes
+
+    def observe(self, *, body_bytes: int, tokens: float) -> None:
+        """The engine has counted the prompts of a request."""
+        self._tokens = self._tokens * NEWEST_KEPT + tokens
+        self._bytes = self._bytes * NEWEST_KEPT + body_bytes
+
+
+def too_large(limit_bytes: int) -> RequestError:
+    """A 413."""
+    return RequestError(
+        413, f"The body is larger than {limit_bytes} bytes.", code="request_too_large"
+    )
+
+
 @dataclass(slots=True)
 class _Hold:
     reader: BodyReader
@@ -102,51 +171,6 @@ def _refuse_compressed(scope: Scope) -> None:
         "header Content-Encoding.",
         code="unsupported_content_encoding",
     )
-
-
-def too_large(limit_bytes: int) -> RequestError:
-    """A 413."""
-    return RequestError(
-        413, f"The body is larger than {limit_bytes} bytes.", code="request_too_large"
-    )
-
-
-# What a parser, the tier's rules and vLLM's schemas do for each value, they do on the event loop.
-# So many take them less than 100 ms together; a batch of 32 prompts of 4,096 token ids has fewer.
-MAX_VALUES = 150_000
-# A key costs as much as ten values.
-MAX_KEYS = 25_000
-# vLLM's processes hand requests to each other as msgpack, which ends at 64 bits.
-LEAST_INTEGER, MOST_INTEGER = -(1 << 63), (1 << 63) - 1
-# Below it no integer is that large, so that nothing has to be looked through.
-_DIGITS_OF_64_BITS = re.compile(rb"[0-9]{19}")
-
-
-def parse_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in `body`. Raises RequestError 400 where it is none, holds too many values,
-    or an integer beyond 64 bits."""
-    _refuse_many_values(body)
-    try:
-        payload = pydantic_core.from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise invalid(f"The body is not valid JSON: {error}.", code="invalid_json") from error
-    if not isinstance(payload, dict):
-        raise invalid("The body must be a JSON object.", code="invalid_json")
-    if _DIGITS_OF_64_BITS.search(body):
-        _refuse_large_integers(payload)
-    return payload
-
-
-def as_json(payload: Mapping[str, Any]) -> bytes:
-    """The body that the engine gets. Raises RequestError for a number like 1e999, which is read
-    as infinity and which the engine would sample with."""
-    try:
-        return json.dumps(payload, allow_nan=False).encode()
-    except ValueError as error:
-        field = next((name for name, value in payload.items() if _is_infinite(value)), None)
-        where = "" if field is None else f" in `{field[:64]}`"
-        message = f"A number{where} is too large: at most about 1.8e308."
-        raise invalid(message, param=field and field[:64], code="invalid_json") from error
 
 
 def _is_infinite(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""One generating request as it came and as the tier's rules have left it: facts, frozen once known.
+"""One generating request as it came and as the tier's rules have left it: frozen once it is known.
 
 What became of it is a `RequestOutcome` (request_record.py).
 """

@@ -17,7 +17,7 @@ from serve_app.errors import RequestError
 class Endpoint:
     """A generating route. `limit_fields`: the names under which its schema limits new tokens,
     the first being the one that the tier's default is written to (None: keep the schema's).
-    `ending` is a key of the last event that tells of an answer; a quote inside a JSON string is
+    `ending` is a key of the last event of an answer; a quote inside a JSON string is
     escaped."""
 
     name: str

@@ -74,8 +74,11 @@ _OF_NO_EFFECT = frozenset(
 # What may stand in a header.
 _NAME = re.compile(r"[A-Za-z0-9_.\-]+")
 _NAMED_FIELDS = 5
-# 20 of each of 2,048 tokens: the event loop is held for half a second then.
+# 20 of each of 2,048 tokens: that blocks the event loop for half a second.
 MAX_LOGPROBS = 50_000
+TASK = "task"
+# At 1.0 and above R1 distills write without end (the makers recommend 0.5 to 0.7).
+HOT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,16 @@ def prepare(payload: dict[str, Any], endpoint: Endpoint, book: RuleBook) -> Prep
         raise error.under_names(written_as) from None
 
 
+def count_sequences(payload: Mapping[str, Any], endpoint: Endpoint) -> int:
+    """How many answers the request asks the engine for."""
+    copies = payload.get("n")
+    if copies is None:
+        copies = 1
+    require_natural("n", copies)
+    prompt = payload.get("prompt") if endpoint is COMPLETIONS else None
+    return max(1, copies) * _count_prompts(prompt)
+
+
 def _prepare(
     payload: dict[str, Any], endpoint: Endpoint, book: RuleBook, written_as: Mapping[str, str]
 ) -> PreparedRequest:
@@ -205,48 +218,6 @@ def _prepare(
         written_as,
         None if binding is None else written_as.get(binding, binding),
     )
-
-
-def _plan(
-    payload: Mapping[str, Any], endpoint: Endpoint, book: RuleBook, *, force: bool
-) -> tuple[ThinkingPlan | None, str | None]:
-    if not book.thinks:
-        refuse_budget(payload, book.tier)
-        return None, unheeded(payload, endpoint)
-    return plan_thinking(
-        payload,
-        endpoint,
-        book.settings.thinking,
-        max_new_tokens=book.settings.max_new_tokens,
-        force=force,
-    )
-
-
-def _refuse_many_logprobs(payload: Mapping[str, Any], new_tokens: int) -> None:
-    """Each is an object that the event loop makes, and of a whole answer it makes all at once."""
-    if payload.get("stream") is True:
-        return
-    for field in ("top_logprobs", "logprobs"):
-        each = payload.get(field)
-        if not isinstance(each, int) or each is True or each * new_tokens <= MAX_LOGPROBS:
-            continue
-        raise invalid(
-            f"`{field}` is {each}: of {new_tokens:,} tokens that is more than the "
-            f"{MAX_LOGPROBS:,} log probabilities of a whole answer. Stream it, or ask for less.",
-            param=field,
-        )
-
-
-def _within_slots(payload: Mapping[str, Any], endpoint: Endpoint, book: RuleBook) -> int:
-    sequences = count_sequences(payload, endpoint)
-    if sequences > book.slots:
-        field = "n" if payload.get("n", 1) not in (None, 1) else "prompt"
-        raise invalid(
-            f"This request asks for {sequences} sequences at once; a replica of the "
-            f"{book.tier} tier runs {book.slots}. Lower `{field}`.",
-            param=field,
-        )
-    return sequences
 
 
 def _expand_short_form(payload: dict[str, Any], endpoint: Endpoint) -> None:
@@ -304,17 +275,6 @@ def _refuse_misleading_fields(
     return frozenset(unknown)
 
 
-def _warning_of_unknown(fields: Iterable[str]) -> str | None:
-    """What the client is told of fields that nobody here reads."""
-    missed = sorted(field for field in fields if field not in _OF_NO_EFFECT)
-    if not missed:
-        return None
-    named = [field for field in missed if _NAME.fullmatch(field)][:_NAMED_FIELDS]
-    others = len(missed) - len(named)
-    more = [] if others == 0 else [f"{others} more" if named else f"{others} fields"]
-    return f"unknown here, and without effect: {', '.join([*named, *more])}"
-
-
 def _meant_by(field: str, endpoint: Endpoint, known: frozenset[str]) -> str | None:
     if field in LIMIT_NAMES:
         return endpoint.limit_fields[0]
@@ -322,40 +282,6 @@ def _meant_by(field: str, endpoint: Endpoint, known: frozenset[str]) -> str | No
     if meant in known:
         return meant
     return next(iter(get_close_matches(field, known, n=1, cutoff=SIMILARITY)), None)
-
-
-def _add_system_prompt(payload: dict[str, Any], endpoint: Endpoint, prompt: str) -> None:
-    field = {MESSAGES: "system", RESPONSES: "instructions"}.get(endpoint)
-    if field is not None:
-        if payload.get(field) is None:
-            payload[field] = prompt
-    elif endpoint is not COMPLETIONS and isinstance(payload["messages"], list):
-        messages = payload["messages"]
-        roles = {message.get("role") for message in messages if isinstance(message, dict)}
-        if not roles & {"system", "developer"}:
-            payload["messages"] = [{"role": "system", "content": prompt}, *messages]
-
-
-def count_sequences(payload: Mapping[str, Any], endpoint: Endpoint) -> int:
-    """How many answers the request asks the engine for."""
-    copies = payload.get("n")
-    if copies is None:
-        copies = 1
-    require_natural("n", copies)
-    prompt = payload.get("prompt") if endpoint is COMPLETIONS else None
-    return max(1, copies) * _count_prompts(prompt)
-
-
-def _count_prompts(prompt: object) -> int:
-    """Legacy completions take one prompt, a list of them, or one or more lists of token ids."""
-    if not isinstance(prompt, Sequence) or isinstance(prompt, str):
-        return 1
-    return max(1, sum(isinstance(part, str | list) for part in prompt))
-
-
-TASK = "task"
-# At 1.0 and above R1 distills write without end (the makers recommend 0.5 to 0.7).
-HOT = 1.0
 
 
 def take_task(payload: dict[str, Any], tasks: Mapping[str, TaskConfig]) -> TaskConfig:
@@ -381,8 +307,35 @@ def fill_sampling(
             payload[field] = value
 
 
+def _add_system_prompt(payload: dict[str, Any], endpoint: Endpoint, prompt: str) -> None:
+    field = {MESSAGES: "system", RESPONSES: "instructions"}.get(endpoint)
+    if field is not None:
+        if payload.get(field) is None:
+            payload[field] = prompt
+    elif endpoint is not COMPLETIONS and isinstance(payload["messages"], list):
+        messages = payload["messages"]
+        roles = {message.get("role") for message in messages if isinstance(message, dict)}
+        if not roles & {"system", "developer"}:
+            payload["messages"] = [{"role": "system", "content": prompt}, *messages]
+
+
+def _plan(
+    payload: Mapping[str, Any], endpoint: Endpoint, book: RuleBook, *, force: bool
+) -> tuple[ThinkingPlan | None, str | None]:
+    if not book.thinks:
+        refuse_budget(payload, book.tier)
+        return None, unheeded(payload, endpoint)
+    return plan_thinking(
+        payload,
+        endpoint,
+        book.settings.thinking,
+        max_new_tokens=book.settings.max_new_tokens,
+        force=force,
+    )
+
+
 def heat_warning(payload: Mapping[str, Any]) -> str | None:
-    """What a client is told that asks an R1 model for a temperature at which it does not end."""
+    """The warning about a temperature at which an R1 model's answers do not end."""
     temperature = payload.get("temperature")
     if not isinstance(temperature, int | float) or temperature < HOT:
         return None
@@ -390,3 +343,48 @@ def heat_warning(payload: Mapping[str, Any]) -> str | None:
         f"at temperature {temperature} this model's answers may not end; its makers recommend "
         "0.5 to 0.7"
     )
+
+
+def _warning_of_unknown(fields: Iterable[str]) -> str | None:
+    """The warning about fields that nobody here reads."""
+    missed = sorted(field for field in fields if field not in _OF_NO_EFFECT)
+    if not missed:
+        return None
+    named = [field for field in missed if _NAME.fullmatch(field)][:_NAMED_FIELDS]
+    others = len(missed) - len(named)
+    more = [] if others == 0 else [f"{others} more" if named else f"{others} fields"]
+    return f"unknown here, and without effect: {', '.join([*named, *more])}"
+
+
+def _within_slots(payload: Mapping[str, Any], endpoint: Endpoint, book: RuleBook) -> int:
+    sequences = count_sequences(payload, endpoint)
+    if sequences > book.slots:
+        field = "n" if payload.get("n", 1) not in (None, 1) else "prompt"
+        raise invalid(
+            f"This request asks for {sequences} sequences at once; a replica of the "
+            f"{book.tier} tier runs {book.slots}. Lower `{field}`.",
+            param=field,
+        )
+    return sequences
+
+
+def _refuse_many_logprobs(payload: Mapping[str, Any], new_tokens: int) -> None:
+    """Each is an object that the event loop makes, and of a whole answer it makes all at once."""
+    if payload.get("stream") is True:
+        return
+    for field in ("top_logprobs", "logprobs"):
+        each = payload.get(field)
+        if not isinstance(each, int) or each is True or each * new_tokens <= MAX_LOGPROBS:
+            continue
+        raise invalid(
+            f"`{field}` is {each}: of {new_tokens:,} tokens that is more than the "
+            f"{MAX_LOGPROBS:,} log probabilities of a whole answer. Stream it, or ask for less.",
+            param=field,
+        )
+
+
+def _count_prompts(prompt: object) -> int:
+    """Legacy completions take one prompt, a list of them, or one or more lists of token ids."""
+    if not isinstance(prompt, Sequence) or isinstance(prompt, str):
+        return 1
+    return max(1, sum(isinstance(part, str | list) for part in prompt))

@@ -47,8 +47,8 @@ class KeptAnswers(Generic[Said]):
 
     def keep_only(self, replicas: Collection[str]) -> None:
         """Forget those that are not among the tier's replicas any more."""
-        for gone in self._last.keys() - set(replicas):
-            del self._last[gone]
+        for replica in self._last.keys() - set(replicas):
+            del self._last[replica]
 
     def since(self, asked_s: float) -> list[Kept[Said]]:
         """All that are kept, in the order of the replicas' names. Stale are those that came before
@@ -65,7 +65,7 @@ class KeptAnswers(Generic[Said]):
 
 @dataclass(frozen=True, slots=True)
 class DeploymentState:
-    """What Serve says of a tier's deployment."""
+    """What Serve reports of a tier's deployment."""
 
     status: str
     message: str
@@ -79,7 +79,7 @@ class Tiers(Protocol):
     async def state(self, tier: Tier) -> DeploymentState: ...
 
     async def reports(self, tier: Tier) -> Sequence[Kept[Report]]:
-        """What each replica says of itself, or said last."""
+        """What each replica reports, or reported last."""
         ...
 
     async def schemas(self) -> Mapping[str, Mapping[str, Any]]:
@@ -109,8 +109,8 @@ def describe_tier(
     scaling: ScalingRecord | None,
 ) -> dict[str, Any]:
     """One entry of `/api/tiers`: what the tier is, and how it is now. null is what nobody knows:
-    replicas run, and none of them has said anything yet."""
-    reports = [told.value for told in kept]
+    replicas run, and none of them has reported yet."""
+    reports = [each.value for each in kept]
     settings = reports[0]["settings"] if reports else None
     waits = [report["expected_wait_s"] for report in reports]
     unknown = not reports and state.replicas_running > 0
@@ -126,18 +126,18 @@ def describe_tier(
         "message": state.message,
         "replicas_running": state.replicas_running,
         "replicas_wanted": state.replicas_wanted,
-        "stale": any(told.stale for told in kept),
-        "report_age_s": max((round(told.age_s, 1) for told in kept), default=None),
+        "stale": any(each.stale for each in kept),
+        "report_age_s": max((round(each.age_s, 1) for each in kept), default=None),
         **{name: None if unknown else sum(report[name] for report in reports) for name in _SUMMED},
         "expected_wait_s": min(waits) if waits else None,
         "scaling": None if scaling is None else scaling.as_dict(),
-        "replicas": [_described(told) for told in kept],
+        "replicas": [_described(each) for each in kept],
     }
 
 
-def _described(told: Kept[Report]) -> dict[str, Any]:
-    report = {key: value for key, value in told.value.items() if key != "settings"}
-    return {**report, "report_age_s": round(told.age_s, 1), "stale": told.stale}
+def _described(each: Kept[Report]) -> dict[str, Any]:
+    report = {key: value for key, value in each.value.items() if key != "settings"}
+    return {**report, "report_age_s": round(each.age_s, 1), "stale": each.stale}
 
 
 def merge_metrics(
@@ -150,7 +150,7 @@ def merge_metrics(
 
     `texts` holds each replica's exposition by (tier, replica); of one that is late the last, with
     its age. Each of `tiers` has a count of its reporting replicas, which is 0 where none reports: a
-    tier that is gone does not just vanish.
+    tier without replicas does not just vanish.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Merged(tiers, texts))
@@ -216,11 +216,11 @@ class _Merged(Collector):
         )
         for tier in self._tiers:
             reporting.add_metric([tier.value], sum(of == tier.value for of, _ in self._texts))
-        for (tier, replica), told in self._texts.items():
+        for (tier, replica), each in self._texts.items():
             replicas.add_metric([tier, replica], 1.0)
-            ages.add_metric([tier, replica], told.age_s if told.stale else 0.0)
+            ages.add_metric([tier, replica], each.age_s if each.stale else 0.0)
             labels = {"tier": tier, "replica": replica}
-            for family in text_string_to_metric_families(told.value):
+            for family in text_string_to_metric_families(each.value):
                 merged = families.setdefault(
                     family.name, Metric(family.name, family.documentation, family.type)
                 )

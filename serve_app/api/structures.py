@@ -1,4 +1,9 @@
-"""Which field of a request binds its answer to a grammar, and whether it may be handed on."""
+"""What binds an answer to a grammar: tools, response formats and `structured_outputs`, with the
+bounds on their schemas.
+
+vLLM reads a tool without parameters as one that takes anything, whose arguments a model then makes
+up; OpenAI reads it as one that takes none.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,12 +23,45 @@ from serve_app.errors import RequestError, invalid
 _KINDS = ("json", "json_object", "regex", "choice", "grammar", "structural_tag")
 # What stands around the schemas of a field: tools, functions, tags.
 WRAPPER_NESTING = 16
-
-
 # Where a body has none of these, nothing binds its answer and there is no schema in it.
 STRUCTURE_FIELDS = frozenset(
     {"tools", "response_format", "text", "output_config", "structured_outputs"}
 )
+NO_ARGUMENTS: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {},
+    "additionalProperties": False,
+}
+# Beside one of these a schema needs no `type` to be one of objects.
+_OTHER_FORMS = frozenset({"$ref", "allOf", "anyOf", "oneOf", "enum", "const", "not", "if"})
+
+
+def complete_tools(payload: dict[str, Any], endpoint: Endpoint) -> None:
+    """Write out what a tool leaves out, in place. Raises RequestError 400 that names the tool
+    whose form or schema is no tool's."""
+    tools = payload.get("tools")
+    if endpoint is COMPLETIONS or tools is None:
+        return
+    if not isinstance(tools, list):
+        raise invalid("`tools` must be a list.", param="tools", code="invalid_type")
+    completed = [_completed(tool, at, endpoint) for at, tool in enumerate(tools)]
+    payload["tools"] = [*map(_strictly, completed)] if _demands_call(payload) else completed
+    if endpoint not in (MESSAGES, RESPONSES):
+        _check_choice(payload)
+
+
+def tool_schemas(payload: Mapping[str, Any], endpoint_name: str) -> Iterator[tuple[str, Any]]:
+    """The schema of each tool's arguments, with its place."""
+    tools = payload.get("tools")
+    for at, tool in enumerate(tools if isinstance(tools, list) else ()):
+        if not isinstance(tool, Mapping):
+            continue
+        if endpoint_name == MESSAGES.name:
+            yield f"tools[{at}].input_schema", tool.get("input_schema")
+        elif endpoint_name == RESPONSES.name:
+            yield f"tools[{at}].parameters", tool.get("parameters")
+        elif isinstance(function := tool.get("function"), Mapping):
+            yield f"tools[{at}].function.parameters", function.get("parameters")
 
 
 def binding_field(payload: Mapping[str, Any], endpoint_name: str) -> str | None:
@@ -72,7 +110,7 @@ def _refuse_where(field: str, refusal: Refusal | None) -> None:
 
 
 def _refuse_no_form(payload: Mapping[str, Any]) -> None:
-    """What names no form or several: vLLM's words for these are a list of all that there are."""
+    """What names no form or several: vLLM answers these with a list of all that there are."""
     form = _part(payload, "response_format")
     named = form.get("json_schema")
     if form.get("type") == "json_schema" and isinstance(named, Mapping):
@@ -157,43 +195,6 @@ def _part(payload: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-NO_ARGUMENTS: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {},
-    "additionalProperties": False,
-}
-# Beside one of these a schema needs no `type` to be one of objects.
-_OTHER_FORMS = frozenset({"$ref", "allOf", "anyOf", "oneOf", "enum", "const", "not", "if"})
-
-
-def complete_tools(payload: dict[str, Any], endpoint: Endpoint) -> None:
-    """Write out what a tool leaves out, in place. Raises RequestError 400 that names the tool
-    whose form or schema is no tool's."""
-    tools = payload.get("tools")
-    if endpoint is COMPLETIONS or tools is None:
-        return
-    if not isinstance(tools, list):
-        raise invalid("`tools` must be a list.", param="tools", code="invalid_type")
-    completed = [_completed(tool, at, endpoint) for at, tool in enumerate(tools)]
-    payload["tools"] = [*map(_strictly, completed)] if _demands_call(payload) else completed
-    if endpoint not in (MESSAGES, RESPONSES):
-        _check_choice(payload)
-
-
-def tool_schemas(payload: Mapping[str, Any], endpoint_name: str) -> Iterator[tuple[str, Any]]:
-    """The schema of each tool's arguments, with its place."""
-    tools = payload.get("tools")
-    for at, tool in enumerate(tools if isinstance(tools, list) else ()):
-        if not isinstance(tool, Mapping):
-            continue
-        if endpoint_name == MESSAGES.name:
-            yield f"tools[{at}].input_schema", tool.get("input_schema")
-        elif endpoint_name == RESPONSES.name:
-            yield f"tools[{at}].parameters", tool.get("parameters")
-        elif isinstance(function := tool.get("function"), Mapping):
-            yield f"tools[{at}].function.parameters", function.get("parameters")
-
-
 def _completed(tool: object, at: int, endpoint: Endpoint) -> Any:
     place = f"tools[{at}]"
     if not isinstance(tool, Mapping):
@@ -240,6 +241,17 @@ def _with_schema(owner: Mapping[str, Any], name: str, place: str) -> dict[str, A
     return {**owner, name: schema}
 
 
+def _of_form(place: str, form: str, given: object) -> RequestError:
+    if given is None:
+        return RequestError(
+            400,
+            f"`{place}` is missing: {form}.",
+            param=place,
+            code="missing_required_parameter",
+        )
+    return invalid(f"`{place}` must be {form}.", param=place, code="invalid_type")
+
+
 def _demands_call(payload: Mapping[str, Any]) -> bool:
     """By the choice of any endpoint; Anthropic's is an object always."""
     choice = payload.get("tool_choice")
@@ -257,19 +269,8 @@ def _strictly(tool: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in tool.items() if k != "strict" or v is not False}
 
 
-def _of_form(place: str, form: str, given: object) -> RequestError:
-    if given is None:
-        return RequestError(
-            400,
-            f"`{place}` is missing: {form}.",
-            param=place,
-            code="missing_required_parameter",
-        )
-    return invalid(f"`{place}` must be {form}.", param=place, code="invalid_type")
-
-
 def _check_choice(payload: Mapping[str, Any]) -> None:
-    """Of chat completions: vLLM's words for these repeat the request in Python's."""
+    """Of chat completions: vLLM's errors for these repeat the request as Python."""
     choice, names = payload.get("tool_choice"), [_name(tool) for tool in payload["tools"]]
     if choice is None or choice in ("none", "auto", "required"):
         return

@@ -1,4 +1,6 @@
-"""How many new tokens a request may get: what it asks for, under the limit of its tier."""
+"""How many new tokens a request may get, under the limit of its tier, and how many of them it may
+spend on reasoning: the tier's settings and what the request asks for in its endpoint's fields.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +14,14 @@ from serve_app.core.reasoning.budget import EFFORT_SHARES, NO_EFFORT, ThinkingPl
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError, invalid
 
-# Anthropic's schema has no smaller budget of a thought.
+# Anthropic's schema has no smaller budget of reasoning.
 LEAST_BUDGET = 1024
+BUDGET = "thinking_token_budget"
+EFFORT = "reasoning_effort"
+# Whether the client's stop strings and ids end its reasoning too, as they do in vLLM itself.
+STOPS = "stop_in_thinking"
+# vLLM's value for reasoning without a bound.
+UNLIMITED = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,22 @@ class GrantedTokens:
     warning: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Requested:
+    """What the request says. `effort` None and `most_tokens` None: nothing. `on`: its template's
+    variable, which says no more than the tier's own settings."""
+
+    off: bool = False
+    on: bool = False
+    most_tokens: int | None = None
+    effort: float | None = None
+
+    @property
+    def to_think(self) -> bool:
+        said = self.on or self.most_tokens is not None or self.effort is not None
+        return said and not self.off
+
+
 def limit_new_tokens(
     payload: dict[str, Any], endpoint: Endpoint, limit: TierLimit
 ) -> GrantedTokens:
@@ -48,7 +72,7 @@ def limit_new_tokens(
             continue
         require_natural(field, value)
         if value > limit.tokens:
-            # So many tokens at least are a wish that fewer do not grant.
+            # A minimum is not met by lowering it.
             if field == "min_tokens" or not limit.lowers:
                 raise _too_many_tokens(limit, field, value)
             payload[field] = limit.tokens
@@ -63,8 +87,8 @@ def limit_new_tokens(
 
 
 def keep_budget_below(payload: dict[str, Any], endpoint: Endpoint, granted: GrantedTokens) -> None:
-    """Anthropic's budget of a thought has to be below the limit, and would not be below one that
-    was lowered. The tier's own plan bounds the thought either way."""
+    """Anthropic's budget of reasoning has to be below the limit, and would not be below one that
+    was lowered. The tier's own plan bounds the reasoning either way."""
     thinking = payload.get("thinking")
     if endpoint is not MESSAGES or granted.warning is None or not isinstance(thinking, dict):
         return
@@ -84,6 +108,51 @@ def require_natural(field: str, value: object) -> None:
         raise invalid(f"`{field}` must be an integer.", param=field, code="invalid_type")
     if value < 0:
         raise invalid(f"`{field}` must not be negative.", param=field)
+
+
+def refuse_budget(payload: Mapping[str, Any], model: str) -> None:
+    """For a model that does not think."""
+    if payload.get(BUDGET) is not None:
+        raise invalid(f"The model of the {model} tier does not think: leave it out.", param=BUDGET)
+
+
+def unheeded(payload: Mapping[str, Any], endpoint: Endpoint) -> str | None:
+    """The warning for the client of a model that does not reason. Raises RequestError for an effort
+    that is none."""
+    if endpoint is COMPLETIONS or not _requested(payload, endpoint).to_think:
+        return None
+    return "the model of this tier does not think"
+
+
+def plan_thinking(
+    payload: Mapping[str, Any],
+    endpoint: Endpoint,
+    thinking: ThinkingConfig,
+    *,
+    max_new_tokens: int,
+    force: bool,
+) -> tuple[ThinkingPlan | None, str | None]:
+    """The plan, and the client's warning about it; None for a prompt that the client has
+    written itself, token by token. Raises RequestError that names the field."""
+    if endpoint is COMPLETIONS or payload.get("use_beam_search"):
+        return None, None
+    requested = _requested(payload, endpoint)
+    kept = thinking.answer_tokens or ceil(max_new_tokens * thinking.answer_share)
+    tiers = max(max_new_tokens - kept, 0)
+    if thinking.budget_tokens is not None:
+        tiers = min(tiers, thinking.budget_tokens)
+    on = thinking.enabled and tiers > 0
+    continued = continues_last(payload, endpoint)
+    plan = ThinkingPlan(
+        enabled=on and not requested.off,
+        answer_tokens=kept,
+        answer_share=thinking.answer_share,
+        most_tokens=tiers if requested.most_tokens is None else min(tiers, requested.most_tokens),
+        effort=1.0 if requested.effort is None else requested.effort,
+        forced=force and not continued and payload.get("add_generation_prompt") is not False,
+        stops_in_thought=_stops_in_reasoning(payload.get(STOPS)),
+    )
+    return plan, _budget_warning(requested, on=on, tiers=tiers, continued=continued)
 
 
 def _limit_warning(limit: TierLimit, lowered: list[str]) -> str | None:
@@ -109,75 +178,6 @@ def _too_many_tokens(limit: TierLimit, field: str, value: int) -> RequestError:
         param=field,
         code="max_tokens_exceeds_tier_limit",
     )
-
-
-BUDGET = "thinking_token_budget"
-EFFORT = "reasoning_effort"
-# Whether the client's stop strings and ids end a thought too, as they do in bare vLLM.
-STOPS = "stop_in_thinking"
-# vLLM's word for a thought without a bound.
-UNLIMITED = -1
-
-
-@dataclass(frozen=True, slots=True)
-class _Requested:
-    """What the request says. `effort` None and `most_tokens` None: nothing. `on`: its template's
-    variable, which says no more than the tier's own settings."""
-
-    off: bool = False
-    on: bool = False
-    most_tokens: int | None = None
-    effort: float | None = None
-
-    @property
-    def to_think(self) -> bool:
-        said = self.on or self.most_tokens is not None or self.effort is not None
-        return said and not self.off
-
-
-def refuse_budget(payload: Mapping[str, Any], model: str) -> None:
-    """For a model that does not think."""
-    if payload.get(BUDGET) is not None:
-        raise invalid(f"The model of the {model} tier does not think: leave it out.", param=BUDGET)
-
-
-def unheeded(payload: Mapping[str, Any], endpoint: Endpoint) -> str | None:
-    """What the client of a model that does not think should be told. Raises RequestError for an
-    effort that is none."""
-    if endpoint is COMPLETIONS or not _requested(payload, endpoint).to_think:
-        return None
-    return "the model of this tier does not think"
-
-
-def plan_thinking(
-    payload: Mapping[str, Any],
-    endpoint: Endpoint,
-    thinking: ThinkingConfig,
-    *,
-    max_new_tokens: int,
-    force: bool,
-) -> tuple[ThinkingPlan | None, str | None]:
-    """The plan, and what the client should be told of it; None for a prompt that the client has
-    written itself, token by token. Raises RequestError that names the field."""
-    if endpoint is COMPLETIONS or payload.get("use_beam_search"):
-        return None, None
-    requested = _requested(payload, endpoint)
-    kept = thinking.answer_tokens or ceil(max_new_tokens * thinking.answer_share)
-    tiers = max(max_new_tokens - kept, 0)
-    if thinking.budget_tokens is not None:
-        tiers = min(tiers, thinking.budget_tokens)
-    on = thinking.enabled and tiers > 0
-    continued = continues_last(payload, endpoint)
-    plan = ThinkingPlan(
-        enabled=on and not requested.off,
-        answer_tokens=kept,
-        answer_share=thinking.answer_share,
-        most_tokens=tiers if requested.most_tokens is None else min(tiers, requested.most_tokens),
-        effort=1.0 if requested.effort is None else requested.effort,
-        forced=force and not continued and payload.get("add_generation_prompt") is not False,
-        stops_in_thought=_stops_in_thought(payload.get(STOPS)),
-    )
-    return plan, _budget_warning(requested, on=on, tiers=tiers, continued=continued)
 
 
 def _budget_warning(requested: _Requested, *, on: bool, tiers: int, continued: bool) -> str | None:
@@ -206,7 +206,7 @@ def _requested(payload: Mapping[str, Any], endpoint: Endpoint) -> _Requested:
 
 
 def _requested_of_messages(payload: Mapping[str, Any], *, on: bool) -> _Requested:
-    """Anthropic's words: `adaptive` leaves it to the effort how much is thought."""
+    """Anthropic's fields: with `adaptive` the effort says how much it reasons."""
     thinking = _inner(payload, "thinking")
     name = "output_config.effort"
     effort, off = _effort(_inner(payload, "output_config").get("effort"), name)
@@ -215,14 +215,14 @@ def _requested_of_messages(payload: Mapping[str, Any], *, on: bool) -> _Requeste
     return _Requested(off or thinking.get("type") == "disabled", on, tokens, effort)
 
 
-def _stops_in_thought(value: object) -> bool:
+def _stops_in_reasoning(value: object) -> bool:
     if value is None or isinstance(value, bool):
         return value is True
     raise invalid(f"`{STOPS}` must be true or false.", param=STOPS, code="invalid_type")
 
 
 def _effort(effort: object, field: str) -> tuple[float | None, bool]:
-    """The share of the budget, and whether there is to be no thought at all."""
+    """The fraction of the budget, and whether there is to be no reasoning at all."""
     if effort is None:
         return None, False
     if effort == NO_EFFORT:

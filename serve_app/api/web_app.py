@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch, Watched
-from serve_app.api.gateway import PASSED_PATHS, Gateway
+from serve_app.api.gateway import FORWARDED_PATHS, Gateway
 from serve_app.api.openapi import as_json, openapi_document
 from serve_app.api.openapi_bodies import TierLimits
 from serve_app.api.request_context import (
@@ -57,8 +57,8 @@ class SharedAnswers:
     _begun_s: dict[Hashable, float] = field(default_factory=dict[Hashable, float])
 
     async def get(self, question: Hashable, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """The answer of `ask`, shared with all who wait for it. Who leaves does not end it for the
-        others."""
+        """The answer of `ask`, shared with all who wait for it. One that disconnects does not end it
+        for the others."""
         turn = self._turns.get(question)
         if turn is None or turn.begun:
             before = None if turn is None else turn.task
@@ -218,7 +218,7 @@ def make_web_app(
             Route("/favicon.ico", pages.favicon),
             Route("/v1/models", pages.models),
             Route("/v1/models/{model:path}", pages.model),
-            *(Route(path, gateway.forward, methods=["POST"]) for path in PASSED_PATHS),
+            *(Route(path, gateway.forward, methods=["POST"]) for path in FORWARDED_PATHS),
         ],
         exception_handlers={
             RequestError: _on_request_error,

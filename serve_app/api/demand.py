@@ -1,4 +1,4 @@
-"""What a replica learns of its tier's demand: its speed, the lengths of requests, and what arrives."""
+"""What a replica learns of its tier's demand: its speed, the lengths of requests, their rate."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable

@@ -108,8 +108,8 @@ class StreamedError:
 
 
 def client_error(status: int, body: bytes, endpoint: Endpoint, *, granted: int) -> RequestError:
-    """vLLM's error of a request as a client reads it, with a `code` that is text or null; `granted` is
-    the most new tokens that the request may get."""
+    """vLLM's error of a request as a client reads it, with a `code` that is text or null;
+    `granted` is the most new tokens that the request may get."""
     try:
         error = json.loads(body)["error"]
         message, param = error["message"], error.get("param")

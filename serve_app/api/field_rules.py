@@ -1,6 +1,5 @@
 """What a client may put into a field: which fields of vLLM's schemas are not a client's, which
-values
-its schemas read too freely, and how much could fit the context or causes too much work.
+values its schemas read too freely, how much could fit the context, and what causes too much work.
 
 vLLM takes requests from whoever runs it: fields hand KV caches over, set the engine's priority,
 keep responses, or reach into the renderer. Here strangers send them.

@@ -57,8 +57,8 @@ class SharedAnswers:
     _begun_s: dict[Hashable, float] = field(default_factory=dict[Hashable, float])
 
     async def get(self, question: Hashable, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """The answer of `ask`, shared with all who wait for it. One that disconnects does not end it
-        for the others."""
+        """The answer of `ask`, shared with all who wait for it. One that disconnects does not
+        end it for the others."""
         turn = self._turns.get(question)
         if turn is None or turn.begun:
             before = None if turn is None else turn.task

@@ -88,7 +88,7 @@ async def test_half_sent_large_bodies_leave_memory_to_small_ones() -> None:
 
 
 @virtual
-async def test_a_client_that_leaves_is_gone() -> None:
+async def test_a_client_that_closes_its_connection_is_disconnected() -> None:
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 

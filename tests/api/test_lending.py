@@ -108,7 +108,7 @@ async def test_a_client_that_leaves_gives_the_slot_back() -> None:
         await tiers.end(filling)
 
 
-async def test_an_error_of_the_engine_is_passed_on() -> None:
+async def test_an_error_of_the_engine_is_forwarded() -> None:
     vllm = {"error": {"message": "too long", "type": "BadRequestError", "param": None, "code": 400}}
     async with two_tiers(lender=answers(vllm, status=400)) as tiers:
         filling = await tiers.fill_chat()
@@ -127,7 +127,7 @@ async def test_own_requests_start_at_once_beside_all_that_is_lent() -> None:
         waiting = Call(tiers.chat, payload={"prompt": "hi"})
         await until(lambda: tiers.chat.gate.queued_requests == 1)
         await asyncio.sleep(0.1)
-        # Not asked of the line: who waits leaves it while a lender is asked.
+        # Not asked of the queue: who waits leaves it while a lender is asked.
         assert tiers.reasoning_engine.running == 2, "half of the slots are lent, and no more"
         own = [Call(tiers.reasoning, payload={"prompt": "own"}) for _ in range(2)]
         await until(lambda: tiers.reasoning_engine.running == 4)
@@ -170,7 +170,7 @@ async def test_a_request_for_the_lenders_own_name_is_not_borrowed() -> None:
         assert tiers.reasoning_engine.asked == []
 
 
-async def test_a_body_above_the_lenders_limit_stays_in_line() -> None:
+async def test_a_body_above_the_lenders_limit_stays_in_the_queue() -> None:
     async with two_tiers(reasonings={"max_body_bytes": 1024}) as tiers:
         filling = await tiers.fill_chat()
         waiting = Call(tiers.chat, payload={"prompt": "x" * 2000})

@@ -106,7 +106,7 @@ def test_a_prompt_of_the_legacy_endpoint_stays_its_clients_own() -> None:
     assert a_prepared({"prompt": "hi"}, endpoint=COMPLETIONS, task="math").payload["prompt"] == "hi"
 
 
-def test_a_misspelt_task_field_is_told_what_was_meant() -> None:
+def test_a_misspelt_task_field_is_refused_with_what_was_meant() -> None:
     assert "`task`" in refusal(tasks="math").message
 
 

@@ -78,7 +78,7 @@ def test_text_that_looks_like_an_end_is_none(endpoint: Endpoint) -> None:
 
 
 @EACH
-def test_the_last_event_tells_of_the_thought_and_is_otherwise_as_it_was(
+def test_the_last_event_has_the_reasonings_metadata_and_is_otherwise_as_it_was(
     endpoint: Endpoint,
 ) -> None:
     data = data_of(in_chunk(event(LAST[endpoint], "e"), endpoint, told_of(facts(tokens=7))))
@@ -92,7 +92,7 @@ def test_where_nothing_is_to_tell_the_event_stays(endpoint: Endpoint) -> None:
         assert in_chunk(event(LAST[endpoint]), endpoint, generation) == event(LAST[endpoint])
 
 
-def test_of_several_answers_each_last_event_tells_of_its_own() -> None:
+def test_of_several_answers_each_last_event_has_its_own_metadata() -> None:
     generation = told_of(facts(tokens=1), facts(ThoughtEnd.CUT, 2), facts(ThoughtEnd.OFF, 0))
     for index, end in enumerate(["complete", "cut", "off"]):
         chunk = {"choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]}
@@ -108,7 +108,7 @@ def test_an_answer_that_the_engine_does_not_tell_of_stays() -> None:
 
 
 @pytest.mark.parametrize("endpoint", [CHAT_COMPLETIONS, COMPLETIONS], ids=lambda e: e.name)
-def test_a_repetition_is_an_openai_stop_and_told_beside_it(endpoint: Endpoint) -> None:
+def test_a_repetition_is_an_openai_stop_with_metadata_beside_it(endpoint: Endpoint) -> None:
     text = '"finish_reason":"repetition"'
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": "repetition"}
     body = in_chunk(event({"choices": [choice]}), endpoint, told_of(facts(None, repeated=True)))
@@ -117,7 +117,7 @@ def test_a_repetition_is_an_openai_stop_and_told_beside_it(endpoint: Endpoint) -
     assert data["tierserve"] == {"finish_reasons": {"0": "repetition"}}
 
 
-def test_a_message_whose_end_anthropic_has_no_word_for_tells_of_it_too() -> None:
+def test_a_message_whose_end_anthropic_has_no_word_for_has_metadata_too() -> None:
     chunk = event({"type": "message_delta", "delta": {"stop_reason": None}}, "message_delta")
     assert MESSAGES.ending is not None
     assert MESSAGES.ending in chunk
@@ -138,7 +138,9 @@ def whole(
 
 
 @EACH
-def test_a_whole_answer_tells_of_its_thoughts_in_a_field_and_a_header(endpoint: Endpoint) -> None:
+def test_a_whole_answer_has_metadata_in_a_field_and_a_header(
+    endpoint: Endpoint,
+) -> None:
     generation = told_of(facts(tokens=3), facts(ThoughtEnd.CUT, 8))
     answer, headers = whole({"id": "x", "text": "日本"}, generation, endpoint)
     assert answer == {
@@ -162,7 +164,7 @@ def test_a_whole_answer_of_a_model_that_does_not_think_is_as_it_was(endpoint: En
 
 
 @pytest.mark.parametrize("endpoint", [CHAT_COMPLETIONS, COMPLETIONS], ids=lambda e: e.name)
-def test_a_whole_repetition_is_an_openai_stop_and_told_beside_it(endpoint: Endpoint) -> None:
+def test_a_whole_repetition_is_an_openai_stop_with_metadata_beside_it(endpoint: Endpoint) -> None:
     choices = [
         {"index": 0, "finish_reason": "length"},
         {"index": 1, "finish_reason": "repetition"},

@@ -3,7 +3,7 @@
 from serve_app.api.gate import LATE_S, RetryReservations
 
 
-def test_a_promise_is_redeemed_once_when_its_time_has_come() -> None:
+def test_a_reservation_is_redeemed_once_when_its_time_has_come() -> None:
     reservations = RetryReservations()
     reservations.add(7, due_s=10.0)
     assert not reservations.redeem(7, now_s=5.0)
@@ -47,7 +47,7 @@ def test_requests_without_a_key_are_counted_but_never_known_again() -> None:
     assert not reservations.redeem(None, now_s=10.0)
 
 
-def test_promises_that_are_not_kept_are_expected_less() -> None:
+def test_retries_that_do_not_come_are_expected_less() -> None:
     reservations = RetryReservations()
     for due_s in range(200):
         reservations.add(due_s, due_s=float(due_s))

@@ -93,7 +93,7 @@ async def test_unknown_routes_and_methods_get_openais_error_form() -> None:
     assert wrong.headers["allow"] == "POST"
 
 
-async def test_a_fault_of_our_own_is_a_500_in_openais_form_too() -> None:
+async def test_a_bug_of_our_own_is_a_500_in_openais_form_too() -> None:
     class Broken(FakeTiers):
         async def reports(self, tier: Tier) -> Sequence[Kept[Report]]:
             raise RuntimeError("boom")

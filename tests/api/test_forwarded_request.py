@@ -1,4 +1,4 @@
-"""What a replica passes on beside the body: a lender gets the borrower's plan, and only from it; a
+"""What a replica forwards beside the body: a lender gets the borrower's plan, and only from it; a
 replica of the same tier gets the request as it came."""
 
 import asyncio
@@ -185,7 +185,7 @@ async def test_a_replica_of_the_same_tier_applies_the_tiers_rules_once() -> None
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_a_replica_of_the_same_tier_ran_is_kept_with_what_it_told(stream: bool) -> None:
+async def test_what_a_replica_of_the_same_tier_ran_is_kept_with_its_metadata(stream: bool) -> None:
     answering = streams(FIRST, LAST, b"data: [DONE]\n\n") if stream else answers(WHOLE)
     engine = FakeEngine(thinks(answering, ThoughtEnd.CUT))
     gate = a_gate(clock_s=time.monotonic)

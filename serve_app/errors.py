@@ -1,4 +1,27 @@
-"""The faults that cross the HTTP boundary, each with a status and a body in OpenAI's form."""
+"""The error tree of a request: by whose fault it fails, and the status that its client gets.
+
+    RequestError                  any error response; its body is in OpenAI's or Anthropic's form
+      the client's fault
+        400                       a field or the body is invalid (`invalid`); the code says how
+        403                       a header that only another tier's replicas may send
+        404, 405                  no such route, model or response; the route has other methods
+        408, 413, 415             the body is late, too large or compressed
+      overload: retry after `retry_after_s`
+        429                       the queue is full or the wait too long; the tokenizer is busy
+        503                       too many large bodies at once
+      the engine or a replica
+        502                       the replica that ran it was lost; a tier cannot be reached
+        503                       the engine has stopped (`engine_stopped`), the replica is
+                                  stopping, no replica is ready
+      our bug
+        500                       everything else (`internal_error`), logged with its trace
+    ClientDisconnectedError       the client closed its connection: no response, logged as 499
+      ClientStalledError          the client stopped reading, and its connection is closed
+
+Signals inside a replica become one of these where they are caught: `GateFullError` of api/gate.py
+(429 by the edge, unless another replica runs the request), `StructureRefusedError` and
+`WorkerDiedError` of engine/grammar/sandbox.py.
+"""
 
 import json
 from collections.abc import Mapping
@@ -21,11 +44,11 @@ _ANTHROPIC_TYPE_OF_STATUS = {
     504: "timeout_error",
 }
 
-FAULT = "The server failed on this request; its log has the cause under the request id."
+INTERNAL_ERROR = "The server failed on this request; its log has the cause under the request id."
 
 
 class RequestError(Exception):
-    """A request that gets an error answer: the user's fault (4xx) or overload (429, 503)."""
+    """A request that gets an error response: `status` says by whose fault (see above)."""
 
     def __init__(
         self,
@@ -45,13 +68,13 @@ class RequestError(Exception):
 
     @property
     def retry_headers(self) -> list[tuple[bytes, bytes]]:
-        """Retry-After, where the client should come back."""
+        """Retry-After, where the client should retry."""
         if self.retry_after_s is None:
             return []
         return [(b"retry-after", b"%d" % self.retry_after_s)]
 
     def under_names(self, names: Mapping[str, str]) -> "RequestError":
-        """The same error, for a client who wrote fields under names of its own: `names` has them
+        """The same error, for a client that wrote fields under names of its own: `names` has them
         by ours."""
         if self.param is None or self.param not in names:
             return self
@@ -70,9 +93,22 @@ class RequestError(Exception):
         )
 
 
+class ClientDisconnectedError(Exception):
+    """The client closed the connection before its response was complete."""
+
+
+class ClientStalledError(ClientDisconnectedError):
+    """The client read nothing of its response for too long."""
+
+
 def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> RequestError:
     """A 400 that names the field."""
     return RequestError(400, message, param=param, code=code)
+
+
+def internal_error() -> RequestError:
+    """The 500 of a bug; what the client may know of it."""
+    return RequestError(500, INTERNAL_ERROR, code="internal_error")
 
 
 def engine_stopped() -> RequestError:

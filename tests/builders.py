@@ -12,12 +12,10 @@ from starlette.types import ASGIApp
 from serve_app.api.answer_cache import AnswerCache
 from serve_app.api.demand import DemandMeter
 from serve_app.api.edge import TierEdge
-from serve_app.api.endpoints import CHAT_COMPLETIONS, Endpoint
-from serve_app.api.gate import Gate
-from serve_app.api.internal_headers import RELAYED_HEADER, ClusterSecret
+from serve_app.api.forwarding import FORWARDED_HEADER, ClusterSecret, Forwarder
+from serve_app.api.gate import Gate, GateLimits
 from serve_app.api.lending import Lender, LendingDesk
-from serve_app.api.place import GateLimits
-from serve_app.api.relay import Relay
+from serve_app.api.routes import CHAT_COMPLETIONS, Endpoint
 from serve_app.api.rules import PreparedRequest, RuleBook, prepare
 from serve_app.config.admission import AdmissionConfig
 from serve_app.config.answers import SamplingConfig
@@ -149,7 +147,7 @@ def peers(*urls: str) -> Callable[[], Awaitable[Sequence[str]]]:
 def forwarded_by_a_replica(request_id: str = "from-a-peer") -> list[tuple[bytes, bytes]]:
     """The headers that make a request one that another replica has forwarded."""
     mark = SECRET.mark(request_id).encode()
-    return [(b"x-request-id", request_id.encode()), (RELAYED_HEADER, mark)]
+    return [(b"x-request-id", request_id.encode()), (FORWARDED_HEADER, mark)]
 
 
 def lenders(*found: Lender) -> Callable[[], Awaitable[Sequence[Lender]]]:
@@ -177,7 +175,7 @@ def an_edge(
         settings=settings or some_settings(),
         gate=gate or a_gate(clock_s=clock_s),
         metrics=make_tier_metrics(CollectorRegistry()),
-        relay=Relay(tier, peers(*peer_urls), lenders(*lent_by), SECRET),
+        forwarder=Forwarder(tier, peers(*peer_urls), lenders(*lent_by), SECRET),
         known_fields=KNOWN_FIELDS,
         desk=LendingDesk(tier),
         cache=AnswerCache((settings or some_settings()).answer_cache),

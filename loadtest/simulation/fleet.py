@@ -3,7 +3,7 @@
 A request comes to the replica with the fewest connections. Production's gate there runs it, lets it
 wait or refuses it. The head of each line looks for room every `relay_after_s`, and who would be
 refused looks at once: first at the tier's other replicas, then at those of the other tier that lend
-(`serve_app/api/edge.py`, `serve_app/api/relay.py`).
+(`serve_app/api/edge.py`, `serve_app/api/forwarding.py`).
 """
 
 import math
@@ -18,7 +18,7 @@ from loadtest.simulation.recorder import Recorder
 from loadtest.simulation.replica import Clock, Replica
 from loadtest.simulation.tier_state import TierState
 from loadtest.simulation.visit import Visit
-from serve_app.api.place import Refused
+from serve_app.api.gate import GateFullError as Refused
 from serve_app.config.admission import AdmissionConfig
 from serve_app.core.tiers import Tier
 

@@ -162,7 +162,7 @@ class Replica:
             work=relative_work(visit.limit, self.expected_new_tokens),
             borrowed=borrowed,
             max_new_tokens=visit.limit,
-            relayed=relayed,
+            forwarded=relayed,
             prompt_tokens=visit.prompt_tokens,
         )
         visit.place = at_gate.__enter__()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from loadtest.load.scenario import Slo
 from loadtest.simulation.profile import CardProfile, known_profiles
-from serve_app.api.place import GateLimits
+from serve_app.api.gate import GateLimits
 from serve_app.config.admission import AdmissionConfig
 from serve_app.config.scaling import SloConfig
 from serve_app.core.admission.capacity import derive_limits

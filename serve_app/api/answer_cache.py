@@ -1,4 +1,4 @@
-"""Answers kept for the same question: asked with the same key, in the same words and parameters.
+"""Answers kept for the same question: with the same API key, messages and parameters.
 
 Only what is deterministic is kept: temperature 0, or a seed. Each replica keeps its own.
 """
@@ -7,14 +7,14 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from cachetools import TTLCache
-from starlette.types import Scope
 
-from serve_app.api.client_identity import client_of
-from serve_app.api.endpoints import Endpoint
+from serve_app.api.request_context import RequestContext
+from serve_app.api.routes import Endpoint
 from serve_app.api.rules import PreparedRequest
 from serve_app.config.answers import AnswerCacheConfig
 
@@ -22,8 +22,8 @@ CACHE_HEADER = b"x-tierserve-cache"
 # What one kept answer takes beside its bytes.
 OVERHEAD_BYTES = 512
 _ID = re.compile(rb'"id":"((?:chatcmpl|cmpl|resp|msg)[-_][^"]+)"')
-# The begin of an event that tells of a fault; inside a JSON string no line begins.
-_FAULT = re.compile(rb'^(?:data: \{"error":|event: (?:error|response\.failed)$)', re.MULTILINE)
+# The begin of an event that reports an error; inside a JSON string no line begins.
+_ERROR = re.compile(rb'^(?:data: \{"error":|event: (?:error|response\.failed)$)', re.MULTILINE)
 _EVENT_END = b"\n\n"
 
 
@@ -42,7 +42,7 @@ class KeptAnswer:
     @property
     def failed(self) -> bool:
         """A stream that began well and ended with an error."""
-        return self.streamed and _FAULT.search(b"".join(self.parts)) is not None
+        return self.streamed and _ERROR.search(b"".join(self.parts)) is not None
 
     def renamed(self, request_id: str) -> list[bytes]:
         """The events of the stream, or the JSON body, under an id of their own. The parts that
@@ -60,6 +60,48 @@ def _new_id(old: bytes, request_id: str) -> bytes:
     """With the same word in front."""
     at = len(re.split(rb"[-_]", old, maxsplit=1)[0]) + 1
     return old[:at] + request_id.encode()
+
+
+@dataclass(slots=True)
+class Recording:
+    """What is sent to a client, given to `keep` if it comes to a good end: before its last part is
+    sent, so that a client that then asks again finds it."""
+
+    keep: Callable[[KeptAnswer], None]
+    _answer: KeptAnswer | None = None
+
+    def chunk(self, body: bytes) -> bytes:
+        """Record a chunk of a stream."""
+        if self._answer is None:
+            self._answer = KeptAnswer(streamed=True)
+        self._answer.parts.append(body)
+        return body
+
+    def whole(self, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Record a JSON answer."""
+        if body:
+            self._answer = KeptAnswer(False, tuple(headers), [body])
+
+    def end(self, status: int) -> None:
+        """The last part is about to be sent."""
+        if self._answer is not None and status == 200:
+            self.keep(self._answer)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLookup:
+    """`kept` is the answer that was found; without one, `recording` keeps the coming one."""
+
+    kept: KeptAnswer | None
+    recording: Recording | None
+
+    @property
+    def result(self) -> str:
+        return "miss" if self.kept is None else "hit"
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        return ((CACHE_HEADER, self.result.encode()),)
 
 
 class AnswerCache:
@@ -80,17 +122,28 @@ class AnswerCache:
     def size_bytes(self) -> int:
         return int(self._kept.currsize)
 
-    def key(self, scope: Scope, endpoint: Endpoint, prepared: PreparedRequest) -> str | None:
-        """None for a request whose answer is not to be kept: a random one, or the cache is off."""
-        payload = prepared.payload
-        deterministic = payload.get("temperature") == 0 or payload.get("seed") is not None
-        if not self.config.enabled or not deterministic:
+    def lookup(self, context: RequestContext) -> CacheLookup | None:
+        """None for a request whose answer is not to be kept: a random one, one that carries another
+        tier's name and is kept there, or the cache is off."""
+        if context.borrower is not None:
             return None
-        client = client_of(scope)
+        key = self.key(context.client, context.endpoint, context.prepared)
+        if key is None:
+            return None
+        kept = self.get(key)
+        return CacheLookup(kept, Recording(partial(self.keep, key)) if kept is None else None)
+
+    def key(
+        self, client: bytes | None, endpoint: Endpoint, prepared: PreparedRequest
+    ) -> str | None:
+        """What the answer is kept under: the client, the endpoint, and all that the answer depends
+        on."""
+        if not self.config.enabled or not prepared.deterministic:
+            return None
         asked = [
             client and client.hex(),
             endpoint.path,
-            payload,
+            prepared.payload,
             repr(prepared.plan),
             prepared.stop_repetition,
         ]

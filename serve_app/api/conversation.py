@@ -1,4 +1,5 @@
-"""Messages as the engine's templates know them: what a template would drop is converted or refused.
+"""A request's conversation as the engine's templates know it: roles, parts, tool calls, and the
+prompt rules of the model's family. What a template would drop is converted or refused.
 
 A chat template renders the roles that it knows and says nothing of the others, so a message of
 another role would be lost without a word.
@@ -8,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from serve_app.api.endpoints import MESSAGES, RESPONSES, Endpoint
-from serve_app.api.message_parts import check_parts
-from serve_app.core.reasoning.prompt_rules import TEXT_PARTS
+from serve_app.api.routes import COMPLETIONS, MESSAGES, RESPONSES, Endpoint
+from serve_app.config.answers import PromptingConfig
+from serve_app.core.reasoning.prompt_rules import NO_RULES, TEXT_PARTS, PromptRules, shape_messages
 from serve_app.errors import RequestError, invalid
 
 _ROLES: Mapping[Endpoint, tuple[str, ...]] = {
@@ -18,6 +19,7 @@ _ROLES: Mapping[Endpoint, tuple[str, ...]] = {
     RESPONSES: ("user", "assistant", "system", "developer"),
 }
 _CHAT_ROLES = ("system", "developer", "user", "assistant", "tool")
+MAX_SHOWN_CHARS = 32
 # What other interfaces call them.
 _MEANT = {
     "ai": "assistant",
@@ -35,7 +37,10 @@ _TOOL_RESULTS: Mapping[Endpoint, str] = {
     MESSAGES: "the result of a tool is a block `tool_result` of a message of role `user`",
     RESPONSES: "the result of a tool is an item of type `function_call_output`",
 }
-MAX_SHOWN_CHARS = 32
+# Whose content may be left out: an assistant may only call, and a tool may have said nothing.
+_MAY_BE_SILENT = frozenset({"assistant", "tool", "function"})
+# What vLLM reads as text or reasoning; pictures and sounds have been refused before.
+_KNOWN_PARTS = frozenset({*TEXT_PARTS, "refusal", "thinking", "reasoning", "tool_reference"})
 
 
 def take_conversation(payload: dict[str, Any], endpoint: Endpoint) -> None:
@@ -65,6 +70,39 @@ def continues_last(payload: Mapping[str, Any], endpoint: Endpoint) -> bool:
     messages = payload.get("messages")
     last = messages[-1] if isinstance(messages, list) and messages else None
     return isinstance(last, Mapping) and _is_prefill(last)
+
+
+def prompt_rules(config: PromptingConfig, *, r1: bool, thinks: bool) -> PromptRules:
+    """The rules of a tier: what its settings leave open, the model's family decides."""
+    return PromptRules(
+        fold_system=r1 if config.fold_system is None else config.fold_system,
+        strip_thoughts=r1 if config.strip_thoughts is None else config.strip_thoughts,
+        force_thought=thinks if config.force_thought is None else config.force_thought,
+    )
+
+
+def shape_prompt(
+    payload: dict[str, Any], endpoint: Endpoint, rules: PromptRules, directive: str | None
+) -> None:
+    """Shape the conversation in place. A prompt for the legacy endpoint is the client's own."""
+    if endpoint is COMPLETIONS:
+        return
+    if endpoint is not RESPONSES and directive is None and rules == NO_RULES:
+        return
+    field = "input" if endpoint is RESPONSES else "messages"
+    messages = payload.get(field)
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    if not isinstance(messages, list):
+        return
+    begun = continues_last(payload, endpoint)
+    aside = {MESSAGES: "system", RESPONSES: "instructions"}.get(endpoint)
+    # Of another type it is for the engine's schema to refuse, by its own name.
+    system = payload.get(aside) if aside else None
+    if aside and rules.fold_system and system and isinstance(system, str | list):
+        messages = [{"role": "system", "content": payload.pop(aside)}, *messages]
+    shaped = shape_messages(messages, rules, directive, continues_last=begun)
+    payload[field] = [_in_form(message, endpoint) for message in shaped]
 
 
 def _check(message: object, place: str, endpoint: Endpoint) -> None:
@@ -112,6 +150,63 @@ def _unknown_role(role: str, place: str, roles: Sequence[str], endpoint: Endpoin
 def _listed(roles: Sequence[str]) -> str:
     *most, last = (f"`{role}`" for role in roles)
     return f"{', '.join(most)} and {last}"
+
+
+def check_parts(message: Mapping[str, Any], place: str) -> None:
+    """Raises RequestError 400 that names the content, the part of it, or the call."""
+    content = message.get("content")
+    if content is None and message.get("role") not in _MAY_BE_SILENT:
+        raise _missing_part(f"{place}.content", "a text, or a list of parts")
+    for at, part in enumerate(content if isinstance(content, list) else ()):
+        _check_part(part, f"{place}.content[{at}]")
+    calls = message.get("tool_calls")
+    if calls is None:
+        return
+    if not isinstance(calls, list):
+        raise _wrong_part(f"{place}.tool_calls", "a list")
+    for at, call in enumerate(calls):
+        _check_call(call, f"{place}.tool_calls[{at}]")
+
+
+def _check_part(part: object, place: str) -> None:
+    if isinstance(part, str):
+        return
+    if not isinstance(part, Mapping):
+        raise _wrong_part(place, 'an object, such as {"type": "text", "text": "..."}')
+    kind = part.get("type")
+    if kind is not None and not isinstance(kind, str):
+        raise _wrong_part(f"{place}.type", "a text")
+    if kind in TEXT_PARTS and not isinstance(part.get("text"), str):
+        if part.get("text") is None:
+            raise _missing_part(f"{place}.text", "a text")
+        raise _wrong_part(f"{place}.text", "a text")
+    if kind not in _KNOWN_PARTS:
+        named = "missing" if kind is None else f"`{kind[:MAX_SHOWN_CHARS]}`"
+        raise invalid(
+            f"`{place}.type` is {named}: a part of a message is of type `text`.",
+            param=f"{place}.type",
+        )
+
+
+def _check_call(call: object, place: str) -> None:
+    if not isinstance(call, Mapping):
+        raise _wrong_part(place, "an object with `id` and `function`")
+    if not isinstance(call.get("id"), str):
+        raise _missing_part(f"{place}.id", "the id that the result's `tool_call_id` names")
+    function = call.get("function")
+    if not isinstance(function, Mapping):
+        raise _missing_part(f"{place}.function", "an object with `name` and `arguments`")
+    if not isinstance(function.get("name"), str):
+        raise _missing_part(f"{place}.function.name", "a text")
+
+
+def _missing_part(place: str, form: str) -> RequestError:
+    message = f"`{place}` is missing: {form}."
+    return RequestError(400, message, param=place, code="missing_required_parameter")
+
+
+def _wrong_part(place: str, form: str) -> RequestError:
+    return invalid(f"`{place}` must be {form}.", param=place, code="invalid_type")
 
 
 def _with_tool_calls(messages: Sequence[Any]) -> list[Any]:
@@ -231,3 +326,17 @@ def _text_of(content: object) -> str:
         if isinstance(part, Mapping) and part.get("type") in TEXT_PARTS
     )
     return "".join(text for text in texts if isinstance(text, str))
+
+
+def _in_form(message: Any, endpoint: Endpoint) -> Any:
+    """What has been put in front of a list of parts is named as the endpoint names text."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if endpoint is not RESPONSES or not isinstance(content, list):
+        return message
+    parts = [
+        {**part, "type": "input_text"}
+        if isinstance(part, dict) and part.get("type") == "text"
+        else part
+        for part in content
+    ]
+    return {**message, "content": parts}

@@ -1,4 +1,4 @@
-"""What a replica learns of its tier's demand: how fast it is, how long requests are, what comes."""
+"""What a replica learns of its tier's demand: its speed, the lengths of requests, their rate."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -21,7 +21,7 @@ _NO_LIMIT = 1 << 30
 class DemandMeter:
     """Filled by the engine (`step`, `finished`) and by the gate (`arrived`); read for autoscaling.
 
-    `derived` is the card's step time before anything was measured. All work is in seconds of this
+    `derived` is the GPU's step time before anything was measured. All work is in seconds of this
     replica with `slots` sequences at once.
     """
 

@@ -9,48 +9,53 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.api.answer import Answer
-from serve_app.api.answer_cache import AnswerCache
-from serve_app.api.answering import AnsweringRoutes
-from serve_app.api.body_reader import BodyReader
-from serve_app.api.client_identity import client_of
-from serve_app.api.deadlines import Deadlines
-from serve_app.api.endpoints import MESSAGES, Endpoint, generating_endpoint
-from serve_app.api.engine_call import call_engine
-from serve_app.api.exchange import Arrival, Exchange
-from serve_app.api.field_bounds import FieldBounds
-from serve_app.api.field_rules import SchemaRules
-from serve_app.api.gate import Gate
-from serve_app.api.lending import LendingDesk, no_room
-from serve_app.api.messages import (
-    ClientGone,
-    ClientStalled,
+from serve_app.api.answer_cache import AnswerCache, CacheLookup
+from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch, Watched, call_engine
+from serve_app.api.direct_routes import DirectRoutes, refuse_route
+from serve_app.api.field_rules import FieldBounds, SchemaRules
+from serve_app.api.forwarding import Forwarder
+from serve_app.api.gate import Gate, GateFullError, QueueEntry
+from serve_app.api.lending import LendingDesk, no_capacity
+from serve_app.api.request_body import BodyReader, PromptEstimate, as_json, parse_object
+from serve_app.api.request_context import (
+    RequestContext,
     RequestId,
+    client_of,
     path_below_root,
-    send_error,
-    shown,
-    speaks_anthropic,
     take_request_id,
     with_path,
 )
-from serve_app.api.payload import as_json, parse_object
-from serve_app.api.place import Place, Refused
-from serve_app.api.prompt_estimate import PromptEstimate
-from serve_app.api.recall import answered_from
-from serve_app.api.relay import Relay
-from serve_app.api.request_record import RequestRecord
-from serve_app.api.routes import TIER_ROUTES, Route, meant_path, tier_methods, tier_route
-from serve_app.api.rules import PreparedRequest, RuleBook, prepare
-from serve_app.api.stall_watch import ClientSend, StallWatch, Watched
-from serve_app.api.structure_field import structure_field
-from serve_app.api.unserved import no_route
+from serve_app.api.request_record import RequestOutcome, RequestRecord
+from serve_app.api.response import ResponseForm, TierResponse
+from serve_app.api.routes import (
+    MESSAGES,
+    TIER_ROUTES,
+    Endpoint,
+    Route,
+    generating_endpoint,
+    meant_path,
+    tier_route,
+)
+from serve_app.api.rules import RuleBook, prepare
 from serve_app.config.tier import TierSettings
 from serve_app.core.admission.queue_drain import NEWEST_WEIGHT, relative_work
 from serve_app.core.generation import Generation
 from serve_app.core.structure.schema_limits import SchemaLimits
 from serve_app.core.tiers import Tier
-from serve_app.errors import FAULT, RequestError, engine_stopped
+from serve_app.errors import (
+    ClientDisconnectedError,
+    ClientStalledError,
+    RequestError,
+    engine_stopped,
+    internal_error,
+)
 from serve_app.telemetry import TierMetrics
+
+WARNING_HEADER = b"x-tierserve-warning"
+# A stream whose client has let the edge wait for more of its time says nothing of the engine.
+MAX_WAITED_FRACTION = 0.1
+_DIRECT = Endpoint("direct", "", (), None)
+_DIRECT_ANTHROPIC = Endpoint("direct", "", (), None, anthropic=True)
 
 
 @dataclass(slots=True)
@@ -63,11 +68,11 @@ class TierEdge:
     settings: TierSettings
     gate: Gate
     metrics: TierMetrics
-    relay: Relay
+    forwarder: Forwarder
     known_fields: Mapping[str, frozenset[str]]
     desk: LendingDesk
     cache: AnswerCache
-    # Of the engine's model: whether it thinks, and whether it is an R1 distill.
+    # Of the engine's model: whether it reasons, and whether it is an R1 distill.
     thinks: bool = False
     r1: bool = False
     clock_s: Callable[[], float] = time.monotonic
@@ -86,12 +91,14 @@ class TierEdge:
     token_s: float | None = None
     deadlines: Deadlines = field(default_factory=Deadlines)
     prompts: PromptEstimate = field(default_factory=PromptEstimate)
-    _answering: AnsweringRoutes = field(init=False)
+    _direct: DirectRoutes = field(init=False)
     _watch: StallWatch = field(init=False)
+    # By whether the request came to the tier's bare prefix.
+    _books: dict[bool, RuleBook] = field(default_factory=dict[bool, RuleBook])
     _engine_ids: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._answering = AnsweringRoutes(self.engine_app, self.bounds, self.bodies)
+        self._direct = DirectRoutes(self.engine_app, self.bounds, self.bodies)
         self._watch = StallWatch(self.clock_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,86 +110,113 @@ class TierEdge:
         request_id = take_request_id(scope)
         scope = with_path(scope, meant_path(path_below_root(scope), TIER_ROUTES))
         path, method = path_below_root(scope), scope["method"]
-        relayed_here = self.relay.secret.take_relayed(scope, request_id.value)
-        endpoint, route = generating_endpoint(path), tier_route(method, path)
-        if endpoint is not None and method == "POST":
-            arrival = Arrival(scope, receive, request_id, relayed_here)
-            await self._generate(arrival, send, endpoint)
-        elif route is not None:
+        forwarded_here = self.forwarder.secret.take_forwarded(scope, request_id.value)
+        endpoint = generating_endpoint(path) if method == "POST" else None
+        if endpoint is not None:
+            form = ResponseForm(endpoint, request_id, engine_dead=self.engine_dead)
+            await self._generate(scope, receive, send, form, forwarded_here=forwarded_here)
+        elif (route := tier_route(method, path)) is not None:
             await self._answer_directly(scope, receive, send, route, request_id)
         else:
-            await _refuse_route(scope, send, request_id)
+            await refuse_route(scope, send, request_id)
 
-    def _answer(self, send: Send, request_id: RequestId, endpoint: Endpoint) -> Answer:
-        return Answer(
-            send,
-            request_id=request_id,
-            endpoint=endpoint,
-            metrics=self.metrics,
-            clock_s=self.clock_s,
-            engine_dead=self.engine_dead,
-        )
-
-    async def _answer_directly(
-        self, scope: Scope, receive: Receive, send: Send, route: Route, request_id: RequestId
+    async def _generate(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        form: ResponseForm,
+        *,
+        forwarded_here: bool,
     ) -> None:
-        """A route that does not generate. It is not counted among the tier's requests."""
-        client = ClientSend(send, self.clock_s)
-        # Anthropic's clients count tokens below their own route.
-        form = _ANSWERING_ANTHROPIC if route.path.startswith(MESSAGES.path) else _ANSWERING
-        answer = self._answer(client, request_id, form)
-        try:
-            async with self.deadlines.until_ended() as deadline:
-                watched = Watched(client, stall=lambda: self.deadlines.stall(deadline))
-                with self._watch.watching(watched, self.settings.admission.client_stall_s):
-                    await self._answering(scope, receive, answer, route, self.settings)
-        except RequestError as error:
-            await answer.fail(error)
-        except ClientGone:
-            return
+        """A generating request from its first byte to the record of its outcome.
 
-    async def _generate(self, arrival: Arrival, send: Send, endpoint: Endpoint) -> None:
-        request_id = arrival.request_id
+        (1) Read it and apply the tier's rules: from then on it is frozen.
+        (2) Answer it from the cache, if its answer is kept there.
+        (3) Choose what is done to its response.
+        (4) Serve it, until the end of a drain, or until its client has stalled for too long.
+        (5) Learn from it, and record what became of it.
+        """
         client = ClientSend(send, self.clock_s)
-        answer = self._answer(client, request_id, endpoint)
+        response = TierResponse(client, form, self.metrics, self.clock_s)
         record = RequestRecord(
-            self.metrics, self.clock_s, endpoint, request_id, arrival.relayed_here, self.clock_s()
+            self.metrics,
+            self.clock_s,
+            form.endpoint,
+            form.request_id.value,
+            forwarded_here,
+            self.clock_s(),
         )
         try:
             if self.engine_dead():
                 raise engine_stopped()
-            exchange = await self._prepare(arrival, answer, endpoint)
-            if await answered_from(self.cache, exchange, request_id.value, self.metrics.cache):
+            context = await self._read(scope, receive, form, forwarded_here)  # (1)
+            lookup = self._look_up(context)  # (2)
+            response = self._response(client, form.request_id, context, lookup)  # (3)
+            if lookup is not None and lookup.kept is not None:
+                await response.replay(lookup.kept)
                 record.end(200, outcome="cached")
                 return
-            async with self.deadlines.until_ended() as deadline:
-                await self._serve(exchange, client, stall=lambda: self.deadlines.stall(deadline))
-            self._learn_speed(answer, client)
-            record.end_answered(exchange, with_prompt=self.settings.log_prompts)
+            async with self.deadlines.until_ended() as deadline:  # (4)
+                outcome = await self._serve(
+                    context, response, client, stall=lambda: self.deadlines.stall(deadline)
+                )
+            self._learn_speed(outcome, client)  # (5)
+            record.end_served(context, outcome, with_prompt=self.settings.log_prompts)
         except RequestError as error:
-            await answer.fail(error)
+            await response.fail(error)
             record.end(error.status, reason=error.code)
-        except (ClientGone, asyncio.CancelledError) as gone:
-            record.end_left("client_stalled" if isinstance(gone, ClientStalled) else "client_gone")
-            if isinstance(gone, asyncio.CancelledError):
+        except (ClientDisconnectedError, asyncio.CancelledError) as ended:
+            stalled = isinstance(ended, ClientStalledError)
+            record.end_disconnected("client_stalled" if stalled else "client_gone")
+            if isinstance(ended, asyncio.CancelledError):
                 raise
         except Exception:
-            await answer.fail(RequestError(500, FAULT, code="internal_error"))
+            await response.fail(internal_error())
             record.end(500, reason="fault")
             raise
 
-    async def _prepare(self, arrival: Arrival, answer: Answer, endpoint: Endpoint) -> Exchange:
-        scope, receive = arrival.scope, arrival.receive
-        borrower = self.desk.borrower_of(scope)
-        asked = await self.bodies.read(
+    async def _read(
+        self, scope: Scope, receive: Receive, form: ResponseForm, forwarded_here: bool
+    ) -> RequestContext:
+        """Read the body, and apply the rules of its tier. Raises RequestError."""
+        borrower = self.desk.borrower_of(scope) if forwarded_here else None
+        received = await self.bodies.read(
             scope,
             receive,
             limit_bytes=self.settings.max_body_bytes,
             timeout_s=self.settings.admission.body_timeout_s,
         )
-        payload = parse_object(asked)
+        payload, endpoint = parse_object(received), form.endpoint
         if borrower is None:
-            book = RuleBook(
+            book = self._book(bare=path_below_root(scope) in ("", "/"))
+            prepared = prepare(payload, endpoint, book)
+        else:
+            most = self.settings.max_new_tokens
+            prepared = self.desk.prepare(scope, payload, endpoint, borrower, most)
+        return RequestContext(
+            scope,
+            receive,
+            endpoint,
+            form.request_id.value,
+            client_of(scope),
+            received,
+            prepared,
+            as_json(prepared.payload),
+            forwarded_here,
+            borrower,
+        )
+
+    def _book(self, *, bare: bool) -> RuleBook:
+        """The rules as they are now: written anew once settings or limits are others."""
+        book = self._books.get(bare)
+        if (
+            book is None
+            or book.settings is not self.settings
+            or book.slots != self.gate.limits.slots
+            or book.other_tiers_limit != self.other_tiers_limit
+        ):
+            book = self._books[bare] = RuleBook(
                 self.tier,
                 self.settings,
                 self.gate.limits.slots,
@@ -193,30 +227,197 @@ class TierEdge:
                 self.bounds,
                 self.schema_limits,
                 self.schema_rules,
-                self.settings.limits.lowers(bare=path_below_root(scope) in ("", "/")),
+                self.settings.limits.lowers(bare=bare),
                 self.other_tiers_limit,
             )
-            prepared = prepare(payload, endpoint, book)
-        else:
-            most = self.settings.max_new_tokens
-            prepared = self.desk.prepare(scope, payload, endpoint, borrower, most)
-            answer.measured_here, answer.renamed = False, (self.tier.value, borrower.value)
-        answer.written_as = prepared.written_as
-        answer.max_new_tokens = prepared.max_new_tokens
-        body = as_json(prepared.payload)
-        answer.headers += [(WARNING_HEADER, text.encode()) for text in prepared.warnings]
-        return Exchange(
-            scope,
-            receive,
-            answer,
-            endpoint,
-            prepared,
-            asked,
-            body,
-            request_id=arrival.request_id.value,
-            relayed_here=arrival.relayed_here,
-            borrower=borrower,
+        return book
+
+    def _look_up(self, context: RequestContext) -> CacheLookup | None:
+        """None for one that is not kept: its answer is another one each time, or it is kept where
+        it came in."""
+        if context.borrower is not None or not context.prepared.deterministic:
+            return None
+        lookup = self.cache.lookup(context)
+        if lookup is not None:
+            self.metrics.cache.labels(result=lookup.result).inc()
+        return lookup
+
+    def _response(
+        self,
+        client: ClientSend,
+        request_id: RequestId,
+        context: RequestContext,
+        lookup: CacheLookup | None,
+    ) -> TierResponse:
+        prepared, borrower = context.prepared, context.borrower
+        warnings = [(WARNING_HEADER, text.encode()) for text in prepared.warnings]
+        form = ResponseForm(
+            context.endpoint,
+            request_id,
+            (*warnings, *(() if lookup is None else lookup.headers)),
+            None if borrower is None else (self.tier.value, borrower.value),
+            prepared.written_as,
+            prepared.max_new_tokens,
+            self.engine_dead,
         )
+        recording = None if lookup is None else lookup.recording
+        return TierResponse(client, form, self.metrics, self.clock_s, recording)
+
+    async def _serve(
+        self,
+        context: RequestContext,
+        response: TierResponse,
+        client: ClientSend,
+        stall: Callable[[], None],
+    ) -> RequestOutcome:
+        """Queue it, run it here or elsewhere, or refuse it.
+
+        (1) One that another replica has forwarded runs at once, or goes back to it.
+        (2) Enter the gate, which queues the request until its slots are granted, or is full.
+        (3) Wait in the queue, with heartbeats; at its head, look for another replica.
+        (4) Run it on this replica's engine.
+        (5) Where the gate is full another replica may have capacity; else refuse, with the time to
+            retry.
+        """
+        prepared, prompt_tokens = context.prepared, self.prompts.tokens(len(context.body))
+        self._take_forwarded(context, prompt_tokens)  # (1)
+        try:
+            entering = self.gate.enter(  # (2)
+                prepared.sequences,
+                key=context.retry_key,
+                retried=context.is_retry,
+                work=relative_work(
+                    prepared.max_new_tokens, self.settings.admission.expected_new_tokens
+                ),
+                borrowed=context.borrower is not None,
+                max_new_tokens=prepared.max_new_tokens,
+                forwarded=context.forwarded_here,
+                prompt_tokens=prompt_tokens,
+            )
+            with entering as entry:
+                generation = self._generation(entry, context)
+                with self._watched(entry, generation, client, stall):
+                    if not entry.granted.done():  # (3)
+                        outcome = await self._wait(entry, context, response)
+                        if outcome is not None:
+                            return outcome
+                    return await self._run(entry, generation, context, response)  # (4)
+        except GateFullError as full:  # (5)
+            async with context.disconnection() as disconnected:
+                outcome = await self.forwarder.forward(context, response, disconnected)
+            if outcome is None:
+                raise self._refusal(full) from full
+            self.gate.withdraw(full)
+            return outcome
+
+    def _take_forwarded(self, context: RequestContext, prompt_tokens: float) -> None:
+        """Raises RequestError where one that another replica has forwarded would not run at
+        once."""
+        sequences = context.prepared.sequences
+        if context.borrower is not None:
+            lending = self.gate.may_lend(sequences, prompt_tokens)
+            if not lending.allowed:
+                raise no_capacity(f"Nothing to lend: {lending.reason}.")
+        elif context.forwarded_here and not self.gate.has_room(sequences):
+            raise no_capacity("No room for a forwarded request.")
+
+    def _generation(self, entry: QueueEntry, context: RequestContext) -> Generation:
+        """What the engine is to know of the request, and to report of it, beside HTTP."""
+        prepared, salt = context.prepared, None
+        if self.settings.prefix_cache_isolation:
+            salt = self.forwarder.secret.cache_salt(context.client)
+
+        def on_first_token() -> None:
+            if context.borrower is None and entry.prompt_counted:
+                self.prompts.observe(body_bytes=len(context.body), tokens=entry.prompt_tokens)
+            self.gate.first_token(entry)
+
+        return Generation(
+            prepared.plan,
+            prepared.stop_repetition,
+            prepared.structure_field,
+            cache_salt=salt,
+            on_prompt=lambda tokens: self.gate.prompt_counted(entry, tokens),
+            on_first_token=on_first_token,
+        )
+
+    @contextmanager
+    def _watched(
+        self,
+        entry: QueueEntry,
+        generation: Generation,
+        client: ClientSend,
+        stall: Callable[[], None],
+    ) -> Iterator[None]:
+        """A client that stops reading holds no slot beyond its engine's work, and its connection
+        not for ever."""
+        watched = Watched(
+            client, stall, lambda: self.engine_done(generation), lambda: self.gate.release(entry)
+        )
+        with self._watch.watching(watched, self.settings.admission.client_stall_s):
+            yield
+
+    async def _wait(
+        self, entry: QueueEntry, context: RequestContext, response: TierResponse
+    ) -> RequestOutcome | None:
+        """Until the slots are granted (None), or another replica has answered it.
+
+        (1) Wake up for the grant, a disconnect, or after a while.
+        (2) Keep the client's connection alive.
+        (3) At the queue's head, offer it to other replicas.
+        """
+        admission = self.settings.admission
+        next_heartbeat_s = self.clock_s() + admission.heartbeat_s
+        async with context.disconnection() as disconnected:
+            while not entry.granted.done():
+                await asyncio.wait(  # (1)
+                    {entry.granted, disconnected},
+                    timeout=min(admission.relay_after_s, admission.heartbeat_s),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if disconnected.done():
+                    raise ClientDisconnectedError
+                if entry.granted.done():
+                    break
+                if context.prepared.streaming and self.clock_s() >= next_heartbeat_s:  # (2)
+                    await response.heartbeat(self.gate.ahead_of(entry))
+                    next_heartbeat_s += admission.heartbeat_s
+                # Each await may have let the gate grant the slots.
+                if entry.granted.done() or self.gate.ahead_of(entry) > 0:
+                    continue
+                if await self.forwarder.has_somewhere() and not entry.granted.done():  # (3)
+                    with self.gate.step_aside(entry):
+                        outcome = await self.forwarder.forward(context, response, disconnected)
+                    if outcome is not None:
+                        return outcome
+        return None
+
+    async def _run(
+        self,
+        entry: QueueEntry,
+        generation: Generation,
+        context: RequestContext,
+        response: TierResponse,
+    ) -> RequestOutcome:
+        own = context.borrower is None
+        if own:
+            self.metrics.queue_wait_s.observe(entry.wait_s)
+        with self._engine_id(context.request_id) as engine_id:
+            await call_engine(
+                self.engine_app,
+                context.engine_scope(engine_id),
+                body=context.body,
+                receive=context.receive,
+                send=response.from_engine(
+                    generation, observed=own, before_whole=lambda: self.gate.release(entry)
+                ),
+                generation=generation,
+            )
+        if not response.complete:
+            raise ClientDisconnectedError
+        if response.status == 200:
+            self.gate.observe_service(entry)
+        return RequestOutcome(response.status, response.timing, entry.wait_s, generation)
 
     @contextmanager
     def _engine_id(self, request_id: str) -> Iterator[str]:
@@ -231,129 +432,8 @@ class TierEdge:
         finally:
             self._engine_ids.discard(engine_id)
 
-    async def _serve(
-        self, exchange: Exchange, client: ClientSend, stall: Callable[[], None]
-    ) -> None:
-        """Admit, wait, run; or pass to a replica that has room; or refuse."""
-        self._take_relayed(exchange)
-        try:
-            entering = self.gate.enter(
-                exchange.prepared.sequences,
-                key=exchange.key,
-                retried=exchange.says_it_retries,
-                work=self._work(exchange.prepared),
-                borrowed=exchange.borrower is not None,
-                max_new_tokens=exchange.prepared.max_new_tokens,
-                relayed=exchange.relayed_here,
-                prompt_tokens=self.prompts.tokens(len(exchange.body)),
-            )
-            with entering as place, self._watched(place, exchange, client, stall):
-                if place.granted.done() or not await self._wait(place, exchange):
-                    await self._run(place, exchange)
-        except Refused as refused:
-            async with exchange.disconnection() as gone:
-                if not await self.relay.passed_on(exchange, gone):
-                    raise self._refusal(refused) from refused
-            self.gate.withdraw(refused)
-
-    def _take_relayed(self, exchange: Exchange) -> None:
-        """Raises RequestError where one that another replica passes on would not run at once."""
-        sequences = exchange.prepared.sequences
-        if exchange.borrower is not None:
-            prompt_tokens = self.prompts.tokens(len(exchange.body))
-            lending = self.gate.may_lend(sequences, prompt_tokens)
-            if not lending.allowed:
-                raise no_room(f"Nothing to lend: {lending.reason}.")
-        elif exchange.relayed_here and not self.gate.has_room(sequences):
-            raise no_room("No room for a relayed request.")
-
-    async def _wait(self, place: Place, exchange: Exchange) -> bool:
-        """Until the slots are granted (False) or another replica has answered it (True)."""
-        admission = self.settings.admission
-        next_heartbeat_s = self.clock_s() + admission.heartbeat_s
-        async with exchange.disconnection() as gone:
-            while not place.granted.done():
-                await asyncio.wait(
-                    {place.granted, gone},
-                    timeout=min(admission.relay_after_s, admission.heartbeat_s),
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if gone.done():
-                    raise ClientGone
-                if place.granted.done():
-                    break
-                if exchange.prepared.streaming and self.clock_s() >= next_heartbeat_s:
-                    await exchange.answer.heartbeat(self.gate.ahead_of(place))
-                    next_heartbeat_s += admission.heartbeat_s
-                # Each await may have let the gate grant the slots.
-                if place.granted.done() or self.gate.ahead_of(place) > 0:
-                    continue
-                if await self.relay.has_somewhere() and not place.granted.done():
-                    with self.gate.step_aside(place):
-                        if await self.relay.passed_on(exchange, gone):
-                            return True
-        return False
-
-    async def _run(self, place: Place, exchange: Exchange) -> None:
-        exchange.queue_wait_s = place.wait_s
-        if exchange.borrower is None:
-            self.metrics.queue_wait_s.observe(place.wait_s)
-        prepared = exchange.prepared
-        generation = Generation(
-            prepared.plan,
-            prepared.stop_repetition,
-            _as_written(prepared, structure_field(prepared.payload, exchange.endpoint.name)),
-            cache_salt=self._cache_salt(exchange),
-            on_prompt=lambda tokens: self.gate.prompt_counted(place, tokens),
-            on_first_token=lambda: self._first_token(place, exchange),
-        )
-        exchange.answer.generation = generation
-        exchange.answer.before_whole = lambda: self.gate.release(place)
-        with self._engine_id(exchange.request_id) as exchange.engine_id:
-            await call_engine(
-                self.engine_app,
-                exchange.engine_scope(),
-                body=exchange.body,
-                receive=exchange.receive,
-                send=exchange.answer,
-                generation=generation,
-            )
-        if not exchange.answer.complete:
-            raise ClientGone
-        if exchange.answer.status == 200:
-            self.gate.observe_service(place)
-
-    def _first_token(self, place: Place, exchange: Exchange) -> None:
-        if exchange.borrower is None and place.prompt_counted:
-            self.prompts.observe(body_bytes=len(exchange.body), tokens=place.prompt_tokens)
-        self.gate.first_token(place)
-
-    def _cache_salt(self, exchange: Exchange) -> str | None:
-        if not self.settings.prefix_cache_isolation:
-            return None
-        return self.relay.secret.cache_salt(client_of(exchange.scope))
-
-    @contextmanager
-    def _watched(
-        self, place: Place, exchange: Exchange, client: ClientSend, stall: Callable[[], None]
-    ) -> Iterator[None]:
-        """A client that stops reading holds no slot beyond its engine's work, and not for ever
-        what it holds else."""
-
-        def engine_done() -> bool:
-            generation = exchange.answer.generation
-            return generation is not None and self.engine_done(generation)
-
-        watched = Watched(client, stall, engine_done, lambda: self.gate.release(place))
-        with self._watch.watching(watched, self.settings.admission.client_stall_s):
-            yield
-
-    def _work(self, prepared: PreparedRequest) -> float:
-        expected_new_tokens = self.settings.admission.expected_new_tokens
-        return relative_work(prepared.max_new_tokens, expected_new_tokens)
-
-    def _refusal(self, refused: Refused) -> RequestError:
-        admission = refused.admission
+    def _refusal(self, full: GateFullError) -> RequestError:
+        admission = full.admission
         self.metrics.refused.labels(reason=admission.reason).inc()
         return RequestError(
             429,
@@ -363,34 +443,29 @@ class TierEdge:
             retry_after_s=admission.retry_after_s,
         )
 
-    def _learn_speed(self, answer: Answer, client: ClientSend) -> None:
-        token_s = answer.timing.token_s
-        if client.waited_s > MAX_WAITED_SHARE * answer.timing.streamed_s:
-            return  # as fast as its client reads, which says nothing of the engine
-        if token_s is not None and not answer.relayed:
+    def _learn_speed(self, outcome: RequestOutcome, client: ClientSend) -> None:
+        token_s = outcome.timing.token_s
+        if client.waited_s > MAX_WAITED_FRACTION * outcome.timing.streamed_s:
+            return
+        if token_s is not None and not outcome.forwarded:
             previous_s = token_s if self.token_s is None else self.token_s
             self.token_s = previous_s + NEWEST_WEIGHT * (token_s - previous_s)
 
-
-def _as_written(prepared: PreparedRequest, field: str | None) -> str | None:
-    """The field that binds the answer, as its client knows it. vLLM binds calls to their tools'
-    schemas where the model may call, too."""
-    field = field or ("tools" if prepared.payload.get("tools") else None)
-    return None if field is None else prepared.written_as.get(field, field)
-
-
-async def _refuse_route(scope: Scope, send: Send, request_id: RequestId) -> None:
-    method, path = scope["method"], path_below_root(scope)
-    error, headers = no_route(method, path, shown(scope)), ()
-    if allowed := tier_methods(path):
-        message = f"{shown(scope)} takes {allowed}, not {method}."
-        error = RequestError(405, message, code="method_not_allowed")
-        headers = [(b"allow", allowed.encode())]
-    anthropic = speaks_anthropic(scope)
-    await send_error(send, error, request_id=request_id, anthropic=anthropic, headers=headers)
-
-
-WARNING_HEADER = b"x-tierserve-warning"
-MAX_WAITED_SHARE = 0.1
-_ANSWERING = Endpoint("answering", "", (), None)
-_ANSWERING_ANTHROPIC = Endpoint("answering", "", (), None, anthropic=True)
+    async def _answer_directly(
+        self, scope: Scope, receive: Receive, send: Send, route: Route, request_id: RequestId
+    ) -> None:
+        """A route that does not generate. It is not counted among the tier's requests."""
+        client = ClientSend(send, self.clock_s)
+        # Anthropic's clients count tokens below their own route.
+        endpoint = _DIRECT_ANTHROPIC if route.path.startswith(MESSAGES.path) else _DIRECT
+        form = ResponseForm(endpoint, request_id, engine_dead=self.engine_dead)
+        response = TierResponse(client, form, self.metrics, self.clock_s)
+        try:
+            async with self.deadlines.until_ended() as deadline:
+                watched = Watched(client, stall=lambda: self.deadlines.stall(deadline))
+                with self._watch.watching(watched, self.settings.admission.client_stall_s):
+                    await self._direct(scope, receive, response, route, self.settings)
+        except RequestError as error:
+            await response.fail(error)
+        except ClientDisconnectedError:
+            return

@@ -6,9 +6,9 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from serve_app.api.demand import DemandMeter
-from serve_app.api.place import Place
 from serve_app.core.admission.kv_pool import MEAN_SHARE, NO_LIMIT, AnswersLeft, Held, peak_tokens
 from serve_app.core.admission.prefill import (
     PrefillAhead,
@@ -18,10 +18,13 @@ from serve_app.core.admission.prefill import (
     prompt_token_s,
 )
 
+if TYPE_CHECKING:
+    from serve_app.api.gate import QueueEntry
+
 # Over so long a time is counted which part of it prompts take.
 READ_S = 20.0
-MOST_READ_SHARE = 0.9
-# What is lent stays for as long as an answer takes, and its lender's own load comes back meanwhile:
+MAX_READ_FRACTION = 0.9
+# What is lent stays for as long as an answer takes, and its lender's own load returns meanwhile:
 # it counts as it was at its height in about so long a time.
 HEIGHT_S = 60.0
 
@@ -55,9 +58,9 @@ class EngineRoom:
     sequences: int = 0
     # The limit of new tokens of the request that came last stands for those that will.
     typical_limit: int = NO_LIMIT
-    _running: dict[Place, None] = field(default_factory=dict[Place, None])
+    _running: dict["QueueEntry", None] = field(default_factory=dict["QueueEntry", None])
     # Those without a first token yet, in order of their starts; since when the first is read.
-    _reading: dict[Place, None] = field(default_factory=dict[Place, None])
+    _reading: dict["QueueEntry", None] = field(default_factory=dict["QueueEntry", None])
     _reading_since_s: float = 0.0
     _reading_tokens: float = 0.0
     # Of all that run.
@@ -65,69 +68,69 @@ class EngineRoom:
     _pool_room: int | None = None
     _answers: AnswersLeft | None = None
     _answers_of: tuple[int, ...] = ()
-    _read_share: float = 0.0
+    _read_fraction: float = 0.0
     _read_at_s: float = 0.0
     _own_sequences: int = 0
     _own_height: _Height = field(default_factory=_Height)
     _read_height: _Height = field(default_factory=_Height)
 
-    def begin(self, place: Place) -> None:
+    def begin(self, entry: "QueueEntry") -> None:
         """The gate has granted its slots."""
         now_s = self.clock_s()
         if not self._reading:
             self._reading_since_s = now_s
-        self._running[place] = self._reading[place] = None
-        self.sequences += place.sequences
-        self._reading_tokens += place.prompt_tokens
+        self._running[entry] = self._reading[entry] = None
+        self.sequences += entry.sequences
+        self._reading_tokens += entry.prompt_tokens
         # The step that runs has to end before.
         step_s = self._step_ms() / 1e3
-        place.reckoned_s = step_s + self._reading_tokens * self._reckoned_token_s()
-        self._prompt_tokens += place.prompt_tokens
+        entry.reckoned_s = step_s + self._reading_tokens * self._reckoned_token_s()
+        self._prompt_tokens += entry.prompt_tokens
         self._pool_room = None
-        if not place.borrowed:
-            self._own_sequences += place.sequences
+        if not entry.borrowed:
+            self._own_sequences += entry.sequences
             self._own_height.observe(self._own_sequences, now_s)
 
-    def end(self, place: Place) -> None:
+    def end(self, entry: "QueueEntry") -> None:
         """Its slots are free again."""
-        if place in self._running:
-            del self._running[place]
-            self.sequences -= place.sequences
-            if not place.borrowed:
-                self._own_sequences -= place.sequences
-            self._prompt_tokens -= place.prompt_tokens
+        if entry in self._running:
+            del self._running[entry]
+            self.sequences -= entry.sequences
+            if not entry.borrowed:
+                self._own_sequences -= entry.sequences
+            self._prompt_tokens -= entry.prompt_tokens
             self._pool_room = None
-            self._end_reading(place)
+            self._end_reading(entry)
 
-    def prompt_counted(self, place: Place, prompt_tokens: int) -> None:
+    def prompt_counted(self, entry: "QueueEntry", prompt_tokens: int) -> None:
         """The engine has counted the prompt, which was an estimate until now."""
-        if place in self._reading:
-            more_tokens = prompt_tokens - place.prompt_tokens
+        if entry in self._reading:
+            more_tokens = prompt_tokens - entry.prompt_tokens
             self._reading_tokens += more_tokens
             self._prompt_tokens += more_tokens
-            place.reckoned_s = max(0.0, place.reckoned_s + more_tokens * self._reckoned_token_s())
-            place.prompt_tokens, place.prompt_counted = prompt_tokens, True
+            entry.reckoned_s = max(0.0, entry.reckoned_s + more_tokens * self._reckoned_token_s())
+            entry.prompt_tokens, entry.prompt_counted = prompt_tokens, True
 
-    def first_token(self, place: Place) -> bool:
+    def first_token(self, entry: "QueueEntry") -> bool:
         """Its prompt is read; False if that was known, or is nothing of this engine."""
-        if place not in self._reading:
+        if entry not in self._reading:
             return False
-        assert place.started_s is not None
-        now_s = place.first_token_s = self.clock_s()
-        took_s = now_s - place.started_s
-        self.pace = observe_prefill(self.pace, took_s=took_s, reckoned_s=place.reckoned_s)
-        read_s = place.prompt_tokens * self._prompt_token_ms() / 1e3
-        self._read_share = self._share_read(now_s) + read_s / READ_S
+        assert entry.started_s is not None
+        now_s = entry.first_token_s = self.clock_s()
+        took_s = now_s - entry.started_s
+        self.pace = observe_prefill(self.pace, took_s=took_s, reckoned_s=entry.reckoned_s)
+        read_s = entry.prompt_tokens * self._prompt_token_ms() / 1e3
+        self._read_fraction = self._fraction_read(now_s) + read_s / READ_S
         self._read_at_s = now_s
-        self._read_height.observe(self._read_share, now_s)
-        self._end_reading(place)
+        self._read_height.observe(self._read_fraction, now_s)
+        self._end_reading(entry)
         return True
 
-    def takes(self, sequences: int, place: Place | None = None) -> bool:
+    def takes(self, sequences: int, entry: "QueueEntry | None" = None) -> bool:
         """Whether the engine is given another request now, a typical one if none is named: it has
-        less to read than it is given at once, and its pool will hold it. One that runs alone
+        less to read than it is given at once, and its pool has room for it. One that runs alone
         always is, however long."""
-        return not self._running or (self._reads_soon() and self._pool_holds(sequences, place))
+        return not self._running or (self._reads_soon() and self._pool_fits(sequences, entry))
 
     def ahead(self, prompt_tokens: float, queued_tokens: float) -> PrefillAhead:
         """What a request with that prompt finds, behind so many tokens of prompts at the gate."""
@@ -145,34 +148,34 @@ class EngineRoom:
         )
 
     def slots(self, slots: int) -> int:
-        """How many of the slots can be busy: fewer where the pool holds no more."""
+        """How many of the slots can be busy: fewer where the pool has room for no more."""
         if not self._running or not self.kv_tokens:
             return slots
         more = slots - self.sequences
-        if self._surely_holds(more, more * self.demand.lengths.prompt_tokens, self.typical_limit):
+        if self._surely_fits(more, more * self.demand.lengths.prompt_tokens, self.typical_limit):
             return slots
         return min(slots, self.sequences + self._sequences_more())
 
     def stream_token_s(self, more: int = 0) -> float:
         """Seconds between the tokens of a stream, with so many sequences more: steps, and the part
         of the time that prompts take."""
-        return self._token_s(more, self._share_read(self.clock_s()))
+        return self._token_s(more, self._fraction_read(self.clock_s()))
 
     def lender_token_s(self, sequences: int, prompt_tokens: float) -> float:
         """The same beside what would be lent, while its own load is at its height."""
         now_s = self.clock_s()
         own = max(0.0, self._own_height.at(now_s) - self._own_sequences)
         read_s = prompt_tokens * self._prompt_token_ms() / 1e3
-        share = max(self._share_read(now_s), self._read_height.at(now_s)) + read_s / READ_S
-        return self._token_s(sequences + own, share)
+        fraction = max(self._fraction_read(now_s), self._read_height.at(now_s)) + read_s / READ_S
+        return self._token_s(sequences + own, fraction)
 
-    def _token_s(self, more: float, share: float) -> float:
-        return self._step_ms(more) / 1e3 / (1 - min(share, MOST_READ_SHARE))
+    def _token_s(self, more: float, fraction: float) -> float:
+        return self._step_ms(more) / 1e3 / (1 - min(fraction, MAX_READ_FRACTION))
 
-    def _end_reading(self, place: Place) -> None:
-        if place in self._reading:
-            del self._reading[place]
-            self._reading_tokens -= place.prompt_tokens
+    def _end_reading(self, entry: "QueueEntry") -> None:
+        if entry in self._reading:
+            del self._reading[entry]
+            self._reading_tokens -= entry.prompt_tokens
             self._reading_since_s = self.clock_s()
 
     def _reads_soon(self) -> bool:
@@ -181,36 +184,36 @@ class EngineRoom:
         reading_s = self._reading_tokens * self._reckoned_token_s() * self.pace.factor
         return reading_s < engine_limit_s(self.max_wait_s)
 
-    def _pool_holds(self, sequences: int, place: Place | None) -> bool:
+    def _pool_fits(self, sequences: int, entry: "QueueEntry | None") -> bool:
         if not self.kv_tokens:
             return True
-        prompt_tokens = self.demand.lengths.prompt_tokens if place is None else place.prompt_tokens
-        limit = self.typical_limit if place is None else place.max_new_tokens or NO_LIMIT
-        if self._surely_holds(sequences, prompt_tokens, limit):
+        prompt_tokens = self.demand.lengths.prompt_tokens if entry is None else entry.prompt_tokens
+        limit = self.typical_limit if entry is None else entry.max_new_tokens or NO_LIMIT
+        if self._surely_fits(sequences, prompt_tokens, limit):
             return True
-        if place is None:
+        if entry is None:
             return self._sequences_more() >= sequences
         if self.sequences + sequences > self._mean_sequences():
             return False
         left = self._answers_left().after(0.0, limit)
         new = (prompt_tokens, left), *[(0.0, left)] * (sequences - 1)
-        return peak_tokens([*new, *self._held()]) <= self.kv_tokens
+        return peak_tokens([*new, *self._in_pool()]) <= self.kv_tokens
 
-    def _surely_holds(self, sequences: int, prompt_tokens: float, limit: int) -> bool:
-        """Whether the pool would hold all that runs and so many more at their ends, if those came
-        at once: more than the peak, and known without a look at each."""
+    def _surely_fits(self, sequences: int, prompt_tokens: float, limit: int) -> bool:
+        """Whether all that runs and so many more would fit into the pool at their ends, if those
+        came at once: more than the peak, and known without a look at each."""
         whole_tokens = (self.sequences + sequences) * self._answers_left().whole_tokens(limit)
         return self._prompt_tokens + prompt_tokens + whole_tokens <= self.kv_tokens
 
     def _sequences_more(self) -> int:
-        """How many typical ones more the pool will hold."""
+        """How many more typical ones fit into the pool."""
         if self._pool_room is None:
-            held, pool_tokens = self._held(), self.kv_tokens
+            present, pool_tokens = self._in_pool(), self.kv_tokens
             left = self._answers_left().after(0.0, self.typical_limit)
             one = (self.demand.lengths.prompt_tokens, left)
             counts = range(1, max(0, self._mean_sequences() - self.sequences) + 1)
             self._pool_room = bisect_left(
-                counts, True, key=lambda more: peak_tokens([one] * more + held) > pool_tokens
+                counts, True, key=lambda more: peak_tokens([one] * more + present) > pool_tokens
             )
         return self._pool_room
 
@@ -219,17 +222,17 @@ class EngineRoom:
         mean_tokens = self.demand.lengths.prompt_tokens + self._answers_left().held_tokens
         return int(self.kv_tokens * MEAN_SHARE / max(1.0, mean_tokens))
 
-    def _held(self) -> list[Held]:
+    def _in_pool(self) -> list[Held]:
         answers, now_s, token_s = self._answers_left(), self.clock_s(), self.stream_token_s()
-        held: list[Held] = []
-        for place in self._running:
-            limit, made = place.max_new_tokens or NO_LIMIT, 0.0
-            if place.first_token_s is not None:
-                made = min((now_s - place.first_token_s) / token_s, limit)
+        pool: list[Held] = []
+        for entry in self._running:
+            limit, made = entry.max_new_tokens or NO_LIMIT, 0.0
+            if entry.first_token_s is not None:
+                made = min((now_s - entry.first_token_s) / token_s, limit)
             one = made, answers.after(made, limit)
-            held.append((place.prompt_tokens + one[0], one[1]))
-            held.extend([one] * (place.sequences - 1))
-        return held
+            pool.append((entry.prompt_tokens + one[0], one[1]))
+            pool.extend([one] * (entry.sequences - 1))
+        return pool
 
     def _answers_left(self) -> AnswersLeft:
         lengths = self.demand.lengths
@@ -238,8 +241,8 @@ class EngineRoom:
             self._answers = AnswersLeft.learn(lengths.answers, lengths.expected_new_tokens)
         return self._answers
 
-    def _share_read(self, now_s: float) -> float:
-        return self._read_share * math.exp((self._read_at_s - now_s) / READ_S)
+    def _fraction_read(self, now_s: float) -> float:
+        return self._read_fraction * math.exp((self._read_at_s - now_s) / READ_S)
 
     def _prompt_token_ms(self) -> float:
         return self.demand.derived.per_prompt_token_ms * self.demand.speed.prefill_factor

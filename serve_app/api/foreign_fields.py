@@ -7,14 +7,8 @@ an answer bound to a schema would be plain text. What cannot be taken is refused
 from collections.abc import Mapping
 from typing import Any
 
-from serve_app.api.endpoints import (
-    CHAT_COMPLETIONS,
-    COMPLETIONS,
-    MESSAGES,
-    RESPONSES,
-    Endpoint,
-)
-from serve_app.api.thinking import BUDGET, EFFORT
+from serve_app.api.routes import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
+from serve_app.api.token_budget import BUDGET, EFFORT
 from serve_app.core.reasoning.budget import NO_EFFORT
 from serve_app.errors import RequestError, invalid
 
@@ -47,6 +41,15 @@ _TOOLS_INSTEAD: Mapping[Endpoint, str] = {
     MESSAGES: 'use `tools`, [{"name": ..., "input_schema": ...}], with `tool_choice`',
     COMPLETIONS: "use /v1/chat/completions, with `tools`",
 }
+# Where a body has none of these there is nothing to take.
+FOREIGN_FIELDS = frozenset(
+    {
+        *_GUIDED,
+        *_REFUSED,
+        *("best_of", "functions", "function_call", "thinking", "enable_thinking", "reasoning"),
+        *("output_config", "thinking_budget", BUDGET, EFFORT),
+    }
+)
 _FORMAT_INSTEAD = "use `output_config.format`"
 _THINKING_FORMS = (
     '{"type": "disabled"}, {"type": "enabled", "budget_tokens": 1024} or {"type": "adaptive"}'

@@ -1,18 +1,15 @@
 """The FIFO gate in front of a replica's engine; its state is the one source of queue depth."""
 
 import asyncio
-from bisect import insort
-from collections import deque
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from serve_app.api.demand import DemandMeter
 from serve_app.api.engine_room import EngineRoom
-from serve_app.api.forecasts import Forecasts
-from serve_app.api.place import GateLimits, Place, Refused, new_future
-from serve_app.api.promises import Promises
-from serve_app.core.admission.admission import GateLoad, Verdict, admit
+from serve_app.core.admission.admission import Admission, GateLoad, Verdict, admit
 from serve_app.core.admission.prefill import PrefillAhead
 from serve_app.core.admission.queue_drain import (
     Drain,
@@ -24,7 +21,77 @@ from serve_app.core.admission.queue_drain import (
 from serve_app.core.admission.slot_lending import Lending, may_lend
 
 # Of the longest wait; shorter forecasts say nothing about those near it.
-TOLD_SHARE = 0.1
+MIN_FORECAST_FRACTION = 0.1
+# Clients retry no earlier than they were told to, but for rounding, and a little later.
+EARLY_S = 0.05
+LATE_S = 2.0
+# About the last 50 reservations say how many of those who were told a time retry at all.
+NEWEST_WEIGHT = 0.02
+# Of a hundred forecasts one may fall short.
+COVERED_FRACTION = 0.99
+# They are forgotten after a while: the load has changed.
+MOST_FORECASTS, KEPT_S = 200, 200.0
+# With fewer, a forecast is taken to fall this much short.
+FEW_FORECASTS, DERIVED_MARGIN = 20, 1.25
+# What falls short by more is no chance, and a margin no remedy.
+MOST_MARGIN = 2.0
+
+
+@dataclass(slots=True)
+class GateLimits:
+    slots: int
+    max_queued_requests: int
+    max_wait_s: float
+    batch_cost: float = 0.0
+    lend_share: float = 0.0
+    # What a lender's own requests are to keep.
+    slo_ttft_s: float = 2.0
+    slo_tpot_s: float = 0.1
+    # The engine's KV pool; 0: not known, and not looked at.
+    kv_tokens: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class QueueEntry:
+    """One request at the gate, by order of arrival. `granted` is done once it has its slots."""
+
+    arrival: int
+    sequences: int
+    entered_s: float
+    granted: asyncio.Future[None]
+    work: float
+    borrowed: bool = False
+    max_new_tokens: int = 0
+    # Of its prompt: an estimate until the engine has counted them.
+    prompt_tokens: float = 0.0
+    # The wait for its first token that was forecast as it came in; None: it did not wait.
+    forecast_s: float | None = None
+    prompt_counted: bool = False
+    started_s: float | None = None
+    first_token_s: float | None = None
+    # How long its prompt was reckoned to take from its start on.
+    reckoned_s: float = 0.0
+    running_at_start: int = 0
+    # Its slots are free again, whether or not its client has taken all of the answer.
+    released_s: float | None = None
+
+    @property
+    def wait_s(self) -> float:
+        return 0.0 if self.started_s is None else self.started_s - self.entered_s
+
+
+class GateFullError(Exception):
+    """The gate refuses the request; `admission` says why and when to retry."""
+
+    def __init__(self, admission: Admission, key: int | None, due_s: float) -> None:
+        super().__init__(admission.reason)
+        self.admission = admission
+        self.key = key
+        self.due_s = due_s
+
+
+def new_future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()
 
 
 @dataclass(slots=True)
@@ -35,15 +102,15 @@ class Gate:
     service: ServiceTime
     clock_s: Callable[[], float]
     demand: DemandMeter | None = None
-    promises: Promises = field(default_factory=Promises)
-    forecasts: Forecasts = field(default_factory=Forecasts)
-    # What tells a request that it holds its slots; a simulation has no running loop.
+    reservations: "RetryReservations" = field(default_factory=lambda: RetryReservations())
+    forecasts: "Forecasts" = field(default_factory=lambda: Forecasts())
+    # What a request waits for until it has its slots; a simulation has no running loop.
     make_grant: Callable[[], asyncio.Future[None]] = new_future
-    # All that hold a slot, and those of them that belong to the other tier.
+    # All that have a slot, and those of them that belong to the other tier.
     running_sequences: int = 0
     borrowed_sequences: int = 0
-    _running: dict[Place, None] = field(default_factory=dict)
-    _line: deque[Place] = field(default_factory=deque)
+    _running: dict[QueueEntry, None] = field(default_factory=dict)
+    _queue: deque[QueueEntry] = field(default_factory=deque)
     _arrivals: int = 0
     # Of the prompts that wait here.
     _queued_tokens: float = 0.0
@@ -63,19 +130,19 @@ class Gate:
 
     @property
     def queued_requests(self) -> int:
-        return len(self._line)
+        return len(self._queue)
 
     def queued_typical(self, in_engine: int) -> float:
         """What waits here, and so many requests that wait inside the engine, in typical ones."""
         if self.demand is None:
             return 0.0
-        waiting = [(place.sequences, place.max_new_tokens) for place in self._line]
+        waiting = [(entry.sequences, entry.max_new_tokens) for entry in self._queue]
         return self.demand.queued_requests(waiting, in_engine)
 
     def has_room(self, sequences: int) -> bool:
         """Whether a request of that size would run at once."""
         return (
-            not self._line
+            not self._queue
             and self.running_sequences + sequences <= self.limits.slots
             and (self.room is None or self.room.takes(sequences))
         )
@@ -103,9 +170,9 @@ class Gate:
             slo_tpot_s=self.limits.slo_tpot_s,
         )
 
-    def ahead_of(self, place: Place) -> int:
-        """How many wait before `place`; 0 for the head of the line."""
-        return self._line.index(place)
+    def ahead_of(self, entry: QueueEntry) -> int:
+        """How many wait before `entry`; 0 for the head of the queue."""
+        return self._queue.index(entry)
 
     def expected_wait_s(self) -> float:
         """What a request that comes now would wait until its prompt is read."""
@@ -117,15 +184,15 @@ class Gate:
     def drain(self) -> Drain:
         now_s = self.clock_s()
         running = self._running
-        ages = [now_s - place.started_s for place in running if place.started_s is not None]
+        ages = [now_s - entry.started_s for entry in running if entry.started_s is not None]
         if self.running_sequences != len(ages):
-            sequences = (place.sequences for place in running)
+            sequences = (entry.sequences for entry in running)
             ages = [age for age, count in zip(ages, sequences, strict=True) for _ in range(count)]
         slots = self.limits.slots if self.room is None else self.room.slots(self.limits.slots)
         return estimate_drain(self._expected_service(), tuple(ages), slots)
 
     def configure(self, limits: GateLimits) -> None:
-        """Change the limits in place. What waits keeps its place; what fits now starts."""
+        """Change the limits in place. What waits keeps its position; what fits now starts."""
         self.limits = limits
         if self.demand is not None:
             self.demand.slots = limits.slots
@@ -142,28 +209,32 @@ class Gate:
         work: float = 1.0,
         borrowed: bool = False,
         max_new_tokens: int = 0,
-        relayed: bool = False,
+        forwarded: bool = False,
         prompt_tokens: float | None = None,
-    ) -> Iterator[Place]:
-        """Hold a place, running or waiting (see `Place.granted`), until the block is left.
+    ) -> Iterator[QueueEntry]:
+        """Hold an entry, running or waiting (see `QueueEntry.granted`), until the block is left.
 
-        `key` identifies the request if it comes back after a refusal; `retried` means that the
-        client itself says so; `work` is its share of a whole request (`relative_work`);
-        `borrowed` marks one of the other tier (`may_lend`), `relayed` one that came in elsewhere;
-        the demand that counts here is of neither. `prompt_tokens` None: a typical prompt. Raises
-        Refused.
+        (1) One that was refused before and retries when it was told to has a reservation.
+        (2) What comes in here for the first time is demand.
+        (3) Admit it, or raise GateFullError.
+        (4) Queue it, and start what fits.
+
+        `key` identifies the request if it is retried after a refusal; `retried` means that the
+        client itself says so; `work` is its fraction of a whole request (`relative_work`);
+        `borrowed` marks one of the other tier (`may_lend`), `forwarded` one that came in elsewhere;
+        the demand that counts here is of neither. `prompt_tokens` None: a typical prompt.
         """
-        returning = self.promises.redeem(key, self.clock_s(), retried=retried)
-        if self.demand is not None and not (returning or borrowed or relayed):
+        returning = self.reservations.redeem(key, self.clock_s(), retried=retried)  # (1)
+        if self.demand is not None and not (returning or borrowed or forwarded):  # (2)
             self.demand.arrived(
                 sequences=sequences, max_new_tokens=max_new_tokens, prompt_tokens=prompt_tokens
             )
         prompt_tokens = self._prompt_tokens(prompt_tokens)
         if self.room is not None and max_new_tokens:
             self.room.typical_limit = max_new_tokens
-        forecast_s = self._admit(sequences, key, returning, prompt_tokens)
+        forecast_s = self._admit(sequences, key, returning, prompt_tokens)  # (3)
         self._arrivals += 1
-        place = Place(
+        entry = QueueEntry(
             self._arrivals,
             sequences,
             self.clock_s(),
@@ -174,57 +245,68 @@ class Gate:
             prompt_tokens,
             forecast_s,
         )
-        self._line.append(place)
+        self._queue.append(entry)  # (4)
         self._queued_tokens += prompt_tokens
         self._start_next()
         try:
-            yield place
+            yield entry
         finally:
-            if place.released_s is None:
-                self._leave(place)
+            if entry.released_s is None:
+                self._leave(entry)
 
-    def release(self, place: Place) -> None:
+    def release(self, entry: QueueEntry) -> None:
         """Free the slots of a request whose work in the engine is over, though its client has not
         taken all of the answer yet. Again, or while it waits: nothing."""
-        if place in self._running:
-            self._leave(place)
+        if entry in self._running:
+            self._leave(entry)
 
     @contextmanager
-    def step_aside(self, place: Place) -> Iterator[None]:
-        """While another replica is asked to run what waits at `place`, it takes no slot here, or
+    def step_aside(self, entry: QueueEntry) -> Iterator[None]:
+        """While another replica is asked to run what waits at `entry`, it takes no slot here, or
         it would run twice. Afterwards it has its old position again."""
-        self._line.remove(place)
-        self._queued_tokens -= place.prompt_tokens
+        self._queue.remove(entry)
+        self._queued_tokens -= entry.prompt_tokens
         try:
             yield
         finally:
-            insort(self._line, place, key=lambda waiting: waiting.arrival)
-            self._queued_tokens += place.prompt_tokens
+            insort(self._queue, entry, key=lambda waiting: waiting.arrival)
+            self._queued_tokens += entry.prompt_tokens
             self._start_next()
 
-    def prompt_counted(self, place: Place, prompt_tokens: int) -> None:
+    def prompt_counted(self, entry: QueueEntry, prompt_tokens: int) -> None:
         """The engine has counted the prompt of a request that runs."""
         if self.room is not None:
-            self.room.prompt_counted(place, prompt_tokens)
+            self.room.prompt_counted(entry, prompt_tokens)
 
-    def first_token(self, place: Place) -> None:
+    def first_token(self, entry: QueueEntry) -> None:
         """The engine has read the prompt, and may be given another. Again, or late: nothing."""
-        if self.room is None or not self.room.first_token(place):
+        if self.room is None or not self.room.first_token(entry):
             return
-        forecast_s = place.forecast_s
-        if forecast_s is not None and forecast_s > TOLD_SHARE * self.limits.max_wait_s:
+        forecast_s = entry.forecast_s
+        if forecast_s is not None and forecast_s > MIN_FORECAST_FRACTION * self.limits.max_wait_s:
             now_s = self.clock_s()
-            took_s = now_s - place.entered_s
+            took_s = now_s - entry.entered_s
             self.forecasts.observe(now_s=now_s, forecast_s=forecast_s, took_s=took_s)
         self._start_next()
 
-    def withdraw(self, refused: Refused) -> None:
-        """Forget the promise of a refused request that another replica ran after all."""
-        self.promises.withdraw(refused.key, refused.due_s)
+    def observe_service(self, entry: QueueEntry) -> None:
+        """Learn from a request that ran to its end; aborted ones say nothing about the drain, and
+        those of the other tier nothing about this one's."""
+        if entry.started_s is None or entry.borrowed:
+            return
+        running = (entry.running_at_start + self.running_sequences) / 2
+        slowdown = batch_slowdown(self.limits.batch_cost, running, self.limits.slots)
+        ended_s = self.clock_s() if entry.released_s is None else entry.released_s
+        ran_s = ended_s - entry.started_s
+        self.service = observe_completion(self.service, ran_s / entry.work / slowdown)
+
+    def withdraw(self, refused: GateFullError) -> None:
+        """Forget the reservation of a refused request that another replica ran after all."""
+        self.reservations.withdraw(refused.key, refused.due_s)
 
     def _expected_service(self) -> ServiceTime:
         """The service time of what runs and waits now."""
-        works = [place.work for place in (*self._running, *self._line)]
+        works = [entry.work for entry in (*self._running, *self._queue)]
         mean_work = sum(works) / len(works) if works else 1.0
         service = self.service
         if self.room is not None and self.demand is not None and not service.measured:
@@ -246,7 +328,7 @@ class Gate:
     def _admit(
         self, sequences: int, key: int | None, returning: bool, prompt_tokens: float
     ) -> float | None:
-        """The wait for its first token that is forecast, of one that waits. Raises Refused."""
+        """The forecast wait for the first token of one that waits. Raises GateFullError."""
         now_s = self.clock_s()
         # `admit` would say so too; the drain of all that runs is not worth estimating for it.
         if self.has_room(sequences):
@@ -256,7 +338,7 @@ class Gate:
                 slots=self.limits.slots,
                 running=self.running_sequences,
                 queued=self.queued_requests,
-                reserved=self.promises.outstanding(now_s),
+                reserved=self.reservations.outstanding(now_s),
             ),
             self.drain(),
             self._prefill_ahead(prompt_tokens),
@@ -268,55 +350,126 @@ class Gate:
         )
         if admission.verdict is Verdict.REFUSE:
             due_s = now_s + admission.retry_after_s
-            self.promises.add(key, due_s)
-            raise Refused(admission, key, due_s)
+            self.reservations.add(key, due_s)
+            raise GateFullError(admission, key, due_s)
         return admission.wait_s
 
     def _start_next(self) -> None:
         free = self.limits.slots - self.running_sequences
-        while self._line:
-            place = self._line[0]
+        while self._queue:
+            entry = self._queue[0]
             # A request that is larger than lowered limits runs alone instead of never.
-            if place.sequences > free and self._running:
+            if entry.sequences > free and self._running:
                 return
-            if self.room is not None and not self.room.takes(place.sequences, place):
+            if self.room is not None and not self.room.takes(entry.sequences, entry):
                 return
-            self._line.popleft()
-            self._queued_tokens -= place.prompt_tokens
-            place.started_s = self.clock_s()
-            self._count_running(place, 1)
-            self._running[place] = None
-            place.running_at_start = self.running_sequences
+            self._queue.popleft()
+            self._queued_tokens -= entry.prompt_tokens
+            entry.started_s = self.clock_s()
+            self._count_running(entry, 1)
+            self._running[entry] = None
+            entry.running_at_start = self.running_sequences
             if self.room is not None:
-                self.room.begin(place)
-            free -= place.sequences
-            place.granted.set_result(None)
+                self.room.begin(entry)
+            free -= entry.sequences
+            entry.granted.set_result(None)
 
-    def _leave(self, place: Place) -> None:
-        if place in self._running:
-            del self._running[place]
-            place.released_s = self.clock_s()
-            self._count_running(place, -1)
+    def _leave(self, entry: QueueEntry) -> None:
+        if entry in self._running:
+            del self._running[entry]
+            entry.released_s = self.clock_s()
+            self._count_running(entry, -1)
             if self.room is not None:
-                self.room.end(place)
+                self.room.end(entry)
         else:
-            self._line.remove(place)
-            self._queued_tokens -= place.prompt_tokens
-            place.granted.cancel()
+            self._queue.remove(entry)
+            self._queued_tokens -= entry.prompt_tokens
+            entry.granted.cancel()
         self._start_next()
 
-    def _count_running(self, place: Place, sign: int) -> None:
-        self.running_sequences += sign * place.sequences
-        if place.borrowed:
-            self.borrowed_sequences += sign * place.sequences
+    def _count_running(self, entry: QueueEntry, sign: int) -> None:
+        self.running_sequences += sign * entry.sequences
+        if entry.borrowed:
+            self.borrowed_sequences += sign * entry.sequences
 
-    def observe_service(self, place: Place) -> None:
-        """Learn from a request that ran to its end; aborted ones say nothing about the drain, and
-        those of the other tier nothing about this one's."""
-        if place.started_s is None or place.borrowed:
-            return
-        running = (place.running_at_start + self.running_sequences) / 2
-        slowdown = batch_slowdown(self.limits.batch_cost, running, self.limits.slots)
-        ended_s = self.clock_s() if place.released_s is None else place.released_s
-        held_s = ended_s - place.started_s
-        self.service = observe_completion(self.service, held_s / place.work / slowdown)
+
+@dataclass(slots=True)
+class RetryReservations:
+    """When refused clients were told to retry, so that capacity can be kept for them: times in
+    order, each with the key of its request (a hash of body and sender)."""
+
+    _due: list[tuple[float, int]] = field(default_factory=list)
+    _keys: Counter[int] = field(default_factory=Counter)
+    _kept_fraction: float = 1.0
+
+    def add(self, key: int | None, due_s: float) -> None:
+        """Remember that a request was told to retry at `due_s`."""
+        key = 0 if key is None else key
+        insort(self._due, (due_s, key))
+        self._keys[key] += 1
+
+    def withdraw(self, key: int | None, due_s: float) -> None:
+        """Forget one reservation, unless it is redeemed or expired already."""
+        reservation = (due_s, 0 if key is None else key)
+        index = bisect_left(self._due, reservation)
+        if index < len(self._due) and self._due[index] == reservation:
+            self._take(index)
+
+    def outstanding(self, now_s: float) -> int:
+        """How many are still expected to come, by the fraction that came so far."""
+        self._forget(now_s)
+        return round(len(self._due) * self._kept_fraction)
+
+    def redeem(self, key: int | None, now_s: float, *, retried: bool = False) -> bool:
+        """Whether this request was refused here before and retries when it was told to, or earlier
+        where it says itself that it is `retried`. One that was not refused is never returning."""
+        self._forget(now_s)
+        if key is not None and self._keys[key]:
+            due = len(self._due) if retried else bisect_right(self._due, (now_s + EARLY_S, 1 << 64))
+            for index in range(due):
+                if self._due[index][1] == key:
+                    self._take(index)
+                    self._kept_fraction += NEWEST_WEIGHT * (1 - self._kept_fraction)
+                    return True
+        return False
+
+    def _take(self, index: int) -> None:
+        _, key = self._due.pop(index)
+        self._keys[key] -= 1
+        if not self._keys[key]:
+            del self._keys[key]
+
+    def _forget(self, now_s: float) -> None:
+        while self._due and self._due[0][0] < now_s - LATE_S:
+            self._take(0)
+            self._kept_fraction -= NEWEST_WEIGHT * self._kept_fraction
+
+
+@dataclass(slots=True)
+class Forecasts:
+    """How well the gate has forecast first tokens, for the margin that it allows itself: the ratios
+    of waits to what was forecast, of requests that waited."""
+
+    _ratios: deque[tuple[float, float]] = field(default_factory=deque[tuple[float, float]])
+    _ranked: list[float] = field(default_factory=list[float])
+
+    def observe(self, *, now_s: float, forecast_s: float, took_s: float) -> None:
+        """A request that waited has its first token."""
+        if len(self._ratios) == MOST_FORECASTS:
+            self._forget_one()
+        ratio = min(took_s / forecast_s, MOST_MARGIN)
+        self._ratios.append((now_s, ratio))
+        insort(self._ranked, ratio)
+
+    def margin(self, now_s: float) -> float:
+        """Forecasts times this fall short once in a hundred; at least 1."""
+        while self._ratios and self._ratios[0][0] < now_s - KEPT_S:
+            self._forget_one()
+        ranked = self._ranked
+        least = DERIVED_MARGIN if len(ranked) < FEW_FORECASTS else 1.0
+        if not ranked:
+            return least
+        return max(least, ranked[min(len(ranked) - 1, int(COVERED_FRACTION * len(ranked)))])
+
+    def _forget_one(self) -> None:
+        self._ranked.remove(self._ratios.popleft()[1])

@@ -1,7 +1,11 @@
-"""The unified /v1: find the tier that `model` names, pass the request on, stream the answer."""
+"""The unified /v1: find the tier that `model` names, forward the request, stream the answer.
+
+A stream whose tier says nothing yet, as while its first replica starts, is kept alive by
+heartbeats.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -10,25 +14,19 @@ import aiohttp
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from serve_app.api.answer import SSE_HEADERS
-from serve_app.api.body_reader import BodyReader
-from serve_app.api.endpoints import CHAT_COMPLETIONS, GENERATING, generating_endpoint
-from serve_app.api.held import Upstream, close, held_stream
-from serve_app.api.internal_headers import INTERNAL_HEADERS
-from serve_app.api.messages import (
-    HOP_BY_HOP,
-    NOT_FORWARDED,
-    REQUEST_ID_HEADER,
-    SERVERS_OWN,
-    ClientGone,
-)
-from serve_app.api.payload import parse_object
+from serve_app.api.asgi import HOP_BY_HOP, NOT_FORWARDED, SERVERS_OWN
+from serve_app.api.engine_errors import error_event
+from serve_app.api.forwarding import INTERNAL_HEADERS
+from serve_app.api.request_body import BodyReader, parse_object
+from serve_app.api.request_context import REQUEST_ID_HEADER
+from serve_app.api.response import SSE_HEADERS
+from serve_app.api.routes import CHAT_COMPLETIONS, GENERATING, Endpoint, generating_endpoint
 from serve_app.core.tiers import Tier
-from serve_app.errors import RequestError
+from serve_app.errors import ClientDisconnectedError, RequestError
 
 CONNECT_TIMEOUT_S = 5.0
-PASSED_PATHS = (*GENERATING, "/tokenize", "/detokenize", "/v1/messages/count_tokens")
-# Of the tier's answer, what this application says itself.
+FORWARDED_PATHS = (*GENERATING, "/tokenize", "/detokenize", "/v1/messages/count_tokens")
+# Of the tier's response, what this application sets itself.
 _OWN_HEADERS = HOP_BY_HOP | SERVERS_OWN | {REQUEST_ID_HEADER, b"vary"}
 
 
@@ -52,7 +50,7 @@ class Gateway:
 
     async def forward(self, request: Request) -> Response:
         """Send the request to its tier and stream the answer through, chunk by chunk. A stream
-        whose tier says nothing, as while its first replica starts, is held with heartbeats."""
+        whose tier says nothing for `heartbeat_s` is opened and kept alive."""
         try:
             body = await self.bodies.read(
                 request.scope,
@@ -60,18 +58,18 @@ class Gateway:
                 limit_bytes=self.max_body_bytes,
                 timeout_s=self.body_timeout_s,
             )
-        except ClientGone as gone:
-            raise RequestError(499, "The client left.", code="client_gone") from gone
+        except ClientDisconnectedError as error:
+            raise RequestError(499, "The client left.", code="client_gone") from error
         payload = parse_object(body)
         tier = tier_of(payload.get("model"), self.tiers)
         url = f"{await self.base_url()}{tier.route_prefix}{request.url.path}"
         headers = [(key.decode(), value.decode("latin-1")) for key, value in request.headers.raw]
-        passed = [
+        forwarded = [
             (key, value)
             for key, value in headers
             if key.encode() not in NOT_FORWARDED | INTERNAL_HEADERS
         ]
-        opening = asyncio.create_task(self._open(tier, url, body, passed))
+        opening = asyncio.create_task(self._open(tier, url, body, forwarded))
         try:
             streams = payload.get("stream") is True
             await asyncio.wait({opening}, timeout=self.heartbeat_s if streams else None)
@@ -80,9 +78,9 @@ class Gateway:
             raise
         if not opening.done():
             endpoint = generating_endpoint(request.url.path) or CHAT_COMPLETIONS
-            held = held_stream(opening, self.heartbeat_s, endpoint)
+            kept = kept_alive(opening, self.heartbeat_s, endpoint)
             headers = {key.decode(): value.decode() for key, value in SSE_HEADERS}
-            return StreamingResponse(held, headers=headers)
+            return StreamingResponse(kept, headers=headers)
         upstream = opening.result()
         answer = StreamingResponse(upstream.chunks(), status_code=upstream.response.status)
         # One by one: a header may come more than once.
@@ -95,7 +93,7 @@ class Gateway:
 
     async def _open(
         self, tier: Tier, url: str, body: bytes, headers: Sequence[tuple[str, str]]
-    ) -> Upstream:
+    ) -> "Upstream":
         async with AsyncExitStack() as stack:
             try:
                 # Bytes above a megabyte are not sent without a warning.
@@ -120,3 +118,51 @@ class Gateway:
                 timeout=timeout, connector=connector, auto_decompress=False
             )
         return self._session
+
+
+HEARTBEAT = b": waiting for a replica\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """An answer that has begun. Leaving `closing` ends the work in the tier."""
+
+    response: aiohttp.ClientResponse
+    closing: AsyncExitStack
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        async with self.closing:
+            async for chunk in self.response.content.iter_any():
+                yield chunk
+
+
+async def kept_alive(
+    opening: "asyncio.Task[Upstream]", heartbeat_s: float, endpoint: Endpoint
+) -> AsyncIterator[bytes]:
+    """An SSE comment every `heartbeat_s` until `opening` is done, then its answer. The status has
+    been sent by then, so a refusal can only be an error event."""
+    try:
+        while not opening.done():
+            yield HEARTBEAT
+            await asyncio.wait({opening}, timeout=heartbeat_s)
+        try:
+            upstream = opening.result()
+        except RequestError as error:
+            yield error_event(error.body(anthropic=endpoint.anthropic), endpoint)
+            return
+        if upstream.response.content_type == "text/event-stream":
+            async for chunk in upstream.chunks():
+                yield chunk
+        else:
+            body = b"".join([chunk async for chunk in upstream.chunks()])
+            yield error_event(body, endpoint)
+    finally:
+        await close(opening)
+
+
+async def close(opening: "asyncio.Task[Upstream]") -> None:
+    """End it, whether it has begun or not."""
+    opening.cancel()
+    await asyncio.wait({opening})
+    if not opening.cancelled() and opening.exception() is None:
+        await opening.result().closing.aclose()

@@ -1,7 +1,7 @@
-"""Work that a tier runs for the other one: how it is marked, and what the lender does to it.
+"""Requests that a tier runs for the other one: their mark, and what the lender does to them.
 
 A borrowed request has passed the rules of its own tier, so the lender applies none of its own. The
-mark therefore carries a key that the lender has told the other tier's replicas, over Ray and never
+mark therefore carries a key that the other tier's replicas have from the lender over Ray and never
 over HTTP: a client that writes the header itself is refused, and gains nothing.
 """
 
@@ -14,14 +14,17 @@ from typing import Any
 
 from starlette.types import Scope
 
-from serve_app.api.endpoints import Endpoint
-from serve_app.api.internal_headers import BORROWED_HEADER, PLAN_HEADER
-from serve_app.api.messages import header
+from serve_app.api.request_context import header
+from serve_app.api.routes import Endpoint
 from serve_app.api.rules import PreparedRequest, count_sequences
+from serve_app.api.structures import binding_field
 from serve_app.core.reasoning.budget import ThinkingPlan
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
 
+BORROWED_HEADER = b"x-tierserve-borrowed-by"
+# What the borrower's rules have decided and its body does not say.
+PLAN_HEADER = b"x-tierserve-plan"
 # Not the engine's answers: full, being stopped, not its borrower, or a body above its limit. The
 # replica that asked keeps the request.
 NOT_TAKEN = frozenset({403, 413, 429, 503})
@@ -72,7 +75,7 @@ class LendingDesk:
         """A borrowed request as the lender's engine takes it: only `model` changes."""
         if payload.get("model") == self.tier.value:
             # No model of the borrower's: its own engine is to say so.
-            raise no_room("The request names the lender's tier.")
+            raise no_capacity("The request names the lender's tier.")
         if payload.get("model") == borrower.value:
             payload["model"] = self.tier.value
         plan, stop_repetition = _read_plan(header(scope, PLAN_HEADER))
@@ -83,11 +86,12 @@ class LendingDesk:
             payload.get("stream") is True,
             plan,
             stop_repetition,
+            structure_field=binding_field(payload, endpoint.name),
         )
 
 
 def written_plan(prepared: PreparedRequest) -> str:
-    """The value of the header that tells a lender what its own rules would have."""
+    """The value of the header that has for a lender what its own rules would have decided."""
     plan = None if prepared.plan is None else asdict(prepared.plan)
     return json.dumps({"plan": plan, "stop_repetition": prepared.stop_repetition})
 
@@ -95,16 +99,16 @@ def written_plan(prepared: PreparedRequest) -> str:
 def _read_plan(value: bytes | None) -> tuple[ThinkingPlan | None, bool]:
     if value is None:
         return None, False
-    told = json.loads(value)
+    written = json.loads(value)
     try:
-        plan = None if told["plan"] is None else ThinkingPlan(**told["plan"])
+        plan = None if written["plan"] is None else ThinkingPlan(**written["plan"])
     except TypeError as error:
-        raise no_room("The borrower is of another version.") from error
-    return plan, told["stop_repetition"]
+        raise no_capacity("The borrower is of another version.") from error
+    return plan, written["stop_repetition"]
 
 
-def no_room(message: str) -> RequestError:
-    """The refusal of a request that another replica has passed on; it stays in line there."""
+def no_capacity(message: str) -> RequestError:
+    """The refusal of a request that another replica has forwarded; it stays in the queue there."""
     return RequestError(429, message, code="relay_no_room")
 
 

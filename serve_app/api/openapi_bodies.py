@@ -8,16 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve_app.api.endpoints import (
+from serve_app.api.routes import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
     MESSAGES,
     RESPONSES,
+    Body,
     Endpoint,
+    Route,
     generating_endpoint,
 )
-from serve_app.api.routes import Body, Route
-from serve_app.api.thinking import STOPS
+from serve_app.api.token_budget import STOPS
 from serve_app.config.answers import LimitsConfig
 from serve_app.core.tiers import Tier
 

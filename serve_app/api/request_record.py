@@ -1,24 +1,26 @@
-"""The one count and the one log line of each generating request."""
+"""What became of a generating request: its outcome, and the one count and log line of it."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serve_app.api.endpoints import GENERATING, Endpoint
-from serve_app.api.exchange import Exchange
-from serve_app.api.messages import RequestId
+from serve_app.api.request_context import RequestContext
+from serve_app.api.response import ResponseTiming
+from serve_app.api.routes import GENERATING, Endpoint
+from serve_app.core.generation import Generation
+from serve_app.core.tiers import Tier
 from serve_app.telemetry import TierMetrics
 
 log = logging.getLogger(__name__)
 
 REFUSALS = ("queue_full", "wait_too_long")
-# Served, refused by the gate, failed, and cut by a replica that stops.
+# Served, refused by the gate, failed, and ended by a replica that stops.
 ALERTED_STATUSES = ("200", "429", "500", "503")
 
 
 def count_from_zero(metrics: TierMetrics) -> None:
     """Show what alerts count before it first happens: Prometheus sees no increase in a series that
-    is born with its first event, so the first burst of refusals or faults would go unseen."""
+    is born with its first event, so the first burst of refusals or errors would go unseen."""
     for endpoint in GENERATING.values():
         for status in ALERTED_STATUSES:
             metrics.requests.labels(endpoint=endpoint.name, status=status)
@@ -27,70 +29,85 @@ def count_from_zero(metrics: TierMetrics) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestOutcome:
+    """A request that was answered. `generation` is what the engine reported of it, if it ran here;
+    `forwarded`: another replica ran it, of the tier `lender` where that is another one."""
+
+    status: int
+    timing: ResponseTiming
+    queue_wait_s: float = 0.0
+    generation: Generation | None = None
+    forwarded: bool = False
+    lender: Tier | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """A request that another replica relayed here counts there, where it came in. One of the other
-    tier counts here as lent, and as nothing else."""
+    """A request that another replica forwarded here counts there, where it came in. One of the
+    other tier counts here as lent, and as nothing else."""
 
     metrics: TierMetrics
     clock_s: Callable[[], float]
     endpoint: Endpoint
-    request_id: RequestId
-    relayed_here: bool
+    request_id: str
+    forwarded_here: bool
     started_s: float
 
     def end(self, status: int, **fields: object) -> None:
         e2e_s = self.clock_s() - self.started_s
-        if not self.relayed_here:
+        if not self.forwarded_here:
             self.metrics.e2e_s.observe(e2e_s)
             self.metrics.requests.labels(endpoint=self.endpoint.name, status=str(status)).inc()
         details = {
-            "request_id": self.request_id.value,
+            "request_id": self.request_id,
             "endpoint": self.endpoint.name,
             "status": status,
             "e2e_s": round(e2e_s, 4),
             **fields,
         }
-        refused_relay = self.relayed_here and status == 429
-        log.log(logging.DEBUG if refused_relay else logging.INFO, "request", extra=details)
+        refused_forward = self.forwarded_here and status == 429
+        log.log(logging.DEBUG if refused_forward else logging.INFO, "request", extra=details)
 
-    def end_left(self, reason: str) -> None:
-        """The client went away before the end, or had to go."""
-        if not self.relayed_here:
+    def end_served(
+        self, context: RequestContext, outcome: RequestOutcome, *, with_prompt: bool
+    ) -> None:
+        """The end of a request that an engine, here or elsewhere, has answered."""
+        timing = outcome.timing
+        if timing.first_chunk_s is not None and not self.forwarded_here:
+            self.metrics.ttft_s.observe(timing.first_chunk_s - self.started_s)
+        if outcome.forwarded:
+            self.metrics.relayed.inc()
+        self._count_reasoning(outcome)
+        self.end(
+            outcome.status,
+            outcome="relayed" if outcome.forwarded else "served",
+            queue_wait_s=round(outcome.queue_wait_s, 4),
+            chunks=timing.chunks,
+            **self._between_tiers(context, outcome),
+            **({"request": context.prepared.payload} if with_prompt else {}),
+        )
+
+    def end_disconnected(self, reason: str) -> None:
+        """The client disconnected before the end, or was disconnected."""
+        if not self.forwarded_here:
             self.metrics.disconnected.inc()
             self.metrics.stalled.inc(reason == "client_stalled")
         self.end(499, reason=reason)
 
-    def end_answered(self, exchange: Exchange, *, with_prompt: bool) -> None:
-        """The end of a request that the engine, here or elsewhere, has answered."""
-        answer = exchange.answer
-        if answer.timing.first_chunk_s is not None and not self.relayed_here:
-            self.metrics.ttft_s.observe(answer.timing.first_chunk_s - self.started_s)
-        if answer.relayed:
-            self.metrics.relayed.inc()
-        self._count_thoughts(exchange)
-        self.end(
-            answer.status,
-            outcome="relayed" if answer.relayed else "served",
-            queue_wait_s=round(exchange.queue_wait_s, 4),
-            chunks=answer.timing.chunks,
-            **self._between_tiers(exchange),
-            **({"request": exchange.prepared.payload} if with_prompt else {}),
-        )
+    def _count_reasoning(self, outcome: RequestOutcome) -> None:
+        """Where the engine ran it, as it has reported beside the answer."""
+        generation = outcome.generation
+        for sequence in generation.sequences.values() if generation else ():
+            self.metrics.repetitions.inc(sequence.repeated)
+            if sequence.thought is not None:
+                self.metrics.thoughts.labels(end=str(sequence.thought.end)).inc()
+                self.metrics.thought_tokens.inc(sequence.thought.tokens)
 
-    def _count_thoughts(self, exchange: Exchange) -> None:
-        """Where the engine ran it, as it was told beside the answer."""
-        generation = exchange.answer.generation
-        for facts in generation.sequences.values() if generation else ():
-            self.metrics.repetitions.inc(facts.repeated)
-            if facts.thought is not None:
-                self.metrics.thoughts.labels(end=str(facts.thought.end)).inc()
-                self.metrics.thought_tokens.inc(facts.thought.tokens)
-
-    def _between_tiers(self, exchange: Exchange) -> dict[str, str]:
-        if exchange.lender is not None:
-            self.metrics.borrowed.labels(lender=exchange.lender.value).inc()
-            return {"lender": exchange.lender.value}
-        if exchange.borrower is not None:
-            self.metrics.lent.labels(borrower=exchange.borrower.value).inc()
-            return {"borrower": exchange.borrower.value}
+    def _between_tiers(self, context: RequestContext, outcome: RequestOutcome) -> dict[str, str]:
+        if outcome.lender is not None:
+            self.metrics.borrowed.labels(lender=outcome.lender.value).inc()
+            return {"lender": outcome.lender.value}
+        if context.borrower is not None:
+            self.metrics.lent.labels(borrower=context.borrower.value).inc()
+            return {"borrower": context.borrower.value}
         return {}

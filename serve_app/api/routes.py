@@ -9,7 +9,70 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from serve_app.api.endpoints import GENERATING
+from serve_app.errors import RequestError
+
+
+# Each is made once, here, so identity tells them apart.
+@dataclass(frozen=True, slots=True, eq=False)
+class Endpoint:
+    """A generating route. `limit_fields`: the names under which its schema limits new tokens,
+    the first being the one that the tier's default is written to (None: keep the schema's).
+    `ending` is a key of the last event of an answer; a quote inside a JSON string is
+    escaped."""
+
+    name: str
+    path: str
+    limit_fields: tuple[str, ...]
+    default_limit_field: str | None
+    reasoning_twice: bool = False
+    anthropic: bool = False
+    ending: bytes | None = None
+
+
+CHAT_COMPLETIONS = Endpoint(
+    "chat.completions",
+    "/v1/chat/completions",
+    ("max_completion_tokens", "max_tokens"),
+    "max_completion_tokens",
+    reasoning_twice=True,
+    ending=b'"finish_reason":"',
+)
+COMPLETIONS = Endpoint(
+    "completions",
+    "/v1/completions",
+    ("max_tokens",),
+    # The legacy endpoint's own default is 16 tokens, and unchanged clients rely on it.
+    None,
+    ending=b'"finish_reason":"',
+)
+RESPONSES = Endpoint(
+    "responses",
+    "/v1/responses",
+    ("max_output_tokens",),
+    "max_output_tokens",
+    ending=b'"type":"response.completed"',
+)
+MESSAGES = Endpoint(
+    "messages",
+    "/v1/messages",
+    ("max_tokens",),
+    "max_tokens",
+    anthropic=True,
+    # Its `stop_reason` is null where vLLM has no word of Anthropic's for it.
+    ending=b'"type":"message_delta"',
+)
+
+GENERATING = {
+    endpoint.path: endpoint for endpoint in (CHAT_COMPLETIONS, COMPLETIONS, RESPONSES, MESSAGES)
+}
+
+
+def generating_endpoint(path: str) -> Endpoint | None:
+    """The endpoint at a path below the tier's prefix; the bare prefix is a chat completion."""
+    if path in ("", "/"):
+        return CHAT_COMPLETIONS
+    return GENERATING.get(path)
+
 
 _SLASHES = re.compile("/{2,}")
 
@@ -185,3 +248,46 @@ def _table(title: str, routes: tuple[Route, ...]) -> list[str]:
 
 def _also(route: Route) -> str:
     return "".join(f", `{path}`" for path in route.also)
+
+
+# Families of OpenAI's interface and of servers like it, by their first segment.
+_FAMILIES = {
+    **dict.fromkeys(("embeddings", "embed", "pooling"), "Embeddings are"),
+    **dict.fromkeys(("rerank", "score"), "Reranking is"),
+    "classify": "Classification is",
+    "moderations": "Moderations are",
+    **dict.fromkeys(("audio", "realtime"), "Speech is"),
+    "images": "Images are",
+    "videos": "Videos are",
+    **dict.fromkeys(("files", "uploads"), "Files are"),
+    "vector_stores": "Vector stores are",
+    "batches": "Batches are",
+    "fine_tuning": "Fine-tuning is",
+    **dict.fromkeys(("assistants", "threads", "conversations"), "Stored conversations are"),
+    "evals": "Evaluations are",
+}
+_VERSIONS = frozenset({"v1", "v2"})
+SERVED = (
+    "This service generates text: POST /v1/chat/completions, /v1/completions, /v1/responses or "
+    "/v1/messages, with a `model` of GET /v1/models."
+)
+_STORED = (
+    "No response is kept, so none can be fetched, continued or cancelled. Send the whole "
+    "conversation in `input`."
+)
+
+
+def no_route(method: str, path: str, shown: str) -> RequestError:
+    """The 404 of a path below the service's root or a tier's prefix; `shown` is what of it the
+    message repeats."""
+    segments = [segment for segment in path.split("/") if segment]
+    while segments and segments[0] in _VERSIONS:
+        del segments[0]
+    family = segments[0] if segments else ""
+    if family in _FAMILIES:
+        message = f"{_FAMILIES[family]} not served here: there is no {method} {shown}. {SERVED}"
+        return RequestError(404, message, code="not_served")
+    if family == "responses" and len(segments) > 1:
+        message = f"There is no {method} {shown}. {_STORED}"
+        return RequestError(404, message, code="response_not_found")
+    return RequestError(404, f"There is no {method} {shown}. {SERVED}", code="not_found")

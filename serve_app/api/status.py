@@ -1,15 +1,15 @@
 """Status, readiness and metrics of all tiers, from what their replicas report."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from serve_app.api.kept_answers import Kept
 from serve_app.core.scaling.decision_record import ScalingRecord
 from serve_app.core.tiers import Tier
 from serve_app.telemetry import PREFIX
@@ -17,9 +17,55 @@ from serve_app.telemetry import PREFIX
 Report = Mapping[str, Any]
 
 
+Said = TypeVar("Said")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Generic[Said]):
+    """`age_s`: since it came. `stale`: the replica has not answered the last question in time."""
+
+    value: Said
+    age_s: float = 0.0
+    stale: bool = False
+
+
+@dataclass(slots=True)
+class KeptAnswers(Generic[Said]):
+    """The answers of a tier's replicas to one question, each kept for `keep_s` at most."""
+
+    keep_s: float
+    clock_s: Callable[[], float] = time.monotonic
+    _last: dict[str, tuple[Said, float]] = field(default_factory=dict[str, "tuple[Said, float]"])
+
+    def take(self, replica: str, said: Said) -> None:
+        """A replica has answered now, in time or not."""
+        self._last[replica] = said, self.clock_s()
+
+    def forget(self, replica: str) -> None:
+        """It is dead."""
+        self._last.pop(replica, None)
+
+    def keep_only(self, replicas: Collection[str]) -> None:
+        """Forget those that are not among the tier's replicas any more."""
+        for replica in self._last.keys() - set(replicas):
+            del self._last[replica]
+
+    def since(self, asked_s: float) -> list[Kept[Said]]:
+        """All that are kept, in the order of the replicas' names. Stale are those that came before
+        `asked_s` of the clock, when the question was put."""
+        now_s = self.clock_s()
+        for replica, (_, at_s) in [*self._last.items()]:
+            if now_s - at_s > self.keep_s:
+                del self._last[replica]
+        return [
+            Kept(said, now_s - at_s, at_s < asked_s)
+            for _, (said, at_s) in sorted(self._last.items(), key=lambda kept: kept[0])
+        ]
+
+
 @dataclass(frozen=True, slots=True)
 class DeploymentState:
-    """What Serve says of a tier's deployment."""
+    """What Serve reports of a tier's deployment."""
 
     status: str
     message: str
@@ -33,7 +79,7 @@ class Tiers(Protocol):
     async def state(self, tier: Tier) -> DeploymentState: ...
 
     async def reports(self, tier: Tier) -> Sequence[Kept[Report]]:
-        """What each replica says of itself, or said last."""
+        """What each replica reports, or reported last."""
         ...
 
     async def schemas(self) -> Mapping[str, Mapping[str, Any]]:
@@ -63,8 +109,8 @@ def describe_tier(
     scaling: ScalingRecord | None,
 ) -> dict[str, Any]:
     """One entry of `/api/tiers`: what the tier is, and how it is now. null is what nobody knows:
-    replicas run, and none of them has said anything yet."""
-    reports = [told.value for told in kept]
+    replicas run, and none of them has reported yet."""
+    reports = [each.value for each in kept]
     settings = reports[0]["settings"] if reports else None
     waits = [report["expected_wait_s"] for report in reports]
     unknown = not reports and state.replicas_running > 0
@@ -80,18 +126,18 @@ def describe_tier(
         "message": state.message,
         "replicas_running": state.replicas_running,
         "replicas_wanted": state.replicas_wanted,
-        "stale": any(told.stale for told in kept),
-        "report_age_s": max((round(told.age_s, 1) for told in kept), default=None),
+        "stale": any(each.stale for each in kept),
+        "report_age_s": max((round(each.age_s, 1) for each in kept), default=None),
         **{name: None if unknown else sum(report[name] for report in reports) for name in _SUMMED},
         "expected_wait_s": min(waits) if waits else None,
         "scaling": None if scaling is None else scaling.as_dict(),
-        "replicas": [_described(told) for told in kept],
+        "replicas": [_described(each) for each in kept],
     }
 
 
-def _described(told: Kept[Report]) -> dict[str, Any]:
-    report = {key: value for key, value in told.value.items() if key != "settings"}
-    return {**report, "report_age_s": round(told.age_s, 1), "stale": told.stale}
+def _described(each: Kept[Report]) -> dict[str, Any]:
+    report = {key: value for key, value in each.value.items() if key != "settings"}
+    return {**report, "report_age_s": round(each.age_s, 1), "stale": each.stale}
 
 
 def merge_metrics(
@@ -104,7 +150,7 @@ def merge_metrics(
 
     `texts` holds each replica's exposition by (tier, replica); of one that is late the last, with
     its age. Each of `tiers` has a count of its reporting replicas, which is 0 where none reports: a
-    tier that is gone does not just vanish.
+    tier without replicas does not just vanish.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Merged(tiers, texts))
@@ -170,11 +216,11 @@ class _Merged(Collector):
         )
         for tier in self._tiers:
             reporting.add_metric([tier.value], sum(of == tier.value for of, _ in self._texts))
-        for (tier, replica), told in self._texts.items():
+        for (tier, replica), each in self._texts.items():
             replicas.add_metric([tier, replica], 1.0)
-            ages.add_metric([tier, replica], told.age_s if told.stale else 0.0)
+            ages.add_metric([tier, replica], each.age_s if each.stale else 0.0)
             labels = {"tier": tier, "replica": replica}
-            for family in text_string_to_metric_families(told.value):
+            for family in text_string_to_metric_families(each.value):
                 merged = families.setdefault(
                     family.name, Metric(family.name, family.documentation, family.type)
                 )
@@ -183,3 +229,37 @@ class _Merged(Collector):
                 ]
         yield from (reporting, replicas, ages)
         yield from families.values()
+
+
+def list_models(described: Sequence[Mapping[str, Any]], *, created_s: int) -> list[dict[str, Any]]:
+    """`described` has the entries of `/api/tiers`. The served model's own name stands for the first
+    tier. null is what no replica has said yet."""
+    models = [_model(tier["tier"], tier, created_s) for tier in described]
+    first = next(iter(described), None)
+    served = next((tier["model"] for tier in described if tier["model"]), None)
+    if first is not None and served is not None and served not in {each["id"] for each in models}:
+        models.append(_model(served, first, created_s))
+    return models
+
+
+def _model(name: str, tier: Mapping[str, Any], created_s: int) -> dict[str, Any]:
+    settings: Mapping[str, Any] = tier["settings"] or {}
+    when_above = (settings.get("limits") or {}).get("when_above") or "lower"
+    return {
+        "id": name,
+        "object": "model",
+        "created": created_s,
+        "owned_by": "tierserve",
+        # vLLM's names for the model behind, and for the context of prompt and answer in tokens.
+        "root": tier["model"],
+        "max_model_len": tier["max_model_len"],
+        "limits": {
+            "tier": tier["tier"],
+            "max_new_tokens": tier["max_new_tokens"],
+            "when_above": when_above if settings else None,
+            "max_body_bytes": settings.get("max_body_bytes"),
+            # Of all replicas that run now.
+            "slots": tier["slots"],
+            "max_queued_requests": tier["max_queued_requests"],
+        },
+    }

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -15,25 +15,20 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.api.deadlines import Deadlines
-from serve_app.api.gateway import PASSED_PATHS, Gateway
-from serve_app.api.messages import (
-    ClientGone,
-    shown,
+from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch, Watched
+from serve_app.api.gateway import FORWARDED_PATHS, Gateway
+from serve_app.api.openapi import as_json, openapi_document
+from serve_app.api.openapi_bodies import TierLimits
+from serve_app.api.request_context import (
+    shown_path,
     speaks_anthropic,
     take_request_id,
     with_path,
 )
-from serve_app.api.model_list import list_models
-from serve_app.api.openapi import as_json, openapi_document
-from serve_app.api.openapi_bodies import TierLimits
-from serve_app.api.routes import WEB_ROUTES, meant_path
-from serve_app.api.shared_answer import SharedAnswers
-from serve_app.api.stall_watch import ClientSend, StallWatch, Watched
-from serve_app.api.status import Tiers, describe_tier, merge_metrics
-from serve_app.api.unserved import no_route
+from serve_app.api.routes import WEB_ROUTES, meant_path, no_route
+from serve_app.api.status import Tiers, describe_tier, list_models, merge_metrics
 from serve_app.core.tiers import Tier
-from serve_app.errors import FAULT, RequestError
+from serve_app.errors import ClientDisconnectedError, RequestError, internal_error
 
 DOCUMENT_AGE_S = 10.0
 FAVICON = (
@@ -41,6 +36,50 @@ FAVICON = (
     '<path fill="#2563eb" d="M2 9h12v5H2z"/><path fill="#60a5fa" d="M4 2h8v5H4z"/></svg>'
 )
 FAVICON_AGE_S = 24 * 3600
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One time that the question is put, for all who have come before it begins."""
+
+    task: "asyncio.Task[Any]"
+    begun: bool = False
+
+
+@dataclass(slots=True)
+class SharedAnswers:
+    """Each question is put at most every `every_s`, and never twice at once. Nobody gets an answer
+    that was asked for before he came. The questions are few."""
+
+    every_s: float = 0.25
+    clock_s: Callable[[], float] = time.monotonic
+    _turns: dict[Hashable, _Turn] = field(default_factory=dict[Hashable, _Turn])
+    _begun_s: dict[Hashable, float] = field(default_factory=dict[Hashable, float])
+
+    async def get(self, question: Hashable, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """The answer of `ask`, shared with all who wait for it. One that disconnects does not
+        end it for the others."""
+        turn = self._turns.get(question)
+        if turn is None or turn.begun:
+            before = None if turn is None else turn.task
+            task = asyncio.ensure_future(self._put(question, ask, before))
+            turn = self._turns[question] = _Turn(task)
+        return await asyncio.shield(turn.task)
+
+    async def _put(
+        self,
+        question: Hashable,
+        ask: Callable[[], Awaitable[Any]],
+        before: "asyncio.Task[Any] | None",
+    ) -> Any:
+        if before is not None:
+            await asyncio.wait({before})
+        next_s = self._begun_s.get(question, float("-inf")) + self.every_s
+        if (early_s := next_s - self.clock_s()) > 0:
+            await asyncio.sleep(early_s)
+        self._turns[question].begun = True
+        self._begun_s[question] = self.clock_s()
+        return await ask()
 
 
 @dataclass(slots=True)
@@ -179,12 +218,12 @@ def make_web_app(
             Route("/favicon.ico", pages.favicon),
             Route("/v1/models", pages.models),
             Route("/v1/models/{model:path}", pages.model),
-            *(Route(path, gateway.forward, methods=["POST"]) for path in PASSED_PATHS),
+            *(Route(path, gateway.forward, methods=["POST"]) for path in FORWARDED_PATHS),
         ],
         exception_handlers={
             RequestError: _on_request_error,
             HTTPException: _on_http_error,
-            Exception: _on_fault,
+            Exception: _on_bug,
         },
     )
     return Door(app, StallWatch(time.monotonic), client_stall_s)
@@ -203,7 +242,7 @@ class Door:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        own_headers = take_request_id(scope).answer_headers
+        own_headers = take_request_id(scope).response_headers
         scope = with_path(scope, meant_path(scope["path"], WEB_ROUTES))
         client = ClientSend(send, self.watch.clock_s)
 
@@ -218,7 +257,7 @@ class Door:
                 watched = Watched(client, stall=lambda: deadlines.stall(deadline))
                 with self.watch.watching(watched, self.client_stall_s):
                     await self.app(scope, receive, send_with_id)
-        except ClientGone:
+        except ClientDisconnectedError:
             return
 
 
@@ -235,7 +274,7 @@ async def _on_request_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    path = shown(request.scope)
+    path = shown_path(request.scope)
     if error.status_code == 404:
         return await _on_request_error(request, no_route(request.method, request.url.path, path))
     code = {405: "method_not_allowed"}.get(error.status_code)
@@ -247,9 +286,9 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     return answer
 
 
-async def _on_fault(request: Request, error: Exception) -> Response:
+async def _on_bug(request: Request, error: Exception) -> Response:
     """Starlette raises it again after the answer, so that the server logs it."""
-    return await _on_request_error(request, RequestError(500, FAULT, code="internal_error"))
+    return await _on_request_error(request, internal_error())
 
 
 def _versions() -> dict[str, str | None]:

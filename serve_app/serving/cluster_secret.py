@@ -5,7 +5,7 @@ Whoever reads that store holds Ray's token and could run code here anyway; an HT
 
 import secrets
 
-from serve_app.api.internal_headers import ClusterSecret
+from serve_app.api.forwarding import ClusterSecret
 from serve_app.autoscaling.decision_store import NAMESPACE
 from serve_app.serving.ray_internals import kv_get, kv_put
 

@@ -13,8 +13,8 @@ from prometheus_client import REGISTRY
 from ray import serve
 from starlette.types import ASGIApp
 
-from serve_app.api.cors import with_cors
-from serve_app.api.relay import Relay
+from serve_app.api.asgi import with_cors
+from serve_app.api.forwarding import Forwarder
 from serve_app.config.accelerator_costs import times_the_preferred
 from serve_app.config.tier import TierArgs, tier_settings
 from serve_app.core.placement.hardware import hardware_for, model_shape
@@ -66,7 +66,7 @@ class TierReplica:
             engine,
             tier_settings(self._args.tier, {}),
             self._metrics,
-            Relay(self._args.tier, Peers(), lenders, await asyncio.to_thread(cluster_secret)),
+            Forwarder(self._args.tier, Peers(), lenders, await asyncio.to_thread(cluster_secret)),
         )
         lenders.form = answer_form(tier)
         self._started = tier

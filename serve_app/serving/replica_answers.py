@@ -15,7 +15,7 @@ from ray.exceptions import ActorDiedError, RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.api.kept_answers import Kept, KeptAnswers
+from serve_app.api.status import Kept, KeptAnswers
 from serve_app.core.tiers import Tier
 from serve_app.serving.ray_internals import replica_references
 

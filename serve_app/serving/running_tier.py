@@ -12,12 +12,10 @@ from prometheus_client.registry import Collector
 from serve_app.api.answer_cache import AnswerCache
 from serve_app.api.demand import DemandMeter
 from serve_app.api.edge import TierEdge
-from serve_app.api.field_bounds import FieldBounds
-from serve_app.api.field_rules import SchemaRules
-from serve_app.api.gate import Gate
+from serve_app.api.field_rules import FieldBounds, SchemaRules
+from serve_app.api.forwarding import Forwarder
+from serve_app.api.gate import Gate, GateLimits
 from serve_app.api.lending import LendingDesk
-from serve_app.api.place import GateLimits
-from serve_app.api.relay import Relay
 from serve_app.api.request_record import count_from_zero
 from serve_app.config.tier import TierArgs, TierSettings
 from serve_app.core.admission.capacity import Limits, derive_limits
@@ -49,7 +47,7 @@ class RunningTier:
         engine: Engine,
         settings: TierSettings,
         metrics: TierMetrics,
-        relay: Relay,
+        forwarder: Forwarder,
     ) -> "RunningTier":
         """Put the tier's edge in front of a started engine."""
         count_from_zero(metrics)
@@ -64,7 +62,7 @@ class RunningTier:
             settings=settings,
             gate=Gate(gate_limits, ServiceTime(limits.service_s), time.monotonic, demand),
             metrics=metrics,
-            relay=relay,
+            forwarder=forwarder,
             known_fields=engine.known_fields,
             bounds=FieldBounds(
                 engine.max_model_len, engine.max_model_len * engine.longest_token_chars
@@ -143,7 +141,7 @@ class RunningTier:
             "max_queued_requests": gate.limits.max_queued_requests,
             "running": gate.running_sequences,
             "lent": gate.borrowed_sequences,
-            "borrowed": self.edge.relay.sequences_elsewhere,
+            "borrowed": self.edge.forwarder.sequences_elsewhere,
             "queued": gate.queued_requests,
             "queue_depth": self.queue_depth,
             "expected_wait_s": round(gate.expected_wait_s(), 3),
@@ -160,7 +158,7 @@ class RunningTier:
         gate, metrics = self.edge.gate, self.edge.metrics
         metrics.running.set(gate.running_sequences)
         metrics.lent_sequences.set(gate.borrowed_sequences)
-        metrics.borrowed_sequences.set(self.edge.relay.sequences_elsewhere)
+        metrics.borrowed_sequences.set(self.edge.forwarder.sequences_elsewhere)
         metrics.queue_depth.set(self.queue_depth)
         metrics.slots.set(gate.limits.slots)
         metrics.settings_invalid.set(self.settings_error is not None)

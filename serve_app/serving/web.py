@@ -10,10 +10,9 @@ from typing import Any
 from ray import serve
 from starlette.types import ASGIApp
 
-from serve_app.api.cors import with_cors
+from serve_app.api.asgi import with_cors
 from serve_app.api.gateway import Gateway
-from serve_app.api.kept_answers import Kept
-from serve_app.api.status import DeploymentState, Report
+from serve_app.api.status import DeploymentState, Kept, Report
 from serve_app.api.web_app import make_web_app
 from serve_app.autoscaling.decision_store import read_record
 from serve_app.config.tier import WebArgs

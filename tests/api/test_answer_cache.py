@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.api.answer_cache import OVERHEAD_BYTES, AnswerCache, KeptAnswer
-from serve_app.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, Endpoint
+from serve_app.api.request_context import client_of
+from serve_app.api.routes import CHAT_COMPLETIONS, COMPLETIONS, Endpoint
 from serve_app.api.rules import PreparedRequest
 from serve_app.config.answers import AnswerCacheConfig
 from serve_app.core.reasoning.budget import ThinkingPlan
@@ -40,7 +41,7 @@ def key(
 ) -> str | None:
     asked = ASKED if payload is None else payload
     prepared = PreparedRequest(asked, 1, 10, False, plan, stop_repetition)
-    return (cache or a_cache()).key({"headers": headers or []}, endpoint, prepared)
+    return (cache or a_cache()).key(client_of({"headers": headers or []}), endpoint, prepared)
 
 
 def an_answer(text: bytes = b"x", streamed: bool = False) -> KeptAnswer:

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.endpoints import GENERATING
-from serve_app.api.routes import TIER_ROUTES, WEB_ROUTES, meant_path, tier_methods
+from serve_app.api.routes import GENERATING, TIER_ROUTES, WEB_ROUTES, meant_path, tier_methods
 from serve_app.core.tiers import Tier
 from tests.api.asgi import FakeEngine, answers, call
 from tests.api.test_gateway import echo, passing_to
@@ -101,7 +100,7 @@ async def test_a_browser_gets_an_icon_and_no_error() -> None:
 # --- models
 
 
-async def test_each_model_tells_its_context_and_its_tiers_limits() -> None:
+async def test_each_model_has_its_context_and_its_tiers_limits() -> None:
     settings = {"max_new_tokens": 2048, "max_body_bytes": 4096, "limits": {"when_above": "refuse"}}
     replicas = {
         Tier.CHAT: [a_replica(), a_replica(replica="r2")],

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import pytest
 from starlette.types import Message
 
-from serve_app.api.body_reader import MEMORY_BYTES, SMALL_BYTES, BodyReader
-from serve_app.api.messages import ClientGone
-from serve_app.errors import RequestError
+from serve_app.api.request_body import MEMORY_BYTES, SMALL_BYTES, BodyReader
+from serve_app.errors import ClientDisconnectedError, RequestError
 from tests.virtual_time import now_s, virtual
 
 LIMIT = 4 * 1024 * 1024
@@ -89,11 +88,11 @@ async def test_half_sent_large_bodies_leave_memory_to_small_ones() -> None:
 
 
 @virtual
-async def test_a_client_that_leaves_is_gone() -> None:
+async def test_a_client_that_closes_its_connection_is_disconnected() -> None:
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnectedError):
         await BodyReader().read({"headers": []}, receive, limit_bytes=LIMIT, timeout_s=30.0)
 
 

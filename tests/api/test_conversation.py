@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from serve_app.api.conversation import continues_last, take_conversation
-from serve_app.api.endpoints import CHAT_COMPLETIONS, MESSAGES, RESPONSES, Endpoint
+from serve_app.api.routes import CHAT_COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from serve_app.errors import RequestError
 
 USER = {"role": "user", "content": "hi"}

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 from starlette.types import ASGIApp
 
-from serve_app.api.cors import with_cors
+from serve_app.api.asgi import with_cors
 from serve_app.api.gateway import Gateway
 from serve_app.api.web_app import make_web_app
 from serve_app.config.tier import TierArgs, WebArgs

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from serve_app.api.gate import GateLimits
 from tests.api.asgi import Call, FakeEngine, answers, call, sse_data, streams
 from tests.builders import an_edge, count, idle, some_settings
 from tests.virtual_time import run_virtual, virtual
@@ -36,6 +37,23 @@ async def test_a_request_reaches_vllms_own_route_with_the_tiers_rules_applied() 
     headers = dict(engine.scopes[0]["headers"])
     assert int(headers[b"content-length"]) == len(json.dumps(engine.asked[0]))
     assert idle(edge.gate)
+
+
+@virtual
+async def test_changed_settings_and_limits_hold_for_the_next_request() -> None:
+    engine = FakeEngine(answers(DONE))
+    edge = an_edge(engine)
+    await call(edge, "", HI)
+    assert (await call(edge, "", {**HI, "n": 2})).status == 400
+
+    edge.settings = some_settings(max_new_tokens=5)
+    edge.gate.configure(GateLimits(slots=2, max_queued_requests=4, max_wait_s=10.0))
+    await call(edge, "", {**HI, "n": 2})
+    assert [asked["max_completion_tokens"] for asked in engine.asked] == [1024, 5]
+
+    edge.other_tiers_limit = 2000
+    refused = await call(edge, "", {**HI, "max_tokens": 1500})
+    assert "The reasoning tier gives up to 2000" in refused.error["message"]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def thinks(answering: Answering, *ends: ThoughtEnd, repeated: bool = False) -> A
 
 
 @virtual
-async def test_the_engine_is_told_the_plan_and_the_next_request_another() -> None:
+async def test_the_engine_gets_the_plan_and_the_next_request_another() -> None:
     seen: list[Generation | None] = []
 
     async def answering(payload: dict[str, Any], send: Send) -> None:
@@ -78,7 +78,7 @@ async def test_a_model_that_does_not_think_has_no_plan_and_takes_no_budget() -> 
 
 
 @virtual
-async def test_a_whole_answer_tells_how_each_thought_ended_and_its_content_is_text() -> None:
+async def test_a_whole_answer_says_how_its_reasoning_ended_and_its_content_is_text() -> None:
     engine = FakeEngine(thinks(answers(WHOLE), ThoughtEnd.CUT, repeated=True))
     edge = an_edge(engine, thinks=True)
     made = await call(edge, "", HI)
@@ -98,7 +98,7 @@ async def test_a_whole_answer_tells_how_each_thought_ended_and_its_content_is_te
 
 
 @virtual
-async def test_only_the_last_chunk_of_a_stream_tells_of_the_thought() -> None:
+async def test_only_the_last_chunk_of_a_stream_has_the_reasonings_metadata() -> None:
     engine = FakeEngine(thinks(streams(FIRST, LAST, DONE), ThoughtEnd.COMPLETE))
     made = await call(an_edge(engine, thinks=True), "", {**HI, "stream": True})
     first, last, done = sse_data(made.text)
@@ -109,7 +109,7 @@ async def test_only_the_last_chunk_of_a_stream_tells_of_the_thought() -> None:
 
 
 @virtual
-async def test_an_error_tells_of_no_thought() -> None:
+async def test_an_error_has_no_reasoning_metadata() -> None:
     engine = FakeEngine(thinks(answers({"error": {"message": "no"}}, status=400), ThoughtEnd.OFF))
     made = await call(an_edge(engine, thinks=True), "", HI)
     assert made.status == 400
@@ -131,7 +131,7 @@ def test_each_warning_is_a_header_of_its_own(stream: bool) -> None:
 
 
 @virtual
-async def test_who_asks_for_a_thought_that_the_tier_has_not_is_told() -> None:
+async def test_whoever_asks_for_reasoning_that_the_tier_has_not_gets_a_warning() -> None:
     off = some_settings().model_copy(update={"thinking": ThinkingConfig(enabled=False)})
     edge = an_edge(FakeEngine(answers(WHOLE)), thinks=True, settings=off)
     made = await call(edge, "", {**HI, "reasoning_effort": "high"})

@@ -127,7 +127,7 @@ def test_an_answer_that_failed_is_not_kept(answering: Answering) -> None:
 
 
 @virtual
-async def test_an_answer_whose_client_left_is_not_kept() -> None:
+async def test_an_answer_whose_client_disconnected_is_not_kept() -> None:
     edge = an_edge(FakeEngine(streams(FIRST, LAST, DONE, every_s=1.0)), settings=caching())
     leaving = Call(edge, "", {**SURE, "stream": True})
     await asyncio.sleep(1.5)

@@ -7,7 +7,7 @@ import pytest
 from starlette.types import Send
 
 from serve_app.api.edge import TierEdge
-from serve_app.api.prompt_estimate import BYTES_PER_TOKEN, PromptEstimate
+from serve_app.api.request_body import BYTES_PER_TOKEN, PromptEstimate
 from serve_app.core.generation import GENERATION
 from tests.api.asgi import Call, FakeEngine, answers
 from tests.api.test_engine_room import assert_empty

@@ -129,7 +129,7 @@ async def test_an_anthropic_client_gets_the_error_as_an_error_event_by_name() ->
 
 
 @virtual
-async def test_a_fault_of_the_engine_is_a_500_in_openais_form_and_frees_the_slot() -> None:
+async def test_an_error_of_the_engine_is_a_500_in_openais_form_and_frees_the_slot() -> None:
     edge = an_edge(FakeEngine(breaks(RuntimeError("boom"))))
     made = Call(edge, "", HI)
     with pytest.raises(RuntimeError, match="boom"):
@@ -141,7 +141,7 @@ async def test_a_fault_of_the_engine_is_a_500_in_openais_form_and_frees_the_slot
 
 
 @virtual
-async def test_a_fault_in_mid_stream_ends_the_stream_with_an_error_event() -> None:
+async def test_an_error_in_mid_stream_ends_the_stream_with_an_error_event() -> None:
     edge = an_edge(FakeEngine(streams(TOKEN, then=RuntimeError("boom"))))
     made = Call(edge, "", STREAM)
     with pytest.raises(RuntimeError):
@@ -151,7 +151,7 @@ async def test_a_fault_in_mid_stream_ends_the_stream_with_an_error_event() -> No
 
 
 @virtual
-async def test_a_client_that_leaves_the_line_never_reaches_the_engine() -> None:
+async def test_a_client_that_disconnects_in_the_queue_never_reaches_the_engine() -> None:
     engine = FakeEngine(answers(DONE, after_s=5.0))
     edge = full_edge(engine, queued=4)
     first, second = Call(edge, "", HI), Call(edge, "", {"prompt": "second"})
@@ -230,7 +230,7 @@ async def test_slots_granted_while_other_replicas_are_looked_for_are_taken() -> 
         return ["http://127.0.0.1:1"]
 
     edge = full_edge(FakeEngine(answers(DONE, after_s=1.0)), queued=1)
-    edge.relay.peers = found_late
+    edge.forwarder.peers = found_late
     running, waiting = Call(edge, "", HI), Call(edge, "", HI)
     await asyncio.gather(running.done, waiting.done)
     assert (running.status, waiting.status) == (200, 200)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_app.api.engine_call import call_engine
+from serve_app.api.cancellation import call_engine
 
 
 async def never() -> Message:
@@ -53,7 +53,7 @@ async def test_a_cancelled_call_ends_its_work_and_sends_nothing_more() -> None:
     assert sent == []
 
 
-async def test_everyone_who_listens_learns_that_the_client_left() -> None:
+async def test_everyone_who_listens_learns_that_the_client_disconnected() -> None:
     heard: list[Message] = []
     listening = asyncio.Event()
 
@@ -130,7 +130,7 @@ async def test_what_the_engine_answers_passes_through() -> None:
     assert kinds == ["http.request", "http.response.start"]
 
 
-async def test_a_fault_of_the_engine_is_the_calls_own() -> None:
+async def test_an_error_of_the_engine_is_the_calls_own() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise ValueError("broken")
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.api.gate import Gate
-from serve_app.api.place import GateLimits, Place, Refused
+from serve_app.api.gate import Gate, GateFullError, GateLimits, QueueEntry
 from tests.builders import a_reading_gate
 from tests.virtual_time import now_s, run_virtual
 
@@ -44,7 +43,7 @@ def test_a_prompt_that_takes_longer_than_the_wait_runs_alone() -> None:
         gate = a_reading_gate(max_wait_s=1.0)
         with gate.enter(1, prompt_tokens=5000) as huge:
             assert huge.granted.done()
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(GateFullError) as refused:
                 gate.enter(1, prompt_tokens=10).__enter__()
         assert refused.value.admission.reason == "wait_too_long"
         assert refused.value.admission.retry_after_s >= 4
@@ -158,7 +157,7 @@ def test_whatever_happens_the_books_balance(seed: int) -> None:
         sequences, limit = dice.randint(1, 3), dice.randint(1, 500)
         tokens = dice.choice([None, dice.uniform(1, 4000)])
         with (
-            suppress(Refused),
+            suppress(GateFullError),
             gate.enter(sequences, max_new_tokens=limit, prompt_tokens=tokens) as place,
         ):
             while not place.granted.done():
@@ -169,7 +168,7 @@ def test_whatever_happens_the_books_balance(seed: int) -> None:
             await read(gate, place)
             served += 1
 
-    async def read(gate: Gate, place: Place) -> None:
+    async def read(gate: Gate, place: QueueEntry) -> None:
         if dice.random() < 0.7:
             gate.prompt_counted(place, dice.randint(1, 4000))
         await asyncio.sleep(dice.uniform(0, 2))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.api.endpoints import CHAT_COMPLETIONS
-from serve_app.api.field_bounds import MAX_ENTRIES, FieldBounds, refuse_excess, refuse_many_ids
+from serve_app.api.field_rules import MAX_ENTRIES, FieldBounds, refuse_excess, refuse_many_ids
+from serve_app.api.routes import CHAT_COMPLETIONS
 from serve_app.api.rules import MAX_UNKNOWN_FIELDS, RuleBook, prepare
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError

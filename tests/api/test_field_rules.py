@@ -6,9 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.api.endpoints import CHAT_COMPLETIONS, RESPONSES, Endpoint
-from serve_app.api.field_bounds import FieldBounds, refuse_excess
-from serve_app.api.field_rules import CLOSED_FIELDS, SchemaRules, apply_field_rules
+from serve_app.api.field_rules import (
+    CLOSED_FIELDS,
+    FieldBounds,
+    SchemaRules,
+    apply_field_rules,
+    refuse_excess,
+)
+from serve_app.api.routes import CHAT_COMPLETIONS, RESPONSES, Endpoint
 from serve_app.api.rules import RuleBook, prepare
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError

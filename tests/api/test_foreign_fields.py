@@ -4,14 +4,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.endpoints import (
-    CHAT_COMPLETIONS,
-    COMPLETIONS,
-    MESSAGES,
-    RESPONSES,
-    Endpoint,
-)
 from serve_app.api.foreign_fields import take_foreign_fields
+from serve_app.api.routes import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from serve_app.errors import RequestError
 from tests.builders import a_prepared
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.endpoints import GENERATING
-from serve_app.api.full_context import about_context
+from serve_app.api.engine_errors import about_context
+from serve_app.api.routes import GENERATING
 from serve_app.errors import RequestError, invalid
 from tests.api.asgi import FakeEngine, answers, call
 from tests.builders import an_edge

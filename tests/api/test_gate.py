@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.api.gate import Gate
-from serve_app.api.place import GateLimits, Refused
+from serve_app.api.gate import Gate, GateFullError, GateLimits
 from tests.api.gate_scene import a_request, at_once
 from tests.builders import a_gate, idle
 from tests.virtual_time import now_s, run_virtual
@@ -57,7 +56,7 @@ def test_each_sequence_holds_a_slot() -> None:
     assert run_virtual(scene()) == (4, 2, True, False)
 
 
-def test_the_line_knows_who_is_ahead() -> None:
+def test_the_queue_knows_who_is_ahead() -> None:
     async def scene() -> None:
         gate = a_gate(slots=1)
         with gate.enter(1), gate.enter(1) as first, gate.enter(1) as second:
@@ -81,7 +80,7 @@ def test_a_wait_is_measured_on_the_gates_clock() -> None:
     assert run_virtual(scene()) == 2.5
 
 
-def test_whoever_leaves_the_line_frees_the_place() -> None:
+def test_whoever_leaves_the_queue_frees_the_position() -> None:
     async def scene() -> None:
         log: list[str] = []
         gate = a_gate(slots=1, max_queued_requests=2)
@@ -115,7 +114,7 @@ def test_whoever_leaves_while_running_lets_the_next_one_start_at_once() -> None:
 def test_a_refusal_says_how_many_are_ahead_and_when_to_come_back() -> None:
     async def scene() -> None:
         gate = a_gate(slots=1, max_queued_requests=2, service_s=10.0)
-        with gate.enter(1), gate.enter(1), gate.enter(1), pytest.raises(Refused) as refused:
+        with gate.enter(1), gate.enter(1), gate.enter(1), pytest.raises(GateFullError) as refused:
             gate.enter(1).__enter__()
         admission = refused.value.admission
         assert (admission.ahead, admission.reason) == (2, "queue_full")
@@ -125,16 +124,16 @@ def test_a_refusal_says_how_many_are_ahead_and_when_to_come_back() -> None:
     run_virtual(scene())
 
 
-def test_a_withdrawn_refusal_no_longer_counts_as_promised() -> None:
+def test_a_withdrawn_refusal_no_longer_has_a_reservation() -> None:
     async def scene() -> None:
         gate = a_gate(slots=1, max_queued_requests=0)
         with gate.enter(1):
-            with pytest.raises(Refused) as first:
+            with pytest.raises(GateFullError) as first:
                 gate.enter(1, key=7).__enter__()
-            assert gate.promises.outstanding(now_s()) == 1
+            assert gate.reservations.outstanding(now_s()) == 1
             gate.withdraw(first.value)
             gate.withdraw(first.value)
-            assert gate.promises.outstanding(now_s()) == 0
+            assert gate.reservations.outstanding(now_s()) == 0
 
     run_virtual(scene())
 
@@ -161,7 +160,7 @@ def test_a_request_that_never_ran_teaches_nothing() -> None:
     run_virtual(scene())
 
 
-def test_short_requests_that_wait_make_the_line_quick() -> None:
+def test_short_requests_that_wait_make_the_queue_quick() -> None:
     async def scene() -> list[float]:
         gate = a_gate(slots=1, service_s=8.0)
         with gate.enter(1, work=0.25), gate.enter(1, work=0.25):
@@ -172,7 +171,7 @@ def test_short_requests_that_wait_make_the_line_quick() -> None:
     assert run_virtual(scene()) == [pytest.approx(4.0), pytest.approx(16.0)]
 
 
-def test_the_expected_wait_is_nothing_with_room_and_grows_with_the_line() -> None:
+def test_the_expected_wait_is_nothing_with_capacity_and_grows_with_the_queue() -> None:
     async def scene() -> list[float]:
         gate = a_gate(slots=1, service_s=4.0)
         waits = [gate.expected_wait_s()]
@@ -204,7 +203,7 @@ def test_whatever_happens_counters_balance_and_nobody_is_lost(seed: int) -> None
                 await asyncio.sleep(dice.uniform(0, 3))
                 if dice.random() < 0.2:
                     raise ValueError
-        except Refused:
+        except GateFullError:
             ends["refused"] += 1
         except ValueError:
             ends["failed"] += 1

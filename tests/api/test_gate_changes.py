@@ -2,7 +2,7 @@
 
 import asyncio
 
-from serve_app.api.place import GateLimits
+from serve_app.api.gate import GateLimits
 from tests.api.gate_scene import a_request
 from tests.builders import a_gate, idle
 from tests.virtual_time import run_virtual

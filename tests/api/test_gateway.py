@@ -230,7 +230,7 @@ async def test_a_stream_is_held_with_heartbeats_until_its_tier_answers() -> None
         ("/v1/messages", 'event: error\ndata: {"error":"full"}\n\n'),
     ],
 )
-async def test_a_refusal_that_comes_late_ends_the_held_stream(path: str, end: str) -> None:
+async def test_a_late_refusal_ends_the_stream_that_was_kept_alive(path: str, end: str) -> None:
     refusal = JSONResponse({"error": "full"}, status_code=429)
     async with passing_to(answering_late(refusal, 0.25), heartbeat_s=0.1) as client:
         held = await client.post(path, json=STREAM)

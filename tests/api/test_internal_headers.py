@@ -6,13 +6,8 @@ from typing import Any
 import pytest
 from starlette.types import Send
 
-from serve_app.api.internal_headers import (
-    BORROWED_HEADER,
-    INTERNAL_HEADERS,
-    PLAN_HEADER,
-    RELAYED_HEADER,
-    ClusterSecret,
-)
+from serve_app.api.forwarding import FORWARDED_HEADER, INTERNAL_HEADERS, ClusterSecret
+from serve_app.api.lending import BORROWED_HEADER, PLAN_HEADER
 from serve_app.core.generation import GENERATION
 from tests.api.asgi import Call, FakeEngine, answers, call
 from tests.builders import a_gate, an_edge, count, forwarded_by_a_replica, some_settings
@@ -20,14 +15,14 @@ from tests.virtual_time import run_virtual, virtual
 
 DONE = {"object": "chat.completion", "choices": []}
 FORGED = [
-    [(RELAYED_HEADER, b"1")],
+    [(FORWARDED_HEADER, b"1")],
     [(b"X-Tierserve-Relayed", b"1")],
-    [(RELAYED_HEADER, b"")],
-    [(RELAYED_HEADER, b"\xff" * 64)],
-    [(RELAYED_HEADER, ClusterSecret().mark("from-a-peer").encode())],
-    [(PLAN_HEADER, b"{}"), (RELAYED_HEADER, b"true")],
+    [(FORWARDED_HEADER, b"")],
+    [(FORWARDED_HEADER, b"\xff" * 64)],
+    [(FORWARDED_HEADER, ClusterSecret().mark("from-a-peer").encode())],
+    [(PLAN_HEADER, b"{}"), (FORWARDED_HEADER, b"true")],
     [(BORROWED_HEADER, b"chat x")],
-    [(RELAYED_HEADER, b"0"), *forwarded_by_a_replica()],
+    [(FORWARDED_HEADER, b"0"), *forwarded_by_a_replica()],
 ]
 
 
@@ -49,7 +44,7 @@ async def test_a_replicas_mark_is_of_one_request_and_of_no_other() -> None:
     await call(edge, "", {"prompt": "hi"}, headers=forwarded_by_a_replica("a"))
     assert count(edge, "requests_total") == 0
     (_, mark) = forwarded_by_a_replica("a")[1]
-    stolen = [(b"x-request-id", b"b"), (RELAYED_HEADER, mark)]
+    stolen = [(b"x-request-id", b"b"), (FORWARDED_HEADER, mark)]
     await call(edge, "", {"prompt": "hi"}, headers=stolen)
     assert count(edge, "requests_total") == 1
 

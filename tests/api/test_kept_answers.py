@@ -1,6 +1,6 @@
 """Each replica's last answer, with its age."""
 
-from serve_app.api.kept_answers import Kept, KeptAnswers
+from serve_app.api.status import Kept, KeptAnswers
 
 
 class Clock:
@@ -20,7 +20,7 @@ def test_what_came_before_the_question_is_stale_and_says_how_old_it_is() -> None
     assert kept.since(110.0) == [Kept("new", 1.0, False), Kept("old", 11.0, True)]
 
 
-def test_nothing_is_kept_for_ever_nor_of_a_replica_that_is_gone() -> None:
+def test_nothing_is_kept_for_ever_nor_of_a_replica_that_has_ended() -> None:
     clock = Clock()
     kept = KeptAnswers[str](30.0, clock)
     for replica in "abc":

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from serve_app.api.internal_headers import BORROWED_HEADER, RELAYED_HEADER
-from serve_app.api.lending import Lender, LendingDesk
+from serve_app.api.forwarding import FORWARDED_HEADER
+from serve_app.api.lending import BORROWED_HEADER, Lender, LendingDesk
 from serve_app.core.tiers import Tier
 from tests.api.asgi import Call, answers, call, streams
-from tests.api.test_relay import until
+from tests.api.test_forwarding import until
 from tests.api.two_tiers import mounted, two_tiers
 from tests.builders import count, forwarded_by_a_replica
 
@@ -77,7 +77,7 @@ async def test_the_borrower_counts_the_request_and_the_lender_what_it_lent() -> 
         borrowing = [await tiers.borrow(), await tiers.borrow()]
         lender = tiers.reasoning.gate
         assert (lender.running_sequences, lender.borrowed_sequences) == (2, 2)
-        assert tiers.chat.relay.sequences_elsewhere == 2
+        assert tiers.chat.forwarder.sequences_elsewhere == 2
         await tiers.end(filling, *borrowing)
         await until(lambda: count(tiers.reasoning, "lent_total", borrower="chat") == 2)
         assert count(tiers.chat, "borrowed_total", lender="reasoning") == 2
@@ -108,7 +108,7 @@ async def test_a_client_that_leaves_gives_the_slot_back() -> None:
         await tiers.end(filling)
 
 
-async def test_an_error_of_the_engine_is_passed_on() -> None:
+async def test_an_error_of_the_engine_is_forwarded() -> None:
     vllm = {"error": {"message": "too long", "type": "BadRequestError", "param": None, "code": 400}}
     async with two_tiers(lender=answers(vllm, status=400)) as tiers:
         filling = await tiers.fill_chat()
@@ -127,7 +127,7 @@ async def test_own_requests_start_at_once_beside_all_that_is_lent() -> None:
         waiting = Call(tiers.chat, payload={"prompt": "hi"})
         await until(lambda: tiers.chat.gate.queued_requests == 1)
         await asyncio.sleep(0.1)
-        # Not asked of the line: who waits leaves it while a lender is asked.
+        # Not asked of the queue: who waits leaves it while a lender is asked.
         assert tiers.reasoning_engine.running == 2, "half of the slots are lent, and no more"
         own = [Call(tiers.reasoning, payload={"prompt": "own"}) for _ in range(2)]
         await until(lambda: tiers.reasoning_engine.running == 4)
@@ -170,7 +170,7 @@ async def test_a_request_for_the_lenders_own_name_is_not_borrowed() -> None:
         assert tiers.reasoning_engine.asked == []
 
 
-async def test_a_body_above_the_lenders_limit_stays_in_line() -> None:
+async def test_a_body_above_the_lenders_limit_stays_in_the_queue() -> None:
     async with two_tiers(reasonings={"max_body_bytes": 1024}) as tiers:
         filling = await tiers.fill_chat()
         waiting = Call(tiers.chat, payload={"prompt": "x" * 2000})
@@ -189,7 +189,7 @@ async def test_a_client_that_writes_the_headers_itself_gets_what_it_would_get_wi
 ) -> None:
     """Past them lie reasoning without its limit of tokens, its system prompt and its counts."""
     async with two_tiers() as tiers:
-        for headers in ([], [(RELAYED_HEADER, b"1")]):
+        for headers in ([], [(FORWARDED_HEADER, b"1")]):
             forged = await call(
                 mounted(tiers.reasoning, "/api/chat"),
                 payload={"prompt": "hi", "max_tokens": 100_000},

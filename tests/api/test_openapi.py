@@ -8,10 +8,9 @@ import pytest
 import schemathesis
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from serve_app.api.endpoints import GENERATING
 from serve_app.api.openapi import REQUEST_ID_PATTERN, as_json, openapi_document
 from serve_app.api.openapi_bodies import LEAST_INTEGER, MOST_INTEGER, TierLimits
-from serve_app.api.routes import TIER_ROUTES, WEB_ROUTES
+from serve_app.api.routes import GENERATING, TIER_ROUTES, WEB_ROUTES
 from serve_app.config.answers import LimitsConfig
 from serve_app.core.tiers import Tier
 from tests.api.web_client import a_replica

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.api.payload import MAX_KEYS, MAX_VALUES, as_json, parse_object
+from serve_app.api.request_body import MAX_KEYS, MAX_VALUES, as_json, parse_object
 from serve_app.errors import RequestError
 
 MIB = 1024 * 1024

@@ -6,14 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.api.endpoints import (
-    CHAT_COMPLETIONS,
-    COMPLETIONS,
-    MESSAGES,
-    RESPONSES,
-    Endpoint,
-)
-from serve_app.api.thinking import plan_thinking, refuse_budget, unheeded
+from serve_app.api.routes import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
+from serve_app.api.token_budget import plan_thinking, refuse_budget, unheeded
 from serve_app.config.answers import ThinkingConfig
 from serve_app.core.reasoning.budget import EFFORT_SHARES, ThinkingPlan, thought_budget
 from serve_app.errors import RequestError

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.endpoints import COMPLETIONS, GENERATING, Endpoint
-from serve_app.api.presets import heat_warning, take_task
+from serve_app.api.routes import COMPLETIONS, GENERATING, Endpoint
+from serve_app.api.rules import heat_warning, take_task
 from serve_app.config.answers import SamplingConfig, TaskConfig
 from serve_app.config.tier import TierSettings
 from serve_app.core.reasoning.prompt_rules import MATH_DIRECTIVE
@@ -106,7 +106,7 @@ def test_a_prompt_of_the_legacy_endpoint_stays_its_clients_own() -> None:
     assert a_prepared({"prompt": "hi"}, endpoint=COMPLETIONS, task="math").payload["prompt"] == "hi"
 
 
-def test_a_misspelt_task_field_is_told_what_was_meant() -> None:
+def test_a_misspelt_task_field_is_refused_with_what_was_meant() -> None:
     assert "`task`" in refusal(tasks="math").message
 
 

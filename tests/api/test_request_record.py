@@ -2,8 +2,8 @@
 
 from prometheus_client import CollectorRegistry
 
-from serve_app.api.endpoints import GENERATING
 from serve_app.api.request_record import ALERTED_STATUSES, REFUSALS, count_from_zero
+from serve_app.api.routes import GENERATING
 from serve_app.telemetry import make_tier_metrics
 
 

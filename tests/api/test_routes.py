@@ -5,9 +5,16 @@ from pathlib import Path
 import pytest
 from starlette.routing import Route as StarletteRoute
 
-from serve_app.api.endpoints import GENERATING
 from serve_app.api.gateway import Gateway
-from serve_app.api.routes import TIER_ROUTES, WEB_ROUTES, Body, Work, routes_page, tier_route
+from serve_app.api.routes import (
+    GENERATING,
+    TIER_ROUTES,
+    WEB_ROUTES,
+    Body,
+    Work,
+    routes_page,
+    tier_route,
+)
 from serve_app.api.web_app import Door, make_web_app
 from tests.api.asgi import FakeEngine, answers, call
 from tests.api.web_client import BOTH, FakeTiers

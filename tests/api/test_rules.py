@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.api.endpoints import (
+from serve_app.api.request_body import as_json, parse_object
+from serve_app.api.routes import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
     GENERATING,
@@ -16,7 +17,6 @@ from serve_app.api.endpoints import (
     RESPONSES,
     Endpoint,
 )
-from serve_app.api.payload import as_json, parse_object
 from serve_app.config.answers import SamplingConfig
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
@@ -237,7 +237,7 @@ def test_streaming_is_what_the_request_says(stream: object, streaming: bool) -> 
     assert a_prepared(stream=stream).streaming is streaming
 
 
-def test_the_rules_applied_twice_change_nothing_as_a_relayed_request_needs() -> None:
+def test_the_rules_applied_twice_change_nothing_as_a_forwarded_request_needs() -> None:
     settings = some_settings(system_prompt="Be brief.", sampling=SamplingConfig(temperature=0.5))
     once = a_prepared(settings=settings, n=2).payload
     assert a_prepared(json.loads(json.dumps(once)), settings=settings).payload == once

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from serve_app.api.endpoints import (
+from serve_app.api.routes import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
     GENERATING,

@@ -5,14 +5,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.endpoints import (
-    CHAT_COMPLETIONS,
-    COMPLETIONS,
-    MESSAGES,
-    RESPONSES,
-    Endpoint,
-)
-from serve_app.api.prompting import prompt_rules, shape_prompt
+from serve_app.api.conversation import prompt_rules, shape_prompt
+from serve_app.api.routes import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from serve_app.api.rules import RuleBook, prepare
 from serve_app.config.answers import PromptingConfig
 from serve_app.core.reasoning.prompt_rules import NO_RULES, R1_RULES, PromptRules

@@ -2,8 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve_app.api.kept_answers import Kept
-from serve_app.api.status import merge_metrics
+from serve_app.api.status import Kept, merge_metrics
 from serve_app.core.scaling.decision_record import ScalingRecord
 from serve_app.core.tiers import Tier
 from tests.api.metrics_text import exposition

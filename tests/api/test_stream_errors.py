@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.types import Send
 
-from serve_app.errors import FAULT
+from serve_app.errors import INTERNAL_ERROR
 from tests.api.asgi import FakeEngine, answers, call, sse_data, streams
 from tests.builders import an_edge, count, idle
 from tests.virtual_time import run_virtual
@@ -76,7 +76,7 @@ def test_vllms_words_for_a_server_error_stay_in_the_log(
         assert (made.status, made.error["code"]) == (503, "engine_stopped")
         assert made.headers["retry-after"] == "5"
     else:
-        assert (made.status, made.error["message"]) == (500, FAULT)
+        assert (made.status, made.error["message"]) == (500, INTERNAL_ERROR)
 
 
 def test_a_replica_whose_engine_is_dead_sends_its_clients_elsewhere_at_once() -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES
-from serve_app.api.structure_field import refuse_structures, structure_field
+from serve_app.api.routes import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES
+from serve_app.api.structures import refuse_structures, structure_field
 from serve_app.core.structure.schema_limits import SchemaLimits
 from serve_app.errors import RequestError
 

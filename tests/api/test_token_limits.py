@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.endpoints import COMPLETIONS, GENERATING, MESSAGES, Endpoint
-from serve_app.api.token_limits import TierLimit, keep_budget_below, limit_new_tokens
+from serve_app.api.routes import COMPLETIONS, GENERATING, MESSAGES, Endpoint
+from serve_app.api.token_budget import TierLimit, keep_budget_below, limit_new_tokens
 from serve_app.config.answers import LimitsConfig
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError

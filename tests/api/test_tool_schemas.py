@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.endpoints import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
-from serve_app.api.tool_schemas import complete_tools
+from serve_app.api.routes import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
+from serve_app.api.structures import complete_tools
 from serve_app.errors import RequestError
 
 NONE = {"type": "object", "properties": {}, "additionalProperties": False}

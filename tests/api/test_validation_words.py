@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from serve_app.api.validation_words import in_plain_words, models_named
+from serve_app.api.engine_errors import in_plain_words, models_named
 
 OF_TEMPERATURE = (
     "1 validation error:\n  {'type': 'float_parsing', 'loc': 'body.temperature', 'msg': 'Input "

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from serve_app.api.kept_answers import Kept
-from serve_app.api.status import Report
+from serve_app.api.status import Kept, Report
 from serve_app.core.tiers import Tier
 from tests.api.metrics_text import exposition
 from tests.api.web_client import BOTH, FakeTiers, a_client, a_replica
@@ -94,7 +93,7 @@ async def test_unknown_routes_and_methods_get_openais_error_form() -> None:
     assert wrong.headers["allow"] == "POST"
 
 
-async def test_a_fault_of_our_own_is_a_500_in_openais_form_too() -> None:
+async def test_a_bug_of_our_own_is_a_500_in_openais_form_too() -> None:
     class Broken(FakeTiers):
         async def reports(self, tier: Tier) -> Sequence[Kept[Report]]:
             raise RuntimeError("boom")

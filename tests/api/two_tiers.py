@@ -15,7 +15,7 @@ from serve_app.config.answers import SamplingConfig
 from serve_app.core.tiers import Tier
 from tests.api.asgi import Answering, Call, FakeEngine, answers_on
 from tests.api.loopback import served
-from tests.api.test_relay import until
+from tests.api.test_forwarding import until
 from tests.builders import a_gate, an_edge, some_settings
 
 DONE = {"choices": [], "model": "reasoning"}
@@ -86,9 +86,9 @@ async def two_tiers(
         try:
             yield Tiers(chat, chat_engine, free_chat, reasoning, reasoning_engine, free_reasoning)
         finally:
-            await chat.relay.close()
+            await chat.forwarder.close()
         await until(lambda: not reasoning.gate.running_requests)
-        assert reasoning.gate.borrowed_sequences == chat.relay.sequences_elsewhere == 0
+        assert reasoning.gate.borrowed_sequences == chat.forwarder.sequences_elsewhere == 0
         assert (chat.gate.running_requests, chat.gate.queued_requests) == (0, 0)
 
 

@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 import httpx
 
 from serve_app.api.gateway import Gateway
-from serve_app.api.kept_answers import Kept
-from serve_app.api.status import DeploymentState, Report
+from serve_app.api.status import DeploymentState, Kept, Report
 from serve_app.api.web_app import make_web_app
 from serve_app.core.scaling.decision_record import ScalingRecord
 from serve_app.core.tiers import Tier

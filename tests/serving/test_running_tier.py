@@ -7,7 +7,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from serve_app.api.answer_cache import KeptAnswer
-from serve_app.api.relay import Relay
+from serve_app.api.forwarding import Forwarder
 from serve_app.config.answers import AnswerCacheConfig
 from serve_app.config.engine import EngineConfig, FakeEngineConfig
 from serve_app.config.scaling import SloConfig
@@ -40,7 +40,7 @@ async def a_tier(settings: TierSettings) -> RunningTier:
         engine,
         settings,
         make_tier_metrics(CollectorRegistry()),
-        Relay(Tier.CHAT, peers(), lenders()),
+        Forwarder(Tier.CHAT, peers(), lenders()),
     )
 
 

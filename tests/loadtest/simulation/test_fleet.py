@@ -13,7 +13,7 @@ from loadtest.simulation.setup import Setup, tier_plan
 from loadtest.simulation.static_set import AllServing
 from loadtest.simulation.trace import Request, Trace
 from loadtest.simulation.visit import Visit
-from serve_app.api.place import Refused
+from serve_app.api.gate import GateFullError as Refused
 from serve_app.core.tiers import Tier
 from tests.loadtest.simulation.builders import a_card, a_request, a_setup, traffic
 

@@ -1,4 +1,4 @@
-"""Retry-After is honest: in a closed loop in virtual time who comes back when told is admitted."""
+"""Retry-After is honest: in virtual time, whoever retries after the stated time is admitted."""
 
 import asyncio
 import random
@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from serve_app.api.gate import Gate
-from serve_app.api.place import Refused
+from serve_app.api.gate import Gate, GateFullError
 from tests.builders import a_gate
 from tests.virtual_time import now_s, run_virtual
 
@@ -63,7 +62,7 @@ def overload(
                     await asyncio.sleep(hold_s)
                     gate.observe_service(place)
                 return
-            except Refused as refused:
+            except GateFullError as refused:
                 told.append(refused.admission.retry_after_s)
                 if dice.random() >= comes_back:
                     return
@@ -83,7 +82,7 @@ def overload(
 
 
 @pytest.mark.parametrize("same_body", [False, True], ids=["distinct bodies", "identical bodies"])
-def test_nine_of_ten_who_come_back_when_told_are_admitted(same_body: bool) -> None:
+def test_nine_of_ten_who_retry_after_the_stated_time_are_admitted(same_body: bool) -> None:
     outcomes = [overload(seed, same_body=same_body) for seed in range(5)]
     shares = [outcome.honest_share for outcome in outcomes]
     assert min(len(outcome.refused) for outcome in outcomes) >= 50
@@ -104,7 +103,7 @@ def test_nobody_waits_much_longer_than_the_longest_wait() -> None:
     assert max(wait_s for seed in range(5) for wait_s in overload(seed).waits_s) <= 1.5 * MAX_WAIT_S
 
 
-def test_the_line_is_honest_when_the_derived_time_was_wrong() -> None:
+def test_the_stated_times_hold_when_the_derived_service_time_was_wrong() -> None:
     for derived_s in (MEAN_S / 5, MEAN_S * 5):
         gate = a_gate(
             slots=SLOTS, max_queued_requests=QUEUED, max_wait_s=MAX_WAIT_S, service_s=derived_s
@@ -112,7 +111,7 @@ def test_the_line_is_honest_when_the_derived_time_was_wrong() -> None:
         assert overload(3, gate=gate).honest_share >= 0.9
 
 
-def test_where_nobody_comes_back_the_told_times_do_not_grow_for_ever() -> None:
+def test_where_nobody_retries_the_stated_times_do_not_grow_for_ever() -> None:
     outcome = overload(4, comes_back=0.0)
     longest_s = max(told[0] for told in outcome.refused)
     assert longest_s <= len(outcome.refused) * MEAN_S / SLOTS

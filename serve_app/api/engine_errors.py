@@ -1,10 +1,21 @@
-"""vLLM's words for a body that does not fit its schema, as a sentence that names the field.
+"""vLLM's errors as this service's: in plain words, with the field and the code that clients know.
 
-pydantic tries every type that a field may have, and reports of each; the reports are Python.
+As an event of a stream they come after its status has been sent. Where they are about a body that
+does not fit its schema, pydantic has tried every type that a field may have, and reports of each;
+the reports are Python. A prompt that the engine's context cannot hold, or that leaves no room in it
+for an answer, gets OpenAI's code; a limit of new tokens that only does not fit beside the prompt is
+no error: the engine gives what is left, and the answer ends with `length`.
 """
 
+import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from serve_app.api.routes import COMPLETIONS, RESPONSES, Endpoint
+from serve_app.core.tiers import Tier
+from serve_app.errors import RequestError
 
 # As vLLM prints the errors of a body, one in a line; and as pydantic prints those of a part that
 # vLLM reads later.
@@ -40,7 +51,7 @@ _FIELDS_OF_SAMPLING = frozenset(
         "structured_outputs.structural_tag",
     }
 )
-# Words of Python's own errors, which tell a client nothing.
+# Python's own errors, which mean nothing to a client.
 _PYTHON = re.compile(
     r"'?NoneType'?|\bobject is not (?:iterable|callable|subscriptable)|<class '|\bunhashable type|"
     r"object has no attribute|\bNone\b|indices must be integers|argument of type|"
@@ -61,6 +72,88 @@ _NO_MODEL = re.compile(
     r"^The model `(?P<name>.*)` does not exist\. Valid aliases: (?P<served>.*)\.$"
 )
 _NO_FIT = "The body does not fit the endpoint's schema"
+# vLLM may repeat what it was sent: megabytes of ids that are out of its vocabulary.
+MAX_MESSAGE_CHARS = 1000
+CODE = "context_length_exceeded"
+# As vLLM's endpoints write it; agents look for the first ones, which are OpenAI's too.
+_TOO_LONG = (
+    "This model's maximum context length is",
+    "The engine prompt length",
+    "Input length (",
+)
+_NO_ROOM = "max_tokens must be at least 1, got 0"
+_FILLED = (
+    "The prompt fills the model's whole context, which leaves no token for an answer. Shorten it."
+)
+# An event that begins with one of these is an error: OpenAI's form and Anthropic's.
+ERROR_STARTS = (b'data: {"error":', b"event: error\n")
+# Anthropic's events name the kind alone.
+_STATUS_OF_TYPE = {
+    "BadRequestError": 400,
+    "invalid_request_error": 400,
+    "NotFoundError": 404,
+    "not_found_error": 404,
+    "UnprocessableEntityError": 422,
+    "ServiceUnavailableError": 503,
+    "overloaded_error": 503,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedError:
+    """The status that vLLM would have answered with, and its body."""
+
+    status: int
+    body: bytes
+
+
+def client_error(status: int, body: bytes, endpoint: Endpoint, *, granted: int) -> RequestError:
+    """vLLM's error of a request as a client reads it, with a `code` that is text or null;
+    `granted` is the most new tokens that the request may get."""
+    try:
+        error = json.loads(body)["error"]
+        message, param = error["message"], error.get("param")
+    except (ValueError, TypeError, KeyError):
+        message, param = body.decode(errors="replace") or "no details", None
+    message, param = in_plain_words(message, param)
+    if status == 404 and (named := models_named(message, list(Tier))) != message:
+        message, param = named, "model"
+    if len(message) > MAX_MESSAGE_CHARS:
+        message = f"{message[:MAX_MESSAGE_CHARS]}..."
+    code = {400: "invalid_value", 404: "model_not_found"}.get(status)
+    error = RequestError(status, message, param=param, code=code)
+    return about_context(error, endpoint, granted=granted)
+
+
+def error_in(event: bytes) -> StreamedError | None:
+    """The error that this event is; None for all others, at the cost of a look at its begin."""
+    if not event.startswith(ERROR_STARTS):
+        return None
+    lines = (line for line in event.split(b"\n") if line.startswith(b"data: "))
+    data = next(lines, b"")[6:]
+    try:
+        error = json.loads(data)["error"]
+        code = error.get("code")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return StreamedError(HTTPStatus.INTERNAL_SERVER_ERROR, data)
+    if not isinstance(code, int) or not 400 <= code < 600:
+        code = _STATUS_OF_TYPE.get(str(error.get("type")), HTTPStatus.INTERNAL_SERVER_ERROR)
+    return StreamedError(code, data)
+
+
+def error_event(body: bytes, endpoint: Endpoint, *, number: int = 0, last: bool = True) -> bytes:
+    """An error as an event of a stream. Anthropic's clients take it by the event's name, OpenAI's
+    by its data, and those of Responses by both; they count a stream's events."""
+    if endpoint.anthropic:
+        return b"event: error\ndata: " + body + b"\n\n"
+    if endpoint is not RESPONSES:
+        return b"data: " + body + b"\n\n" + (b"data: [DONE]\n\n" if last else b"")
+    error = json.loads(body)["error"]
+    fields = {name: error.get(name) for name in ("code", "message", "param")}
+    event = json.dumps(
+        {"type": "error", **fields, "sequence_number": number}, separators=(",", ":")
+    )
+    return b"event: error\ndata: " + event.encode() + b"\n\n"
 
 
 def in_plain_words(message: str, param: str | None) -> tuple[str, str | None]:
@@ -131,3 +224,15 @@ def _field_in(message: str) -> str | None:
 def _reason(text: str) -> str:
     plain = text.removeprefix("Value error, ").replace("\\'", "'").replace("dictionary", "object")
     return plain.strip(" .")
+
+
+def about_context(error: RequestError, endpoint: Endpoint, *, granted: int) -> RequestError:
+    """vLLM's error with the field and code that clients know, if it is about that; `granted` is
+    the most new tokens that the request may get."""
+    message = error.message
+    if granted > 0 and message.startswith(_NO_ROOM):
+        message = _FILLED
+    elif not message.startswith(_TOO_LONG):
+        return error
+    field = {COMPLETIONS: "prompt", RESPONSES: "input"}.get(endpoint, "messages")
+    return RequestError(error.status, message, param=field, code=CODE)

@@ -5,14 +5,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.answer_facts import ends_answer, in_chunk, in_whole, was_cut
-from serve_app.api.endpoints import (
-    CHAT_COMPLETIONS,
-    COMPLETIONS,
-    MESSAGES,
-    RESPONSES,
-    Endpoint,
-)
+from serve_app.api.response_metadata import in_chunk, in_whole
+from serve_app.api.routes import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from serve_app.core.generation import Generation, SequenceFacts
 from serve_app.core.reasoning.trace import ThoughtEnd, ThoughtMarks, ThoughtTrace
 
@@ -69,20 +63,22 @@ def data_of(body: bytes) -> dict[str, Any]:
 def test_the_last_event_of_an_answer_is_known_and_those_before_it_are_none(
     endpoint: Endpoint,
 ) -> None:
-    assert ends_answer(event(LAST[endpoint]), endpoint)
-    assert not ends_answer(event(BEFORE[endpoint]), endpoint)
-    assert not ends_answer(b"data: [DONE]\n\n", endpoint)
+    assert endpoint.ending is not None
+    assert endpoint.ending in event(LAST[endpoint])
+    assert endpoint.ending not in event(BEFORE[endpoint])
+    assert endpoint.ending not in b"data: [DONE]\n\n"
 
 
 @EACH
 def test_text_that_looks_like_an_end_is_none(endpoint: Endpoint) -> None:
     said = event(LAST[endpoint]).decode()
     inside = event({**BEFORE[endpoint], "content": said})
-    assert not ends_answer(inside, endpoint)
+    assert endpoint.ending is not None
+    assert endpoint.ending not in inside
 
 
 @EACH
-def test_the_last_event_tells_of_the_thought_and_is_otherwise_as_it_was(
+def test_the_last_event_has_the_reasonings_metadata_and_is_otherwise_as_it_was(
     endpoint: Endpoint,
 ) -> None:
     data = data_of(in_chunk(event(LAST[endpoint], "e"), endpoint, told_of(facts(tokens=7))))
@@ -96,7 +92,7 @@ def test_where_nothing_is_to_tell_the_event_stays(endpoint: Endpoint) -> None:
         assert in_chunk(event(LAST[endpoint]), endpoint, generation) == event(LAST[endpoint])
 
 
-def test_of_several_answers_each_last_event_tells_of_its_own() -> None:
+def test_of_several_answers_each_last_event_has_its_own_metadata() -> None:
     generation = told_of(facts(tokens=1), facts(ThoughtEnd.CUT, 2), facts(ThoughtEnd.OFF, 0))
     for index, end in enumerate(["complete", "cut", "off"]):
         chunk = {"choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]}
@@ -112,7 +108,7 @@ def test_an_answer_that_the_engine_does_not_tell_of_stays() -> None:
 
 
 @pytest.mark.parametrize("endpoint", [CHAT_COMPLETIONS, COMPLETIONS], ids=lambda e: e.name)
-def test_a_repetition_is_an_openai_stop_and_told_beside_it(endpoint: Endpoint) -> None:
+def test_a_repetition_is_an_openai_stop_with_metadata_beside_it(endpoint: Endpoint) -> None:
     text = '"finish_reason":"repetition"'
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": "repetition"}
     body = in_chunk(event({"choices": [choice]}), endpoint, told_of(facts(None, repeated=True)))
@@ -121,9 +117,10 @@ def test_a_repetition_is_an_openai_stop_and_told_beside_it(endpoint: Endpoint) -
     assert data["tierserve"] == {"finish_reasons": {"0": "repetition"}}
 
 
-def test_a_message_whose_end_anthropic_has_no_word_for_tells_of_it_too() -> None:
+def test_a_message_whose_end_anthropic_has_no_word_for_has_metadata_too() -> None:
     chunk = event({"type": "message_delta", "delta": {"stop_reason": None}}, "message_delta")
-    assert ends_answer(chunk, MESSAGES)
+    assert MESSAGES.ending is not None
+    assert MESSAGES.ending in chunk
     told = data_of(in_chunk(chunk, MESSAGES, told_of(facts(repeated=True))))["tierserve"]
     assert told["finish_reasons"] == {"0": "repetition"}
     ended = in_chunk(chunk, MESSAGES, told_of(facts(repeated=True)))
@@ -141,7 +138,9 @@ def whole(
 
 
 @EACH
-def test_a_whole_answer_tells_of_its_thoughts_in_a_field_and_a_header(endpoint: Endpoint) -> None:
+def test_a_whole_answer_has_metadata_in_a_field_and_a_header(
+    endpoint: Endpoint,
+) -> None:
     generation = told_of(facts(tokens=3), facts(ThoughtEnd.CUT, 8))
     answer, headers = whole({"id": "x", "text": "日本"}, generation, endpoint)
     assert answer == {
@@ -165,7 +164,7 @@ def test_a_whole_answer_of_a_model_that_does_not_think_is_as_it_was(endpoint: En
 
 
 @pytest.mark.parametrize("endpoint", [CHAT_COMPLETIONS, COMPLETIONS], ids=lambda e: e.name)
-def test_a_whole_repetition_is_an_openai_stop_and_told_beside_it(endpoint: Endpoint) -> None:
+def test_a_whole_repetition_is_an_openai_stop_with_metadata_beside_it(endpoint: Endpoint) -> None:
     choices = [
         {"index": 0, "finish_reason": "length"},
         {"index": 1, "finish_reason": "repetition"},
@@ -191,12 +190,3 @@ def test_content_is_text_unless_a_call_stands_in_its_place(
 ) -> None:
     answer, _ = whole({"choices": [{"message": message}]}, Generation())
     assert answer["choices"][0]["message"]["content"] == content
-
-
-@pytest.mark.parametrize(
-    ("ends", "cut"),
-    [([], False), ([None], False), (["complete", "off"], False), (["complete", "cut"], True)],
-)
-def test_a_request_was_cut_if_any_of_its_thoughts_was(ends: list[str | None], cut: bool) -> None:
-    sequences = [facts(None if end is None else ThoughtEnd(end)) for end in ends]
-    assert was_cut(told_of(*sequences)) is cut

@@ -1,4 +1,4 @@
-"""Two replicas of a tier on loopback: a full one passes requests to one that has room."""
+"""Two replicas of a tier on loopback: a full one forwards requests to one that has capacity."""
 
 import asyncio
 import json
@@ -62,7 +62,7 @@ async def a_pair(
         try:
             yield Pair(near, here_engine, free_here, far, there_engine, free_there)
         finally:
-            await near.relay.close()
+            await near.forwarder.close()
         await until(lambda: not far_gate.running_requests)
         for gate in (near_gate, far_gate):
             assert (gate.running_requests, gate.queued_requests) == (0, 0)
@@ -97,7 +97,7 @@ async def test_a_request_that_would_wait_runs_on_the_replica_with_room_and_only_
         assert [message["type"] for message in second.messages].count("http.response.start") == 1
 
 
-async def test_a_replica_without_room_refuses_and_the_place_in_line_is_kept() -> None:
+async def test_a_replica_without_capacity_refuses_and_the_position_in_the_queue_is_kept() -> None:
     async with a_pair() as pair:
         filling_there = await pair.fill_there()
         first = await pair.fill_here()
@@ -121,7 +121,7 @@ async def test_a_request_that_is_refused_here_runs_where_there_is_room() -> None
         await first.done
         assert second.status == 200
         assert len(pair.there_engine.asked) == 1
-        assert pair.here.gate.promises.outstanding(time.monotonic()) == 0
+        assert pair.here.gate.reservations.outstanding(time.monotonic()) == 0
         assert count(pair.here, "refused_total") == 0
 
 
@@ -138,7 +138,7 @@ async def test_where_no_replica_has_room_the_refusal_says_when_to_come_back() ->
         await asyncio.gather(first.done, filling_there.done)
 
 
-async def test_a_relayed_stream_keeps_its_heartbeats_its_chunks_and_both_names_of_a_thought() -> (
+async def test_a_forwarded_stream_keeps_its_heartbeats_its_chunks_and_both_names_of_reasoning() -> (
     None
 ):
     thought = b'data: {"choices":[{"delta":{"reasoning":"hm"}}]}\n\n'
@@ -156,7 +156,7 @@ async def test_a_relayed_stream_keeps_its_heartbeats_its_chunks_and_both_names_o
         await first.done
 
 
-async def test_a_client_that_leaves_while_relayed_ends_the_work_on_the_other_replica() -> None:
+async def test_a_disconnect_while_forwarded_ends_the_work_on_the_other_replica() -> None:
     async with a_pair() as pair:
         first = await pair.fill_here()
         second = Call(pair.here, payload={"prompt": "second"})
@@ -169,7 +169,7 @@ async def test_a_client_that_leaves_while_relayed_ends_the_work_on_the_other_rep
         await first.done
 
 
-async def test_a_relayed_request_counts_once_where_it_came_in() -> None:
+async def test_a_forwarded_request_counts_once_where_it_came_in() -> None:
     async with a_pair() as pair:
         first = await pair.fill_here()
         pair.free_there.set()
@@ -229,15 +229,15 @@ async def test_a_replica_that_is_lost_while_it_answers_ends_in_an_error_not_in_s
         assert len(pair.here_engine.asked) == 1
 
 
-async def test_a_relayed_request_is_not_relayed_again() -> None:
+async def test_a_forwarded_request_is_not_forwarded_again() -> None:
     async with a_pair() as pair:
         first = await pair.fill_here()
-        relayed = await call(
+        forwarded = await call(
             pair.here,
             payload={"prompt": "from a third replica"},
             headers=forwarded_by_a_replica(),
         )
-        assert relayed.status == 429
+        assert forwarded.status == 429
         assert pair.there_engine.asked == []
         pair.free_here.set()
         await first.done

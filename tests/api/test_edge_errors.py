@@ -31,7 +31,7 @@ async def test_a_body_over_the_limit_is_413_whether_it_says_so_or_not() -> None:
 
 
 @virtual
-async def test_a_clients_fault_is_a_400_in_openais_form_and_never_reaches_the_engine() -> None:
+async def test_a_clients_error_is_a_400_in_openais_form_and_never_reaches_the_engine() -> None:
     engine = FakeEngine(answers(DONE))
     edge = an_edge(engine)
     bad_json = await call(edge, body=b'{"prompt":')

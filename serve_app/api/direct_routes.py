@@ -1,4 +1,4 @@
-"""The routes that only answer: models, versions, and what the tokenizer does for a client.
+"""The routes that do not generate: models, versions, and what the tokenizer does for a client.
 
 vLLM has one thread for its tokenizer, which every request's prompt passes too. So its routes have
 bounds of their own, and of a replica's clients one at a time is in it.
@@ -9,18 +9,23 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from starlette.types import ASGIApp, Receive, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.api.answer import Answer
-from serve_app.api.body_reader import BodyReader
+from serve_app.api.asgi import send_error
+from serve_app.api.cancellation import call_engine
 from serve_app.api.conversation import take_conversation
-from serve_app.api.endpoints import CHAT_COMPLETIONS, MESSAGES
-from serve_app.api.engine_call import call_engine
-from serve_app.api.field_bounds import FieldBounds, refuse_excess, refuse_many_ids
-from serve_app.api.messages import for_engine
-from serve_app.api.payload import as_json, parse_object
-from serve_app.api.routes import Body, Route
-from serve_app.api.tool_schemas import complete_tools
+from serve_app.api.field_rules import FieldBounds, refuse_excess, refuse_many_ids
+from serve_app.api.request_body import BodyReader, as_json, parse_object
+from serve_app.api.request_context import (
+    RequestId,
+    for_engine,
+    path_below_root,
+    shown_path,
+    speaks_anthropic,
+)
+from serve_app.api.response import TierResponse
+from serve_app.api.routes import CHAT_COMPLETIONS, MESSAGES, Body, Route, no_route, tier_methods
+from serve_app.api.structures import complete_tools
 from serve_app.config.tier import TierSettings
 from serve_app.errors import RequestError
 
@@ -31,7 +36,7 @@ MAX_WAIT_S = 5.0
 
 
 @dataclass(slots=True)
-class AnsweringRoutes:
+class DirectRoutes:
     """Sends such a request to vLLM's application; `bounds` is None where the engine has none."""
 
     engine_app: ASGIApp
@@ -44,14 +49,16 @@ class AnsweringRoutes:
         self,
         scope: Scope,
         receive: Receive,
-        answer: Answer,
+        response: TierResponse,
         route: Route,
         settings: TierSettings,
     ) -> None:
-        """Raises RequestError, and ClientGone when the client left."""
+        """Raises RequestError, and ClientDisconnectedError."""
         if route.body is Body.NONE:
             inner = for_engine(scope, 0)
-            await call_engine(self.engine_app, inner, body=b"", receive=receive, send=answer)
+            await call_engine(
+                self.engine_app, inner, body=b"", receive=receive, send=response.from_engine()
+            )
             return
         asked = await self.bodies.read(
             scope,
@@ -68,15 +75,14 @@ class AnsweringRoutes:
         # What is counted is what would be asked.
         take_conversation(payload, endpoint)
         complete_tools(payload, endpoint)
-        async with self._one_at_a_time() as leave:
-            # A client that is slow to take its answer, or never does, keeps nobody out.
-            answer.before_whole = leave
+        async with self._one_at_a_time() as release:
+            # A client that is slow to read its answer, or never does, keeps nobody out.
             await call_engine(
                 self.engine_app,
                 for_engine(scope, len(body := as_json(payload))),
                 body=body,
                 receive=receive,
-                send=answer,
+                send=response.from_engine(before_whole=release),
             )
 
     @asynccontextmanager
@@ -94,19 +100,31 @@ class AnsweringRoutes:
             self._waiting -= 1
         inside = True
 
-        def leave() -> None:
+        def release() -> None:
             nonlocal inside
             if inside:
                 inside = False
                 self._tokenizer.release()
 
         try:
-            yield leave
+            yield release
         finally:
-            leave()
+            release()
 
 
 def _busy() -> RequestError:
     return RequestError(
         429, "The tokenizer is busy. Please retry.", code="tokenizer_busy", retry_after_s=1
     )
+
+
+async def refuse_route(scope: Scope, send: Send, request_id: RequestId) -> None:
+    """404 for a path that is not served, 405 for another method of one that is."""
+    method, path = scope["method"], path_below_root(scope)
+    error, headers = no_route(method, path, shown_path(scope)), ()
+    if allowed := tier_methods(path):
+        message = f"{shown_path(scope)} takes {allowed}, not {method}."
+        error = RequestError(405, message, code="method_not_allowed")
+        headers = [(b"allow", allowed.encode())]
+    anthropic = speaks_anthropic(scope)
+    await send_error(send, error, request_id=request_id, anthropic=anthropic, headers=headers)

@@ -1,4 +1,4 @@
-"""What a replica passes on beside the body: a lender gets the borrower's plan, and only from it; a
+"""What a replica forwards beside the body: a lender gets the borrower's plan, and only from it; a
 replica of the same tier gets the request as it came."""
 
 import asyncio
@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from starlette.types import Send
 
 from serve_app.api.edge import TierEdge
-from serve_app.api.endpoints import CHAT_COMPLETIONS
-from serve_app.api.internal_headers import BORROWED_HEADER, PLAN_HEADER
-from serve_app.api.lending import Lender, LendingDesk, written_plan
+from serve_app.api.lending import BORROWED_HEADER, PLAN_HEADER, Lender, LendingDesk, written_plan
+from serve_app.api.routes import CHAT_COMPLETIONS
 from serve_app.api.rules import PreparedRequest
 from serve_app.config.answers import AnswerCacheConfig
 from serve_app.core.generation import GENERATION, Generation
@@ -26,8 +25,8 @@ from serve_app.core.tiers import Tier
 from tests.api.asgi import Call, FakeEngine, answers, answers_on, call, sse_data, streams
 from tests.api.loopback import served
 from tests.api.test_edge_answers import FIRST, LAST, WHOLE, thinks
+from tests.api.test_forwarding import until
 from tests.api.test_lending import mounted
-from tests.api.test_relay import until
 from tests.builders import a_gate, an_edge, forwarded_by_a_replica, some_settings
 
 DONE = {"id": "chatcmpl-1", "choices": [], "model": "reasoning"}
@@ -100,7 +99,7 @@ async def full_chat(other: TierEdge, *, lends: bool, **changed: Any) -> AsyncIte
         finally:
             free.set()
             await filling.done
-            await chat.relay.close()
+            await chat.forwarder.close()
 
 
 def a_lender(engine: FakeEngine, **cache: Any) -> TierEdge:
@@ -186,7 +185,7 @@ async def test_a_replica_of_the_same_tier_applies_the_tiers_rules_once() -> None
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_a_replica_of_the_same_tier_ran_is_kept_with_what_it_told(stream: bool) -> None:
+async def test_what_a_replica_of_the_same_tier_ran_is_kept_with_its_metadata(stream: bool) -> None:
     answering = streams(FIRST, LAST, b"data: [DONE]\n\n") if stream else answers(WHOLE)
     engine = FakeEngine(thinks(answering, ThoughtEnd.CUT))
     gate = a_gate(clock_s=time.monotonic)

@@ -1,4 +1,6 @@
-"""How much a request may think: the tier's settings and what the request says in its own words."""
+"""How many new tokens a request may get, under the limit of its tier, and how many of them it may
+spend on reasoning: the tier's settings and what the request asks for in its endpoint's fields.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,17 +8,39 @@ from math import ceil
 from typing import Any
 
 from serve_app.api.conversation import continues_last
-from serve_app.api.endpoints import COMPLETIONS, MESSAGES, RESPONSES, Endpoint
+from serve_app.api.routes import COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from serve_app.config.answers import ThinkingConfig
 from serve_app.core.reasoning.budget import EFFORT_SHARES, NO_EFFORT, ThinkingPlan
-from serve_app.errors import invalid
+from serve_app.core.tiers import Tier
+from serve_app.errors import RequestError, invalid
 
+# Anthropic's schema has no smaller budget of reasoning.
+LEAST_BUDGET = 1024
 BUDGET = "thinking_token_budget"
 EFFORT = "reasoning_effort"
-# Whether the client's stop strings and ids end a thought too, as they do in bare vLLM.
+# Whether the client's stop strings and ids end its reasoning too, as they do in vLLM itself.
 STOPS = "stop_in_thinking"
-# vLLM's word for a thought without a bound.
+# vLLM's value for reasoning without a bound.
 UNLIMITED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class TierLimit:
+    """The most new tokens that a tier gives. `lowers`: a request for more gets these instead of a
+    refusal. `other_tiers`: what the other tier gives, None where it is not known."""
+
+    tier: Tier
+    tokens: int
+    lowers: bool = False
+    other_tiers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GrantedTokens:
+    """The most tokens that a sequence of the request may get; `warning` says what was lowered."""
+
+    tokens: int
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +59,57 @@ class _Requested:
         return said and not self.off
 
 
+def limit_new_tokens(
+    payload: dict[str, Any], endpoint: Endpoint, limit: TierLimit
+) -> GrantedTokens:
+    """Write the limit into the payload where it has none, or too large a one. Raises RequestError
+    that names the field."""
+    asked: list[int] = []
+    lowered: list[str] = []
+    for field in (*endpoint.limit_fields, "min_tokens"):
+        value = payload.get(field)
+        if value is None:
+            continue
+        require_natural(field, value)
+        if value > limit.tokens:
+            # A minimum is not met by lowering it.
+            if field == "min_tokens" or not limit.lowers:
+                raise _too_many_tokens(limit, field, value)
+            payload[field] = limit.tokens
+            lowered.append(f"{field} {value}")
+        if field != "min_tokens":
+            asked.append(min(value, limit.tokens))
+    # vLLM reads a null as all that is left of the context.
+    has_null = any(field in payload for field in endpoint.limit_fields)
+    if not asked and (has_null or endpoint.default_limit_field is not None):
+        payload[endpoint.default_limit_field or endpoint.limit_fields[0]] = limit.tokens
+    return GrantedTokens(min([limit.tokens, *asked]), _limit_warning(limit, lowered))
+
+
+def keep_budget_below(payload: dict[str, Any], endpoint: Endpoint, granted: GrantedTokens) -> None:
+    """Anthropic's budget of reasoning has to be below the limit, and would not be below one that
+    was lowered. The tier's own plan bounds the reasoning either way."""
+    thinking = payload.get("thinking")
+    if endpoint is not MESSAGES or granted.warning is None or not isinstance(thinking, dict):
+        return
+    budget = thinking.get("budget_tokens")
+    if not isinstance(budget, int) or budget < granted.tokens:
+        return
+    if granted.tokens > LEAST_BUDGET:
+        payload["thinking"] = {**thinking, "budget_tokens": granted.tokens - 1}
+    else:
+        payload["thinking"] = {"type": "adaptive"}
+
+
+def require_natural(field: str, value: object) -> None:
+    """Raises RequestError for what is no number of things. vLLM's schemas would turn "4000" and
+    4000.0 into a number, past the tier's limit."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise invalid(f"`{field}` must be an integer.", param=field, code="invalid_type")
+    if value < 0:
+        raise invalid(f"`{field}` must not be negative.", param=field)
+
+
 def refuse_budget(payload: Mapping[str, Any], model: str) -> None:
     """For a model that does not think."""
     if payload.get(BUDGET) is not None:
@@ -42,8 +117,8 @@ def refuse_budget(payload: Mapping[str, Any], model: str) -> None:
 
 
 def unheeded(payload: Mapping[str, Any], endpoint: Endpoint) -> str | None:
-    """What the client of a model that does not think should be told. Raises RequestError for an
-    effort that is none."""
+    """The warning for the client of a model that does not reason. Raises RequestError for an effort
+    that is none."""
     if endpoint is COMPLETIONS or not _requested(payload, endpoint).to_think:
         return None
     return "the model of this tier does not think"
@@ -57,7 +132,7 @@ def plan_thinking(
     max_new_tokens: int,
     force: bool,
 ) -> tuple[ThinkingPlan | None, str | None]:
-    """The plan, and what the client should be told of it; None for a prompt that the client has
+    """The plan, and the client's warning about it; None for a prompt that the client has
     written itself, token by token. Raises RequestError that names the field."""
     if endpoint is COMPLETIONS or payload.get("use_beam_search"):
         return None, None
@@ -75,12 +150,37 @@ def plan_thinking(
         most_tokens=tiers if requested.most_tokens is None else min(tiers, requested.most_tokens),
         effort=1.0 if requested.effort is None else requested.effort,
         forced=force and not continued and payload.get("add_generation_prompt") is not False,
-        stops_in_thought=_stops_in_thought(payload.get(STOPS)),
+        stops_in_thought=_stops_in_reasoning(payload.get(STOPS)),
     )
-    return plan, _warning(requested, on=on, tiers=tiers, continued=continued)
+    return plan, _budget_warning(requested, on=on, tiers=tiers, continued=continued)
 
 
-def _warning(requested: _Requested, *, on: bool, tiers: int, continued: bool) -> str | None:
+def _limit_warning(limit: TierLimit, lowered: list[str]) -> str | None:
+    if not lowered:
+        return None
+    return (
+        f"{' and '.join(lowered)} lowered to {limit.tokens}, the most new tokens of the "
+        f"{limit.tier} tier"
+    )
+
+
+def _too_many_tokens(limit: TierLimit, field: str, value: int) -> RequestError:
+    other = limit.tier.other
+    advice = "Ask for less."
+    if limit.other_tiers is not None and value <= limit.other_tiers:
+        advice = (
+            f"The {other} tier gives up to {limit.other_tiers} (POST {other.route_prefix}, or "
+            f'`"model": "{other}"` at /v1).'
+        )
+    return invalid(
+        f"`{field}` is {value}; the {limit.tier} tier gives at most {limit.tokens} new tokens. "
+        f"{advice}",
+        param=field,
+        code="max_tokens_exceeds_tier_limit",
+    )
+
+
+def _budget_warning(requested: _Requested, *, on: bool, tiers: int, continued: bool) -> str | None:
     if not on and requested.to_think:
         return "thinking is off in this tier"
     if continued and requested.to_think:
@@ -106,7 +206,7 @@ def _requested(payload: Mapping[str, Any], endpoint: Endpoint) -> _Requested:
 
 
 def _requested_of_messages(payload: Mapping[str, Any], *, on: bool) -> _Requested:
-    """Anthropic's words: `adaptive` leaves it to the effort how much is thought."""
+    """Anthropic's fields: with `adaptive` the effort says how much it reasons."""
     thinking = _inner(payload, "thinking")
     name = "output_config.effort"
     effort, off = _effort(_inner(payload, "output_config").get("effort"), name)
@@ -115,14 +215,14 @@ def _requested_of_messages(payload: Mapping[str, Any], *, on: bool) -> _Requeste
     return _Requested(off or thinking.get("type") == "disabled", on, tokens, effort)
 
 
-def _stops_in_thought(value: object) -> bool:
+def _stops_in_reasoning(value: object) -> bool:
     if value is None or isinstance(value, bool):
         return value is True
     raise invalid(f"`{STOPS}` must be true or false.", param=STOPS, code="invalid_type")
 
 
 def _effort(effort: object, field: str) -> tuple[float | None, bool]:
-    """The share of the budget, and whether there is to be no thought at all."""
+    """The fraction of the budget, and whether there is to be no reasoning at all."""
     if effort is None:
         return None, False
     if effort == NO_EFFORT:

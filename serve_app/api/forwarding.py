@@ -1,0 +1,227 @@
+"""Forward a request that would wait to a replica that has capacity, one local hop away: first to
+the other replicas of its own tier, then to those of the other tier that lend slots.
+
+A replica marks what it forwards with a keyed hash of the request's id. The key is the cluster's: it
+comes over Ray, where no client has access. Internal headers without a true mark are taken off the
+request, so that a client that writes them gets what it would get without.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import random
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import TypeVar
+
+import aiohttp
+from starlette.types import Message, Scope, Send
+
+from serve_app.api.asgi import HOP_BY_HOP, NOT_FORWARDED, SERVERS_OWN
+from serve_app.api.lending import BORROWED_HEADER, NOT_TAKEN, PLAN_HEADER, Lender, written_plan
+from serve_app.api.request_context import (
+    REQUEST_ID_HEADER,
+    RequestContext,
+    header,
+    path_below_root,
+)
+from serve_app.api.request_record import RequestOutcome
+from serve_app.api.response import TierResponse
+from serve_app.core.tiers import Tier
+from serve_app.errors import ClientDisconnectedError, RequestError
+
+FORWARDED_HEADER = b"x-tierserve-relayed"
+INTERNAL_HEADERS = frozenset({FORWARDED_HEADER, BORROWED_HEADER, PLAN_HEADER})
+CONNECT_TIMEOUT_S = 1.0
+Replica = TypeVar("Replica")
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSecret:
+    """The key that all replicas of a cluster share."""
+
+    key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+
+    def mark(self, request_id: str) -> str:
+        """The value of FORWARDED_HEADER on a request that this replica forwards."""
+        return hmac.new(self.key, b"relayed " + request_id.encode(), hashlib.sha256).hexdigest()
+
+    def cache_salt(self, client: bytes | None) -> str:
+        """What keeps a client's prompts apart in the prefix cache, the same on every replica. For a
+        client without credentials it is new each time."""
+        if client is None:
+            return secrets.token_hex(16)
+        return hmac.new(self.key, b"salt " + client, hashlib.sha256).hexdigest()
+
+    def take_forwarded(self, scope: Scope, request_id: str) -> bool:
+        """Whether another replica has forwarded this request. If not, its internal headers are
+        taken off the scope."""
+        names = {name.lower() for name, _ in scope["headers"]}
+        if names.isdisjoint(INTERNAL_HEADERS):
+            return False
+        mark = header(scope, FORWARDED_HEADER) or b""
+        if hmac.compare_digest(mark, self.mark(request_id).encode()):
+            return True
+        scope["headers"] = [
+            (name, value)
+            for name, value in scope["headers"]
+            if name.lower() not in INTERNAL_HEADERS
+        ]
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """Another replica runs the request; `lender` is its tier where that is another one."""
+
+    response: aiohttp.ClientResponse
+    lender: Tier | None
+
+
+@dataclass(slots=True)
+class Forwarder:
+    """`peers` gives the base URLs of the tier's other replicas, `lenders` those of the other tier
+    that serve the same model, both as they are now."""
+
+    tier: Tier
+    peers: Callable[[], Awaitable[Sequence[str]]]
+    lenders: Callable[[], Awaitable[Sequence[Lender]]]
+    secret: ClusterSecret = field(default_factory=ClusterSecret)
+    # Of this tier's sequences, those that run in slots of the other one, or ask for them: a whole
+    # answer says nothing before its end, and a lender without capacity refuses within milliseconds.
+    sequences_elsewhere: int = 0
+    _session: aiohttp.ClientSession | None = None
+
+    async def has_somewhere(self) -> bool:
+        """Whether there is any replica to ask."""
+        return bool(await self.peers() or await self.lenders())
+
+    async def forward(
+        self,
+        context: RequestContext,
+        response: TierResponse,
+        disconnected: asyncio.Future[Message],
+    ) -> RequestOutcome | None:
+        """The outcome of a request that another replica ran and answered; None where nobody took
+        it. Raises ClientDisconnectedError, and RequestError 502 when that replica is lost before
+        the end.
+
+        A replica without a free slot refuses a forwarded request at once, so trying costs one local
+        round trip. A request is forwarded once only: whoever takes it runs it now.
+        """
+        if context.forwarded_here:
+            return None
+        forwarding = asyncio.ensure_future(self._forward(context, response))
+        try:
+            await asyncio.wait({forwarding, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+            if not forwarding.done():
+                raise ClientDisconnectedError
+            return forwarding.result()
+        finally:
+            forwarding.cancel()
+            with suppress(asyncio.CancelledError, RequestError):
+                await forwarding
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def _forward(
+        self, context: RequestContext, response: TierResponse
+    ) -> RequestOutcome | None:
+        async with self._offered(context) as taken:
+            if taken is None:
+                return None
+            lent = taken.lender is not None
+            try:
+                await _copy(taken.response, response.from_replica(observed=lent))
+            except aiohttp.ClientError as error:
+                raise RequestError(
+                    502, "The replica that ran this request was lost.", code="replica_lost"
+                ) from error
+            return RequestOutcome(
+                response.status, response.timing, forwarded=True, lender=taken.lender
+            )
+
+    @asynccontextmanager
+    async def _offered(self, context: RequestContext) -> AsyncIterator[_Taken | None]:
+        """The response of the replica that took the request, or None."""
+        scope = context.scope
+        headers = [
+            (key.decode("latin-1"), value.decode("latin-1"))
+            for key, value in scope["headers"]
+            # A lender reads the first plan: it is to be this tier's, never a client's.
+            if key.lower() not in NOT_FORWARDED | INTERNAL_HEADERS
+        ]
+        headers.append((FORWARDED_HEADER.decode(), self.secret.mark(context.request_id)))
+        async with AsyncExitStack() as stack:
+            for peer in _in_any_order(await self.peers()):
+                response = await self._ask(stack, peer + scope["path"], context.received, headers)
+                if response is not None:
+                    yield _Taken(response, None)
+                    return
+            for lender in _in_any_order(await self.lenders()):
+                url = lender.url + lender.tier.route_prefix + path_below_root(scope)
+                marks = [
+                    (BORROWED_HEADER.decode(), lender.mark(self.tier)),
+                    (PLAN_HEADER.decode(), written_plan(context.prepared)),
+                ]
+                with self._run_elsewhere(context.prepared.sequences):
+                    response = await self._ask(stack, url, context.body, [*headers, *marks])
+                    if response is not None:
+                        yield _Taken(response, lender.tier)
+                        return
+            yield None
+
+    async def _ask(
+        self, stack: AsyncExitStack, url: str, body: bytes, headers: Sequence[tuple[str, str]]
+    ) -> aiohttp.ClientResponse | None:
+        """The response of a replica that took it; open until the stack is closed."""
+        async with AsyncExitStack() as asking:
+            try:
+                # Bytes above a megabyte are not sent without a warning.
+                posted = self._client().post(url, data=BytesIO(body), headers=headers)
+                response = await asking.enter_async_context(posted)
+            except aiohttp.ClientError:
+                return None
+            if response.status in NOT_TAKEN:
+                return None
+            stack.push_async_exit(asking.pop_all())
+            return response
+
+    @contextmanager
+    def _run_elsewhere(self, sequences: int) -> Iterator[None]:
+        self.sequences_elsewhere += sequences
+        try:
+            yield
+        finally:
+            self.sequences_elsewhere -= sequences
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+            connector = aiohttp.TCPConnector(limit=0)
+            self._session = aiohttp.ClientSession(
+                timeout=timeout, connector=connector, auto_decompress=False
+            )
+        return self._session
+
+
+def _in_any_order(replicas: Sequence[Replica]) -> list[Replica]:
+    return random.sample(replicas, len(replicas))
+
+
+async def _copy(response: aiohttp.ClientResponse, send: Send) -> None:
+    headers = [
+        (key.lower(), value)
+        for key, value in response.raw_headers
+        if key.lower() not in HOP_BY_HOP | SERVERS_OWN | {REQUEST_ID_HEADER, b"vary"}
+        or key.lower() == b"content-length"
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    async for chunk in response.content.iter_any():
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,1 +1,1 @@
-"""The application on cards that are not there: what they hold, which to buy, how it scales."""
+"""The application on GPUs that are not there: what they hold, which to buy, how it scales."""

@@ -44,8 +44,8 @@ class TierFigures(_Strict):
     goodput_per_s: float
 
 
-class CardFigures(_Strict):
-    """One kind of card. `profile`: how its figures are known."""
+class GpuFigures(_Strict):
+    """One GPU type. `profile`: how its figures are known."""
 
     gpu_hours: float
     cost_usd: float | None = Field(description="null where its price is not known.")
@@ -55,11 +55,11 @@ class CardFigures(_Strict):
 
 
 class Asked(_Strict):
-    """What every answer depends on. `uncertainty`: by card and figure, as a share of it."""
+    """What every answer depends on. `uncertainty`: by GPU and figure, as a share of it."""
 
     slo: Mapping[str, float] = Field(description="Limits in seconds, by name.")
     max_wait_s: float
-    profiles: Mapping[str, str] = Field(description="Each card's figures: derived, measured, both.")
+    profiles: Mapping[str, str] = Field(description="Each GPU's figures: derived, measured, both.")
     uncertainty: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
     command: str
     date: str
@@ -84,7 +84,7 @@ class SimulateAnswer(_Strict):
     rate: float
     load: float
     day: bool
-    cell: float = Field(description="Each simulated card stands for so many.")
+    cell: float = Field(description="Each simulated GPU stands for so many.")
     retries: int
     seed: int
     initial: Mapping[Tier, int] = Field(description="Replicas that served at the beginning.")
@@ -92,16 +92,16 @@ class SimulateAnswer(_Strict):
     clipped: int
     gpus: Mapping[str, int]
     max_wait_s: float
-    cold_start_s: float = Field(description="The longest of the cards' starts.")
+    cold_start_s: float = Field(description="The longest of the GPUs' starts.")
     hardware: Mapping[str, str]
     date: str
     changes: Sequence[Change]
     tiers: Mapping[Tier, TierFigures]
-    cards: Mapping[str, CardFigures]
-    cost_usd: float | None = Field(description="null where a card's price is not known.")
+    cards: Mapping[str, GpuFigures]
+    cost_usd: float | None = Field(description="null where a GPU's price is not known.")
     utilisation: float = Field(description="Part of the held time in which a step ran.")
     simulated_requests: int
-    timeline: Sequence[Moment] = Field(description="Replicas by tier and card, line, refusals.")
+    timeline: Sequence[Moment] = Field(description="Replicas by tier and GPU, line, refusals.")
     asked: Asked
 
 
@@ -109,7 +109,7 @@ class Holds(_Strict):
     """The highest load at which each tier's requests keep the SLO often enough."""
 
     gpus: Mapping[str, int]
-    tiers: Mapping[Tier, int] = Field(description="Cards that serve each tier.")
+    tiers: Mapping[Tier, int] = Field(description="GPUs that serve each tier.")
     load_per_s: float = Field(description="The lowest of the repetitions: held in each of them.")
     highest_per_s: float = Field(description="The highest of the repetitions.")
     pessimistic_per_s: float | None = Field(
@@ -127,10 +127,10 @@ class Holds(_Strict):
 
 
 class CapacityAnswer(_Strict):
-    """What one card of each kind holds in each tier, and what the whole set holds."""
+    """What one GPU of each type holds in each tier, and what the whole set holds."""
 
     cards: Sequence[Holds]
-    whole: Holds | None = Field(description="null where a tier of the mix would have no card.")
+    whole: Holds | None = Field(description="null where a tier of the mix would have no GPU.")
     interrupted: bool = Field(description="Rows are missing: it was stopped before its end.")
     goodput: float
     repetitions: int
@@ -140,7 +140,7 @@ class CapacityAnswer(_Strict):
 
 class PlannedSet(_Strict):
     gpus: Mapping[str, int]
-    tiers: Mapping[Tier, int] = Field(description="Cards that serve each tier.")
+    tiers: Mapping[Tier, int] = Field(description="GPUs that serve each tier.")
     usd_per_hour: float
     usd_per_day: float
     usd_per_million_output_tokens: float
@@ -157,7 +157,7 @@ class PlannedAt(_Strict):
 
 
 class Autoscaled(_Strict):
-    """The same cards with the server's own law, on the same trace."""
+    """The same GPUs with the server's own law, on the same trace."""
 
     gpu_hours: float
     gpu_hours_static: float
@@ -167,7 +167,7 @@ class Autoscaled(_Strict):
 
 
 class PlanAnswer(_Strict):
-    """The cheapest sets of cards that hold a load."""
+    """The cheapest sets of GPUs that hold a load."""
 
     sets: Sequence[PlannedSet] = Field(description="The cheapest first.")
     pessimistic: PlannedAt | None = Field(

@@ -1,4 +1,4 @@
-"""`python -m loadtest capacity`: the load that cards hold within the SLO, alone and together."""
+"""`python -m loadtest capacity`: the load that GPUs hold within the SLO, alone and together."""
 
 import argparse
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ INTERRUPTED = 130
 COARSE = 0.1
 DEFAULT_MIX = "chat=0.8,reasoning=0.2"
 DESCRIPTION = """\
-Simulates the cards with all of them serving and nothing scaled, at one load after the other, until
-the highest is found at which each tier's requests meet the SLO often enough. First one card of each
-kind with one tier alone, then all cards of --gpus with the mix. The server's own gate, relay and
-lending run in the simulation; the cards are profiles, which say what of them was measured and how
+Simulates the GPUs with all of them serving and nothing scaled, at one load after the other, until
+the highest is found at which each tier's requests meet the SLO often enough. First one GPU of each
+type with one tier alone, then all GPUs of --gpus with the mix. The server's own gate, relay and
+lending run in the simulation; the GPUs are profiles, which say what of them was measured and how
 uncertain each figure is. So an answer is a range: `6.0 (4.3 to 7.9)` requests/s, the ends being
 simulated with every figure at the worse or the better end of its uncertainty."""
 EXAMPLES = """examples:
@@ -36,8 +36,8 @@ EXAMPLES = """examples:
     python -m loadtest capacity --gpus RTX4090=4 --mix chat=1 --output-tokens 50-300 --slo ttft=1s
   of recorded traffic:
     python -m loadtest capacity --gpus T4=2 --trace loadtest/traces/azure2023_conv_1h.csv.gz
-  of a card that was measured (loadtest calibrate), whose figures have their own uncertainty:
-    python -m loadtest capacity --gpus my-card=2 --profile my-card.json
+  of a GPU that was measured (loadtest calibrate), whose figures have their own uncertainty:
+    python -m loadtest capacity --gpus my-gpu=2 --profile my-gpu.json
 
 docs/simulation.md says what the numbers mean."""
 
@@ -45,13 +45,13 @@ docs/simulation.md says what the numbers mean."""
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "capacity",
-        help="the load that a set of cards holds within the SLO (simulated)",
+        help="the load that a set of GPUs holds within the SLO (simulated)",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=common.HelpFormatter,
     )
     parser.add_argument(
-        "--gpus", type=types.gpu_counts, default="T4=1,RTX4090=1", help="cards of the set"
+        "--gpus", type=types.gpu_counts, default="T4=1,RTX4090=1", help="GPUs of the set"
     )
     common.add_answer(parser)
     common.add_cluster(parser)
@@ -104,20 +104,20 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
     checked_gpus(options.gpus, profiles)
     traffic = traffic_of(options, options.mix, console)
     bench = bench_of(options, options.gpus, profiles, traffic)
-    cards: list[Holds] = []
+    rows: list[Holds] = []
     whole, interrupted = None, False
     with console.status("") as status:
         search = _Search(bench, options.seeds, status, ranges=not options.nominal)
         try:
-            for card in options.gpus:
+            for gpu_type in options.gpus:
                 for tier in bench.traffic.shares:
-                    cards.append(search.one(card, tier))
-            only_row = len(cards) == 1 and cards[0].gpus == options.gpus
-            whole = cards[0] if only_row else search.all(options.gpus)
+                    rows.append(search.one(gpu_type, tier))
+            only_row = len(rows) == 1 and rows[0].gpus == options.gpus
+            whole = rows[0] if only_row else search.all(options.gpus)
         except KeyboardInterrupt:
             interrupted = True
     return CapacityAnswer(
-        cards=cards,
+        cards=rows,
         whole=whole,
         interrupted=interrupted,
         goodput=options.goodput,
@@ -137,12 +137,12 @@ class _Search:
         self._repetitions, self._status, self._ranges = repetitions, status, ranges
         self._simulations, self._what = 0, ""
 
-    def one(self, card: str, tier: Tier) -> "Holds":
+    def one(self, gpu_type: str, tier: Tier) -> "Holds":
         from dataclasses import replace
 
         alone = replace(self._bench, traffic=self._bench.traffic.only(tier))
-        held = self._held(alone, {card: 1}, f"one {card}, {tier} alone")
-        assert held is not None, "one tier on one card always has a card"
+        held = self._held(alone, {gpu_type: 1}, f"one {gpu_type}, {tier} alone")
+        assert held is not None, "one tier on one GPU always has a GPU"
         return held
 
     def all(self, gpus: Mapping[str, int]) -> "Holds | None":
@@ -182,7 +182,7 @@ def tell(answer: "CapacityAnswer", console: Console) -> None:
         f"Load held with {answer.goodput:.3g} of each tier's requests within "
         f"{words.slo(answer.asked.slo)}"
     )
-    table.add_column("cards", no_wrap=True)
+    table.add_column("GPUs", no_wrap=True)
     table.add_column("tier", no_wrap=True)
     for title in ("requests/s", "tok/s", "TTFT p50 / p95", "TPOT p95"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -193,7 +193,7 @@ def tell(answer: "CapacityAnswer", console: Console) -> None:
         _add(table, answer.whole)
     console.print(table)
     if answer.whole is None and not answer.interrupted:
-        console.print("The whole set has no row: each tier of the mix needs a card of its own.")
+        console.print("The whole set has no row: each tier of the mix needs a GPU of its own.")
     _tell_how(answer, console)
 
 
@@ -230,9 +230,9 @@ def _tell_how(answer: "CapacityAnswer", console: Console) -> None:
     rows = answer.cards if whole is None or whole in answer.cards else [*answer.cards, whole]
     for row in rows:
         if row.beyond:
-            cards = f"{words.gpus(row.gpus)}, {' and '.join(row.tiers)}"
+            label = f"{words.gpus(row.gpus)}, {' and '.join(row.tiers)}"
             console.print(
-                f"{cards}: a little more load misses the SLO, {row.beyond}",
+                f"{label}: a little more load misses the SLO, {row.beyond}",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -47,7 +47,7 @@ def interval_s(duration_s: float) -> float:
 
 
 def work_of(cell: Cell, setup: Setup) -> Work:
-    """Of each tier, how many replicas of its first card the requests that come in each interval
+    """Of each tier, how many replicas of its first GPU the requests that come in each interval
     keep busy: the arithmetic of full slots."""
     arrivals = cell.arrivals
     width_s = interval_s(arrivals.duration_s)
@@ -58,8 +58,8 @@ def work_of(cell: Cell, setup: Setup) -> Work:
         if not own.any():
             continue
         plan = tier_plan(tier, setup)
-        card = plan.cards[plan.preference[0]]
-        model, slots = card.profile.step_model, card.limits.slots
+        gpu_plan = plan.gpu_plans[plan.preference[0]]
+        model, slots = gpu_plan.profile.step_model, gpu_plan.limits.slots
         work_s = model.token_s(slots) * arrivals.new_tokens[own] + (
             model.per_prompt_token_ms / 1e3 * arrivals.prompt_tokens[own]
         )

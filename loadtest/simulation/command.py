@@ -14,9 +14,9 @@ from loadtest.simulation.names import POLICIES
 from serve_app.core.placement.hardware import RTX_4090, T4
 
 if TYPE_CHECKING:
-    from loadtest.simulation.answers import CardFigures, SimulateAnswer
+    from loadtest.simulation.answers import GpuFigures, SimulateAnswer
     from loadtest.simulation.contest import Result
-    from loadtest.simulation.profile import CardProfile
+    from loadtest.simulation.profile import GpuProfile
     from loadtest.simulation.setup import Setup
     from loadtest.simulation.trace import Trace
 
@@ -24,14 +24,14 @@ INTERRUPTED = 130
 DESCRIPTION = """\
 Replays a trace against a simulated cluster and lets a policy scale it. The gate, relay, lending,
 scaling law and GPU budget are the server's own; the engines are simulated step by step on the
-profiles of their cards, which say what of them was measured. `ours` is the law that the server
+profiles of their GPUs, which say what of them was measured. `ours` is the law that the server
 runs. The others are given hindsight: the cheapest of their settings whose goodput is that of ours.
 `constant` is the best constant count, `clairvoyant` the cheapest plan found by a search that knows
 the trace."""
 EXAMPLES = """examples:
   the server's own law on recorded traffic:
     python -m loadtest simulate --trace loadtest/traces/azure2023_conv_1h.csv.gz --plot run.png
-  a day of 200 times that load on a thousand cards:
+  a day of 200 times that load on a thousand GPUs:
     python -m loadtest simulate --trace FILE --load 200 --day --gpus T4=500,RTX4090=500
 
 docs/simulation.md says what is simulated and what the numbers mean."""
@@ -47,7 +47,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     common.add_trace(parser, required=True)
     add = parser.add_argument
-    add("--gpus", type=types.gpu_counts, default=common.DEFAULT_GPUS, help="cards of the cluster")
+    add("--gpus", type=types.gpu_counts, default=common.DEFAULT_GPUS, help="GPUs of the cluster")
     add("--policy", choices=POLICIES, default="ours")
     add("--json", type=Path, metavar="OUT", help="write the result here")
     add("--plot", type=Path, metavar="FILE.png", help="draw arrivals, replicas, queue, refusals")
@@ -68,7 +68,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--cell",
         type=types.count,
         metavar="K",
-        help="simulate one card in K, with one request in K; as many as keep it short if not given",
+        help="simulate one GPU in K, with one request in K; as many as keep it short if not given",
     )
     add(
         "--initial",
@@ -197,7 +197,7 @@ def _answer(
         date=question.date,
         changes=outcome.changes,
         tiers=tier_figures(outcome),
-        cards=_cards(setup, outcome.gpu_s, outcome.cost_usd),
+        cards=_gpu_figures(setup, outcome.gpu_s, outcome.cost_usd),
         cost_usd=outcome.total_cost_usd,
         utilisation=outcome.utilisation,
         timeline=outcome.timeline,
@@ -205,23 +205,23 @@ def _answer(
     )
 
 
-def _long_name(profile: "CardProfile") -> str:
-    """As `hardware` has always told it where the server knows the card."""
+def _long_name(profile: "GpuProfile") -> str:
+    """As `hardware` has always told it where the server knows the GPU."""
     known = {"T4": T4.name, "RTX4090": RTX_4090.name}
     return known.get(profile.name, profile.name)
 
 
-def _cards(
+def _gpu_figures(
     setup: "Setup", gpu_s: Mapping[str, float], cost_usd: Mapping[str, float]
-) -> Mapping[str, "CardFigures"]:
-    from loadtest.simulation.answers import CardFigures
+) -> Mapping[str, "GpuFigures"]:
+    from loadtest.simulation.answers import GpuFigures
     from loadtest.simulation.inputs import status_of
 
-    found: dict[str, CardFigures] = {}
+    found: dict[str, GpuFigures] = {}
     for name in setup.gpus:
         profile = setup.profiles[name]
         price = profile.price_usd_per_hour
-        found[name] = CardFigures(
+        found[name] = GpuFigures(
             gpu_hours=gpu_s.get(name, 0.0) / 3600,
             cost_usd=cost_usd.get(name),
             price_usd_per_hour=None if price is None else price.value,

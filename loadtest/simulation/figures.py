@@ -10,7 +10,7 @@ from serve_app.core.tiers import Tier
 
 class Figures(BaseModel):
     """`goodput`: share of all arrivals that met their tier's SLO, refused ones did not. `tiers` are
-    shares and percentiles of each tier, in seconds. `cost_usd` None: a card's price is not known.
+    shares and percentiles of each tier, in seconds. `cost_usd` None: a GPU's price is not known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

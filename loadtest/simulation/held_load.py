@@ -1,4 +1,4 @@
-"""The highest load that a set of cards holds within the SLO, and how sure that is."""
+"""The highest load that a set of GPUs holds within the SLO, and how sure that is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +43,7 @@ class HeldLoad:
 def held_load(
     bench: Bench, gpus: Mapping[str, int], *, repetitions: int, precision: float = 0.02
 ) -> HeldLoad | None:
-    """Of the best division of the cards among the tiers; None where a tier would have no card."""
+    """Of the best division of the GPUs among the tiers; None where a tier would have no GPU."""
     splits = bench.splits(gpus)
     if not splits:
         return None
@@ -68,7 +68,7 @@ def bench_at(bench: Bench, side: Side) -> Bench:
 
 def load_at(bench: Bench, held: HeldLoad, side: Side) -> float:
     """What would be held with all figures at this end of their uncertainty, with the same division
-    of the cards, in the repetition that held least. It is searched less precisely, and never on the
+    of the GPUs, in the repetition that held least. It is searched less precisely, and never on the
     wrong side of what was found."""
     moved = bench_at(bench, side)
     bound, known = moved.bound_rps(held.gpus), bench.bound_rps(held.gpus)
@@ -87,7 +87,7 @@ def _best_split(
     guess: float,
     precision: float,
 ) -> tuple[Split, Highest[Outcome]]:
-    """Another way to divide the cards is looked into only where it holds more than the best."""
+    """Another way to divide the GPUs is looked into only where it holds more than the best."""
     best = splits[0], _search(bench, gpus, splits[0], 0, guess, precision)
     for split in splits[1:]:
         more = best[1].load * (1 + precision) or guess

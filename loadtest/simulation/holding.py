@@ -1,4 +1,4 @@
-"""Whether a set of cards holds a load, divided among the tiers in the best way."""
+"""Whether a set of GPUs holds a load, divided among the tiers in the best way."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Holding:
 def holding(
     bench: Bench, gpus: Mapping[str, int], load_rps: float, *, repetitions: int
 ) -> Holding | None:
-    """None if no division of the cards holds the load in every repetition."""
+    """None if no division of the GPUs holds the load in every repetition."""
     for split in bench.splits(gpus):
         worst = _worst(bench, gpus, split, load_rps, repetitions)
         if worst is not None:

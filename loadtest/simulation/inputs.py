@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from loadtest.load.scenario import Slo
-from loadtest.simulation.profile import CardProfile, Figure, ProfileError, known_profiles
+from loadtest.simulation.profile import Figure, GpuProfile, ProfileError, known_profiles
 from loadtest.simulation.profile import read_profile as read_profile_file
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.static_set import Bench
@@ -36,7 +36,7 @@ class InputFault(ValueError):
 FAULTS = (InputFault, TraceError, TrafficError, ProfileError, OSError)
 
 
-def profiles_of(options: argparse.Namespace) -> Mapping[str, CardProfile]:
+def profiles_of(options: argparse.Namespace) -> Mapping[str, GpuProfile]:
     """Those of the package, those of --profile in their place or beside them, at --price."""
     found = dict(known_profiles())
     for path in options.profile:
@@ -44,26 +44,26 @@ def profiles_of(options: argparse.Namespace) -> Mapping[str, CardProfile]:
         found[profile.name] = profile
     for name, price in options.price.items():
         if name not in found:
-            raise InputFault(f"--price: {name} is no card known here: {', '.join(sorted(found))}")
+            raise InputFault(f"--price: {name} is no GPU known here: {', '.join(sorted(found))}")
         figure = Figure(value=price, status="given", source="--price")
         found[name] = found[name].model_copy(update={"price_usd_per_hour": figure})
     return found
 
 
 def checked_gpus(
-    gpus: Mapping[str, int], profiles: Mapping[str, CardProfile], *, option: str = "--gpus"
+    gpus: Mapping[str, int], profiles: Mapping[str, GpuProfile], *, option: str = "--gpus"
 ) -> None:
     unknown = [name for name in gpus if name not in profiles]
     if unknown:
         raise InputFault(
-            f"{option}: {', '.join(unknown)} is no card known here: {', '.join(sorted(profiles))}; "
+            f"{option}: {', '.join(unknown)} is no GPU known here: {', '.join(sorted(profiles))}; "
             "--profile adds one"
         )
     if not gpus and option == "--gpus":
-        raise InputFault("--gpus names no card: T4=2,RTX4090=1")
+        raise InputFault("--gpus names no GPU: T4=2,RTX4090=1")
 
 
-def status_of(profile: CardProfile) -> str:
+def status_of(profile: GpuProfile) -> str:
     """`derived`, `measured`, or `derived and measured`."""
     figures = [getattr(profile, name) for name in STEP_FIGURES]
     return " and ".join(sorted({figure.status for figure in figures} - {"given"})) or "given"
@@ -90,7 +90,7 @@ def load_trace(path: Path, tier: Tier | None, rate: float, console: Console) -> 
 
 
 def make_setup(
-    options: argparse.Namespace, gpus: Mapping[str, int], profiles: Mapping[str, CardProfile]
+    options: argparse.Namespace, gpus: Mapping[str, int], profiles: Mapping[str, GpuProfile]
 ) -> Setup:
     slo: Slo = options.slo
     return Setup(
@@ -126,7 +126,7 @@ def traffic_of(
 def bench_of(
     options: argparse.Namespace,
     gpus: Mapping[str, int],
-    profiles: Mapping[str, CardProfile],
+    profiles: Mapping[str, GpuProfile],
     traffic: Traffic,
 ) -> Bench:
     setup = make_setup(options, gpus, profiles)

@@ -1,4 +1,4 @@
-"""What options' words mean: cards, prices, rates, lengths, the SLO. Faults are argparse's."""
+"""What options' words mean: GPUs, prices, rates, lengths, the SLO. Faults are argparse's."""
 
 import argparse
 import re
@@ -17,18 +17,18 @@ AUTO = "auto"
 
 
 def gpu_counts(text: str) -> dict[str, int]:
-    """`T4=2,RTX4090=1` as counts by card; whether the cards are known is seen later."""
+    """`T4=2,RTX4090=1` as counts by GPU; whether the GPUs are known is seen later."""
     counts: dict[str, int] = {}
     for item in text.split(","):
         name, equals, number = item.strip().partition("=")
         if not name or not equals or not number.isdigit():
-            raise argparse.ArgumentTypeError(f"{item!r} is no card with its count: T4=2,RTX4090=1")
+            raise argparse.ArgumentTypeError(f"{item!r} is no GPU with its count: T4=2,RTX4090=1")
         counts[name] = counts.get(name, 0) + int(number)
     return {name: number for name, number in counts.items() if number}
 
 
 def prices(text: str) -> dict[str, float]:
-    """`T4=0.35,RTX4090=0.40` as dollars an hour by card."""
+    """`T4=0.35,RTX4090=0.40` as dollars an hour by GPU."""
     found: dict[str, float] = {}
     for item in text.split(","):
         name, _, price = item.strip().partition("=")
@@ -36,7 +36,7 @@ def prices(text: str) -> dict[str, float]:
             found[name] = positive(price)
         except ValueError:
             raise argparse.ArgumentTypeError(
-                f"{item!r} is no card with its price an hour: T4=0.35,RTX4090=0.40"
+                f"{item!r} is no GPU with its price an hour: T4=0.35,RTX4090=0.40"
             ) from None
     return found
 

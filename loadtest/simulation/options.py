@@ -49,7 +49,7 @@ def add_trace(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
-    """What a card does, and what is promised."""
+    """What a GPU does, and what is promised."""
     add = parser.add_argument
     add(
         "--slo",
@@ -65,7 +65,7 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE",
         help="a profile that `loadtest calibrate` wrote: it takes the place of the derived one of "
-        "its name, or adds a card for --gpus; may be given several times",
+        "its name, or adds a GPU for --gpus; may be given several times",
     )
     add(
         "--price",
@@ -95,7 +95,7 @@ def add_scaling(parser: argparse.ArgumentParser, *, cold_start_s: float | None =
         "--cold-start-s",
         type=positive,
         default=cold_start_s,
-        help="from ordering a replica to its first request; each card's own, from its profile, if "
+        help="from ordering a replica to its first request; each GPU's own, from its profile, if "
         "not given",
     )
     add(

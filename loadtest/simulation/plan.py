@@ -1,4 +1,4 @@
-"""`python -m loadtest plan`: the cheapest set of cards that holds a load within the SLO."""
+"""`python -m loadtest plan`: the cheapest set of GPUs that holds a load within the SLO."""
 
 import argparse
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from loadtest.simulation.capacity import add_nominal
 if TYPE_CHECKING:
     from loadtest.simulation.answers import Autoscaled, PlanAnswer, PlannedAt, PlannedSet
     from loadtest.simulation.holding import Holding
-    from loadtest.simulation.profile import CardProfile
+    from loadtest.simulation.profile import GpuProfile
     from loadtest.simulation.profile_range import Side
     from loadtest.simulation.set_search import Cheapest, Priced, SetSearch
     from loadtest.simulation.static_set import Bench
@@ -27,15 +27,15 @@ HOURS_A_DAY = 24
 # In the one simulation of a day.
 MOST_REQUESTS = 1_000_000
 DESCRIPTION = """\
-Searches the counts of cards that hold a load within the SLO at the least price, all of them
+Searches the counts of GPUs that hold a load within the SLO at the least price, all of them
 serving. A bound by arithmetic rules sets out, the others are simulated, in several repetitions.
 It then says whether the cheapest set still holds with every figure of the profiles at the worse end
 of its uncertainty, and which set does; and which would do at the better end. With --trace or --day
-it also says what autoscaling by the server's own law would save with the same cards."""
+it also says what autoscaling by the server's own law would save with the same GPUs."""
 EXAMPLES = """examples:
   a load of two tiers:
     python -m loadtest plan --load chat=20/s,reasoning=2/s
-  with other prices, of one kind of card:
+  with other prices, of one GPU type:
     python -m loadtest plan --load chat=20/s --price RTX4090=0.25 --cards RTX4090
   three times a recorded load, and what autoscaling saves in a day of it:
     python -m loadtest plan --trace loadtest/traces/azure2023_conv_1h.csv.gz --load 3 --day
@@ -46,7 +46,7 @@ docs/simulation.md says how it searches and where prices are from."""
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "plan",
-        help="the cheapest set of cards for a load and an SLO (simulated)",
+        help="the cheapest set of GPUs for a load and an SLO (simulated)",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=common.HelpFormatter,
@@ -63,7 +63,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--cards",
         type=lambda text: text.split(","),
         metavar="T4,RTX4090",
-        help="kinds of cards to choose from; all with a price if not given",
+        help="GPU types to choose from; all with a price if not given",
     )
     add("--tries", type=types.count, default=40, help="sets that are simulated at most")
     add(
@@ -199,7 +199,7 @@ class _Search:
         )
 
 
-def _prices(options: argparse.Namespace, profiles: Mapping[str, "CardProfile"]) -> dict[str, float]:
+def _prices(options: argparse.Namespace, profiles: Mapping[str, "GpuProfile"]) -> dict[str, float]:
     from loadtest.simulation.inputs import InputFault, checked_gpus
 
     checked_gpus(dict.fromkeys(options.cards or (), 1), profiles, option="--cards")
@@ -214,7 +214,7 @@ def _prices(options: argparse.Namespace, profiles: Mapping[str, "CardProfile"]) 
     return found
 
 
-def _price_source(profile: "CardProfile") -> str:
+def _price_source(profile: "GpuProfile") -> str:
     price = profile.price_usd_per_hour
     return "" if price is None else price.source
 

@@ -18,7 +18,7 @@ def tell(answer: PlanAnswer, console: Console) -> None:
         console.print(f"No set was found that holds {load}.", style="bold red")
         return
     table = words.plain_table(f"Sets that hold {load} within {words.slo(answer.asked.slo)}")
-    table.add_column("cards", no_wrap=True)
+    table.add_column("GPUs", no_wrap=True)
     table.add_column("tier", no_wrap=True)
     for title in ("$/day", "$/Mtoken", "goodput", "TTFT p50 / p95", "TPOT p95"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -94,7 +94,7 @@ def _tell_saving(answer: PlanAnswer, console: Console) -> None:
     if min(saving.goodput.values()) < answer.goodput:
         kept += f", below the {percent(answer.goodput)} asked for"
     console.print(
-        f"Autoscaled on the same cards: {saving.gpu_hours:.2f} GPU-hours in place of "
+        f"Autoscaled on the same GPUs: {saving.gpu_hours:.2f} GPU-hours in place of "
         f"{saving.gpu_hours_static:.2f}, ${saving.usd_per_day:.2f} a day, {percent(saving.saved)} "
         f"saved; goodput {kept}.",
         soft_wrap=True,

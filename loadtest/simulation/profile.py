@@ -1,4 +1,4 @@
-"""A card's figures: what the simulation steps by, and what `loadtest calibrate` measures."""
+"""A GPU's figures: what the simulation steps by, and what `loadtest calibrate` measures."""
 
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -131,8 +131,8 @@ class MeasuredOn(_Strict):
     command: str
 
 
-class CardProfile(_Strict):
-    """One card with one model on it.
+class GpuProfile(_Strict):
+    """One GPU with one model on it.
 
     A step takes `base + per_sequence * sequences + per_context_ktoken * context tokens of all
     sequences / 1000 + per_prompt_token * prompt tokens`. `overhead_ms` is a request's way outside
@@ -145,7 +145,7 @@ class CardProfile(_Strict):
     """
 
     name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="As in `--gpus T4=2`.")
-    accelerator_type: str | None = Field(description="Ray's name of the card; null is a CPU.")
+    accelerator_type: str | None = Field(description="Ray's name of the GPU; null is a CPU.")
     model: str = Field(min_length=1, description="The model that the figures are for.")
     base_ms: Annotated[Figure, AfterValidator(_above_0)] = Field(
         description="What a step takes whatever is in it: the weights are read."
@@ -231,24 +231,24 @@ def pairs(before: float, tokens: float) -> float:
     return tokens * (before + tokens / 2)
 
 
-def known_profiles() -> Mapping[str, CardProfile]:
+def known_profiles() -> Mapping[str, GpuProfile]:
     """The profiles that come with the package, by name."""
     found = [read_profile(path) for path in sorted(PROFILES.glob("*.json"))]
     return {profile.name: profile for profile in found}
 
 
-def read_profile(path: Path) -> CardProfile:
+def read_profile(path: Path) -> GpuProfile:
     """Raises ProfileError."""
     try:
-        return CardProfile.model_validate_json(path.read_bytes())
+        return GpuProfile.model_validate_json(path.read_bytes())
     except OSError as fault:
         raise ProfileError(f"{path} cannot be read: {fault.strerror}") from None
     except ValidationError as fault:
         lines = [f"  {_place(error['loc'])}{_words(error)}" for error in fault.errors()]
-        raise ProfileError("\n".join([f"{path} is no profile of a card:", *lines])) from None
+        raise ProfileError("\n".join([f"{path} is no profile of a GPU:", *lines])) from None
 
 
-def write_profile(path: Path, profile: CardProfile) -> None:
+def write_profile(path: Path, profile: GpuProfile) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(profile.model_dump_json(indent=1) + "\n", encoding="utf-8")
 

@@ -1,9 +1,9 @@
-"""A card's profile at either end of its figures' uncertainty."""
+"""A GPU's profile at either end of its figures' uncertainty."""
 
 from collections.abc import Mapping
 from enum import StrEnum
 
-from loadtest.simulation.profile import CardProfile, Curve, Figure
+from loadtest.simulation.profile import Curve, Figure, GpuProfile
 
 # What takes time: more of it is worse. Of `kv_tokens` less is worse; settings and prices are known.
 TIMES = (
@@ -22,7 +22,7 @@ class Side(StrEnum):
     OPTIMISTIC = "optimistic"
 
 
-def profile_at(profile: CardProfile, side: Side) -> CardProfile:
+def profile_at(profile: GpuProfile, side: Side) -> GpuProfile:
     """The profile with all its figures at the end of their uncertainty that is worse, or better.
 
     That all err in the same direction is the widest range there is; where errors are independent
@@ -40,11 +40,11 @@ def profile_at(profile: CardProfile, side: Side) -> CardProfile:
     return profile.model_copy(update=changed)
 
 
-def profiles_at(profiles: Mapping[str, CardProfile], side: Side) -> Mapping[str, CardProfile]:
+def profiles_at(profiles: Mapping[str, GpuProfile], side: Side) -> Mapping[str, GpuProfile]:
     return {name: profile_at(profile, side) for name, profile in profiles.items()}
 
 
-def uncertainties(profile: CardProfile) -> Mapping[str, float]:
+def uncertainties(profile: GpuProfile) -> Mapping[str, float]:
     """Of each figure that has one, as a share of it; the largest first."""
     names = (*TIMES, "by_sequences", "kv_tokens")
     figures: dict[str, Figure | Curve | None] = {name: getattr(profile, name) for name in names}

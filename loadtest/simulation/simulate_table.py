@@ -11,8 +11,8 @@ from loadtest.simulation.answers import SimulateAnswer
 def tell(answer: SimulateAnswer, console: Console) -> None:
     console.print(_summary(answer))
     console.print(_by_tier(answer))
-    console.print(_by_card(answer))
-    cell = f" Each simulated card stands for {answer.cell:g}." if answer.cell > 1 else ""
+    console.print(_by_gpu_type(answer))
+    cell = f" Each simulated GPU stands for {answer.cell:g}." if answer.cell > 1 else ""
     console.print(f"Simulated.{cell}", style="dim", highlight=False)
     words.tell_profiles(answer.asked.profiles, console)
 
@@ -53,19 +53,19 @@ def _by_tier(answer: SimulateAnswer) -> Table:
     return table
 
 
-def _by_card(answer: SimulateAnswer) -> Table:
-    table = words.plain_table("Cards")
-    for title in ("card", "GPU-hours", "cost", "$/hour", "price from", "profile"):
+def _by_gpu_type(answer: SimulateAnswer) -> Table:
+    table = words.plain_table("GPUs")
+    for title in ("GPU", "GPU-hours", "cost", "$/hour", "price from", "profile"):
         figure = title in ("GPU-hours", "cost", "$/hour")
         table.add_column(title, justify="right" if figure else "left")
-    for name, card in answer.cards.items():
-        known = card.price_usd_per_hour is not None
+    for name, gpu in answer.cards.items():
+        known = gpu.price_usd_per_hour is not None
         table.add_row(
             f"{answer.gpus[name]} {name}",
-            f"{card.gpu_hours:,.3f}",
-            "not known" if card.cost_usd is None else f"${card.cost_usd:,.2f}",
-            f"{card.price_usd_per_hour:g}" if known else "not known",
-            card.price_source or "",
-            card.profile,
+            f"{gpu.gpu_hours:,.3f}",
+            "not known" if gpu.cost_usd is None else f"${gpu.cost_usd:,.2f}",
+            f"{gpu.price_usd_per_hour:g}" if known else "not known",
+            gpu.price_source or "",
+            gpu.profile,
         )
     return table

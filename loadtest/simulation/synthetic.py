@@ -28,8 +28,8 @@ class Lengths:
     median: float
     spread: float = 0.5
 
-    def draw(self, count: int, most: int, dice: np.random.Generator) -> NDArray[np.int64]:
-        drawn = self.median * np.exp(self.spread * dice.standard_normal(count))
+    def draw(self, count: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        drawn = self.median * np.exp(self.spread * rng.standard_normal(count))
         return np.clip(np.rint(drawn), 1, most).astype(np.int64)
 
 
@@ -55,13 +55,13 @@ def synthetic(loads: tuple[Load, ...], duration_s: float, seed: int = SEED) -> T
     return Trace(tuple(requests))
 
 
-def _requests(load: Load, duration_s: float, dice: np.random.Generator) -> list[Request]:
-    candidates = dice.poisson(load.peak_rps * duration_s)
-    at_s = np.sort(dice.uniform(0.0, duration_s, candidates))
-    kept = at_s[dice.uniform(0.0, load.peak_rps, candidates) < load.rate(at_s)]
+def _requests(load: Load, duration_s: float, rng: np.random.Generator) -> list[Request]:
+    candidates = rng.poisson(load.peak_rps * duration_s)
+    at_s = np.sort(rng.uniform(0.0, duration_s, candidates))
+    kept = at_s[rng.uniform(0.0, load.peak_rps, candidates) < load.rate(at_s)]
     limit = DEFAULT_MAX_NEW_TOKENS[load.tier]
-    prompts = load.prompt.draw(len(kept), CONTEXT_TOKENS - limit, dice)
-    answers = load.answer.draw(len(kept), limit, dice)
+    prompts = load.prompt.draw(len(kept), CONTEXT_TOKENS - limit, rng)
+    answers = load.answer.draw(len(kept), limit, rng)
     return [
         Request(load.tier, *row, limit)
         for row in zip(kept.tolist(), prompts.tolist(), answers.tolist(), strict=True)

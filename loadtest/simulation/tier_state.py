@@ -42,7 +42,7 @@ class TierState:
         start, as if it were replicas of its own. Those whose gates may let something in now."""
         if self.weight == 1:
             return []
-        start_s = self.plan.cards[self.plan.preference[0]].start_s
+        start_s = self.plan.gpu_plans[self.plan.preference[0]].start_s
         self._targets.append((now_s, self.target))
         while len(self._targets) > 1 and self._targets[1][0] <= now_s - start_s:
             self._targets.popleft()
@@ -85,13 +85,13 @@ class TierState:
         self.note_room(replica)
 
     def stop_one(self, now_s: float) -> None:
-        """Like Serve: one that has not started, then the less preferred card, then the idlest."""
+        """Like Serve: one that has not started, then the less preferred GPU, then the idlest."""
         preference = self.plan.preference
         chosen = max(
             self.wanted,
             key=lambda r: (
                 r not in self.serving,
-                preference.index(r.card),
+                preference.index(r.gpu_type),
                 -r.gate.running_sequences - r.gate.queued_requests,
             ),
         )

@@ -43,7 +43,7 @@ def times(of: Percentiles) -> str:
 
 
 def tell_profiles(profiles: Mapping[str, str], console: Console) -> None:
-    """What of the cards was measured: nothing may look measured that is not."""
+    """What of the GPUs was measured: nothing may look measured that is not."""
     for status in sorted(set(profiles.values())):
         names = ", ".join(name for name, own in profiles.items() if own == status)
         if status == "measured":
@@ -52,7 +52,7 @@ def tell_profiles(profiles: Mapping[str, str], console: Console) -> None:
             not_measured = ", not measured" if status == "derived" else ""
             told = (
                 f"{names}: the profile's figures are {status}{not_measured}; "
-                "`python -m loadtest calibrate` measures a card."
+                "`python -m loadtest calibrate` measures a GPU."
             )
             style = "yellow"
         console.print(told, style=style, soft_wrap=True, highlight=False)

@@ -26,7 +26,7 @@ def test_a_quiet_hour_stays_at_the_minimum() -> None:
     assert outcome.gpu_hours == pytest.approx(600 / 3600, rel=0.02)
 
 
-def test_a_load_of_two_cards_gets_them_and_gives_them_back() -> None:
+def test_a_load_of_two_gpus_gets_them_and_gives_them_back() -> None:
     from loadtest.simulation.contest import run_policy
 
     trace = traffic((Tier.CHAT, 0, 1500, 1.0), (Tier.CHAT, 300, 800, 7.0))

@@ -42,13 +42,13 @@ def power(counts: Mapping[str, int]) -> float:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_the_cheapest_set_is_the_one_that_trying_them_all_finds(seed: int) -> None:
-    dice = random.Random(seed)
-    prices = {name: dice.uniform(0.1, 1.0) for name in PRICES}
-    load, lost = dice.uniform(0.5, 25), dice.uniform(1.0, 1.5)
-    fixed = dice.choice([0.0, 0.5])
+    rng = random.Random(seed)
+    prices = {name: rng.uniform(0.1, 1.0) for name in PRICES}
+    load, lost = rng.uniform(0.5, 25), rng.uniform(1.0, 1.5)
+    fixed = rng.choice([0.0, 0.5])
 
     def holds(counts: Mapping[str, int]) -> bool:
-        # A set needs more than the bound says, the more so the fewer its cards are.
+        # A set needs more than the bound says, the more so the fewer its GPUs are.
         return power(counts) >= load * lost + fixed
 
     def cost(numbers: tuple[int, ...]) -> float:

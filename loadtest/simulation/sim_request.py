@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, eq=False)
-class Visit:
+class SimRequest:
     """`arrival_s` is when the client first asked. `entry` is the replica that HAProxy chose,
     `runner` the one whose gate holds it; `borrowed`: that is one of the other tier.
 

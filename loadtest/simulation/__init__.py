@@ -1,1 +1,2 @@
-"""The application on GPUs that are not there: what they hold, which to buy, how it scales."""
+"""The application on GPUs that are not there: what load they sustain, which to buy, how it
+scales."""

@@ -99,38 +99,42 @@ class SimulateAnswer(_Strict):
     tiers: Mapping[Tier, TierFigures]
     cards: Mapping[str, GpuFigures]
     cost_usd: float | None = Field(description="null where a GPU's price is not known.")
-    utilisation: float = Field(description="Part of the held time in which a step ran.")
+    utilisation: float = Field(description="Part of the allocated time in which a step ran.")
     simulated_requests: int
     timeline: Sequence[Moment] = Field(description="Replicas by tier and GPU, line, refusals.")
     asked: Asked
 
 
-class Holds(_Strict):
-    """The highest load at which each tier's requests keep the SLO often enough."""
+class SustainedLoadFigures(_Strict):
+    """The maximum load at which each tier's requests keep the SLO often enough."""
 
     gpus: Mapping[str, int]
     tiers: Mapping[Tier, int] = Field(description="GPUs that serve each tier.")
-    load_per_s: float = Field(description="The lowest of the repetitions: held in each of them.")
+    load_per_s: float = Field(
+        description="The lowest of the repetitions: sustained in each of them."
+    )
     highest_per_s: float = Field(description="The highest of the repetitions.")
     pessimistic_per_s: float | None = Field(
         default=None,
-        description="What would be held with every figure of the profiles at the worse end of its "
-        "uncertainty. null: not asked for (--nominal).",
+        description="What would be sustained with every figure of the profiles at the worse end of "
+        "its uncertainty. null: not asked for (--nominal).",
     )
     optimistic_per_s: float | None = Field(
         default=None, description="With every figure at the better end. null: not asked for."
     )
     by_tier: Mapping[Tier, float] = Field(description="`load_per_s`, divided among the tiers.")
-    at_it: Mapping[Tier, TierFigures] = Field(description="In the repetition that held least.")
-    beyond: str = Field(description="What the first load that is not held misses.")
+    at_it: Mapping[Tier, TierFigures] = Field(description="In the repetition that sustained least.")
+    beyond: str = Field(description="What the first load that is not sustained misses.")
     simulations: int
 
 
 class CapacityAnswer(_Strict):
-    """What one GPU of each type holds in each tier, and what the whole set holds."""
+    """What one GPU of each type sustains in each tier, and what the whole set sustains."""
 
-    cards: Sequence[Holds]
-    whole: Holds | None = Field(description="null where a tier of the mix would have no GPU.")
+    cards: Sequence[SustainedLoadFigures]
+    whole: SustainedLoadFigures | None = Field(
+        description="null where a tier of the mix would have no GPU."
+    )
     interrupted: bool = Field(description="Rows are missing: it was stopped before its end.")
     goodput: float
     repetitions: int
@@ -152,12 +156,14 @@ class PlannedSet(_Strict):
 class PlannedAt(_Strict):
     """What is needed with every figure of the profiles at one end of its uncertainty."""
 
-    cheapest_holds: bool = Field(description="The cheapest set of the answer holds the load then.")
-    cheapest: PlannedSet | None = Field(description="That holds it then; null: none was found.")
+    cheapest_holds: bool = Field(
+        description="The cheapest set of the answer sustains the load then."
+    )
+    cheapest: PlannedSet | None = Field(description="That sustains it then; null: none was found.")
 
 
 class Autoscaled(_Strict):
-    """The same GPUs with the server's own law, on the same trace."""
+    """The same GPUs with the server's own scaling policy, on the same trace."""
 
     gpu_hours: float
     gpu_hours_static: float
@@ -167,7 +173,7 @@ class Autoscaled(_Strict):
 
 
 class PlanAnswer(_Strict):
-    """The cheapest sets of GPUs that hold a load."""
+    """The cheapest sets of GPUs that sustain a load."""
 
     sets: Sequence[PlannedSet] = Field(description="The cheapest first.")
     pessimistic: PlannedAt | None = Field(
@@ -176,9 +182,9 @@ class PlanAnswer(_Strict):
     optimistic: PlannedAt | None = Field(
         default=None, description="At the better end. null: not asked for, or not reached."
     )
-    proven: bool = Field(description="No cheaper set is left that might hold the load.")
+    proven: bool = Field(description="No cheaper set is left that might sustain the load.")
     sets_simulated: int
-    load_per_s: Mapping[Tier, float] = Field(description="That the sets hold.")
+    load_per_s: Mapping[Tier, float] = Field(description="That the sets sustain.")
     day: bool = Field(description="It is that of the busiest hour of a day.")
     prices: Mapping[str, float]
     price_sources: Mapping[str, str]

@@ -63,8 +63,8 @@ def arrivals_of(trace: Trace, *, share: float = 1.0, seed: int = 0) -> Arrivals:
     seen = [0] * len(TIERS)
     for repeat in range(math.ceil(trace.duration_s / trace.recorded_s)):
         at_s = once_s + repeat * trace.recorded_s
-        wanted = load * day_curve(at_s) if trace.day else load
-        kept = rng.random(len(at_s)) * copies < wanted
+        target = load * day_curve(at_s) if trace.day else load
+        kept = rng.random(len(at_s)) * copies < target
         if trace.day:
             kept &= at_s < trace.duration_s
         at_s, own_rows = at_s[kept], rows[kept]

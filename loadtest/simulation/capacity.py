@@ -1,4 +1,4 @@
-"""`python -m loadtest capacity`: the load that GPUs hold within the SLO, alone and together."""
+"""`python -m loadtest capacity`: the load that GPUs sustain within the SLO, alone and together."""
 
 import argparse
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from loadtest.simulation import words
 from serve_app.core.tiers import Tier
 
 if TYPE_CHECKING:
-    from loadtest.simulation.answers import CapacityAnswer, Holds
+    from loadtest.simulation.answers import CapacityAnswer, SustainedLoadFigures
     from loadtest.simulation.static_set import Bench
 
 INTERRUPTED = 130
@@ -30,7 +30,7 @@ lending run in the simulation; the GPUs are profiles, which say what of them was
 uncertain each figure is. So an answer is a range: `6.0 (4.3 to 7.9)` requests/s, the ends being
 simulated with every figure at the worse or the better end of its uncertainty."""
 EXAMPLES = """examples:
-  what one T4 and one RTX 4090 hold, in each tier and together:
+  what one T4 and one RTX 4090 sustain, in each tier and together:
     python -m loadtest capacity --gpus T4=1,RTX4090=1
   of other traffic, with another promise:
     python -m loadtest capacity --gpus RTX4090=4 --mix chat=1 --output-tokens 50-300 --slo ttft=1s
@@ -45,7 +45,7 @@ docs/simulation.md says what the numbers mean."""
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "capacity",
-        help="the load that a set of GPUs holds within the SLO (simulated)",
+        help="the load that a set of GPUs sustains within the SLO (simulated)",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=common.HelpFormatter,
@@ -104,7 +104,7 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
     checked_gpus(options.gpus, profiles)
     traffic = traffic_of(options, options.mix, console)
     bench = bench_of(options, options.gpus, profiles, traffic)
-    rows: list[Holds] = []
+    rows: list[SustainedLoadFigures] = []
     whole, interrupted = None, False
     with console.status("") as status:
         search = _Search(bench, options.seeds, status, ranges=not options.nominal)
@@ -137,38 +137,40 @@ class _Search:
         self._repetitions, self._status, self._ranges = repetitions, status, ranges
         self._simulations, self._what = 0, ""
 
-    def one(self, gpu_type: str, tier: Tier) -> "Holds":
+    def one(self, gpu_type: str, tier: Tier) -> "SustainedLoadFigures":
         from dataclasses import replace
 
         alone = replace(self._bench, traffic=self._bench.traffic.only(tier))
-        held = self._held(alone, {gpu_type: 1}, f"one {gpu_type}, {tier} alone")
-        assert held is not None, "one tier on one GPU always has a GPU"
-        return held
+        sustained = self._sustained(alone, {gpu_type: 1}, f"one {gpu_type}, {tier} alone")
+        assert sustained is not None, "one tier on one GPU always has a GPU"
+        return sustained
 
-    def all(self, gpus: Mapping[str, int]) -> "Holds | None":
-        return self._held(self._bench, gpus, "the whole set")
+    def all(self, gpus: Mapping[str, int]) -> "SustainedLoadFigures | None":
+        return self._sustained(self._bench, gpus, "the whole set")
 
-    def _held(self, bench: "Bench", gpus: Mapping[str, int], what: str) -> "Holds | None":
-        from loadtest.simulation.answers import Holds, tier_figures
-        from loadtest.simulation.held_load import held_load, load_at
+    def _sustained(
+        self, bench: "Bench", gpus: Mapping[str, int], what: str
+    ) -> "SustainedLoadFigures | None":
+        from loadtest.simulation.answers import SustainedLoadFigures, tier_figures
         from loadtest.simulation.profile_range import Side
+        from loadtest.simulation.sustained_load import load_at, maximum_sustained_load
 
         self._simulations, self._what = 0, what
-        held = held_load(bench, gpus, repetitions=self._repetitions)
-        if held is None:
+        sustained = maximum_sustained_load(bench, gpus, repetitions=self._repetitions)
+        if sustained is None:
             return None
-        at_it = {} if held.outcome is None else tier_figures(held.outcome)
-        ends = {side: load_at(bench, held, side) for side in Side} if self._ranges else {}
-        return Holds(
+        at_it = {} if sustained.outcome is None else tier_figures(sustained.outcome)
+        ends = {side: load_at(bench, sustained, side) for side in Side} if self._ranges else {}
+        return SustainedLoadFigures(
             gpus=dict(gpus),
-            tiers=dict(held.split),
-            load_per_s=held.load_per_s,
-            highest_per_s=max(held.loads_per_s),
+            tiers=dict(sustained.split),
+            load_per_s=sustained.load_per_s,
+            highest_per_s=max(sustained.loads_per_s),
             pessimistic_per_s=ends.get(Side.PESSIMISTIC),
             optimistic_per_s=ends.get(Side.OPTIMISTIC),
-            by_tier={t: held.load_per_s * part for t, part in bench.traffic.shares.items()},
+            by_tier={t: sustained.load_per_s * part for t, part in bench.traffic.shares.items()},
             at_it=at_it,
-            beyond=held.beyond,
+            beyond=sustained.beyond,
             simulations=self._simulations,
         )
 
@@ -179,7 +181,7 @@ class _Search:
 
 def tell(answer: "CapacityAnswer", console: Console) -> None:
     table = words.plain_table(
-        f"Load held with {answer.goodput:.3g} of each tier's requests within "
+        f"Load sustained with {answer.goodput:.3g} of each tier's requests within "
         f"{words.slo(answer.asked.slo)}"
     )
     table.add_column("GPUs", no_wrap=True)
@@ -197,7 +199,7 @@ def tell(answer: "CapacityAnswer", console: Console) -> None:
     _tell_how(answer, console)
 
 
-def _add(table: Table, row: "Holds") -> None:
+def _add(table: Table, row: "SustainedLoadFigures") -> None:
     """A line of the whole load, and where there are several tiers one for each."""
     several = len(row.tiers) > 1
     for place, (tier, load) in enumerate(row.by_tier.items()):
@@ -213,9 +215,9 @@ def _add(table: Table, row: "Holds") -> None:
         )
 
 
-def _rates(row: "Holds", part: float) -> str:
-    """Of this part of the load: what is held, and the range that the profiles' uncertainty makes;
-    without ranges what the repetitions held."""
+def _rates(row: "SustainedLoadFigures", part: float) -> str:
+    """Of this part of the load: what is sustained, and the range that the profiles' uncertainty
+    makes; without ranges what the repetitions sustained."""
     low, high = row.pessimistic_per_s, row.optimistic_per_s
     if low is None or high is None:
         return f"{words.rate(row.load_per_s * part)} to {words.rate(row.highest_per_s * part)}"
@@ -245,7 +247,7 @@ def _tell_how(answer: "CapacityAnswer", console: Console) -> None:
     )
     console.print(
         f"Simulated: {answer.traffic}. {words.repetitions(answer.repetitions)} with arrivals that "
-        f"fall anew: the first figure was held in each of them{second}.",
+        f"fall anew: the first figure was sustained in each of them{second}.",
         style="dim",
         soft_wrap=True,
         highlight=False,

@@ -1,4 +1,4 @@
-"""What the scaling laws are played on: recorded and made-up traffic, each with its GPUs."""
+"""What the scaling policies are played on: recorded and made-up traffic, each with its GPUs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

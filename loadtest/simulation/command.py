@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 DESCRIPTION = """\
 Replays a trace against a simulated cluster and lets a policy scale it. The gate, relay, lending,
-scaling law and GPU budget are the server's own; the engines are simulated step by step on the
-profiles of their GPUs, which say what of them was measured. `ours` is the law that the server
+scaling policy and GPU budget are the server's own; the engines are simulated step by step on the
+profiles of their GPUs, which say what of them was measured. `ours` is the policy that the server
 runs. The others are given hindsight: the cheapest of their settings whose goodput is that of ours.
 `constant` is the best constant count, `clairvoyant` the cheapest plan found by a search that knows
 the trace."""
 EXAMPLES = """examples:
-  the server's own law on recorded traffic:
+  the server's own scaling policy on recorded traffic:
     python -m loadtest simulate --trace loadtest/traces/azure2023_conv_1h.csv.gz --plot run.png
   a day of 200 times that load on a thousand GPUs:
     python -m loadtest simulate --trace FILE --load 200 --day --gpus T4=500,RTX4090=500

@@ -1,4 +1,4 @@
-"""A constant number of replicas: the law of who does not scale, and the best such number."""
+"""A constant number of replicas, for who does not scale, and the best such number."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

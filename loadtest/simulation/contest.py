@@ -29,7 +29,7 @@ from serve_app.core.tiers import Tier
 
 # Plans that the search in hindsight may play: each is a whole simulation.
 PLAN_TRIES = 60
-# Keeps what was played: its law, its settings, and what plays it.
+# Keeps what was played: its policy, its settings, and what plays it.
 Play = Callable[[], Figures | None]
 Keep = Callable[[str, Mapping[str, Any], Play], Figures | None]
 
@@ -52,7 +52,7 @@ class Judgement:
     tried: int = 1
 
 
-def played(law: str, setting: Mapping[str, Any], play: Play) -> Figures | None:
+def played(policy: str, setting: Mapping[str, Any], play: Play) -> Figures | None:
     """Keeps nothing."""
     return play()
 

@@ -1,7 +1,7 @@
 """The simulated cluster: GPUs, the tiers' replicas on them, and how requests find a place.
 
 A request comes to the replica with the fewest connections. Production's gate there runs it, lets it
-wait or refuses it. The head of each line looks for room every `relay_after_s`, and who would be
+wait or refuses it. The head of each line looks for capacity every `relay_after_s`, and who would be
 refused looks at once: first at the tier's other replicas, then at those of the other tier that lend
 (`serve_app/api/edge.py`, `serve_app/api/relay.py`).
 """
@@ -40,7 +40,7 @@ class Fleet:
     min_drain_s: float = 5.0
     retries: int = 0
     rng: random.Random = field(default_factory=lambda: random.Random(0))
-    held_s: dict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
+    allocated_s: dict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
     coming_back: int = 0
     _preempted: Counter[Tier] = field(default_factory=Counter[Tier])
     _events: list[tuple[float, int, Handler, Any]] = field(default_factory=list)
@@ -94,7 +94,7 @@ class Fleet:
                 state.replicas.remove(replica)
                 self._preempted[tier] += replica.engine.preempted
                 self.free_gpus[replica.gpu_type] += 1
-        missing = state.cell_target - len(state.wanted)
+        missing = state.cell_target - len(state.starting_or_serving)
         for _ in range(-missing):
             state.stop_one(now_s)
         for _ in range(missing):
@@ -114,13 +114,13 @@ class Fleet:
         for replica in state.fit(now_s):
             self._after_gate(replica, now_s)
 
-    def hold(self, seconds: float) -> None:
-        """Count the GPUs that are held for this time; of a part of a replica, that part."""
+    def count_allocated(self, seconds: float) -> None:
+        """Count the GPUs as allocated for this time; of a part of a replica, that part."""
         for state in self.tiers.values():
             size = state.size
             for replica in state.replicas:
                 part = replica.size if replica.stopping_s is not None else size
-                self.held_s[replica.gpu_type] += seconds * part
+                self.allocated_s[replica.gpu_type] += seconds * part
 
     def _drained(self, replica: Replica, now_s: float) -> bool:
         if replica.ready_s > now_s:
@@ -150,7 +150,7 @@ class Fleet:
         self.tiers[request.tier].balancer.end(entry)
 
     def _after_gate(self, replica: Replica, now_s: float) -> None:
-        """What was granted goes to the engine; others learn whether there is room."""
+        """What was granted goes to the engine; others learn whether there is capacity."""
         if replica.granted:
             engine = replica.engine
             changed = False
@@ -159,7 +159,7 @@ class Fleet:
             replica.granted.clear()
             if changed and engine.stride_end_s is not None:
                 self._at(engine.stride_end_s, self._end_stride, replica)
-        self.tiers[replica.tier].note_room(replica)
+        self.tiers[replica.tier].update_capacity(replica)
 
     def _refuse(self, request: SimRequest, entry: Replica, refused: Refused, now_s: float) -> None:
         self.tiers[request.tier].balancer.end(entry)
@@ -200,7 +200,7 @@ class Fleet:
     def _passed_on(self, request: SimRequest, asking: Replica, now_s: float) -> bool:
         """Whether another replica runs it at once."""
         own = self.tiers[request.tier]
-        for replica in self._in_any_order(own.roomy):
+        for replica in self._in_any_order(own.with_capacity):
             if replica is not asking:
                 replica.enter(request, relayed=True)
                 self._after_gate(replica, now_s)
@@ -208,7 +208,7 @@ class Fleet:
         for tier, state in self.tiers.items():
             if tier is request.tier:
                 continue
-            for replica in self._in_any_order(state.roomy):
+            for replica in self._in_any_order(state.with_capacity):
                 if replica.gate.may_lend(1, request.prompt_tokens).allowed:
                     replica.enter(request, borrowed=True)
                     self._after_gate(replica, now_s)

@@ -1,8 +1,8 @@
 """How many replicas a run begins with: `--initial`.
 
-A law that begins with one replica pays for its cold first minutes, which says nothing about it: in
-production the hour before was served, too. So each law begins with the same counts, those that the
-first two minutes need if nothing scales.
+A policy that begins with one replica pays for its cold first minutes, which says nothing about it:
+in production the hour before was served, too. So each policy begins with the same counts, those
+that the first two minutes need if nothing scales.
 """
 
 import math

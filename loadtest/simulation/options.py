@@ -102,7 +102,7 @@ def add_scaling(parser: argparse.ArgumentParser, *, cold_start_s: float | None =
         "--downscale-delay-s",
         type=positive,
         default=60.0,
-        help="how long ours must wish fewer before it gets fewer",
+        help="how long ours must desire fewer replicas before it scales down",
     )
     add(
         "--goodput",
@@ -148,5 +148,10 @@ def add_answer(parser: argparse.ArgumentParser) -> None:
         default=0.99,
         help="share of each tier's requests that must meet the SLO",
     )
-    add("--seeds", type=count, default=3, help="independent repetitions; all of them must hold")
+    add(
+        "--seeds",
+        type=count,
+        default=3,
+        help="independent repetitions; all of them must sustain the load",
+    )
     add("--json", type=Path, metavar="OUT", help="write the result here")

@@ -1,4 +1,4 @@
-"""The server's own law, as it is played against the others."""
+"""The server's own scaling policy, as it is played against the others."""
 
 import itertools
 import math
@@ -36,14 +36,14 @@ NO_LIMIT_S = 3600.0
 
 
 def make_ours(setup: Setup, weight: float = 1.0) -> "Ours":
-    """The server's law with the settings of deploy/*.yaml, for a cell of this weight."""
+    """The server's scaling policy with the settings of deploy/*.yaml, for a cell of this weight."""
     simulated = setup.gpu_count / weight
     unit = weight / max(1, min(round(weight), math.ceil(PARTS / simulated)))
     delays = ServeDelays(serve_config(setup, setup.downscale_delay_s, LOOK_BACK_S, unit=unit))
-    laws = {
+    policies = {
         tier: ScalingLaw(start_s=setup.longest_start_s, slo=_slo(setup.slo(tier))) for tier in Tier
     }
-    return Ours(laws, delays, setup.gpu_count, setup.lend_share, unit)
+    return Ours(policies, delays, setup.gpu_count, setup.lend_share, unit)
 
 
 def _slo(played: PlayedSlo) -> Slo:
@@ -59,7 +59,7 @@ class Ours:
     part of a simulated replica: each report counts as often as units go into it.
     """
 
-    laws: Mapping[Tier, ScalingLaw]
+    policies: Mapping[Tier, ScalingLaw]
     delays: ServeDelays
     gpus: int
     lend_share: float
@@ -70,7 +70,7 @@ class Ours:
     _shared: tuple[tuple[dict[Tier, TierWish], float], dict[Tier, GpuShare]] | None = None
 
     def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, float]:
-        wishes: dict[Tier, TierWish] = {}
+        demands: dict[Tier, TierWish] = {}
         units = {tier: round(state.target / self.unit) for tier, state in tiers.items()}
         reports = {tier: self._reports(state, units[tier]) for tier, state in tiers.items()}
         config = self.delays.config
@@ -78,15 +78,15 @@ class Ours:
             decision = self._decide(tier, state, reports, units[tier], now_s)
             self.reasons[tier] = decision.reason
             self._memories[tier] = decision.memory
-            wishes[tier] = TierWish(
+            demands[tier] = TierWish(
                 wanted=min(max(decision.replicas, config.min_replicas), config.max_replicas),
                 target=units[tier],
                 minimum=config.min_replicas,
                 needed=decision.needed,
                 hold_s=decision.hold_s,
             )
-        self._needed = observe_needed(self._needed, wishes, now_s=now_s)
-        shares = self._shares(wishes)
+        self._needed = observe_needed(self._needed, demands, now_s=now_s)
+        shares = self._shares(demands)
         for tier, share in shares.items():
             if share.reason:
                 self.reasons[tier] += f"; {share.reason}"
@@ -95,12 +95,12 @@ class Ours:
             for tier, share in shares.items()
         }
 
-    def _shares(self, wishes: dict[Tier, TierWish]) -> dict[Tier, GpuShare]:
-        """They depend on the wishes and what is kept, and most are those of the tick before."""
-        asked = wishes, self._needed.most
+    def _shares(self, demands: dict[Tier, TierWish]) -> dict[Tier, GpuShare]:
+        """They depend on the demands and what is kept, and most are those of the tick before."""
+        asked = demands, self._needed.most
         if self._shared is None or self._shared[0] != asked:
             gpus = round(self.gpus / self.unit)
-            self._shared = (asked, share_gpus(wishes, gpus=gpus, kept=self._needed.most))
+            self._shared = (asked, share_gpus(demands, gpus=gpus, kept=self._needed.most))
         return self._shared[1]
 
     def _decide(
@@ -112,16 +112,16 @@ class Ours:
         now_s: float,
     ) -> Decision:
         others = [
-            spare_load(reported, self.laws[other], lend_share=self.lend_share)
+            spare_load(reported, self.policies[other], lend_share=self.lend_share)
             for other, reported in reports.items()
             if other is not tier
         ]
         # As the server: the longest start of the tier's replicas.
-        law = self.laws[tier]
-        start_s = max((r.plan.start_s for r in state.serving), default=law.start_s)
+        policy = self.policies[tier]
+        start_s = max((r.plan.start_s for r in state.serving), default=policy.start_s)
         return desired_replicas(
             reports[tier],
-            law if start_s == law.start_s else replace(law, start_s=start_s),
+            policy if start_s == policy.start_s else replace(policy, start_s=start_s),
             now_s=now_s,
             memory=self._memories.get(tier, ScalingMemory()),
             replicas_target=target,

@@ -63,7 +63,7 @@ class TierOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A tier's target changed to `replicas`; `reason` is the law's, empty where it has none."""
+    """A tier's target changed to `replicas`; `reason` is the policy's, empty where it has none."""
 
     at_s: float
     tier: Tier
@@ -73,7 +73,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A tier at a moment: its replicas by GPU (those that start or drain hold a GPU, too),
+    """A tier at a moment: its replicas by GPU (those that start or drain have a GPU, too),
     what runs and waits then, and what came and was refused since the moment before."""
 
     at_s: float
@@ -90,9 +90,9 @@ class Moment:
 class Outcome:
     """`weight` is how many replicas each simulated one stands for; `simulated_requests` were
     simulated, with `weight` as many counted. `duration_s` is until the last arrival, `ended_s`
-    until the last token. `gpu_s` are the seconds that GPUs were held by a tier's replicas, starts
-    and drains included, until the last arrival; `busy_s` the seconds of full
-    replicas that the served requests took. `cost_usd` has the GPUs whose price is known."""
+    until the last token. `gpu_s` are the seconds that GPUs were allocated to a tier's replicas,
+    starts and drains included, until the last arrival; `busy_s` the seconds of full replicas that
+    the served requests took. `cost_usd` has the GPUs whose price is known."""
 
     duration_s: float
     ended_s: float
@@ -160,6 +160,6 @@ class Outcome:
 
     @property
     def total_cost_usd(self) -> float | None:
-        """None where a GPU that was held has no known price."""
-        held = {gpu_type for gpu_type, seconds in self.gpu_s.items() if seconds}
-        return sum(self.cost_usd.values()) if held <= self.cost_usd.keys() else None
+        """None where a GPU that was used has no known price."""
+        used = {gpu_type for gpu_type, seconds in self.gpu_s.items() if seconds}
+        return sum(self.cost_usd.values()) if used <= self.cost_usd.keys() else None

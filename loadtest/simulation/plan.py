@@ -1,4 +1,4 @@
-"""`python -m loadtest plan`: the cheapest set of GPUs that holds a load within the SLO."""
+"""`python -m loadtest plan`: the cheapest set of GPUs that sustains a load within the SLO."""
 
 import argparse
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from loadtest.simulation.capacity import add_nominal
 
 if TYPE_CHECKING:
     from loadtest.simulation.answers import Autoscaled, PlanAnswer, PlannedAt, PlannedSet
-    from loadtest.simulation.holding import Holding
     from loadtest.simulation.profile import GpuProfile
     from loadtest.simulation.profile_range import Side
     from loadtest.simulation.set_search import Cheapest, Priced, SetSearch
     from loadtest.simulation.static_set import Bench
+    from loadtest.simulation.sustained_load import SustainingSplit
     from loadtest.simulation.traffic import Traffic
 
 INTERRUPTED = 130
@@ -27,11 +27,12 @@ HOURS_A_DAY = 24
 # In the one simulation of a day.
 MOST_REQUESTS = 1_000_000
 DESCRIPTION = """\
-Searches the counts of GPUs that hold a load within the SLO at the least price, all of them
-serving. A bound by arithmetic rules sets out, the others are simulated, in several repetitions.
-It then says whether the cheapest set still holds with every figure of the profiles at the worse end
-of its uncertainty, and which set does; and which would do at the better end. With --trace or --day
-it also says what autoscaling by the server's own law would save with the same GPUs."""
+Searches the counts of GPUs that sustain a load within the SLO at the least price, all of them
+serving. A bound by arithmetic rules sets out, the others are simulated, in several repetitions. It
+then says whether the cheapest set still sustains it with every figure of the profiles at the worse
+end of its uncertainty, and which set does; and which would do at the better end. With --trace or
+--day it also says what autoscaling by the server's own scaling policy would save with the same
+GPUs."""
 EXAMPLES = """examples:
   a load of two tiers:
     python -m loadtest plan --load chat=20/s,reasoning=2/s
@@ -112,7 +113,7 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
     bench = bench_of(options, dict.fromkeys(prices, 1), profiles, traffic)
     with console.status("") as status:
         search = _Search(options, bench, prices, load_rps, status)
-        found: Cheapest[Holding] = Cheapest((), 0, proven=False)
+        found: Cheapest[SustainingSplit] = Cheapest((), 0, proven=False)
         autoscaled, interrupted = None, False
         at: dict[Side, PlannedAt] = {}
         try:
@@ -157,38 +158,38 @@ class _Search:
         self._load_rps, self._status = load_rps, status
         self._nominal = self._of(bench, "")
 
-    def cheapest(self) -> "Cheapest[Holding]":
+    def cheapest(self) -> "Cheapest[SustainingSplit]":
         return self._nominal.cheapest()
 
-    def so_far(self) -> "Cheapest[Holding]":
+    def so_far(self) -> "Cheapest[SustainingSplit]":
         """After Ctrl-C; a search that had ended is as it was."""
         return self._nominal.so_far()
 
-    def at(self, side: "Side", best: "Priced[Holding]") -> "PlannedAt":
-        """Whether the set that was found holds there, and the cheapest that does. Whatever fails
-        with better figures is taken to fail with worse ones."""
+    def at(self, side: "Side", best: "Priced[SustainingSplit]") -> "PlannedAt":
+        """Whether the set that was found sustains the load there, and the cheapest that does.
+        Whatever fails with better figures is taken to fail with worse ones."""
         from loadtest.simulation.answers import PlannedAt
-        from loadtest.simulation.held_load import bench_at
         from loadtest.simulation.profile_range import Side
+        from loadtest.simulation.sustained_load import bench_at
 
         search = self._of(bench_at(self._bench, side), f"{side} figures, ")
-        holds = side is Side.OPTIMISTIC or search.holds(best.counts)
-        if holds and side is Side.PESSIMISTIC:
+        sustains = side is Side.OPTIMISTIC or search.sustains(best.counts)
+        if sustains and side is Side.PESSIMISTIC:
             return PlannedAt(cheapest_holds=True, cheapest=_planned(best))
         sets = search.cheapest().sets
         cheapest = _planned(sets[0]) if sets else None
-        return PlannedAt(cheapest_holds=holds, cheapest=cheapest)
+        return PlannedAt(cheapest_holds=sustains, cheapest=cheapest)
 
-    def _of(self, bench: "Bench", what: str) -> "SetSearch[Holding]":
-        from loadtest.simulation.holding import Holding, holding
+    def _of(self, bench: "Bench", what: str) -> "SetSearch[SustainingSplit]":
         from loadtest.simulation.set_search import SetSearch
+        from loadtest.simulation.sustained_load import SustainingSplit, sustaining_split
 
         load_rps = self._load_rps
 
-        def run(gpus: Mapping[str, int]) -> Holding | None:
-            told = f"{what}{words.gpus(gpus)}: does it hold {load_rps:.3g} requests/s?"
+        def run(gpus: Mapping[str, int]) -> SustainingSplit | None:
+            told = f"{what}{words.gpus(gpus)}: does it sustain {load_rps:.3g} requests/s?"
             self._status.update(told)
-            return holding(bench, gpus, load_rps, repetitions=self._options.seeds)
+            return sustaining_split(bench, gpus, load_rps, repetitions=self._options.seeds)
 
         return SetSearch(
             self._prices,
@@ -239,7 +240,7 @@ def _traffic(options: argparse.Namespace, console: Console) -> "tuple[Traffic, f
     return traffic, load * traffic.load_rps
 
 
-def _planned(priced: "Priced[Holding]") -> "PlannedSet":
+def _planned(priced: "Priced[SustainingSplit]") -> "PlannedSet":
     from loadtest.simulation.answers import PlannedSet, tier_figures
 
     figures = tier_figures(priced.found.outcome)
@@ -257,11 +258,11 @@ def _planned(priced: "Priced[Holding]") -> "PlannedSet":
 def _autoscaled(
     options: argparse.Namespace,
     bench: "Bench",
-    best: "Priced[Holding]",
+    best: "Priced[SustainingSplit]",
     mean_rps: float,
     status: Status,
 ) -> "Autoscaled | None":
-    """The server's law on the cheapest set, through the trace or a day of it."""
+    """The server's scaling policy on the cheapest set, through the trace or a day of it."""
     from loadtest.simulation.answers import Autoscaled
     from loadtest.simulation.contest import run_policy
 
@@ -271,7 +272,7 @@ def _autoscaled(
     gpus = {name: count for name, count in best.counts.items() if count}
 
     def seen(done: float) -> None:
-        status.update(f"the server's law on {words.gpus(gpus)}: {done:.0%} of the time")
+        status.update(f"the server's scaling policy on {words.gpus(gpus)}: {done:.0%} of the time")
 
     setup = replace(bench.setup, gpus=gpus, most_requests=MOST_REQUESTS, seen=seen)
     outcome = run_policy("ours", trace, setup, goodput=None).outcome

@@ -15,9 +15,9 @@ def tell(answer: PlanAnswer, console: Console) -> None:
     if answer.interrupted:
         console.print("Interrupted: this is what was found until then.", style="bold yellow")
     if not answer.sets:
-        console.print(f"No set was found that holds {load}.", style="bold red")
+        console.print(f"No set was found that sustains {load}.", style="bold red")
         return
-    table = words.plain_table(f"Sets that hold {load} within {words.slo(answer.asked.slo)}")
+    table = words.plain_table(f"Sets that sustain {load} within {words.slo(answer.asked.slo)}")
     table.add_column("GPUs", no_wrap=True)
     table.add_column("tier", no_wrap=True)
     for title in ("$/day", "$/Mtoken", "goodput", "TTFT p50 / p95", "TPOT p95"):
@@ -68,13 +68,14 @@ def _tell_range(answer: PlanAnswer, console: Console) -> None:
     if worse is None:
         return
     best = words.gpus(answer.sets[0].gpus)
+    figures = "the profiles' pessimistic figures"
     if worse.cheapest_holds:
-        told = f"{best}: holds it with the profiles' pessimistic figures too."
+        text = f"{best}: sustains it with {figures} too."
     else:
-        told = f"{best}: does not hold it with the profiles' pessimistic figures; {_need(worse)}."
+        text = f"{best}: does not sustain it with {figures}; {_need(worse)}."
     if better is not None:
-        told += f" With the optimistic ones {_need(better)}."
-    console.print(told, soft_wrap=True, highlight=False)
+        text += f" With the optimistic ones {_need(better)}."
+    console.print(text, soft_wrap=True, highlight=False)
 
 
 def _need(at: PlannedAt) -> str:

@@ -101,7 +101,7 @@ class _Grant:
 class Replica:
     """`connections` are HAProxy's: of all that came in here, wherever they run. `granted` are those
     that hold a slot and that the engine has not yet. `looks_s` is when the head of the line next
-    looks for room elsewhere."""
+    looks for capacity elsewhere."""
 
     tier: Tier
     gpu_type: str
@@ -117,7 +117,7 @@ class Replica:
     stopping_s: float | None = None
     connections: int = 0
     chosen: int = 0
-    roomy: bool = False
+    has_capacity: bool = False
     size: float = 1.0
     looks_s: float | None = None
     _line: deque[SimRequest] = field(default_factory=deque[SimRequest])

@@ -34,8 +34,8 @@ class GivenUp(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """A run that has held more GPU-hours, or of whose requests a larger share than `bad` has missed
-    the SLO, is of no use to a search and is given up."""
+    """A run that has taken more GPU-hours, or of whose requests a larger share than `bad` has
+    missed the SLO, is of no use to a search and is given up."""
 
     gpu_hours: float = math.inf
     bad: float = 1.0
@@ -50,8 +50,8 @@ class Policy(Protocol):
 
 
 def simulate(trace: Trace, setup: Setup, policy: Policy) -> Outcome:
-    """Run the whole trace, or a cell of it. GPUs are counted while they are held, until the last
-    arrival; the requests are followed to their ends."""
+    """Run the whole trace, or a cell of it. GPUs are counted while they are allocated, until the
+    last arrival; the requests are followed to their ends."""
     return simulate_cell(cell_of(trace, setup), setup, policy)
 
 
@@ -108,7 +108,7 @@ class _Run:
             if tick % every == 0:
                 self._look(now_s)
                 self._check()
-            fleet.hold(max(0.0, min(tick_s, duration_s - now_s)))
+            fleet.count_allocated(max(0.0, min(tick_s, duration_s - now_s)))
             tick += 1
             now_s = tick * tick_s
             while upcoming is not None and upcoming.arrival_s < now_s:
@@ -130,7 +130,7 @@ class _Run:
     def outcome(self) -> Outcome:
         fleet, weight = self.fleet, self.cell.weight
         duration_s = self.cell.arrivals.duration_s
-        gpu_s = {gpu_type: fleet.held_s[gpu_type] * weight for gpu_type in self.setup.gpus}
+        gpu_s = {gpu_type: fleet.allocated_s[gpu_type] * weight for gpu_type in self.setup.gpus}
         prices = {
             gpu_type: self.setup.profiles[gpu_type].price_usd_per_hour
             for gpu_type in self.setup.gpus
@@ -195,7 +195,7 @@ class _Run:
         if self.bounds is None:
             return
         recorder, setup = self.fleet.recorder, self.setup
-        gpu_hours = sum(self.fleet.held_s.values()) * self.cell.weight / 3600
+        gpu_hours = sum(self.fleet.allocated_s.values()) * self.cell.weight / 3600
         bad = sum(recorder.bad_of(tier, setup.slo(tier)) for tier in self.fleet.tiers)
         allowed = self.bounds.bad * len(self.cell.arrivals)
         if gpu_hours > self.bounds.gpu_hours * (1 + 1e-9) or bad > allowed + 1:

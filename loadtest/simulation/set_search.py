@@ -1,4 +1,4 @@
-"""The cheapest set of GPUs that holds a load, with as few simulations as prove it."""
+"""The cheapest set of GPUs that sustains a load, with as few simulations as prove it."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ MARGIN_PRECISION = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Priced(Generic[Found]):
-    """A set of GPUs that holds the load, as `found` shows."""
+    """A set of GPUs that sustains the load, as `found` shows."""
 
     counts: Counts
     price: float
@@ -26,8 +26,8 @@ class Priced(Generic[Found]):
 
 @dataclass(frozen=True, slots=True)
 class Cheapest(Generic[Found]):
-    """Sets that hold the load, the cheapest first. `proven`: every cheaper set than the first was
-    simulated, is below the bound, or is part of one that failed."""
+    """Sets that sustain the load, the cheapest first. `proven`: every cheaper set than the first
+    was simulated, is below the bound, or is part of one that failed."""
 
     sets: tuple[Priced[Found], ...]
     tried: int
@@ -35,11 +35,11 @@ class Cheapest(Generic[Found]):
 
 
 class SetSearch(Generic[Found]):
-    """The cheapest counts of GPUs that hold a load.
+    """The cheapest counts of GPUs that sustain a load.
 
     `margin` is how often the load fits into what a set could compute if nothing ever waited: below
-    1 a set cannot hold it and is not simulated. `run` simulates a set and is None if it does not
-    hold the load. It takes for granted that what does not hold with some GPUs does not with fewer.
+    1 a set cannot sustain it and is not simulated. `run` simulates a set and is None if it does not
+    sustain the load. It takes for granted that what some GPUs do not sustain fewer do not either.
     """
 
     def __init__(
@@ -64,19 +64,19 @@ class SetSearch(Generic[Found]):
         self.proven = self._refine()
         return self.so_far()
 
-    def holds(self, counts: Counts) -> bool:
+    def sustains(self, counts: Counts) -> bool:
         """Whether this set does, whatever it costs."""
         return self._margin(counts) >= 1.0 and self._simulated(counts)
 
     def so_far(self) -> Cheapest[Found]:
-        held = sorted((s for s in self._seen.values() if s), key=lambda priced: priced.price)
-        return Cheapest(tuple(self._without_supersets(held)), len(self._seen), self.proven)
+        sustained = sorted((s for s in self._seen.values() if s), key=lambda priced: priced.price)
+        return Cheapest(tuple(self._without_supersets(sustained)), len(self._seen), self.proven)
 
     def price(self, counts: Counts) -> float:
         return sum(self._prices[name] * count for name, count in counts.items())
 
     def _smallest(self, names: list[str]) -> None:
-        """Of these GPUs, with as little above the bound as holds the load."""
+        """Of these GPUs, with as little above the bound as sustains the load."""
         low, high = 1.0, math.inf
         margin = 1.0
         while margin <= MOST_MARGIN and len(self._seen) < self._most_tries:
@@ -173,10 +173,10 @@ class SetSearch(Generic[Found]):
             if priced is None
         )
 
-    def _without_supersets(self, held: list[Priced[Found]]) -> Iterator[Priced[Found]]:
-        """A set that holds more GPUs of each type than a cheaper one is no alternative."""
+    def _without_supersets(self, sustained: list[Priced[Found]]) -> Iterator[Priced[Found]]:
+        """A set that has more GPUs of each type than a cheaper one is no alternative."""
         kept: list[tuple[int, ...]] = []
-        for priced in held:
+        for priced in sustained:
             key = self._key(priced.counts)
             if not any(all(a <= b for a, b in zip(k, key, strict=True)) for k in kept):
                 kept.append(key)

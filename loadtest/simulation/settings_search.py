@@ -1,4 +1,4 @@
-"""The best setting of a law in hindsight, without trying all of them."""
+"""The best setting of a policy in hindsight, without trying all of them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -46,7 +46,7 @@ class Bench:
         self.ran()
         return outcome
 
-    def holds(self, outcome: Outcome) -> bool:
+    def sustains(self, outcome: Outcome) -> bool:
         return all(tier.goodput_share >= self.goodput for tier in outcome.tiers.values())
 
     def splits(self, gpus: Mapping[str, int]) -> Sequence[Split]:
@@ -56,11 +56,11 @@ class Bench:
             return [{tiers[0]: gpu_count}] if gpu_count else []
         first, second = tiers
         ways = [{first: number, second: gpu_count - number} for number in range(1, gpu_count)]
-        ways.sort(key=lambda split: -self._room(gpus, split))
+        ways.sort(key=lambda split: -self._separate_rps(gpus, split))
         return ways[:MOST_SPLITS]
 
     def bound_rps(self, gpus: Mapping[str, int]) -> float:
-        """Above this load no set can hold the SLO, however its GPUs are divided among the tiers.
+        """Above this load no set can keep the SLO, however its GPUs are divided among the tiers.
 
         The load fits while some division of each GPU's time serves all tiers. With weights on the
         tiers a GPU is worth at most its best tier; the dual of that linear program has its optimum
@@ -107,7 +107,7 @@ class Bench:
     def _rates(self, gpu_type: str) -> Mapping[Tier, float]:
         return {tier: self.gpu_bound_rps(gpu_type, tier) for tier in self.traffic.shares}
 
-    def _room(self, gpus: Mapping[str, int], split: Split) -> float:
+    def _separate_rps(self, gpus: Mapping[str, int], split: Split) -> float:
         """The load that fits when each tier has only its own GPUs."""
         placed = self.placed(gpus, split)
         return min(

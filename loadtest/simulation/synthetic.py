@@ -1,4 +1,5 @@
-"""Made-up traffic on which a scaling law is judged beside the recorded one, and all cases together.
+"""Made-up traffic on which a scaling policy is judged beside the recorded one, and all cases
+together.
 
 Each kind is a rate over time, a spread of lengths and a number of GPUs. Equal seeds give equal
 requests. Arrivals are a Poisson process whose rate changes: candidates come at the highest rate,
@@ -105,7 +106,7 @@ def opposite_phase(seed: int = SEED) -> Trace:
 
 def fleet_48(seed: int = SEED) -> Trace:
     """A load that is steady but for a noise of some percent, on 48 GPUs of which it needs a third:
-    now and then a replica starts, and its first reports come into the law's figures."""
+    now and then a replica starts, and its first reports come into the policy's figures."""
     duration_s, mean_rps = 1800.0, 32.0
     levels = np.random.default_rng((seed, 99)).normal(1.0, 0.07, int(duration_s / 60) + 2)
 

@@ -1,4 +1,4 @@
-"""A tier of the simulated cluster: its replicas, which of them serve, and which have room."""
+"""A tier of the simulated cluster: its replicas, which of them serve, and which have capacity."""
 
 import math
 from collections import deque
@@ -15,14 +15,15 @@ ROUNDING = 1e-6
 @dataclass(slots=True)
 class TierState:
     """`target` is in replicas of the fleet; each simulated one stands for `weight` of them.
-    `serving` are in HAProxy's list, `roomy` those of them at which a request would run at once."""
+    `serving` are in HAProxy's list, `with_capacity` those of them at which a request would run at
+    once."""
 
     plan: TierPlan
     weight: float = 1.0
     target: float = 0.0
     replicas: list[Replica] = field(default_factory=list)
     serving: dict[Replica, None] = field(default_factory=dict)
-    roomy: dict[Replica, None] = field(default_factory=dict)
+    with_capacity: dict[Replica, None] = field(default_factory=dict)
     balancer: LeastConnections = field(default_factory=LeastConnections)
     # When which target was set, for as long as a start takes.
     _targets: deque[tuple[float, float]] = field(default_factory=deque[tuple[float, float]])
@@ -51,11 +52,11 @@ class TierState:
         changed = [r for r in self.serving if abs(r.size - size) > ROUNDING]
         for replica in changed:
             replica.resize(size)
-            self.note_room(replica)
+            self.update_capacity(replica)
         return changed
 
     @property
-    def wanted(self) -> list[Replica]:
+    def starting_or_serving(self) -> list[Replica]:
         """Those that start or serve."""
         return [replica for replica in self.replicas if replica.stopping_s is None]
 
@@ -82,13 +83,13 @@ class TierState:
         """It has started: it comes into HAProxy's list."""
         self.serving[replica] = None
         self.balancer.add(replica)
-        self.note_room(replica)
+        self.update_capacity(replica)
 
     def stop_one(self, now_s: float) -> None:
         """Like Serve: one that has not started, then the less preferred GPU, then the idlest."""
         preference = self.plan.preference
         chosen = max(
-            self.wanted,
+            self.starting_or_serving,
             key=lambda r: (
                 r not in self.serving,
                 preference.index(r.gpu_type),
@@ -99,15 +100,15 @@ class TierState:
         if chosen in self.serving:
             del self.serving[chosen]
             self.balancer.remove(chosen)
-            self.note_room(chosen)
+            self.update_capacity(chosen)
 
-    def note_room(self, replica: Replica) -> None:
-        """Keep `roomy` true after something has come to this replica's gate, or left it."""
-        roomy = replica.gate.has_room(1) and replica in self.serving
-        if roomy is replica.roomy:
+    def update_capacity(self, replica: Replica) -> None:
+        """Keep `with_capacity` true after something has come to this replica's gate, or left it."""
+        has_capacity = replica.gate.has_room(1) and replica in self.serving
+        if has_capacity is replica.has_capacity:
             return
-        replica.roomy = roomy
-        if roomy:
-            self.roomy[replica] = None
+        replica.has_capacity = has_capacity
+        if has_capacity:
+            self.with_capacity[replica] = None
         else:
-            del self.roomy[replica]
+            del self.with_capacity[replica]

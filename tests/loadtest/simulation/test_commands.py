@@ -8,10 +8,10 @@ import pytest
 
 from loadtest.__main__ import main
 from loadtest.simulation.answers import CapacityAnswer, PlanAnswer, SimulateAnswer
-from loadtest.simulation.held_load import HeldLoad
 from loadtest.simulation.outcome import Outcome
 from loadtest.simulation.profile import write_profile
 from loadtest.simulation.static_set import Bench, Split
+from loadtest.simulation.sustained_load import SustainedLoad
 from serve_app.core.tiers import Tier
 from tests.loadtest.simulation.builders import a_gpu
 
@@ -174,8 +174,8 @@ def test_plan_buys_what_the_capacity_of_a_gpu_asks_for(
     assert worse.cheapest_holds is (worse.cheapest.gpus == best.gpus)
     assert better.cheapest.gpus["slow"] <= count <= worse.cheapest.gpus["slow"]
     assert better.cheapest_holds
-    holds = "holds it" if worse.cheapest_holds else "does not hold it"
-    assert f"{count} slow: {holds} with the profiles' pessimistic" in capsys.readouterr().out
+    sustains = "sustains it" if worse.cheapest_holds else "does not sustain it"
+    assert f"{count} slow: {sustains} with the profiles' pessimistic" in capsys.readouterr().out
 
 
 def test_plan_for_a_trace_says_what_scaling_saves(
@@ -195,7 +195,7 @@ def test_plan_for_a_trace_says_what_scaling_saves(
     assert saving.saved == pytest.approx(1 - saving.gpu_hours / saving.gpu_hours_static)
 
 
-def test_a_load_that_nothing_holds_ends_with_1(slow_gpu: Path) -> None:
+def test_a_load_that_nothing_sustains_ends_with_1(slow_gpu: Path) -> None:
     words = ["plan", "--load", "chat=1/s", "--cards", "slow", "--profile", str(slow_gpu)]
     assert main([*words, "--slo", "tpot=50ms"]) == 1
 
@@ -203,17 +203,17 @@ def test_a_load_that_nothing_holds_ends_with_1(slow_gpu: Path) -> None:
 def test_ctrl_c_keeps_the_rows_that_there_are(
     slow_gpu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loadtest.simulation import held_load
+    from loadtest.simulation import sustained_load
 
     asked: list[object] = []
 
-    def once(bench: Bench, gpus: Mapping[str, int], *, repetitions: int) -> HeldLoad:
+    def once(bench: Bench, gpus: Mapping[str, int], *, repetitions: int) -> SustainedLoad:
         asked.append(gpus)
         if len(asked) > 1:
             raise KeyboardInterrupt
-        return HeldLoad(gpus, {Tier.CHAT: 1}, (0.5, 0.6), None, "")
+        return SustainedLoad(gpus, {Tier.CHAT: 1}, (0.5, 0.6), None, "")
 
-    monkeypatch.setattr(held_load, "held_load", once)
+    monkeypatch.setattr(sustained_load, "maximum_sustained_load", once)
     out = tmp_path / "out.json"
     words = ["capacity", "--gpus", "slow=1,T4=1", "--profile", str(slow_gpu), "--mix", "chat=1"]
     assert main([*words, "--json", str(out)]) == 130
@@ -222,7 +222,7 @@ def test_ctrl_c_keeps_the_rows_that_there_are(
     assert (answer.interrupted, answer.whole) == (True, None)
 
 
-def test_ctrl_c_keeps_the_sets_that_hold(
+def test_ctrl_c_keeps_the_sets_that_sustain_it(
     slow_gpu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[object] = []

@@ -73,7 +73,7 @@ def test_each_refusal_is_the_gates_own() -> None:
     assert refused.value.admission.retry_after_s >= 1
 
 
-def test_the_head_of_a_line_finds_room_at_another_replica() -> None:
+def test_the_head_of_a_queue_finds_capacity_at_another_replica() -> None:
     """Two replicas with a slot each. HAProxy sends the third request to the one that has the long
     answer; the other one's is soon over, and it takes the third at its next look, after 0.25 s."""
     setup = a_setup(gpus={"T4": 2}, slots=1, initial={Tier.CHAT: 2})
@@ -150,7 +150,7 @@ def test_gpus_cost_what_their_profile_says() -> None:
         setup=a_setup(*gpus, initial={Tier.REASONING: 2}),
         policy=AllServing({Tier.REASONING: 2}),
     )
-    assert dear.total_cost_usd is None, "the price of the GPU that was held is not known"
+    assert dear.total_cost_usd is None, "the price of the GPU that was used is not known"
 
 
 def test_the_balancer_chooses_the_fewest_connections_in_turn() -> None:

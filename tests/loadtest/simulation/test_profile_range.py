@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from loadtest.load.scenario import Uniform
 from loadtest.simulation.engine import Engine
-from loadtest.simulation.held_load import HeldLoad, bench_at, load_at
 from loadtest.simulation.profile import (
     PROFILES,
     Figure,
@@ -21,6 +20,7 @@ from loadtest.simulation.profile import (
 from loadtest.simulation.profile_range import Side, profile_at, uncertainties
 from loadtest.simulation.sim_request import SimRequest
 from loadtest.simulation.static_set import Bench
+from loadtest.simulation.sustained_load import SustainedLoad, bench_at, load_at
 from loadtest.simulation.traffic import Independent
 from serve_app.api.demand import DemandMeter
 from serve_app.core.scaling.workload import LearntLengths
@@ -135,8 +135,8 @@ def a_bench(gpu: GpuProfile) -> Bench:
 
 def loads(gpu: GpuProfile) -> Sequence[float]:
     bench = a_bench(gpu)
-    held = HeldLoad({gpu.name: 1}, {Tier.CHAT: 1}, (4.0, 3.0), None, "")
-    return [load_at(bench, held, side) for side in Side]
+    sustained = SustainedLoad({gpu.name: 1}, {Tier.CHAT: 1}, (4.0, 3.0), None, "")
+    return [load_at(bench, sustained, side) for side in Side]
 
 
 def test_a_range_is_about_what_was_found() -> None:

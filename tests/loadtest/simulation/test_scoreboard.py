@@ -32,8 +32,8 @@ def a_case(ours: Figures, constant: int = 4, **others: Figures) -> CaseRows:
     found = {"ours": ours, "constant": figures(0.9, 3.0), **others}
     settings = {"constant": {"chat": constant}}
     rows = {
-        law: row(Played(law, own, settings.get(law, {}), 1, 0.9), ours)
-        for law, own in found.items()
+        policy: row(Played(policy, own, settings.get(policy, {}), 1, 0.9), ours)
+        for policy, own in found.items()
     }
     return CaseRows(gpus={"T4": 8}, initial={"chat": 1}, requests=100, duration_s=60.0, rows=rows)
 
@@ -88,9 +88,9 @@ def test_what_was_played_is_not_played_again_unless_the_code_has_changed(tmp_pat
         played.append("once more")
         return figures(0.5 + len(played) / 100)
 
-    def kept(law: str, code: str, *, trusted: bool = False, on: str = "this") -> float:
+    def kept(policy: str, code: str, *, trusted: bool = False, on: str = "this") -> float:
         runs = KeptRuns(tmp_path, on, code, trusted)
-        found = runs.keep(law, {"target": 2}, play)
+        found = runs.keep(policy, {"target": 2}, play)
         assert found is not None
         return found.goodput
 
@@ -186,7 +186,7 @@ def test_the_page_has_the_summary_the_table_and_how_it_was_made() -> None:
         "date": "2026-01-01", "commit": "abc",
     }  # fmt: skip
     text = page_text(cases, summary(cases), meta)
-    assert text.startswith("- Against Ray's law")
+    assert text.startswith("- Against Ray's policy")
     assert table(cases) in text
     for part in ("TTFT 2 s, TPOT 0.1 s", "`the command`", "abc"):
         assert part in text

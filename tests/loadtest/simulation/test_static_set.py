@@ -1,4 +1,4 @@
-"""The bound by arithmetic, how GPUs are divided, and the load that a small set holds."""
+"""The bound by arithmetic, how GPUs are divided, and the load that a small set sustains."""
 
 import itertools
 from dataclasses import replace
@@ -6,11 +6,10 @@ from dataclasses import replace
 import pytest
 
 from loadtest.load.scenario import Slo, Uniform
-from loadtest.simulation.held_load import held_load
-from loadtest.simulation.holding import holding
 from loadtest.simulation.profile import GpuProfile, known_profiles
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.static_set import Bench
+from loadtest.simulation.sustained_load import maximum_sustained_load, sustaining_split
 from loadtest.simulation.traffic import Independent
 from serve_app.core.tiers import Tier
 from tests.loadtest.simulation.builders import curve
@@ -109,25 +108,29 @@ def test_the_division_with_most_room_comes_first() -> None:
     assert a_bench().splits({"T4": 1}) == []
 
 
-def test_the_load_that_a_gpu_holds_is_held_and_the_next_is_not() -> None:
+def test_the_load_that_a_gpu_sustains_is_found_and_the_next_is_not() -> None:
     bench = a_bench(chat=1.0)
-    held = held_load(bench, {"slow": 1}, repetitions=2, precision=0.05)
-    assert held is not None
-    assert held.outcome is not None
-    assert held.load_per_s == min(held.loads_per_s)
-    assert 0.4 * bench.bound_rps({"slow": 1}) < held.load_per_s <= bench.bound_rps({"slow": 1})
-    assert bench.holds(held.outcome)
-    assert "chat: " in held.beyond
-    assert held.split == {Tier.CHAT: 1}
-    assert holding(bench, {"slow": 1}, held.load_per_s * 0.9, repetitions=2) is not None
-    assert holding(bench, {"slow": 1}, held.load_per_s * 1.5, repetitions=2) is None
+    sustained = maximum_sustained_load(bench, {"slow": 1}, repetitions=2, precision=0.05)
+    assert sustained is not None
+    assert sustained.outcome is not None
+    assert sustained.load_per_s == min(sustained.loads_per_s)
+    assert 0.4 * bench.bound_rps({"slow": 1}) < sustained.load_per_s <= bench.bound_rps({"slow": 1})
+    assert bench.sustains(sustained.outcome)
+    assert "chat: " in sustained.beyond
+    assert sustained.split == {Tier.CHAT: 1}
+    assert (
+        sustaining_split(bench, {"slow": 1}, sustained.load_per_s * 0.9, repetitions=2) is not None
+    )
+    assert sustaining_split(bench, {"slow": 1}, sustained.load_per_s * 1.5, repetitions=2) is None
 
 
 def test_what_no_load_keeps_is_told() -> None:
-    held = held_load(a_bench(chat=1.0, slo=Slo(tpot=0.014)), {"T4": 1}, repetitions=2)
-    assert held is not None
-    assert (held.load_per_s, held.outcome) == (0.0, None)
-    assert "a step for one request alone takes longer" in held.beyond
+    sustained = maximum_sustained_load(
+        a_bench(chat=1.0, slo=Slo(tpot=0.014)), {"T4": 1}, repetitions=2
+    )
+    assert sustained is not None
+    assert (sustained.load_per_s, sustained.outcome) == (0.0, None)
+    assert "a step for one request alone takes longer" in sustained.beyond
 
 
 def test_the_same_seed_gives_the_same_requests_closer_together() -> None:

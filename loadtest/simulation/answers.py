@@ -101,7 +101,7 @@ class SimulateAnswer(_Strict):
     cost_usd: float | None = Field(description="null where a GPU's price is not known.")
     utilisation: float = Field(description="Part of the allocated time in which a step ran.")
     simulated_requests: int
-    timeline: Sequence[Moment] = Field(description="Replicas by tier and GPU, line, refusals.")
+    timeline: Sequence[Moment] = Field(description="Replicas by tier and GPU, queue, refusals.")
     asked: Asked
 
 

@@ -109,26 +109,26 @@ class Task:
 
 
 def run(options: argparse.Namespace, argv: Sequence[str], console: Console) -> int:
-    from loadtest.simulation.inputs import FAULTS, InputFault, checked_outputs
+    from loadtest.simulation.inputs import INPUT_ERRORS, InputError, checked_outputs
 
     try:
         checked_outputs(json=options.json)
         names = _names(options)
         unknown = sorted(set(options.cases or ()) - set(names))
         if unknown:
-            raise InputFault(f"--cases: {', '.join(unknown)} is none of {', '.join(names)}")
+            raise InputError(f"--cases: {', '.join(unknown)} is none of {', '.join(names)}")
         if options.list:
             console.print("\n".join(names))
             return 0
         board = Board(options, argv, [n for n in names if n in (options.cases or names)])
         board.play(console)
-    except FAULTS as fault:
-        console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
+    except INPUT_ERRORS as error:
+        console.print(str(error), style="bold red", highlight=False, markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         console.print("Interrupted: what was played is kept.", style="bold yellow")
         return INTERRUPTED
-    board.tell(console)
+    board.print_summary(console)
     return 0
 
 
@@ -247,7 +247,7 @@ class Board:
         }
         write(self.options.json or RESULTS, document)
 
-    def tell(self, console: Console) -> None:
+    def print_summary(self, console: Console) -> None:
         """The summary; and the page, where all cases and policies were played."""
         from loadtest.simulation.scoreboard import sentences, summary
 

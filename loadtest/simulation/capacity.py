@@ -9,9 +9,9 @@ from rich.status import Status
 from rich.table import Table
 
 from loadtest.evaluation.words import number, seconds
+from loadtest.simulation import formatting
 from loadtest.simulation import option_types as types
 from loadtest.simulation import options as common
-from loadtest.simulation import words
 from serve_app.core.tiers import Tier
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loadtest.simulation.static_set import Bench
 
 INTERRUPTED = 130
-# A range wider than this part of the figure is told with two digits.
+# A range wider than this part of the figure is given with two digits.
 COARSE = 0.1
 DEFAULT_MIX = "chat=0.8,reasoning=0.2"
 DESCRIPTION = """\
@@ -32,7 +32,7 @@ simulated with every figure at the worse or the better end of its uncertainty.""
 EXAMPLES = """examples:
   what one T4 and one RTX 4090 sustain, in each tier and together:
     python -m loadtest capacity --gpus T4=1,RTX4090=1
-  of other traffic, with another promise:
+  of other traffic, with another SLO:
     python -m loadtest capacity --gpus RTX4090=4 --mix chat=1 --output-tokens 50-300 --slo ttft=1s
   of recorded traffic:
     python -m loadtest capacity --gpus T4=2 --trace loadtest/traces/azure2023_conv_1h.csv.gz
@@ -74,14 +74,14 @@ def add_nominal(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     from loadtest.simulation.answers import write
-    from loadtest.simulation.inputs import FAULTS
+    from loadtest.simulation.inputs import INPUT_ERRORS
 
     try:
         answer = _answer(options, argv, console)
-    except FAULTS as fault:
-        console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
+    except INPUT_ERRORS as error:
+        console.print(str(error), style="bold red", highlight=False, markup=False, soft_wrap=True)
         return 2
-    tell(answer, console)
+    print_answer(answer, console)
     if answer.interrupted:
         console.print("Interrupted: these are the rows found until then.", style="bold yellow")
     if options.json is not None:
@@ -122,7 +122,7 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
         interrupted=interrupted,
         goodput=options.goodput,
         repetitions=options.seeds,
-        traffic=bench.traffic.words(),
+        traffic=bench.traffic.description(),
         asked=asked(argv, bench.setup, options.slo),
     )
 
@@ -179,10 +179,10 @@ class _Search:
         self._status.update(f"{self._what}: {self._simulations} simulations")
 
 
-def tell(answer: "CapacityAnswer", console: Console) -> None:
-    table = words.plain_table(
+def print_answer(answer: "CapacityAnswer", console: Console) -> None:
+    table = formatting.plain_table(
         f"Load sustained with {answer.goodput:.3g} of each tier's requests within "
-        f"{words.slo(answer.asked.slo)}"
+        f"{formatting.slo(answer.asked.slo)}"
     )
     table.add_column("GPUs", no_wrap=True)
     table.add_column("tier", no_wrap=True)
@@ -196,7 +196,7 @@ def tell(answer: "CapacityAnswer", console: Console) -> None:
     console.print(table)
     if answer.whole is None and not answer.interrupted:
         console.print("The whole set has no row: each tier of the mix needs a GPU of its own.")
-    _tell_how(answer, console)
+    _print_how(answer, console)
 
 
 def _add(table: Table, row: "SustainedLoadFigures") -> None:
@@ -206,11 +206,11 @@ def _add(table: Table, row: "SustainedLoadFigures") -> None:
         found = row.at_it.get(tier)
         part = load / row.load_per_s if row.load_per_s else 0.0
         table.add_row(
-            "" if place else words.gpus(row.gpus, "\n"),
+            "" if place else formatting.gpus(row.gpus, "\n"),
             f"{tier} on {row.tiers[tier]}" if several else str(tier),
             _rates(row, part),
             "" if found is None else number(found.output_tokens_per_s),
-            "" if found is None else words.times(found.ttft_s),
+            "" if found is None else formatting.times(found.ttft_s),
             "" if found is None else seconds(found.tpot_s.p95),
         )
 
@@ -220,19 +220,21 @@ def _rates(row: "SustainedLoadFigures", part: float) -> str:
     makes; without ranges what the repetitions sustained."""
     low, high = row.pessimistic_per_s, row.optimistic_per_s
     if low is None or high is None:
-        return f"{words.rate(row.load_per_s * part)} to {words.rate(row.highest_per_s * part)}"
+        return f"{formatting.rate(row.load_per_s * part)} to {formatting.rate(row.highest_per_s * part)}"
     wide = high - low > COARSE * row.load_per_s
-    ends = [f"{end * part:.2g}" if wide and end * part < 100 else words.rate(end * part)
-        for end in (low, high)]  # fmt: skip
-    return f"{words.rate(row.load_per_s * part)} ({' to '.join(ends)})"
+    ends = [
+        f"{end * part:.2g}" if wide and end * part < 100 else formatting.rate(end * part)
+        for end in (low, high)
+    ]
+    return f"{formatting.rate(row.load_per_s * part)} ({' to '.join(ends)})"
 
 
-def _tell_how(answer: "CapacityAnswer", console: Console) -> None:
+def _print_how(answer: "CapacityAnswer", console: Console) -> None:
     whole = answer.whole
     rows = answer.cards if whole is None or whole in answer.cards else [*answer.cards, whole]
     for row in rows:
         if row.beyond:
-            label = f"{words.gpus(row.gpus)}, {' and '.join(row.tiers)}"
+            label = f"{formatting.gpus(row.gpus)}, {' and '.join(row.tiers)}"
             console.print(
                 f"{label}: a little more load misses the SLO, {row.beyond}",
                 highlight=False,
@@ -246,10 +248,10 @@ def _tell_how(answer: "CapacityAnswer", console: Console) -> None:
         else ", the second in the luckiest"
     )
     console.print(
-        f"Simulated: {answer.traffic}. {words.repetitions(answer.repetitions)} with arrivals that "
-        f"fall anew: the first figure was sustained in each of them{second}.",
+        f"Simulated: {answer.traffic}. {formatting.repetitions(answer.repetitions)} with arrivals "
+        f"that fall anew: the first figure was sustained in each of them{second}.",
         style="dim",
         soft_wrap=True,
         highlight=False,
     )
-    words.tell_profiles(answer.asked.profiles, console)
+    formatting.print_profiles(answer.asked.profiles, console)

@@ -72,7 +72,7 @@ def work_of(cell: Cell, setup: Setup) -> Work:
 @dataclass(slots=True)
 class CheapestPlan(Generic[Found]):
     """The cheapest plan found with a goodput of at least `needed`; where none has it, the one with
-    the best goodput. `play` is told the best of the way that it is on, and may give up what will
+    the best goodput. `play` gets the best of the way that it is on, and may give up what will
     not be better: None.
 
     Replicas are ordered a start before they are needed, which costs GPUs but no wait. The search

@@ -83,7 +83,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         type=types.natural,
         default=0,
         metavar="N",
-        help="refused requests come back when they were told to, up to N times",
+        help="refused requests are retried after their Retry-After, up to N times",
     )
     add("--seed", type=types.natural, default=0, help="of copies, thinning and cells")
     common.add_cluster(parser)
@@ -92,14 +92,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     from loadtest.simulation.answers import write
-    from loadtest.simulation.inputs import FAULTS
-    from loadtest.simulation.simulate_table import tell
+    from loadtest.simulation.inputs import INPUT_ERRORS
+    from loadtest.simulation.simulate_table import print_answer
 
     try:
         trace, setup = _inputs(options, console)
         result = _result(options, trace, setup, console)
-    except FAULTS as fault:
-        console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
+    except INPUT_ERRORS as error:
+        console.print(str(error), style="bold red", highlight=False, markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         console.print("Interrupted: a policy is judged by the whole trace.", style="bold yellow")
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     answer = _answer(options, argv, trace, setup, result)
     if options.json is not None:
         write(options.json, answer)
-    tell(answer, console)
+    print_answer(answer, console)
     if options.plot is not None:
         from loadtest.simulation.timeline_plot import plot
 
@@ -119,7 +119,7 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
 def _inputs(options: argparse.Namespace, console: Console) -> tuple["Trace", "Setup"]:
     from loadtest.simulation.initial import initial_replicas
     from loadtest.simulation.inputs import (
-        InputFault,
+        InputError,
         checked_outputs,
         load_trace,
         scaled_setup,
@@ -129,15 +129,15 @@ def _inputs(options: argparse.Namespace, console: Console) -> tuple["Trace", "Se
     setup = scaled_setup(options)
     trace = load_trace(options.trace, options.tier, options.rate, console)
     if sum(options.gpus.values()) < len(trace.tiers):
-        raise InputFault("--gpus: each tier of the trace needs a GPU of its own at least")
+        raise InputError("--gpus: each tier of the trace needs a GPU of its own at least")
     trace = replace(trace, times=options.load, day=options.day)
     setup = replace(setup, retries=options.retries, weight=options.cell, seed=options.seed)
     if options.initial is None:
         return trace, replace(setup, initial=initial_replicas(trace, setup))
-    begun = {tier: options.initial.get(tier, setup.minimum) for tier in trace.tiers}
-    if sum(begun.values()) > setup.gpu_count:
-        raise InputFault(f"--initial: {sum(begun.values())} replicas, {setup.gpu_count} GPUs")
-    return trace, replace(setup, initial=begun)
+    initial = {tier: options.initial.get(tier, setup.minimum) for tier in trace.tiers}
+    if sum(initial.values()) > setup.gpu_count:
+        raise InputError(f"--initial: {sum(initial.values())} replicas, {setup.gpu_count} GPUs")
+    return trace, replace(setup, initial=initial)
 
 
 def _result(
@@ -192,7 +192,7 @@ def _answer(
         max_wait_s=options.max_wait_s,
         cold_start_s=setup.longest_start_s,
         hardware={
-            _long_name(setup.profiles[name]): told for name, told in question.profiles.items()
+            _long_name(setup.profiles[name]): status for name, status in question.profiles.items()
         },
         date=question.date,
         changes=outcome.changes,
@@ -206,7 +206,7 @@ def _answer(
 
 
 def _long_name(profile: "GpuProfile") -> str:
-    """As `hardware` has always told it where the server knows the GPU."""
+    """As `hardware` has always named it where the server knows the GPU."""
     known = {"T4": T4.name, "RTX4090": RTX_4090.name}
     return known.get(profile.name, profile.name)
 

@@ -1,9 +1,9 @@
 """The simulated cluster: GPUs, the tiers' replicas on them, and how requests find a place.
 
 A request comes to the replica with the fewest connections. Production's gate there runs it, lets it
-wait or refuses it. The head of each line looks for capacity every `relay_after_s`, and who would be
-refused looks at once: first at the tier's other replicas, then at those of the other tier that lend
-(`serve_app/api/edge.py`, `serve_app/api/relay.py`).
+wait or refuses it. The head of each queue looks for capacity every `relay_after_s`, and who would
+be refused looks at once: first at the tier's other replicas, then at those of the other tier that
+lend (`serve_app/api/edge.py`, `serve_app/api/relay.py`).
 """
 
 import math
@@ -31,7 +31,7 @@ Handler = Callable[[Any, float], None]
 @dataclass(slots=True)
 class Fleet:
     """Events in order of time; `advance` runs the fleet up to a moment. `retries`: so many times a
-    refused client comes back when it was told to."""
+    refused client retries after its Retry-After."""
 
     tiers: Mapping[Tier, TierState]
     free_gpus: Counter[str]
@@ -41,7 +41,7 @@ class Fleet:
     retries: int = 0
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     allocated_s: dict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
-    coming_back: int = 0
+    retrying: int = 0
     _preempted: Counter[Tier] = field(default_factory=Counter[Tier])
     _events: list[tuple[float, int, Handler, Any]] = field(default_factory=list)
     _order: int = 0
@@ -53,7 +53,7 @@ class Fleet:
         try:
             entry.enter(request)
         except Refused as refused:
-            if self._passed_on(request, entry, now_s):
+            if self._forwarded(request, entry, now_s):
                 entry.gate.withdraw(refused)
             else:
                 self._refuse(request, entry, refused, now_s)
@@ -73,8 +73,8 @@ class Fleet:
 
     @property
     def busy(self) -> bool:
-        """Whether any request is in the fleet, or comes back to it."""
-        return bool(self.coming_back) or any(
+        """Whether any request is in the fleet, or will be retried."""
+        return bool(self.retrying) or any(
             replica.gate.running_sequences or replica.gate.queued_requests
             for state in self.tiers.values()
             for replica in state.replicas
@@ -167,11 +167,11 @@ class Fleet:
             self.recorder.refused(request, refused.admission.reason)
             return
         request.attempts += 1
-        self.coming_back += 1
-        self._at(now_s + refused.admission.retry_after_s, self._come_back, request)
+        self.retrying += 1
+        self._at(now_s + refused.admission.retry_after_s, self._retry, request)
 
-    def _come_back(self, request: SimRequest, now_s: float) -> None:
-        self.coming_back -= 1
+    def _retry(self, request: SimRequest, now_s: float) -> None:
+        self.retrying -= 1
         self.recorder.retried(request)
         self.arrive(request, now_s)
 
@@ -189,7 +189,7 @@ class Fleet:
         # If another one is the head by now, its own time to look has yet to come.
         if replica.head() is request:
             leaving = request.at_gate
-            if self._passed_on(request, replica, now_s):
+            if self._forwarded(request, replica, now_s):
                 assert leaving is not None
                 leaving.__exit__(None, None, None)
                 self._after_gate(replica, now_s)
@@ -197,12 +197,12 @@ class Fleet:
         if head is not None:
             self._look_later(replica, head, now_s)
 
-    def _passed_on(self, request: SimRequest, asking: Replica, now_s: float) -> bool:
+    def _forwarded(self, request: SimRequest, asking: Replica, now_s: float) -> bool:
         """Whether another replica runs it at once."""
         own = self.tiers[request.tier]
         for replica in self._in_any_order(own.with_capacity):
             if replica is not asking:
-                replica.enter(request, relayed=True)
+                replica.enter(request, forwarded=True)
                 self._after_gate(replica, now_s)
                 return True
         for tier, state in self.tiers.items():

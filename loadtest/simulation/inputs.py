@@ -1,4 +1,4 @@
-"""From options to what is simulated: profiles, traffic, the cluster. Faults name the option."""
+"""From options to what is simulated: profiles, traffic, the cluster. Errors name the option."""
 
 import argparse
 from collections.abc import Mapping
@@ -29,11 +29,11 @@ STEP_FIGURES = (
 )
 
 
-class InputFault(ValueError):
-    """The user's to mend; the message names the option."""
+class InputError(ValueError):
+    """The user's to fix; the message names the option."""
 
 
-FAULTS = (InputFault, TraceError, TrafficError, ProfileError, OSError)
+INPUT_ERRORS = (InputError, TraceError, TrafficError, ProfileError, OSError)
 
 
 def profiles_of(options: argparse.Namespace) -> Mapping[str, GpuProfile]:
@@ -44,7 +44,7 @@ def profiles_of(options: argparse.Namespace) -> Mapping[str, GpuProfile]:
         found[profile.name] = profile
     for name, price in options.price.items():
         if name not in found:
-            raise InputFault(f"--price: {name} is no GPU known here: {', '.join(sorted(found))}")
+            raise InputError(f"--price: {name} is no GPU known here: {', '.join(sorted(found))}")
         figure = Figure(value=price, status="given", source="--price")
         found[name] = found[name].model_copy(update={"price_usd_per_hour": figure})
     return found
@@ -55,12 +55,12 @@ def checked_gpus(
 ) -> None:
     unknown = [name for name in gpus if name not in profiles]
     if unknown:
-        raise InputFault(
+        raise InputError(
             f"{option}: {', '.join(unknown)} is no GPU known here: {', '.join(sorted(profiles))}; "
             "--profile adds one"
         )
     if not gpus and option == "--gpus":
-        raise InputFault("--gpus names no GPU: T4=2,RTX4090=1")
+        raise InputError("--gpus names no GPU: T4=2,RTX4090=1")
 
 
 def status_of(profile: GpuProfile) -> str:
@@ -73,11 +73,11 @@ def checked_outputs(*, json: Path | None, plot: Path | None = None) -> None:
     """Before the simulation and not after it: there is a place for what it writes."""
     for option, path in (("--json", json), ("--plot", plot)):
         if path is not None and not path.absolute().parent.is_dir():
-            raise InputFault(f"{option} {path}: there is no folder {path.parent}")
+            raise InputError(f"{option} {path}: there is no folder {path.parent}")
     if plot is not None and plot.suffix != ".png":
-        raise InputFault(f"--plot {plot}: the picture is a PNG; call it {plot.with_suffix('.png')}")
+        raise InputError(f"--plot {plot}: the picture is a PNG; call it {plot.with_suffix('.png')}")
     if plot is not None and find_spec("matplotlib") is None:
-        raise InputFault("--plot needs matplotlib, which tierserve's extra `load` has")
+        raise InputError("--plot needs matplotlib, which tierserve's extra `load` has")
 
 
 def load_trace(path: Path, tier: Tier | None, rate: float, console: Console) -> Trace:

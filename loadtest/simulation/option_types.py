@@ -1,4 +1,4 @@
-"""What options' words mean: GPUs, prices, rates, lengths, the SLO. Faults are argparse's."""
+"""What options' values mean: GPUs, prices, rates, lengths, the SLO. Errors are argparse's."""
 
 import argparse
 import re
@@ -53,10 +53,10 @@ def slo(text: str) -> Slo:
         )
     try:
         return Slo.model_validate(limits)
-    except ValidationError as fault:
-        error = fault.errors()[0]
-        words = str(error["msg"]).removeprefix("Value error, ")
-        raise argparse.ArgumentTypeError(f"{error['loc'][0]}: {words}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        raise argparse.ArgumentTypeError(f"{first['loc'][0]}: {reason}") from None
 
 
 def rates(text: str) -> dict[Tier, float]:
@@ -66,8 +66,8 @@ def rates(text: str) -> dict[Tier, float]:
         name, _, rate = item.strip().partition("=")
         try:
             found[_tier(name)] = positive(str(per_second(rate)))
-        except (ValueError, argparse.ArgumentTypeError) as fault:
-            raise argparse.ArgumentTypeError(f"{item!r}: {fault}") from None
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise argparse.ArgumentTypeError(f"{item!r}: {error}") from None
     return found
 
 
@@ -83,8 +83,8 @@ def mix(text: str) -> dict[Tier, float]:
         name, _, weight = item.strip().partition("=")
         try:
             found[_tier(name)] = positive(weight)
-        except ValueError as fault:
-            raise argparse.ArgumentTypeError(f"{item!r}: {fault}") from None
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{item!r}: {error}") from None
     whole = sum(found.values())
     return {tier: weight / whole for tier, weight in found.items()}
 

@@ -49,7 +49,7 @@ def add_trace(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
-    """What a GPU does, and what is promised."""
+    """What a GPU does, and what SLO it is to keep."""
     add = parser.add_argument
     add(
         "--slo",

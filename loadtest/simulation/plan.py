@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.status import Status
 
+from loadtest.simulation import formatting
 from loadtest.simulation import option_types as types
 from loadtest.simulation import options as common
-from loadtest.simulation import words
 from loadtest.simulation.capacity import add_nominal
 
 if TYPE_CHECKING:
@@ -82,15 +82,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     from loadtest.simulation.answers import write
-    from loadtest.simulation.inputs import FAULTS
-    from loadtest.simulation.plan_table import tell
+    from loadtest.simulation.inputs import INPUT_ERRORS
+    from loadtest.simulation.plan_table import print_answer
 
     try:
         answer = _answer(options, argv, console)
-    except FAULTS as fault:
-        console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
+    except INPUT_ERRORS as error:
+        console.print(str(error), style="bold red", highlight=False, markup=False, soft_wrap=True)
         return 2
-    tell(answer, console)
+    print_answer(answer, console)
     if options.json is not None:
         write(options.json, answer)
     if answer.interrupted:
@@ -138,7 +138,7 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
         autoscaled=autoscaled,
         goodput=options.goodput,
         repetitions=options.seeds,
-        traffic=traffic.words(),
+        traffic=traffic.description(),
         asked=asked(argv, bench.setup, options.slo),
     )
 
@@ -187,8 +187,8 @@ class _Search:
         load_rps = self._load_rps
 
         def run(gpus: Mapping[str, int]) -> SustainingSplit | None:
-            told = f"{what}{words.gpus(gpus)}: does it sustain {load_rps:.3g} requests/s?"
-            self._status.update(told)
+            text = f"{what}{formatting.gpus(gpus)}: does it sustain {load_rps:.3g} requests/s?"
+            self._status.update(text)
             return sustaining_split(bench, gpus, load_rps, repetitions=self._options.seeds)
 
         return SetSearch(
@@ -201,7 +201,7 @@ class _Search:
 
 
 def _prices(options: argparse.Namespace, profiles: Mapping[str, "GpuProfile"]) -> dict[str, float]:
-    from loadtest.simulation.inputs import InputFault, checked_gpus
+    from loadtest.simulation.inputs import InputError, checked_gpus
 
     checked_gpus(dict.fromkeys(options.cards or (), 1), profiles, option="--cards")
     known = {name: profile.price_usd_per_hour for name, profile in profiles.items()}
@@ -210,7 +210,7 @@ def _prices(options: argparse.Namespace, profiles: Mapping[str, "GpuProfile"]) -
     for name in chosen:
         price = known[name]
         if price is None or not price.value:
-            raise InputFault(f"--cards: {name} has no price; give one: --price {name}=0.40")
+            raise InputError(f"--cards: {name} has no price; give one: --price {name}=0.40")
         found[name] = price.value
     return found
 
@@ -222,12 +222,12 @@ def _price_source(profile: "GpuProfile") -> str:
 
 def _traffic(options: argparse.Namespace, console: Console) -> "tuple[Traffic, float]":
     """What comes, and how much of it a second."""
-    from loadtest.simulation.inputs import InputFault, traffic_of
+    from loadtest.simulation.inputs import InputError, traffic_of
     from loadtest.simulation.traffic import Replayed
 
     load = options.load
     if (options.trace is None) != isinstance(load, dict):
-        raise InputFault(
+        raise InputError(
             "--load: with --trace how many times its load (--load 3), without it a rate for each "
             "tier (--load chat=20/s,reasoning=2/s)"
         )
@@ -272,7 +272,9 @@ def _autoscaled(
     gpus = {name: count for name, count in best.counts.items() if count}
 
     def seen(done: float) -> None:
-        status.update(f"the server's scaling policy on {words.gpus(gpus)}: {done:.0%} of the time")
+        status.update(
+            f"the server's scaling policy on {formatting.gpus(gpus)}: {done:.0%} of the time"
+        )
 
     setup = replace(bench.setup, gpus=gpus, most_requests=MOST_REQUESTS, seen=seen)
     outcome = run_policy("ours", trace, setup, goodput=None).outcome

@@ -56,7 +56,7 @@ def serve_config(
 
 @dataclass(slots=True)
 class RayDefault:
-    """Serve's own function on ongoing requests, as it sees them with the line included."""
+    """Serve's own function on ongoing requests, as it sees them with the queue included."""
 
     delays: ServeDelays
     _seen: dict[Tier, deque[tuple[float, float]]] = field(default_factory=dict)

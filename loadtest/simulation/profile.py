@@ -241,10 +241,10 @@ def read_profile(path: Path) -> GpuProfile:
     """Raises ProfileError."""
     try:
         return GpuProfile.model_validate_json(path.read_bytes())
-    except OSError as fault:
-        raise ProfileError(f"{path} cannot be read: {fault.strerror}") from None
-    except ValidationError as fault:
-        lines = [f"  {_place(error['loc'])}{_words(error)}" for error in fault.errors()]
+    except OSError as error:
+        raise ProfileError(f"{path} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        lines = [f"  {_place(one['loc'])}{_reason(one)}" for one in error.errors()]
         raise ProfileError("\n".join([f"{path} is no profile of a GPU:", *lines])) from None
 
 
@@ -257,7 +257,7 @@ def _place(location: tuple[int | str, ...]) -> str:
     return f"{'.'.join(map(str, location))}: " if location else ""
 
 
-def _words(error: Mapping[str, object]) -> str:
+def _reason(error: Mapping[str, object]) -> str:
     if error["type"] == "extra_forbidden":
         return "there is no such key"
     if error["type"] == "missing":

@@ -30,7 +30,7 @@ class _Served:
     prompt_tokens: int = 0
     started_in_time: int = 0
     lent: int = 0
-    relayed: int = 0
+    forwarded: int = 0
 
     def times_s(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """TTFT, E2E and TPOT. While they are held no row can be added."""
@@ -70,7 +70,7 @@ class Recorder:
         rows.prompt_tokens += request.prompt_tokens
         rows.started_in_time += wait_s <= self.max_wait_s
         rows.lent += request.borrowed
-        rows.relayed += request.relayed
+        rows.forwarded += request.forwarded
         self.busy_s[runner.gpu_type] += runner.size * runner.engine.work_s(
             request.prompt_tokens, request.new_tokens, runner.gate.limits.slots
         )
@@ -115,7 +115,7 @@ class Recorder:
             refused={reason: whole(count) for reason, count in self.refusals.get(tier, {}).items()},
             retried=whole(self.retries[tier]),
             lent=whole(rows.lent),
-            relayed=whole(rows.relayed),
+            relayed=whole(rows.forwarded),
             preempted=whole(preempted),
             ttft_s=percentiles(ttft_s),
             e2e_s=percentiles(e2e_s),
@@ -142,7 +142,7 @@ def _good(
     e2e_s: NDArray[np.float64],
     tpot_s: NDArray[np.float64],
 ) -> NDArray[np.bool_]:
-    """As `loadtest/load/slo.py`; a simulated answer has no thought, so TTFO is TTFT."""
+    """As `loadtest/load/slo.py`; a simulated answer has no reasoning, so TTFO is TTFT."""
     measured = ((slo.ttft, ttft_s), (slo.ttfo, ttft_s), (slo.e2e, e2e_s), (slo.tpot, tpot_s))
     good = np.ones(len(ttft_s), bool)
     for limit_s, values in measured:

@@ -83,7 +83,7 @@ class PatientMeter(DemandMeter):
 
 
 class _Grant:
-    """Stands in for the future by which the gate tells a request that its slots are held."""
+    """Stands in for the future by which the gate signals a request that its slots are granted."""
 
     __slots__ = ("_granted", "_request")
 
@@ -94,13 +94,13 @@ class _Grant:
         self._granted.append(self._request)
 
     def cancel(self) -> None:
-        """It left the line."""
+        """It left the queue."""
 
 
 @dataclass(slots=True, eq=False)
 class Replica:
     """`connections` are HAProxy's: of all that came in here, wherever they run. `granted` are those
-    that hold a slot and that the engine has not yet. `looks_s` is when the head of the line next
+    that hold a slot and that the engine has not yet. `looks_s` is when the head of the queue next
     looks for capacity elsewhere."""
 
     tier: Tier
@@ -120,7 +120,7 @@ class Replica:
     has_capacity: bool = False
     size: float = 1.0
     looks_s: float | None = None
-    _line: deque[SimRequest] = field(default_factory=deque[SimRequest])
+    _queue: deque[SimRequest] = field(default_factory=deque[SimRequest])
     _entering: SimRequest | None = None
 
     @classmethod
@@ -151,7 +151,9 @@ class Replica:
         replica.engine.first_token = replica._first_token
         return replica
 
-    def enter(self, request: SimRequest, *, relayed: bool = False, borrowed: bool = False) -> None:
+    def enter(
+        self, request: SimRequest, *, forwarded: bool = False, borrowed: bool = False
+    ) -> None:
         """As `TierEdge._serve`. Raises Refused."""
         self._entering = request
         at_gate = self.gate.enter(
@@ -162,18 +164,18 @@ class Replica:
             work=relative_work(request.limit, self.expected_new_tokens),
             borrowed=borrowed,
             max_new_tokens=request.limit,
-            relayed=relayed,
+            relayed=forwarded,
             prompt_tokens=request.prompt_tokens,
         )
         request.place = at_gate.__enter__()
         request.at_gate, request.runner = at_gate, self
-        request.relayed, request.borrowed = relayed, borrowed
+        request.forwarded, request.borrowed = forwarded, borrowed
         if request.place.started_s is None:
-            self._line.append(request)
+            self._queue.append(request)
 
     def resize(self, size: float) -> None:
         """Be a part of a replica, where that is what a cell needs: as `Engine.resize`, with that
-        part of the slots and of the line."""
+        part of the slots and of the queue."""
         self.size = size
         self.engine.resize(size)
         model, whole = self.plan.profile.step_model, self.plan.limits
@@ -195,23 +197,23 @@ class Replica:
         )
 
     def head(self) -> SimRequest | None:
-        """The first one in the gate's line."""
-        line = self._line
-        while line:
-            request = line[0]
+        """The first one in the gate's queue."""
+        queue = self._queue
+        while queue:
+            request = queue[0]
             if request.runner is self and request.place and request.place.started_s is None:
                 return request
-            line.popleft()
+            queue.popleft()
         return None
 
     def leave(self, request: SimRequest) -> None:
-        """Give its place back, in the line or among those that run."""
+        """Free its place, in the queue or among those that run."""
         assert request.at_gate is not None
         request.at_gate.__exit__(None, None, None)
         request.at_gate = None
 
     def finish(self, request: SimRequest) -> None:
-        """It ran to its end: learn from it, and give its slot back."""
+        """It ran to its end: learn from it, and free its slot."""
         self.meter.finished(prompt_tokens=request.prompt_tokens, new_tokens=request.new_tokens)
         assert request.place is not None
         self.gate.observe_service(request.place)
@@ -241,7 +243,7 @@ class Replica:
         )
 
     def _first_token(self, request: SimRequest) -> None:
-        """As the engine tells the edge."""
+        """As the engine signals it to the edge."""
         assert request.place is not None
         self.gate.first_token(request.place)
 

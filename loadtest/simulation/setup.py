@@ -33,7 +33,7 @@ class Setup:
     beginning, the minimum if a tier is not named. `slots` and `max_queued_requests` None: derived,
     as the server does. `weight`: each simulated replica stands for so many; None: as many as keep
     the simulated requests below `most_requests`. `retries`: refused clients come back when they
-    were told to, so many times. `seen` is told now and then which part of a run is done, from 0.
+    were asked to, so many times. `seen` is called now and then which part of a run is done, from 0.
     """
 
     gpus: Mapping[str, int]

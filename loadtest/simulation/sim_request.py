@@ -29,7 +29,7 @@ class SimRequest:
     attempts: int = 0
     entry: "Replica | None" = None
     runner: "Replica | None" = None
-    relayed: bool = False
+    forwarded: bool = False
     borrowed: bool = False
     place: Place | None = None
     at_gate: AbstractContextManager[Place] | None = None

@@ -4,24 +4,24 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.evaluation.words import counts, number, percent
-from loadtest.simulation import words
+from loadtest.simulation import formatting
 from loadtest.simulation.answers import SimulateAnswer
 
 
-def tell(answer: SimulateAnswer, console: Console) -> None:
+def print_answer(answer: SimulateAnswer, console: Console) -> None:
     console.print(_summary(answer))
     console.print(_by_tier(answer))
     console.print(_by_gpu_type(answer))
     cell = f" Each simulated GPU stands for {answer.cell:g}." if answer.cell > 1 else ""
     console.print(f"Simulated.{cell}", style="dim", highlight=False)
-    words.tell_profiles(answer.asked.profiles, console)
+    formatting.print_profiles(answer.asked.profiles, console)
 
 
 def _summary(answer: SimulateAnswer) -> Table:
     table = Table(show_header=False, box=None)
     table.add_row("policy", answer.policy)
     table.add_row("goodput", f"{answer.goodput:.2%} of {answer.requests:,}")
-    table.add_row("begun in time", f"{answer.attainment:.2%} of {answer.requests:,}")
+    table.add_row("queue-wait SLO attainment", f"{answer.attainment:.2%} of {answer.requests:,}")
     table.add_row("GPU-hours", f"{answer.gpu_hours:,.3f}, busy for {answer.utilisation:.0%}")
     cost = "not known" if answer.cost_usd is None else f"${answer.cost_usd:,.2f}"
     table.add_row("cost", cost)
@@ -33,20 +33,20 @@ def _summary(answer: SimulateAnswer) -> Table:
 
 
 def _by_tier(answer: SimulateAnswer) -> Table:
-    table = words.plain_table(f"SLO: {words.slo(answer.asked.slo)}")
+    table = formatting.plain_table(f"SLO: {formatting.slo(answer.asked.slo)}")
     table.add_column("")
     for tier in answer.tiers:
         table.add_column(tier, justify="right")
     rows = (
         ("requests", lambda tier: number(tier.requests)),
-        ("begun in time", lambda tier: percent(tier.attainment)),
+        ("queue-wait SLO attainment", lambda tier: percent(tier.attainment)),
         ("goodput", lambda tier: f"{percent(tier.goodput)}, {tier.goodput_per_s:.2f}/s"),
-        ("TTFT p50 / p95", lambda tier: words.times(tier.ttft_s)),
-        ("TPOT p50 / p95", lambda tier: words.times(tier.tpot_s)),
-        ("E2E p50 / p95", lambda tier: words.times(tier.e2e_s)),
+        ("TTFT p50 / p95", lambda tier: formatting.times(tier.ttft_s)),
+        ("TPOT p50 / p95", lambda tier: formatting.times(tier.tpot_s)),
+        ("E2E p50 / p95", lambda tier: formatting.times(tier.e2e_s)),
         ("output tokens/s", lambda tier: number(tier.output_tokens_per_s)),
         ("refused", lambda tier: counts(tier.refused)),
-        ("relayed, lent", lambda tier: f"{tier.relayed:,}, {tier.lent:,}"),
+        ("forwarded, lent", lambda tier: f"{tier.relayed:,}, {tier.lent:,}"),
     )
     for title, cell in rows:
         table.add_row(title, *(cell(tier) for tier in answer.tiers.values()))
@@ -54,7 +54,7 @@ def _by_tier(answer: SimulateAnswer) -> Table:
 
 
 def _by_gpu_type(answer: SimulateAnswer) -> Table:
-    table = words.plain_table("GPUs")
+    table = formatting.plain_table("GPUs")
     for title in ("GPU", "GPU-hours", "cost", "$/hour", "price from", "profile"):
         figure = title in ("GPU-hours", "cost", "$/hour")
         table.add_column(title, justify="right" if figure else "left")

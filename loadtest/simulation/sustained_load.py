@@ -194,23 +194,23 @@ def what_is_missed(outcome: Outcome, bench: Bench) -> str:
 
 
 def _missed(found: TierOutcome, slo: Slo) -> str:
-    told = [f"{percent(found.goodput_share)} good"]
+    parts = [f"{percent(found.goodput_share)} good"]
     if found.refused_total:
-        told.append(f"{percent(found.refused_total / found.requests)} refused")
+        parts.append(f"{percent(found.refused_total / found.requests)} refused")
     for name, time, limit_s in (
         ("TTFT", found.ttft_s, slo.ttft),
         ("TPOT", found.tpot_s, slo.tpot),
         ("E2E", found.e2e_s, slo.e2e),
     ):
         if limit_s is not None and time.p99 is not None and time.p99 > limit_s:
-            told.append(f"{name} p99 {seconds(time.p99)}")
-    return ", ".join(told)
+            parts.append(f"{name} p99 {seconds(time.p99)}")
+    return ", ".join(parts)
 
 
 def _too_slow(bench: Bench) -> str:
     limits = (bench.setup.slo(tier).tpot for tier in bench.traffic.shares)
-    told = ", ".join(seconds(limit_s) for limit_s in limits if limit_s is not None)
-    return f"a step for one request alone takes longer than the TPOT of the SLO ({told})"
+    text = ", ".join(seconds(limit_s) for limit_s in limits if limit_s is not None)
+    return f"a step for one request alone takes longer than the TPOT of the SLO ({text})"
 
 
 def _next_load(low: float, high: float, widen: float) -> float:

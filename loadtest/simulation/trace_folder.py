@@ -67,8 +67,8 @@ def settings_of(path: Path) -> FileSettings:
     try:
         document = yaml.safe_load(beside.read_text(encoding="utf-8")) or {}
         files = {name: FileSettings.model_validate(own) for name, own in document.items()}
-    except (yaml.YAMLError, ValidationError, AttributeError) as fault:
-        raise TraceError(f"{beside}: {fault}") from fault
+    except (yaml.YAMLError, ValidationError, AttributeError) as error:
+        raise TraceError(f"{beside}: {error}") from error
     return files.get(path.name, FileSettings())
 
 

@@ -48,7 +48,7 @@ class Traffic(Protocol):
         """This tier's part of it alone."""
         ...
 
-    def words(self) -> str: ...
+    def description(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class Independent:
                 if tier not in lengths:
                     raise TrafficError(f"{option} says nothing of {tier}: add {tier}=100-400")
                 if lengths[tier].high > most:
-                    told = f"{option}: {lengths[tier].high} is above the {most} tokens of {tier}"
-                    raise TrafficError(told)
+                    text = f"{option}: {lengths[tier].high} is above the {most} tokens of {tier}"
+                    raise TrafficError(text)
 
     def at(self, load_rps: float, seed: int) -> Trace:
         copies = math.ceil(load_rps * SHORTEST_S / MOST_WRITTEN)
@@ -94,7 +94,7 @@ class Independent:
     def only(self, tier: Tier) -> "Independent":
         return replace(self, shares={tier: 1.0})
 
-    def words(self) -> str:
+    def description(self) -> str:
         parts = [
             f"{part:.0%} {tier} (prompts of {_range(self.prompt_tokens[tier])} tokens, answers of "
             f"{_range(self.new_tokens[tier])})"
@@ -152,7 +152,7 @@ class Replayed:
         own = tuple(request for request in self.trace.requests if request.tier is tier)
         return replace(self, trace=replace(self.trace, requests=own))
 
-    def words(self) -> str:
+    def description(self) -> str:
         parts = ", ".join(f"{part:.0%} {tier}" for tier, part in self.shares.items())
         return f"{self.name} ({parts}), its load multiplied without squeezing its time"
 

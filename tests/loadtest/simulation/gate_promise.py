@@ -83,7 +83,7 @@ def play(
     mix: Mix, load: float, *, gpu: str = "T4", longest_answer: int = 1024, seed: int = 0,
     most_requests: int = 4000,
 ) -> Kept:  # fmt: skip
-    """So many times what the replica can do; the refused come back once, when they were told to.
+    """So many times what the replica can do; the refused retry once, after their Retry-After.
     The tier's limit of new tokens decides on the slots, as the server has it."""
     setup = Setup(gpus={gpu: 1}, retries=1, max_wait_s=MAX_WAIT_S, weight=1)
     if longest_answer > DEFAULT_MAX_NEW_TOKENS[Tier.CHAT]:

@@ -1,4 +1,5 @@
-"""The three commands from their words to their JSON: old keys, new ones, and what they answer."""
+"""The three commands from their arguments to their JSON: old keys, new ones, and what they
+answer."""
 
 import json
 from collections.abc import Mapping
@@ -50,8 +51,8 @@ def slow_gpu(tmp_path: Path) -> Path:
 
 def test_simulate_has_its_old_keys_and_reads_back(trace: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    words = ["simulate", "--trace", str(trace), "--gpus", "T4=2,RTX4090=1", "--policy", "ours"]
-    assert main([*words, "--json", str(out)]) == 0
+    argv = ["simulate", "--trace", str(trace), "--gpus", "T4=2,RTX4090=1", "--policy", "ours"]
+    assert main([*argv, "--json", str(out)]) == 0
     document = json.loads(out.read_text(encoding="utf-8"))
     assert document.keys() >= OLD_KEYS
     assert document["attainment"] == 1.0
@@ -63,8 +64,8 @@ def test_simulate_has_its_old_keys_and_reads_back(trace: Path, tmp_path: Path) -
 
 def test_simulate_counts_every_request_and_every_dollar(trace: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    words = ["simulate", "--trace", str(trace), "--price", "T4=2,RTX4090=3", "--load", "2"]
-    assert main([*words, "--json", str(out)]) == 0
+    argv = ["simulate", "--trace", str(trace), "--price", "T4=2,RTX4090=3", "--load", "2"]
+    assert main([*argv, "--json", str(out)]) == 0
     answer = SimulateAnswer.model_validate_json(out.read_bytes())
     assert answer.load == 2
     assert answer.requests == sum(tier.requests for tier in answer.tiers.values()) == 240
@@ -77,7 +78,7 @@ def test_simulate_counts_every_request_and_every_dollar(trace: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("words", "begun"),
+    ("argv", "begun"),
     [
         ([], {"chat": 1, "reasoning": 1}),
         (["--initial", "auto"], {"chat": 1, "reasoning": 1}),
@@ -86,11 +87,11 @@ def test_simulate_counts_every_request_and_every_dollar(trace: Path, tmp_path: P
     ],
 )
 def test_simulate_says_what_it_began_with(
-    trace: Path, tmp_path: Path, words: list[str], begun: dict[str, int]
+    trace: Path, tmp_path: Path, argv: list[str], begun: dict[str, int]
 ) -> None:
     out = tmp_path / "out.json"
-    told = ["simulate", "--trace", str(trace), "--gpus", "T4=4", "--json", str(out), *words]
-    assert main(told) == 0
+    text = ["simulate", "--trace", str(trace), "--gpus", "T4=4", "--json", str(out), *argv]
+    assert main(text) == 0
     document = json.loads(out.read_text(encoding="utf-8"))
     assert document["initial"] == begun
     first = document["timeline"][:2]
@@ -116,9 +117,9 @@ def test_capacity_of_a_gpu_that_a_profile_adds(
     slow_gpu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.json"
-    words = ["capacity", "--gpus", "slow=1", "--profile", str(slow_gpu), "--mix", "chat=1"]
-    words += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--goodput", "0.9"]
-    assert main([*words, "--seeds", "2", "--requests", "100", "--json", str(out)]) == 0
+    argv = ["capacity", "--gpus", "slow=1", "--profile", str(slow_gpu), "--mix", "chat=1"]
+    argv += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--goodput", "0.9"]
+    assert main([*argv, "--seeds", "2", "--requests", "100", "--json", str(out)]) == 0
     answer = CapacityAnswer.model_validate_json(out.read_bytes())
     (gpu,) = answer.cards
     assert gpu.at_it[Tier.CHAT].goodput >= 0.9
@@ -140,9 +141,9 @@ def test_capacity_of_a_gpu_that_a_profile_adds(
 
 def test_capacity_without_ranges(slow_gpu: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    words = ["capacity", "--gpus", "slow=1", "--profile", str(slow_gpu), "--mix", "chat=1"]
-    words += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--nominal"]
-    assert main([*words, "--seeds", "1", "--requests", "50", "--json", str(out)]) == 0
+    argv = ["capacity", "--gpus", "slow=1", "--profile", str(slow_gpu), "--mix", "chat=1"]
+    argv += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--nominal"]
+    assert main([*argv, "--seeds", "1", "--requests", "50", "--json", str(out)]) == 0
     (gpu,) = CapacityAnswer.model_validate_json(out.read_bytes()).cards
     assert (gpu.pessimistic_per_s, gpu.optimistic_per_s) == (None, None)
 
@@ -151,9 +152,9 @@ def test_plan_buys_what_the_capacity_of_a_gpu_asks_for(
     slow_gpu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.json"
-    words = ["plan", "--load", "chat=1/s", "--cards", "slow", "--profile", str(slow_gpu)]
-    words += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--goodput", "0.9"]
-    assert main([*words, "--seeds", "2", "--requests", "100", "--json", str(out)]) == 0
+    argv = ["plan", "--load", "chat=1/s", "--cards", "slow", "--profile", str(slow_gpu)]
+    argv += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--goodput", "0.9"]
+    assert main([*argv, "--seeds", "2", "--requests", "100", "--json", str(out)]) == 0
     answer = PlanAnswer.model_validate_json(out.read_bytes())
     best = answer.sets[0]
     assert answer.proven
@@ -182,9 +183,9 @@ def test_plan_for_a_trace_says_what_scaling_saves(
     trace: Path, slow_gpu: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.json"
-    words = ["plan", "--trace", str(trace), "--load", "1", "--cards", "slow"]
-    words += ["--profile", str(slow_gpu), "--slo", "ttft=8s,tpot=500ms", "--goodput", "0.8"]
-    assert main([*words, "--seeds", "1", "--nominal", "--json", str(out)]) == 0
+    argv = ["plan", "--trace", str(trace), "--load", "1", "--cards", "slow"]
+    argv += ["--profile", str(slow_gpu), "--slo", "ttft=8s,tpot=500ms", "--goodput", "0.8"]
+    assert main([*argv, "--seeds", "1", "--nominal", "--json", str(out)]) == 0
     answer = PlanAnswer.model_validate_json(out.read_bytes())
     assert answer.pessimistic is None
     saving = answer.autoscaled
@@ -196,8 +197,8 @@ def test_plan_for_a_trace_says_what_scaling_saves(
 
 
 def test_a_load_that_nothing_sustains_ends_with_1(slow_gpu: Path) -> None:
-    words = ["plan", "--load", "chat=1/s", "--cards", "slow", "--profile", str(slow_gpu)]
-    assert main([*words, "--slo", "tpot=50ms"]) == 1
+    argv = ["plan", "--load", "chat=1/s", "--cards", "slow", "--profile", str(slow_gpu)]
+    assert main([*argv, "--slo", "tpot=50ms"]) == 1
 
 
 def test_ctrl_c_keeps_the_rows_that_there_are(
@@ -215,8 +216,8 @@ def test_ctrl_c_keeps_the_rows_that_there_are(
 
     monkeypatch.setattr(sustained_load, "maximum_sustained_load", once)
     out = tmp_path / "out.json"
-    words = ["capacity", "--gpus", "slow=1,T4=1", "--profile", str(slow_gpu), "--mix", "chat=1"]
-    assert main([*words, "--json", str(out)]) == 130
+    argv = ["capacity", "--gpus", "slow=1,T4=1", "--profile", str(slow_gpu), "--mix", "chat=1"]
+    assert main([*argv, "--json", str(out)]) == 130
     answer = CapacityAnswer.model_validate_json(out.read_bytes())
     assert [dict(row.gpus) for row in answer.cards] == [{"slow": 1}]
     assert (answer.interrupted, answer.whole) == (True, None)
@@ -238,9 +239,9 @@ def test_ctrl_c_keeps_the_sets_that_sustain_it(
 
     monkeypatch.setattr(Bench, "run", run)
     out = tmp_path / "out.json"
-    words = ["plan", "--load", "chat=1/s", "--cards", "slow,T4", "--profile", str(slow_gpu)]
-    words += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--seeds", "2"]
-    assert main([*words, "--requests", "50", "--json", str(out)]) == 130
+    argv = ["plan", "--load", "chat=1/s", "--cards", "slow,T4", "--profile", str(slow_gpu)]
+    argv += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--seeds", "2"]
+    assert main([*argv, "--requests", "50", "--json", str(out)]) == 130
     answer = PlanAnswer.model_validate_json(out.read_bytes())
     assert answer.interrupted
     assert len(answer.sets) == 1

@@ -52,7 +52,7 @@ def test_the_gate_refuses_what_production_would() -> None:
     assert chat.goodput_share == pytest.approx(3 / 5)
 
 
-def test_who_is_refused_comes_back_when_told_to() -> None:
+def test_who_is_refused_retries_after_retry_after() -> None:
     setup = a_setup(slots=1, max_queued_requests=2, max_wait_s=60.0, retries=1)
     chat = run(*(a_request(0.0) for _ in range(5)), setup=setup).tiers[Tier.CHAT]
     assert (chat.served, chat.refused, chat.retried) == (5, {}, 2)

@@ -100,7 +100,7 @@ def test_a_simulated_day_does_not_flap() -> None:
     assert outcome.scale_actions <= 6
 
 
-def test_what_a_run_is_told_it_does() -> None:
+def test_a_run_does_what_it_is_given() -> None:
     class Three:
         def targets(self, tiers: object, now_s: float) -> dict[Tier, int]:
             return {Tier.CHAT: 3 if 100 <= now_s < 200 else 1}

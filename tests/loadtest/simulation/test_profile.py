@@ -106,7 +106,7 @@ def test_a_profile_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reason"),
     [
         ({"speed": 1}, "speed: there is no such key"),
         ({"base_ms": None}, "base_ms: "),
@@ -120,14 +120,14 @@ def test_a_profile_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"start_s": {}}, "start_s: is to have `total`"),
     ],
 )
-def test_a_wrong_field_is_named(change: dict[str, object], told: str, tmp_path: Path) -> None:
+def test_a_wrong_field_is_named(change: dict[str, object], reason: str, tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
     document = json.loads((PROFILES / "t4.json").read_text(encoding="utf-8"))
     path.write_text(json.dumps(document | change), encoding="utf-8")
-    with pytest.raises(ProfileError) as fault:
+    with pytest.raises(ProfileError) as error:
         read_profile(path)
-    assert str(path) in str(fault.value)
-    assert told in str(fault.value)
+    assert str(path) in str(error.value)
+    assert reason in str(error.value)
 
 
 def test_a_missing_field_is_named(tmp_path: Path) -> None:

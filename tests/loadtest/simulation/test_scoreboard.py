@@ -140,7 +140,7 @@ def test_a_folders_settings_that_are_wrong_name_their_file(tmp_path: Path, text:
         settings_of(a_folder(tmp_path) / "calm.csv")
 
 
-def test_a_folder_without_traces_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_traces_is_reported(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="no file"):
         trace_files(tmp_path)
 
@@ -151,9 +151,9 @@ def test_the_command_plays_a_folder_and_goes_on_where_it_was(
     from loadtest.__main__ import main
 
     out = tmp_path / "out.json"
-    words = ["bench-scaling", "--traces", str(a_folder(tmp_path, 60)), "--json", str(out)]
-    words += ["--kept", str(tmp_path / "kept"), "--jobs", "1", "--plan-tries", "4", "--laws"]
-    assert main([*words, "ours", "ray-default", "constant", "clairvoyant"]) == 0
+    argv = ["bench-scaling", "--traces", str(a_folder(tmp_path, 60)), "--json", str(out)]
+    argv += ["--kept", str(tmp_path / "kept"), "--jobs", "1", "--plan-tries", "4", "--laws"]
+    assert main([*argv, "ours", "ray-default", "constant", "clairvoyant"]) == 0
     document = json.loads(out.read_text(encoding="utf-8"))
     rows = document["cases"]["calm"]["rows"]
     assert set(rows) == {"ours", "ray-default", "constant", "clairvoyant"}
@@ -161,7 +161,7 @@ def test_the_command_plays_a_folder_and_goes_on_where_it_was(
     assert rows["constant"]["setting"] == {"chat": 1}
     assert document["summary"]["ray"]["mean"] == pytest.approx(1.0, rel=0.02)
     kept = sorted((tmp_path / "kept").iterdir())
-    assert main([*words, "ours", "constant"]) == 0
+    assert main([*argv, "ours", "constant"]) == 0
     assert sorted((tmp_path / "kept").iterdir()) == kept
     assert "geometric mean" in capsys.readouterr().out
 

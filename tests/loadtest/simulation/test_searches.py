@@ -95,7 +95,7 @@ def test_runners_up_are_other_sets_and_not_the_first_with_more() -> None:
         assert any(other.counts[name] < first.counts[name] for name in PRICES)
 
 
-def test_too_few_tries_are_told() -> None:
+def test_too_few_tries_are_reported() -> None:
     search = SetSearch(
         PRICES, lambda c: power(c) / 100, lambda c: c if power(c) >= 120 else None, most_tries=3
     )

@@ -124,7 +124,7 @@ def test_the_load_that_a_gpu_sustains_is_found_and_the_next_is_not() -> None:
     assert sustaining_split(bench, {"slow": 1}, sustained.load_per_s * 1.5, repetitions=2) is None
 
 
-def test_what_no_load_keeps_is_told() -> None:
+def test_what_no_load_keeps_is_reported() -> None:
     sustained = maximum_sustained_load(
         a_bench(chat=1.0, slo=Slo(tpot=0.014)), {"T4": 1}, repetitions=2
     )

@@ -12,17 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from loadtest.load.scenario import Slo
 from loadtest.simulation.inputs import status_of
-from loadtest.simulation.outcome import Change, Moment, Outcome, Percentiles, TierOutcome
+from loadtest.simulation.outcome import Change, Moment, Percentiles, SimulationOutcome, TierOutcome
 from loadtest.simulation.profile_range import uncertainties
 from loadtest.simulation.setup import Setup
 from serve_app.core.tiers import Tier
 
 
-class _Strict(BaseModel):
+class _AnswerModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TierFigures(_Strict):
+class SimulatedTierFigures(_AnswerModel):
     """What became of a tier's requests. A time is null where none was served."""
 
     requests: int
@@ -44,7 +44,7 @@ class TierFigures(_Strict):
     goodput_per_s: float
 
 
-class GpuFigures(_Strict):
+class GpuFigures(_AnswerModel):
     """One GPU type. `profile`: how its figures are known."""
 
     gpu_hours: float
@@ -54,7 +54,7 @@ class GpuFigures(_Strict):
     profile: str
 
 
-class Asked(_Strict):
+class Asked(_AnswerModel):
     """What every answer depends on. `uncertainty`: by GPU and figure, as a share of it."""
 
     slo: Mapping[str, float] = Field(description="Limits in seconds, by name.")
@@ -66,7 +66,7 @@ class Asked(_Strict):
     commit: str
 
 
-class SimulateAnswer(_Strict):
+class SimulateAnswer(_AnswerModel):
     """One policy on one trace."""
 
     policy: str
@@ -96,7 +96,7 @@ class SimulateAnswer(_Strict):
     hardware: Mapping[str, str]
     date: str
     changes: Sequence[Change]
-    tiers: Mapping[Tier, TierFigures]
+    tiers: Mapping[Tier, SimulatedTierFigures]
     cards: Mapping[str, GpuFigures]
     cost_usd: float | None = Field(description="null where a GPU's price is not known.")
     utilisation: float = Field(description="Part of the allocated time in which a step ran.")
@@ -105,7 +105,7 @@ class SimulateAnswer(_Strict):
     asked: Asked
 
 
-class SustainedLoadFigures(_Strict):
+class SustainedLoadFigures(_AnswerModel):
     """The maximum load at which each tier's requests keep the SLO often enough."""
 
     gpus: Mapping[str, int]
@@ -123,12 +123,14 @@ class SustainedLoadFigures(_Strict):
         default=None, description="With every figure at the better end. null: not asked for."
     )
     by_tier: Mapping[Tier, float] = Field(description="`load_per_s`, divided among the tiers.")
-    at_it: Mapping[Tier, TierFigures] = Field(description="In the repetition that sustained least.")
+    at_it: Mapping[Tier, SimulatedTierFigures] = Field(
+        description="In the repetition that sustained least."
+    )
     beyond: str = Field(description="What the first load that is not sustained misses.")
     simulations: int
 
 
-class CapacityAnswer(_Strict):
+class CapacityAnswer(_AnswerModel):
     """What one GPU of each type sustains in each tier, and what the whole set sustains."""
 
     cards: Sequence[SustainedLoadFigures]
@@ -142,18 +144,18 @@ class CapacityAnswer(_Strict):
     asked: Asked
 
 
-class PlannedSet(_Strict):
+class PlannedSet(_AnswerModel):
     gpus: Mapping[str, int]
     tiers: Mapping[Tier, int] = Field(description="GPUs that serve each tier.")
     usd_per_hour: float
     usd_per_day: float
     usd_per_million_output_tokens: float
-    figures: Mapping[Tier, TierFigures] = Field(
+    figures: Mapping[Tier, SimulatedTierFigures] = Field(
         description="At the load, in the repetition that went worst."
     )
 
 
-class PlannedAt(_Strict):
+class PlannedAt(_AnswerModel):
     """What is needed with every figure of the profiles at one end of its uncertainty."""
 
     cheapest_holds: bool = Field(
@@ -162,7 +164,7 @@ class PlannedAt(_Strict):
     cheapest: PlannedSet | None = Field(description="That sustains it then; null: none was found.")
 
 
-class Autoscaled(_Strict):
+class Autoscaled(_AnswerModel):
     """The same GPUs with the server's own scaling policy, on the same trace."""
 
     gpu_hours: float
@@ -172,7 +174,7 @@ class Autoscaled(_Strict):
     goodput: Mapping[Tier, float]
 
 
-class PlanAnswer(_Strict):
+class PlanAnswer(_AnswerModel):
     """The cheapest sets of GPUs that sustain a load."""
 
     sets: Sequence[PlannedSet] = Field(description="The cheapest first.")
@@ -214,10 +216,10 @@ def asked(argv: Sequence[str], setup: Setup, slo: Slo) -> Asked:
     )
 
 
-def tier_figures(outcome: Outcome) -> Mapping[Tier, TierFigures]:
-    shared = TierFigures.model_fields.keys() & TierOutcome.__slots__
+def tier_figures(outcome: SimulationOutcome) -> Mapping[Tier, SimulatedTierFigures]:
+    shared = SimulatedTierFigures.model_fields.keys() & TierOutcome.__slots__
     return {
-        tier: TierFigures(
+        tier: SimulatedTierFigures(
             **{name: getattr(found, name) for name in shared},
             attainment=found.attainment,
             output_tokens_per_s=found.output_tokens / outcome.duration_s,

@@ -20,12 +20,12 @@ from loadtest.readme_table import between_markers
 from loadtest.results_file import META, REPOSITORY, commit, machine, write
 from loadtest.simulation import option_types as types
 from loadtest.simulation import options as common
-from loadtest.simulation.names import POLICIES
+from loadtest.simulation.options import POLICIES
 
 if TYPE_CHECKING:
     from loadtest.simulation.cases import Case
     from loadtest.simulation.contest import Contest
-    from loadtest.simulation.scoreboard import CaseRows, Played, Row, Summary
+    from loadtest.simulation.scoreboard import CaseRows, Played, PolicyRow, Summary
 
 INTERRUPTED = 130
 RESULTS = REPOSITORY / "loadtest" / "results" / "scaling.json"
@@ -229,7 +229,7 @@ class Board:
             )
         return self._empty[name]
 
-    def _rows(self, name: str) -> Mapping[str, "Row"]:
+    def _rows(self, name: str) -> Mapping[str, "PolicyRow"]:
         from loadtest.simulation.scoreboard import row
 
         played = self._played[name]

@@ -107,7 +107,7 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
     rows: list[SustainedLoadFigures] = []
     whole, interrupted = None, False
     with console.status("") as status:
-        search = _Search(bench, options.seeds, status, ranges=not options.nominal)
+        search = _CapacitySearch(bench, options.seeds, status, ranges=not options.nominal)
         try:
             for gpu_type in options.gpus:
                 for tier in bench.traffic.shares:
@@ -127,7 +127,7 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
     )
 
 
-class _Search:
+class _CapacitySearch:
     """Counts its simulations, and says on the status line what it looks for."""
 
     def __init__(self, bench: "Bench", repetitions: int, status: Status, *, ranges: bool) -> None:
@@ -152,7 +152,7 @@ class _Search:
         self, bench: "Bench", gpus: Mapping[str, int], what: str
     ) -> "SustainedLoadFigures | None":
         from loadtest.simulation.answers import SustainedLoadFigures, tier_figures
-        from loadtest.simulation.profile_range import Side
+        from loadtest.simulation.profile_range import UncertaintySide
         from loadtest.simulation.sustained_load import load_at, maximum_sustained_load
 
         self._simulations, self._what = 0, what
@@ -160,14 +160,18 @@ class _Search:
         if sustained is None:
             return None
         at_it = {} if sustained.outcome is None else tier_figures(sustained.outcome)
-        ends = {side: load_at(bench, sustained, side) for side in Side} if self._ranges else {}
+        ends = (
+            {side: load_at(bench, sustained, side) for side in UncertaintySide}
+            if self._ranges
+            else {}
+        )
         return SustainedLoadFigures(
             gpus=dict(gpus),
             tiers=dict(sustained.split),
             load_per_s=sustained.load_per_s,
             highest_per_s=max(sustained.loads_per_s),
-            pessimistic_per_s=ends.get(Side.PESSIMISTIC),
-            optimistic_per_s=ends.get(Side.OPTIMISTIC),
+            pessimistic_per_s=ends.get(UncertaintySide.PESSIMISTIC),
+            optimistic_per_s=ends.get(UncertaintySide.OPTIMISTIC),
             by_tier={t: sustained.load_per_s * part for t, part in bench.traffic.shares.items()},
             at_it=at_it,
             beyond=sustained.beyond,
@@ -220,7 +224,8 @@ def _rates(row: "SustainedLoadFigures", part: float) -> str:
     makes; without ranges what the repetitions sustained."""
     low, high = row.pessimistic_per_s, row.optimistic_per_s
     if low is None or high is None:
-        return f"{formatting.rate(row.load_per_s * part)} to {formatting.rate(row.highest_per_s * part)}"
+        most = formatting.rate(row.highest_per_s * part)
+        return f"{formatting.rate(row.load_per_s * part)} to {most}"
     wide = high - low > COARSE * row.load_per_s
     ends = [
         f"{end * part:.2g}" if wide and end * part < 100 else formatting.rate(end * part)

@@ -8,7 +8,7 @@ replicas come and go in larger steps.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loadtest.simulation.arrivals import Arrivals, arrivals_of
+from loadtest.simulation.arrivals import ArrivalColumns, arrivals_of
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.trace import Trace
 
@@ -17,7 +17,7 @@ from loadtest.simulation.trace import Trace
 class Cell:
     """`gpus` are the GPUs that are simulated."""
 
-    arrivals: Arrivals
+    arrivals: ArrivalColumns
     gpus: Mapping[str, int]
     weight: float
 

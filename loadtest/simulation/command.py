@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.table import Table
 
+from loadtest.evaluation.words import counts, number, percent
+from loadtest.simulation import formatting
 from loadtest.simulation import option_types as types
 from loadtest.simulation import options as common
-from loadtest.simulation.names import POLICIES
+from loadtest.simulation.options import POLICIES
 from serve_app.core.placement.hardware import RTX_4090, T4
 
 if TYPE_CHECKING:
@@ -93,7 +96,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     from loadtest.simulation.answers import write
     from loadtest.simulation.inputs import INPUT_ERRORS
-    from loadtest.simulation.simulate_table import print_answer
 
     try:
         trace, setup = _inputs(options, console)
@@ -229,3 +231,66 @@ def _gpu_figures(
             profile=status_of(profile),
         )
     return found
+
+
+def print_answer(answer: "SimulateAnswer", console: Console) -> None:
+    console.print(_summary(answer))
+    console.print(_by_tier(answer))
+    console.print(_by_gpu_type(answer))
+    cell = f" Each simulated GPU stands for {answer.cell:g}." if answer.cell > 1 else ""
+    console.print(f"Simulated.{cell}", style="dim", highlight=False)
+    formatting.print_profiles(answer.asked.profiles, console)
+
+
+def _summary(answer: "SimulateAnswer") -> Table:
+    table = Table(show_header=False, box=None)
+    table.add_row("policy", answer.policy)
+    table.add_row("goodput", f"{answer.goodput:.2%} of {answer.requests:,}")
+    table.add_row("queue-wait SLO attainment", f"{answer.attainment:.2%} of {answer.requests:,}")
+    table.add_row("GPU-hours", f"{answer.gpu_hours:,.3f}, busy for {answer.utilisation:.0%}")
+    cost = "not known" if answer.cost_usd is None else f"${answer.cost_usd:,.2f}"
+    table.add_row("cost", cost)
+    table.add_row("scale actions", str(answer.scale_actions))
+    table.add_row("refused, lent", f"{answer.refused:,}, {answer.lent:,}")
+    chosen = ", ".join(f"{name} {value}" for name, value in answer.setting.items())
+    table.add_row("setting", f"{chosen} (of {answer.settings_tried} tried)")
+    return table
+
+
+def _by_tier(answer: "SimulateAnswer") -> Table:
+    table = formatting.plain_table(f"SLO: {formatting.slo(answer.asked.slo)}")
+    table.add_column("")
+    for tier in answer.tiers:
+        table.add_column(tier, justify="right")
+    rows = (
+        ("requests", lambda tier: number(tier.requests)),
+        ("queue-wait SLO attainment", lambda tier: percent(tier.attainment)),
+        ("goodput", lambda tier: f"{percent(tier.goodput)}, {tier.goodput_per_s:.2f}/s"),
+        ("TTFT p50 / p95", lambda tier: formatting.times(tier.ttft_s)),
+        ("TPOT p50 / p95", lambda tier: formatting.times(tier.tpot_s)),
+        ("E2E p50 / p95", lambda tier: formatting.times(tier.e2e_s)),
+        ("output tokens/s", lambda tier: number(tier.output_tokens_per_s)),
+        ("refused", lambda tier: counts(tier.refused)),
+        ("forwarded, lent", lambda tier: f"{tier.relayed:,}, {tier.lent:,}"),
+    )
+    for title, cell in rows:
+        table.add_row(title, *(cell(tier) for tier in answer.tiers.values()))
+    return table
+
+
+def _by_gpu_type(answer: "SimulateAnswer") -> Table:
+    table = formatting.plain_table("GPUs")
+    for title in ("GPU", "GPU-hours", "cost", "$/hour", "price from", "profile"):
+        figure = title in ("GPU-hours", "cost", "$/hour")
+        table.add_column(title, justify="right" if figure else "left")
+    for name, gpu in answer.cards.items():
+        known = gpu.price_usd_per_hour is not None
+        table.add_row(
+            f"{answer.gpus[name]} {name}",
+            f"{gpu.gpu_hours:,.3f}",
+            "not known" if gpu.cost_usd is None else f"${gpu.cost_usd:,.2f}",
+            f"{gpu.price_usd_per_hour:g}" if known else "not known",
+            gpu.price_source or "",
+            gpu.profile,
+        )
+    return table

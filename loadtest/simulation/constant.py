@@ -13,7 +13,7 @@ Found = TypeVar("Found", bound=Judged)
 
 
 @dataclass(frozen=True, slots=True)
-class Constant:
+class ConstantReplicas:
     """Each tier has its count of replicas all the time."""
 
     counts: Counts

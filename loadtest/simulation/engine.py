@@ -22,7 +22,7 @@ LEARN_EVERY_S = 0.5
 
 
 @dataclass(slots=True, eq=False)
-class Engine:
+class SimulatedEngine:
     """Busy until `stride_end_s`, when `end_stride` is due; idle where that is None."""
 
     profile: GpuProfile

@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from loadtest.simulation.recorder import Recorder
-from loadtest.simulation.replica import Clock, Replica
+from loadtest.simulation.replica import Clock, SimulatedReplica
 from loadtest.simulation.sim_request import SimRequest
 from loadtest.simulation.tier_state import TierState
 from serve_app.api.place import Refused
@@ -105,7 +105,9 @@ class Fleet:
                 break
             self.free_gpus[gpu_type] -= 1
             start_s = 0.0 if at_once else state.plan.gpu_plans[gpu_type].start_s
-            replica = Replica.build(state.plan, gpu_type, self.clock, ready_s=now_s + start_s)
+            replica = SimulatedReplica.build(
+                state.plan, gpu_type, self.clock, ready_s=now_s + start_s
+            )
             state.replicas.append(replica)
             if at_once:
                 state.serve(replica)
@@ -122,17 +124,17 @@ class Fleet:
                 part = replica.size if replica.stopping_s is not None else size
                 self.allocated_s[replica.gpu_type] += seconds * part
 
-    def _drained(self, replica: Replica, now_s: float) -> bool:
+    def _drained(self, replica: SimulatedReplica, now_s: float) -> bool:
         if replica.ready_s > now_s:
             return True
         empty = not (replica.gate.running_sequences or replica.gate.queued_requests)
         return empty and now_s >= (replica.stopping_s or 0.0) + self.min_drain_s
 
-    def _become_ready(self, replica: Replica, now_s: float) -> None:
+    def _become_ready(self, replica: SimulatedReplica, now_s: float) -> None:
         if replica.stopping_s is None:
             self.tiers[replica.tier].serve(replica)
 
-    def _end_stride(self, replica: Replica, now_s: float) -> None:
+    def _end_stride(self, replica: SimulatedReplica, now_s: float) -> None:
         engine = replica.engine
         if engine.stride_end_s != now_s:
             return
@@ -142,14 +144,14 @@ class Fleet:
             self._at(engine.stride_end_s, self._end_stride, replica)
         self._after_gate(replica, now_s)
 
-    def _finish(self, request: SimRequest, replica: Replica, now_s: float) -> None:
+    def _finish(self, request: SimRequest, replica: SimulatedReplica, now_s: float) -> None:
         self.recorder.served(request, now_s)
         replica.finish(request)
         entry = request.entry
         assert entry is not None
         self.tiers[request.tier].balancer.end(entry)
 
-    def _after_gate(self, replica: Replica, now_s: float) -> None:
+    def _after_gate(self, replica: SimulatedReplica, now_s: float) -> None:
         """What was granted goes to the engine; others learn whether there is capacity."""
         if replica.granted:
             engine = replica.engine
@@ -161,7 +163,9 @@ class Fleet:
                 self._at(engine.stride_end_s, self._end_stride, replica)
         self.tiers[replica.tier].update_capacity(replica)
 
-    def _refuse(self, request: SimRequest, entry: Replica, refused: Refused, now_s: float) -> None:
+    def _refuse(
+        self, request: SimRequest, entry: SimulatedReplica, refused: Refused, now_s: float
+    ) -> None:
         self.tiers[request.tier].balancer.end(entry)
         if request.attempts >= self.retries:
             self.recorder.refused(request, refused.admission.reason)
@@ -175,7 +179,7 @@ class Fleet:
         self.recorder.retried(request)
         self.arrive(request, now_s)
 
-    def _look_later(self, replica: Replica, head: SimRequest, now_s: float) -> None:
+    def _look_later(self, replica: SimulatedReplica, head: SimRequest, now_s: float) -> None:
         """Who waits looks every `RELAY_AFTER_S` from its own beginning, if it is the head then."""
         assert head.place is not None
         entered_s = head.place.entered_s
@@ -183,7 +187,7 @@ class Fleet:
         replica.looks_s = entered_s + looks * RELAY_AFTER_S
         self._at(replica.looks_s, self._head_looks, (replica, head))
 
-    def _head_looks(self, looking: tuple[Replica, SimRequest], now_s: float) -> None:
+    def _head_looks(self, looking: tuple[SimulatedReplica, SimRequest], now_s: float) -> None:
         replica, request = looking
         replica.looks_s = None
         # If another one is the head by now, its own time to look has yet to come.
@@ -197,7 +201,7 @@ class Fleet:
         if head is not None:
             self._look_later(replica, head, now_s)
 
-    def _forwarded(self, request: SimRequest, asking: Replica, now_s: float) -> bool:
+    def _forwarded(self, request: SimRequest, asking: SimulatedReplica, now_s: float) -> bool:
         """Whether another replica runs it at once."""
         own = self.tiers[request.tier]
         for replica in self._in_any_order(own.with_capacity):
@@ -215,7 +219,7 @@ class Fleet:
                     return True
         return False
 
-    def _in_any_order(self, replicas: Mapping[Replica, None]) -> list[Replica]:
+    def _in_any_order(self, replicas: Mapping[SimulatedReplica, None]) -> list[SimulatedReplica]:
         return self.rng.sample(list(replicas), len(replicas)) if replicas else []
 
     def _at(self, at_s: float, handler: Handler, thing: Any) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from rich.console import Console
 
 from loadtest.load.scenario import Slo
-from loadtest.simulation.profile import Figure, GpuProfile, ProfileError, known_profiles
+from loadtest.simulation.profile import GpuProfile, GpuProfileError, ProfileFigure, known_profiles
 from loadtest.simulation.profile import read_profile as read_profile_file
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.static_set import Bench
 from loadtest.simulation.trace import Trace, TraceError, read_trace, tier_of_file
-from loadtest.simulation.traffic import Independent, Replayed, Traffic, TrafficError
+from loadtest.simulation.traffic import Independent, ReplayedTraffic, ScalableTraffic, TrafficError
 from serve_app.core.tiers import Tier
 
 # In one of the many simulations of an answer; a large set is simulated by a part of it.
@@ -33,7 +33,7 @@ class InputError(ValueError):
     """The user's to fix; the message names the option."""
 
 
-INPUT_ERRORS = (InputError, TraceError, TrafficError, ProfileError, OSError)
+INPUT_ERRORS = (InputError, TraceError, TrafficError, GpuProfileError, OSError)
 
 
 def profiles_of(options: argparse.Namespace) -> Mapping[str, GpuProfile]:
@@ -45,7 +45,7 @@ def profiles_of(options: argparse.Namespace) -> Mapping[str, GpuProfile]:
     for name, price in options.price.items():
         if name not in found:
             raise InputError(f"--price: {name} is no GPU known here: {', '.join(sorted(found))}")
-        figure = Figure(value=price, status="given", source="--price")
+        figure = ProfileFigure(value=price, status="given", source="--price")
         found[name] = found[name].model_copy(update={"price_usd_per_hour": figure})
     return found
 
@@ -115,11 +115,11 @@ def scaled_setup(options: argparse.Namespace) -> Setup:
 
 def traffic_of(
     options: argparse.Namespace, shares: Mapping[Tier, float], console: Console
-) -> Traffic:
+) -> ScalableTraffic:
     """The trace, or independent arrivals in these shares."""
     if options.trace is not None:
         trace = load_trace(options.trace, options.tier, 1.0, console)
-        return Replayed(options.trace.name, trace)
+        return ReplayedTraffic(options.trace.name, trace)
     return Independent(shares, options.input_tokens, options.output_tokens, options.requests)
 
 
@@ -127,7 +127,7 @@ def bench_of(
     options: argparse.Namespace,
     gpus: Mapping[str, int],
     profiles: Mapping[str, GpuProfile],
-    traffic: Traffic,
+    traffic: ScalableTraffic,
 ) -> Bench:
     setup = make_setup(options, gpus, profiles)
     quick = replace(setup, most_requests=MOST_REQUESTS)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from loadtest.results_file import REPOSITORY
 from loadtest.simulation.cell import Cell
-from loadtest.simulation.figures import Figures
+from loadtest.simulation.figures import RunFigures
 from loadtest.simulation.setup import Setup
 
 # What a simulated run depends on.
@@ -34,7 +34,7 @@ class _Kept(BaseModel):
     law: str
     setting: Mapping[str, Any]
     code: str
-    figures: Figures
+    figures: RunFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class KeptRuns:
     trusted: bool = False
 
     def keep(
-        self, policy: str, setting: Mapping[str, Any], play: Callable[[], Figures | None]
-    ) -> Figures | None:
+        self, policy: str, setting: Mapping[str, Any], play: Callable[[], RunFigures | None]
+    ) -> RunFigures | None:
         """The figures of this run; those of a run that is given up are None, and not kept."""
         path = self.folder / f"{_digest(self.played_on, policy, json.dumps(setting))}.json"
         try:

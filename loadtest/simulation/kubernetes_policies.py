@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from loadtest.simulation.replica import Replica
+from loadtest.simulation.replica import SimulatedReplica
 from loadtest.simulation.tier_state import TierState
 from serve_app.core.tiers import Tier
 
@@ -111,7 +111,7 @@ class LlmdSaturation:
     descent: Descent = field(default_factory=lambda: Descent(300.0))
     _scrape: Every = field(default_factory=lambda: Every(15.0))
     _decide: Every = field(default_factory=lambda: Every(30.0))
-    _seen: dict[Replica, deque[_Peak]] = field(default_factory=dict)
+    _seen: dict[SimulatedReplica, deque[_Peak]] = field(default_factory=dict)
 
     def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, float]:
         return {tier: self._target(tier, state, now_s) for tier, state in tiers.items()}

@@ -17,6 +17,16 @@ from serve_app.config.admission import AdmissionConfig
 from serve_app.core.tiers import Tier
 
 DEFAULT_GPUS = "T4=2,RTX4090=1"
+# By the names that the command line knows.
+POLICIES = (
+    "ours",
+    "ray-default",
+    "waiting-threshold",
+    "llm-d",
+    "aibrix",
+    "constant",
+    "clairvoyant",
+)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

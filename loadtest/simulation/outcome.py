@@ -20,7 +20,7 @@ class Percentiles:
 @dataclass(frozen=True, slots=True)
 class TierOutcome:
     """What became of a tier's requests. Counts and rates are the fleet's; where a cell was
-    simulated they are its own times `Outcome.weight`.
+    simulated they are its own times `SimulationOutcome.weight`.
 
     `started_in_time` counts requests whose prefill began within the tier's longest wait. `refused`
     is by the gate's reason: `queue_full`, `wait_too_long`. TTFT, E2E and TPOT are of served
@@ -87,7 +87,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SimulationOutcome:
     """`weight` is how many replicas each simulated one stands for; `simulated_requests` were
     simulated, with `weight` as many counted. `duration_s` is until the last arrival, `ended_s`
     until the last token. `gpu_s` are the seconds that GPUs were allocated to a tier's replicas,
@@ -144,10 +144,6 @@ class Outcome:
     @property
     def gpu_hours(self) -> float:
         return sum(self.gpu_s.values()) / 3600
-
-    @property
-    def gpu_hours_by_gpu_type(self) -> Mapping[str, float]:
-        return {gpu_type: seconds / 3600 for gpu_type, seconds in self.gpu_s.items()}
 
     @property
     def utilisation(self) -> float:

@@ -16,11 +16,11 @@ from loadtest.simulation.capacity import add_nominal
 if TYPE_CHECKING:
     from loadtest.simulation.answers import Autoscaled, PlanAnswer, PlannedAt, PlannedSet
     from loadtest.simulation.profile import GpuProfile
-    from loadtest.simulation.profile_range import Side
+    from loadtest.simulation.profile_range import UncertaintySide
     from loadtest.simulation.set_search import Cheapest, Priced, SetSearch
     from loadtest.simulation.static_set import Bench
     from loadtest.simulation.sustained_load import SustainingSplit
-    from loadtest.simulation.traffic import Traffic
+    from loadtest.simulation.traffic import ScalableTraffic
 
 INTERRUPTED = 130
 HOURS_A_DAY = 24
@@ -102,7 +102,7 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
     from loadtest.simulation.answers import PlanAnswer, asked
     from loadtest.simulation.arrivals import DAY_SWING
     from loadtest.simulation.inputs import bench_of, checked_outputs, profiles_of
-    from loadtest.simulation.profile_range import Side
+    from loadtest.simulation.profile_range import UncertaintySide
     from loadtest.simulation.set_search import Cheapest
 
     checked_outputs(json=options.json)
@@ -112,13 +112,13 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
     load_rps = mean_rps * (1 + DAY_SWING) if options.day else mean_rps
     bench = bench_of(options, dict.fromkeys(prices, 1), profiles, traffic)
     with console.status("") as status:
-        search = _Search(options, bench, prices, load_rps, status)
+        search = _PlanSearch(options, bench, prices, load_rps, status)
         found: Cheapest[SustainingSplit] = Cheapest((), 0, proven=False)
         autoscaled, interrupted = None, False
-        at: dict[Side, PlannedAt] = {}
+        at: dict[UncertaintySide, PlannedAt] = {}
         try:
             found = search.cheapest()
-            for side in Side if found.sets and not options.nominal else ():
+            for side in UncertaintySide if found.sets and not options.nominal else ():
                 at[side] = search.at(side, found.sets[0])
             if found.sets:
                 autoscaled = _autoscaled(options, bench, found.sets[0], mean_rps, status)
@@ -126,8 +126,8 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
             found, interrupted = search.so_far(), True
     return PlanAnswer(
         sets=[_planned(priced) for priced in found.sets],
-        pessimistic=at.get(Side.PESSIMISTIC),
-        optimistic=at.get(Side.OPTIMISTIC),
+        pessimistic=at.get(UncertaintySide.PESSIMISTIC),
+        optimistic=at.get(UncertaintySide.OPTIMISTIC),
         interrupted=interrupted,
         proven=found.proven,
         sets_simulated=found.tried,
@@ -143,7 +143,7 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
     )
 
 
-class _Search:
+class _PlanSearch:
     """The cheapest set with the profiles as they stand, and at the ends of their uncertainty."""
 
     def __init__(
@@ -165,16 +165,16 @@ class _Search:
         """After Ctrl-C; a search that had ended is as it was."""
         return self._nominal.so_far()
 
-    def at(self, side: "Side", best: "Priced[SustainingSplit]") -> "PlannedAt":
+    def at(self, side: "UncertaintySide", best: "Priced[SustainingSplit]") -> "PlannedAt":
         """Whether the set that was found sustains the load there, and the cheapest that does.
         Whatever fails with better figures is taken to fail with worse ones."""
         from loadtest.simulation.answers import PlannedAt
-        from loadtest.simulation.profile_range import Side
+        from loadtest.simulation.profile_range import UncertaintySide
         from loadtest.simulation.sustained_load import bench_at
 
         search = self._of(bench_at(self._bench, side), f"{side} figures, ")
-        sustains = side is Side.OPTIMISTIC or search.sustains(best.counts)
-        if sustains and side is Side.PESSIMISTIC:
+        sustains = side is UncertaintySide.OPTIMISTIC or search.sustains(best.counts)
+        if sustains and side is UncertaintySide.PESSIMISTIC:
             return PlannedAt(cheapest_holds=True, cheapest=_planned(best))
         sets = search.cheapest().sets
         cheapest = _planned(sets[0]) if sets else None
@@ -220,10 +220,10 @@ def _price_source(profile: "GpuProfile") -> str:
     return "" if price is None else price.source
 
 
-def _traffic(options: argparse.Namespace, console: Console) -> "tuple[Traffic, float]":
+def _traffic(options: argparse.Namespace, console: Console) -> "tuple[ScalableTraffic, float]":
     """What comes, and how much of it a second."""
     from loadtest.simulation.inputs import InputError, traffic_of
-    from loadtest.simulation.traffic import Replayed
+    from loadtest.simulation.traffic import ReplayedTraffic
 
     load = options.load
     if (options.trace is None) != isinstance(load, dict):
@@ -236,7 +236,7 @@ def _traffic(options: argparse.Namespace, console: Console) -> "tuple[Traffic, f
         shares = {tier: rate / whole for tier, rate in load.items()}
         return traffic_of(options, shares, console), whole
     traffic = traffic_of(options, {}, console)
-    assert isinstance(traffic, Replayed)
+    assert isinstance(traffic, ReplayedTraffic)
     return traffic, load * traffic.load_rps
 
 

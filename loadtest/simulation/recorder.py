@@ -85,9 +85,6 @@ class Recorder:
     def refused_of(self, tier: Tier) -> int:
         return sum(self.refusals.get(tier, {}).values())
 
-    def served_of(self, tier: Tier) -> int:
-        return len(self._served[tier].ttft_s) if tier in self._served else 0
-
     def bad_of(self, tier: Tier, slo: Slo) -> int:
         """Of the tier's requests that have ended, those that did not meet the SLO."""
         rows = self._served.get(tier)

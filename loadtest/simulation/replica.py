@@ -5,7 +5,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from loadtest.simulation.engine import Engine
+from loadtest.simulation.engine import SimulatedEngine
 from loadtest.simulation.setup import GpuPlan, TierPlan
 from loadtest.simulation.sim_request import SimRequest
 from serve_app.api.demand import DemandMeter
@@ -98,7 +98,7 @@ class _Grant:
 
 
 @dataclass(slots=True, eq=False)
-class Replica:
+class SimulatedReplica:
     """`connections` are HAProxy's: of all that came in here, wherever they run. `granted` are those
     that hold a slot and that the engine has not yet. `looks_s` is when the head of the queue next
     looks for capacity elsewhere."""
@@ -108,7 +108,7 @@ class Replica:
     plan: GpuPlan
     gate: Gate
     meter: PatientMeter
-    engine: Engine
+    engine: SimulatedEngine
     ready_s: float
     expected_new_tokens: int
     overhead_s: float
@@ -124,7 +124,9 @@ class Replica:
     _entering: SimRequest | None = None
 
     @classmethod
-    def build(cls, plan: TierPlan, gpu_type: str, clock: Clock, *, ready_s: float) -> "Replica":
+    def build(
+        cls, plan: TierPlan, gpu_type: str, clock: Clock, *, ready_s: float
+    ) -> "SimulatedReplica":
         """A replica of the tier on this GPU."""
         gpu_plan = plan.gpu_plans[gpu_type]
         meter = PatientMeter(
@@ -140,7 +142,7 @@ class Replica:
             plan=gpu_plan,
             gate=gate,
             meter=meter,
-            engine=Engine(gpu_plan.profile, meter),
+            engine=SimulatedEngine(gpu_plan.profile, meter),
             ready_s=ready_s,
             expected_new_tokens=plan.expected_new_tokens,
             overhead_s=gpu_plan.profile.overhead_ms.value / 1e3,
@@ -174,8 +176,8 @@ class Replica:
             self._queue.append(request)
 
     def resize(self, size: float) -> None:
-        """Be a part of a replica, where that is what a cell needs: as `Engine.resize`, with that
-        part of the slots and of the queue."""
+        """Be a part of a replica, where that is what a cell needs: as `SimulatedEngine.resize`,
+        with that part of the slots and of the queue."""
         self.size = size
         self.engine.resize(size)
         model, whole = self.plan.profile.step_model, self.plan.limits

@@ -10,9 +10,9 @@ from typing import Protocol
 from loadtest.simulation.arrivals import TIERS
 from loadtest.simulation.cell import Cell, cell_of
 from loadtest.simulation.fleet import Fleet
-from loadtest.simulation.outcome import Change, Moment, Outcome
+from loadtest.simulation.outcome import Change, Moment, SimulationOutcome
 from loadtest.simulation.recorder import Recorder
-from loadtest.simulation.replica import Clock, Replica
+from loadtest.simulation.replica import Clock, SimulatedReplica
 from loadtest.simulation.setup import Setup, tier_plan
 from loadtest.simulation.sim_request import SimRequest
 from loadtest.simulation.tier_state import TierState
@@ -49,7 +49,7 @@ class Policy(Protocol):
         ...
 
 
-def simulate(trace: Trace, setup: Setup, policy: Policy) -> Outcome:
+def simulate(trace: Trace, setup: Setup, policy: Policy) -> SimulationOutcome:
     """Run the whole trace, or a cell of it. GPUs are counted while they are allocated, until the
     last arrival; the requests are followed to their ends."""
     return simulate_cell(cell_of(trace, setup), setup, policy)
@@ -57,7 +57,7 @@ def simulate(trace: Trace, setup: Setup, policy: Policy) -> Outcome:
 
 def simulate_cell(
     cell: Cell, setup: Setup, policy: Policy, bounds: Bounds | None = None
-) -> Outcome:
+) -> SimulationOutcome:
     """As `simulate`, for a cell that is at hand already. Raises GivenUp."""
     fleet = _fleet(cell, setup, least=getattr(policy, "unit", 1.0))
     run = _Run(cell, setup, policy, fleet, bounds)
@@ -127,7 +127,7 @@ class _Run:
             for tier in self.fleet.tiers:
                 self.fleet.reconcile(tier, now_s)
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> SimulationOutcome:
         fleet, weight = self.fleet, self.cell.weight
         duration_s = self.cell.arrivals.duration_s
         gpu_s = {gpu_type: fleet.allocated_s[gpu_type] * weight for gpu_type in self.setup.gpus}
@@ -135,7 +135,7 @@ class _Run:
             gpu_type: self.setup.profiles[gpu_type].price_usd_per_hour
             for gpu_type in self.setup.gpus
         }
-        return Outcome(
+        return SimulationOutcome(
             duration_s=duration_s,
             ended_s=max(duration_s, fleet.recorder.ended_s),
             tiers={
@@ -224,7 +224,7 @@ class _Run:
             )
 
 
-def _by_gpu_type(replicas: Iterable[Replica], weight: float) -> dict[str, int]:
+def _by_gpu_type(replicas: Iterable[SimulatedReplica], weight: float) -> dict[str, int]:
     sizes: dict[str, float] = {}
     for replica in replicas:
         sizes[replica.gpu_type] = sizes.get(replica.gpu_type, 0.0) + replica.size

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from loadtest.simulation.figures import Figures
+from loadtest.simulation.figures import RunFigures
 from loadtest.simulation.settings_search import equal_to, shown_setting
 
 OURS, RAY, CONSTANT, PLAN = "ours", "ray-default", "constant", "clairvoyant"
@@ -15,14 +15,14 @@ OURS, RAY, CONSTANT, PLAN = "ours", "ray-default", "constant", "clairvoyant"
 LARGE_GPUS = 2
 
 
-class _Strict(BaseModel):
+class _ScoreboardModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Row(_Strict):
+class PolicyRow(_ScoreboardModel):
     """A policy on a case. `against_ours`: its GPU-hours less ours, as a part of ours."""
 
-    figures: Figures
+    figures: RunFigures
     setting: Mapping[str, Any]
     settings_tried: int
     against_ours: float | None = Field(
@@ -32,15 +32,15 @@ class Row(_Strict):
     equal_goodput: bool = Field(description="It has the goodput of ours, but for a thousandth.")
 
 
-class CaseRows(_Strict):
+class CaseRows(_ScoreboardModel):
     gpus: Mapping[str, int]
     initial: Mapping[str, int]
     requests: int
     duration_s: float
-    rows: Mapping[str, Row]
+    rows: Mapping[str, PolicyRow]
 
 
-class Comparison(_Strict):
+class Comparison(_ScoreboardModel):
     """Ours against a policy over several cases: GPU-hours of ours divided by those of the
     policy."""
 
@@ -50,7 +50,7 @@ class Comparison(_Strict):
     worst_case: str
 
 
-class Summary(_Strict):
+class Summary(_ScoreboardModel):
     """null where there is nothing to compare."""
 
     ray_large: Comparison | None = Field(description="Where more than two GPUs are needed.")
@@ -65,16 +65,16 @@ class Played:
     """A policy's best on a case; its goodput was to be at least `needed`."""
 
     policy: str
-    figures: Figures
+    figures: RunFigures
     setting: Mapping[str, Any]
     tried: int
     needed: float
 
 
-def row(played: Played, ours: Figures) -> Row:
+def row(played: Played, ours: RunFigures) -> PolicyRow:
     figures = played.figures
     equal = figures.goodput >= equal_to(ours.goodput)
-    return Row(
+    return PolicyRow(
         figures=figures,
         setting=shown_setting(played.policy, played.setting, played.needed),
         settings_tried=played.tried,
@@ -83,7 +83,7 @@ def row(played: Played, ours: Figures) -> Row:
     )
 
 
-def _against(theirs: Figures, ours: Figures, *, equal: bool) -> float | None:
+def _against(theirs: RunFigures, ours: RunFigures, *, equal: bool) -> float | None:
     if equal:
         return theirs.gpu_hours / ours.gpu_hours - 1
     if not theirs.goodput or not ours.goodput:
@@ -146,7 +146,7 @@ def table(cases: Mapping[str, CaseRows]) -> str:
     return "\n".join([*HEADER, *lines])
 
 
-def _line(case: str, policy: str, found: Row) -> str:
+def _line(case: str, policy: str, found: PolicyRow) -> str:
     figures = found.figures
     cost = "" if figures.cost_usd is None else f"${figures.cost_usd:.2f}"
     if policy == OURS:
@@ -162,7 +162,7 @@ def _line(case: str, policy: str, found: Row) -> str:
     )
 
 
-def _seconds(figures: Figures) -> str:
+def _seconds(figures: RunFigures) -> str:
     """The worst tier's."""
     known = [value for value in figures.ttft_p95_s.values() if value is not None]
     return f"{max(known):.2f} s" if known else "none"

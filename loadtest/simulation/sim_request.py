@@ -8,7 +8,7 @@ from serve_app.api.place import Place
 from serve_app.core.tiers import Tier
 
 if TYPE_CHECKING:
-    from loadtest.simulation.replica import Replica
+    from loadtest.simulation.replica import SimulatedReplica
 
 
 @dataclass(slots=True, eq=False)
@@ -27,8 +27,8 @@ class SimRequest:
     new_tokens: int
     limit: int
     attempts: int = 0
-    entry: "Replica | None" = None
-    runner: "Replica | None" = None
+    entry: "SimulatedReplica | None" = None
+    runner: "SimulatedReplica | None" = None
     forwarded: bool = False
     borrowed: bool = False
     place: Place | None = None

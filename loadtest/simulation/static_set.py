@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from loadtest.simulation.outcome import Outcome
+from loadtest.simulation.outcome import SimulationOutcome
 from loadtest.simulation.profile import GpuProfile
 from loadtest.simulation.setup import Setup, tier_plan
-from loadtest.simulation.traffic import Traffic
+from loadtest.simulation.traffic import ScalableTraffic
 from serve_app.core.tiers import Tier
 
 Split = Mapping[Tier, int]
@@ -31,13 +31,15 @@ class Bench:
     """Sets of GPUs on one kind of traffic. `goodput` is the share of each tier's requests that
     must meet the SLO; `ran` is called after each simulation."""
 
-    traffic: Traffic
+    traffic: ScalableTraffic
     setup: Setup
     goodput: float
     ran: Callable[[], None] = lambda: None
     _bounds: dict[tuple[str, Tier], float] = field(init=False, repr=False, default_factory=dict)
 
-    def run(self, gpus: Mapping[str, int], split: Split, load_rps: float, seed: int) -> Outcome:
+    def run(
+        self, gpus: Mapping[str, int], split: Split, load_rps: float, seed: int
+    ) -> SimulationOutcome:
         from loadtest.simulation.run import simulate
 
         present = {name: count for name, count in gpus.items() if count}
@@ -46,7 +48,7 @@ class Bench:
         self.ran()
         return outcome
 
-    def sustains(self, outcome: Outcome) -> bool:
+    def sustains(self, outcome: SimulationOutcome) -> bool:
         return all(tier.goodput_share >= self.goodput for tier in outcome.tiers.values())
 
     def splits(self, gpus: Mapping[str, int]) -> Sequence[Split]:
@@ -94,14 +96,14 @@ class Bench:
 
     def _gpu_bound_rps(self, gpu_type: str, tier: Tier) -> float:
         plan = tier_plan(tier, replace(self.setup, gpus={gpu_type: 1})).gpu_plans[gpu_type]
-        work = self.traffic.work(tier)
+        mean = self.traffic.mean_request(tier)
         profile = plan.profile
         limit_s = self.setup.slo(tier).tpot
         limit_ms = float("inf") if limit_s is None else 1e3 * limit_s
-        token_ms = _least_token_ms(profile, work.context_tokens, plan.limits.slots, limit_ms)
+        token_ms = _least_token_ms(profile, mean.context_tokens, plan.limits.slots, limit_ms)
         if token_ms is None:
             return 0.0
-        whole_ms = work.new_tokens * token_ms + profile.prompt_ms(work.prompt_tokens)
+        whole_ms = mean.new_tokens * token_ms + profile.prompt_ms(mean.prompt_tokens)
         return 1e3 / whole_ms / self.goodput
 
     def _rates(self, gpu_type: str) -> Mapping[Tier, float]:

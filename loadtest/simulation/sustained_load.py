@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 
 from loadtest.evaluation.words import percent, seconds
 from loadtest.load.scenario import Slo
-from loadtest.simulation.outcome import Outcome, TierOutcome
-from loadtest.simulation.profile_range import Side, profiles_at
+from loadtest.simulation.outcome import SimulationOutcome, TierOutcome
+from loadtest.simulation.profile_range import UncertaintySide, profiles_at
 from loadtest.simulation.static_set import Bench, Split
 
 Found = TypeVar("Found")
@@ -32,7 +32,7 @@ class SustainedLoad:
     gpus: Mapping[str, int]
     split: Split
     loads_per_s: tuple[float, ...]
-    outcome: Outcome | None
+    outcome: SimulationOutcome | None
     beyond: str
 
     @property
@@ -68,13 +68,13 @@ def maximum_sustained_load(
     )
 
 
-def bench_at(bench: Bench, side: Side) -> Bench:
+def bench_at(bench: Bench, side: UncertaintySide) -> Bench:
     """The same question with the profiles' figures at one end of their uncertainty."""
     setup = replace(bench.setup, profiles=profiles_at(bench.setup.profiles, side))
     return replace(bench, setup=setup)
 
 
-def load_at(bench: Bench, sustained: SustainedLoad, side: Side) -> float:
+def load_at(bench: Bench, sustained: SustainedLoad, side: UncertaintySide) -> float:
     """What would be sustained with all figures at this end of their uncertainty, with the same
     division of the GPUs, in the repetition that sustained least. It is searched less precisely, and
     never on the wrong side of what was found."""
@@ -86,7 +86,7 @@ def load_at(bench: Bench, sustained: SustainedLoad, side: Side) -> float:
     found = _search(
         moved, sustained.gpus, sustained.split, sustained.worst_seed, guess, RANGE_PRECISION
     )
-    keep = min if side is Side.PESSIMISTIC else max
+    keep = min if side is UncertaintySide.PESSIMISTIC else max
     return keep(found.load, sustained.load_per_s)
 
 
@@ -95,7 +95,7 @@ class SustainingSplit:
     """How a set sustains the load: `outcome` is of the repetition that went worst."""
 
     split: Split
-    outcome: Outcome
+    outcome: SimulationOutcome
 
 
 def sustaining_split(
@@ -155,7 +155,7 @@ def _best_split(
     splits: Sequence[Split],
     guess: float,
     precision: float,
-) -> tuple[Split, MaximumLoad[Outcome]]:
+) -> tuple[Split, MaximumLoad[SimulationOutcome]]:
     """Another way to divide the GPUs is looked into only where it sustains more than the best."""
     best = splits[0], _search(bench, gpus, splits[0], 0, guess, precision)
     for split in splits[1:]:
@@ -174,7 +174,7 @@ def _search(
     precision: float,
     *,
     widen: float = 1.1,
-) -> MaximumLoad[Outcome]:
+) -> MaximumLoad[SimulationOutcome]:
     return maximum_load(
         lambda load: bench.run(gpus, split, load, seed),
         bench.sustains,
@@ -184,7 +184,7 @@ def _search(
     )
 
 
-def what_is_missed(outcome: Outcome, bench: Bench) -> str:
+def what_is_missed(outcome: SimulationOutcome, bench: Bench) -> str:
     """`chat: 97.1% good, 2.0% refused, TTFT p99 3.1 s`, of the tiers that miss."""
     return "; ".join(
         f"{tier}: {_missed(found, bench.setup.slo(tier))}"
@@ -223,9 +223,9 @@ def _next_load(low: float, high: float, widen: float) -> float:
 
 def _worst(
     bench: Bench, gpus: Mapping[str, int], split: Split, load_rps: float, repetitions: int
-) -> Outcome | None:
+) -> SimulationOutcome | None:
     """None as soon as one repetition does not sustain."""
-    outcomes: list[Outcome] = []
+    outcomes: list[SimulationOutcome] = []
     for seed in range(repetitions):
         outcome = bench.run(gpus, split, load_rps, seed)
         if not bench.sustains(outcome):
@@ -234,5 +234,5 @@ def _worst(
     return min(outcomes, key=_least_goodput)
 
 
-def _least_goodput(outcome: Outcome) -> float:
+def _least_goodput(outcome: SimulationOutcome) -> float:
     return min(tier.goodput_share for tier in outcome.tiers.values())

@@ -35,7 +35,7 @@ class Lengths:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class SyntheticLoad:
     """A tier's requests: at most `peak_rps` a second, `rate` of them at a time."""
 
     tier: Tier
@@ -45,7 +45,7 @@ class Load:
     answer: Lengths
 
 
-def synthetic(loads: tuple[Load, ...], duration_s: float, seed: int = SEED) -> Trace:
+def synthetic(loads: tuple[SyntheticLoad, ...], duration_s: float, seed: int = SEED) -> Trace:
     """All loads together, clipped as the server clips."""
     requests = [
         request
@@ -56,7 +56,7 @@ def synthetic(loads: tuple[Load, ...], duration_s: float, seed: int = SEED) -> T
     return Trace(tuple(requests))
 
 
-def _requests(load: Load, duration_s: float, rng: np.random.Generator) -> list[Request]:
+def _requests(load: SyntheticLoad, duration_s: float, rng: np.random.Generator) -> list[Request]:
     candidates = rng.poisson(load.peak_rps * duration_s)
     at_s = np.sort(rng.uniform(0.0, duration_s, candidates))
     kept = at_s[rng.uniform(0.0, load.peak_rps, candidates) < load.rate(at_s)]
@@ -79,7 +79,7 @@ def prompt_heavy(seed: int = SEED) -> Trace:
         since_s = at_s - begins[np.searchsorted(begins, at_s, side="right") - 1]
         return np.where((since_s >= 0) & (since_s < 10.0), burst_rps, base_rps)
 
-    load = Load(Tier.CHAT, rate, burst_rps, Lengths(2000, 0.2), Lengths(15, 0.4))
+    load = SyntheticLoad(Tier.CHAT, rate, burst_rps, Lengths(2000, 0.2), Lengths(15, 0.4))
     return synthetic((load,), duration_s, seed)
 
 
@@ -89,7 +89,7 @@ def step_8x(seed: int = SEED) -> Trace:
     def rate(at_s: Floats) -> Floats:
         return np.where((at_s % 1500.0 >= 600.0) & (at_s % 1500.0 < 1200.0), 32.0, 4.0)
 
-    load = Load(Tier.CHAT, rate, 32.0, Lengths(500, 0.8), Lengths(200, 0.6))
+    load = SyntheticLoad(Tier.CHAT, rate, 32.0, Lengths(500, 0.8), Lengths(200, 0.6))
     return synthetic((load,), 3000.0, seed)
 
 
@@ -99,8 +99,10 @@ def opposite_phase(seed: int = SEED) -> Trace:
     def wave(peak_rps: float, sign: int) -> Rate:
         return lambda at_s: peak_rps * (0.55 + sign * 0.45 * np.sin(2 * np.pi * at_s / 1200.0))
 
-    chat = Load(Tier.CHAT, wave(18.0, 1), 18.0, Lengths(600, 0.7), Lengths(350, 0.5))
-    reasoning = Load(Tier.REASONING, wave(9.0, -1), 9.0, Lengths(300, 0.5), Lengths(900, 0.5))
+    chat = SyntheticLoad(Tier.CHAT, wave(18.0, 1), 18.0, Lengths(600, 0.7), Lengths(350, 0.5))
+    reasoning = SyntheticLoad(
+        Tier.REASONING, wave(9.0, -1), 9.0, Lengths(300, 0.5), Lengths(900, 0.5)
+    )
     return synthetic((chat, reasoning), 2400.0, seed)
 
 
@@ -113,7 +115,9 @@ def fleet_48(seed: int = SEED) -> Trace:
     def rate(at_s: Floats) -> Floats:
         return mean_rps * np.interp(at_s / 60.0, np.arange(len(levels)), levels)
 
-    load = Load(Tier.REASONING, rate, 1.3 * mean_rps, Lengths(500, 0.7), Lengths(1200, 0.6))
+    load = SyntheticLoad(
+        Tier.REASONING, rate, 1.3 * mean_rps, Lengths(500, 0.7), Lengths(1200, 0.6)
+    )
     return synthetic((load,), duration_s, seed)
 
 
@@ -127,13 +131,13 @@ def day(seed: int = SEED) -> Trace:
     def rate(at_s: Floats) -> Floats:
         return peak_rps * np.interp(at_s * 24 / duration_s, hours, levels)
 
-    load = Load(Tier.REASONING, rate, peak_rps, Lengths(1000, 0.5), Lengths(1600, 0.4))
+    load = SyntheticLoad(Tier.REASONING, rate, peak_rps, Lengths(1000, 0.5), Lengths(1600, 0.4))
     return synthetic((load,), duration_s, seed)
 
 
 def threshold_10h(seed: int = SEED) -> Trace:
     """Ten hours at the load at which one replica is just too few and two are half idle."""
-    load = Load(
+    load = SyntheticLoad(
         Tier.REASONING,
         lambda at_s: np.full_like(at_s, 1.25),
         1.25,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.simulation.engine import Engine
+from loadtest.simulation.engine import SimulatedEngine as Engine
 from loadtest.simulation.profile import GpuProfile as CardProfile
 from loadtest.simulation.sim_request import SimRequest as Visit
 from serve_app.api.demand import DemandMeter

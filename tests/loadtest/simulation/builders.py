@@ -3,18 +3,18 @@
 import random
 from collections.abc import Mapping
 
-from loadtest.simulation.profile import Curve, Figure, GpuProfile
+from loadtest.simulation.profile import GpuProfile, ProfileFigure, StepTimeCurve
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.trace import Request, Trace
 from serve_app.core.tiers import Tier
 
 
-def figure(value: float) -> Figure:
-    return Figure(value=value, status="derived", source="made up for a test")
+def figure(value: float) -> ProfileFigure:
+    return ProfileFigure(value=value, status="derived", source="made up for a test")
 
 
-def curve(step_ms: Mapping[int, float]) -> Curve:
-    return Curve(step_ms=step_ms, status="derived", source="made up for a test")
+def curve(step_ms: Mapping[int, float]) -> StepTimeCurve:
+    return StepTimeCurve(step_ms=step_ms, status="derived", source="made up for a test")
 
 
 def a_gpu(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from loadtest.simulation.fleet import Fleet
 from loadtest.simulation.recorder import Recorder
-from loadtest.simulation.replica import Clock, Replica
+from loadtest.simulation.replica import Clock, SimulatedReplica
 from loadtest.simulation.setup import Setup, tier_plan
 from loadtest.simulation.sim_request import SimRequest
 from loadtest.simulation.tier_state import TierState
@@ -113,7 +113,7 @@ def play(
     return _kept(log, duration_s, capacity_at_once)
 
 
-def _capacity(mix: Mix, replica: Replica) -> tuple[float, int]:
+def _capacity(mix: Mix, replica: SimulatedReplica) -> tuple[float, int]:
     """Requests a second, and how many at once: as many as the KV pool holds."""
     rng = random.Random(1)
     drawn = [mix(rng) for _ in range(1000)]

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from loadtest.simulation.cell import cell_of
-from loadtest.simulation.outcome import Outcome
-from loadtest.simulation.replica import Clock, Replica
+from loadtest.simulation.outcome import SimulationOutcome
+from loadtest.simulation.replica import Clock, SimulatedReplica
 from loadtest.simulation.run import simulate
 from loadtest.simulation.setup import tier_plan
 from loadtest.simulation.sim_request import SimRequest
@@ -62,7 +62,7 @@ def test_a_part_of_a_replica_takes_as_long_for_that_part_of_a_batch() -> None:
     def ends_s(size: float, requests: int) -> list[float]:
         clock = Clock()
         plan = tier_plan(Tier.CHAT, a_setup(a_gpu(per_context_ktoken_ms=5.0), slots=8))
-        replica = Replica.build(plan, "T4", clock, ready_s=0.0)
+        replica = SimulatedReplica.build(plan, "T4", clock, ready_s=0.0)
         replica.resize(size)
         for number in range(requests):
             replica.enter(SimRequest(number, Tier.CHAT, 0.0, 200, 20, 1024))
@@ -80,7 +80,7 @@ def test_a_part_of_a_replica_takes_as_long_for_that_part_of_a_batch() -> None:
 
 
 def test_what_a_part_reports_is_of_a_whole_replica() -> None:
-    replica = Replica.build(tier_plan(Tier.CHAT, BIG), "T4", Clock(), ready_s=0.0)
+    replica = SimulatedReplica.build(tier_plan(Tier.CHAT, BIG), "T4", Clock(), ready_s=0.0)
     whole = replica.report()
     replica.resize(0.5)
     assert replica.report() == replace(whole)
@@ -88,7 +88,7 @@ def test_what_a_part_reports_is_of_a_whole_replica() -> None:
 
 def test_a_target_that_grows_by_a_part_is_felt_after_a_start() -> None:
     state = TierState(tier_plan(Tier.CHAT, BIG), weight=10.0, target=5.0)
-    replica = Replica.build(state.plan, "T4", Clock(), ready_s=0.0)
+    replica = SimulatedReplica.build(state.plan, "T4", Clock(), ready_s=0.0)
     state.serve(replica)
     state.fit(0.0)
     assert replica.size == pytest.approx(0.5)
@@ -146,7 +146,9 @@ def test_a_cell_sees_its_load_from_the_first_second() -> None:
     assert max(change.replicas for change in cell.changes) < 200
 
 
-def assert_alike(whole: Outcome, cell: Outcome, *, gpu_hours_off: float = 1e-6) -> None:
+def assert_alike(
+    whole: SimulationOutcome, cell: SimulationOutcome, *, gpu_hours_off: float = 1e-6
+) -> None:
     assert (whole.weight, cell.weight > 1) == (1, True)
     assert cell.simulated_requests == pytest.approx(whole.requests / cell.weight, rel=0.02)
     assert cell.requests == pytest.approx(whole.requests, rel=0.02)
@@ -159,7 +161,7 @@ def assert_alike(whole: Outcome, cell: Outcome, *, gpu_hours_off: float = 1e-6) 
     assert cell.utilisation == pytest.approx(whole.utilisation, rel=0.02 + gpu_hours_off)
 
 
-def _ours(trace: Trace, weight: int) -> Outcome:
+def _ours(trace: Trace, weight: int) -> SimulationOutcome:
     from loadtest.simulation.contest import run_policy
 
     setup = replace(BIG, weight=weight, initial={Tier.CHAT: 20})

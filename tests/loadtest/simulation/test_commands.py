@@ -9,7 +9,7 @@ import pytest
 
 from loadtest.__main__ import main
 from loadtest.simulation.answers import CapacityAnswer, PlanAnswer, SimulateAnswer
-from loadtest.simulation.outcome import Outcome
+from loadtest.simulation.outcome import SimulationOutcome
 from loadtest.simulation.profile import write_profile
 from loadtest.simulation.static_set import Bench, Split
 from loadtest.simulation.sustained_load import SustainedLoad
@@ -231,7 +231,7 @@ def test_ctrl_c_keeps_the_sets_that_sustain_it(
 
     def run(
         bench: Bench, gpus: Mapping[str, int], split: Split, load_rps: float, seed: int
-    ) -> Outcome:
+    ) -> SimulationOutcome:
         tried.append(gpus)
         if len(tried) > 1 and tried[-1] != tried[-2]:
             raise KeyboardInterrupt

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.simulation.engine import Engine
+from loadtest.simulation.engine import SimulatedEngine
 from loadtest.simulation.profile import GpuProfile
 from loadtest.simulation.sim_request import SimRequest
 from serve_app.api.demand import DemandMeter
@@ -11,17 +11,17 @@ from serve_app.core.tiers import Tier
 from tests.loadtest.simulation.builders import a_gpu
 
 
-def an_engine(gpu: GpuProfile | None = None) -> Engine:
+def an_engine(gpu: GpuProfile | None = None) -> SimulatedEngine:
     gpu = gpu or a_gpu()
     meter = DemandMeter(gpu.step_model, LearntLengths(100, 10), lambda: 0.0, slots=8)
-    return Engine(gpu, meter)
+    return SimulatedEngine(gpu, meter)
 
 
 def a_sim_request(prompt_tokens: int = 100, new_tokens: int = 5) -> SimRequest:
     return SimRequest(1, Tier.CHAT, 0.0, prompt_tokens, new_tokens, 1024)
 
 
-def run_until(engine: Engine, until_s: float) -> dict[SimRequest, float]:
+def run_until(engine: SimulatedEngine, until_s: float) -> dict[SimRequest, float]:
     """When each request ended."""
     ended: dict[SimRequest, float] = {}
     while (now_s := engine.stride_end_s) is not None and now_s <= until_s:
@@ -29,7 +29,7 @@ def run_until(engine: Engine, until_s: float) -> dict[SimRequest, float]:
     return ended
 
 
-def run_dry(engine: Engine) -> dict[SimRequest, float]:
+def run_dry(engine: SimulatedEngine) -> dict[SimRequest, float]:
     return run_until(engine, float("inf"))
 
 

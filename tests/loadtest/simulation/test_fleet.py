@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.simulation.balancer import LeastConnections
-from loadtest.simulation.outcome import Outcome
-from loadtest.simulation.replica import Clock, Replica
+from loadtest.simulation.outcome import SimulationOutcome
+from loadtest.simulation.replica import Clock, SimulatedReplica
 from loadtest.simulation.run import simulate
 from loadtest.simulation.setup import Setup, tier_plan
 from loadtest.simulation.sim_request import SimRequest
 from loadtest.simulation.static_set import AllServing
+from loadtest.simulation.tier_state import LeastConnections
 from loadtest.simulation.trace import Request, Trace
 from serve_app.api.place import Refused
 from serve_app.core.tiers import Tier
@@ -20,7 +20,7 @@ from tests.loadtest.simulation.builders import a_gpu, a_request, a_setup, traffi
 ONE = AllServing({Tier.CHAT: 1})
 
 
-def run(*requests: Request, setup: Setup, policy: object = ONE) -> Outcome:
+def run(*requests: Request, setup: Setup, policy: object = ONE) -> SimulationOutcome:
     trace = Trace(tuple(sorted(requests, key=lambda request: request.arrival_s)))
     return simulate(trace, setup, policy)  # pyright: ignore[reportArgumentType]
 
@@ -65,7 +65,7 @@ def test_each_refusal_is_the_gates_own() -> None:
     """What the fleet refuses is what this replica's gate says to the same request."""
     setup = a_setup(slots=1, max_queued_requests=0)
     clock = Clock()
-    replica = Replica.build(tier_plan(Tier.CHAT, setup), "T4", clock, ready_s=0.0)
+    replica = SimulatedReplica.build(tier_plan(Tier.CHAT, setup), "T4", clock, ready_s=0.0)
     replica.enter(SimRequest(1, Tier.CHAT, 0.0, 100, 5, 1024))
     with pytest.raises(Refused) as refused:
         replica.enter(SimRequest(2, Tier.CHAT, 0.0, 100, 5, 1024))
@@ -155,7 +155,7 @@ def test_gpus_cost_what_their_profile_says() -> None:
 
 def test_the_balancer_chooses_the_fewest_connections_in_turn() -> None:
     plan, clock = tier_plan(Tier.CHAT, a_setup()), Clock()
-    replicas = [Replica.build(plan, "T4", clock, ready_s=0.0) for _ in range(3)]
+    replicas = [SimulatedReplica.build(plan, "T4", clock, ready_s=0.0) for _ in range(3)]
     balancer = LeastConnections()
     for replica in replicas:
         balancer.add(replica)

@@ -16,17 +16,17 @@ from serve_app.core.tiers import Tier
 
 
 @dataclass(eq=False)
-class Replica:
+class SimulatedReplica:
     queue_depth: float
     engine: SimpleNamespace
     size: float = 1.0
 
 
-def replica(*, queue: float = 0.0, kv: float = 0.0) -> Replica:
-    return Replica(queue, SimpleNamespace(kv_usage=kv))
+def replica(*, queue: float = 0.0, kv: float = 0.0) -> SimulatedReplica:
+    return SimulatedReplica(queue, SimpleNamespace(kv_usage=kv))
 
 
-def a_tier(*replicas: Replica, target: int | None = None, ongoing: int = 0) -> Any:
+def a_tier(*replicas: SimulatedReplica, target: int | None = None, ongoing: int = 0) -> Any:
     serving = list(replicas)
     return SimpleNamespace(
         target=len(serving) if target is None else target,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.simulation.names import POLICIES
+from loadtest.simulation.options import POLICIES
 from loadtest.simulation.run import simulate
 from loadtest.simulation.setup import Setup
 from serve_app.core.tiers import Tier

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.load.scenario import Uniform
-from loadtest.simulation.engine import Engine
+from loadtest.simulation.engine import SimulatedEngine
 from loadtest.simulation.profile import (
     PROFILES,
-    Figure,
     GpuProfile,
+    ProfileFigure,
     known_profiles,
     read_profile,
 )
-from loadtest.simulation.profile_range import Side, profile_at, uncertainties
+from loadtest.simulation.profile_range import UncertaintySide, profile_at, uncertainties
 from loadtest.simulation.sim_request import SimRequest
 from loadtest.simulation.static_set import Bench
 from loadtest.simulation.sustained_load import SustainedLoad, bench_at, load_at
@@ -37,7 +37,7 @@ MEASURED_TOKENS_PER_S = 8310
 def tokens_per_s(gpu: GpuProfile, *, requests: int, prompt_tokens: int, new_tokens: int) -> float:
     """Of requests that come at once to an engine which runs `max_sequences` of them together."""
     meter = DemandMeter(gpu.step_model, LearntLengths(100, 10), lambda: 0.0, slots=256)
-    engine, now_s, ended = Engine(gpu, meter), 0.0, 0
+    engine, now_s, ended = SimulatedEngine(gpu, meter), 0.0, 0
     waiting = [
         SimRequest(n, Tier.CHAT, 0.0, prompt_tokens, new_tokens, 4096) for n in range(requests)
     ]
@@ -65,12 +65,12 @@ def test_the_4090_makes_the_measured_tokens_a_second_at_a_full_batch() -> None:
 def test_the_4090_steps_as_measured_with_few_streams(streams: int, step_ms: float) -> None:
     gpu = known_profiles()["RTX4090"]
     assert gpu.step_ms(streams) == pytest.approx(step_ms, rel=0.1)
-    worse, better = (profile_at(gpu, side).step_ms(streams) for side in Side)
+    worse, better = (profile_at(gpu, side).step_ms(streams) for side in UncertaintySide)
     assert better <= step_ms <= worse
 
 
 UNCERTAIN = st.builds(
-    lambda value, share, least: Figure(
+    lambda value, share, least: ProfileFigure(
         value=value, status="derived", source="made up", uncertainty=share, least=least
     ),
     st.floats(0.01, 100),
@@ -81,11 +81,19 @@ UNCERTAIN = st.builds(
 
 @given(UNCERTAIN, UNCERTAIN, UNCERTAIN, st.integers(1, 256), st.floats(0, 1e6), st.floats(0, 1e4))
 def test_a_worse_profile_is_never_quicker_and_never_holds_more(
-    base: Figure, sequence: Figure, prompt: Figure, sequences: int, context: float, tokens: float
+    base: ProfileFigure,
+    sequence: ProfileFigure,
+    prompt: ProfileFigure,
+    sequences: int,
+    context: float,
+    tokens: float,
 ) -> None:
     changed = {"base_ms": base, "per_sequence_ms": sequence, "per_prompt_token_ms": prompt}
     gpu = a_gpu(per_context_ktoken_ms=0.1).model_copy(update=changed)
-    worse, better = profile_at(gpu, Side.PESSIMISTIC), profile_at(gpu, Side.OPTIMISTIC)
+    worse, better = (
+        profile_at(gpu, UncertaintySide.PESSIMISTIC),
+        profile_at(gpu, UncertaintySide.OPTIMISTIC),
+    )
     steps = [
         profile.step_ms(sequences, context_tokens=context, prompt_tokens=tokens)
         for profile in (better, gpu, worse)
@@ -96,9 +104,12 @@ def test_a_worse_profile_is_never_quicker_and_never_holds_more(
 
 
 def test_a_bound_is_only_worse_and_a_curve_moves_as_a_whole() -> None:
-    bound = Figure(value=2.0, status="derived", source="a", uncertainty=0.5, least=True)
+    bound = ProfileFigure(value=2.0, status="derived", source="a", uncertainty=0.5, least=True)
     gpu = a_gpu(by_sequences={1: 13.0, 8: 26.0}).model_copy(update={"per_prompt_token_ms": bound})
-    worse, better = profile_at(gpu, Side.PESSIMISTIC), profile_at(gpu, Side.OPTIMISTIC)
+    worse, better = (
+        profile_at(gpu, UncertaintySide.PESSIMISTIC),
+        profile_at(gpu, UncertaintySide.OPTIMISTIC),
+    )
     assert (better.per_prompt_token_ms.value, worse.per_prompt_token_ms.value) == (2.0, 3.0)
     assert better.step_ms(8) == pytest.approx(20.0)
     assert worse.step_ms(8) == pytest.approx(26.0 * 1.3)
@@ -136,7 +147,7 @@ def a_bench(gpu: GpuProfile) -> Bench:
 def loads(gpu: GpuProfile) -> Sequence[float]:
     bench = a_bench(gpu)
     sustained = SustainedLoad({gpu.name: 1}, {Tier.CHAT: 1}, (4.0, 3.0), None, "")
-    return [load_at(bench, sustained, side) for side in Side]
+    return [load_at(bench, sustained, side) for side in UncertaintySide]
 
 
 def test_a_range_is_about_what_was_found() -> None:
@@ -144,4 +155,6 @@ def test_a_range_is_about_what_was_found() -> None:
     low, high = loads(known)
     assert low <= 3.0 <= high
     bench = a_bench(known)
-    assert bench_at(bench, Side.PESSIMISTIC).bound_rps({"T4": 1}) < bench.bound_rps({"T4": 1})
+    assert bench_at(bench, UncertaintySide.PESSIMISTIC).bound_rps({"T4": 1}) < bench.bound_rps(
+        {"T4": 1}
+    )

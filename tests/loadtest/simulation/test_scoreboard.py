@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.simulation.figures import Figures
+from loadtest.simulation.figures import RunFigures
 from loadtest.simulation.kept_runs import KeptRuns
 from loadtest.simulation.scoreboard import CaseRows, Played, row, sentences, summary, table
 from loadtest.simulation.trace import TraceError
@@ -19,16 +19,16 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def figures(goodput: float = 0.9, gpu_hours: float = 2.0, **other: Any) -> Figures:
+def figures(goodput: float = 0.9, gpu_hours: float = 2.0, **other: Any) -> RunFigures:
     known: dict[str, Any] = {
         "attainment": 1.0, "cost_usd": 1.0, "scale_actions": 3, "requests": 100, "refused": 0,
         "lent": 0, "goodput_by_tier": {Tier.CHAT: goodput}, "ttft_p95_s": {Tier.CHAT: 0.5},
         "tpot_p95_s": {Tier.CHAT: 0.05},
     }  # fmt: skip
-    return Figures(goodput=goodput, gpu_hours=gpu_hours, **{**known, **other})
+    return RunFigures(goodput=goodput, gpu_hours=gpu_hours, **{**known, **other})
 
 
-def a_case(ours: Figures, constant: int = 4, **others: Figures) -> CaseRows:
+def a_case(ours: RunFigures, constant: int = 4, **others: RunFigures) -> CaseRows:
     found = {"ours": ours, "constant": figures(0.9, 3.0), **others}
     settings = {"constant": {"chat": constant}}
     rows = {
@@ -84,7 +84,7 @@ def test_the_table_has_a_line_for_each_law_and_marks_what_is_not_equal() -> None
 def test_what_was_played_is_not_played_again_unless_the_code_has_changed(tmp_path: Path) -> None:
     played: list[str] = []
 
-    def play() -> Figures:
+    def play() -> RunFigures:
         played.append("once more")
         return figures(0.5 + len(played) / 100)
 

@@ -54,6 +54,30 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--policy", choices=POLICIES, default="ours")
     add("--json", type=Path, metavar="OUT", help="write the result here")
     add("--plot", type=Path, metavar="FILE.png", help="draw arrivals, replicas, queue, refusals")
+    _add_load(parser)
+    add(
+        "--initial",
+        type=types.initial,
+        default=types.AUTO,
+        metavar="N|auto",
+        help="replicas that serve at the beginning: 2, or chat=2,reasoning=1; auto: what the first "
+        "two minutes need, the same for each policy",
+    )
+    add(
+        "--retries",
+        type=types.natural,
+        default=0,
+        metavar="N",
+        help="refused requests are retried after their Retry-After, up to N times",
+    )
+    add("--seed", type=types.natural, default=0, help="of copies, thinning and cells")
+    common.add_cluster(parser)
+    common.add_scaling(parser)
+
+
+def _add_load(parser: argparse.ArgumentParser) -> None:
+    """What is made of the trace: faster, more of it, a day of it, a part of it."""
+    add = parser.add_argument
     add(
         "--rate",
         type=types.positive,
@@ -73,24 +97,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="K",
         help="simulate one GPU in K, with one request in K; as many as keep it short if not given",
     )
-    add(
-        "--initial",
-        type=types.initial,
-        default=types.AUTO,
-        metavar="N|auto",
-        help="replicas that serve at the beginning: 2, or chat=2,reasoning=1; auto: what the first "
-        "two minutes need, the same for each policy",
-    )
-    add(
-        "--retries",
-        type=types.natural,
-        default=0,
-        metavar="N",
-        help="refused requests are retried after their Retry-After, up to N times",
-    )
-    add("--seed", type=types.natural, default=0, help="of copies, thinning and cells")
-    common.add_cluster(parser)
-    common.add_scaling(parser)
 
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:

@@ -40,10 +40,10 @@ def make_ours(setup: Setup, weight: float = 1.0) -> "Ours":
     simulated = setup.gpu_count / weight
     unit = weight / max(1, min(round(weight), math.ceil(PARTS / simulated)))
     delays = ServeDelays(serve_config(setup, setup.downscale_delay_s, LOOK_BACK_S, unit=unit))
-    policies = {
+    settings = {
         tier: ScalingLaw(start_s=setup.longest_start_s, slo=_slo(setup.slo(tier))) for tier in Tier
     }
-    return Ours(policies, delays, setup.gpu_count, setup.lend_share, unit)
+    return Ours(settings, delays, setup.gpu_count, setup.lend_share, unit)
 
 
 def _slo(played: PlayedSlo) -> Slo:
@@ -59,7 +59,7 @@ class Ours:
     part of a simulated replica: each report counts as often as units go into it.
     """
 
-    policies: Mapping[Tier, ScalingLaw]
+    settings: Mapping[Tier, ScalingLaw]
     delays: ServeDelays
     gpus: int
     lend_share: float
@@ -112,16 +112,16 @@ class Ours:
         now_s: float,
     ) -> Decision:
         others = [
-            spare_load(reported, self.policies[other], lend_share=self.lend_share)
+            spare_load(reported, self.settings[other], lend_share=self.lend_share)
             for other, reported in reports.items()
             if other is not tier
         ]
         # As the server: the longest start of the tier's replicas.
-        policy = self.policies[tier]
-        start_s = max((r.plan.start_s for r in state.serving), default=policy.start_s)
+        settings = self.settings[tier]
+        start_s = max((r.plan.start_s for r in state.serving), default=settings.start_s)
         return desired_replicas(
             reports[tier],
-            policy if start_s == policy.start_s else replace(policy, start_s=start_s),
+            settings if start_s == settings.start_s else replace(settings, start_s=start_s),
             now_s=now_s,
             memory=self._memories.get(tier, ScalingMemory()),
             replicas_target=target,

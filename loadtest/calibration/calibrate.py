@@ -25,11 +25,17 @@ from loadtest.results_file import commit, machine, versions
 from loadtest.simulation.profile import (
     MOST_UNCERTAINTY,
     TOTAL,
-    CardProfile,
-    Curve,
-    Figure,
     MeasuredOn,
     known_profiles,
+)
+from loadtest.simulation.profile import (
+    GpuProfile as CardProfile,
+)
+from loadtest.simulation.profile import (
+    ProfileFigure as Figure,
+)
+from loadtest.simulation.profile import (
+    StepTimeCurve as Curve,
 )
 from serve_app.config.engine import EngineConfig
 from serve_app.core.placement.hardware import RTX_4090, T4, hardware_for

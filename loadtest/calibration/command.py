@@ -11,7 +11,8 @@ from rich.table import Table
 
 from loadtest.evaluation import options as common
 from loadtest.load.faults import LoadFault
-from loadtest.simulation.profile import CardProfile, write_profile
+from loadtest.simulation.profile import GpuProfile as CardProfile
+from loadtest.simulation.profile import write_profile
 from serve_app.core.tiers import Tier
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from rich.console import Console
 from loadtest.calibration.calibrate import Measured, Wanted, fit, measure, profile_of
 from loadtest.calibration.waves import Answered
 from loadtest.load.faults import LoadFault
-from loadtest.simulation.profile import CardProfile
+from loadtest.simulation.profile import GpuProfile as CardProfile
 
 # A piece is of few rounds, and none is left out.
 NO_LIMIT_S = float("inf")

@@ -17,7 +17,7 @@ from loadtest.load.scenario import Load, Lognormal, Poisson, Scenario
 from loadtest.load.server import find_target, tiers_of
 from loadtest.load.summary import span_s
 from loadtest.simulation.outcome import Percentiles
-from loadtest.simulation.profile import CardProfile
+from loadtest.simulation.profile import GpuProfile as CardProfile
 from loadtest.simulation.run import simulate
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.static_set import AllServing

@@ -18,7 +18,9 @@ from loadtest.evaluation.words import seconds
 from loadtest.load.faults import LoadFault
 from loadtest.load.record import Record
 from loadtest.results_file import META, REPOSITORY, RESULTS, commit, machine, versions, write
-from loadtest.simulation.profile import CardProfile, ProfileError, read_profile
+from loadtest.simulation.profile import GpuProfile as CardProfile
+from loadtest.simulation.profile import GpuProfileError as ProfileError
+from loadtest.simulation.profile import read_profile
 from serve_app.core.tiers import Tier
 
 if TYPE_CHECKING:

@@ -12,8 +12,10 @@ import numpy as np
 
 from loadtest.results_file import REPOSITORY
 from loadtest.simulation.arrivals import TIERS, arrivals_of
-from loadtest.simulation.profile import CardProfile, Figure
-from loadtest.simulation.synthetic import Floats, Lengths, Load, synthetic
+from loadtest.simulation.profile import GpuProfile as CardProfile
+from loadtest.simulation.profile import ProfileFigure as Figure
+from loadtest.simulation.synthetic import Floats, Lengths, synthetic
+from loadtest.simulation.synthetic import SyntheticLoad as Load
 from loadtest.simulation.trace import Request, Trace, merged, read_trace
 from serve_app.core.tiers import Tier
 

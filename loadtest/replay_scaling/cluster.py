@@ -6,7 +6,7 @@ from typing import Any
 
 from loadtest.ray_nodes import gpu_node
 from loadtest.replay_scaling.cells import ReplayCell
-from loadtest.simulation.profile import CardProfile
+from loadtest.simulation.profile import GpuProfile as CardProfile
 from serve_app.core.tiers import Tier
 from serve_app.local.cluster import LocalCluster
 from serve_app.local.profiles import load_profile, with_http_port

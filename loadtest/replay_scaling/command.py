@@ -20,7 +20,8 @@ from loadtest.replay_scaling.replay import ReplayError, replay
 from loadtest.replay_scaling.table import table
 from loadtest.results_file import META, REPOSITORY, commit, machine, versions, write
 from loadtest.simulation.option_types import DEFAULT_SLO, positive, slo
-from loadtest.simulation.profile import CardProfile, known_profiles
+from loadtest.simulation.profile import GpuProfile as CardProfile
+from loadtest.simulation.profile import known_profiles
 from serve_app.local.cluster import ClusterError
 
 RESULTS = REPOSITORY / "loadtest" / "results" / "replay_scaling.json"

@@ -11,7 +11,7 @@ from loadtest.load.record import Outcome as Ending
 from loadtest.load.record import Record
 from loadtest.load.scenario import Slo
 from loadtest.load.slo import is_good
-from loadtest.simulation.outcome import Outcome
+from loadtest.simulation.outcome import SimulationOutcome as Outcome
 from serve_app.core.tiers import Tier
 
 # What the issue asks for: the share by which GPU-hours and goodput may differ.

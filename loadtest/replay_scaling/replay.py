@@ -20,7 +20,7 @@ from loadtest.replay_scaling.client import Replay, play
 from loadtest.replay_scaling.cluster import release, running_cluster
 from loadtest.replay_scaling.figures import Figures, replayed
 from loadtest.replay_scaling.serve_watch import RUNNING, ServeWatch, held_s, scale_actions, starts_s
-from loadtest.simulation.profile import CardProfile
+from loadtest.simulation.profile import GpuProfile as CardProfile
 from loadtest.simulation.trace import Trace
 from serve_app.core.tiers import Tier
 from serve_app.local.cluster import LocalCluster

@@ -11,9 +11,9 @@ from loadtest.load.scenario import Slo
 from loadtest.replay_scaling.cells import IDLE_S, ReplayCell
 from loadtest.replay_scaling.cluster import autoscaling_config
 from loadtest.simulation.ours import make_ours
-from loadtest.simulation.outcome import Outcome
+from loadtest.simulation.outcome import SimulationOutcome as Outcome
 from loadtest.simulation.policies import RayDefault, ServeDelays
-from loadtest.simulation.profile import CardProfile
+from loadtest.simulation.profile import GpuProfile as CardProfile
 from loadtest.simulation.run import Policy, simulate
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.tier_state import TierState

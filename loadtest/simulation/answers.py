@@ -12,17 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from loadtest.load.scenario import Slo
 from loadtest.simulation.inputs import status_of
-from loadtest.simulation.outcome import Change, Moment, Outcome, Percentiles, TierOutcome
+from loadtest.simulation.outcome import Change, Moment, Percentiles, SimulationOutcome, TierOutcome
 from loadtest.simulation.profile_range import uncertainties
 from loadtest.simulation.setup import Setup
 from serve_app.core.tiers import Tier
 
 
-class _Strict(BaseModel):
+class _AnswerModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TierFigures(_Strict):
+class SimulatedTierFigures(_AnswerModel):
     """What became of a tier's requests. A time is null where none was served."""
 
     requests: int
@@ -44,8 +44,8 @@ class TierFigures(_Strict):
     goodput_per_s: float
 
 
-class CardFigures(_Strict):
-    """One kind of card. `profile`: how its figures are known."""
+class GpuFigures(_AnswerModel):
+    """One GPU type. `profile`: how its figures are known."""
 
     gpu_hours: float
     cost_usd: float | None = Field(description="null where its price is not known.")
@@ -54,19 +54,19 @@ class CardFigures(_Strict):
     profile: str
 
 
-class Asked(_Strict):
-    """What every answer depends on. `uncertainty`: by card and figure, as a share of it."""
+class Asked(_AnswerModel):
+    """What every answer depends on. `uncertainty`: by GPU and figure, as a share of it."""
 
     slo: Mapping[str, float] = Field(description="Limits in seconds, by name.")
     max_wait_s: float
-    profiles: Mapping[str, str] = Field(description="Each card's figures: derived, measured, both.")
+    profiles: Mapping[str, str] = Field(description="Each GPU's figures: derived, measured, both.")
     uncertainty: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
     command: str
     date: str
     commit: str
 
 
-class SimulateAnswer(_Strict):
+class SimulateAnswer(_AnswerModel):
     """One policy on one trace."""
 
     policy: str
@@ -84,7 +84,7 @@ class SimulateAnswer(_Strict):
     rate: float
     load: float
     day: bool
-    cell: float = Field(description="Each simulated card stands for so many.")
+    cell: float = Field(description="Each simulated GPU stands for so many.")
     retries: int
     seed: int
     initial: Mapping[Tier, int] = Field(description="Replicas that served at the beginning.")
@@ -92,45 +92,51 @@ class SimulateAnswer(_Strict):
     clipped: int
     gpus: Mapping[str, int]
     max_wait_s: float
-    cold_start_s: float = Field(description="The longest of the cards' starts.")
+    cold_start_s: float = Field(description="The longest of the GPUs' starts.")
     hardware: Mapping[str, str]
     date: str
     changes: Sequence[Change]
-    tiers: Mapping[Tier, TierFigures]
-    cards: Mapping[str, CardFigures]
-    cost_usd: float | None = Field(description="null where a card's price is not known.")
-    utilisation: float = Field(description="Part of the held time in which a step ran.")
+    tiers: Mapping[Tier, SimulatedTierFigures]
+    cards: Mapping[str, GpuFigures]
+    cost_usd: float | None = Field(description="null where a GPU's price is not known.")
+    utilisation: float = Field(description="Part of the allocated time in which a step ran.")
     simulated_requests: int
-    timeline: Sequence[Moment] = Field(description="Replicas by tier and card, line, refusals.")
+    timeline: Sequence[Moment] = Field(description="Replicas by tier and GPU, queue, refusals.")
     asked: Asked
 
 
-class Holds(_Strict):
-    """The highest load at which each tier's requests keep the SLO often enough."""
+class SustainedLoadFigures(_AnswerModel):
+    """The maximum load at which each tier's requests keep the SLO often enough."""
 
     gpus: Mapping[str, int]
-    tiers: Mapping[Tier, int] = Field(description="Cards that serve each tier.")
-    load_per_s: float = Field(description="The lowest of the repetitions: held in each of them.")
+    tiers: Mapping[Tier, int] = Field(description="GPUs that serve each tier.")
+    load_per_s: float = Field(
+        description="The lowest of the repetitions: sustained in each of them."
+    )
     highest_per_s: float = Field(description="The highest of the repetitions.")
     pessimistic_per_s: float | None = Field(
         default=None,
-        description="What would be held with every figure of the profiles at the worse end of its "
-        "uncertainty. null: not asked for (--nominal).",
+        description="What would be sustained with every figure of the profiles at the worse end of "
+        "its uncertainty. null: not asked for (--nominal).",
     )
     optimistic_per_s: float | None = Field(
         default=None, description="With every figure at the better end. null: not asked for."
     )
     by_tier: Mapping[Tier, float] = Field(description="`load_per_s`, divided among the tiers.")
-    at_it: Mapping[Tier, TierFigures] = Field(description="In the repetition that held least.")
-    beyond: str = Field(description="What the first load that is not held misses.")
+    at_it: Mapping[Tier, SimulatedTierFigures] = Field(
+        description="In the repetition that sustained least."
+    )
+    beyond: str = Field(description="What the first load that is not sustained misses.")
     simulations: int
 
 
-class CapacityAnswer(_Strict):
-    """What one card of each kind holds in each tier, and what the whole set holds."""
+class CapacityAnswer(_AnswerModel):
+    """What one GPU of each type sustains in each tier, and what the whole set sustains."""
 
-    cards: Sequence[Holds]
-    whole: Holds | None = Field(description="null where a tier of the mix would have no card.")
+    cards: Sequence[SustainedLoadFigures]
+    whole: SustainedLoadFigures | None = Field(
+        description="null where a tier of the mix would have no GPU."
+    )
     interrupted: bool = Field(description="Rows are missing: it was stopped before its end.")
     goodput: float
     repetitions: int
@@ -138,26 +144,28 @@ class CapacityAnswer(_Strict):
     asked: Asked
 
 
-class PlannedSet(_Strict):
+class PlannedSet(_AnswerModel):
     gpus: Mapping[str, int]
-    tiers: Mapping[Tier, int] = Field(description="Cards that serve each tier.")
+    tiers: Mapping[Tier, int] = Field(description="GPUs that serve each tier.")
     usd_per_hour: float
     usd_per_day: float
     usd_per_million_output_tokens: float
-    figures: Mapping[Tier, TierFigures] = Field(
+    figures: Mapping[Tier, SimulatedTierFigures] = Field(
         description="At the load, in the repetition that went worst."
     )
 
 
-class PlannedAt(_Strict):
+class PlannedAt(_AnswerModel):
     """What is needed with every figure of the profiles at one end of its uncertainty."""
 
-    cheapest_holds: bool = Field(description="The cheapest set of the answer holds the load then.")
-    cheapest: PlannedSet | None = Field(description="That holds it then; null: none was found.")
+    cheapest_holds: bool = Field(
+        description="The cheapest set of the answer sustains the load then."
+    )
+    cheapest: PlannedSet | None = Field(description="That sustains it then; null: none was found.")
 
 
-class Autoscaled(_Strict):
-    """The same cards with the server's own law, on the same trace."""
+class Autoscaled(_AnswerModel):
+    """The same GPUs with the server's own scaling policy, on the same trace."""
 
     gpu_hours: float
     gpu_hours_static: float
@@ -166,8 +174,8 @@ class Autoscaled(_Strict):
     goodput: Mapping[Tier, float]
 
 
-class PlanAnswer(_Strict):
-    """The cheapest sets of cards that hold a load."""
+class PlanAnswer(_AnswerModel):
+    """The cheapest sets of GPUs that sustain a load."""
 
     sets: Sequence[PlannedSet] = Field(description="The cheapest first.")
     pessimistic: PlannedAt | None = Field(
@@ -176,9 +184,9 @@ class PlanAnswer(_Strict):
     optimistic: PlannedAt | None = Field(
         default=None, description="At the better end. null: not asked for, or not reached."
     )
-    proven: bool = Field(description="No cheaper set is left that might hold the load.")
+    proven: bool = Field(description="No cheaper set is left that might sustain the load.")
     sets_simulated: int
-    load_per_s: Mapping[Tier, float] = Field(description="That the sets hold.")
+    load_per_s: Mapping[Tier, float] = Field(description="That the sets sustain.")
     day: bool = Field(description="It is that of the busiest hour of a day.")
     prices: Mapping[str, float]
     price_sources: Mapping[str, str]
@@ -208,10 +216,10 @@ def asked(argv: Sequence[str], setup: Setup, slo: Slo) -> Asked:
     )
 
 
-def tier_figures(outcome: Outcome) -> Mapping[Tier, TierFigures]:
-    shared = TierFigures.model_fields.keys() & TierOutcome.__slots__
+def tier_figures(outcome: SimulationOutcome) -> Mapping[Tier, SimulatedTierFigures]:
+    shared = SimulatedTierFigures.model_fields.keys() & TierOutcome.__slots__
     return {
-        tier: TierFigures(
+        tier: SimulatedTierFigures(
             **{name: getattr(found, name) for name in shared},
             attainment=found.attainment,
             output_tokens_per_s=found.output_tokens / outcome.duration_s,

@@ -32,7 +32,7 @@ MOST_SHIFT_S = 1800.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Arrivals:
+class ArrivalColumns:
     """Columns of equal length, in order of arrival. `tier` is an index into `TIERS`."""
 
     arrival_s: NDArray[np.float64]
@@ -46,32 +46,32 @@ class Arrivals:
         return len(self.arrival_s)
 
 
-def arrivals_of(trace: Trace, *, share: float = 1.0, seed: int = 0) -> Arrivals:
+def arrivals_of(trace: Trace, *, share: float = 1.0, seed: int = 0) -> ArrivalColumns:
     """The requests of the trace with its `times` and `day`, or a `share` of them. Equal arguments
     give equal requests."""
     recorded = _recorded(trace)
     if trace.times * share == 1.0 and not trace.day:
         return recorded
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     peak = 1 + DAY_SWING if trace.day else 1.0
     most = trace.times * share * peak * len(recorded)
     every = max(1, min(int(1 / share + ROUNDING), int(MOST_ROWS / most)))
     load = trace.times * share * every
     copies = math.ceil(load * peak - ROUNDING)
-    once_s, rows = _copies(recorded, trace.recorded_s, copies, dice)
+    once_s, rows = _copies(recorded, trace.recorded_s, copies, rng)
     taken: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
     seen = [0] * len(TIERS)
     for repeat in range(math.ceil(trace.duration_s / trace.recorded_s)):
         at_s = once_s + repeat * trace.recorded_s
-        wanted = load * day_curve(at_s) if trace.day else load
-        kept = dice.random(len(at_s)) * copies < wanted
+        target = load * day_curve(at_s) if trace.day else load
+        kept = rng.random(len(at_s)) * copies < target
         if trace.day:
             kept &= at_s < trace.duration_s
         at_s, own_rows = at_s[kept], rows[kept]
         chosen = _every(recorded.tier[own_rows], every, seen)
         taken.append((at_s[chosen], own_rows[chosen]))
     rows = np.concatenate([part[1] for part in taken])
-    return Arrivals(
+    return ArrivalColumns(
         np.concatenate([part[0] for part in taken]),
         recorded.tier[rows],
         recorded.prompt_tokens[rows],
@@ -87,10 +87,10 @@ def day_curve(at_s: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _copies(
-    recorded: Arrivals, span_s: float, copies: int, dice: np.random.Generator
+    recorded: ArrivalColumns, span_s: float, copies: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Times, in order, and rows of so many copies. The first one is not shifted."""
-    shifts_s = dice.uniform(0, span_s if span_s <= SHORT_S else MOST_SHIFT_S, copies)
+    shifts_s = rng.uniform(0, span_s if span_s <= SHORT_S else MOST_SHIFT_S, copies)
     shifts_s[0] = 0.0
     shifted_s = recorded.arrival_s[None, :] + shifts_s[:, None]
     # The last arrival of the first copy is at the end of the span, and stays there.
@@ -111,9 +111,9 @@ def _every(tiers: NDArray[np.int8], number: int, seen: list[int]) -> NDArray[np.
     return np.sort(np.concatenate(chosen))
 
 
-def _recorded(trace: Trace) -> Arrivals:
+def _recorded(trace: Trace) -> ArrivalColumns:
     requests = trace.requests
-    return Arrivals(
+    return ArrivalColumns(
         np.array([request.arrival_s for request in requests]),
         np.array([TIERS.index(request.tier) for request in requests], np.int8),
         np.array([request.prompt_tokens for request in requests], np.int32),

@@ -1,4 +1,4 @@
-"""`tierserve bench scaling`: every law on every case, for docs/scaling.md or your own traces."""
+"""`tierserve bench scaling`: every policy on every case, for docs/scaling.md or your own traces."""
 
 import argparse
 import datetime
@@ -20,12 +20,12 @@ from loadtest.readme_table import between_markers
 from loadtest.results_file import META, REPOSITORY, commit, machine, write
 from loadtest.simulation import option_types as types
 from loadtest.simulation import options as common
-from loadtest.simulation.names import POLICIES
+from loadtest.simulation.options import POLICIES
 
 if TYPE_CHECKING:
     from loadtest.simulation.cases import Case
     from loadtest.simulation.contest import Contest
-    from loadtest.simulation.scoreboard import CaseRows, Played, Row, Summary
+    from loadtest.simulation.scoreboard import CaseRows, Played, PolicyRow, Summary
 
 INTERRUPTED = 130
 RESULTS = REPOSITORY / "loadtest" / "results" / "scaling.json"
@@ -33,13 +33,13 @@ PAGE = REPOSITORY / "docs" / "scaling.md"
 KEPT = REPOSITORY / ".cache" / "scaling"
 PLAN_TRIES = 30
 DESCRIPTION = """\
-Plays every scaling law on every case in the simulator and writes one table: goodput by the tiers'
-SLO, GPU-hours, cost, scale actions, TTFT p95. Each law but ours is given hindsight: the cheapest of
-its settings on that very trace whose goodput is at least ours (less a thousandth), or the one with
-the best goodput where none has it; of Ray's 120 settings a coarse grid is played and then the
-neighbours of the best. All begin with the replicas that the first two minutes need.
+Plays every scaling policy on every case in the simulator and writes one table: goodput by the
+tiers' SLO, GPU-hours, cost, scale actions, TTFT p95. Each policy but ours is given hindsight: the
+cheapest of its settings on that very trace whose goodput is at least ours (less a thousandth), or
+the one with the best goodput where none has it; of Ray's 120 settings a coarse grid is played and
+then the neighbours of the best. All begin with the replicas that the first two minutes need.
 
-  ours               the server's law, as it is configured
+  ours               the server's scaling policy, as it is configured
   ray-default        Ray Serve's own, on ongoing requests
   waiting-threshold  a Kubernetes autoscaler on waiting requests, as KEDA feeds it
   llm-d              its workload variant autoscaler: queue and KV cache of each replica
@@ -51,8 +51,8 @@ EPILOG = """examples:
     tierserve bench scaling
   your own traces (CSV, gzipped or not: arrival_s,input_tokens,output_tokens[,tier]):
     tierserve bench scaling --traces FOLDER --json out.json
-  two cases, three laws:
-    tierserve bench scaling --cases step-8x azure-x4 --laws ours ray-default constant
+  two cases, three policies:
+    tierserve bench scaling --cases step-8x azure-x4 --policies ours ray-default constant
 
 A file scaling.yaml in the folder may say of each file, by its name, on what it is played:
     my.csv.gz: {gpus: {T4: 12}, times: 4, rate: 1, tier: chat}
@@ -64,7 +64,7 @@ fetch-traces` gets public traces in this form."""
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "bench-scaling",
-        help="all scaling laws on all cases, or on a folder of traces: the scoreboard",
+        help="all scaling policies on all cases, or on a folder of traces: the scoreboard",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=common.HelpFormatter,
@@ -76,7 +76,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--traces", type=Path, metavar="DIR", help="play this folder's traces, not the own cases")
     add("--cases", nargs="+", metavar="NAME", help="only these cases, or files of --traces")
-    add("--laws", nargs="+", choices=POLICIES, default=POLICIES, metavar="LAW", help="only these")
+    add(
+        "--policies",
+        "--laws",
+        nargs="+",
+        choices=POLICIES,
+        default=POLICIES,
+        metavar="POLICY",
+        help="only these",
+    )
     add("--jobs", type=types.count, default=os.cpu_count() or 1, help="processes")
     add("--json", type=Path, metavar="OUT", help="write there, and leave docs/scaling.md alone")
     add("--plan-tries", type=types.count, default=PLAN_TRIES, help="plans that a search may play")
@@ -84,8 +92,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--trust-kept",
         action="store_true",
-        help="take what was played of the other laws even if the simulator has changed since: for "
-        "work on the server's law alone",
+        help="take what was played of the other policies even if the simulator has changed "
+        "since: for work on the server's scaling policy alone",
     )
     add("--list", action="store_true", help="name the cases and end")
     common.add_cluster(parser)
@@ -93,34 +101,34 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A law on a case."""
+    """A policy on a case."""
 
     case: str
-    law: str
+    policy: str
     needed: float
 
 
 def run(options: argparse.Namespace, argv: Sequence[str], console: Console) -> int:
-    from loadtest.simulation.inputs import FAULTS, InputFault, checked_outputs
+    from loadtest.simulation.inputs import INPUT_ERRORS, InputError, checked_outputs
 
     try:
         checked_outputs(json=options.json)
         names = _names(options)
         unknown = sorted(set(options.cases or ()) - set(names))
         if unknown:
-            raise InputFault(f"--cases: {', '.join(unknown)} is none of {', '.join(names)}")
+            raise InputError(f"--cases: {', '.join(unknown)} is none of {', '.join(names)}")
         if options.list:
             console.print("\n".join(names))
             return 0
         board = Board(options, argv, [n for n in names if n in (options.cases or names)])
         board.play(console)
-    except FAULTS as fault:
-        console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
+    except INPUT_ERRORS as error:
+        console.print(str(error), style="bold red", highlight=False, markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         console.print("Interrupted: what was played is kept.", style="bold yellow")
         return INTERRUPTED
-    board.tell(console)
+    board.print_summary(console)
     return 0
 
 
@@ -145,26 +153,26 @@ class Board:
     _empty: dict[str, "CaseRows"] = field(default_factory=dict)
 
     def play(self, console: Console) -> None:
-        laws = [law for law in POLICIES if law in self.options.laws]
+        policies = [policy for policy in POLICIES if policy in self.options.policies]
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with (
             ProcessPoolExecutor(self.options.jobs, initializer=_leave_signals) as pool,
             Progress(*columns, TimeElapsedColumn(), console=console) as progress,
         ):
-            bar = progress.add_task("scaling", total=len(self.names) * len({"ours", *laws}))
+            bar = progress.add_task("scaling", total=len(self.names) * len({"ours", *policies}))
 
             def report(played: "Played", case: str) -> None:
                 figures = played.figures
-                progress.update(bar, advance=1, description=f"{case}: {played.law}")
+                progress.update(bar, advance=1, description=f"{case}: {played.policy}")
                 progress.console.print(
-                    f"{case:22} {played.law:18} goodput {figures.goodput:7.2%}  "
+                    f"{case:22} {played.policy:18} goodput {figures.goodput:7.2%}  "
                     f"{figures.gpu_hours:8.3f} GPU-hours  {figures.scale_actions:4} actions",
                     highlight=False,
                     soft_wrap=True,
                 )
 
             try:
-                self._play(pool, [law for law in laws if law != "ours"], report)
+                self._play(pool, [policy for policy in policies if policy != "ours"], report)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 # A run takes seconds, and what was played to its end is kept.
@@ -193,11 +201,11 @@ class Board:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 task, played = running.pop(future), future.result()
-                self._played.setdefault(task.case, {})[task.law] = played
+                self._played.setdefault(task.case, {})[task.policy] = played
                 report(played, task.case)
-                needed = equal_to(played.figures.goodput) if task.law == "ours" else task.needed
-                for law in _next(task.law, others):
-                    submit(Task(task.case, law, needed))
+                needed = equal_to(played.figures.goodput) if task.policy == "ours" else task.needed
+                for policy in _next(task.policy, others):
+                    submit(Task(task.case, policy, needed))
                 self.write()
 
     def cases(self) -> Mapping[str, "CaseRows"]:
@@ -221,12 +229,12 @@ class Board:
             )
         return self._empty[name]
 
-    def _rows(self, name: str) -> Mapping[str, "Row"]:
+    def _rows(self, name: str) -> Mapping[str, "PolicyRow"]:
         from loadtest.simulation.scoreboard import row
 
         played = self._played[name]
         ours = played["ours"].figures
-        return {law: row(played[law], ours) for law in POLICIES if law in played}
+        return {policy: row(played[policy], ours) for policy in POLICIES if policy in played}
 
     def write(self) -> None:
         from loadtest.simulation.scoreboard import summary
@@ -239,8 +247,8 @@ class Board:
         }
         write(self.options.json or RESULTS, document)
 
-    def tell(self, console: Console) -> None:
-        """The summary; and the page, where all cases and laws were played."""
+    def print_summary(self, console: Console) -> None:
+        """The summary; and the page, where all cases and policies were played."""
         from loadtest.simulation.scoreboard import sentences, summary
 
         cases = self.cases()
@@ -248,7 +256,7 @@ class Board:
         for sentence in sentences(found):
             console.print(sentence, highlight=False)
         whole = self.options.traces is None and self.options.cases is None
-        if whole and set(self.options.laws) == set(POLICIES) and self.options.json is None:
+        if whole and set(self.options.policies) == set(POLICIES) and self.options.json is None:
             page = PAGE.read_text(encoding="utf-8")
             body = page_text(cases, found, self._meta())
             PAGE.write_text(between_markers(page, "scaling", body), encoding="utf-8")
@@ -269,12 +277,12 @@ class Board:
         }
 
 
-def _next(law: str, others: Sequence[str]) -> Sequence[str]:
-    """What is played after this law on the same case."""
-    if law == "ours":
+def _next(policy: str, others: Sequence[str]) -> Sequence[str]:
+    """What is played after this policy on the same case."""
+    if policy == "ours":
         waits = "constant" in others
         return [other for other in others if other != "clairvoyant" or not waits]
-    return ["clairvoyant"] if law == "constant" and "clairvoyant" in others else []
+    return ["clairvoyant"] if policy == "constant" and "clairvoyant" in others else []
 
 
 def page_text(cases: Mapping[str, "CaseRows"], found: "Summary", meta: Mapping[str, Any]) -> str:
@@ -302,8 +310,8 @@ def play_task(task: Task, options: argparse.Namespace) -> "Played":
     """In a process of the pool."""
     from loadtest.simulation.scoreboard import Played
 
-    found = _contest(task.case, options).judge(task.law, task.needed)
-    return Played(task.law, found.figures, found.setting, found.tried, task.needed)
+    found = _contest(task.case, options).judge(task.policy, task.needed)
+    return Played(task.policy, found.figures, found.setting, found.tried, task.needed)
 
 
 @lru_cache(maxsize=4)

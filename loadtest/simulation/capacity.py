@@ -1,4 +1,4 @@
-"""`python -m loadtest capacity`: the load that cards hold within the SLO, alone and together."""
+"""`python -m loadtest capacity`: the load that GPUs sustain within the SLO, alone and together."""
 
 import argparse
 from collections.abc import Mapping
@@ -9,35 +9,35 @@ from rich.status import Status
 from rich.table import Table
 
 from loadtest.evaluation.words import number, seconds
+from loadtest.simulation import formatting
 from loadtest.simulation import option_types as types
 from loadtest.simulation import options as common
-from loadtest.simulation import words
 from serve_app.core.tiers import Tier
 
 if TYPE_CHECKING:
-    from loadtest.simulation.answers import CapacityAnswer, Holds
+    from loadtest.simulation.answers import CapacityAnswer, SustainedLoadFigures
     from loadtest.simulation.static_set import Bench
 
 INTERRUPTED = 130
-# A range wider than this part of the figure is told with two digits.
+# A range wider than this part of the figure is given with two digits.
 COARSE = 0.1
 DEFAULT_MIX = "chat=0.8,reasoning=0.2"
 DESCRIPTION = """\
-Simulates the cards with all of them serving and nothing scaled, at one load after the other, until
-the highest is found at which each tier's requests meet the SLO often enough. First one card of each
-kind with one tier alone, then all cards of --gpus with the mix. The server's own gate, relay and
-lending run in the simulation; the cards are profiles, which say what of them was measured and how
+Simulates the GPUs with all of them serving and nothing scaled, at one load after the other, until
+the highest is found at which each tier's requests meet the SLO often enough. First one GPU of each
+type with one tier alone, then all GPUs of --gpus with the mix. The server's own gate, relay and
+lending run in the simulation; the GPUs are profiles, which say what of them was measured and how
 uncertain each figure is. So an answer is a range: `6.0 (4.3 to 7.9)` requests/s, the ends being
 simulated with every figure at the worse or the better end of its uncertainty."""
 EXAMPLES = """examples:
-  what one T4 and one RTX 4090 hold, in each tier and together:
+  what one T4 and one RTX 4090 sustain, in each tier and together:
     python -m loadtest capacity --gpus T4=1,RTX4090=1
-  of other traffic, with another promise:
+  of other traffic, with another SLO:
     python -m loadtest capacity --gpus RTX4090=4 --mix chat=1 --output-tokens 50-300 --slo ttft=1s
   of recorded traffic:
     python -m loadtest capacity --gpus T4=2 --trace loadtest/traces/azure2023_conv_1h.csv.gz
-  of a card that was measured (loadtest calibrate), whose figures have their own uncertainty:
-    python -m loadtest capacity --gpus my-card=2 --profile my-card.json
+  of a GPU that was measured (loadtest calibrate), whose figures have their own uncertainty:
+    python -m loadtest capacity --gpus my-gpu=2 --profile my-gpu.json
 
 docs/simulation.md says what the numbers mean."""
 
@@ -45,13 +45,13 @@ docs/simulation.md says what the numbers mean."""
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "capacity",
-        help="the load that a set of cards holds within the SLO (simulated)",
+        help="the load that a set of GPUs sustains within the SLO (simulated)",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=common.HelpFormatter,
     )
     parser.add_argument(
-        "--gpus", type=types.gpu_counts, default="T4=1,RTX4090=1", help="cards of the set"
+        "--gpus", type=types.gpu_counts, default="T4=1,RTX4090=1", help="GPUs of the set"
     )
     common.add_answer(parser)
     common.add_cluster(parser)
@@ -74,14 +74,14 @@ def add_nominal(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     from loadtest.simulation.answers import write
-    from loadtest.simulation.inputs import FAULTS
+    from loadtest.simulation.inputs import INPUT_ERRORS
 
     try:
         answer = _answer(options, argv, console)
-    except FAULTS as fault:
-        console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
+    except INPUT_ERRORS as error:
+        console.print(str(error), style="bold red", highlight=False, markup=False, soft_wrap=True)
         return 2
-    tell(answer, console)
+    print_answer(answer, console)
     if answer.interrupted:
         console.print("Interrupted: these are the rows found until then.", style="bold yellow")
     if options.json is not None:
@@ -104,30 +104,30 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
     checked_gpus(options.gpus, profiles)
     traffic = traffic_of(options, options.mix, console)
     bench = bench_of(options, options.gpus, profiles, traffic)
-    cards: list[Holds] = []
+    rows: list[SustainedLoadFigures] = []
     whole, interrupted = None, False
     with console.status("") as status:
-        search = _Search(bench, options.seeds, status, ranges=not options.nominal)
+        search = _CapacitySearch(bench, options.seeds, status, ranges=not options.nominal)
         try:
-            for card in options.gpus:
+            for gpu_type in options.gpus:
                 for tier in bench.traffic.shares:
-                    cards.append(search.one(card, tier))
-            only_row = len(cards) == 1 and cards[0].gpus == options.gpus
-            whole = cards[0] if only_row else search.all(options.gpus)
+                    rows.append(search.one(gpu_type, tier))
+            only_row = len(rows) == 1 and rows[0].gpus == options.gpus
+            whole = rows[0] if only_row else search.all(options.gpus)
         except KeyboardInterrupt:
             interrupted = True
     return CapacityAnswer(
-        cards=cards,
+        cards=rows,
         whole=whole,
         interrupted=interrupted,
         goodput=options.goodput,
         repetitions=options.seeds,
-        traffic=bench.traffic.words(),
+        traffic=bench.traffic.description(),
         asked=asked(argv, bench.setup, options.slo),
     )
 
 
-class _Search:
+class _CapacitySearch:
     """Counts its simulations, and says on the status line what it looks for."""
 
     def __init__(self, bench: "Bench", repetitions: int, status: Status, *, ranges: bool) -> None:
@@ -137,38 +137,44 @@ class _Search:
         self._repetitions, self._status, self._ranges = repetitions, status, ranges
         self._simulations, self._what = 0, ""
 
-    def one(self, card: str, tier: Tier) -> "Holds":
+    def one(self, gpu_type: str, tier: Tier) -> "SustainedLoadFigures":
         from dataclasses import replace
 
         alone = replace(self._bench, traffic=self._bench.traffic.only(tier))
-        held = self._held(alone, {card: 1}, f"one {card}, {tier} alone")
-        assert held is not None, "one tier on one card always has a card"
-        return held
+        sustained = self._sustained(alone, {gpu_type: 1}, f"one {gpu_type}, {tier} alone")
+        assert sustained is not None, "one tier on one GPU always has a GPU"
+        return sustained
 
-    def all(self, gpus: Mapping[str, int]) -> "Holds | None":
-        return self._held(self._bench, gpus, "the whole set")
+    def all(self, gpus: Mapping[str, int]) -> "SustainedLoadFigures | None":
+        return self._sustained(self._bench, gpus, "the whole set")
 
-    def _held(self, bench: "Bench", gpus: Mapping[str, int], what: str) -> "Holds | None":
-        from loadtest.simulation.answers import Holds, tier_figures
-        from loadtest.simulation.held_load import held_load, load_at
-        from loadtest.simulation.profile_range import Side
+    def _sustained(
+        self, bench: "Bench", gpus: Mapping[str, int], what: str
+    ) -> "SustainedLoadFigures | None":
+        from loadtest.simulation.answers import SustainedLoadFigures, tier_figures
+        from loadtest.simulation.profile_range import UncertaintySide
+        from loadtest.simulation.sustained_load import load_at, maximum_sustained_load
 
         self._simulations, self._what = 0, what
-        held = held_load(bench, gpus, repetitions=self._repetitions)
-        if held is None:
+        sustained = maximum_sustained_load(bench, gpus, repetitions=self._repetitions)
+        if sustained is None:
             return None
-        at_it = {} if held.outcome is None else tier_figures(held.outcome)
-        ends = {side: load_at(bench, held, side) for side in Side} if self._ranges else {}
-        return Holds(
+        at_it = {} if sustained.outcome is None else tier_figures(sustained.outcome)
+        ends = (
+            {side: load_at(bench, sustained, side) for side in UncertaintySide}
+            if self._ranges
+            else {}
+        )
+        return SustainedLoadFigures(
             gpus=dict(gpus),
-            tiers=dict(held.split),
-            load_per_s=held.load_per_s,
-            highest_per_s=max(held.loads_per_s),
-            pessimistic_per_s=ends.get(Side.PESSIMISTIC),
-            optimistic_per_s=ends.get(Side.OPTIMISTIC),
-            by_tier={t: held.load_per_s * part for t, part in bench.traffic.shares.items()},
+            tiers=dict(sustained.split),
+            load_per_s=sustained.load_per_s,
+            highest_per_s=max(sustained.loads_per_s),
+            pessimistic_per_s=ends.get(UncertaintySide.PESSIMISTIC),
+            optimistic_per_s=ends.get(UncertaintySide.OPTIMISTIC),
+            by_tier={t: sustained.load_per_s * part for t, part in bench.traffic.shares.items()},
             at_it=at_it,
-            beyond=held.beyond,
+            beyond=sustained.beyond,
             simulations=self._simulations,
         )
 
@@ -177,12 +183,12 @@ class _Search:
         self._status.update(f"{self._what}: {self._simulations} simulations")
 
 
-def tell(answer: "CapacityAnswer", console: Console) -> None:
-    table = words.plain_table(
-        f"Load held with {answer.goodput:.3g} of each tier's requests within "
-        f"{words.slo(answer.asked.slo)}"
+def print_answer(answer: "CapacityAnswer", console: Console) -> None:
+    table = formatting.plain_table(
+        f"Load sustained with {answer.goodput:.3g} of each tier's requests within "
+        f"{formatting.slo(answer.asked.slo)}"
     )
-    table.add_column("cards", no_wrap=True)
+    table.add_column("GPUs", no_wrap=True)
     table.add_column("tier", no_wrap=True)
     for title in ("requests/s", "tok/s", "TTFT p50 / p95", "TPOT p95"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -193,46 +199,49 @@ def tell(answer: "CapacityAnswer", console: Console) -> None:
         _add(table, answer.whole)
     console.print(table)
     if answer.whole is None and not answer.interrupted:
-        console.print("The whole set has no row: each tier of the mix needs a card of its own.")
-    _tell_how(answer, console)
+        console.print("The whole set has no row: each tier of the mix needs a GPU of its own.")
+    _print_how(answer, console)
 
 
-def _add(table: Table, row: "Holds") -> None:
+def _add(table: Table, row: "SustainedLoadFigures") -> None:
     """A line of the whole load, and where there are several tiers one for each."""
     several = len(row.tiers) > 1
     for place, (tier, load) in enumerate(row.by_tier.items()):
         found = row.at_it.get(tier)
         part = load / row.load_per_s if row.load_per_s else 0.0
         table.add_row(
-            "" if place else words.gpus(row.gpus, "\n"),
+            "" if place else formatting.gpus(row.gpus, "\n"),
             f"{tier} on {row.tiers[tier]}" if several else str(tier),
             _rates(row, part),
             "" if found is None else number(found.output_tokens_per_s),
-            "" if found is None else words.times(found.ttft_s),
+            "" if found is None else formatting.times(found.ttft_s),
             "" if found is None else seconds(found.tpot_s.p95),
         )
 
 
-def _rates(row: "Holds", part: float) -> str:
-    """Of this part of the load: what is held, and the range that the profiles' uncertainty makes;
-    without ranges what the repetitions held."""
+def _rates(row: "SustainedLoadFigures", part: float) -> str:
+    """Of this part of the load: what is sustained, and the range that the profiles' uncertainty
+    makes; without ranges what the repetitions sustained."""
     low, high = row.pessimistic_per_s, row.optimistic_per_s
     if low is None or high is None:
-        return f"{words.rate(row.load_per_s * part)} to {words.rate(row.highest_per_s * part)}"
+        most = formatting.rate(row.highest_per_s * part)
+        return f"{formatting.rate(row.load_per_s * part)} to {most}"
     wide = high - low > COARSE * row.load_per_s
-    ends = [f"{end * part:.2g}" if wide and end * part < 100 else words.rate(end * part)
-        for end in (low, high)]  # fmt: skip
-    return f"{words.rate(row.load_per_s * part)} ({' to '.join(ends)})"
+    ends = [
+        f"{end * part:.2g}" if wide and end * part < 100 else formatting.rate(end * part)
+        for end in (low, high)
+    ]
+    return f"{formatting.rate(row.load_per_s * part)} ({' to '.join(ends)})"
 
 
-def _tell_how(answer: "CapacityAnswer", console: Console) -> None:
+def _print_how(answer: "CapacityAnswer", console: Console) -> None:
     whole = answer.whole
     rows = answer.cards if whole is None or whole in answer.cards else [*answer.cards, whole]
     for row in rows:
         if row.beyond:
-            cards = f"{words.gpus(row.gpus)}, {' and '.join(row.tiers)}"
+            label = f"{formatting.gpus(row.gpus)}, {' and '.join(row.tiers)}"
             console.print(
-                f"{cards}: a little more load misses the SLO, {row.beyond}",
+                f"{label}: a little more load misses the SLO, {row.beyond}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -244,10 +253,10 @@ def _tell_how(answer: "CapacityAnswer", console: Console) -> None:
         else ", the second in the luckiest"
     )
     console.print(
-        f"Simulated: {answer.traffic}. {words.repetitions(answer.repetitions)} with arrivals that "
-        f"fall anew: the first figure was held in each of them{second}.",
+        f"Simulated: {answer.traffic}. {formatting.repetitions(answer.repetitions)} with arrivals "
+        f"that fall anew: the first figure was sustained in each of them{second}.",
         style="dim",
         soft_wrap=True,
         highlight=False,
     )
-    words.tell_profiles(answer.asked.profiles, console)
+    formatting.print_profiles(answer.asked.profiles, console)

@@ -1,4 +1,4 @@
-"""What the scaling laws are played on: recorded and made-up traffic, each with its GPUs."""
+"""What the scaling policies are played on: recorded and made-up traffic, each with its GPUs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ class Case(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
+class RecordedCase:
     """Files with their tiers, all at this `rate` (times as fast) and `times` the load."""
 
     parts: tuple[tuple[str, Tier], ...]
@@ -40,16 +40,16 @@ class Recording:
 
 
 _AZURE, _SERVEGEN = (AZURE, Tier.CHAT), (SERVEGEN, Tier.REASONING)
-RECORDED: Mapping[str, Recording] = {
-    "azure": Recording((_AZURE,), SMALL),
-    "servegen": Recording((_SERVEGEN,), SMALL),
-    "servegen-4x-as-fast": Recording((_SERVEGEN,), SMALL, rate=4.0),
-    "aibrix": Recording(((AIBRIX, Tier.CHAT),), SMALL),
-    "azure+servegen": Recording((_AZURE, _SERVEGEN), SMALL),
-    "azure-x4": Recording((_AZURE,), {"T4": 10}, times=4.0),
-    "servegen-x12": Recording((_SERVEGEN,), {"T4": 20}, times=12.0),
-    "aibrix-x8": Recording(((AIBRIX, Tier.CHAT),), {"T4": 10}, times=8.0),
-    "azure+servegen-x4": Recording((_AZURE, _SERVEGEN), {"T4": 8, "RTX4090": 4}, times=4.0),
+RECORDED: Mapping[str, RecordedCase] = {
+    "azure": RecordedCase((_AZURE,), SMALL),
+    "servegen": RecordedCase((_SERVEGEN,), SMALL),
+    "servegen-4x-as-fast": RecordedCase((_SERVEGEN,), SMALL, rate=4.0),
+    "aibrix": RecordedCase(((AIBRIX, Tier.CHAT),), SMALL),
+    "azure+servegen": RecordedCase((_AZURE, _SERVEGEN), SMALL),
+    "azure-x4": RecordedCase((_AZURE,), {"T4": 10}, times=4.0),
+    "servegen-x12": RecordedCase((_SERVEGEN,), {"T4": 20}, times=12.0),
+    "aibrix-x8": RecordedCase(((AIBRIX, Tier.CHAT),), {"T4": 10}, times=8.0),
+    "azure+servegen-x4": RecordedCase((_AZURE, _SERVEGEN), {"T4": 8, "RTX4090": 4}, times=4.0),
 }
 NAMES = (*RECORDED, *KINDS)
 
@@ -61,11 +61,6 @@ def case(name: str) -> Case:
         return with_start(recording.trace(), recording.gpus)
     make, gpus = KINDS[name]
     return with_start(make(), gpus)
-
-
-def cases() -> dict[str, Case]:
-    """All of them, by name; some ten seconds for their starts."""
-    return {name: case(name) for name in NAMES}
 
 
 def with_start(trace: Trace, gpus: Mapping[str, int]) -> Case:

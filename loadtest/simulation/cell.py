@@ -1,23 +1,23 @@
 """A cell: a part of a large fleet with the same part of its load, simulated for the whole.
 
 Each simulated replica stands for `weight` replicas. A cell is noisier than its fleet: chance in
-arrivals evens out over fewer replicas and cards, so it waits and refuses a little more, and its
+arrivals evens out over fewer replicas and GPUs, so it waits and refuses a little more, and its
 replicas come and go in larger steps.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loadtest.simulation.arrivals import Arrivals, arrivals_of
+from loadtest.simulation.arrivals import ArrivalColumns, arrivals_of
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.trace import Trace
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cell:
-    """`gpus` are the cards that are simulated."""
+    """`gpus` are the GPUs that are simulated."""
 
-    arrivals: Arrivals
+    arrivals: ArrivalColumns
     gpus: Mapping[str, int]
     weight: float
 
@@ -25,11 +25,13 @@ class Cell:
 def cell_of(trace: Trace, setup: Setup) -> Cell:
     """The part that `setup.weight` says, or the largest one with at most `setup.most_requests`.
 
-    Every kind of card keeps one at least, and the cell a card for each tier; where the counts do
-    not divide, the nearest whole numbers are taken and the load by the cards that there are.
+    Every GPU type keeps one at least, and the cell a GPU for each tier; where the counts do
+    not divide, the nearest whole numbers are taken and the load by the GPUs that there are.
     """
     divisor = setup.weight or _divisor(trace, setup)
-    gpus = {card: max(1, round(count / divisor)) for card, count in setup.gpus.items() if count}
+    gpus = {
+        gpu_type: max(1, round(count / divisor)) for gpu_type, count in setup.gpus.items() if count
+    }
     if sum(gpus.values()) < min(len(trace.tiers) * setup.minimum, setup.gpu_count):
         gpus = dict(setup.gpus)
     weight = setup.gpu_count / sum(gpus.values())
@@ -37,7 +39,7 @@ def cell_of(trace: Trace, setup: Setup) -> Cell:
 
 
 def _divisor(trace: Trace, setup: Setup) -> int:
-    """One that divides all counts of cards, if there is one not much larger than needed."""
+    """One that divides all counts of GPUs, if there is one not much larger than needed."""
     needed = max(1, -int(-trace.expected_requests // setup.most_requests))
     exact = (
         divisor

@@ -19,7 +19,7 @@ MOST_INTERVALS = 120
 # How full a plan by work may run its replicas, from nearly idle to always in arrears.
 FULLNESS = tuple(0.2 + 0.05 * step for step in range(31))
 
-Counts = Mapping[Tier, Sequence[int]]
+PlannedCounts = Mapping[Tier, Sequence[int]]
 Work = Mapping[Tier, NDArray[np.float64]]
 Found = TypeVar("Found", bound=Judged)
 
@@ -29,7 +29,7 @@ class Planned:
     """A count of serving replicas for each tier and interval, ordered `ahead_s` before."""
 
     interval_s: float
-    counts: Counts
+    counts: PlannedCounts
     ahead_s: float
 
     def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, float]:
@@ -47,7 +47,7 @@ def interval_s(duration_s: float) -> float:
 
 
 def work_of(cell: Cell, setup: Setup) -> Work:
-    """Of each tier, how many replicas of its first card the requests that come in each interval
+    """Of each tier, how many replicas of its first GPU the requests that come in each interval
     keep busy: the arithmetic of full slots."""
     arrivals = cell.arrivals
     width_s = interval_s(arrivals.duration_s)
@@ -58,8 +58,8 @@ def work_of(cell: Cell, setup: Setup) -> Work:
         if not own.any():
             continue
         plan = tier_plan(tier, setup)
-        card = plan.cards[plan.preference[0]]
-        model, slots = card.profile.step_model, card.limits.slots
+        gpu_plan = plan.gpu_plans[plan.preference[0]]
+        model, slots = gpu_plan.profile.step_model, gpu_plan.limits.slots
         work_s = model.token_s(slots) * arrivals.new_tokens[own] + (
             model.per_prompt_token_ms / 1e3 * arrivals.prompt_tokens[own]
         )
@@ -72,7 +72,7 @@ def work_of(cell: Cell, setup: Setup) -> Work:
 @dataclass(slots=True)
 class CheapestPlan(Generic[Found]):
     """The cheapest plan found with a goodput of at least `needed`; where none has it, the one with
-    the best goodput. `play` is told the best of the way that it is on, and may give up what will
+    the best goodput. `play` gets the best of the way that it is on, and may give up what will
     not be better: None.
 
     Replicas are ordered a start before they are needed, which costs GPUs but no wait. The search
@@ -87,18 +87,18 @@ class CheapestPlan(Generic[Found]):
     most: int
     needed: float
     tries: int
-    play: Callable[[Counts, Found | None], Found | None]
+    play: Callable[[PlannedCounts, Found | None], Found | None]
     tried: int = field(default=0, init=False)
 
-    def search(self, constant: Mapping[Tier, int]) -> tuple[Counts, Found]:
+    def search(self, constant: Mapping[Tier, int]) -> tuple[PlannedCounts, Found]:
         intervals = len(next(iter(self.work.values())))
         starts = [self._full(), {tier: [count] * intervals for tier, count in constant.items()}]
-        found: list[tuple[Counts, Found]] = []
+        found: list[tuple[PlannedCounts, Found]] = []
         for number, start in enumerate(starts, start=1):
             found.append(self._trimmed(start, until=self.tries * number // len(starts)))
         return min(found, key=lambda plan: rank(plan[1], self.needed))
 
-    def _full(self) -> Counts:
+    def _full(self) -> PlannedCounts:
         """By bisection, the highest fullness that is good enough, or the lowest of all."""
         low, high = 0, len(FULLNESS) - 1
         while low < high:
@@ -110,14 +110,14 @@ class CheapestPlan(Generic[Found]):
                 high = middle - 1
         return self._by_work(FULLNESS[low])
 
-    def _by_work(self, fullness: float) -> Counts:
+    def _by_work(self, fullness: float) -> PlannedCounts:
         most = self.most - self.least * (len(self.work) - 1)
         return {
             tier: np.clip(np.ceil(work / fullness), self.least, most).astype(int).tolist()
             for tier, work in self.work.items()
         }
 
-    def _trimmed(self, start: Counts, *, until: int) -> tuple[Counts, Found]:
+    def _trimmed(self, start: PlannedCounts, *, until: int) -> tuple[PlannedCounts, Found]:
         counts = {tier: list(numbers) for tier, numbers in start.items()}
         best = self._played(counts, None)
         assert best is not None
@@ -150,6 +150,6 @@ class CheapestPlan(Generic[Found]):
         replicas = sum(counts[tier][number] for number in part)
         return float(self.work[tier][part.start : part.stop].sum()) / replicas
 
-    def _played(self, counts: Counts, best: Found | None) -> Found | None:
+    def _played(self, counts: PlannedCounts, best: Found | None) -> Found | None:
         self.tried += 1
         return self.play(counts, best)

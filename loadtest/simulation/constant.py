@@ -1,4 +1,4 @@
-"""A constant number of replicas: the law of who does not scale, and the best such number."""
+"""A constant number of replicas, for who does not scale, and the best such number."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ Found = TypeVar("Found", bound=Judged)
 
 
 @dataclass(frozen=True, slots=True)
-class Constant:
+class ConstantReplicas:
     """Each tier has its count of replicas all the time."""
 
     counts: Counts

@@ -8,13 +8,18 @@ from typing import Any
 import numpy as np
 
 from loadtest.simulation.cell import Cell, cell_of
-from loadtest.simulation.clairvoyant import CheapestPlan, Planned, interval_s, work_of
-from loadtest.simulation.clairvoyant import Counts as PlannedCounts
-from loadtest.simulation.constant import BestConstant, Constant, Counts
-from loadtest.simulation.figures import Figures
+from loadtest.simulation.clairvoyant import (
+    CheapestPlan,
+    Planned,
+    PlannedCounts,
+    interval_s,
+    work_of,
+)
+from loadtest.simulation.constant import BestConstant, ConstantReplicas, Counts
+from loadtest.simulation.figures import RunFigures
 from loadtest.simulation.opponents import OPPONENTS
 from loadtest.simulation.ours import make_ours
-from loadtest.simulation.outcome import Outcome
+from loadtest.simulation.outcome import SimulationOutcome
 from loadtest.simulation.run import Bounds, GivenUp, Policy, simulate_cell
 from loadtest.simulation.settings_search import (
     Best,
@@ -29,16 +34,16 @@ from serve_app.core.tiers import Tier
 
 # Plans that the search in hindsight may play: each is a whole simulation.
 PLAN_TRIES = 60
-# Keeps what was played: its law, its settings, and what plays it.
-Play = Callable[[], Figures | None]
-Keep = Callable[[str, Mapping[str, Any], Play], Figures | None]
+# Keeps what was played: its policy, its settings, and what plays it.
+Play = Callable[[], RunFigures | None]
+Keep = Callable[[str, Mapping[str, Any], Play], RunFigures | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """`setting` is what was chosen; `tried` counts the settings it was chosen from."""
 
-    outcome: Outcome
+    outcome: SimulationOutcome
     setting: Mapping[str, Any]
     tried: int = 1
 
@@ -47,17 +52,17 @@ class Result:
 class Judgement:
     """As `Result`, without the run itself."""
 
-    figures: Figures
+    figures: RunFigures
     setting: Mapping[str, Any]
     tried: int = 1
 
 
-def played(law: str, setting: Mapping[str, Any], play: Play) -> Figures | None:
+def played(policy: str, setting: Mapping[str, Any], play: Play) -> RunFigures | None:
     """Keeps nothing."""
     return play()
 
 
-def bounds(best: Figures | None, needed: float) -> Bounds | None:
+def bounds(best: RunFigures | None, needed: float) -> Bounds | None:
     """Beyond which a run is not better than the best that was found."""
     if best is None:
         return None
@@ -75,7 +80,7 @@ class Contest:
     setup: Setup
     plan_tries: int = PLAN_TRIES
     keep: Keep = played
-    _constants: dict[float, tuple[Counts, Figures, int]] = field(default_factory=dict)
+    _constants: dict[float, tuple[Counts, RunFigures, int]] = field(default_factory=dict)
 
     def judge(self, name: str, needed: float) -> Judgement:
         """The policy by its name: the cheapest of its settings on this very trace whose goodput is
@@ -90,7 +95,7 @@ class Contest:
         best = self._best_setting(name, needed)
         return Judgement(best.found, best.setting, best.tried)
 
-    def outcome(self, name: str, setting: Mapping[str, Any]) -> Outcome:
+    def outcome(self, name: str, setting: Mapping[str, Any]) -> SimulationOutcome:
         """Run a policy with a setting that `judge` has chosen."""
         setup, policy = self._ready(name, setting)
         return simulate_cell(self.cell, setup, policy)
@@ -100,7 +105,7 @@ class Contest:
             return self.setup, make_ours(self.setup, self.cell.weight)
         if name == "constant":
             constant = {Tier(tier): int(count) for tier, count in setting.items()}
-            return replace(self.setup, initial=constant), Constant(constant)
+            return replace(self.setup, initial=constant), ConstantReplicas(constant)
         if name == "clairvoyant":
             counts = {Tier(t): json.loads(str(numbers)) for t, numbers in setting.items()}
             width_s = interval_s(self.cell.arrivals.duration_s)
@@ -110,19 +115,21 @@ class Contest:
         without = replace(self.setup, lend_share=0.0)
         return without, OPPONENTS[name].make(setting, without)
 
-    def _play(self, name: str, setting: Mapping[str, Any], within: Bounds | None) -> Figures | None:
+    def _play(
+        self, name: str, setting: Mapping[str, Any], within: Bounds | None
+    ) -> RunFigures | None:
         """None where the run was given up."""
 
-        def play() -> Figures | None:
+        def play() -> RunFigures | None:
             setup, policy = self._ready(name, setting)
             try:
-                return Figures.of(simulate_cell(self.cell, setup, policy, within))
+                return RunFigures.of(simulate_cell(self.cell, setup, policy, within))
             except GivenUp:
                 return None
 
         return self.keep(name, setting, play)
 
-    def _whole(self, name: str, setting: Mapping[str, Any]) -> Figures:
+    def _whole(self, name: str, setting: Mapping[str, Any]) -> RunFigures:
         figures = self._play(name, setting, None)
         assert figures is not None
         return figures
@@ -132,15 +139,15 @@ class Contest:
         setup = self.setup
         return {"downscale_delay_s": setup.downscale_delay_s, "lend_share": setup.lend_share}
 
-    def _best_setting(self, name: str, needed: float) -> Best[Figures]:
+    def _best_setting(self, name: str, needed: float) -> Best[RunFigures]:
         opponent = OPPONENTS[name]
 
-        def play(setting: Setting, best: Figures | None) -> Figures | None:
+        def play(setting: Setting, best: RunFigures | None) -> RunFigures | None:
             return self._play(name, setting, bounds(best, needed))
 
         return best_setting(opponent.axes, opponent.coarse, play, needed)
 
-    def _constant(self, needed: float) -> tuple[Counts, Figures, int]:
+    def _constant(self, needed: float) -> tuple[Counts, RunFigures, int]:
         if needed not in self._constants:
             work = {t: float(np.sum(w)) for t, w in work_of(self.cell, self.setup).items()}
             search = BestConstant(
@@ -157,7 +164,7 @@ class Contest:
     def _clairvoyant(self, needed: float) -> Judgement:
         constant, _, _ = self._constant(needed)
 
-        def play(counts: PlannedCounts, best: Figures | None) -> Figures | None:
+        def play(counts: PlannedCounts, best: RunFigures | None) -> RunFigures | None:
             return self._play("clairvoyant", _written(counts), bounds(best, needed))
 
         search = CheapestPlan(

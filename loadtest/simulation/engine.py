@@ -2,7 +2,7 @@
 
 A step gives each decoding sequence a token and fills what is left of `step_tokens` with prompts in
 order of arrival. It takes `base + per_sequence * sequences + per_context * their contexts +
-per_prompt_token * prompt tokens`, or what the profile has in its place (`CardProfile`). Steps
+per_prompt_token * prompt tokens`, or what the profile has in its place (`GpuProfile`). Steps
 between which nothing changes are taken together, as a *stride*; its duration is the exact sum, as
 each step's contexts are longer by a token a sequence.
 """
@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
-from loadtest.simulation.profile import CardProfile, pairs
-from loadtest.simulation.visit import Visit
+from loadtest.simulation.profile import GpuProfile, pairs
+from loadtest.simulation.sim_request import SimRequest
 from serve_app.api.demand import DemandMeter
 
 # The meter learns the step time from a step of each kind in so many seconds, not from every one.
@@ -22,16 +22,16 @@ LEARN_EVERY_S = 0.5
 
 
 @dataclass(slots=True, eq=False)
-class Engine:
+class SimulatedEngine:
     """Busy until `stride_end_s`, when `end_stride` is due; idle where that is None."""
 
-    profile: CardProfile
+    profile: GpuProfile
     meter: DemandMeter
     stride_end_s: float | None = None
     preempted: int = 0
     output_tokens: int = 0
     # Called when a prompt has been read.
-    first_token: Callable[[Visit], None] = lambda _: None
+    first_token: Callable[[SimRequest], None] = lambda _: None
     _base_s: float = field(init=False)
     _per_sequence_s: float = field(init=False)
     _per_context_s: float = field(init=False)
@@ -44,9 +44,9 @@ class Engine:
     _step_tokens: int = field(init=False)
     _kv_tokens: int = field(init=False)
     # Of sequences that decode: the step that yields the last token, then in order of arrival.
-    _decoding: list[tuple[int, int, Visit]] = field(default_factory=list)
-    _prompts: deque[Visit] = field(default_factory=deque)
-    _prefilled: list[Visit] = field(default_factory=list)
+    _decoding: list[tuple[int, int, SimRequest]] = field(default_factory=list)
+    _prompts: deque[SimRequest] = field(default_factory=deque)
+    _prefilled: list[SimRequest] = field(default_factory=list)
     # Tokens in the KV pool: of sequences that decode, and of prompts on their way.
     _context: int = 0
     _reserved: int = 0
@@ -66,8 +66,8 @@ class Engine:
         self.resize(1.0)
 
     def resize(self, size: float) -> None:
-        """Be a part of a card: with that part of a batch a step takes as long as it does on the
-        whole card with the whole batch. It holds from the next stride on."""
+        """Be a part of a GPU: with that part of a batch a step takes as long as it does on the
+        whole GPU with the whole batch. It holds from the next stride on."""
         profile = self.profile
         self._per_sequence_s = profile.per_sequence_ms.value / 1e3 / size
         self._per_context_s = profile.per_context_ktoken_ms.value / 1e6 / size
@@ -86,22 +86,22 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Requests that hold a slot but no place in the KV pool."""
-        return sum(1 for visit in self._prompts if not visit.in_pool)
+        return sum(1 for request in self._prompts if not request.in_pool)
 
     @property
     def kv_usage(self) -> float:
         """Part of the KV pool that is taken."""
         return (self._context + self._reserved) / self._kv_tokens
 
-    def take(self, visit: Visit, now_s: float) -> bool:
+    def take(self, request: SimRequest, now_s: float) -> bool:
         """Its prefill begins with the next step. Whether `stride_end_s` has changed."""
-        self._prompts.append(visit)
+        self._prompts.append(request)
         if self.stride_end_s is None:
             self._begin_stride(now_s)
             return True
         return self._stride_steps > 1 and self._cut_stride(now_s)
 
-    def end_stride(self, now_s: float) -> list[Visit]:
+    def end_stride(self, now_s: float) -> list[SimRequest]:
         """The requests that end now; the next steps begin."""
         steps = self._stride_steps
         self._steps += steps
@@ -111,9 +111,9 @@ class Engine:
         ended = self._end_prefills(now_s)
         decoding = self._decoding
         while decoding and decoding[0][0] <= self._steps:
-            visit = heappop(decoding)[2]
-            self._context -= visit.pool_tokens + visit.tokens_left
-            ended.append(visit)
+            request = heappop(decoding)[2]
+            self._context -= request.pool_tokens + request.tokens_left
+            ended.append(request)
         self._begin_stride(now_s)
         return ended
 
@@ -135,21 +135,21 @@ class Engine:
             batch_s = known[sequences] = self.profile.batch_ms(sequences / self._size) / 1e3
         return batch_s
 
-    def _end_prefills(self, now_s: float) -> list[Visit]:
+    def _end_prefills(self, now_s: float) -> list[SimRequest]:
         """The step that ends a prompt yields a token. Those for which it is the last one."""
-        ended: list[Visit] = []
-        for visit in self._prefilled:
-            self._reserved -= visit.pool_tokens
-            if visit.first_token_s is None:
-                visit.first_token_s = now_s
+        ended: list[SimRequest] = []
+        for request in self._prefilled:
+            self._reserved -= request.pool_tokens
+            if request.first_token_s is None:
+                request.first_token_s = now_s
                 self.output_tokens += 1
-                self.first_token(visit)
-            if visit.tokens_left == 1:
-                ended.append(visit)
+                self.first_token(request)
+            if request.tokens_left == 1:
+                ended.append(request)
                 continue
             self._taken += 1
-            heappush(self._decoding, (self._steps + visit.tokens_left - 1, self._taken, visit))
-            self._context += visit.pool_tokens + 1
+            heappush(self._decoding, (self._steps + request.tokens_left - 1, self._taken, request))
+            self._context += request.pool_tokens + 1
         self._prefilled.clear()
         return ended
 
@@ -184,21 +184,21 @@ class Engine:
         tokens, beside_s = 0, 0.0
         prompts, decoding = self._prompts, len(self._decoding)
         while prompts and tokens < budget:
-            visit = prompts[0]
-            if not visit.in_pool:
+            request = prompts[0]
+            if not request.in_pool:
                 used = self._context + decoding + self._reserved
-                if used and used + visit.pool_tokens >= self._kv_tokens:
+                if used and used + request.pool_tokens >= self._kv_tokens:
                     break
-                self._reserved += visit.pool_tokens
-                visit.in_pool = True
-                if visit.started_s is None:
-                    visit.started_s = now_s
-            part = min(visit.prefill_left, budget - tokens)
-            before = visit.pool_tokens - visit.prefill_left
+                self._reserved += request.pool_tokens
+                request.in_pool = True
+                if request.started_s is None:
+                    request.started_s = now_s
+            part = min(request.prefill_left, budget - tokens)
+            before = request.pool_tokens - request.prefill_left
             beside_s += pairs(before, part) * self._per_pair_s + (0.0 if before else self._begin_s)
-            visit.prefill_left -= part
+            request.prefill_left -= part
             tokens += part
-            if visit.prefill_left:
+            if request.prefill_left:
                 break
             self._prefilled.append(prompts.popleft())
         return tokens, beside_s
@@ -212,14 +212,18 @@ class Engine:
             newest = max(self._decoding, key=lambda entry: entry[1])
             self._decoding.remove(newest)
             heapify(self._decoding)
-            last_step, _, visit = newest
+            last_step, _, request = newest
             left = last_step - self._steps
-            made = visit.tokens_left - left
-            self._context -= visit.pool_tokens + made
-            visit.pool_tokens += made
-            visit.prefill_left, visit.tokens_left, visit.in_pool = visit.pool_tokens, left, False
+            made = request.tokens_left - left
+            self._context -= request.pool_tokens + made
+            request.pool_tokens += made
+            request.prefill_left, request.tokens_left, request.in_pool = (
+                request.pool_tokens,
+                left,
+                False,
+            )
             # Behind a prompt that is in the pool with its first part.
-            self._prompts.insert(1 if self._prompts and self._prompts[0].in_pool else 0, visit)
+            self._prompts.insert(1 if self._prompts and self._prompts[0].in_pool else 0, request)
             self.preempted += 1
 
     def _cut_stride(self, now_s: float) -> bool:

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
-from loadtest.simulation.outcome import Outcome
+from loadtest.simulation.outcome import SimulationOutcome
 from serve_app.core.tiers import Tier
 
 
-class Figures(BaseModel):
+class RunFigures(BaseModel):
     """`goodput`: share of all arrivals that met their tier's SLO, refused ones did not. `tiers` are
-    shares and percentiles of each tier, in seconds. `cost_usd` None: a card's price is not known.
+    shares and percentiles of each tier, in seconds. `cost_usd` None: a GPU's price is not known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,7 +28,7 @@ class Figures(BaseModel):
     tpot_p95_s: Mapping[Tier, float | None]
 
     @classmethod
-    def of(cls, outcome: Outcome) -> "Figures":
+    def of(cls, outcome: SimulationOutcome) -> "RunFigures":
         return cls(
             goodput=outcome.goodput,
             attainment=outcome.attainment,

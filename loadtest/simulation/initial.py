@@ -1,8 +1,8 @@
 """How many replicas a run begins with: `--initial`.
 
-A law that begins with one replica pays for its cold first minutes, which says nothing about it: in
-production the hour before was served, too. So each law begins with the same counts, those that the
-first two minutes need if nothing scales.
+A policy that begins with one replica pays for its cold first minutes, which says nothing about it:
+in production the hour before was served, too. So each policy begins with the same counts, those
+that the first two minutes need if nothing scales.
 """
 
 import math
@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from loadtest.simulation.arrivals import TIERS, Arrivals
+from loadtest.simulation.arrivals import TIERS, ArrivalColumns
 from loadtest.simulation.cell import Cell, cell_of
-from loadtest.simulation.constant import Constant
+from loadtest.simulation.constant import ConstantReplicas
 from loadtest.simulation.run import simulate_cell
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.trace import Trace
@@ -21,11 +21,6 @@ from serve_app.core.tiers import Tier
 FIRST_S = 120.0
 # Of the goodput that all GPUs together give: short of all, as chance has a part in two minutes.
 ENOUGH = 0.99
-
-
-def with_initial(trace: Trace, setup: Setup) -> Setup:
-    """With `initial` as the first two minutes of this trace need it, unless the setup has one."""
-    return setup if setup.initial else replace(setup, initial=initial_replicas(trace, setup))
 
 
 def initial_replicas(trace: Trace, setup: Setup) -> dict[Tier, int]:
@@ -54,7 +49,7 @@ def _needed(tier: Tier, cell: Cell, setup: Setup) -> int:
 
     def good(units: int) -> int:
         counts = {tier: min(units * step, setup.gpu_count)}
-        return simulate_cell(first, replace(alone, initial=counts), Constant(counts)).good
+        return simulate_cell(first, replace(alone, initial=counts), ConstantReplicas(counts)).good
 
     low, high = math.ceil(setup.minimum / step), math.ceil(setup.gpu_count / step)
     enough = ENOUGH * good(high)
@@ -64,11 +59,11 @@ def _needed(tier: Tier, cell: Cell, setup: Setup) -> int:
     return min(low * step, setup.gpu_count)
 
 
-def _first(tier: Tier, arrivals: Arrivals) -> Arrivals:
+def _first(tier: Tier, arrivals: ArrivalColumns) -> ArrivalColumns:
     """The tier's requests of the first two minutes."""
     own = (arrivals.tier == TIERS.index(tier)) & (arrivals.arrival_s < FIRST_S)
     at_s = arrivals.arrival_s[own]
-    return Arrivals(
+    return ArrivalColumns(
         at_s,
         arrivals.tier[own],
         arrivals.prompt_tokens[own],

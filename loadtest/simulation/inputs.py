@@ -1,4 +1,4 @@
-"""From options to what is simulated: profiles, traffic, the cluster. Faults name the option."""
+"""From options to what is simulated: profiles, traffic, the cluster. Errors name the option."""
 
 import argparse
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from pathlib import Path
 from rich.console import Console
 
 from loadtest.load.scenario import Slo
-from loadtest.simulation.profile import CardProfile, Figure, ProfileError, known_profiles
+from loadtest.simulation.profile import GpuProfile, GpuProfileError, ProfileFigure, known_profiles
 from loadtest.simulation.profile import read_profile as read_profile_file
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.static_set import Bench
 from loadtest.simulation.trace import Trace, TraceError, read_trace, tier_of_file
-from loadtest.simulation.traffic import Independent, Replayed, Traffic, TrafficError
+from loadtest.simulation.traffic import Independent, ReplayedTraffic, ScalableTraffic, TrafficError
 from serve_app.core.tiers import Tier
 
 # In one of the many simulations of an answer; a large set is simulated by a part of it.
@@ -29,14 +29,14 @@ STEP_FIGURES = (
 )
 
 
-class InputFault(ValueError):
-    """The user's to mend; the message names the option."""
+class InputError(ValueError):
+    """The user's to fix; the message names the option."""
 
 
-FAULTS = (InputFault, TraceError, TrafficError, ProfileError, OSError)
+INPUT_ERRORS = (InputError, TraceError, TrafficError, GpuProfileError, OSError)
 
 
-def profiles_of(options: argparse.Namespace) -> Mapping[str, CardProfile]:
+def profiles_of(options: argparse.Namespace) -> Mapping[str, GpuProfile]:
     """Those of the package, those of --profile in their place or beside them, at --price."""
     found = dict(known_profiles())
     for path in options.profile:
@@ -44,26 +44,26 @@ def profiles_of(options: argparse.Namespace) -> Mapping[str, CardProfile]:
         found[profile.name] = profile
     for name, price in options.price.items():
         if name not in found:
-            raise InputFault(f"--price: {name} is no card known here: {', '.join(sorted(found))}")
-        figure = Figure(value=price, status="given", source="--price")
+            raise InputError(f"--price: {name} is no GPU known here: {', '.join(sorted(found))}")
+        figure = ProfileFigure(value=price, status="given", source="--price")
         found[name] = found[name].model_copy(update={"price_usd_per_hour": figure})
     return found
 
 
 def checked_gpus(
-    gpus: Mapping[str, int], profiles: Mapping[str, CardProfile], *, option: str = "--gpus"
+    gpus: Mapping[str, int], profiles: Mapping[str, GpuProfile], *, option: str = "--gpus"
 ) -> None:
     unknown = [name for name in gpus if name not in profiles]
     if unknown:
-        raise InputFault(
-            f"{option}: {', '.join(unknown)} is no card known here: {', '.join(sorted(profiles))}; "
+        raise InputError(
+            f"{option}: {', '.join(unknown)} is no GPU known here: {', '.join(sorted(profiles))}; "
             "--profile adds one"
         )
     if not gpus and option == "--gpus":
-        raise InputFault("--gpus names no card: T4=2,RTX4090=1")
+        raise InputError("--gpus names no GPU: T4=2,RTX4090=1")
 
 
-def status_of(profile: CardProfile) -> str:
+def status_of(profile: GpuProfile) -> str:
     """`derived`, `measured`, or `derived and measured`."""
     figures = [getattr(profile, name) for name in STEP_FIGURES]
     return " and ".join(sorted({figure.status for figure in figures} - {"given"})) or "given"
@@ -73,11 +73,11 @@ def checked_outputs(*, json: Path | None, plot: Path | None = None) -> None:
     """Before the simulation and not after it: there is a place for what it writes."""
     for option, path in (("--json", json), ("--plot", plot)):
         if path is not None and not path.absolute().parent.is_dir():
-            raise InputFault(f"{option} {path}: there is no folder {path.parent}")
+            raise InputError(f"{option} {path}: there is no folder {path.parent}")
     if plot is not None and plot.suffix != ".png":
-        raise InputFault(f"--plot {plot}: the picture is a PNG; call it {plot.with_suffix('.png')}")
+        raise InputError(f"--plot {plot}: the picture is a PNG; call it {plot.with_suffix('.png')}")
     if plot is not None and find_spec("matplotlib") is None:
-        raise InputFault("--plot needs matplotlib, which tierserve's extra `load` has")
+        raise InputError("--plot needs matplotlib, which tierserve's extra `load` has")
 
 
 def load_trace(path: Path, tier: Tier | None, rate: float, console: Console) -> Trace:
@@ -90,7 +90,7 @@ def load_trace(path: Path, tier: Tier | None, rate: float, console: Console) -> 
 
 
 def make_setup(
-    options: argparse.Namespace, gpus: Mapping[str, int], profiles: Mapping[str, CardProfile]
+    options: argparse.Namespace, gpus: Mapping[str, int], profiles: Mapping[str, GpuProfile]
 ) -> Setup:
     slo: Slo = options.slo
     return Setup(
@@ -115,19 +115,19 @@ def scaled_setup(options: argparse.Namespace) -> Setup:
 
 def traffic_of(
     options: argparse.Namespace, shares: Mapping[Tier, float], console: Console
-) -> Traffic:
+) -> ScalableTraffic:
     """The trace, or independent arrivals in these shares."""
     if options.trace is not None:
         trace = load_trace(options.trace, options.tier, 1.0, console)
-        return Replayed(options.trace.name, trace)
+        return ReplayedTraffic(options.trace.name, trace)
     return Independent(shares, options.input_tokens, options.output_tokens, options.requests)
 
 
 def bench_of(
     options: argparse.Namespace,
     gpus: Mapping[str, int],
-    profiles: Mapping[str, CardProfile],
-    traffic: Traffic,
+    profiles: Mapping[str, GpuProfile],
+    traffic: ScalableTraffic,
 ) -> Bench:
     setup = make_setup(options, gpus, profiles)
     quick = replace(setup, most_requests=MOST_REQUESTS)

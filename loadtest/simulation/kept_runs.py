@@ -1,5 +1,5 @@
-"""Runs that have been played before: a comparison goes on where it was stopped, and of a law that
-has changed only that law is played again."""
+"""Runs that have been played before: a comparison goes on where it was stopped, and of a policy
+that has changed only that policy is played again."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from loadtest.results_file import REPOSITORY
 from loadtest.simulation.cell import Cell
-from loadtest.simulation.figures import Figures
+from loadtest.simulation.figures import RunFigures
 from loadtest.simulation.setup import Setup
 
 # What a simulated run depends on.
@@ -30,18 +30,19 @@ OURS = "ours"
 class _Kept(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    # Its key in the files.
     law: str
     setting: Mapping[str, Any]
     code: str
-    figures: Figures
+    figures: RunFigures
 
 
 @dataclass(frozen=True, slots=True)
 class KeptRuns:
-    """Files in `folder`, one for each run of a law with a setting on a cell with a setup.
+    """Files in `folder`, one for each run of a policy with a setting on a cell with a setup.
 
     A run of other code than `code` is played again. With `trusted` that is so for ours alone: while
-    the server's law is worked on, its rivals stay what they were.
+    the server's scaling policy is worked on, its rivals stay what they were.
     """
 
     folder: Path
@@ -50,21 +51,21 @@ class KeptRuns:
     trusted: bool = False
 
     def keep(
-        self, law: str, setting: Mapping[str, Any], play: Callable[[], Figures | None]
-    ) -> Figures | None:
+        self, policy: str, setting: Mapping[str, Any], play: Callable[[], RunFigures | None]
+    ) -> RunFigures | None:
         """The figures of this run; those of a run that is given up are None, and not kept."""
-        path = self.folder / f"{_digest(self.played_on, law, json.dumps(setting))}.json"
+        path = self.folder / f"{_digest(self.played_on, policy, json.dumps(setting))}.json"
         try:
             kept = _Kept.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
             kept = None
-        if kept is not None and (kept.code == self.code or (self.trusted and law != OURS)):
+        if kept is not None and (kept.code == self.code or (self.trusted and policy != OURS)):
             return kept.figures
         figures = play()
         if figures is None:
             return None
         self.folder.mkdir(parents=True, exist_ok=True)
-        kept = _Kept(law=law, setting=setting, code=self.code, figures=figures)
+        kept = _Kept(law=policy, setting=setting, code=self.code, figures=figures)
         # Two processes that play the same run write the same.
         partial = path.with_suffix(f".{id(figures)}.part")
         partial.write_text(kept.model_dump_json(), encoding="utf-8")

@@ -1,9 +1,9 @@
-"""The settings that an operator would try of each law that has some, and the law with one."""
+"""The settings that an operator would try of each policy that has some, and the policy with one."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from loadtest.simulation.kubernetes_laws import (
+from loadtest.simulation.kubernetes_policies import (
     AibrixApa,
     Descent,
     LlmdSaturation,

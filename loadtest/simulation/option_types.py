@@ -1,4 +1,4 @@
-"""What options' words mean: cards, prices, rates, lengths, the SLO. Faults are argparse's."""
+"""What options' values mean: GPUs, prices, rates, lengths, the SLO. Errors are argparse's."""
 
 import argparse
 import re
@@ -17,18 +17,18 @@ AUTO = "auto"
 
 
 def gpu_counts(text: str) -> dict[str, int]:
-    """`T4=2,RTX4090=1` as counts by card; whether the cards are known is seen later."""
+    """`T4=2,RTX4090=1` as counts by GPU; whether the GPUs are known is seen later."""
     counts: dict[str, int] = {}
     for item in text.split(","):
         name, equals, number = item.strip().partition("=")
         if not name or not equals or not number.isdigit():
-            raise argparse.ArgumentTypeError(f"{item!r} is no card with its count: T4=2,RTX4090=1")
+            raise argparse.ArgumentTypeError(f"{item!r} is no GPU with its count: T4=2,RTX4090=1")
         counts[name] = counts.get(name, 0) + int(number)
     return {name: number for name, number in counts.items() if number}
 
 
 def prices(text: str) -> dict[str, float]:
-    """`T4=0.35,RTX4090=0.40` as dollars an hour by card."""
+    """`T4=0.35,RTX4090=0.40` as dollars an hour by GPU."""
     found: dict[str, float] = {}
     for item in text.split(","):
         name, _, price = item.strip().partition("=")
@@ -36,7 +36,7 @@ def prices(text: str) -> dict[str, float]:
             found[name] = positive(price)
         except ValueError:
             raise argparse.ArgumentTypeError(
-                f"{item!r} is no card with its price an hour: T4=0.35,RTX4090=0.40"
+                f"{item!r} is no GPU with its price an hour: T4=0.35,RTX4090=0.40"
             ) from None
     return found
 
@@ -53,10 +53,10 @@ def slo(text: str) -> Slo:
         )
     try:
         return Slo.model_validate(limits)
-    except ValidationError as fault:
-        error = fault.errors()[0]
-        words = str(error["msg"]).removeprefix("Value error, ")
-        raise argparse.ArgumentTypeError(f"{error['loc'][0]}: {words}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        raise argparse.ArgumentTypeError(f"{first['loc'][0]}: {reason}") from None
 
 
 def rates(text: str) -> dict[Tier, float]:
@@ -66,8 +66,8 @@ def rates(text: str) -> dict[Tier, float]:
         name, _, rate = item.strip().partition("=")
         try:
             found[_tier(name)] = positive(str(per_second(rate)))
-        except (ValueError, argparse.ArgumentTypeError) as fault:
-            raise argparse.ArgumentTypeError(f"{item!r}: {fault}") from None
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise argparse.ArgumentTypeError(f"{item!r}: {error}") from None
     return found
 
 
@@ -83,8 +83,8 @@ def mix(text: str) -> dict[Tier, float]:
         name, _, weight = item.strip().partition("=")
         try:
             found[_tier(name)] = positive(weight)
-        except ValueError as fault:
-            raise argparse.ArgumentTypeError(f"{item!r}: {fault}") from None
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{item!r}: {error}") from None
     whole = sum(found.values())
     return {tier: weight / whole for tier, weight in found.items()}
 

@@ -17,6 +17,16 @@ from serve_app.config.admission import AdmissionConfig
 from serve_app.core.tiers import Tier
 
 DEFAULT_GPUS = "T4=2,RTX4090=1"
+# By the names that the command line knows.
+POLICIES = (
+    "ours",
+    "ray-default",
+    "waiting-threshold",
+    "llm-d",
+    "aibrix",
+    "constant",
+    "clairvoyant",
+)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -49,7 +59,7 @@ def add_trace(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
-    """What a card does, and what is promised."""
+    """What a GPU does, and what SLO it is to keep."""
     add = parser.add_argument
     add(
         "--slo",
@@ -65,7 +75,7 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE",
         help="a profile that `loadtest calibrate` wrote: it takes the place of the derived one of "
-        "its name, or adds a card for --gpus; may be given several times",
+        "its name, or adds a GPU for --gpus; may be given several times",
     )
     add(
         "--price",
@@ -95,14 +105,14 @@ def add_scaling(parser: argparse.ArgumentParser, *, cold_start_s: float | None =
         "--cold-start-s",
         type=positive,
         default=cold_start_s,
-        help="from ordering a replica to its first request; each card's own, from its profile, if "
+        help="from ordering a replica to its first request; each GPU's own, from its profile, if "
         "not given",
     )
     add(
         "--downscale-delay-s",
         type=positive,
         default=60.0,
-        help="how long ours must wish fewer before it gets fewer",
+        help="how long ours must desire fewer replicas before it scales down",
     )
     add(
         "--goodput",
@@ -148,5 +158,10 @@ def add_answer(parser: argparse.ArgumentParser) -> None:
         default=0.99,
         help="share of each tier's requests that must meet the SLO",
     )
-    add("--seeds", type=count, default=3, help="independent repetitions; all of them must hold")
+    add(
+        "--seeds",
+        type=count,
+        default=3,
+        help="independent repetitions; all of them must sustain the load",
+    )
     add("--json", type=Path, metavar="OUT", help="write the result here")

@@ -1,4 +1,4 @@
-"""The server's own settings, as it is played against the others."""
+"""The server's own scaling policy, as it is played against the others."""
 
 import itertools
 import math
@@ -36,7 +36,7 @@ NO_LIMIT_S = 3600.0
 
 
 def make_ours(setup: Setup, weight: float = 1.0) -> "Ours":
-    """The server's law with the settings of deploy/*.yaml, for a cell of this weight."""
+    """The server's scaling policy with the settings of deploy/*.yaml, for a cell of this weight."""
     simulated = setup.gpu_count / weight
     unit = weight / max(1, min(round(weight), math.ceil(PARTS / simulated)))
     delays = ServeDelays(serve_config(setup, setup.downscale_delay_s, LOOK_BACK_S, unit=unit))

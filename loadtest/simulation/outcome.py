@@ -20,7 +20,7 @@ class Percentiles:
 @dataclass(frozen=True, slots=True)
 class TierOutcome:
     """What became of a tier's requests. Counts and rates are the fleet's; where a cell was
-    simulated they are its own times `Outcome.weight`.
+    simulated they are its own times `SimulationOutcome.weight`.
 
     `started_in_time` counts requests whose prefill began within the tier's longest wait. `refused`
     is by the gate's reason: `queue_full`, `wait_too_long`. TTFT, E2E and TPOT are of served
@@ -63,7 +63,7 @@ class TierOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A tier's target changed to `replicas`; `reason` is the law's, empty where it has none."""
+    """A tier's target changed to `replicas`; `reason` is the policy's, empty where it has none."""
 
     at_s: float
     tier: Tier
@@ -73,7 +73,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A tier at a moment: its replicas by card (those that start or drain hold a card, too),
+    """A tier at a moment: its replicas by GPU (those that start or drain have a GPU, too),
     what runs and waits then, and what came and was refused since the moment before."""
 
     at_s: float
@@ -87,12 +87,12 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SimulationOutcome:
     """`weight` is how many replicas each simulated one stands for; `simulated_requests` were
     simulated, with `weight` as many counted. `duration_s` is until the last arrival, `ended_s`
-    until the last token. `gpu_s` are the seconds that cards were held by a tier's replicas, starts
-    and drains included, until the last arrival; `busy_s` the seconds of full
-    replicas that the served requests took. `cost_usd` has the cards whose price is known."""
+    until the last token. `gpu_s` are the seconds that GPUs were allocated to a tier's replicas,
+    starts and drains included, until the last arrival; `busy_s` the seconds of full replicas that
+    the served requests took. `cost_usd` has the GPUs whose price is known."""
 
     duration_s: float
     ended_s: float
@@ -146,12 +146,8 @@ class Outcome:
         return sum(self.gpu_s.values()) / 3600
 
     @property
-    def gpu_hours_by_card(self) -> Mapping[str, float]:
-        return {card: seconds / 3600 for card, seconds in self.gpu_s.items()}
-
-    @property
     def utilisation(self) -> float:
-        """What the cards did, as a part of what they could have done full all the time."""
+        """What the GPUs did, as a part of what they could have done full all the time."""
         return sum(self.busy_s.values()) / max(sum(self.gpu_s.values()), 1e-9)
 
     @property
@@ -160,6 +156,6 @@ class Outcome:
 
     @property
     def total_cost_usd(self) -> float | None:
-        """None where a card that was held has no known price."""
-        held = {card for card, seconds in self.gpu_s.items() if seconds}
-        return sum(self.cost_usd.values()) if held <= self.cost_usd.keys() else None
+        """None where a GPU that was used has no known price."""
+        used = {gpu_type for gpu_type, seconds in self.gpu_s.items() if seconds}
+        return sum(self.cost_usd.values()) if used <= self.cost_usd.keys() else None

@@ -1,4 +1,4 @@
-"""`python -m loadtest plan`: the cheapest set of cards that holds a load within the SLO."""
+"""`python -m loadtest plan`: the cheapest set of GPUs that sustains a load within the SLO."""
 
 import argparse
 from collections.abc import Mapping
@@ -8,34 +8,35 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.status import Status
 
+from loadtest.simulation import formatting
 from loadtest.simulation import option_types as types
 from loadtest.simulation import options as common
-from loadtest.simulation import words
 from loadtest.simulation.capacity import add_nominal
 
 if TYPE_CHECKING:
     from loadtest.simulation.answers import Autoscaled, PlanAnswer, PlannedAt, PlannedSet
-    from loadtest.simulation.holding import Holding
-    from loadtest.simulation.profile import CardProfile
-    from loadtest.simulation.profile_range import Side
+    from loadtest.simulation.profile import GpuProfile
+    from loadtest.simulation.profile_range import UncertaintySide
     from loadtest.simulation.set_search import Cheapest, Priced, SetSearch
     from loadtest.simulation.static_set import Bench
-    from loadtest.simulation.traffic import Traffic
+    from loadtest.simulation.sustained_load import SustainingSplit
+    from loadtest.simulation.traffic import ScalableTraffic
 
 INTERRUPTED = 130
 HOURS_A_DAY = 24
 # In the one simulation of a day.
 MOST_REQUESTS = 1_000_000
 DESCRIPTION = """\
-Searches the counts of cards that hold a load within the SLO at the least price, all of them
-serving. A bound by arithmetic rules sets out, the others are simulated, in several repetitions.
-It then says whether the cheapest set still holds with every figure of the profiles at the worse end
-of its uncertainty, and which set does; and which would do at the better end. With --trace or --day
-it also says what autoscaling by the server's own law would save with the same cards."""
+Searches the counts of GPUs that sustain a load within the SLO at the least price, all of them
+serving. A bound by arithmetic rules sets out, the others are simulated, in several repetitions. It
+then says whether the cheapest set still sustains it with every figure of the profiles at the worse
+end of its uncertainty, and which set does; and which would do at the better end. With --trace or
+--day it also says what autoscaling by the server's own scaling policy would save with the same
+GPUs."""
 EXAMPLES = """examples:
   a load of two tiers:
     python -m loadtest plan --load chat=20/s,reasoning=2/s
-  with other prices, of one kind of card:
+  with other prices, of one GPU type:
     python -m loadtest plan --load chat=20/s --price RTX4090=0.25 --cards RTX4090
   three times a recorded load, and what autoscaling saves in a day of it:
     python -m loadtest plan --trace loadtest/traces/azure2023_conv_1h.csv.gz --load 3 --day
@@ -46,7 +47,7 @@ docs/simulation.md says how it searches and where prices are from."""
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "plan",
-        help="the cheapest set of cards for a load and an SLO (simulated)",
+        help="the cheapest set of GPUs for a load and an SLO (simulated)",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=common.HelpFormatter,
@@ -63,7 +64,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--cards",
         type=lambda text: text.split(","),
         metavar="T4,RTX4090",
-        help="kinds of cards to choose from; all with a price if not given",
+        help="GPU types to choose from; all with a price if not given",
     )
     add("--tries", type=types.count, default=40, help="sets that are simulated at most")
     add(
@@ -81,15 +82,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     from loadtest.simulation.answers import write
-    from loadtest.simulation.inputs import FAULTS
-    from loadtest.simulation.plan_table import tell
+    from loadtest.simulation.inputs import INPUT_ERRORS
+    from loadtest.simulation.plan_table import print_answer
 
     try:
         answer = _answer(options, argv, console)
-    except FAULTS as fault:
-        console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
+    except INPUT_ERRORS as error:
+        console.print(str(error), style="bold red", highlight=False, markup=False, soft_wrap=True)
         return 2
-    tell(answer, console)
+    print_answer(answer, console)
     if options.json is not None:
         write(options.json, answer)
     if answer.interrupted:
@@ -101,7 +102,7 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
     from loadtest.simulation.answers import PlanAnswer, asked
     from loadtest.simulation.arrivals import DAY_SWING
     from loadtest.simulation.inputs import bench_of, checked_outputs, profiles_of
-    from loadtest.simulation.profile_range import Side
+    from loadtest.simulation.profile_range import UncertaintySide
     from loadtest.simulation.set_search import Cheapest
 
     checked_outputs(json=options.json)
@@ -111,13 +112,13 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
     load_rps = mean_rps * (1 + DAY_SWING) if options.day else mean_rps
     bench = bench_of(options, dict.fromkeys(prices, 1), profiles, traffic)
     with console.status("") as status:
-        search = _Search(options, bench, prices, load_rps, status)
-        found: Cheapest[Holding] = Cheapest((), 0, proven=False)
+        search = _PlanSearch(options, bench, prices, load_rps, status)
+        found: Cheapest[SustainingSplit] = Cheapest((), 0, proven=False)
         autoscaled, interrupted = None, False
-        at: dict[Side, PlannedAt] = {}
+        at: dict[UncertaintySide, PlannedAt] = {}
         try:
             found = search.cheapest()
-            for side in Side if found.sets and not options.nominal else ():
+            for side in UncertaintySide if found.sets and not options.nominal else ():
                 at[side] = search.at(side, found.sets[0])
             if found.sets:
                 autoscaled = _autoscaled(options, bench, found.sets[0], mean_rps, status)
@@ -125,8 +126,8 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
             found, interrupted = search.so_far(), True
     return PlanAnswer(
         sets=[_planned(priced) for priced in found.sets],
-        pessimistic=at.get(Side.PESSIMISTIC),
-        optimistic=at.get(Side.OPTIMISTIC),
+        pessimistic=at.get(UncertaintySide.PESSIMISTIC),
+        optimistic=at.get(UncertaintySide.OPTIMISTIC),
         interrupted=interrupted,
         proven=found.proven,
         sets_simulated=found.tried,
@@ -137,12 +138,12 @@ def _answer(options: argparse.Namespace, argv: list[str], console: Console) -> "
         autoscaled=autoscaled,
         goodput=options.goodput,
         repetitions=options.seeds,
-        traffic=traffic.words(),
+        traffic=traffic.description(),
         asked=asked(argv, bench.setup, options.slo),
     )
 
 
-class _Search:
+class _PlanSearch:
     """The cheapest set with the profiles as they stand, and at the ends of their uncertainty."""
 
     def __init__(
@@ -157,38 +158,38 @@ class _Search:
         self._load_rps, self._status = load_rps, status
         self._nominal = self._of(bench, "")
 
-    def cheapest(self) -> "Cheapest[Holding]":
+    def cheapest(self) -> "Cheapest[SustainingSplit]":
         return self._nominal.cheapest()
 
-    def so_far(self) -> "Cheapest[Holding]":
+    def so_far(self) -> "Cheapest[SustainingSplit]":
         """After Ctrl-C; a search that had ended is as it was."""
         return self._nominal.so_far()
 
-    def at(self, side: "Side", best: "Priced[Holding]") -> "PlannedAt":
-        """Whether the set that was found holds there, and the cheapest that does. Whatever fails
-        with better figures is taken to fail with worse ones."""
+    def at(self, side: "UncertaintySide", best: "Priced[SustainingSplit]") -> "PlannedAt":
+        """Whether the set that was found sustains the load there, and the cheapest that does.
+        Whatever fails with better figures is taken to fail with worse ones."""
         from loadtest.simulation.answers import PlannedAt
-        from loadtest.simulation.held_load import bench_at
-        from loadtest.simulation.profile_range import Side
+        from loadtest.simulation.profile_range import UncertaintySide
+        from loadtest.simulation.sustained_load import bench_at
 
         search = self._of(bench_at(self._bench, side), f"{side} figures, ")
-        holds = side is Side.OPTIMISTIC or search.holds(best.counts)
-        if holds and side is Side.PESSIMISTIC:
+        sustains = side is UncertaintySide.OPTIMISTIC or search.sustains(best.counts)
+        if sustains and side is UncertaintySide.PESSIMISTIC:
             return PlannedAt(cheapest_holds=True, cheapest=_planned(best))
         sets = search.cheapest().sets
         cheapest = _planned(sets[0]) if sets else None
-        return PlannedAt(cheapest_holds=holds, cheapest=cheapest)
+        return PlannedAt(cheapest_holds=sustains, cheapest=cheapest)
 
-    def _of(self, bench: "Bench", what: str) -> "SetSearch[Holding]":
-        from loadtest.simulation.holding import Holding, holding
+    def _of(self, bench: "Bench", what: str) -> "SetSearch[SustainingSplit]":
         from loadtest.simulation.set_search import SetSearch
+        from loadtest.simulation.sustained_load import SustainingSplit, sustaining_split
 
         load_rps = self._load_rps
 
-        def run(gpus: Mapping[str, int]) -> Holding | None:
-            told = f"{what}{words.gpus(gpus)}: does it hold {load_rps:.3g} requests/s?"
-            self._status.update(told)
-            return holding(bench, gpus, load_rps, repetitions=self._options.seeds)
+        def run(gpus: Mapping[str, int]) -> SustainingSplit | None:
+            text = f"{what}{formatting.gpus(gpus)}: does it sustain {load_rps:.3g} requests/s?"
+            self._status.update(text)
+            return sustaining_split(bench, gpus, load_rps, repetitions=self._options.seeds)
 
         return SetSearch(
             self._prices,
@@ -199,8 +200,8 @@ class _Search:
         )
 
 
-def _prices(options: argparse.Namespace, profiles: Mapping[str, "CardProfile"]) -> dict[str, float]:
-    from loadtest.simulation.inputs import InputFault, checked_gpus
+def _prices(options: argparse.Namespace, profiles: Mapping[str, "GpuProfile"]) -> dict[str, float]:
+    from loadtest.simulation.inputs import InputError, checked_gpus
 
     checked_gpus(dict.fromkeys(options.cards or (), 1), profiles, option="--cards")
     known = {name: profile.price_usd_per_hour for name, profile in profiles.items()}
@@ -209,24 +210,24 @@ def _prices(options: argparse.Namespace, profiles: Mapping[str, "CardProfile"]) 
     for name in chosen:
         price = known[name]
         if price is None or not price.value:
-            raise InputFault(f"--cards: {name} has no price; give one: --price {name}=0.40")
+            raise InputError(f"--cards: {name} has no price; give one: --price {name}=0.40")
         found[name] = price.value
     return found
 
 
-def _price_source(profile: "CardProfile") -> str:
+def _price_source(profile: "GpuProfile") -> str:
     price = profile.price_usd_per_hour
     return "" if price is None else price.source
 
 
-def _traffic(options: argparse.Namespace, console: Console) -> "tuple[Traffic, float]":
+def _traffic(options: argparse.Namespace, console: Console) -> "tuple[ScalableTraffic, float]":
     """What comes, and how much of it a second."""
-    from loadtest.simulation.inputs import InputFault, traffic_of
-    from loadtest.simulation.traffic import Replayed
+    from loadtest.simulation.inputs import InputError, traffic_of
+    from loadtest.simulation.traffic import ReplayedTraffic
 
     load = options.load
     if (options.trace is None) != isinstance(load, dict):
-        raise InputFault(
+        raise InputError(
             "--load: with --trace how many times its load (--load 3), without it a rate for each "
             "tier (--load chat=20/s,reasoning=2/s)"
         )
@@ -235,11 +236,11 @@ def _traffic(options: argparse.Namespace, console: Console) -> "tuple[Traffic, f
         shares = {tier: rate / whole for tier, rate in load.items()}
         return traffic_of(options, shares, console), whole
     traffic = traffic_of(options, {}, console)
-    assert isinstance(traffic, Replayed)
+    assert isinstance(traffic, ReplayedTraffic)
     return traffic, load * traffic.load_rps
 
 
-def _planned(priced: "Priced[Holding]") -> "PlannedSet":
+def _planned(priced: "Priced[SustainingSplit]") -> "PlannedSet":
     from loadtest.simulation.answers import PlannedSet, tier_figures
 
     figures = tier_figures(priced.found.outcome)
@@ -257,11 +258,11 @@ def _planned(priced: "Priced[Holding]") -> "PlannedSet":
 def _autoscaled(
     options: argparse.Namespace,
     bench: "Bench",
-    best: "Priced[Holding]",
+    best: "Priced[SustainingSplit]",
     mean_rps: float,
     status: Status,
 ) -> "Autoscaled | None":
-    """The server's law on the cheapest set, through the trace or a day of it."""
+    """The server's scaling policy on the cheapest set, through the trace or a day of it."""
     from loadtest.simulation.answers import Autoscaled
     from loadtest.simulation.contest import run_policy
 
@@ -271,7 +272,9 @@ def _autoscaled(
     gpus = {name: count for name, count in best.counts.items() if count}
 
     def seen(done: float) -> None:
-        status.update(f"the server's law on {words.gpus(gpus)}: {done:.0%} of the time")
+        status.update(
+            f"the server's scaling policy on {formatting.gpus(gpus)}: {done:.0%} of the time"
+        )
 
     setup = replace(bench.setup, gpus=gpus, most_requests=MOST_REQUESTS, seen=seen)
     outcome = run_policy("ours", trace, setup, goodput=None).outcome

@@ -4,50 +4,52 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.evaluation.words import number, percent, seconds
-from loadtest.simulation import words
+from loadtest.simulation import formatting
 from loadtest.simulation.answers import PlanAnswer, PlannedAt, PlannedSet
 
 MOST_ROWS = 5
 
 
-def tell(answer: PlanAnswer, console: Console) -> None:
+def print_answer(answer: PlanAnswer, console: Console) -> None:
     load = ", ".join(f"{tier} {rate:.3g}/s" for tier, rate in answer.load_per_s.items())
     if answer.interrupted:
         console.print("Interrupted: this is what was found until then.", style="bold yellow")
     if not answer.sets:
-        console.print(f"No set was found that holds {load}.", style="bold red")
+        console.print(f"No set was found that sustains {load}.", style="bold red")
         return
-    table = words.plain_table(f"Sets that hold {load} within {words.slo(answer.asked.slo)}")
-    table.add_column("cards", no_wrap=True)
+    table = formatting.plain_table(
+        f"Sets that sustain {load} within {formatting.slo(answer.asked.slo)}"
+    )
+    table.add_column("GPUs", no_wrap=True)
     table.add_column("tier", no_wrap=True)
     for title in ("$/day", "$/Mtoken", "goodput", "TTFT p50 / p95", "TPOT p95"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in answer.sets[:MOST_ROWS]:
         _add(table, row)
     console.print(table)
-    _tell_search(answer, console)
-    _tell_range(answer, console)
-    _tell_saving(answer, console)
+    _print_search(answer, console)
+    _print_range(answer, console)
+    _print_saving(answer, console)
     for name, price in answer.prices.items():
         source = answer.price_sources[name]
         console.print(f"{name}: ${price:g} an hour ({source})", style="dim", highlight=False)
-    words.tell_profiles(answer.asked.profiles, console)
+    formatting.print_profiles(answer.asked.profiles, console)
 
 
 def _add(table: Table, row: PlannedSet) -> None:
     for place, (tier, found) in enumerate(row.figures.items()):
         table.add_row(
-            "" if place else words.gpus(row.gpus, "\n"),
+            "" if place else formatting.gpus(row.gpus, "\n"),
             f"{tier} on {row.tiers[tier]}",
             "" if place else number(row.usd_per_day, 2),
             "" if place else number(row.usd_per_million_output_tokens, 3),
             percent(found.goodput),
-            words.times(found.ttft_s),
+            formatting.times(found.ttft_s),
             seconds(found.tpot_s.p95),
         )
 
 
-def _tell_search(answer: PlanAnswer, console: Console) -> None:
+def _print_search(answer: PlanAnswer, console: Console) -> None:
     proven = (
         "every cheaper set was simulated, is below the bound, or is part of one that failed"
         if answer.proven
@@ -55,35 +57,36 @@ def _tell_search(answer: PlanAnswer, console: Console) -> None:
     )
     console.print(
         f"Simulated: {answer.traffic}; {answer.sets_simulated} sets, "
-        f"{words.repetitions(answer.repetitions)}; {proven}.",
+        f"{formatting.repetitions(answer.repetitions)}; {proven}.",
         style="dim",
         soft_wrap=True,
         highlight=False,
     )
 
 
-def _tell_range(answer: PlanAnswer, console: Console) -> None:
+def _print_range(answer: PlanAnswer, console: Console) -> None:
     """What the uncertainty of the profiles' figures makes of the cheapest set."""
     worse, better = answer.pessimistic, answer.optimistic
     if worse is None:
         return
-    best = words.gpus(answer.sets[0].gpus)
+    best = formatting.gpus(answer.sets[0].gpus)
+    figures = "the profiles' pessimistic figures"
     if worse.cheapest_holds:
-        told = f"{best}: holds it with the profiles' pessimistic figures too."
+        text = f"{best}: sustains it with {figures} too."
     else:
-        told = f"{best}: does not hold it with the profiles' pessimistic figures; {_need(worse)}."
+        text = f"{best}: does not sustain it with {figures}; {_need(worse)}."
     if better is not None:
-        told += f" With the optimistic ones {_need(better)}."
-    console.print(told, soft_wrap=True, highlight=False)
+        text += f" With the optimistic ones {_need(better)}."
+    console.print(text, soft_wrap=True, highlight=False)
 
 
 def _need(at: PlannedAt) -> str:
     if at.cheapest is None:
         return "no set was found that does"
-    return f"{words.gpus(at.cheapest.gpus)} would, at ${at.cheapest.usd_per_day:.2f} a day"
+    return f"{formatting.gpus(at.cheapest.gpus)} would, at ${at.cheapest.usd_per_day:.2f} a day"
 
 
-def _tell_saving(answer: PlanAnswer, console: Console) -> None:
+def _print_saving(answer: PlanAnswer, console: Console) -> None:
     saving = answer.autoscaled
     if saving is None and answer.interrupted:
         return
@@ -94,7 +97,7 @@ def _tell_saving(answer: PlanAnswer, console: Console) -> None:
     if min(saving.goodput.values()) < answer.goodput:
         kept += f", below the {percent(answer.goodput)} asked for"
     console.print(
-        f"Autoscaled on the same cards: {saving.gpu_hours:.2f} GPU-hours in place of "
+        f"Autoscaled on the same GPUs: {saving.gpu_hours:.2f} GPU-hours in place of "
         f"{saving.gpu_hours_static:.2f}, ${saving.usd_per_day:.2f} a day, {percent(saving.saved)} "
         f"saved; goodput {kept}.",
         soft_wrap=True,

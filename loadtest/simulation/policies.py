@@ -1,4 +1,4 @@
-"""The laws that are compared. Each gives a tier's target from what it may know at that moment."""
+"""The policies that are compared: each gives a tier's target from what it may know then."""
 
 import warnings
 from collections import deque
@@ -20,13 +20,13 @@ from serve_app.core.tiers import Tier
 
 @dataclass(slots=True)
 class ServeDelays:
-    """Serve's own bounds and delays around a law, with the simulation's clock."""
+    """Serve's own bounds and delays around a policy, with the simulation's clock."""
 
     config: AutoscalingConfig
     _state: dict[Tier, dict[str, Any]] = field(default_factory=dict)
 
-    def apply(self, tier: Tier, wish: float, target: int, now_s: float) -> int:
-        scaled = _apply_scaling_factors(wish, max(target, 1), self.config)
+    def apply(self, tier: Tier, desired: float, target: int, now_s: float) -> int:
+        scaled = _apply_scaling_factors(desired, max(target, 1), self.config)
         state = self._state.setdefault(tier, {})
         chosen, _ = _apply_delay_logic(max(0, scaled), target, self.config, state, now_s)
         return min(max(chosen, self.config.min_replicas), self.config.max_replicas)
@@ -56,7 +56,7 @@ def serve_config(
 
 @dataclass(slots=True)
 class RayDefault:
-    """Serve's own function on ongoing requests, as it sees them with the line included."""
+    """Serve's own function on ongoing requests, as it sees them with the queue included."""
 
     delays: ServeDelays
     _seen: dict[Tier, deque[tuple[float, float]]] = field(default_factory=dict)
@@ -72,10 +72,10 @@ class RayDefault:
             seen.popleft()
         mean = sum(count for _, count in seen) / len(seen)
         serving, target = round(len(state.serving) * state.weight), round(state.target)
-        wish, _ = replica_queue_length_autoscaling_policy(
+        desired, _ = replica_queue_length_autoscaling_policy(
             _context(tier, serving, target, mean, self.delays.config, now_s)
         )
-        return self.delays.apply(tier, wish, target, now_s)
+        return self.delays.apply(tier, desired, target, now_s)
 
 
 def _context(

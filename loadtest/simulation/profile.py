@@ -1,4 +1,4 @@
-"""A card's figures: what the simulation steps by, and what `loadtest calibrate` measures."""
+"""A GPU's figures: what the simulation steps by, and what `loadtest calibrate` measures."""
 
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -27,15 +27,15 @@ DEFAULT_UNCERTAINTY: Mapping[Status, float] = {"measured": 0.1, "derived": 0.3, 
 MOST_UNCERTAINTY = 1.0
 
 
-class ProfileError(ValueError):
+class GpuProfileError(ValueError):
     """A profile cannot be read; the message names the file, the field and what is wrong."""
 
 
-class _Strict(BaseModel):
+class _ProfileModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class _Uncertain(_Strict):
+class _Uncertain(_ProfileModel):
     """How a figure is known, and how well."""
 
     status: Status
@@ -68,34 +68,34 @@ class _Uncertain(_Strict):
         return 1 + self.share
 
 
-class Figure(_Uncertain):
+class ProfileFigure(_Uncertain):
     """A number, how it is known, and where it is from."""
 
     value: float = Field(ge=0)
 
 
-def _above_0(figure: Figure) -> Figure:
+def _above_0(figure: ProfileFigure) -> ProfileFigure:
     if figure.value <= 0:
         raise ValueError(f"the value is to be above 0, not {figure.value:g}")
     return figure
 
 
-def _whole(figure: Figure) -> Figure:
+def _whole(figure: ProfileFigure) -> ProfileFigure:
     if figure.value < 1 or figure.value != int(figure.value):
         raise ValueError(f"the value is to be a whole number above 0, not {figure.value:g}")
     return figure
 
 
-def _with_total(phases: Mapping[str, Figure]) -> Mapping[str, Figure]:
+def _with_total(phases: Mapping[str, ProfileFigure]) -> Mapping[str, ProfileFigure]:
     if TOTAL not in phases:
         raise ValueError(f"is to have `{TOTAL}`, the seconds of the whole start")
     return phases
 
 
-Count = Annotated[Figure, AfterValidator(_whole)]
+Count = Annotated[ProfileFigure, AfterValidator(_whole)]
 
 
-class Curve(_Uncertain):
+class StepTimeCurve(_Uncertain):
     """What a step with no context takes, by how many sequences it has, where that is no straight
     line: `step_ms` between its points by interpolation, below the first one as much as there, and
     beyond the last one as between the last two."""
@@ -121,7 +121,7 @@ class Curve(_Uncertain):
         return low_ms + (high_ms - low_ms) * (sequences - low) / (high - low)
 
 
-class MeasuredOn(_Strict):
+class MeasuredOn(_ProfileModel):
     """What a calibrated profile was measured on, and the command that measures it again."""
 
     machine: Mapping[str, str | int | float]
@@ -131,8 +131,8 @@ class MeasuredOn(_Strict):
     command: str
 
 
-class CardProfile(_Strict):
-    """One card with one model on it.
+class GpuProfile(_ProfileModel):
+    """One GPU with one model on it.
 
     A step takes `base + per_sequence * sequences + per_context_ktoken * context tokens of all
     sequences / 1000 + per_prompt_token * prompt tokens`. `overhead_ms` is a request's way outside
@@ -145,32 +145,32 @@ class CardProfile(_Strict):
     """
 
     name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="As in `--gpus T4=2`.")
-    accelerator_type: str | None = Field(description="Ray's name of the card; null is a CPU.")
+    accelerator_type: str | None = Field(description="Ray's name of the GPU; null is a CPU.")
     model: str = Field(min_length=1, description="The model that the figures are for.")
-    base_ms: Annotated[Figure, AfterValidator(_above_0)] = Field(
+    base_ms: Annotated[ProfileFigure, AfterValidator(_above_0)] = Field(
         description="What a step takes whatever is in it: the weights are read."
     )
-    per_sequence_ms: Figure = Field(description="For each sequence that gets a token.")
-    per_prompt_token_ms: Figure = Field(description="For each prompt token: prefill.")
-    per_context_ktoken_ms: Figure = Field(
+    per_sequence_ms: ProfileFigure = Field(description="For each sequence that gets a token.")
+    per_prompt_token_ms: ProfileFigure = Field(description="For each prompt token: prefill.")
+    per_context_ktoken_ms: ProfileFigure = Field(
         description="For each 1,000 tokens in the contexts of all sequences: the KV cache is read."
     )
-    by_sequences: Curve | None = Field(default=None, description="null: the straight line.")
-    per_prompt_mpair_ms: Figure | None = Field(
+    by_sequences: StepTimeCurve | None = Field(default=None, description="null: the straight line.")
+    per_prompt_mpair_ms: ProfileFigure | None = Field(
         default=None,
         description="For each million pairs of a prompt token and one before it: null is 0.",
     )
-    per_prompt_ms: Figure | None = Field(
+    per_prompt_ms: ProfileFigure | None = Field(
         default=None, description="For each prompt that begins, beside its tokens: null is 0."
     )
     step_tokens: Count = Field(description="Most tokens in a step: vLLM's max_num_batched_tokens.")
     kv_tokens: Count = Field(description="What the KV cache holds.")
     max_sequences: Count = Field(description="Most sequences in a step: vLLM's max_num_seqs.")
-    overhead_ms: Figure = Field(description="A request's way outside the engine's steps.")
-    start_s: Annotated[Mapping[str, Figure], AfterValidator(_with_total)] = Field(
+    overhead_ms: ProfileFigure = Field(description="A request's way outside the engine's steps.")
+    start_s: Annotated[Mapping[str, ProfileFigure], AfterValidator(_with_total)] = Field(
         description="From the replica's process to its readiness: `total`, and its phases."
     )
-    price_usd_per_hour: Figure | None = Field(default=None, description="null: not known.")
+    price_usd_per_hour: ProfileFigure | None = Field(default=None, description="null: not known.")
     measured_on: MeasuredOn | None = Field(default=None, description="null: not calibrated.")
 
     @property
@@ -231,24 +231,24 @@ def pairs(before: float, tokens: float) -> float:
     return tokens * (before + tokens / 2)
 
 
-def known_profiles() -> Mapping[str, CardProfile]:
+def known_profiles() -> Mapping[str, GpuProfile]:
     """The profiles that come with the package, by name."""
     found = [read_profile(path) for path in sorted(PROFILES.glob("*.json"))]
     return {profile.name: profile for profile in found}
 
 
-def read_profile(path: Path) -> CardProfile:
-    """Raises ProfileError."""
+def read_profile(path: Path) -> GpuProfile:
+    """Raises GpuProfileError."""
     try:
-        return CardProfile.model_validate_json(path.read_bytes())
-    except OSError as fault:
-        raise ProfileError(f"{path} cannot be read: {fault.strerror}") from None
-    except ValidationError as fault:
-        lines = [f"  {_place(error['loc'])}{_words(error)}" for error in fault.errors()]
-        raise ProfileError("\n".join([f"{path} is no profile of a card:", *lines])) from None
+        return GpuProfile.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise GpuProfileError(f"{path} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        lines = [f"  {_place(one['loc'])}{_reason(one)}" for one in error.errors()]
+        raise GpuProfileError("\n".join([f"{path} is no profile of a GPU:", *lines])) from None
 
 
-def write_profile(path: Path, profile: CardProfile) -> None:
+def write_profile(path: Path, profile: GpuProfile) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(profile.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
@@ -257,7 +257,7 @@ def _place(location: tuple[int | str, ...]) -> str:
     return f"{'.'.join(map(str, location))}: " if location else ""
 
 
-def _words(error: Mapping[str, object]) -> str:
+def _reason(error: Mapping[str, object]) -> str:
     if error["type"] == "extra_forbidden":
         return "there is no such key"
     if error["type"] == "missing":

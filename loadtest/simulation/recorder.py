@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from loadtest.load.scenario import Slo
 from loadtest.simulation.outcome import Percentiles, TierOutcome
-from loadtest.simulation.visit import Visit
+from loadtest.simulation.sim_request import SimRequest
 from serve_app.core.tiers import Tier
 
 UNKNOWN = Percentiles()
@@ -30,7 +30,7 @@ class _Served:
     prompt_tokens: int = 0
     started_in_time: int = 0
     lent: int = 0
-    relayed: int = 0
+    forwarded: int = 0
 
     def times_s(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """TTFT, E2E and TPOT. While they are held no row can be added."""
@@ -40,7 +40,7 @@ class _Served:
 
 @dataclass(slots=True)
 class Recorder:
-    """`busy_s` are the seconds of full replicas that the served requests took, by card."""
+    """`busy_s` are the seconds of full replicas that the served requests took, by GPU."""
 
     max_wait_s: float
     arrived: Counter[Tier] = field(default_factory=Counter[Tier])
@@ -50,43 +50,40 @@ class Recorder:
     busy_s: dict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
     _served: dict[Tier, _Served] = field(default_factory=dict)
 
-    def served(self, visit: Visit, now_s: float) -> None:
+    def served(self, request: SimRequest, now_s: float) -> None:
         """Its last token has been made. Times are the client's, from when it first asked."""
-        runner, first_s, started_s = visit.runner, visit.first_token_s, visit.started_s
+        runner, first_s, started_s = request.runner, request.first_token_s, request.started_s
         assert runner is not None
         assert first_s is not None
         assert started_s is not None
-        rows = self._served.get(visit.tier)
+        rows = self._served.get(request.tier)
         if rows is None:
-            rows = self._served[visit.tier] = _Served()
-        arrival_s = visit.arrival_s
+            rows = self._served[request.tier] = _Served()
+        arrival_s = request.arrival_s
         overhead_s = runner.overhead_s
         wait_s = started_s - arrival_s
         self.ended_s = now_s
         rows.ttft_s.append(first_s - arrival_s + overhead_s)
         rows.e2e_s.append(now_s - arrival_s + overhead_s)
         rows.wait_s.append(wait_s)
-        rows.new_tokens.append(visit.new_tokens)
-        rows.prompt_tokens += visit.prompt_tokens
+        rows.new_tokens.append(request.new_tokens)
+        rows.prompt_tokens += request.prompt_tokens
         rows.started_in_time += wait_s <= self.max_wait_s
-        rows.lent += visit.borrowed
-        rows.relayed += visit.relayed
-        self.busy_s[runner.card] += runner.size * runner.engine.work_s(
-            visit.prompt_tokens, visit.new_tokens, runner.gate.limits.slots
+        rows.lent += request.borrowed
+        rows.forwarded += request.forwarded
+        self.busy_s[runner.gpu_type] += runner.size * runner.engine.work_s(
+            request.prompt_tokens, request.new_tokens, runner.gate.limits.slots
         )
 
-    def refused(self, visit: Visit, reason: str) -> None:
+    def refused(self, request: SimRequest, reason: str) -> None:
         """For good."""
-        self.refusals.setdefault(visit.tier, Counter())[reason] += 1
+        self.refusals.setdefault(request.tier, Counter())[reason] += 1
 
-    def retried(self, visit: Visit) -> None:
-        self.retries[visit.tier] += 1
+    def retried(self, request: SimRequest) -> None:
+        self.retries[request.tier] += 1
 
     def refused_of(self, tier: Tier) -> int:
         return sum(self.refusals.get(tier, {}).values())
-
-    def served_of(self, tier: Tier) -> int:
-        return len(self._served[tier].ttft_s) if tier in self._served else 0
 
     def bad_of(self, tier: Tier, slo: Slo) -> int:
         """Of the tier's requests that have ended, those that did not meet the SLO."""
@@ -115,7 +112,7 @@ class Recorder:
             refused={reason: whole(count) for reason, count in self.refusals.get(tier, {}).items()},
             retried=whole(self.retries[tier]),
             lent=whole(rows.lent),
-            relayed=whole(rows.relayed),
+            relayed=whole(rows.forwarded),
             preempted=whole(preempted),
             ttft_s=percentiles(ttft_s),
             e2e_s=percentiles(e2e_s),
@@ -142,7 +139,7 @@ def _good(
     e2e_s: NDArray[np.float64],
     tpot_s: NDArray[np.float64],
 ) -> NDArray[np.bool_]:
-    """As `loadtest/load/slo.py`; a simulated answer has no thought, so TTFO is TTFT."""
+    """As `loadtest/load/slo.py`; a simulated answer has no reasoning, so TTFO is TTFT."""
     measured = ((slo.ttft, ttft_s), (slo.ttfo, ttft_s), (slo.e2e, e2e_s), (slo.tpot, tpot_s))
     good = np.ones(len(ttft_s), bool)
     for limit_s, values in measured:

@@ -5,9 +5,9 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from loadtest.simulation.engine import Engine
-from loadtest.simulation.setup import CardPlan, TierPlan
-from loadtest.simulation.visit import Visit
+from loadtest.simulation.engine import SimulatedEngine
+from loadtest.simulation.setup import GpuPlan, TierPlan
+from loadtest.simulation.sim_request import SimRequest
 from serve_app.api.demand import DemandMeter
 from serve_app.api.gate import Gate
 from serve_app.core.admission.queue_drain import relative_work
@@ -53,7 +53,7 @@ class PatientMeter(DemandMeter):
         self._ended_answers.append(new_tokens)
 
     def resize(self, derived: StepModel) -> None:
-        """The replica is another part of a card by now."""
+        """The replica is another part of a GPU by now."""
         self.derived = derived
 
     def typical_part(self, max_new_tokens: int) -> float:
@@ -83,97 +83,101 @@ class PatientMeter(DemandMeter):
 
 
 class _Grant:
-    """Stands in for the future by which the gate tells a request that its slots are held."""
+    """Stands in for the future by which the gate signals a request that its slots are granted."""
 
-    __slots__ = ("_granted", "_visit")
+    __slots__ = ("_granted", "_request")
 
-    def __init__(self, visit: Visit, granted: list[Visit]) -> None:
-        self._visit, self._granted = visit, granted
+    def __init__(self, request: SimRequest, granted: list[SimRequest]) -> None:
+        self._request, self._granted = request, granted
 
     def set_result(self, _: None) -> None:
-        self._granted.append(self._visit)
+        self._granted.append(self._request)
 
     def cancel(self) -> None:
-        """It left the line."""
+        """It left the queue."""
 
 
 @dataclass(slots=True, eq=False)
-class Replica:
+class SimulatedReplica:
     """`connections` are HAProxy's: of all that came in here, wherever they run. `granted` are those
-    that hold a slot and that the engine has not yet. `looks_s` is when the head of the line next
-    looks for room elsewhere."""
+    that hold a slot and that the engine has not yet. `looks_s` is when the head of the queue next
+    looks for capacity elsewhere."""
 
     tier: Tier
-    card: str
-    plan: CardPlan
+    gpu_type: str
+    plan: GpuPlan
     gate: Gate
     meter: PatientMeter
-    engine: Engine
+    engine: SimulatedEngine
     ready_s: float
     expected_new_tokens: int
     overhead_s: float
-    granted: list[Visit]
+    granted: list[SimRequest]
     fallback: bool
     stopping_s: float | None = None
     connections: int = 0
     chosen: int = 0
-    roomy: bool = False
+    has_capacity: bool = False
     size: float = 1.0
     looks_s: float | None = None
-    _line: deque[Visit] = field(default_factory=deque[Visit])
-    _entering: Visit | None = None
+    _queue: deque[SimRequest] = field(default_factory=deque[SimRequest])
+    _entering: SimRequest | None = None
 
     @classmethod
-    def build(cls, plan: TierPlan, card: str, clock: Clock, *, ready_s: float) -> "Replica":
-        """A replica of the tier on this card."""
-        on_card = plan.cards[card]
+    def build(
+        cls, plan: TierPlan, gpu_type: str, clock: Clock, *, ready_s: float
+    ) -> "SimulatedReplica":
+        """A replica of the tier on this GPU."""
+        gpu_plan = plan.gpu_plans[gpu_type]
         meter = PatientMeter(
-            derived=on_card.profile.step_model,
+            derived=gpu_plan.profile.step_model,
             lengths=plan.lengths,
             clock_s=clock.read_s,
-            slots=on_card.limits.slots,
+            slots=gpu_plan.limits.slots,
         )
-        gate = Gate(replace(on_card.limits), on_card.service, clock.read_s, meter)
+        gate = Gate(replace(gpu_plan.limits), gpu_plan.service, clock.read_s, meter)
         replica = cls(
             tier=plan.tier,
-            card=card,
-            plan=on_card,
+            gpu_type=gpu_type,
+            plan=gpu_plan,
             gate=gate,
             meter=meter,
-            engine=Engine(on_card.profile, meter),
+            engine=SimulatedEngine(gpu_plan.profile, meter),
             ready_s=ready_s,
             expected_new_tokens=plan.expected_new_tokens,
-            overhead_s=on_card.profile.overhead_ms.value / 1e3,
+            overhead_s=gpu_plan.profile.overhead_ms.value / 1e3,
             granted=[],
-            fallback=card != plan.preference[0],
+            fallback=gpu_type != plan.preference[0],
         )
         gate.make_grant = replica._make_grant
         replica.engine.first_token = replica._first_token
         return replica
 
-    def enter(self, visit: Visit, *, relayed: bool = False, borrowed: bool = False) -> None:
-        """As `TierEdge._serve`. Raises Refused."""
-        self._entering = visit
+    def enter(
+        self, request: SimRequest, *, forwarded: bool = False, borrowed: bool = False
+    ) -> None:
+        """As `TierEdge._serve`. Raises GateFullError."""
+        self._entering = request
         at_gate = self.gate.enter(
             1,
-            key=visit.number,
+            key=request.number,
             # As OpenAI's clients, which count their retries in a header.
-            retried=visit.attempts > 0,
-            work=relative_work(visit.limit, self.expected_new_tokens),
+            retried=request.attempts > 0,
+            work=relative_work(request.limit, self.expected_new_tokens),
             borrowed=borrowed,
-            max_new_tokens=visit.limit,
-            forwarded=relayed,
-            prompt_tokens=visit.prompt_tokens,
+            max_new_tokens=request.limit,
+            forwarded=forwarded,
+            prompt_tokens=request.prompt_tokens,
         )
-        visit.place = at_gate.__enter__()
-        visit.at_gate, visit.runner = at_gate, self
-        visit.relayed, visit.borrowed = relayed, borrowed
-        if visit.place.started_s is None:
-            self._line.append(visit)
+        request.place = at_gate.__enter__()
+        request.at_gate, request.runner = at_gate, self
+        request.forwarded, request.borrowed = forwarded, borrowed
+        if request.place.started_s is None:
+            self._queue.append(request)
 
     def resize(self, size: float) -> None:
-        """Be a part of a replica, where that is what a cell needs: as `Engine.resize`, with that
-        part of the slots and of the line."""
+        """Be a part of a replica, where that is what a cell needs: as `SimulatedEngine.resize`,
+        with that part of the slots and of the queue."""
         self.size = size
         self.engine.resize(size)
         model, whole = self.plan.profile.step_model, self.plan.limits
@@ -194,28 +198,28 @@ class Replica:
             )
         )
 
-    def head(self) -> Visit | None:
-        """The first one in the gate's line."""
-        line = self._line
-        while line:
-            visit = line[0]
-            if visit.runner is self and visit.place and visit.place.started_s is None:
-                return visit
-            line.popleft()
+    def head(self) -> SimRequest | None:
+        """The first one in the gate's queue."""
+        queue = self._queue
+        while queue:
+            request = queue[0]
+            if request.runner is self and request.place and request.place.started_s is None:
+                return request
+            queue.popleft()
         return None
 
-    def leave(self, visit: Visit) -> None:
-        """Give its place back, in the line or among those that run."""
-        assert visit.at_gate is not None
-        visit.at_gate.__exit__(None, None, None)
-        visit.at_gate = None
+    def leave(self, request: SimRequest) -> None:
+        """Free its place, in the queue or among those that run."""
+        assert request.at_gate is not None
+        request.at_gate.__exit__(None, None, None)
+        request.at_gate = None
 
-    def finish(self, visit: Visit) -> None:
-        """It ran to its end: learn from it, and give its slot back."""
-        self.meter.finished(prompt_tokens=visit.prompt_tokens, new_tokens=visit.new_tokens)
-        assert visit.place is not None
-        self.gate.observe_service(visit.place)
-        self.leave(visit)
+    def finish(self, request: SimRequest) -> None:
+        """It ran to its end: learn from it, and free its slot."""
+        self.meter.finished(prompt_tokens=request.prompt_tokens, new_tokens=request.new_tokens)
+        assert request.place is not None
+        self.gate.observe_service(request.place)
+        self.leave(request)
 
     @property
     def queue_depth(self) -> int:
@@ -240,10 +244,10 @@ class Replica:
             **figures,
         )
 
-    def _first_token(self, visit: Visit) -> None:
-        """As the engine tells the edge."""
-        assert visit.place is not None
-        self.gate.first_token(visit.place)
+    def _first_token(self, request: SimRequest) -> None:
+        """As the engine signals it to the edge."""
+        assert request.place is not None
+        self.gate.first_token(request.place)
 
     def _make_grant(self) -> "asyncio.Future[None]":
         assert self._entering is not None

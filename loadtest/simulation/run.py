@@ -10,13 +10,13 @@ from typing import Protocol
 from loadtest.simulation.arrivals import TIERS
 from loadtest.simulation.cell import Cell, cell_of
 from loadtest.simulation.fleet import Fleet
-from loadtest.simulation.outcome import Change, Moment, Outcome
+from loadtest.simulation.outcome import Change, Moment, SimulationOutcome
 from loadtest.simulation.recorder import Recorder
-from loadtest.simulation.replica import Clock, Replica
+from loadtest.simulation.replica import Clock, SimulatedReplica
 from loadtest.simulation.setup import Setup, tier_plan
+from loadtest.simulation.sim_request import SimRequest
 from loadtest.simulation.tier_state import TierState
 from loadtest.simulation.trace import Trace
-from loadtest.simulation.visit import Visit
 from serve_app.core.tiers import Tier
 
 # How often the policy decides; in longer runs less often, which saves more than it changes.
@@ -34,8 +34,8 @@ class GivenUp(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """A run that has held more GPU-hours, or of whose requests a larger share than `bad` has missed
-    the SLO, is of no use to a search and is given up."""
+    """A run that has taken more GPU-hours, or of whose requests a larger share than `bad` has
+    missed the SLO, is of no use to a search and is given up."""
 
     gpu_hours: float = math.inf
     bad: float = 1.0
@@ -49,15 +49,15 @@ class Policy(Protocol):
         ...
 
 
-def simulate(trace: Trace, setup: Setup, policy: Policy) -> Outcome:
-    """Run the whole trace, or a cell of it. Cards are counted while they are held, until the last
-    arrival; the requests are followed to their ends."""
+def simulate(trace: Trace, setup: Setup, policy: Policy) -> SimulationOutcome:
+    """Run the whole trace, or a cell of it. GPUs are counted while they are allocated, until the
+    last arrival; the requests are followed to their ends."""
     return simulate_cell(cell_of(trace, setup), setup, policy)
 
 
 def simulate_cell(
     cell: Cell, setup: Setup, policy: Policy, bounds: Bounds | None = None
-) -> Outcome:
+) -> SimulationOutcome:
     """As `simulate`, for a cell that is at hand already. Raises GivenUp."""
     fleet = _fleet(cell, setup, least=getattr(policy, "unit", 1.0))
     run = _Run(cell, setup, policy, fleet, bounds)
@@ -71,12 +71,12 @@ def _fleet(cell: Cell, setup: Setup, *, least: float) -> Fleet:
     tiers = {TIERS[code]: TierState(tier_plan(TIERS[code], setup), cell.weight) for code in present}
     fleet = Fleet(
         tiers=tiers,
-        free_cards=Counter(cell.gpus),
+        free_gpus=Counter(cell.gpus),
         clock=Clock(),
         recorder=Recorder(setup.max_wait_s),
         min_drain_s=setup.min_drain_s,
         retries=setup.retries,
-        dice=random.Random(setup.seed),
+        rng=random.Random(setup.seed),
     )
     for tier, state in tiers.items():
         state.target = max(setup.minimum, setup.initial.get(tier, 0), least)
@@ -100,7 +100,7 @@ class _Run:
         fleet, duration_s = self.fleet, self.cell.arrivals.duration_s
         tick_s = LONG_TICK_S if duration_s > LONG_RUN_S else TICK_S
         every = max(1, round(duration_s / MOMENTS / tick_s))
-        coming = self._visits()
+        coming = self._requests()
         upcoming = next(coming, None)
         now_s, tick = 0.0, 0
         while upcoming is not None:
@@ -108,7 +108,7 @@ class _Run:
             if tick % every == 0:
                 self._look(now_s)
                 self._check()
-            fleet.hold(max(0.0, min(tick_s, duration_s - now_s)))
+            fleet.count_allocated(max(0.0, min(tick_s, duration_s - now_s)))
             tick += 1
             now_s = tick * tick_s
             while upcoming is not None and upcoming.arrival_s < now_s:
@@ -127,12 +127,15 @@ class _Run:
             for tier in self.fleet.tiers:
                 self.fleet.reconcile(tier, now_s)
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> SimulationOutcome:
         fleet, weight = self.fleet, self.cell.weight
         duration_s = self.cell.arrivals.duration_s
-        gpu_s = {card: fleet.held_s[card] * weight for card in self.setup.gpus}
-        prices = {card: self.setup.profiles[card].price_usd_per_hour for card in self.setup.gpus}
-        return Outcome(
+        gpu_s = {gpu_type: fleet.allocated_s[gpu_type] * weight for gpu_type in self.setup.gpus}
+        prices = {
+            gpu_type: self.setup.profiles[gpu_type].price_usd_per_hour
+            for gpu_type in self.setup.gpus
+        }
+        return SimulationOutcome(
             duration_s=duration_s,
             ended_s=max(duration_s, fleet.recorder.ended_s),
             tiers={
@@ -146,9 +149,13 @@ class _Run:
                 for tier in fleet.tiers
             },
             gpu_s=gpu_s,
-            busy_s={card: fleet.recorder.busy_s[card] * weight for card in self.setup.gpus},
+            busy_s={
+                gpu_type: fleet.recorder.busy_s[gpu_type] * weight for gpu_type in self.setup.gpus
+            },
             cost_usd={
-                card: gpu_s[card] / 3600 * price.value for card, price in prices.items() if price
+                gpu_type: gpu_s[gpu_type] / 3600 * price.value
+                for gpu_type, price in prices.items()
+                if price
             },
             changes=tuple(self.changes),
             timeline=tuple(self.moments),
@@ -156,7 +163,7 @@ class _Run:
             simulated_requests=len(self.cell.arrivals),
         )
 
-    def _visits(self) -> Iterator[Visit]:
+    def _requests(self) -> Iterator[SimRequest]:
         columns, number = self.cell.arrivals, 0
         for start in range(0, len(columns), ROWS):
             part = slice(start, start + ROWS)
@@ -170,7 +177,7 @@ class _Run:
             )
             for tier, arrival_s, prompt_tokens, new_tokens, limit in rows:
                 number += 1
-                yield Visit(number, TIERS[tier], arrival_s, prompt_tokens, new_tokens, limit)
+                yield SimRequest(number, TIERS[tier], arrival_s, prompt_tokens, new_tokens, limit)
 
     def _decide(self, now_s: float) -> None:
         fleet = self.fleet
@@ -188,7 +195,7 @@ class _Run:
         if self.bounds is None:
             return
         recorder, setup = self.fleet.recorder, self.setup
-        gpu_hours = sum(self.fleet.held_s.values()) * self.cell.weight / 3600
+        gpu_hours = sum(self.fleet.allocated_s.values()) * self.cell.weight / 3600
         bad = sum(recorder.bad_of(tier, setup.slo(tier)) for tier in self.fleet.tiers)
         allowed = self.bounds.bad * len(self.cell.arrivals)
         if gpu_hours > self.bounds.gpu_hours * (1 + 1e-9) or bad > allowed + 1:
@@ -207,8 +214,8 @@ class _Run:
                 Moment(
                     at_s=now_s,
                     tier=tier,
-                    serving=_by_card(state.serving, weight),
-                    held=_by_card(state.replicas, weight),
+                    serving=_by_gpu_type(state.serving, weight),
+                    held=_by_gpu_type(state.replicas, weight),
                     running=round(state.running * weight),
                     queued=round(state.queue_depth * weight),
                     arrived=round((arrived - before[0]) * weight),
@@ -217,8 +224,8 @@ class _Run:
             )
 
 
-def _by_card(replicas: Iterable[Replica], weight: float) -> dict[str, int]:
+def _by_gpu_type(replicas: Iterable[SimulatedReplica], weight: float) -> dict[str, int]:
     sizes: dict[str, float] = {}
     for replica in replicas:
-        sizes[replica.card] = sizes.get(replica.card, 0.0) + replica.size
-    return {card: round(size * weight) for card, size in sizes.items()}
+        sizes[replica.gpu_type] = sizes.get(replica.gpu_type, 0.0) + replica.size
+    return {gpu_type: round(size * weight) for gpu_type, size in sizes.items()}

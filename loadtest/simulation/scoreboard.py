@@ -1,4 +1,4 @@
-"""The scoreboard: every law on every case, at equal goodput, and what follows from it."""
+"""The scoreboard: every policy on every case, at equal goodput, and what follows from it."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,41 +7,42 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from loadtest.simulation.figures import Figures
+from loadtest.simulation.figures import RunFigures
 from loadtest.simulation.settings_search import equal_to, shown_setting
 
 OURS, RAY, CONSTANT, PLAN = "ours", "ray-default", "constant", "clairvoyant"
-# Above so many GPUs, held constantly, a case is one of those that the aim is stated for.
+# Above so many GPUs of the best constant count, a case is one of those that the aim is stated for.
 LARGE_GPUS = 2
 
 
-class _Strict(BaseModel):
+class _ScoreboardModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Row(_Strict):
-    """A law on a case. `against_ours`: its GPU-hours less ours, as a part of ours."""
+class PolicyRow(_ScoreboardModel):
+    """A policy on a case. `against_ours`: its GPU-hours less ours, as a part of ours."""
 
-    figures: Figures
+    figures: RunFigures
     setting: Mapping[str, Any]
     settings_tried: int
     against_ours: float | None = Field(
-        description="At equal goodput; a law that does not reach ours is compared by GPU-hours for "
-        "each good request. null where ours or the other had no good request."
+        description="At equal goodput; a policy that does not reach ours is compared by GPU-hours "
+        "for each good request. null where ours or the other had no good request."
     )
     equal_goodput: bool = Field(description="It has the goodput of ours, but for a thousandth.")
 
 
-class CaseRows(_Strict):
+class CaseRows(_ScoreboardModel):
     gpus: Mapping[str, int]
     initial: Mapping[str, int]
     requests: int
     duration_s: float
-    rows: Mapping[str, Row]
+    rows: Mapping[str, PolicyRow]
 
 
-class Comparison(_Strict):
-    """Ours against a law over several cases: GPU-hours of ours divided by those of the law."""
+class Comparison(_ScoreboardModel):
+    """Ours against a policy over several cases: GPU-hours of ours divided by those of the
+    policy."""
 
     cases: int
     mean: float = Field(description="Geometric.")
@@ -49,40 +50,40 @@ class Comparison(_Strict):
     worst_case: str
 
 
-class Summary(_Strict):
+class Summary(_ScoreboardModel):
     """null where there is nothing to compare."""
 
     ray_large: Comparison | None = Field(description="Where more than two GPUs are needed.")
     ray: Comparison | None
     constant: Comparison | None
     plan: Comparison | None
-    scale_actions: Mapping[str, int] = Field(description="Of each law, all cases together.")
+    scale_actions: Mapping[str, int] = Field(description="Of each policy, all cases together.")
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """A law's best on a case; its goodput was to be at least `needed`."""
+    """A policy's best on a case; its goodput was to be at least `needed`."""
 
-    law: str
-    figures: Figures
+    policy: str
+    figures: RunFigures
     setting: Mapping[str, Any]
     tried: int
     needed: float
 
 
-def row(played: Played, ours: Figures) -> Row:
+def row(played: Played, ours: RunFigures) -> PolicyRow:
     figures = played.figures
     equal = figures.goodput >= equal_to(ours.goodput)
-    return Row(
+    return PolicyRow(
         figures=figures,
-        setting=shown_setting(played.law, played.setting, played.needed),
+        setting=shown_setting(played.policy, played.setting, played.needed),
         settings_tried=played.tried,
-        against_ours=None if played.law == OURS else _against(figures, ours, equal=equal),
+        against_ours=None if played.policy == OURS else _against(figures, ours, equal=equal),
         equal_goodput=equal,
     )
 
 
-def _against(theirs: Figures, ours: Figures, *, equal: bool) -> float | None:
+def _against(theirs: RunFigures, ours: RunFigures, *, equal: bool) -> float | None:
     if equal:
         return theirs.gpu_hours / ours.gpu_hours - 1
     if not theirs.goodput or not ours.goodput:
@@ -94,8 +95,8 @@ def summary(cases: Mapping[str, CaseRows]) -> Summary:
     large = {name: case for name, case in cases.items() if needs_many(case)}
     actions: dict[str, int] = {}
     for case in cases.values():
-        for law, found in case.rows.items():
-            actions[law] = actions.get(law, 0) + found.figures.scale_actions
+        for policy, found in case.rows.items():
+            actions[policy] = actions.get(policy, 0) + found.figures.scale_actions
     return Summary(
         ray_large=_comparison(large, RAY),
         ray=_comparison(cases, RAY),
@@ -111,8 +112,8 @@ def needs_many(case: CaseRows) -> bool:
     return constant is not None and sum(constant.setting.values()) > LARGE_GPUS
 
 
-def _comparison(cases: Mapping[str, CaseRows], law: str) -> Comparison | None:
-    ratios = dict(_ratios(cases.items(), law))
+def _comparison(cases: Mapping[str, CaseRows], policy: str) -> Comparison | None:
+    ratios = dict(_ratios(cases.items(), policy))
     if not ratios:
         return None
     worst = max(ratios, key=lambda name: ratios[name])
@@ -120,17 +121,17 @@ def _comparison(cases: Mapping[str, CaseRows], law: str) -> Comparison | None:
     return Comparison(cases=len(ratios), mean=mean, worst=ratios[worst], worst_case=worst)
 
 
-def _ratios(cases: Iterable[tuple[str, CaseRows]], law: str) -> Iterable[tuple[str, float]]:
+def _ratios(cases: Iterable[tuple[str, CaseRows]], policy: str) -> Iterable[tuple[str, float]]:
     for name, case in cases:
-        found = case.rows.get(law)
+        found = case.rows.get(policy)
         if found is not None and found.against_ours is not None:
             ratio = 1 / (1 + found.against_ours)
             # What ours did is a plan, too: the best one is not dearer, whatever the search found.
-            yield name, max(1.0, ratio) if law == PLAN else ratio
+            yield name, max(1.0, ratio) if policy == PLAN else ratio
 
 
 HEADER = (
-    "| case | law | goodput | GPU-hours | cost | actions | TTFT p95 | against ours | setting |",
+    "| case | policy | goodput | GPU-hours | cost | actions | TTFT p95 | against ours | setting |",
     "|---|---|---:|---:|---:|---:|---:|---:|---|",
 )
 
@@ -138,15 +139,17 @@ HEADER = (
 def table(cases: Mapping[str, CaseRows]) -> str:
     """Of all cases, in Markdown."""
     lines = [
-        _line(name, law, found) for name, case in cases.items() for law, found in case.rows.items()
+        _line(name, policy, found)
+        for name, case in cases.items()
+        for policy, found in case.rows.items()
     ]
     return "\n".join([*HEADER, *lines])
 
 
-def _line(case: str, law: str, found: Row) -> str:
+def _line(case: str, policy: str, found: PolicyRow) -> str:
     figures = found.figures
     cost = "" if figures.cost_usd is None else f"${figures.cost_usd:.2f}"
-    if law == OURS:
+    if policy == OURS:
         against = ""
     elif found.against_ours is None:
         against = "no good request"
@@ -154,12 +157,12 @@ def _line(case: str, law: str, found: Row) -> str:
         against = f"{found.against_ours:+.0%}{'' if found.equal_goodput else ' *'}"
     setting = ", ".join(f"{key} {_short(value)}" for key, value in found.setting.items())
     return (
-        f"| {case} | {law} | {figures.goodput:.2%} | {figures.gpu_hours:.2f} | {cost} "
+        f"| {case} | {policy} | {figures.goodput:.2%} | {figures.gpu_hours:.2f} | {cost} "
         f"| {figures.scale_actions} | {_seconds(figures)} | {against} | {setting} |"
     )
 
 
-def _seconds(figures: Figures) -> str:
+def _seconds(figures: RunFigures) -> str:
     """The worst tier's."""
     known = [value for value in figures.ttft_p95_s.values() if value is not None]
     return f"{max(known):.2f} s" if known else "none"
@@ -172,12 +175,12 @@ def _short(value: Any) -> str:
 def sentences(found: Summary) -> Sequence[str]:
     """The summary for a reader, a line each."""
     lines = [
-        _sentence("Ray's law at its best setting, more than two GPUs needed", found.ray_large),
-        _sentence("Ray's law at its best setting, all cases", found.ray),
+        _sentence("Ray's policy at its best setting, more than two GPUs needed", found.ray_large),
+        _sentence("Ray's policy at its best setting, all cases", found.ray),
         _sentence("the best constant count", found.constant),
         _sentence("the best plan found in hindsight", found.plan),
     ]
-    actions = ", ".join(f"{law} {count}" for law, count in found.scale_actions.items())
+    actions = ", ".join(f"{policy} {count}" for policy, count in found.scale_actions.items())
     return [*(line for line in lines if line), f"Scale actions, all cases: {actions}."]
 
 

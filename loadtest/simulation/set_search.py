@@ -1,4 +1,4 @@
-"""The cheapest set of cards that holds a load, with as few simulations as prove it."""
+"""The cheapest set of GPUs that sustains a load, with as few simulations as prove it."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ MARGIN_PRECISION = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Priced(Generic[Found]):
-    """A set of cards that holds the load, as `found` shows."""
+    """A set of GPUs that sustains the load, as `found` shows."""
 
     counts: Counts
     price: float
@@ -26,8 +26,8 @@ class Priced(Generic[Found]):
 
 @dataclass(frozen=True, slots=True)
 class Cheapest(Generic[Found]):
-    """Sets that hold the load, the cheapest first. `proven`: every cheaper set than the first was
-    simulated, is below the bound, or is part of one that failed."""
+    """Sets that sustain the load, the cheapest first. `proven`: every cheaper set than the first
+    was simulated, is below the bound, or is part of one that failed."""
 
     sets: tuple[Priced[Found], ...]
     tried: int
@@ -35,11 +35,11 @@ class Cheapest(Generic[Found]):
 
 
 class SetSearch(Generic[Found]):
-    """The cheapest counts of cards that hold a load.
+    """The cheapest counts of GPUs that sustain a load.
 
     `margin` is how often the load fits into what a set could compute if nothing ever waited: below
-    1 a set cannot hold it and is not simulated. `run` simulates a set and is None if it does not
-    hold the load. It takes for granted that what does not hold with some cards does not with fewer.
+    1 a set cannot sustain it and is not simulated. `run` simulates a set and is None if it does not
+    sustain the load. It takes for granted that what some GPUs do not sustain fewer do not either.
     """
 
     def __init__(
@@ -57,26 +57,26 @@ class SetSearch(Generic[Found]):
         self.proven = False
 
     def cheapest(self) -> Cheapest[Found]:
-        """First a set near the bound, and the smallest of each card alone: they are an upper bound
+        """First a set near the bound, and the smallest of each GPU alone: they are an upper bound
         of the price and the runners-up. Then the cheaper sets, those with most room first."""
         for counts in (None, *([name] for name in self._prices)):
             self._smallest(counts or list(self._prices))
         self.proven = self._refine()
         return self.so_far()
 
-    def holds(self, counts: Counts) -> bool:
+    def sustains(self, counts: Counts) -> bool:
         """Whether this set does, whatever it costs."""
         return self._margin(counts) >= 1.0 and self._simulated(counts)
 
     def so_far(self) -> Cheapest[Found]:
-        held = sorted((s for s in self._seen.values() if s), key=lambda priced: priced.price)
-        return Cheapest(tuple(self._without_supersets(held)), len(self._seen), self.proven)
+        sustained = sorted((s for s in self._seen.values() if s), key=lambda priced: priced.price)
+        return Cheapest(tuple(self._without_supersets(sustained)), len(self._seen), self.proven)
 
     def price(self, counts: Counts) -> float:
         return sum(self._prices[name] * count for name, count in counts.items())
 
     def _smallest(self, names: list[str]) -> None:
-        """Of these cards, with as little above the bound as holds the load."""
+        """Of these GPUs, with as little above the bound as sustains the load."""
         low, high = 1.0, math.inf
         margin = 1.0
         while margin <= MOST_MARGIN and len(self._seen) < self._most_tries:
@@ -118,7 +118,7 @@ class SetSearch(Generic[Found]):
 
     def _sets(self, names: list[str], margin: float, below: float) -> Iterator[Counts]:
         """Sets that reach the margin and are cheaper than `below`; with no price to stay below, of
-        each number of the other cards only the smallest number of the last one."""
+        each number of the other GPUs only the smallest number of the last one."""
         *others, last = names
         most = [self._most(name, margin, below) for name in others]
         for numbers in itertools.product(*(range(count + 1) for count in most)):
@@ -140,7 +140,7 @@ class SetSearch(Generic[Found]):
         return 0 if alone is None else alone
 
     def _fewest(self, counts: Counts, name: str, margin: float) -> int | None:
-        """The smallest number of this card that reaches the margin beside the others."""
+        """The smallest number of this GPU that reaches the margin beside the others."""
 
         def enough(count: int) -> bool:
             whole = {**counts, name: count}
@@ -173,10 +173,10 @@ class SetSearch(Generic[Found]):
             if priced is None
         )
 
-    def _without_supersets(self, held: list[Priced[Found]]) -> Iterator[Priced[Found]]:
-        """A set that holds more cards of each kind than a cheaper one is no alternative."""
+    def _without_supersets(self, sustained: list[Priced[Found]]) -> Iterator[Priced[Found]]:
+        """A set that has more GPUs of each type than a cheaper one is no alternative."""
         kept: list[tuple[int, ...]] = []
-        for priced in held:
+        for priced in sustained:
             key = self._key(priced.counts)
             if not any(all(a <= b for a, b in zip(k, key, strict=True)) for k in kept):
                 kept.append(key)

@@ -1,4 +1,4 @@
-"""The best setting of a law in hindsight, without trying all of them."""
+"""The best setting of a policy in hindsight, without trying all of them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def best_setting(
     play: Callable[[Setting, Found | None], Found | None],
     needed: float,
 ) -> Best[Found]:
-    """`play` is told the best that was found so far, and may give up what will not be better: None.
+    """`play` gets the best that was found so far, and may give up what will not be better: None.
 
     First the `coarse` grid; then from its best setting to the best of its neighbours on the
     `axes`, one step on one axis, until none is better. A better setting that is nobody's neighbour

@@ -1,11 +1,11 @@
-"""The cluster that is simulated: its cards, a tier's replica on each, how quickly it follows."""
+"""The cluster that is simulated: its GPUs, a tier's replica on each, how quickly it follows."""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from loadtest.load.scenario import Slo
-from loadtest.simulation.profile import CardProfile, known_profiles
+from loadtest.simulation.profile import GpuProfile, known_profiles
 from serve_app.api.gate import GateLimits
 from serve_app.config.admission import AdmissionConfig
 from serve_app.config.scaling import SloConfig
@@ -29,11 +29,11 @@ DEFAULT_SLO = Slo(ttft=SloConfig().ttft_s, tpot=SloConfig().tpot_s)
 class Setup:
     """`gpus` are counts by the name of a profile. Times in seconds.
 
-    `cold_start_s` None: each card's own, from its profile. `initial`: replicas that serve at the
+    `cold_start_s` None: each GPU's own, from its profile. `initial`: replicas that serve at the
     beginning, the minimum if a tier is not named. `slots` and `max_queued_requests` None: derived,
     as the server does. `weight`: each simulated replica stands for so many; None: as many as keep
     the simulated requests below `most_requests`. `retries`: refused clients come back when they
-    were told to, so many times. `seen` is told now and then which part of a run is done, from 0.
+    were asked to, so many times. `seen` is called now and then which part of a run is done, from 0.
     """
 
     gpus: Mapping[str, int]
@@ -44,7 +44,7 @@ class Setup:
     downscale_delay_s: float = 5.0
     minimum: int = 1
     initial: Mapping[Tier, int] = field(default_factory=dict[Tier, int])
-    profiles: Mapping[str, CardProfile] = field(default_factory=known_profiles)
+    profiles: Mapping[str, GpuProfile] = field(default_factory=known_profiles)
     slos: Mapping[Tier, Slo] = field(default_factory=dict[Tier, Slo])
     slots: int | None = None
     max_queued_requests: int | None = None
@@ -68,23 +68,23 @@ class Setup:
 
     @property
     def longest_start_s(self) -> float:
-        """Of the cards that there are."""
-        return max(self.start_s(card) for card in self.gpus)
+        """Of the GPUs that there are."""
+        return max(self.start_s(gpu_type) for gpu_type in self.gpus)
 
-    def start_s(self, card: str) -> float:
-        """From the order of a replica on this card to its first request."""
+    def start_s(self, gpu_type: str) -> float:
+        """From the order of a replica on this GPU to its first request."""
         own = self.cold_start_s
-        return self.profiles[card].start_total_s if own is None else own
+        return self.profiles[gpu_type].start_total_s if own is None else own
 
     def slo(self, tier: Tier) -> Slo:
         return self.slos.get(tier, DEFAULT_SLO)
 
 
 @dataclass(frozen=True, slots=True)
-class CardPlan:
-    """What a tier's replica is on a card."""
+class GpuPlan:
+    """What a tier's replica is on a GPU."""
 
-    profile: CardProfile
+    profile: GpuProfile
     limits: GateLimits
     service: ServiceTime
     start_s: float
@@ -92,34 +92,34 @@ class CardPlan:
 
 @dataclass(frozen=True, slots=True)
 class TierPlan:
-    """How a tier runs: cards in order of preference, and its replica on each of them."""
+    """How a tier runs: GPUs in order of preference, and its replica on each of them."""
 
     tier: Tier
     preference: tuple[str, ...]
-    cards: Mapping[str, CardPlan]
+    gpu_plans: Mapping[str, GpuPlan]
     lengths: LearntLengths
     max_wait_s: float
     expected_new_tokens: int
 
 
 def tier_plan(tier: Tier, setup: Setup) -> TierPlan:
-    """The tier with the defaults of `serve_app/config` on this cluster's cards."""
+    """The tier with the defaults of `serve_app/config` on this cluster's GPUs."""
     admission = AdmissionConfig()
     expected = min(admission.expected_new_tokens, DEFAULT_MAX_NEW_TOKENS[tier])
     known = [name for name in PREFERENCE[tier] if name in setup.gpus]
     return TierPlan(
         tier=tier,
         preference=(*known, *(name for name in setup.gpus if name not in known)),
-        cards={name: _card_plan(tier, name, setup) for name in setup.gpus},
+        gpu_plans={name: _gpu_plan(tier, name, setup) for name in setup.gpus},
         lengths=LearntLengths(admission.expected_prompt_tokens, expected),
         max_wait_s=setup.max_wait_s,
         expected_new_tokens=admission.expected_new_tokens,
     )
 
 
-def _card_plan(tier: Tier, card: str, setup: Setup) -> CardPlan:
+def _gpu_plan(tier: Tier, gpu_type: str, setup: Setup) -> GpuPlan:
     """The gate's limits as `RunningTier` derives them, from the profile's figures."""
-    admission, profile, slo = AdmissionConfig(), setup.profiles[card], setup.slo(tier)
+    admission, profile, slo = AdmissionConfig(), setup.profiles[gpu_type], setup.slo(tier)
     limit = DEFAULT_MAX_NEW_TOKENS[tier]
     derived = derive_limits(
         _hardware(profile),
@@ -142,11 +142,11 @@ def _card_plan(tier: Tier, card: str, setup: Setup) -> CardPlan:
         slo_tpot_s=math.inf if slo.tpot is None else slo.tpot,
         kv_tokens=int(profile.kv_tokens.value),
     )
-    return CardPlan(profile, limits, ServiceTime(derived.service_s), setup.start_s(card))
+    return GpuPlan(profile, limits, ServiceTime(derived.service_s), setup.start_s(gpu_type))
 
 
-def _hardware(profile: CardProfile) -> Hardware:
-    """The card as production's arithmetic takes it: all that a step costs beside its sequences is
+def _hardware(profile: GpuProfile) -> Hardware:
+    """The GPU as production's arithmetic takes it: all that a step costs beside its sequences is
     overhead here, for the profile does not say how much of it reads the weights."""
     return Hardware(
         name=profile.name,

@@ -1,14 +1,14 @@
-"""A set of cards that all serve, nothing scaled: what it can compute, and how a load goes on it."""
+"""A set of GPUs that all serve, nothing scaled: what it can compute, and how a load goes on it."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from loadtest.simulation.outcome import Outcome
-from loadtest.simulation.profile import CardProfile
+from loadtest.simulation.outcome import SimulationOutcome
+from loadtest.simulation.profile import GpuProfile
 from loadtest.simulation.setup import Setup, tier_plan
-from loadtest.simulation.traffic import Traffic
+from loadtest.simulation.traffic import ScalableTraffic
 from serve_app.core.tiers import Tier
 
 Split = Mapping[Tier, int]
@@ -28,16 +28,18 @@ class AllServing:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Sets of cards on one kind of traffic. `goodput` is the share of each tier's requests that
+    """Sets of GPUs on one kind of traffic. `goodput` is the share of each tier's requests that
     must meet the SLO; `ran` is called after each simulation."""
 
-    traffic: Traffic
+    traffic: ScalableTraffic
     setup: Setup
     goodput: float
     ran: Callable[[], None] = lambda: None
     _bounds: dict[tuple[str, Tier], float] = field(init=False, repr=False, default_factory=dict)
 
-    def run(self, gpus: Mapping[str, int], split: Split, load_rps: float, seed: int) -> Outcome:
+    def run(
+        self, gpus: Mapping[str, int], split: Split, load_rps: float, seed: int
+    ) -> SimulationOutcome:
         from loadtest.simulation.run import simulate
 
         present = {name: count for name, count in gpus.items() if count}
@@ -46,91 +48,91 @@ class Bench:
         self.ran()
         return outcome
 
-    def holds(self, outcome: Outcome) -> bool:
+    def sustains(self, outcome: SimulationOutcome) -> bool:
         return all(tier.goodput_share >= self.goodput for tier in outcome.tiers.values())
 
     def splits(self, gpus: Mapping[str, int]) -> Sequence[Split]:
-        """The ways to divide the cards that leave each tier one, those with most room first."""
-        tiers, cards = list(self.traffic.shares), sum(gpus.values())
+        """The ways to divide the GPUs that leave each tier one, those with most room first."""
+        tiers, gpu_count = list(self.traffic.shares), sum(gpus.values())
         if len(tiers) == 1:
-            return [{tiers[0]: cards}] if cards else []
+            return [{tiers[0]: gpu_count}] if gpu_count else []
         first, second = tiers
-        ways = [{first: number, second: cards - number} for number in range(1, cards)]
-        ways.sort(key=lambda split: -self._room(gpus, split))
+        ways = [{first: number, second: gpu_count - number} for number in range(1, gpu_count)]
+        ways.sort(key=lambda split: -self._separate_rps(gpus, split))
         return ways[:MOST_SPLITS]
 
     def bound_rps(self, gpus: Mapping[str, int]) -> float:
-        """Above this load no set can hold the SLO, however its cards are divided among the tiers.
+        """Above this load no set can keep the SLO, however its GPUs are divided among the tiers.
 
-        The load fits while some division of each card's time serves all tiers. With weights on the
-        tiers a card is worth at most its best tier; the dual of that linear program has its optimum
-        at a weight where some card is worth the same in both tiers, or at either end.
+        The load fits while some division of each GPU's time serves all tiers. With weights on the
+        tiers a GPU is worth at most its best tier; the dual of that linear program has its optimum
+        at a weight where some GPU is worth the same in both tiers, or at either end.
         """
-        rates = {card: self._rates(card) for card in gpus}
+        rates = {gpu_type: self._rates(gpu_type) for gpu_type in gpus}
         shares = self.traffic.shares
         if len(shares) == 1:
             (tier,) = shares
-            return sum(count * rates[card][tier] for card, count in gpus.items())
+            return sum(count * rates[gpu_type][tier] for gpu_type, count in gpus.items())
         first, second = shares
         weights = [(1.0, 0.0), (0.0, 1.0)]
-        weights += [(rates[card][second], rates[card][first]) for card in gpus]
+        weights += [(rates[gpu_type][second], rates[gpu_type][first]) for gpu_type in gpus]
         return min(
             sum(
-                count * max(a * rates[card][first], b * rates[card][second])
-                for card, count in gpus.items()
+                count * max(a * rates[gpu_type][first], b * rates[gpu_type][second])
+                for gpu_type, count in gpus.items()
             )
             / (a * shares[first] + b * shares[second])
             for a, b in weights
             if a or b
         )
 
-    def card_bound_rps(self, card: str, tier: Tier) -> float:
-        """Requests of this tier that the card computes a second with the largest batch that the
+    def gpu_bound_rps(self, gpu_type: str, tier: Tier) -> float:
+        """Requests of this tier that the GPU computes a second with the largest batch that the
         SLO on TPOT and its slots allow, which shares the cost of reading the weights best."""
-        key = card, tier
+        key = gpu_type, tier
         if key not in self._bounds:
-            self._bounds[key] = self._card_bound_rps(card, tier)
+            self._bounds[key] = self._gpu_bound_rps(gpu_type, tier)
         return self._bounds[key]
 
-    def _card_bound_rps(self, card: str, tier: Tier) -> float:
-        plan = tier_plan(tier, replace(self.setup, gpus={card: 1})).cards[card]
-        work = self.traffic.work(tier)
+    def _gpu_bound_rps(self, gpu_type: str, tier: Tier) -> float:
+        plan = tier_plan(tier, replace(self.setup, gpus={gpu_type: 1})).gpu_plans[gpu_type]
+        mean = self.traffic.mean_request(tier)
         profile = plan.profile
         limit_s = self.setup.slo(tier).tpot
         limit_ms = float("inf") if limit_s is None else 1e3 * limit_s
-        token_ms = _least_token_ms(profile, work.context_tokens, plan.limits.slots, limit_ms)
+        token_ms = _least_token_ms(profile, mean.context_tokens, plan.limits.slots, limit_ms)
         if token_ms is None:
             return 0.0
-        whole_ms = work.new_tokens * token_ms + profile.prompt_ms(work.prompt_tokens)
+        whole_ms = mean.new_tokens * token_ms + profile.prompt_ms(mean.prompt_tokens)
         return 1e3 / whole_ms / self.goodput
 
-    def _rates(self, card: str) -> Mapping[Tier, float]:
-        return {tier: self.card_bound_rps(card, tier) for tier in self.traffic.shares}
+    def _rates(self, gpu_type: str) -> Mapping[Tier, float]:
+        return {tier: self.gpu_bound_rps(gpu_type, tier) for tier in self.traffic.shares}
 
-    def _room(self, gpus: Mapping[str, int], split: Split) -> float:
-        """The load that fits when each tier has only its own cards."""
+    def _separate_rps(self, gpus: Mapping[str, int], split: Split) -> float:
+        """The load that fits when each tier has only its own GPUs."""
         placed = self.placed(gpus, split)
         return min(
-            sum(count * self.card_bound_rps(card, tier) for card, count in cards.items())
+            sum(count * self.gpu_bound_rps(gpu_type, tier) for gpu_type, count in own.items())
             / self.traffic.shares[tier]
-            for tier, cards in placed.items()
+            for tier, own in placed.items()
         )
 
     def placed(self, gpus: Mapping[str, int], split: Split) -> Mapping[Tier, Mapping[str, int]]:
-        """The cards that each tier gets, as production places replicas: the preferred one first."""
+        """The GPUs that each tier gets, as production places replicas: the preferred one first."""
         free = Counter(gpus)
         placed: dict[Tier, Counter[str]] = {}
         for tier, count in split.items():
             placed[tier] = Counter()
-            for card in tier_plan(tier, replace(self.setup, gpus=gpus)).preference:
-                taken = min(free[card], count - placed[tier].total())
-                free[card] -= taken
-                placed[tier][card] += taken
+            for gpu_type in tier_plan(tier, replace(self.setup, gpus=gpus)).preference:
+                taken = min(free[gpu_type], count - placed[tier].total())
+                free[gpu_type] -= taken
+                placed[tier][gpu_type] += taken
         return placed
 
 
 def _least_token_ms(
-    profile: CardProfile, context_tokens: float, slots: int, limit_ms: float
+    profile: GpuProfile, context_tokens: float, slots: int, limit_ms: float
 ) -> float | None:
     """A token's part of the batch that shares a step best, of those with no longer step than this.
     On a straight line that is the largest one. None: not even one sequence is quick enough."""

@@ -1,4 +1,5 @@
-"""Made-up traffic on which a scaling law is judged beside the recorded one, and all cases together.
+"""Made-up traffic on which a scaling policy is judged beside the recorded one, and all cases
+together.
 
 Each kind is a rate over time, a spread of lengths and a number of GPUs. Equal seeds give equal
 requests. Arrivals are a Poisson process whose rate changes: candidates come at the highest rate,
@@ -28,13 +29,13 @@ class Lengths:
     median: float
     spread: float = 0.5
 
-    def draw(self, count: int, most: int, dice: np.random.Generator) -> NDArray[np.int64]:
-        drawn = self.median * np.exp(self.spread * dice.standard_normal(count))
+    def draw(self, count: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        drawn = self.median * np.exp(self.spread * rng.standard_normal(count))
         return np.clip(np.rint(drawn), 1, most).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class SyntheticLoad:
     """A tier's requests: at most `peak_rps` a second, `rate` of them at a time."""
 
     tier: Tier
@@ -44,7 +45,7 @@ class Load:
     answer: Lengths
 
 
-def synthetic(loads: tuple[Load, ...], duration_s: float, seed: int = SEED) -> Trace:
+def synthetic(loads: tuple[SyntheticLoad, ...], duration_s: float, seed: int = SEED) -> Trace:
     """All loads together, clipped as the server clips."""
     requests = [
         request
@@ -55,13 +56,13 @@ def synthetic(loads: tuple[Load, ...], duration_s: float, seed: int = SEED) -> T
     return Trace(tuple(requests))
 
 
-def _requests(load: Load, duration_s: float, dice: np.random.Generator) -> list[Request]:
-    candidates = dice.poisson(load.peak_rps * duration_s)
-    at_s = np.sort(dice.uniform(0.0, duration_s, candidates))
-    kept = at_s[dice.uniform(0.0, load.peak_rps, candidates) < load.rate(at_s)]
+def _requests(load: SyntheticLoad, duration_s: float, rng: np.random.Generator) -> list[Request]:
+    candidates = rng.poisson(load.peak_rps * duration_s)
+    at_s = np.sort(rng.uniform(0.0, duration_s, candidates))
+    kept = at_s[rng.uniform(0.0, load.peak_rps, candidates) < load.rate(at_s)]
     limit = DEFAULT_MAX_NEW_TOKENS[load.tier]
-    prompts = load.prompt.draw(len(kept), CONTEXT_TOKENS - limit, dice)
-    answers = load.answer.draw(len(kept), limit, dice)
+    prompts = load.prompt.draw(len(kept), CONTEXT_TOKENS - limit, rng)
+    answers = load.answer.draw(len(kept), limit, rng)
     return [
         Request(load.tier, *row, limit)
         for row in zip(kept.tolist(), prompts.tolist(), answers.tolist(), strict=True)
@@ -78,7 +79,7 @@ def prompt_heavy(seed: int = SEED) -> Trace:
         since_s = at_s - begins[np.searchsorted(begins, at_s, side="right") - 1]
         return np.where((since_s >= 0) & (since_s < 10.0), burst_rps, base_rps)
 
-    load = Load(Tier.CHAT, rate, burst_rps, Lengths(2000, 0.2), Lengths(15, 0.4))
+    load = SyntheticLoad(Tier.CHAT, rate, burst_rps, Lengths(2000, 0.2), Lengths(15, 0.4))
     return synthetic((load,), duration_s, seed)
 
 
@@ -88,7 +89,7 @@ def step_8x(seed: int = SEED) -> Trace:
     def rate(at_s: Floats) -> Floats:
         return np.where((at_s % 1500.0 >= 600.0) & (at_s % 1500.0 < 1200.0), 32.0, 4.0)
 
-    load = Load(Tier.CHAT, rate, 32.0, Lengths(500, 0.8), Lengths(200, 0.6))
+    load = SyntheticLoad(Tier.CHAT, rate, 32.0, Lengths(500, 0.8), Lengths(200, 0.6))
     return synthetic((load,), 3000.0, seed)
 
 
@@ -98,21 +99,25 @@ def opposite_phase(seed: int = SEED) -> Trace:
     def wave(peak_rps: float, sign: int) -> Rate:
         return lambda at_s: peak_rps * (0.55 + sign * 0.45 * np.sin(2 * np.pi * at_s / 1200.0))
 
-    chat = Load(Tier.CHAT, wave(18.0, 1), 18.0, Lengths(600, 0.7), Lengths(350, 0.5))
-    reasoning = Load(Tier.REASONING, wave(9.0, -1), 9.0, Lengths(300, 0.5), Lengths(900, 0.5))
+    chat = SyntheticLoad(Tier.CHAT, wave(18.0, 1), 18.0, Lengths(600, 0.7), Lengths(350, 0.5))
+    reasoning = SyntheticLoad(
+        Tier.REASONING, wave(9.0, -1), 9.0, Lengths(300, 0.5), Lengths(900, 0.5)
+    )
     return synthetic((chat, reasoning), 2400.0, seed)
 
 
 def fleet_48(seed: int = SEED) -> Trace:
     """A load that is steady but for a noise of some percent, on 48 GPUs of which it needs a third:
-    now and then a replica starts, and its first reports come into the law's figures."""
+    now and then a replica starts, and its first reports come into the policy's figures."""
     duration_s, mean_rps = 1800.0, 32.0
     levels = np.random.default_rng((seed, 99)).normal(1.0, 0.07, int(duration_s / 60) + 2)
 
     def rate(at_s: Floats) -> Floats:
         return mean_rps * np.interp(at_s / 60.0, np.arange(len(levels)), levels)
 
-    load = Load(Tier.REASONING, rate, 1.3 * mean_rps, Lengths(500, 0.7), Lengths(1200, 0.6))
+    load = SyntheticLoad(
+        Tier.REASONING, rate, 1.3 * mean_rps, Lengths(500, 0.7), Lengths(1200, 0.6)
+    )
     return synthetic((load,), duration_s, seed)
 
 
@@ -126,13 +131,13 @@ def day(seed: int = SEED) -> Trace:
     def rate(at_s: Floats) -> Floats:
         return peak_rps * np.interp(at_s * 24 / duration_s, hours, levels)
 
-    load = Load(Tier.REASONING, rate, peak_rps, Lengths(1000, 0.5), Lengths(1600, 0.4))
+    load = SyntheticLoad(Tier.REASONING, rate, peak_rps, Lengths(1000, 0.5), Lengths(1600, 0.4))
     return synthetic((load,), duration_s, seed)
 
 
 def threshold_10h(seed: int = SEED) -> Trace:
     """Ten hours at the load at which one replica is just too few and two are half idle."""
-    load = Load(
+    load = SyntheticLoad(
         Tier.REASONING,
         lambda at_s: np.full_like(at_s, 1.25),
         1.25,

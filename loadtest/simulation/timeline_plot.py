@@ -18,7 +18,7 @@ MINUTES_UNTIL_S = 3 * HOUR_S
 
 
 def plot(timeline: Sequence[Moment], title: str, path: Path) -> None:
-    """Arrivals, replicas by tier and card, queue depth and refusals over time, as PNG."""
+    """Arrivals, replicas by tier and GPU, queue depth and refusals over time, as PNG."""
     tiers = list(dict.fromkeys(moment.tier for moment in timeline))
     figure = make_figure(12.0, 8.4)
     arrivals, replicas, queue, refusals = figure.subplots(4, 1, sharex=True)
@@ -45,17 +45,19 @@ def plot(timeline: Sequence[Moment], title: str, path: Path) -> None:
 
 
 def _replicas(axis: "Axes", timeline: Sequence[Moment], tiers: list[Tier], unit_s: float) -> None:
-    cards = sorted({card for moment in timeline for card in moment.held})
+    gpu_types = sorted({gpu_type for moment in timeline for gpu_type in moment.held})
     for tier in tiers:
         own = [moment for moment in timeline if moment.tier is tier]
         at = [moment.at_s / unit_s for moment in own]
-        for card in cards:
-            held = [moment.held.get(card, 0) for moment in own]
+        for gpu_type in gpu_types:
+            held = [moment.held.get(gpu_type, 0) for moment in own]
             if not any(held):
                 continue
-            color = COLORS[(tiers.index(tier) + len(tiers) * cards.index(card)) % len(COLORS)]
-            serving = [moment.serving.get(card, 0) for moment in own]
-            _line(axis, at, serving, color, f"{tier} on {card}")
+            color = COLORS[
+                (tiers.index(tier) + len(tiers) * gpu_types.index(gpu_type)) % len(COLORS)
+            ]
+            serving = [moment.serving.get(gpu_type, 0) for moment in own]
+            _line(axis, at, serving, color, f"{tier} on {gpu_type}")
             axis.step(at, held, where="post", color=color, linestyle=":", linewidth=1.2)
 
 

@@ -106,8 +106,8 @@ def recorded(path: Path, *, tier: Tier | None, rate: float = 1.0) -> Iterator[Re
             if not arrival_s >= 0:
                 raise ValueError(f"arrival_s is {row['arrival_s']!r}")
             prompt, answer = (int(float(row[name])) for name in COLUMNS[1:])
-        except (ValueError, TypeError) as fault:
-            raise TraceError(f"{path}, line {number}: {fault}") from fault
+        except (ValueError, TypeError) as error:
+            raise TraceError(f"{path}, line {number}: {error}") from error
         if owner is None:
             raise TraceError(f"{path} has no column `tier`: say whose requests with --tier")
         if prompt < 0 or answer < 0:
@@ -125,7 +125,7 @@ def merged(traces: Sequence[Trace]) -> Trace:
 
 def tier_of_file(path: Path) -> Tier | None:
     """Whose requests a file without a column `tier` has: reasoning's where it counts the tokens of
-    thoughts, chat's otherwise. None where the column is there."""
+    reasoning, chat's otherwise. None where the column is there."""
     _, first = next(_rows(path), (0, {}))
     if "tier" in first:
         return None
@@ -141,5 +141,5 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         reader = csv.DictReader(file)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
-            raise TraceError(f"{path} lacks the columns {', '.join(missing)}")
+            raise TraceError(f"{path} does not have the columns {', '.join(missing)}")
         yield from enumerate(reader, start=2)

@@ -19,7 +19,7 @@ from serve_app.core.tiers import Tier
 
 SETTINGS = "scaling.yaml"
 SUFFIXES = (".csv", ".csv.gz")
-CARD = "T4"
+GPU_TYPE = "T4"
 # Where nothing is said the cluster has so many times the GPUs that the busiest interval keeps busy.
 SPARE = 2.0
 
@@ -67,13 +67,15 @@ def settings_of(path: Path) -> FileSettings:
     try:
         document = yaml.safe_load(beside.read_text(encoding="utf-8")) or {}
         files = {name: FileSettings.model_validate(own) for name, own in document.items()}
-    except (yaml.YAMLError, ValidationError, AttributeError) as fault:
-        raise TraceError(f"{beside}: {fault}") from fault
+    except (yaml.YAMLError, ValidationError, AttributeError) as error:
+        raise TraceError(f"{beside}: {error}") from error
     return files.get(path.name, FileSettings())
 
 
 def enough_gpus(trace: Trace) -> Mapping[str, int]:
     """`SPARE` times the T4 that the busiest interval keeps busy, and a GPU for each tier."""
-    work = work_of(cell_of(trace, Setup(gpus={CARD: len(TIERS)})), Setup(gpus={CARD: len(TIERS)}))
+    work = work_of(
+        cell_of(trace, Setup(gpus={GPU_TYPE: len(TIERS)})), Setup(gpus={GPU_TYPE: len(TIERS)})
+    )
     busiest = float(np.max(np.sum(list(work.values()), axis=0)))
-    return {CARD: max(len(TIERS) + 1, math.ceil(SPARE * busiest))}
+    return {GPU_TYPE: max(len(TIERS) + 1, math.ceil(SPARE * busiest))}

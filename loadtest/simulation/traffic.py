@@ -23,7 +23,7 @@ class TrafficError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class MeanRequest:
     """Means of a tier's requests. `context_tokens` is that of the tokens of answers: how long the
     context is when one of them is made."""
 
@@ -32,7 +32,7 @@ class Work:
     context_tokens: float
 
 
-class Traffic(Protocol):
+class ScalableTraffic(Protocol):
     @property
     def shares(self) -> Mapping[Tier, float]:
         """Each tier's part of the requests."""
@@ -42,13 +42,13 @@ class Traffic(Protocol):
         """The traffic at this mean rate of all its tiers together."""
         ...
 
-    def work(self, tier: Tier) -> Work: ...
+    def mean_request(self, tier: Tier) -> MeanRequest: ...
 
-    def only(self, tier: Tier) -> "Traffic":
+    def only(self, tier: Tier) -> "ScalableTraffic":
         """This tier's part of it alone."""
         ...
 
-    def words(self) -> str: ...
+    def description(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class Independent:
                 if tier not in lengths:
                     raise TrafficError(f"{option} says nothing of {tier}: add {tier}=100-400")
                 if lengths[tier].high > most:
-                    told = f"{option}: {lengths[tier].high} is above the {most} tokens of {tier}"
-                    raise TrafficError(told)
+                    text = f"{option}: {lengths[tier].high} is above the {most} tokens of {tier}"
+                    raise TrafficError(text)
 
     def at(self, load_rps: float, seed: int) -> Trace:
         copies = math.ceil(load_rps * SHORTEST_S / MOST_WRITTEN)
@@ -88,13 +88,13 @@ class Independent:
         requests.sort(key=lambda request: request.arrival_s)
         return Trace(tuple(requests), times=copies)
 
-    def work(self, tier: Tier) -> Work:
-        return _work(self._arrivals(tier, 1.0, SAMPLE, seed=0))
+    def mean_request(self, tier: Tier) -> MeanRequest:
+        return _mean_request(self._arrivals(tier, 1.0, SAMPLE, seed=0))
 
     def only(self, tier: Tier) -> "Independent":
         return replace(self, shares={tier: 1.0})
 
-    def words(self) -> str:
+    def description(self) -> str:
         parts = [
             f"{part:.0%} {tier} (prompts of {_range(self.prompt_tokens[tier])} tokens, answers of "
             f"{_range(self.new_tokens[tier])})"
@@ -119,7 +119,7 @@ class Independent:
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
+class ReplayedTraffic:
     """A recorded trace at another load: copies of it, each shifted in time, or a part of it
     (`loadtest/simulation/arrivals.py`)."""
 
@@ -145,23 +145,23 @@ class Replayed:
         # Which copies and which requests: the simulation's seed says it.
         return replace(self.trace, times=load_rps / self.load_rps)
 
-    def work(self, tier: Tier) -> Work:
-        return _work(request for request in self.trace.requests if request.tier is tier)
+    def mean_request(self, tier: Tier) -> MeanRequest:
+        return _mean_request(request for request in self.trace.requests if request.tier is tier)
 
-    def only(self, tier: Tier) -> "Replayed":
+    def only(self, tier: Tier) -> "ReplayedTraffic":
         own = tuple(request for request in self.trace.requests if request.tier is tier)
         return replace(self, trace=replace(self.trace, requests=own))
 
-    def words(self) -> str:
+    def description(self) -> str:
         parts = ", ".join(f"{part:.0%} {tier}" for tier, part in self.shares.items())
         return f"{self.name} ({parts}), its load multiplied without squeezing its time"
 
 
-def _work(requests: Iterable[Request]) -> Work:
+def _mean_request(requests: Iterable[Request]) -> MeanRequest:
     rows = [(request.prompt_tokens, request.new_tokens) for request in requests]
     answers = sum(answer for _, answer in rows)
     contexts = sum(answer * (prompt + answer / 2) for prompt, answer in rows)
-    return Work(
+    return MeanRequest(
         prompt_tokens=sum(prompt for prompt, _ in rows) / len(rows),
         new_tokens=answers / len(rows),
         context_tokens=contexts / answers,

@@ -8,7 +8,8 @@ from loadtest.replay_scaling.cluster import application
 from loadtest.replay_scaling.figures import differences, simulated
 from loadtest.replay_scaling.replay import replay_on
 from loadtest.simulation.profile import known_profiles
-from loadtest.simulation.synthetic import Lengths, Load, synthetic
+from loadtest.simulation.synthetic import Lengths, synthetic
+from loadtest.simulation.synthetic import SyntheticLoad as Load
 from loadtest.simulation.trace import Trace
 from serve_app.core.tiers import Tier
 from tests.e2e.cluster.mixed import deploy

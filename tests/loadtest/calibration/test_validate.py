@@ -22,7 +22,8 @@ from loadtest.calibration.validation_docs import (
 )
 from loadtest.load.faults import LoadFault
 from loadtest.load.record import Outcome, Record
-from loadtest.simulation.profile import CardProfile, known_profiles
+from loadtest.simulation.profile import GpuProfile as CardProfile
+from loadtest.simulation.profile import known_profiles
 from serve_app.core.tiers import Tier
 from tests.loadtest.load.fake_openai import FakeOpenAI, Reply
 

@@ -113,7 +113,7 @@ def test_the_replica_derives_the_limits_that_the_simulation_derives(slow: float)
         min_stream_tokens_per_s=admission.min_stream_tokens_per_s,
         max_wait_s=admission.max_wait_s,
     )
-    simulated = tier_plan(Tier.CHAT, Setup(gpus=cell.gpus, profiles=profiles)).cards["T4"]
+    simulated = tier_plan(Tier.CHAT, Setup(gpus=cell.gpus, profiles=profiles)).gpu_plans["T4"]
     assert limits.slots == simulated.limits.slots
     assert limits.max_queued_requests == simulated.limits.max_queued_requests
     assert limits.batch_cost == pytest.approx(simulated.limits.batch_cost)

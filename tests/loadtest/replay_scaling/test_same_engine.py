@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.simulation.engine import Engine
-from loadtest.simulation.profile import CardProfile
-from loadtest.simulation.visit import Visit
+from loadtest.simulation.engine import SimulatedEngine as Engine
+from loadtest.simulation.profile import GpuProfile as CardProfile
+from loadtest.simulation.sim_request import SimRequest as Visit
 from serve_app.api.demand import DemandMeter
 from serve_app.core.scaling.workload import LearntLengths
 from serve_app.core.tiers import Tier
 from serve_app.engine.fake.batch import FakeBatch
 from serve_app.engine.interface import EngineLoad
-from tests.loadtest.simulation.builders import a_card
+from tests.loadtest.simulation.builders import a_gpu as a_card
 from tests.virtual_time import now_s, run_virtual
 
 # Arrival in seconds, tokens of prompt and answer.

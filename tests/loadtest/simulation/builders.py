@@ -1,23 +1,23 @@
-"""A card with round figures, and traffic; a test names only what it is about."""
+"""A GPU with round figures, and traffic; a test names only what it is about."""
 
 import random
 from collections.abc import Mapping
 
-from loadtest.simulation.profile import CardProfile, Curve, Figure
+from loadtest.simulation.profile import GpuProfile, ProfileFigure, StepTimeCurve
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.trace import Request, Trace
 from serve_app.core.tiers import Tier
 
 
-def figure(value: float) -> Figure:
-    return Figure(value=value, status="derived", source="made up for a test")
+def figure(value: float) -> ProfileFigure:
+    return ProfileFigure(value=value, status="derived", source="made up for a test")
 
 
-def curve(step_ms: Mapping[int, float]) -> Curve:
-    return Curve(step_ms=step_ms, status="derived", source="made up for a test")
+def curve(step_ms: Mapping[int, float]) -> StepTimeCurve:
+    return StepTimeCurve(step_ms=step_ms, status="derived", source="made up for a test")
 
 
-def a_card(
+def a_gpu(
     name: str = "T4",
     *,
     base_ms: float = 10.0,
@@ -32,8 +32,8 @@ def a_card(
     by_sequences: Mapping[int, float] | None = None,
     per_prompt_mpair_ms: float | None = None,
     per_prompt_ms: float | None = None,
-) -> CardProfile:
-    return CardProfile(
+) -> GpuProfile:
+    return GpuProfile(
         name=name,
         accelerator_type=name,
         model="a model",
@@ -53,11 +53,11 @@ def a_card(
     )
 
 
-def a_setup(*cards: CardProfile, gpus: dict[str, int] | None = None, **settings: object) -> Setup:
-    """One of each card, and nothing lent, if nothing else is said."""
-    profiles = {card.name: card for card in cards or (a_card(),)}
-    counts = gpus or dict.fromkeys(profiles, 1)
-    return Setup(**{"gpus": counts, "profiles": profiles, "lend_share": 0.0, **settings})  # pyright: ignore[reportArgumentType]
+def a_setup(*profiles: GpuProfile, gpus: dict[str, int] | None = None, **settings: object) -> Setup:
+    """One of each GPU, and nothing lent, if nothing else is said."""
+    known = {profile.name: profile for profile in profiles or (a_gpu(),)}
+    counts = gpus or dict.fromkeys(known, 1)
+    return Setup(**{"gpus": counts, "profiles": known, "lend_share": 0.0, **settings})  # pyright: ignore[reportArgumentType]
 
 
 def a_request(
@@ -75,9 +75,9 @@ def traffic(
     *parts: tuple[Tier, float, float, float], prompt_tokens: int = 1000, new_tokens: int = 200
 ) -> Trace:
     """Chance arrivals: (tier, from, until, a second) each."""
-    dice, requests = random.Random(11), []
+    rng, requests = random.Random(11), []
     for tier, from_s, until_s, rate_rps in parts:
         now_s = from_s
-        while (now_s := now_s + dice.expovariate(rate_rps)) < until_s:
+        while (now_s := now_s + rng.expovariate(rate_rps)) < until_s:
             requests.append(Request(tier, now_s, prompt_tokens, new_tokens, 1024))
     return Trace(tuple(sorted(requests, key=lambda r: r.arrival_s)))

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 
 from loadtest.simulation.fleet import Fleet
 from loadtest.simulation.recorder import Recorder
-from loadtest.simulation.replica import Clock, Replica
+from loadtest.simulation.replica import Clock, SimulatedReplica
 from loadtest.simulation.setup import Setup, tier_plan
+from loadtest.simulation.sim_request import SimRequest
 from loadtest.simulation.tier_state import TierState
-from loadtest.simulation.visit import Visit
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 
 MAX_WAIT_S = 10.0
-# A step with a whole chunk of prompts and all slots busy, on the slowest card.
+# A step with a whole chunk of prompts and all slots busy, on the slowest GPU.
 STEP_S = 0.35
 # Of the load's duration, the first part is the way to its level.
 SETTLED_FROM = 0.4
@@ -34,21 +34,21 @@ def fixed(prompt_tokens: int, new_tokens: int) -> Mix:
 
 
 def log_uniform(least: int, most: int) -> Mix:
-    def draw(dice: random.Random) -> int:
-        return round(math.exp(dice.uniform(math.log(least), math.log(most))))
+    def draw(rng: random.Random) -> int:
+        return round(math.exp(rng.uniform(math.log(least), math.log(most))))
 
-    return lambda dice: (draw(dice), draw(dice))
+    return lambda rng: (draw(rng), draw(rng))
 
 
 def tiny_and_huge(huge_share: float, new_tokens: int) -> Mix:
-    return lambda dice: (4000 if dice.random() < huge_share else 20, new_tokens)
+    return lambda rng: (4000 if rng.random() < huge_share else 20, new_tokens)
 
 
 def exponential(prompt_tokens: int, new_tokens: int) -> Mix:
-    def draw(dice: random.Random, mean: int) -> int:
-        return max(10, min(4000, round(dice.expovariate(1 / mean))))
+    def draw(rng: random.Random, mean: int) -> int:
+        return max(10, min(4000, round(rng.expovariate(1 / mean))))
 
-    return lambda dice: (draw(dice, prompt_tokens), draw(dice, new_tokens))
+    return lambda rng: (draw(rng, prompt_tokens), draw(rng, new_tokens))
 
 
 @dataclass(slots=True)
@@ -66,57 +66,57 @@ class Kept:
 
 @dataclass(slots=True)
 class _Log(Recorder):
-    rows: list[Visit] = field(default_factory=list[Visit])
+    rows: list[SimRequest] = field(default_factory=list[SimRequest])
     refused_again: int = 0
 
-    def served(self, visit: Visit, now_s: float) -> None:
-        Recorder.served(self, visit, now_s)
-        assert visit.place is not None
-        self.rows.append(visit)
+    def served(self, request: SimRequest, now_s: float) -> None:
+        Recorder.served(self, request, now_s)
+        assert request.place is not None
+        self.rows.append(request)
 
-    def refused(self, visit: Visit, reason: str) -> None:
-        Recorder.refused(self, visit, reason)
+    def refused(self, request: SimRequest, reason: str) -> None:
+        Recorder.refused(self, request, reason)
         self.refused_again += 1
 
 
 def play(
-    mix: Mix, load: float, *, card: str = "T4", longest_answer: int = 1024, seed: int = 0,
+    mix: Mix, load: float, *, gpu: str = "T4", longest_answer: int = 1024, seed: int = 0,
     most_requests: int = 4000,
 ) -> Kept:  # fmt: skip
-    """So many times what the replica can do; the refused come back once, when they were told to.
+    """So many times what the replica can do; the refused retry once, after their Retry-After.
     The tier's limit of new tokens decides on the slots, as the server has it."""
-    setup = Setup(gpus={card: 1}, retries=1, max_wait_s=MAX_WAIT_S, weight=1)
+    setup = Setup(gpus={gpu: 1}, retries=1, max_wait_s=MAX_WAIT_S, weight=1)
     if longest_answer > DEFAULT_MAX_NEW_TOKENS[Tier.CHAT]:
-        kv_tokens = int(setup.profiles[card].kv_tokens.value)
+        kv_tokens = int(setup.profiles[gpu].kv_tokens.value)
         setup = Setup(
-            gpus={card: 1}, retries=1, max_wait_s=MAX_WAIT_S, weight=1,
+            gpus={gpu: 1}, retries=1, max_wait_s=MAX_WAIT_S, weight=1,
             slots=kv_tokens // (512 + longest_answer),
         )  # fmt: skip
     log = _Log(MAX_WAIT_S)
     state = TierState(tier_plan(Tier.CHAT, setup), 1)
     state.target = 1
-    fleet = Fleet({Tier.CHAT: state}, Counter({card: 1}), Clock(), log, retries=1)
+    fleet = Fleet({Tier.CHAT: state}, Counter({gpu: 1}), Clock(), log, retries=1)
     fleet.reconcile(Tier.CHAT, 0.0, at_once=True)
     capacity_rps, capacity_at_once = _capacity(mix, state.replicas[0])
     turn_s = capacity_at_once / capacity_rps
     duration_s = min(max(60.0, TURNS * turn_s), most_requests / (load * capacity_rps))
-    dice, now_s, number = random.Random(seed), 0.0, 0
+    rng, now_s, number = random.Random(seed), 0.0, 0
     while now_s < duration_s:
-        now_s += dice.expovariate(load * capacity_rps)
+        now_s += rng.expovariate(load * capacity_rps)
         number += 1
         fleet.advance(now_s)
         log.arrived[Tier.CHAT] += 1
-        visit = Visit(number, Tier.CHAT, now_s, *mix(dice), longest_answer)
-        fleet.arrive(visit, now_s)
+        request = SimRequest(number, Tier.CHAT, now_s, *mix(rng), longest_answer)
+        fleet.arrive(request, now_s)
     while fleet.busy:
         fleet.advance(fleet.clock.now_s + 0.5)
     return _kept(log, duration_s, capacity_at_once)
 
 
-def _capacity(mix: Mix, replica: Replica) -> tuple[float, int]:
+def _capacity(mix: Mix, replica: SimulatedReplica) -> tuple[float, int]:
     """Requests a second, and how many at once: as many as the KV pool holds."""
-    dice = random.Random(1)
-    drawn = [mix(dice) for _ in range(1000)]
+    rng = random.Random(1)
+    drawn = [mix(rng) for _ in range(1000)]
     tokens = sum(new for _, new in drawn)
     held = sum((prompt + new / 2) * new for prompt, new in drawn) / tokens
     at_once = max(1, min(replica.gate.limits.slots, int(replica.gate.limits.kv_tokens / held)))
@@ -128,17 +128,17 @@ def _kept(log: _Log, duration_s: float, at_once: int) -> Kept:
     in_time = back = 0
     good_s = 0.0
     from_s = SETTLED_FROM * duration_s
-    for visit in log.rows:
-        place, runner = visit.place, visit.runner
+    for request in log.rows:
+        place, runner = request.place, request.runner
         assert place is not None
         assert runner is not None
-        assert visit.first_token_s is not None
-        returned = visit.attempts > 0
+        assert request.first_token_s is not None
+        returned = request.attempts > 0
         longest_s = MAX_WAIT_S * (2 if returned else 1) + STEP_S
-        kept = visit.first_token_s - place.entered_s <= longest_s
+        kept = request.first_token_s - place.entered_s <= longest_s
         in_time += kept
-        if kept and from_s < visit.first_token_s <= duration_s:
-            good_s += runner.engine.work_s(visit.prompt_tokens, visit.new_tokens, at_once)
+        if kept and from_s < request.first_token_s <= duration_s:
+            good_s += runner.engine.work_s(request.prompt_tokens, request.new_tokens, at_once)
         back += returned
     refused = back + log.refused_again
     return Kept(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from loadtest.simulation.arrivals import Arrivals, arrivals_of, day_curve
+from loadtest.simulation.arrivals import ArrivalColumns, arrivals_of, day_curve
 from loadtest.simulation.trace import Trace
 from serve_app.core.tiers import Tier
 from tests.loadtest.simulation.builders import a_request, traffic
@@ -15,7 +15,7 @@ def an_hour(rate_rps: float = 1.0) -> Trace:
     return traffic((Tier.CHAT, 0, 3600, rate_rps), (Tier.REASONING, 0, 3600, rate_rps / 4))
 
 
-def rows(arrivals: Arrivals) -> list[tuple[float, int, int]]:
+def rows(arrivals: ArrivalColumns) -> list[tuple[float, int, int]]:
     columns = (arrivals.arrival_s, arrivals.tier, arrivals.prompt_tokens)
     return list(zip(*(column.tolist() for column in columns), strict=True))
 

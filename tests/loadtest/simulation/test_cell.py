@@ -5,36 +5,36 @@ from dataclasses import replace
 import pytest
 
 from loadtest.simulation.cell import cell_of
-from loadtest.simulation.outcome import Outcome
-from loadtest.simulation.replica import Clock, Replica
+from loadtest.simulation.outcome import SimulationOutcome
+from loadtest.simulation.replica import Clock, SimulatedReplica
 from loadtest.simulation.run import simulate
 from loadtest.simulation.setup import tier_plan
+from loadtest.simulation.sim_request import SimRequest
 from loadtest.simulation.static_set import AllServing
 from loadtest.simulation.tier_state import TierState
 from loadtest.simulation.trace import Trace
-from loadtest.simulation.visit import Visit
 from serve_app.core.tiers import Tier
-from tests.loadtest.simulation.builders import a_card, a_setup, traffic
+from tests.loadtest.simulation.builders import a_gpu, a_setup, traffic
 
 pytestmark = pytest.mark.filterwarnings(
     # Ray 2.60 itself gives pydantic this keyword when its config is imported.
     "ignore:Using extra keyword arguments on `Field`:DeprecationWarning"
 )
-CARDS = (
-    a_card("T4", per_prompt_token_ms=0.02, start_s=20),
-    a_card("RTX4090", base_ms=5, per_prompt_token_ms=0.02, start_s=20),
+GPUS = (
+    a_gpu("T4", per_prompt_token_ms=0.02, start_s=20),
+    a_gpu("RTX4090", base_ms=5, per_prompt_token_ms=0.02, start_s=20),
 )
-BIG = a_setup(*CARDS, gpus={"T4": 20, "RTX4090": 20}, slots=32)
+BIG = a_setup(*GPUS, gpus={"T4": 20, "RTX4090": 20}, slots=32)
 TRAFFIC = traffic((Tier.CHAT, 0, 40, 4.0), prompt_tokens=300, new_tokens=60)
 
 
-def test_the_cell_has_the_same_part_of_cards_and_of_the_load() -> None:
+def test_the_cell_has_the_same_part_of_gpus_and_of_the_load() -> None:
     cell = cell_of(replace(TRAFFIC, times=10), replace(BIG, weight=4))
     assert (cell.gpus, cell.weight) == ({"T4": 5, "RTX4090": 5}, 4)
     assert len(cell.arrivals) == pytest.approx(10 / 4 * len(TRAFFIC.requests), rel=0.1)
 
 
-def test_the_weight_is_chosen_by_the_requests_and_divides_the_cards() -> None:
+def test_the_weight_is_chosen_by_the_requests_and_divides_the_gpus() -> None:
     trace = replace(TRAFFIC, times=30)
     few = replace(BIG, most_requests=int(trace.expected_requests / 2.5))
     assert cell_of(trace, few).gpus == {"T4": 5, "RTX4090": 5}
@@ -43,7 +43,7 @@ def test_the_weight_is_chosen_by_the_requests_and_divides_the_cards() -> None:
     assert cell_of(trace, uneven).weight == pytest.approx(41 / 10)
 
 
-def test_each_tier_keeps_a_card() -> None:
+def test_each_tier_keeps_a_gpu() -> None:
     both = traffic((Tier.CHAT, 0, 60, 1.0), (Tier.REASONING, 0, 60, 1.0))
     setup = a_setup(gpus={"T4": 4}, weight=4)
     assert cell_of(both, setup).gpus == {"T4": 4}
@@ -57,18 +57,18 @@ def test_the_target_is_whole_replicas_of_a_part_each() -> None:
 
 
 def test_a_part_of_a_replica_takes_as_long_for_that_part_of_a_batch() -> None:
-    """Half of a card with half of the requests, each of the same length, steps alike."""
+    """Half of a GPU with half of the requests, each of the same length, steps alike."""
 
     def ends_s(size: float, requests: int) -> list[float]:
         clock = Clock()
-        plan = tier_plan(Tier.CHAT, a_setup(a_card(per_context_ktoken_ms=5.0), slots=8))
-        replica = Replica.build(plan, "T4", clock, ready_s=0.0)
+        plan = tier_plan(Tier.CHAT, a_setup(a_gpu(per_context_ktoken_ms=5.0), slots=8))
+        replica = SimulatedReplica.build(plan, "T4", clock, ready_s=0.0)
         replica.resize(size)
         for number in range(requests):
-            replica.enter(Visit(number, Tier.CHAT, 0.0, 200, 20, 1024))
+            replica.enter(SimRequest(number, Tier.CHAT, 0.0, 200, 20, 1024))
         engine, ends = replica.engine, []
-        for visit in replica.granted:
-            engine.take(visit, 0.0)
+        for request in replica.granted:
+            engine.take(request, 0.0)
         while engine.stride_end_s is not None:
             ends += [engine.stride_end_s] * len(engine.end_stride(engine.stride_end_s))
         return ends
@@ -80,7 +80,7 @@ def test_a_part_of_a_replica_takes_as_long_for_that_part_of_a_batch() -> None:
 
 
 def test_what_a_part_reports_is_of_a_whole_replica() -> None:
-    replica = Replica.build(tier_plan(Tier.CHAT, BIG), "T4", Clock(), ready_s=0.0)
+    replica = SimulatedReplica.build(tier_plan(Tier.CHAT, BIG), "T4", Clock(), ready_s=0.0)
     whole = replica.report()
     replica.resize(0.5)
     assert replica.report() == replace(whole)
@@ -88,7 +88,7 @@ def test_what_a_part_reports_is_of_a_whole_replica() -> None:
 
 def test_a_target_that_grows_by_a_part_is_felt_after_a_start() -> None:
     state = TierState(tier_plan(Tier.CHAT, BIG), weight=10.0, target=5.0)
-    replica = Replica.build(state.plan, "T4", Clock(), ready_s=0.0)
+    replica = SimulatedReplica.build(state.plan, "T4", Clock(), ready_s=0.0)
     state.serve(replica)
     state.fit(0.0)
     assert replica.size == pytest.approx(0.5)
@@ -140,13 +140,15 @@ def test_a_cell_sees_its_load_from_the_first_second() -> None:
     from loadtest.simulation.contest import run_policy
 
     trace = replace(traffic((Tier.CHAT, 0, 60, 3.0), prompt_tokens=300, new_tokens=60), times=20)
-    setup = a_setup(*CARDS, gpus={"T4": 200, "RTX4090": 200}, slots=32, weight=40)
+    setup = a_setup(*GPUS, gpus={"T4": 200, "RTX4090": 200}, slots=32, weight=40)
     cell = run_policy("ours", trace, setup, goodput=None).outcome
     assert cell.changes[0].at_s <= 5.0
     assert max(change.replicas for change in cell.changes) < 200
 
 
-def assert_alike(whole: Outcome, cell: Outcome, *, gpu_hours_off: float = 1e-6) -> None:
+def assert_alike(
+    whole: SimulationOutcome, cell: SimulationOutcome, *, gpu_hours_off: float = 1e-6
+) -> None:
     assert (whole.weight, cell.weight > 1) == (1, True)
     assert cell.simulated_requests == pytest.approx(whole.requests / cell.weight, rel=0.02)
     assert cell.requests == pytest.approx(whole.requests, rel=0.02)
@@ -159,7 +161,7 @@ def assert_alike(whole: Outcome, cell: Outcome, *, gpu_hours_off: float = 1e-6) 
     assert cell.utilisation == pytest.approx(whole.utilisation, rel=0.02 + gpu_hours_off)
 
 
-def _ours(trace: Trace, weight: int) -> Outcome:
+def _ours(trace: Trace, weight: int) -> SimulationOutcome:
     from loadtest.simulation.contest import run_policy
 
     setup = replace(BIG, weight=weight, initial={Tier.CHAT: 20})

@@ -1,4 +1,5 @@
-"""The three commands from their words to their JSON: old keys, new ones, and what they answer."""
+"""The three commands from their arguments to their JSON: old keys, new ones, and what they
+answer."""
 
 import json
 from collections.abc import Mapping
@@ -8,12 +9,12 @@ import pytest
 
 from loadtest.__main__ import main
 from loadtest.simulation.answers import CapacityAnswer, PlanAnswer, SimulateAnswer
-from loadtest.simulation.held_load import HeldLoad
-from loadtest.simulation.outcome import Outcome
+from loadtest.simulation.outcome import SimulationOutcome
 from loadtest.simulation.profile import write_profile
 from loadtest.simulation.static_set import Bench, Split
+from loadtest.simulation.sustained_load import SustainedLoad
 from serve_app.core.tiers import Tier
-from tests.loadtest.simulation.builders import a_card
+from tests.loadtest.simulation.builders import a_gpu
 
 pytestmark = pytest.mark.filterwarnings(
     # Ray 2.60 itself gives pydantic this keyword when its config is imported.
@@ -39,19 +40,19 @@ def trace(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def slow_card(tmp_path: Path) -> Path:
+def slow_gpu(tmp_path: Path) -> Path:
     """About 0.4 requests a second, so that little has to be simulated."""
-    card = a_card("slow", base_ms=60, per_sequence_ms=5, kv_tokens=8 * 1600, start_s=20,
+    gpu = a_gpu("slow", base_ms=60, per_sequence_ms=5, kv_tokens=8 * 1600, start_s=20,
         price_usd_per_hour=0.5)  # fmt: skip
     path = tmp_path / "slow.json"
-    write_profile(path, card)
+    write_profile(path, gpu)
     return path
 
 
 def test_simulate_has_its_old_keys_and_reads_back(trace: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    words = ["simulate", "--trace", str(trace), "--gpus", "T4=2,RTX4090=1", "--policy", "ours"]
-    assert main([*words, "--json", str(out)]) == 0
+    argv = ["simulate", "--trace", str(trace), "--gpus", "T4=2,RTX4090=1", "--policy", "ours"]
+    assert main([*argv, "--json", str(out)]) == 0
     document = json.loads(out.read_text(encoding="utf-8"))
     assert document.keys() >= OLD_KEYS
     assert document["attainment"] == 1.0
@@ -63,21 +64,21 @@ def test_simulate_has_its_old_keys_and_reads_back(trace: Path, tmp_path: Path) -
 
 def test_simulate_counts_every_request_and_every_dollar(trace: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    words = ["simulate", "--trace", str(trace), "--price", "T4=2,RTX4090=3", "--load", "2"]
-    assert main([*words, "--json", str(out)]) == 0
+    argv = ["simulate", "--trace", str(trace), "--price", "T4=2,RTX4090=3", "--load", "2"]
+    assert main([*argv, "--json", str(out)]) == 0
     answer = SimulateAnswer.model_validate_json(out.read_bytes())
     assert answer.load == 2
     assert answer.requests == sum(tier.requests for tier in answer.tiers.values()) == 240
     for tier in answer.tiers.values():
         assert tier.served + sum(tier.refused.values()) == tier.requests
-    hours = {name: card.gpu_hours for name, card in answer.cards.items()}
+    hours = {name: gpu.gpu_hours for name, gpu in answer.cards.items()}
     assert sum(hours.values()) == pytest.approx(answer.gpu_hours)
     assert answer.cost_usd == pytest.approx(2 * hours["T4"] + 3 * hours["RTX4090"])
-    assert {card.price_source for card in answer.cards.values()} == {"--price"}
+    assert {gpu.price_source for gpu in answer.cards.values()} == {"--price"}
 
 
 @pytest.mark.parametrize(
-    ("words", "begun"),
+    ("argv", "begun"),
     [
         ([], {"chat": 1, "reasoning": 1}),
         (["--initial", "auto"], {"chat": 1, "reasoning": 1}),
@@ -86,11 +87,11 @@ def test_simulate_counts_every_request_and_every_dollar(trace: Path, tmp_path: P
     ],
 )
 def test_simulate_says_what_it_began_with(
-    trace: Path, tmp_path: Path, words: list[str], begun: dict[str, int]
+    trace: Path, tmp_path: Path, argv: list[str], begun: dict[str, int]
 ) -> None:
     out = tmp_path / "out.json"
-    told = ["simulate", "--trace", str(trace), "--gpus", "T4=4", "--json", str(out), *words]
-    assert main(told) == 0
+    text = ["simulate", "--trace", str(trace), "--gpus", "T4=4", "--json", str(out), *argv]
+    assert main(text) == 0
     document = json.loads(out.read_text(encoding="utf-8"))
     assert document["initial"] == begun
     first = document["timeline"][:2]
@@ -112,48 +113,48 @@ def test_simulate_draws_what_happened(trace: Path, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_capacity_of_a_card_that_a_profile_adds(
-    slow_card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_capacity_of_a_gpu_that_a_profile_adds(
+    slow_gpu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.json"
-    words = ["capacity", "--gpus", "slow=1", "--profile", str(slow_card), "--mix", "chat=1"]
-    words += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--goodput", "0.9"]
-    assert main([*words, "--seeds", "2", "--requests", "100", "--json", str(out)]) == 0
+    argv = ["capacity", "--gpus", "slow=1", "--profile", str(slow_gpu), "--mix", "chat=1"]
+    argv += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--goodput", "0.9"]
+    assert main([*argv, "--seeds", "2", "--requests", "100", "--json", str(out)]) == 0
     answer = CapacityAnswer.model_validate_json(out.read_bytes())
-    (card,) = answer.cards
-    assert card.at_it[Tier.CHAT].goodput >= 0.9
-    assert card.load_per_s <= card.highest_per_s
+    (gpu,) = answer.cards
+    assert gpu.at_it[Tier.CHAT].goodput >= 0.9
+    assert gpu.load_per_s <= gpu.highest_per_s
     # With its slots full a step makes as many tokens as there are slots.
-    assert 0.1 < card.load_per_s < 1
+    assert 0.1 < gpu.load_per_s < 1
     assert answer.whole is not None
-    assert answer.whole.load_per_s == pytest.approx(card.load_per_s)
+    assert answer.whole.load_per_s == pytest.approx(gpu.load_per_s)
     assert answer.asked.profiles == {"slow": "derived"}
     assert answer.asked.uncertainty["slow"]["base_ms"] == 0.3
-    assert card.pessimistic_per_s is not None
-    assert card.optimistic_per_s is not None
+    assert gpu.pessimistic_per_s is not None
+    assert gpu.optimistic_per_s is not None
     # Everything but settings is 1.3 times as slow, or as quick; slots follow the KV cache.
-    assert 0.5 < card.pessimistic_per_s / card.load_per_s < 0.9
-    assert 1.15 < card.optimistic_per_s / card.load_per_s < 2.0
-    ends = f"({card.pessimistic_per_s:.2g} to {card.optimistic_per_s:.2g})"
-    assert f"{card.load_per_s:.3g} {ends}" in capsys.readouterr().out
+    assert 0.5 < gpu.pessimistic_per_s / gpu.load_per_s < 0.9
+    assert 1.15 < gpu.optimistic_per_s / gpu.load_per_s < 2.0
+    ends = f"({gpu.pessimistic_per_s:.2g} to {gpu.optimistic_per_s:.2g})"
+    assert f"{gpu.load_per_s:.3g} {ends}" in capsys.readouterr().out
 
 
-def test_capacity_without_ranges(slow_card: Path, tmp_path: Path) -> None:
+def test_capacity_without_ranges(slow_gpu: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    words = ["capacity", "--gpus", "slow=1", "--profile", str(slow_card), "--mix", "chat=1"]
-    words += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--nominal"]
-    assert main([*words, "--seeds", "1", "--requests", "50", "--json", str(out)]) == 0
-    (card,) = CapacityAnswer.model_validate_json(out.read_bytes()).cards
-    assert (card.pessimistic_per_s, card.optimistic_per_s) == (None, None)
+    argv = ["capacity", "--gpus", "slow=1", "--profile", str(slow_gpu), "--mix", "chat=1"]
+    argv += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--nominal"]
+    assert main([*argv, "--seeds", "1", "--requests", "50", "--json", str(out)]) == 0
+    (gpu,) = CapacityAnswer.model_validate_json(out.read_bytes()).cards
+    assert (gpu.pessimistic_per_s, gpu.optimistic_per_s) == (None, None)
 
 
-def test_plan_buys_what_the_capacity_of_a_card_asks_for(
-    slow_card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_plan_buys_what_the_capacity_of_a_gpu_asks_for(
+    slow_gpu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.json"
-    words = ["plan", "--load", "chat=1/s", "--cards", "slow", "--profile", str(slow_card)]
-    words += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--goodput", "0.9"]
-    assert main([*words, "--seeds", "2", "--requests", "100", "--json", str(out)]) == 0
+    argv = ["plan", "--load", "chat=1/s", "--cards", "slow", "--profile", str(slow_gpu)]
+    argv += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--goodput", "0.9"]
+    assert main([*argv, "--seeds", "2", "--requests", "100", "--json", str(out)]) == 0
     answer = PlanAnswer.model_validate_json(out.read_bytes())
     best = answer.sets[0]
     assert answer.proven
@@ -174,63 +175,63 @@ def test_plan_buys_what_the_capacity_of_a_card_asks_for(
     assert worse.cheapest_holds is (worse.cheapest.gpus == best.gpus)
     assert better.cheapest.gpus["slow"] <= count <= worse.cheapest.gpus["slow"]
     assert better.cheapest_holds
-    holds = "holds it" if worse.cheapest_holds else "does not hold it"
-    assert f"{count} slow: {holds} with the profiles' pessimistic" in capsys.readouterr().out
+    sustains = "sustains it" if worse.cheapest_holds else "does not sustain it"
+    assert f"{count} slow: {sustains} with the profiles' pessimistic" in capsys.readouterr().out
 
 
 def test_plan_for_a_trace_says_what_scaling_saves(
-    trace: Path, slow_card: Path, tmp_path: Path
+    trace: Path, slow_gpu: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.json"
-    words = ["plan", "--trace", str(trace), "--load", "1", "--cards", "slow"]
-    words += ["--profile", str(slow_card), "--slo", "ttft=8s,tpot=500ms", "--goodput", "0.8"]
-    assert main([*words, "--seeds", "1", "--nominal", "--json", str(out)]) == 0
+    argv = ["plan", "--trace", str(trace), "--load", "1", "--cards", "slow"]
+    argv += ["--profile", str(slow_gpu), "--slo", "ttft=8s,tpot=500ms", "--goodput", "0.8"]
+    assert main([*argv, "--seeds", "1", "--nominal", "--json", str(out)]) == 0
     answer = PlanAnswer.model_validate_json(out.read_bytes())
     assert answer.pessimistic is None
     saving = answer.autoscaled
     assert saving is not None
     assert saving.gpu_hours <= saving.gpu_hours_static
-    cards = sum(answer.sets[0].gpus.values())
-    assert saving.gpu_hours_static == pytest.approx(cards * 119 / 3600, rel=0.01)
+    gpus = sum(answer.sets[0].gpus.values())
+    assert saving.gpu_hours_static == pytest.approx(gpus * 119 / 3600, rel=0.01)
     assert saving.saved == pytest.approx(1 - saving.gpu_hours / saving.gpu_hours_static)
 
 
-def test_a_load_that_nothing_holds_ends_with_1(slow_card: Path) -> None:
-    words = ["plan", "--load", "chat=1/s", "--cards", "slow", "--profile", str(slow_card)]
-    assert main([*words, "--slo", "tpot=50ms"]) == 1
+def test_a_load_that_nothing_sustains_ends_with_1(slow_gpu: Path) -> None:
+    argv = ["plan", "--load", "chat=1/s", "--cards", "slow", "--profile", str(slow_gpu)]
+    assert main([*argv, "--slo", "tpot=50ms"]) == 1
 
 
 def test_ctrl_c_keeps_the_rows_that_there_are(
-    slow_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slow_gpu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loadtest.simulation import held_load
+    from loadtest.simulation import sustained_load
 
     asked: list[object] = []
 
-    def once(bench: Bench, gpus: Mapping[str, int], *, repetitions: int) -> HeldLoad:
+    def once(bench: Bench, gpus: Mapping[str, int], *, repetitions: int) -> SustainedLoad:
         asked.append(gpus)
         if len(asked) > 1:
             raise KeyboardInterrupt
-        return HeldLoad(gpus, {Tier.CHAT: 1}, (0.5, 0.6), None, "")
+        return SustainedLoad(gpus, {Tier.CHAT: 1}, (0.5, 0.6), None, "")
 
-    monkeypatch.setattr(held_load, "held_load", once)
+    monkeypatch.setattr(sustained_load, "maximum_sustained_load", once)
     out = tmp_path / "out.json"
-    words = ["capacity", "--gpus", "slow=1,T4=1", "--profile", str(slow_card), "--mix", "chat=1"]
-    assert main([*words, "--json", str(out)]) == 130
+    argv = ["capacity", "--gpus", "slow=1,T4=1", "--profile", str(slow_gpu), "--mix", "chat=1"]
+    assert main([*argv, "--json", str(out)]) == 130
     answer = CapacityAnswer.model_validate_json(out.read_bytes())
     assert [dict(row.gpus) for row in answer.cards] == [{"slow": 1}]
     assert (answer.interrupted, answer.whole) == (True, None)
 
 
-def test_ctrl_c_keeps_the_sets_that_hold(
-    slow_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_ctrl_c_keeps_the_sets_that_sustain_it(
+    slow_gpu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[object] = []
     real = Bench.run
 
     def run(
         bench: Bench, gpus: Mapping[str, int], split: Split, load_rps: float, seed: int
-    ) -> Outcome:
+    ) -> SimulationOutcome:
         tried.append(gpus)
         if len(tried) > 1 and tried[-1] != tried[-2]:
             raise KeyboardInterrupt
@@ -238,9 +239,9 @@ def test_ctrl_c_keeps_the_sets_that_hold(
 
     monkeypatch.setattr(Bench, "run", run)
     out = tmp_path / "out.json"
-    words = ["plan", "--load", "chat=1/s", "--cards", "slow,T4", "--profile", str(slow_card)]
-    words += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--seeds", "2"]
-    assert main([*words, "--requests", "50", "--json", str(out)]) == 130
+    argv = ["plan", "--load", "chat=1/s", "--cards", "slow,T4", "--profile", str(slow_gpu)]
+    argv += ["--output-tokens", "50-150", "--slo", "ttft=5s,tpot=500ms", "--seeds", "2"]
+    assert main([*argv, "--requests", "50", "--json", str(out)]) == 130
     answer = PlanAnswer.model_validate_json(out.read_bytes())
     assert answer.interrupted
     assert len(answer.sets) == 1

@@ -5,29 +5,29 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.simulation.balancer import LeastConnections
-from loadtest.simulation.outcome import Outcome
-from loadtest.simulation.replica import Clock, Replica
+from loadtest.simulation.outcome import SimulationOutcome
+from loadtest.simulation.replica import Clock, SimulatedReplica
 from loadtest.simulation.run import simulate
 from loadtest.simulation.setup import Setup, tier_plan
+from loadtest.simulation.sim_request import SimRequest
 from loadtest.simulation.static_set import AllServing
+from loadtest.simulation.tier_state import LeastConnections
 from loadtest.simulation.trace import Request, Trace
-from loadtest.simulation.visit import Visit
-from serve_app.api.gate import GateFullError as Refused
+from serve_app.api.gate import GateFullError
 from serve_app.core.tiers import Tier
-from tests.loadtest.simulation.builders import a_card, a_request, a_setup, traffic
+from tests.loadtest.simulation.builders import a_gpu, a_request, a_setup, traffic
 
 ONE = AllServing({Tier.CHAT: 1})
 
 
-def run(*requests: Request, setup: Setup, policy: object = ONE) -> Outcome:
+def run(*requests: Request, setup: Setup, policy: object = ONE) -> SimulationOutcome:
     trace = Trace(tuple(sorted(requests, key=lambda request: request.arrival_s)))
     return simulate(trace, setup, policy)  # pyright: ignore[reportArgumentType]
 
 
 def test_times_are_the_clients() -> None:
     """Prefill 20 ms, then four steps of 11 ms; 30 ms on the way outside the engine."""
-    outcome = run(a_request(1.0), setup=a_setup(a_card(overhead_ms=30)))
+    outcome = run(a_request(1.0), setup=a_setup(a_gpu(overhead_ms=30)))
     chat = outcome.tiers[Tier.CHAT]
     assert (chat.requests, chat.served, chat.started_in_time) == (1, 1, 1)
     assert chat.ttft_s.p50 == pytest.approx(0.050)
@@ -52,7 +52,7 @@ def test_the_gate_refuses_what_production_would() -> None:
     assert chat.goodput_share == pytest.approx(3 / 5)
 
 
-def test_who_is_refused_comes_back_when_told_to() -> None:
+def test_who_is_refused_retries_after_retry_after() -> None:
     setup = a_setup(slots=1, max_queued_requests=2, max_wait_s=60.0, retries=1)
     chat = run(*(a_request(0.0) for _ in range(5)), setup=setup).tiers[Tier.CHAT]
     assert (chat.served, chat.refused, chat.retried) == (5, {}, 2)
@@ -65,15 +65,15 @@ def test_each_refusal_is_the_gates_own() -> None:
     """What the fleet refuses is what this replica's gate says to the same request."""
     setup = a_setup(slots=1, max_queued_requests=0)
     clock = Clock()
-    replica = Replica.build(tier_plan(Tier.CHAT, setup), "T4", clock, ready_s=0.0)
-    replica.enter(Visit(1, Tier.CHAT, 0.0, 100, 5, 1024))
-    with pytest.raises(Refused) as refused:
-        replica.enter(Visit(2, Tier.CHAT, 0.0, 100, 5, 1024))
+    replica = SimulatedReplica.build(tier_plan(Tier.CHAT, setup), "T4", clock, ready_s=0.0)
+    replica.enter(SimRequest(1, Tier.CHAT, 0.0, 100, 5, 1024))
+    with pytest.raises(GateFullError) as refused:
+        replica.enter(SimRequest(2, Tier.CHAT, 0.0, 100, 5, 1024))
     assert refused.value.admission.reason == "queue_full"
     assert refused.value.admission.retry_after_s >= 1
 
 
-def test_the_head_of_a_line_finds_room_at_another_replica() -> None:
+def test_the_head_of_a_queue_finds_capacity_at_another_replica() -> None:
     """Two replicas with a slot each. HAProxy sends the third request to the one that has the long
     answer; the other one's is soon over, and it takes the third at its next look, after 0.25 s."""
     setup = a_setup(gpus={"T4": 2}, slots=1, initial={Tier.CHAT: 2})
@@ -108,7 +108,7 @@ def test_a_replica_that_is_ordered_serves_after_its_start() -> None:
         def targets(self, tiers: object, now_s: float) -> dict[Tier, int]:
             return {Tier.CHAT: 2 if now_s >= 1 else 1}
 
-    setup = a_setup(a_card(start_s=3.0), gpus={"T4": 2}, slots=1)
+    setup = a_setup(a_gpu(start_s=3.0), gpus={"T4": 2}, slots=1)
     requests = [a_request(2.0, new_tokens=400), a_request(2.1), a_request(6.0)]
     outcome = run(*requests, setup=setup, policy=Second())
     chat = outcome.tiers[Tier.CHAT]
@@ -118,7 +118,7 @@ def test_a_replica_that_is_ordered_serves_after_its_start() -> None:
     assert outcome.gpu_s["T4"] == pytest.approx(6.0 + 5.0)
 
 
-def test_one_that_is_stopped_ends_what_it_has_and_frees_its_card() -> None:
+def test_one_that_is_stopped_ends_what_it_has_and_frees_its_gpu() -> None:
     class Fewer:
         def targets(self, tiers: object, now_s: float) -> dict[Tier, int]:
             return {Tier.CHAT: 1 if now_s >= 1 else 2}
@@ -131,8 +131,8 @@ def test_one_that_is_stopped_ends_what_it_has_and_frees_its_card() -> None:
     assert outcome.gpu_s["T4"] == pytest.approx(20 + 5.5, abs=0.6)
 
 
-def test_a_tier_takes_its_preferred_card_and_falls_back() -> None:
-    setup = a_setup(a_card("T4"), a_card("RTX4090"), initial={Tier.REASONING: 2})
+def test_a_tier_takes_its_preferred_gpu_and_falls_back() -> None:
+    setup = a_setup(a_gpu("T4"), a_gpu("RTX4090"), initial={Tier.REASONING: 2})
     thinks = a_request(10.0, tier=Tier.REASONING)
     outcome = run(thinks, setup=setup, policy=AllServing({Tier.REASONING: 2}))
     assert outcome.gpu_s == {"T4": 10.0, "RTX4090": 10.0}
@@ -140,22 +140,22 @@ def test_a_tier_takes_its_preferred_card_and_falls_back() -> None:
     assert alone.gpu_s == {"T4": 0.0, "RTX4090": 10.0}
 
 
-def test_cards_cost_what_their_profile_says() -> None:
-    cards = a_card("RTX4090", price_usd_per_hour=0.5), a_card("T4")
-    outcome = run(a_request(3600.0), setup=a_setup(*cards))
+def test_gpus_cost_what_their_profile_says() -> None:
+    gpus = a_gpu("RTX4090", price_usd_per_hour=0.5), a_gpu("T4")
+    outcome = run(a_request(3600.0), setup=a_setup(*gpus))
     assert outcome.cost_usd == {"RTX4090": pytest.approx(0.5)}
     assert outcome.total_cost_usd == pytest.approx(0.5)
     dear = run(
         a_request(3600.0, tier=Tier.REASONING),
-        setup=a_setup(*cards, initial={Tier.REASONING: 2}),
+        setup=a_setup(*gpus, initial={Tier.REASONING: 2}),
         policy=AllServing({Tier.REASONING: 2}),
     )
-    assert dear.total_cost_usd is None, "the price of the card that was held is not known"
+    assert dear.total_cost_usd is None, "the price of the GPU that was used is not known"
 
 
 def test_the_balancer_chooses_the_fewest_connections_in_turn() -> None:
     plan, clock = tier_plan(Tier.CHAT, a_setup()), Clock()
-    replicas = [Replica.build(plan, "T4", clock, ready_s=0.0) for _ in range(3)]
+    replicas = [SimulatedReplica.build(plan, "T4", clock, ready_s=0.0) for _ in range(3)]
     balancer = LeastConnections()
     for replica in replicas:
         balancer.add(replica)
@@ -179,8 +179,8 @@ def test_nothing_is_lost_and_nothing_counted_twice(retries: int) -> None:
     trace = traffic((Tier.CHAT, 0, 120, 12.0), (Tier.REASONING, 0, 120, 0.5))
     gpus = {"T4": 2, "RTX4090": 2}
     setup = a_setup(
-        a_card("T4", start_s=5.0, kv_tokens=20_000),
-        a_card("RTX4090", base_ms=4, start_s=5.0),
+        a_gpu("T4", start_s=5.0, kv_tokens=20_000),
+        a_gpu("RTX4090", base_ms=4, start_s=5.0),
         gpus=gpus,
         slots=16,
         lend_share=0.5,

@@ -1,5 +1,6 @@
 """What the gate promises, it keeps: of who is admitted the first token comes in time, who comes
-back when told to gets in, and an overload costs no goodput. Of prompts and answers of all lengths.
+back after its Retry-After gets in, and an overload costs no goodput. Of prompts and answers of all
+lengths.
 """
 
 import pytest

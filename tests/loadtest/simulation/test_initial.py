@@ -3,7 +3,7 @@
 import pytest
 
 from loadtest.simulation.cell import cell_of
-from loadtest.simulation.constant import Constant
+from loadtest.simulation.constant import ConstantReplicas
 from loadtest.simulation.initial import initial_replicas
 from loadtest.simulation.run import Bounds, GivenUp, simulate, simulate_cell
 from loadtest.simulation.setup import Setup
@@ -39,7 +39,7 @@ def test_a_run_that_begins_so_is_as_good_at_first_as_with_all_gpus() -> None:
     trace = traffic((Tier.CHAT, 0, 118, 16.0))
     begun = initial_replicas(trace, SETUP)
     good = [
-        simulate(trace, Setup(gpus={"T4": 8}, initial=counts), Constant(counts)).goodput
+        simulate(trace, Setup(gpus={"T4": 8}, initial=counts), ConstantReplicas(counts)).goodput
         for counts in (begun, {Tier.CHAT: 8}, {Tier.CHAT: begun[Tier.CHAT] - 1})
     ]
     assert good[0] >= 0.99 * good[1] > good[2]
@@ -50,15 +50,17 @@ def test_a_run_is_given_up_only_beyond_its_bounds(replicas: int) -> None:
     trace, counts = traffic((Tier.CHAT, 0, 200, 14.0)), {Tier.CHAT: replicas}
     setup = Setup(gpus={"T4": 4}, initial=counts)
     cell = cell_of(trace, setup)
-    whole = simulate_cell(cell, setup, Constant(counts))
+    whole = simulate_cell(cell, setup, ConstantReplicas(counts))
     within = Bounds(whole.gpu_hours, 1 - whole.goodput)
-    assert simulate_cell(cell, setup, Constant(counts), within) == whole
+    assert simulate_cell(cell, setup, ConstantReplicas(counts), within) == whole
     cheaper = Bounds(gpu_hours=0.8 * whole.gpu_hours)
     with pytest.raises(GivenUp):
-        simulate_cell(cell, setup, Constant(counts), cheaper)
+        simulate_cell(cell, setup, ConstantReplicas(counts), cheaper)
     if whole.goodput < 0.9:
         with pytest.raises(GivenUp):
-            simulate_cell(cell, setup, Constant(counts), Bounds(bad=0.5 * (1 - whole.goodput)))
+            simulate_cell(
+                cell, setup, ConstantReplicas(counts), Bounds(bad=0.5 * (1 - whole.goodput))
+            )
 
 
 def test_in_a_cell_it_is_whole_simulated_replicas() -> None:

@@ -18,10 +18,10 @@ def trace(tmp_path: Path) -> Path:
     return path
 
 
-def test_cards_are_counted_by_name() -> None:
+def test_gpus_are_counted_by_name() -> None:
     assert gpu_counts("T4=2, RTX4090=1,T4=1") == {"T4": 3, "RTX4090": 1}
     for wrong in ("T4", "=1", "T4=x", "T4=-1", ""):
-        with pytest.raises(argparse.ArgumentTypeError, match="no card with its count"):
+        with pytest.raises(argparse.ArgumentTypeError, match="no GPU with its count"):
             gpu_counts(wrong)
 
 
@@ -59,7 +59,7 @@ CAPACITY, PLAN = ["capacity"], ["plan", "--load", "chat=1/s"]
         (["plan", "--load", "chat=0/s"], "argument --load: 'chat=0/s': 0.0 is not above 0"),
         (["plan", "--load", "chat=fast"], "argument --load: 'chat=fast': 'fast' is no rate"),
         (["plan", "--load", "0"], "argument --load: 0 is not above 0"),
-        ([*PLAN, "--price", "T4=free"], "argument --price: 'T4=free' is no card with its price"),
+        ([*PLAN, "--price", "T4=free"], "argument --price: 'T4=free' is no GPU with its price"),
     ],
 )
 def test_bad_words_name_their_option(
@@ -74,13 +74,13 @@ def test_bad_words_name_their_option(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["capacity", "--gpus", "H100=1"], "--gpus: H100 is no card known here: RTX4090, T4"),
-        (["capacity", "--gpus", "T4=0"], "--gpus names no card"),
+        (["capacity", "--gpus", "H100=1"], "--gpus: H100 is no GPU known here: RTX4090, T4"),
+        (["capacity", "--gpus", "T4=0"], "--gpus names no GPU"),
         (["capacity", "--output-tokens", "chat=9"], "--output-tokens says nothing of reasoning"),
         (["capacity", "--output-tokens", "1500"], "--output-tokens: 1500 is above the 1024 tokens"),
         (["capacity", "--profile", "none.json"], "none.json cannot be read"),
-        ([*PLAN, "--cards", "T4,H100"], "--cards: H100 is no card known here"),
-        ([*PLAN, "--price", "H100=2"], "--price: H100 is no card known here"),
+        ([*PLAN, "--cards", "T4,H100"], "--cards: H100 is no GPU known here"),
+        ([*PLAN, "--price", "H100=2"], "--price: H100 is no GPU known here"),
         (["plan", "--load", "3"], "--load: with --trace how many times its load"),
         (["simulate", "--trace", "none.csv"], "none.csv"),
         (["capacity", "--json", "nowhere/out.json"], "--json nowhere/out.json: there is no folder"),
@@ -102,9 +102,7 @@ def test_a_rate_for_each_tier_and_a_trace_do_not_go_together(
     assert "--load: with --trace" in capsys.readouterr().out
 
 
-def test_a_card_of_its_own_for_each_tier(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_gpu_of_its_own_for_each_tier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "two.csv"
     path.write_text(
         "arrival_s,input_tokens,output_tokens,tier\n1,9,9,chat\n2,9,9,reasoning\n", "utf-8"

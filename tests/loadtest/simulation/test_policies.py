@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.simulation.names import POLICIES
+from loadtest.simulation.options import POLICIES
 from loadtest.simulation.run import simulate
 from loadtest.simulation.setup import Setup
 from serve_app.core.tiers import Tier
@@ -26,7 +26,7 @@ def test_a_quiet_hour_stays_at_the_minimum() -> None:
     assert outcome.gpu_hours == pytest.approx(600 / 3600, rel=0.02)
 
 
-def test_a_load_of_two_cards_gets_them_and_gives_them_back() -> None:
+def test_a_load_of_two_gpus_gets_them_and_gives_them_back() -> None:
     from loadtest.simulation.contest import run_policy
 
     trace = traffic((Tier.CHAT, 0, 1500, 1.0), (Tier.CHAT, 300, 800, 7.0))
@@ -100,7 +100,7 @@ def test_a_simulated_day_does_not_flap() -> None:
     assert outcome.scale_actions <= 6
 
 
-def test_what_a_run_is_told_it_does() -> None:
+def test_a_run_does_what_it_is_given() -> None:
     class Three:
         def targets(self, tiers: object, now_s: float) -> dict[Tier, int]:
             return {Tier.CHAT: 3 if 100 <= now_s < 200 else 1}

@@ -1,4 +1,4 @@
-"""Profiles of cards: what comes with the package agrees with production's code, and bad ones are
+"""Profiles of GPUs: what comes with the package agrees with production's code, and bad ones are
 refused with the field's name."""
 
 import json
@@ -9,7 +9,7 @@ import pytest
 from loadtest.simulation.profile import (
     PROFILES,
     TOTAL,
-    ProfileError,
+    GpuProfileError,
     known_profiles,
     read_profile,
     write_profile,
@@ -20,18 +20,18 @@ from serve_app.core.placement.fit import fit_model, gpu_of
 from serve_app.core.placement.hardware import RTX_4090, T4, Hardware, model_shape
 from serve_app.core.scaling.step_time import derived_step_model
 from serve_app.engine.fake.batch import PROMPT_TOKENS_PER_STEP
-from tests.loadtest.simulation.builders import a_card, curve
+from tests.loadtest.simulation.builders import a_gpu, curve
 
 SHAPE = model_shape(DEFAULT_MODEL_CONFIG)
-CARDS = [("T4", T4), ("RTX4090", RTX_4090)]
+GPUS = [("T4", T4), ("RTX4090", RTX_4090)]
 
 
-def test_both_cards_come_with_the_package() -> None:
+def test_both_gpus_come_with_the_package() -> None:
     assert sorted(known_profiles()) == ["RTX4090", "T4"]
 
 
-@pytest.mark.parametrize(("name", "hardware"), CARDS)
-def test_a_card_steps_as_production_derives_it(name: str, hardware: Hardware) -> None:
+@pytest.mark.parametrize(("name", "hardware"), GPUS)
+def test_a_gpu_steps_as_production_derives_it(name: str, hardware: Hardware) -> None:
     profile, derived = known_profiles()[name], derived_step_model(hardware, SHAPE)
     read_ms = SHAPE.kv_bytes_per_token * 1e3 / hardware.bandwidth_bytes_per_s * 1e3
     assert profile.model == DEFAULT_MODEL
@@ -44,8 +44,8 @@ def test_a_card_steps_as_production_derives_it(name: str, hardware: Hardware) ->
     assert profile.step_tokens.value == PROMPT_TOKENS_PER_STEP
 
 
-@pytest.mark.parametrize(("name", "hardware"), CARDS)
-def test_a_card_holds_what_placement_derives(name: str, hardware: Hardware) -> None:
+@pytest.mark.parametrize(("name", "hardware"), GPUS)
+def test_a_gpu_holds_what_placement_derives(name: str, hardware: Hardware) -> None:
     engine = EngineConfig()
     fit = fit_model(
         gpu_of(hardware),
@@ -58,14 +58,14 @@ def test_a_card_holds_what_placement_derives(name: str, hardware: Hardware) -> N
 
 
 @pytest.mark.parametrize("name", ["T4", "RTX4090"])
-def test_a_cards_start_is_the_sum_of_its_phases(name: str) -> None:
+def test_a_gpus_start_is_the_sum_of_its_phases(name: str) -> None:
     profile = known_profiles()[name]
     phases = [figure.value for phase, figure in profile.start_s.items() if phase != TOTAL]
     assert profile.start_total_s == pytest.approx(sum(phases), abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["T4", "RTX4090"])
-def test_nothing_of_a_card_that_was_not_here_is_called_measured(name: str) -> None:
+def test_nothing_of_a_gpu_that_was_not_here_is_called_measured(name: str) -> None:
     profile = known_profiles()[name]
     assert profile.measured_on is None
     assert '"measured"' not in profile.model_dump_json()
@@ -84,8 +84,8 @@ def test_a_curve_goes_on_as_between_its_last_two_points() -> None:
     assert [found.at(n) for n in asked] == pytest.approx([10, 10, 12, 16, 24, 32, 40])
 
 
-def test_a_card_with_a_curve_keeps_the_straight_line_for_the_gate() -> None:
-    bent = a_card(by_sequences={1: 20.0, 8: 90.0}, per_prompt_mpair_ms=100.0, per_prompt_ms=7.0)
+def test_a_gpu_with_a_curve_keeps_the_straight_line_for_the_gate() -> None:
+    bent = a_gpu(by_sequences={1: 20.0, 8: 90.0}, per_prompt_mpair_ms=100.0, per_prompt_ms=7.0)
     assert bent.step_ms(8) == 90.0
     assert bent.token_ms(8) == pytest.approx(90.0 / 8)
     assert bent.step_model.step_ms(8) == pytest.approx(18.0)
@@ -99,14 +99,14 @@ def test_a_curve_rises_from_one_sequence(step_ms: dict[int, float]) -> None:
 
 
 def test_a_profile_is_read_as_it_was_written(tmp_path: Path) -> None:
-    bent = a_card(by_sequences={1: 10.0, 4: 16.0}, per_prompt_mpair_ms=2.0)
-    for card in (known_profiles()["T4"], bent):
-        write_profile(tmp_path / "deeper" / "card.json", card)
-        assert read_profile(tmp_path / "deeper" / "card.json") == card
+    bent = a_gpu(by_sequences={1: 10.0, 4: 16.0}, per_prompt_mpair_ms=2.0)
+    for gpu in (known_profiles()["T4"], bent):
+        write_profile(tmp_path / "deeper" / "gpu.json", gpu)
+        assert read_profile(tmp_path / "deeper" / "gpu.json") == gpu
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reason"),
     [
         ({"speed": 1}, "speed: there is no such key"),
         ({"base_ms": None}, "base_ms: "),
@@ -120,25 +120,25 @@ def test_a_profile_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"start_s": {}}, "start_s: is to have `total`"),
     ],
 )
-def test_a_wrong_field_is_named(change: dict[str, object], told: str, tmp_path: Path) -> None:
-    path = tmp_path / "card.json"
+def test_a_wrong_field_is_named(change: dict[str, object], reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "gpu.json"
     document = json.loads((PROFILES / "t4.json").read_text(encoding="utf-8"))
     path.write_text(json.dumps(document | change), encoding="utf-8")
-    with pytest.raises(ProfileError) as fault:
+    with pytest.raises(GpuProfileError) as error:
         read_profile(path)
-    assert str(path) in str(fault.value)
-    assert told in str(fault.value)
+    assert str(path) in str(error.value)
+    assert reason in str(error.value)
 
 
 def test_a_missing_field_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "card.json"
+    path = tmp_path / "gpu.json"
     document = json.loads((PROFILES / "t4.json").read_text(encoding="utf-8"))
     del document["per_context_ktoken_ms"]
     path.write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(ProfileError, match="per_context_ktoken_ms: is missing"):
+    with pytest.raises(GpuProfileError, match="per_context_ktoken_ms: is missing"):
         read_profile(path)
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match="cannot be read: No such file"):
+    with pytest.raises(GpuProfileError, match="cannot be read: No such file"):
         read_profile(tmp_path / "none.json")

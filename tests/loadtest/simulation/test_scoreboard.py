@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.simulation.figures import Figures
+from loadtest.simulation.figures import RunFigures
 from loadtest.simulation.kept_runs import KeptRuns
 from loadtest.simulation.scoreboard import CaseRows, Played, row, sentences, summary, table
 from loadtest.simulation.trace import TraceError
@@ -19,21 +19,21 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def figures(goodput: float = 0.9, gpu_hours: float = 2.0, **other: Any) -> Figures:
+def figures(goodput: float = 0.9, gpu_hours: float = 2.0, **other: Any) -> RunFigures:
     known: dict[str, Any] = {
         "attainment": 1.0, "cost_usd": 1.0, "scale_actions": 3, "requests": 100, "refused": 0,
         "lent": 0, "goodput_by_tier": {Tier.CHAT: goodput}, "ttft_p95_s": {Tier.CHAT: 0.5},
         "tpot_p95_s": {Tier.CHAT: 0.05},
     }  # fmt: skip
-    return Figures(goodput=goodput, gpu_hours=gpu_hours, **{**known, **other})
+    return RunFigures(goodput=goodput, gpu_hours=gpu_hours, **{**known, **other})
 
 
-def a_case(ours: Figures, constant: int = 4, **others: Figures) -> CaseRows:
+def a_case(ours: RunFigures, constant: int = 4, **others: RunFigures) -> CaseRows:
     found = {"ours": ours, "constant": figures(0.9, 3.0), **others}
     settings = {"constant": {"chat": constant}}
     rows = {
-        law: row(Played(law, own, settings.get(law, {}), 1, 0.9), ours)
-        for law, own in found.items()
+        policy: row(Played(policy, own, settings.get(policy, {}), 1, 0.9), ours)
+        for policy, own in found.items()
     }
     return CaseRows(gpus={"T4": 8}, initial={"chat": 1}, requests=100, duration_s=60.0, rows=rows)
 
@@ -84,13 +84,13 @@ def test_the_table_has_a_line_for_each_law_and_marks_what_is_not_equal() -> None
 def test_what_was_played_is_not_played_again_unless_the_code_has_changed(tmp_path: Path) -> None:
     played: list[str] = []
 
-    def play() -> Figures:
+    def play() -> RunFigures:
         played.append("once more")
         return figures(0.5 + len(played) / 100)
 
-    def kept(law: str, code: str, *, trusted: bool = False, on: str = "this") -> float:
+    def kept(policy: str, code: str, *, trusted: bool = False, on: str = "this") -> float:
         runs = KeptRuns(tmp_path, on, code, trusted)
-        found = runs.keep(law, {"target": 2}, play)
+        found = runs.keep(policy, {"target": 2}, play)
         assert found is not None
         return found.goodput
 
@@ -140,7 +140,7 @@ def test_a_folders_settings_that_are_wrong_name_their_file(tmp_path: Path, text:
         settings_of(a_folder(tmp_path) / "calm.csv")
 
 
-def test_a_folder_without_traces_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_traces_is_reported(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="no file"):
         trace_files(tmp_path)
 
@@ -151,9 +151,9 @@ def test_the_command_plays_a_folder_and_goes_on_where_it_was(
     from loadtest.__main__ import main
 
     out = tmp_path / "out.json"
-    words = ["bench-scaling", "--traces", str(a_folder(tmp_path, 60)), "--json", str(out)]
-    words += ["--kept", str(tmp_path / "kept"), "--jobs", "1", "--plan-tries", "4", "--laws"]
-    assert main([*words, "ours", "ray-default", "constant", "clairvoyant"]) == 0
+    argv = ["bench-scaling", "--traces", str(a_folder(tmp_path, 60)), "--json", str(out)]
+    argv += ["--kept", str(tmp_path / "kept"), "--jobs", "1", "--plan-tries", "4", "--laws"]
+    assert main([*argv, "ours", "ray-default", "constant", "clairvoyant"]) == 0
     document = json.loads(out.read_text(encoding="utf-8"))
     rows = document["cases"]["calm"]["rows"]
     assert set(rows) == {"ours", "ray-default", "constant", "clairvoyant"}
@@ -161,7 +161,7 @@ def test_the_command_plays_a_folder_and_goes_on_where_it_was(
     assert rows["constant"]["setting"] == {"chat": 1}
     assert document["summary"]["ray"]["mean"] == pytest.approx(1.0, rel=0.02)
     kept = sorted((tmp_path / "kept").iterdir())
-    assert main([*words, "ours", "constant"]) == 0
+    assert main([*argv, "ours", "constant"]) == 0
     assert sorted((tmp_path / "kept").iterdir()) == kept
     assert "geometric mean" in capsys.readouterr().out
 
@@ -186,7 +186,7 @@ def test_the_page_has_the_summary_the_table_and_how_it_was_made() -> None:
         "date": "2026-01-01", "commit": "abc",
     }  # fmt: skip
     text = page_text(cases, summary(cases), meta)
-    assert text.startswith("- Against Ray's law")
+    assert text.startswith("- Against Ray's policy")
     assert table(cases) in text
     for part in ("TTFT 2 s, TPOT 0.1 s", "`the command`", "abc"):
         assert part in text

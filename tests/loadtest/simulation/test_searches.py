@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from loadtest.simulation.highest_load import highest_load
 from loadtest.simulation.set_search import SetSearch
+from loadtest.simulation.sustained_load import maximum_load
 
 PRICES = {"T4": 0.526, "RTX4090": 0.34}
 POWER = {"T4": 1.0, "RTX4090": 3.0}
@@ -15,23 +15,23 @@ POWER = {"T4": 1.0, "RTX4090": 3.0}
 
 @pytest.mark.parametrize("limit", [0.07, 1.0, 1.3, 5.0, 47.0])
 @pytest.mark.parametrize("guess", [1.0, 1.3, 6.0])
-def test_the_highest_load_is_found_to_its_precision(limit: float, guess: float) -> None:
-    found = highest_load(lambda load: load, lambda load: load <= limit, guess=guess, precision=0.01)
+def test_the_maximum_load_is_found_to_its_precision(limit: float, guess: float) -> None:
+    found = maximum_load(lambda load: load, lambda load: load <= limit, guess=guess, precision=0.01)
     assert limit / 1.011 <= found.load <= limit
-    assert found.held == found.load
+    assert found.sustained == found.load
     assert found.failed is not None
     assert limit < found.failed <= found.load * 1.01
     assert found.tried <= 20
 
 
-def test_nothing_is_held_where_not_even_a_trickle_is() -> None:
-    found = highest_load(lambda load: load, lambda _: False, guess=3.0)
-    assert (found.load, found.held) == (0.0, None)
+def test_nothing_is_sustained_where_not_even_a_trickle_is() -> None:
+    found = maximum_load(lambda load: load, lambda _: False, guess=3.0)
+    assert (found.load, found.sustained) == (0.0, None)
     assert found.tried <= 12
 
 
-def test_a_load_that_is_always_held_ends_the_search() -> None:
-    found = highest_load(lambda load: load, lambda _: True, guess=3.0)
+def test_a_load_that_is_always_sustained_ends_the_search() -> None:
+    found = maximum_load(lambda load: load, lambda _: True, guess=3.0)
     assert found.load > 100
     assert found.failed is None
 
@@ -42,13 +42,13 @@ def power(counts: Mapping[str, int]) -> float:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_the_cheapest_set_is_the_one_that_trying_them_all_finds(seed: int) -> None:
-    dice = random.Random(seed)
-    prices = {name: dice.uniform(0.1, 1.0) for name in PRICES}
-    load, lost = dice.uniform(0.5, 25), dice.uniform(1.0, 1.5)
-    fixed = dice.choice([0.0, 0.5])
+    rng = random.Random(seed)
+    prices = {name: rng.uniform(0.1, 1.0) for name in PRICES}
+    load, lost = rng.uniform(0.5, 25), rng.uniform(1.0, 1.5)
+    fixed = rng.choice([0.0, 0.5])
 
-    def holds(counts: Mapping[str, int]) -> bool:
-        # A set needs more than the bound says, the more so the fewer its cards are.
+    def sustains(counts: Mapping[str, int]) -> bool:
+        # A set needs more than the bound says, the more so the fewer its GPUs are.
         return power(counts) >= load * lost + fixed
 
     def cost(numbers: tuple[int, ...]) -> float:
@@ -57,12 +57,12 @@ def test_the_cheapest_set_is_the_one_that_trying_them_all_finds(seed: int) -> No
     every = [
         numbers
         for numbers in itertools.product(range(45), repeat=2)
-        if sum(numbers) >= 2 and holds(dict(zip(prices, numbers, strict=True)))
+        if sum(numbers) >= 2 and sustains(dict(zip(prices, numbers, strict=True)))
     ]
     search = SetSearch(
         prices,
         lambda counts: power(counts) / load,
-        lambda counts: "held" if holds(counts) else None,
+        lambda counts: "sustained" if sustains(counts) else None,
         at_least=2,
         most_tries=200,
     )
@@ -77,7 +77,7 @@ def test_what_the_bound_rules_out_is_never_simulated() -> None:
 
     def run(counts: Mapping[str, int]) -> str | None:
         simulated.append(counts)
-        return "held" if power(counts) >= 11 else None
+        return "sustained" if power(counts) >= 11 else None
 
     found = SetSearch(PRICES, lambda counts: power(counts) / 10, run).cheapest()
     assert found.sets[0].counts == {"T4": 0, "RTX4090": 4}
@@ -86,7 +86,7 @@ def test_what_the_bound_rules_out_is_never_simulated() -> None:
 
 
 def test_runners_up_are_other_sets_and_not_the_first_with_more() -> None:
-    run = {True: "held", False: None}
+    run = {True: "sustained", False: None}
     search = SetSearch(PRICES, lambda c: power(c) / 10, lambda c: run[power(c) >= 11])
     first, *others = search.cheapest().sets
     assert others
@@ -95,7 +95,7 @@ def test_runners_up_are_other_sets_and_not_the_first_with_more() -> None:
         assert any(other.counts[name] < first.counts[name] for name in PRICES)
 
 
-def test_too_few_tries_are_told() -> None:
+def test_too_few_tries_are_reported() -> None:
     search = SetSearch(
         PRICES, lambda c: power(c) / 100, lambda c: c if power(c) >= 120 else None, most_tries=3
     )

@@ -1,4 +1,4 @@
-"""The bound by arithmetic, how cards are divided, and the load that a small set holds."""
+"""The bound by arithmetic, how GPUs are divided, and the load that a small set sustains."""
 
 import itertools
 from dataclasses import replace
@@ -6,11 +6,10 @@ from dataclasses import replace
 import pytest
 
 from loadtest.load.scenario import Slo, Uniform
-from loadtest.simulation.held_load import held_load
-from loadtest.simulation.holding import holding
-from loadtest.simulation.profile import CardProfile, known_profiles
+from loadtest.simulation.profile import GpuProfile, known_profiles
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.static_set import Bench
+from loadtest.simulation.sustained_load import maximum_sustained_load, sustaining_split
 from loadtest.simulation.traffic import Independent
 from serve_app.core.tiers import Tier
 from tests.loadtest.simulation.builders import curve
@@ -18,8 +17,8 @@ from tests.loadtest.simulation.builders import curve
 GPUS = {"T4": 2, "RTX4090": 3}
 
 
-def times_slower(profile: CardProfile, factor: float, name: str) -> CardProfile:
-    """A card that makes fewer requests a second, so that little has to be simulated."""
+def times_slower(profile: GpuProfile, factor: float, name: str) -> GpuProfile:
+    """A GPU that makes fewer requests a second, so that little has to be simulated."""
     figures = ("base_ms", "per_sequence_ms", "per_prompt_token_ms", "per_context_ktoken_ms")
     slower = {
         figure: (own := getattr(profile, figure)).model_copy(update={"value": factor * own.value})
@@ -42,26 +41,26 @@ def a_bench(*, slo: Slo | None = None, chat: float = 0.8) -> Bench:
     return Bench(Independent(shares, lengths, lengths, requests=100), setup, goodput=0.9)
 
 
-def test_the_bound_of_one_tier_is_the_sum_of_its_cards() -> None:
+def test_the_bound_of_one_tier_is_the_sum_of_its_gpus() -> None:
     bench = a_bench(chat=1.0)
-    one = {card: bench.card_bound_rps(card, Tier.CHAT) for card in GPUS}
+    one = {gpu: bench.gpu_bound_rps(gpu, Tier.CHAT) for gpu in GPUS}
     assert bench.bound_rps(GPUS) == pytest.approx(2 * one["T4"] + 3 * one["RTX4090"])
     assert one["RTX4090"] > one["T4"] > 0
 
 
 @pytest.mark.parametrize("chat", [0.05, 0.3, 0.5, 0.8, 0.97])
-def test_the_bound_of_two_tiers_is_the_best_division_of_the_cards_time(chat: float) -> None:
+def test_the_bound_of_two_tiers_is_the_best_division_of_the_gpus_time(chat: float) -> None:
     bench = a_bench(chat=chat)
     rates = {
-        card: [bench.card_bound_rps(card, tier) for tier in (Tier.CHAT, Tier.REASONING)]
-        for card in GPUS
+        gpu: [bench.gpu_bound_rps(gpu, tier) for tier in (Tier.CHAT, Tier.REASONING)]
+        for gpu in GPUS
     }
     best = 0.0
     for parts in itertools.product([step / 100 for step in range(101)], repeat=2):
         served = [0.0, 0.0]
-        for (card, count), part in zip(GPUS.items(), parts, strict=True):
-            served[0] += count * part * rates[card][0]
-            served[1] += count * (1 - part) * rates[card][1]
+        for (gpu, count), part in zip(GPUS.items(), parts, strict=True):
+            served[0] += count * part * rates[gpu][0]
+            served[1] += count * (1 - part) * rates[gpu][1]
         best = max(best, min(served[0] / chat, served[1] / (1 - chat)))
     assert best <= bench.bound_rps(GPUS) * 1.000001
     assert best == pytest.approx(bench.bound_rps(GPUS), rel=0.02)
@@ -69,7 +68,7 @@ def test_the_bound_of_two_tiers_is_the_best_division_of_the_cards_time(chat: flo
 
 def test_a_tight_promise_on_tokens_lowers_the_bound_to_nothing() -> None:
     loose, tight, never = (
-        a_bench(chat=1.0, slo=Slo(tpot=tpot)).card_bound_rps("T4", Tier.CHAT)
+        a_bench(chat=1.0, slo=Slo(tpot=tpot)).gpu_bound_rps("T4", Tier.CHAT)
         for tpot in (1.0, 0.0155, 0.014)
     )
     assert loose > tight > 0
@@ -79,13 +78,13 @@ def test_a_tight_promise_on_tokens_lowers_the_bound_to_nothing() -> None:
 def test_a_curve_is_bound_by_its_best_batch() -> None:
     """The step of eight takes so long that four at a time make more tokens."""
     bench = a_bench(chat=1.0)
-    straight = bench.card_bound_rps("T4", Tier.CHAT)
+    straight = bench.gpu_bound_rps("T4", Tier.CHAT)
     known = bench.setup.profiles
 
     def bound_rps(step_ms: dict[int, float]) -> float:
         bent = known["T4"].model_copy(update={"by_sequences": curve(step_ms)})
         setup = replace(bench.setup, profiles={**known, "T4": bent})
-        return replace(bench, setup=setup).card_bound_rps("T4", Tier.CHAT)
+        return replace(bench, setup=setup).gpu_bound_rps("T4", Tier.CHAT)
 
     line_ms = {batch: known["T4"].batch_ms(batch) for batch in (1, 4, 8)}
     assert bound_rps(line_ms) == pytest.approx(straight)
@@ -94,7 +93,7 @@ def test_a_curve_is_bound_by_its_best_batch() -> None:
     assert bound_rps({1: 2000.0, 4: 2000.0}) == 0
 
 
-def test_each_tier_gets_its_preferred_cards_first() -> None:
+def test_each_tier_gets_its_preferred_gpus_first() -> None:
     bench = a_bench()
     assert bench.placed(GPUS, {Tier.CHAT: 3, Tier.REASONING: 2}) == {
         Tier.CHAT: {"RTX4090": 3, "T4": 0},
@@ -109,25 +108,29 @@ def test_the_division_with_most_room_comes_first() -> None:
     assert a_bench().splits({"T4": 1}) == []
 
 
-def test_the_load_that_a_card_holds_is_held_and_the_next_is_not() -> None:
+def test_the_load_that_a_gpu_sustains_is_found_and_the_next_is_not() -> None:
     bench = a_bench(chat=1.0)
-    held = held_load(bench, {"slow": 1}, repetitions=2, precision=0.05)
-    assert held is not None
-    assert held.outcome is not None
-    assert held.load_per_s == min(held.loads_per_s)
-    assert 0.4 * bench.bound_rps({"slow": 1}) < held.load_per_s <= bench.bound_rps({"slow": 1})
-    assert bench.holds(held.outcome)
-    assert "chat: " in held.beyond
-    assert held.split == {Tier.CHAT: 1}
-    assert holding(bench, {"slow": 1}, held.load_per_s * 0.9, repetitions=2) is not None
-    assert holding(bench, {"slow": 1}, held.load_per_s * 1.5, repetitions=2) is None
+    sustained = maximum_sustained_load(bench, {"slow": 1}, repetitions=2, precision=0.05)
+    assert sustained is not None
+    assert sustained.outcome is not None
+    assert sustained.load_per_s == min(sustained.loads_per_s)
+    assert 0.4 * bench.bound_rps({"slow": 1}) < sustained.load_per_s <= bench.bound_rps({"slow": 1})
+    assert bench.sustains(sustained.outcome)
+    assert "chat: " in sustained.beyond
+    assert sustained.split == {Tier.CHAT: 1}
+    assert (
+        sustaining_split(bench, {"slow": 1}, sustained.load_per_s * 0.9, repetitions=2) is not None
+    )
+    assert sustaining_split(bench, {"slow": 1}, sustained.load_per_s * 1.5, repetitions=2) is None
 
 
-def test_what_no_load_keeps_is_told() -> None:
-    held = held_load(a_bench(chat=1.0, slo=Slo(tpot=0.014)), {"T4": 1}, repetitions=2)
-    assert held is not None
-    assert (held.load_per_s, held.outcome) == (0.0, None)
-    assert "a step for one request alone takes longer" in held.beyond
+def test_what_no_load_keeps_is_reported() -> None:
+    sustained = maximum_sustained_load(
+        a_bench(chat=1.0, slo=Slo(tpot=0.014)), {"T4": 1}, repetitions=2
+    )
+    assert sustained is not None
+    assert (sustained.load_per_s, sustained.outcome) == (0.0, None)
+    assert "a step for one request alone takes longer" in sustained.beyond
 
 
 def test_the_same_seed_gives_the_same_requests_closer_together() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.simulation.synthetic import KINDS, Lengths, Load, opposite_phase, synthetic
+from loadtest.simulation.synthetic import KINDS, Lengths, SyntheticLoad, opposite_phase, synthetic
 from loadtest.simulation.trace import CONTEXT_TOKENS, Trace
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 
@@ -82,7 +82,7 @@ def test_a_load_has_its_rate_and_its_lengths(
     peak_rps: float, part: float, median: int, spread: float
 ) -> None:
     lengths = Lengths(median, spread)
-    load = Load(
+    load = SyntheticLoad(
         Tier.CHAT, lambda at_s: np.full_like(at_s, part * peak_rps), peak_rps, lengths, lengths
     )
     trace = synthetic((load,), 600.0)

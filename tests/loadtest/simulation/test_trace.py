@@ -54,7 +54,7 @@ def test_whose_requests_a_file_has(tmp_path: Path, columns: str, tier: Tier | No
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a,b\n1,2\n", "lacks the columns arrival_s, input_tokens, output_tokens"),
+        ("a,b\n1,2\n", "does not have the columns arrival_s, input_tokens, output_tokens"),
         (f"{HEADER}\n", "has no requests"),
         (f"{HEADER}\n1,x,3\n", "line 2"),
         (f"{HEADER}\n,2,3\n", "line 2: arrival_s is ''"),
@@ -63,9 +63,9 @@ def test_whose_requests_a_file_has(tmp_path: Path, columns: str, tier: Tier | No
     ],
 )
 def test_a_file_that_is_no_trace_says_why(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(TraceError) as fault:
+    with pytest.raises(TraceError) as error:
         read_trace(a_file(tmp_path, text), tier=Tier.CHAT)
-    assert said in str(fault.value)
+    assert said in str(error.value)
 
 
 def test_without_a_column_someone_must_say_whose_they_are(tmp_path: Path) -> None:

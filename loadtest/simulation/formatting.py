@@ -1,4 +1,4 @@
-"""How the answers' figures are told on a terminal."""
+"""How the answers' figures are written on a terminal."""
 
 from collections.abc import Mapping
 
@@ -42,17 +42,17 @@ def times(of: Percentiles) -> str:
     return f"{p50} / {p95}" if unit and p95.endswith(unit) else f"{p50}{unit} / {p95}"
 
 
-def tell_profiles(profiles: Mapping[str, str], console: Console) -> None:
-    """What of the cards was measured: nothing may look measured that is not."""
+def print_profiles(profiles: Mapping[str, str], console: Console) -> None:
+    """What of the GPUs was measured: nothing may look measured that is not."""
     for status in sorted(set(profiles.values())):
         names = ", ".join(name for name, own in profiles.items() if own == status)
         if status == "measured":
-            told, style = f"{names}: the profile's figures were measured.", "dim"
+            text, style = f"{names}: the profile's figures were measured.", "dim"
         else:
             not_measured = ", not measured" if status == "derived" else ""
-            told = (
+            text = (
                 f"{names}: the profile's figures are {status}{not_measured}; "
-                "`python -m loadtest calibrate` measures a card."
+                "`python -m loadtest calibrate` measures a GPU."
             )
             style = "yellow"
-        console.print(told, style=style, soft_wrap=True, highlight=False)
+        console.print(text, style=style, soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""What KEDA's, llm-d's and AIBrix's laws count, at what they see."""
+"""What KEDA's, llm-d's and AIBrix's policies count, at what they see."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -6,35 +6,40 @@ from typing import Any
 
 import pytest
 
-from loadtest.simulation.kubernetes_laws import AibrixApa, Descent, LlmdSaturation, WaitingThreshold
+from loadtest.simulation.kubernetes_policies import (
+    AibrixApa,
+    Descent,
+    LlmdSaturation,
+    WaitingThreshold,
+)
 from serve_app.core.tiers import Tier
 
 
 @dataclass(eq=False)
-class Replica:
+class SimulatedReplica:
     queue_depth: float
     engine: SimpleNamespace
     size: float = 1.0
 
 
-def replica(*, queue: float = 0.0, kv: float = 0.0) -> Replica:
-    return Replica(queue, SimpleNamespace(kv_usage=kv))
+def replica(*, queue: float = 0.0, kv: float = 0.0) -> SimulatedReplica:
+    return SimulatedReplica(queue, SimpleNamespace(kv_usage=kv))
 
 
-def a_tier(*replicas: Replica, target: int | None = None, ongoing: int = 0) -> Any:
+def a_tier(*replicas: SimulatedReplica, target: int | None = None, ongoing: int = 0) -> Any:
     serving = list(replicas)
     return SimpleNamespace(
         target=len(serving) if target is None else target,
         weight=1.0,
         serving=dict.fromkeys(serving),
-        wanted=serving * (1 if target in (None, len(serving)) else 2),
+        starting_or_serving=serving * (1 if target in (None, len(serving)) else 2),
         queue_depth=sum(r.queue_depth for r in serving),
         ongoing=ongoing,
     )
 
 
-def desired(law: Any, tier: Any, now_s: float = 0.0) -> float:
-    return law.targets({Tier.CHAT: tier}, now_s)[Tier.CHAT]
+def desired(policy: Any, tier: Any, now_s: float = 0.0) -> float:
+    return policy.targets({Tier.CHAT: tier}, now_s)[Tier.CHAT]
 
 
 def test_a_count_falls_only_after_the_highest_count_of_the_window() -> None:
@@ -50,26 +55,26 @@ def test_a_count_falls_only_after_the_highest_count_of_the_window() -> None:
 def test_keda_desires_a_replica_for_each_threshold_outside_a_tolerance(
     waiting: float, count: int
 ) -> None:
-    law = WaitingThreshold(5, 1, 8)
+    policy = WaitingThreshold(5, 1, 8)
     # A count of zero waits for the window before it falls: the count of now is remembered.
-    law.descent.apply(Tier.CHAT, 2, 2, -1.0)
-    assert desired(law, a_tier(replica(queue=waiting / 2), replica(queue=waiting / 2))) == count
+    policy.descent.apply(Tier.CHAT, 2, 2, -1.0)
+    assert desired(policy, a_tier(replica(queue=waiting / 2), replica(queue=waiting / 2))) == count
 
 
-def test_llmd_wishes_one_more_where_queues_or_caches_are_near_their_threshold() -> None:
-    law = LlmdSaturation(5, 3, 1, 10)
-    assert desired(law, a_tier(replica(queue=3), replica(queue=2))) == 3
+def test_llmd_desires_one_more_where_queues_or_caches_are_near_their_threshold() -> None:
+    policy = LlmdSaturation(5, 3, 1, 10)
+    assert desired(policy, a_tier(replica(queue=3), replica(queue=2))) == 3
     assert desired(LlmdSaturation(5, 3, 1, 10), a_tier(replica(kv=0.75), replica(kv=0.7))) == 3
     assert desired(LlmdSaturation(5, 3, 1, 10), a_tier(replica(queue=9), replica(kv=0.9))) == 3
 
 
-def test_llmd_wishes_none_while_one_starts() -> None:
+def test_llmd_desires_none_while_one_starts() -> None:
     assert desired(LlmdSaturation(5, 3, 1, 10), a_tier(replica(queue=9), target=2)) == 2
 
 
 def test_llmd_gives_one_back_where_the_rest_would_keep_enough() -> None:
-    law = LlmdSaturation(5, 3, 1, 10, descent=Descent(0.0))
-    assert desired(law, a_tier(replica(kv=0.1), replica(kv=0.1), replica())) == 2
+    policy = LlmdSaturation(5, 3, 1, 10, descent=Descent(0.0))
+    assert desired(policy, a_tier(replica(kv=0.1), replica(kv=0.1), replica())) == 2
     full = LlmdSaturation(5, 3, 1, 10, descent=Descent(0.0))
     assert desired(full, a_tier(replica(kv=0.5), replica(kv=0.5))) == 2
 
@@ -83,8 +88,8 @@ def test_aibrix_follows_the_load_of_a_replica_twofold_at_most(ongoing: int, coun
 
 
 def test_aibrix_waits_after_a_change_before_it_gives_back() -> None:
-    law = AibrixApa(10, 1, 100, cooldown_s=300.0)
+    policy = AibrixApa(10, 1, 100, cooldown_s=300.0)
     four = [replica() for _ in range(4)]
-    assert desired(law, a_tier(*four, ongoing=60), 0.0) == 6
-    assert desired(law, a_tier(*four, ongoing=5), 100.0) == 4
-    assert desired(law, a_tier(*four, ongoing=5), 301.0) == 2
+    assert desired(policy, a_tier(*four, ongoing=60), 0.0) == 6
+    assert desired(policy, a_tier(*four, ongoing=5), 100.0) == 4
+    assert desired(policy, a_tier(*four, ongoing=5), 301.0) == 2

@@ -1,4 +1,4 @@
-"""The laws by which Kubernetes stacks scale on queues: KEDA, llm-d's autoscaler, AIBrix's.
+"""The policies by which Kubernetes stacks scale on queues: KEDA, llm-d's autoscaler, AIBrix's.
 
 Each is written anew from its project's documentation and source, with its defaults. What they read
 of an engine is what waits and runs at a replica of this data plane, whose gate holds the queue that
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from loadtest.simulation.replica import Replica
+from loadtest.simulation.replica import SimulatedReplica
 from loadtest.simulation.tier_state import TierState
 from serve_app.core.tiers import Tier
 
@@ -20,19 +20,20 @@ TOLERANCE = 0.1
 
 @dataclass(slots=True)
 class Descent:
-    """The horizontal pod autoscaler's stabilisation: a tier's count falls to the highest wish of
-    the last `stabilisation_s` (300 s if nothing is said), and rises at once."""
+    """The horizontal pod autoscaler's stabilisation: a tier's count falls to the highest desired
+    count of the last `stabilisation_s` (300 s if nothing is said), and rises at once."""
 
     stabilisation_s: float
-    _wishes: dict[Tier, deque[tuple[float, int]]] = field(default_factory=dict)
+    _recent: dict[Tier, deque[tuple[float, int]]] = field(default_factory=dict)
 
-    def apply(self, tier: Tier, wish: int, target: int, now_s: float) -> int:
-        wishes = self._wishes.setdefault(tier, deque())
-        wishes.append((now_s, wish))
-        while wishes[0][0] < now_s - self.stabilisation_s:
-            wishes.popleft()
-        # Not above what runs for the sake of an old wish: stabilisation only slows the way down.
-        return max(wish, min(target, max(past for _, past in wishes)))
+    def apply(self, tier: Tier, desired: int, target: int, now_s: float) -> int:
+        recent = self._recent.setdefault(tier, deque())
+        recent.append((now_s, desired))
+        while recent[0][0] < now_s - self.stabilisation_s:
+            recent.popleft()
+        # Not above what runs for the sake of an old desired count: stabilisation only slows the way
+        # down.
+        return max(desired, min(target, max(past for _, past in recent)))
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ class Every:
 @dataclass(slots=True)
 class WaitingThreshold:
     """A Kubernetes autoscaler on waiting requests, as KEDA feeds it: the metric is read every 30 s,
-    the wish is `waiting / threshold` outside a tolerance of 10 %, and the count falls as `Descent`
+    desired are `waiting / threshold` outside a tolerance of 10 %, and the count falls as `Descent`
     says (KEDA's and the autoscaler's documented defaults: keda.sh/docs, ScaledObject
     specification)."""
 
@@ -75,9 +76,9 @@ class WaitingThreshold:
             return target
         waiting = self._waiting[tier]
         ratio = waiting / (self.threshold * max(1, target))
-        wish = target if abs(ratio - 1) <= TOLERANCE else math.ceil(waiting / self.threshold)
-        wish = min(max(wish, self.minimum), self.maximum)
-        return self.descent.apply(tier, wish, target, now_s)
+        desired = target if abs(ratio - 1) <= TOLERANCE else math.ceil(waiting / self.threshold)
+        desired = min(max(desired, self.minimum), self.maximum)
+        return self.descent.apply(tier, desired, target, now_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class LlmdSaturation:
 
     Twice a minute it looks at each replica's peaks of a minute, scraped every 15 s. A replica is
     saturated at `kv_threshold` (0.8) of its KV cache or `queue_threshold` (5) waiting requests. One
-    replica more is wished where those that are not saturated have on average less left than
+    replica more is desired where those that are not saturated have on average less left than
     `kv_spare` (0.1) or `queue_spare` (3), and none is starting; one less where the rest would keep
     that much with the whole load.
     """
@@ -110,7 +111,7 @@ class LlmdSaturation:
     descent: Descent = field(default_factory=lambda: Descent(300.0))
     _scrape: Every = field(default_factory=lambda: Every(15.0))
     _decide: Every = field(default_factory=lambda: Every(30.0))
-    _seen: dict[Replica, deque[_Peak]] = field(default_factory=dict)
+    _seen: dict[SimulatedReplica, deque[_Peak]] = field(default_factory=dict)
 
     def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, float]:
         return {tier: self._target(tier, state, now_s) for tier, state in tiers.items()}
@@ -122,9 +123,9 @@ class LlmdSaturation:
         if not self._decide.due(tier, now_s):
             return target
         # In a cell a replica stands for several: so many at a time.
-        wish = target + self._change(state) * max(1, round(state.weight))
-        wish = min(max(wish, self.minimum), self.maximum)
-        return self.descent.apply(tier, wish, target, now_s)
+        desired = target + self._change(state) * max(1, round(state.weight))
+        desired = min(max(desired, self.minimum), self.maximum)
+        return self.descent.apply(tier, desired, target, now_s)
 
     def _look(self, state: TierState) -> None:
         for replica in state.serving:
@@ -143,7 +144,7 @@ class LlmdSaturation:
         if not peaks:
             return 0
         if not self._spare(free, len(free)):
-            starting = len(state.wanted) > len(state.serving)
+            starting = len(state.starting_or_serving) > len(state.serving)
             return 0 if starting else 1
         return -1 if len(free) >= 2 and self._spare(free, len(free) - 1) else 0
 
@@ -184,14 +185,14 @@ class AibrixApa:
             return target
         ratio = state.ongoing * state.weight / serving / self.per_replica
         # Of all that are ordered, as AIBrix counts: those that start have no load to show.
-        wish = target
+        desired = target
         if ratio > 1 + TOLERANCE:
-            wish = min(math.ceil(target * ratio), math.ceil(self.rate * target))
+            desired = min(math.ceil(target * ratio), math.ceil(self.rate * target))
         elif ratio < 1 - TOLERANCE:
-            wish = max(math.ceil(target * ratio), math.floor(target / self.rate))
-        wish = min(max(wish, self.minimum), self.maximum)
-        if wish < target and now_s - self._changed_s.get(tier, -math.inf) < self.cooldown_s:
+            desired = max(math.ceil(target * ratio), math.floor(target / self.rate))
+        desired = min(max(desired, self.minimum), self.maximum)
+        if desired < target and now_s - self._changed_s.get(tier, -math.inf) < self.cooldown_s:
             return target
-        if wish != target:
+        if desired != target:
             self._changed_s[tier] = now_s
-        return wish
+        return desired

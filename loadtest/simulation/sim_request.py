@@ -4,15 +4,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from serve_app.api.gate import QueueEntry as Place
 from serve_app.core.tiers import Tier
 
 if TYPE_CHECKING:
-    from loadtest.simulation.replica import Replica
+    from loadtest.simulation.replica import SimulatedReplica
 
 
 @dataclass(slots=True, eq=False)
-class Visit:
+class SimRequest:
     """`arrival_s` is when the client first asked. `entry` is the replica that HAProxy chose,
     `runner` the one whose gate holds it; `borrowed`: that is one of the other tier.
 
@@ -27,12 +26,12 @@ class Visit:
     new_tokens: int
     limit: int
     attempts: int = 0
-    entry: "Replica | None" = None
-    runner: "Replica | None" = None
-    relayed: bool = False
+    entry: "SimulatedReplica | None" = None
+    runner: "SimulatedReplica | None" = None
+    forwarded: bool = False
     borrowed: bool = False
-    place: Place | None = None
-    at_gate: AbstractContextManager[Place] | None = None
+    place: QueueEntry | None = None
+    at_gate: AbstractContextManager[QueueEntry] | None = None
     started_s: float | None = None
     first_token_s: float | None = None
     in_pool: bool = False

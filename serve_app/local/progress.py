@@ -30,7 +30,8 @@ class StartProgress:
 
     def say(self, text: str) -> None:
         """One step that is done."""
-        self._console.print(f"{self.elapsed_s:5.0f} s  {text}", highlight=False, markup=False)
+        line = f"{self.elapsed_s:5.0f} s  {text}"
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def wait_for(self, text: str) -> None:
         """What is waited for; where there is no terminal, one line each time that it changes."""

@@ -1,5 +1,6 @@
 """What a load test does, as a YAML file says it: unknown keys are refused."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,28 @@ from pydantic import (
     model_validator,
 )
 
-from loadtest.load.quantities import per_second, seconds
+_SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_FORM = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(/?)\s*(ms|s|m|h)?\s*")
+
+
+def seconds(value: float | str) -> float:
+    """A plain number is seconds. Raises ValueError."""
+    if not isinstance(value, str):
+        return float(value)
+    match = _FORM.fullmatch(value)
+    if match is None or match[2]:
+        raise ValueError(f"{value!r} is no time: write 100ms, 2s, 5m or 1h")
+    return float(match[1]) * _SECONDS[match[3] or "s"]
+
+
+def per_second(value: float | str) -> float:
+    """A plain number is a second's. Raises ValueError."""
+    if not isinstance(value, str):
+        return float(value)
+    match = _FORM.fullmatch(value)
+    if match is None or (match[3] and not match[2]) or (match[2] and not match[3]):
+        raise ValueError(f"{value!r} is no rate: write 3/s, 90/m or 100/h")
+    return float(match[1]) / _SECONDS[match[3] or "s"]
 
 
 def _above_0(value: float) -> float:
@@ -128,7 +150,7 @@ def _kind_of_length(value: Any) -> str:
     return "number"
 
 
-# By what is there, so that a mistake is not told once for each of the three.
+# By what is there, so that a mistake is not reported once for each of the three.
 Tokens = Annotated[
     Annotated[int, Field(gt=0), Tag("number")]
     | Annotated[Uniform, Tag("uniform")]
@@ -140,12 +162,19 @@ Tokens = Annotated[
 class Slo(_Strict):
     """A request is good if it meets all that are set; refused and failed ones are not."""
 
-    ttft: Time | None = Field(
-        default=None, description="Sent to first token, a thought's included."
-    )
+    ttft: Time | None = Field(default=None, description="Sent to first token, reasoning included.")
     ttfo: Time | None = Field(default=None, description="Sent to first token of the answer.")
     tpot: Time | None = Field(default=None, description="Mean time of a token after the first.")
     e2e: Time | None = Field(default=None, description="Sent to last token.")
+
+
+def slo_words(slo: Slo) -> str:
+    """`TTFT ≤ 2 s, TPOT ≤ 100 ms`."""
+    limits = [(name.upper(), limit_s) for name, limit_s in slo if limit_s is not None]
+    return ", ".join(
+        f"{name} ≤ {limit_s * 1e3:g} ms" if limit_s < 1 else f"{name} ≤ {limit_s:g} s"
+        for name, limit_s in limits
+    )
 
 
 class Load(_Strict):
@@ -174,7 +203,7 @@ class Load(_Strict):
     max_new_tokens: int | None = Field(
         default=None,
         gt=0,
-        description="Longer answers are clipped; what the server tells if not given.",
+        description="Longer answers are clipped; what the server reports if not given.",
     )
     context_tokens: int | None = Field(
         default=None, gt=0, description="Prompts are clipped to it less the answers' limit."
@@ -203,7 +232,9 @@ class Scenario(_Strict):
     drain: Time = Field(default=300.0, description="How long the last answers are waited for.")
     timeout: Time = Field(default=600.0, description="The longest a request may take.")
     retries: int = Field(
-        default=0, ge=0, description="How often a refused request comes back when it was told to."
+        default=0,
+        ge=0,
+        description="How often a refused request is sent again after its Retry-After.",
     )
     ignore_eos: bool = Field(
         default=True,
@@ -231,5 +262,5 @@ class Scenario(_Strict):
     def length_s(self, load: Load) -> float | None:
         """How long the load's requests come; None where only its trace or count ends it."""
         left = None if self.duration is None else self.duration - load.start
-        told = [value for value in (left, load.duration) if value is not None]
-        return min(told, default=None)
+        ends = [value for value in (left, load.duration) if value is not None]
+        return min(ends, default=None)

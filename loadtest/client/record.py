@@ -12,7 +12,7 @@ DIGITS = 6
 
 class Outcome(StrEnum):
     SERVED = "served"
-    REFUSED = "refused"  # the server said that it has no room
+    REFUSED = "refused"  # the server had no room
     ERROR = "error"
     UNFINISHED = "unfinished"  # the run ended first
 
@@ -61,7 +61,7 @@ class Record:
 
     @property
     def late_s(self) -> float | None:
-        """How long after its time it was sent: the generator's own fault."""
+        """How long after its time it was sent: the generator's own delay."""
         return None if self.first_sent_s is None else self.first_sent_s - self.planned_s
 
     @property
@@ -84,7 +84,7 @@ class Record:
         return (self.e2e_s - self.ttft_s) / ((self.output_tokens or 0) - 1)
 
     @property
-    def come_back_s(self) -> float:
+    def retried_for_s(self) -> float:
         """From the first attempt to the last: what a user waits before it is served at all."""
         if self.sent_s is None or self.first_sent_s is None:
             return 0.0

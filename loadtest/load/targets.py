@@ -1,20 +1,19 @@
-"""What a server tells of itself before and while it is asked: models, limits, queues, replicas."""
+"""Where a load goes and how long its requests may be, and what the server reports meanwhile."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 
-from loadtest.load.faults import LoadFault
-from loadtest.load.scenario import Load, Scenario
+from loadtest.client.server_info import models_of, tiers_of
+from loadtest.errors import UserError
+from loadtest.scenario import Load, Scenario
 from loadtest.simulation.trace import CONTEXT_TOKENS
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 
 PERIOD_S = 1.0
-TIMEOUT = aiohttp.ClientTimeout(total=5)
 # Of each tier, as `GET /api/tiers` has them.
 WATCHED = (
     *("queue_depth", "queued", "running", "lent", "borrowed", "slots"),
@@ -51,48 +50,22 @@ def api_of(base_url: str, tier: str) -> str:
 async def find_target(
     http: aiohttp.ClientSession, scenario: Scenario, tier: str, load: Load
 ) -> Target:
-    """Of the first load that names the tier: its model and limits, else what the server tells."""
+    """Of the first load that names the tier: its model and limits, else what the server reports.
+    Of models the tier's own name where the server lists it, else the first. Raises UserError."""
     api = api_of(scenario.base_url, tier)
-    told = await tiers_of(http, scenario.base_url)
-    model = load.model or await _first_model(http, api, tier)
-    limit = load.max_new_tokens or (told or {}).get(tier, {}).get("max_new_tokens")
+    tiers = await tiers_of(http, scenario.base_url) or {}
+    model = load.model
+    if model is None:
+        names = await models_of(http, api)
+        if not names:
+            raise UserError(f"{api}/models lists no model: name one with --model or `model`.")
+        model = tier if tier in names else names[0]
+    limit = load.max_new_tokens or tiers.get(tier, {}).get("max_new_tokens")
     context = load.context_tokens
     if tier in set(Tier):
         limit = limit or DEFAULT_MAX_NEW_TOKENS[Tier(tier)]
         context = context or CONTEXT_TOKENS
     return Target(f"{api}/chat/completions", model, limit, context)
-
-
-async def _first_model(http: aiohttp.ClientSession, api: str, tier: str) -> str:
-    """The tier's own name where the server lists it, else the first listed."""
-    try:
-        async with http.get(f"{api}/models", timeout=TIMEOUT) as response:
-            document = await response.json(content_type=None) if response.status == 200 else {}
-    except (aiohttp.ClientConnectionError, TimeoutError) as fault:
-        raise LoadFault(f"{api} cannot be reached: {fault or 'no answer'}") from None
-    except (aiohttp.ClientError, ValueError):
-        document = {}
-    cards = document.get("data") if isinstance(document, dict) else None
-    names = [str(card["id"]) for card in cards or () if isinstance(card, dict) and "id" in card]
-    if not names:
-        raise LoadFault(f"{api}/models lists no model: name one with --model or `model`.")
-    return tier if tier in names else names[0]
-
-
-async def tiers_of(
-    http: aiohttp.ClientSession, base_url: str
-) -> Mapping[str, Mapping[str, Any]] | None:
-    """What `GET /api/tiers` says, by tier; None of a server that has no tiers, or none just now."""
-    root = "{0.scheme}://{0.netloc}".format(urlsplit(base_url))
-    try:
-        async with http.get(f"{root}/api/tiers", timeout=TIMEOUT) as response:
-            document = await response.json(content_type=None) if response.status == 200 else None
-    except (aiohttp.ClientError, TimeoutError, ValueError):
-        return None
-    listed = document.get("tiers") if isinstance(document, dict) else None
-    if not isinstance(listed, list):
-        return None
-    return {str(tier["tier"]): tier for tier in listed if isinstance(tier, dict) and "tier" in tier}
 
 
 @dataclass(slots=True)
@@ -105,14 +78,11 @@ class Watch:
     async def run(self, http: aiohttp.ClientSession, base_url: str) -> None:
         """Until it is cancelled. A server that had tiers and does not answer leaves a gap."""
         while True:
-            told = await tiers_of(http, base_url)
-            if told is not None:
-                self.samples.append({"at_s": round(self.clock(), 3), "tiers": _watched(told)})
+            tiers = await tiers_of(http, base_url)
+            if tiers is not None:
+                watched = {
+                    name: {key: tier[key] for key in WATCHED if tier.get(key) is not None}
+                    for name, tier in tiers.items()
+                }
+                self.samples.append({"at_s": round(self.clock(), 3), "tiers": watched})
             await asyncio.sleep(PERIOD_S)
-
-
-def _watched(told: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {
-        name: {key: tier[key] for key in WATCHED if tier.get(key) is not None}
-        for name, tier in told.items()
-    }

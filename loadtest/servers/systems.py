@@ -18,7 +18,8 @@ from uuid import uuid4
 
 import psutil
 
-from loadtest.process_cpu import server_processes
+from loadtest.errors import MeasurementError
+from loadtest.servers.processes import server_processes
 from serve_app.config.tier import EngineConfig
 from serve_app.core.placement.engine_args import EngineSpec, cores_of_slice, engine_args
 from serve_app.core.tiers import Tier
@@ -42,10 +43,6 @@ BARE = "bare"
 OURS = "ours"
 # The bare server, while a tierserve that nobody asks runs on the same machine.
 BARE_BESIDE_OURS = "bare-beside-ours"
-
-
-class StartFailure(Exception):
-    """A server did not become ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +129,7 @@ def engine_words(model_dir: Path, engine: EngineConfig) -> list[str]:
 
 
 def engine_environment(engine: EngineConfig) -> dict[str, str]:
-    """What a replica of the tier sets for its engine. Not tierserve's plugin: what it mends is no
+    """What a replica of the tier sets for its engine. Not tierserve's plugin: what it patches is no
     part of another server."""
     plugins = (plugin.name for plugin in entry_points(group=PLUGINS))
     return {
@@ -156,7 +153,7 @@ def bind_engine(run_id: str, cores: Sequence[int]) -> None:
     processes = server_processes(run_id)
     computing = _titled(processes, WORKER_PROCESS) or _titled(processes, ENGINE_PROCESS)
     if not computing:
-        raise StartFailure(f"no process is named {ENGINE_PROCESS} or {WORKER_PROCESS}")
+        raise MeasurementError(f"no process is named {ENGINE_PROCESS} or {WORKER_PROCESS}")
     for thread in (thread for process in computing for thread in process.threads()):
         os.sched_setaffinity(thread.id, cores)
 
@@ -193,8 +190,8 @@ def supervised(
         try:
             _await_ready(name, supervisor, f"http://127.0.0.1:{port}/health", on_wait)
             yield System(name, f"http://127.0.0.1:{port}/v1/chat/completions", run_id)
-        except Exception as fault:
-            fault.add_note(f"The last words of the server '{name}':\n{_tail(Path(log.name))}")
+        except Exception as error:
+            error.add_note(f"The last lines of the server '{name}':\n{_tail(Path(log.name))}")
             raise
         finally:
             supervisor.terminate()
@@ -207,9 +204,9 @@ def _await_ready(
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while not _answers(health_url):
         if server.poll() is not None:
-            raise StartFailure(f"the server '{name}' ended while it started")
+            raise MeasurementError(f"the server '{name}' ended while it started")
         if time.monotonic() > deadline_s:
-            raise StartFailure(f"the server '{name}' did not answer in {START_TIMEOUT_S:.0f} s")
+            raise MeasurementError(f"the server '{name}' did not answer in {START_TIMEOUT_S:.0f} s")
         on_wait()
         time.sleep(POLL_S)
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from loadtest.evaluation.words import percent, seconds
-from loadtest.load.scenario import Slo
+from loadtest.report.formatting import percent, seconds
+from loadtest.scenario import Slo
 from loadtest.simulation.highest_load import Highest, highest_load
 from loadtest.simulation.outcome import Outcome, TierOutcome
 from loadtest.simulation.profile_range import Side, profiles_at

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.evaluation.words import counts, number, percent
+from loadtest.report.formatting import counts, number, percent
 from loadtest.simulation import words
 from loadtest.simulation.answers import SimulateAnswer
 

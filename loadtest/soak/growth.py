@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.evaluation.words import mib
-from loadtest.process_roles import OTHER
-from loadtest.soak.drift import Points, sen_slope, span_s
+from loadtest.report.formatting import mib
+from loadtest.report.statistics import Points, sen_slope, span_s
+from loadtest.servers.processes import OTHER
+from loadtest.soak.observations import Observations
 from loadtest.soak.plan import HOUR_S
-from loadtest.soak.told import Told
 from loadtest.soak.verdicts import Row, Verdict, of_interval, of_limit
 
 # What a slope is extrapolated to: the acceptance.
@@ -29,33 +29,33 @@ LEAST_LOG_SPAN_S = 300.0
 MOST_SHARED_BYTES = 64 * 2**20
 
 
-def growth_rows(told: Told) -> Iterator[Row]:
+def growth_rows(observed: Observations) -> Iterator[Row]:
     """Of all that is seen of the server; its processes only where it is the soak's own."""
-    for role in sorted(told.roles):
-        yield memory_row(role, series_of(told, role))
-    if told.roles:
-        yield from (_worst_role(told, name) for name in MOST_MORE)
-    yield _more(told, "series", "series of GET /metrics", 50, 0.1, _count)
-    yield _more(told, "metrics_bytes", "size of GET /metrics", 65536, 0.1, _kib)
-    if told.roles:
+    for role in sorted(observed.roles):
+        yield memory_row(role, series_of(observed, role))
+    if observed.roles:
+        yield from (_worst_role(observed, name) for name in MOST_MORE)
+    yield _more(observed, "series", "series of GET /metrics", 50, 0.1, _count)
+    yield _more(observed, "metrics_bytes", "size of GET /metrics", 65536, 0.1, _kib)
+    if observed.roles:
         yield _more(
-            *(told, "shared_memory_bytes", "shared memory, whole machine"),
+            *(observed, "shared_memory_bytes", "shared memory, whole machine"),
             *(MOST_SHARED_BYTES, 0.0, mib),
         )
-        yield _session(told)
+        yield _session(observed)
 
 
-def series_of(told: Told, role: str) -> list[Points]:
+def series_of(observed: Observations, role: str) -> list[Points]:
     """The median of each baseline, of each process by itself once it has settled. Of processes
     that come and go as Ray likes the sum is taken."""
     if role == OTHER:
-        totals = told.roles[role]["memory_bytes"]
-        return [_medians(told, list(zip(told.at_s, totals, strict=True)))]
-    settled_s = min(SETTLED_S, SETTLED_SHARE * told.meta["plan"]["duration_s"])
+        totals = observed.roles[role]["memory_bytes"]
+        return [_medians(observed, list(zip(observed.at_s, totals, strict=True)))]
+    settled_s = min(SETTLED_S, SETTLED_SHARE * observed.meta["plan"]["duration_s"])
     found = []
-    for samples in told.processes.get(role, {}).values():
+    for samples in observed.processes.get(role, {}).values():
         old_s = samples[0][0] + settled_s
-        points = _medians(told, [sample for sample in samples if sample[0] >= old_s])
+        points = _medians(observed, [sample for sample in samples if sample[0] >= old_s])
         if points:
             found.append(points)
     return found
@@ -86,22 +86,24 @@ def memory_row(role: str, series: Sequence[Points]) -> Row:
     return Row("memory", name, f"{_signed(mid)} in 72 h, from {mib(start)}", limit, verdict, reason)
 
 
-def _medians(told: Told, samples: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def _medians(
+    observed: Observations, samples: Sequence[tuple[float, float]]
+) -> list[tuple[float, float]]:
     """A point for each baseline that has samples: when it began, and the median."""
     inside: dict[int, list[float]] = {}
     for at_s, value in samples:
-        place = told.baseline_of(at_s)
+        place = observed.baseline_of(at_s)
         if place is not None and not math.isnan(value):
             inside.setdefault(place, []).append(value)
-    return [(told.baselines[place][0], float(np.median(of))) for place, of in inside.items()]
+    return [(observed.baselines[place][0], float(np.median(of))) for place, of in inside.items()]
 
 
-def _worst_role(told: Told, what: str) -> Row:
+def _worst_role(observed: Observations, what: str) -> Row:
     """The role that is furthest above what it may have more than in the first baseline."""
     least, share = MOST_MORE[what]
     found = []
-    for role, columns in told.roles.items():
-        points = _medians(told, list(zip(told.at_s, columns[what], strict=True)))
+    for role, columns in observed.roles.items():
+        points = _medians(observed, list(zip(observed.at_s, columns[what], strict=True)))
         if len(points) > 1:
             first, last = points[0][1], points[-1][1]
             found.append((last - first - max(least, share * first), role, first, last))
@@ -116,9 +118,14 @@ def _worst_role(told: Told, what: str) -> Row:
 
 
 def _more(
-    told: Told, key: str, name: str, least: float, share: float, words: Callable[[float], str]
+    observed: Observations,
+    key: str,
+    name: str,
+    least: float,
+    share: float,
+    words: Callable[[float], str],
 ) -> Row:
-    points = _medians(told, list(zip(told.at_s, told.scalars[key], strict=True)))
+    points = _medians(observed, list(zip(observed.at_s, observed.scalars[key], strict=True)))
     limit = f"{words(least)} more" + (f", or {share:.0%}" if share else "")
     if len(points) < 2:
         return Row("growth", name, "--", limit, Verdict.SHORT, "one baseline alone")
@@ -128,9 +135,11 @@ def _more(
     return Row("growth", name, value, limit, of_limit(ok), "first and last baseline")
 
 
-def _session(told: Told) -> Row:
+def _session(observed: Observations) -> Row:
     """Of Ray's session: logs above all."""
-    points = _medians(told, list(zip(told.at_s, told.scalars["session_bytes"], strict=True)))
+    points = _medians(
+        observed, list(zip(observed.at_s, observed.scalars["session_bytes"], strict=True))
+    )
     name, limit = "Ray's session folder, logs", f"{mib(MOST_SESSION_BYTES)} in 72 h"
     if len(points) < 2 or points[-1][0] - points[0][0] < LEAST_LOG_SPAN_S:
         return Row("growth", name, "--", limit, Verdict.SHORT, "needs five minutes of baselines")

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loadtest.load.record import Outcome, Record
-from loadtest.process_roles import OTHER
-from loadtest.soak import folder as names
+from loadtest.client.record import Outcome, Record
+from loadtest.report.run_folder import read_document, read_lines
+from loadtest.servers.processes import OTHER
 from loadtest.soak.plan import FAULTS, Fault
 from loadtest.soak.traffic import TIMED
 
+META, REQUESTS, SAMPLES, EVENTS = "meta.json", "requests.jsonl", "samples.jsonl", "events.jsonl"
+
 Span = tuple[float, float]
 # Of a server's processes of one role, summed.
-HELD = ("memory_bytes", "handles", "threads")
+SUMMED = ("memory_bytes", "handles", "threads")
 SCALARS = ("series", "metrics_bytes", "metrics_s", "session_bytes", "shared_memory_bytes", "lag_s")
 
 
@@ -45,7 +47,7 @@ class Wrong:
 
 
 @dataclass(slots=True)
-class Told:
+class Observations:
     """Times in seconds of the run. `roles`: by role and what is held, a value for each sample
     (`at_s`), nan where the role had no process. `processes`: memory of each one, by its role."""
 
@@ -76,30 +78,32 @@ class Told:
         return place
 
 
-def read(path: Path) -> Told:
-    """What was written so far. Raises LoadFault."""
-    told = _of_events(names.read_meta(path), list(names.lines(path, names.EVENTS)))
-    for sample in names.lines(path, names.SAMPLES):
-        _add_sample(told, sample)
-    for line in names.lines(path, names.REQUESTS):
-        _add_request(told, line)
-    return told
+def read(path: Path) -> Observations:
+    """What was written so far. Raises UserError."""
+    observed = _of_events(
+        read_document(path, META, "soak's folder"), list(read_lines(path, EVENTS))
+    )
+    for sample in read_lines(path, SAMPLES):
+        _add_sample(observed, sample)
+    for line in read_lines(path, REQUESTS):
+        _add_request(observed, line)
+    return observed
 
 
-def records_in(path: Path, told: Told, chosen: Sequence[int]) -> list[Record]:
+def records_in(path: Path, observed: Observations, chosen: Sequence[int]) -> list[Record]:
     """The timed streams that were sent in these baselines."""
-    wanted = set(chosen)
+    baselines = set(chosen)
     return [
         Record.from_dict(line)
-        for line in names.lines(path, names.REQUESTS)
-        if line["kind"] in TIMED and told.baseline_of(line["planned_s"]) in wanted
+        for line in read_lines(path, REQUESTS)
+        if line["kind"] in TIMED and observed.baseline_of(line["planned_s"]) in baselines
     ]
 
 
-def _of_events(meta: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> Told:
+def _of_events(meta: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> Observations:
     single = {event["event"]: event for event in events}
     baselines = [(e["begin_s"], e["end_s"]) for e in events if e["event"] == "baseline"]
-    return Told(meta, single, baselines, list(_faults(events)))
+    return Observations(meta, single, baselines, list(_faults(events)))
 
 
 def _faults(events: Sequence[Mapping[str, Any]]) -> Iterator[FaultDone]:
@@ -125,57 +129,57 @@ def _faults(events: Sequence[Mapping[str, Any]]) -> Iterator[FaultDone]:
         yield FaultDone(fault, "", begun["begin_s"], None, float("inf"), True, "")
 
 
-def _add_sample(told: Told, sample: Mapping[str, Any]) -> None:
-    before = len(told.at_s)
-    told.at_s.append(sample["at_s"])
-    sums: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(("count", *HELD), 0.0))
+def _add_sample(observed: Observations, sample: Mapping[str, Any]) -> None:
+    before = len(observed.at_s)
+    observed.at_s.append(sample["at_s"])
+    sums: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(("count", *SUMMED), 0.0))
     for part in sample.get("processes", ()):
         of_role = sums[part["role"]]
         of_role["count"] += 1
-        for name in HELD:
+        for name in SUMMED:
             of_role[name] += part[name]
         if part["role"] != OTHER:
             key = f"{part['pid']} {part['started_s']}"
-            found = told.processes.setdefault(part["role"], {}).setdefault(key, [])
+            found = observed.processes.setdefault(part["role"], {}).setdefault(key, [])
             found.append((sample["at_s"], part["memory_bytes"]))
-    for role in {*sums, *told.roles}:
-        columns = told.roles.setdefault(role, {})
-        for name in ("count", *HELD):
+    for role in {*sums, *observed.roles}:
+        columns = observed.roles.setdefault(role, {})
+        for name in ("count", *SUMMED):
             _column(columns, name, before).append(sums[role][name] if role in sums else _NAN)
     for name in SCALARS:
         value = sample.get(name)
-        _column(told.scalars, name, before).append(_NAN if value is None else value)
-    _add_counts(told, sample, before)
+        _column(observed.scalars, name, before).append(_NAN if value is None else value)
+    _add_counts(observed, sample, before)
 
 
-def _add_counts(told: Told, sample: Mapping[str, Any], before: int) -> None:
+def _add_counts(observed: Observations, sample: Mapping[str, Any], before: int) -> None:
     tiers = sample["tiers"]
     counted = sum((tier["running"] or 0) + (tier["queued"] or 0) for tier in tiers.values())
-    told.surplus.append(counted - sum(sample["in_flight"].values()) if tiers else _NAN)
-    for name in {*tiers, *told.tiers}:
-        columns = told.tiers.setdefault(name, {})
+    observed.surplus.append(counted - sum(sample["in_flight"].values()) if tiers else _NAN)
+    for name in {*tiers, *observed.tiers}:
+        columns = observed.tiers.setdefault(name, {})
         for count in ("running", "queue_depth"):
             value = tiers.get(name, {}).get(count)
             _column(columns, count, before).append(_NAN if value is None else value)
 
 
-def _add_request(told: Told, line: Mapping[str, Any]) -> None:
+def _add_request(observed: Observations, line: Mapping[str, Any]) -> None:
     tier, outcome = line["tier"], line["outcome"]
     sent_s, ended_s = line.get("sent_s", line["planned_s"]), line.get("ended_s", line["planned_s"])
-    told.ended[outcome] += 1
+    observed.ended[outcome] += 1
     if line["wrong"] is not None:
-        told.wrong.append(Wrong(sent_s, ended_s, tier, line["kind"], line["wrong"]))
+        observed.wrong.append(Wrong(sent_s, ended_s, tier, line["kind"], line["wrong"]))
     if outcome == Outcome.SERVED:
-        told.served_at_s.setdefault(tier, array("d")).append(ended_s)
+        observed.served_at_s.setdefault(tier, array("d")).append(ended_s)
     if outcome == Outcome.REFUSED:
-        told.refused_at_s.setdefault(tier, array("d")).append(ended_s)
+        observed.refused_at_s.setdefault(tier, array("d")).append(ended_s)
     if line["kind"] in TIMED and "first_token_s" in line and outcome == Outcome.SERVED:
-        at_s, ttft_s = told.ttft.setdefault(tier, (array("d"), array("d")))
+        at_s, ttft_s = observed.ttft.setdefault(tier, (array("d"), array("d")))
         at_s.append(sent_s)
         ttft_s.append(line["first_token_s"] - sent_s)
-        place = told.baseline_of(line["planned_s"])
+        place = observed.baseline_of(line["planned_s"])
         if place is not None:
-            told.timed_in[place] += 1
+            observed.timed_in[place] += 1
 
 
 def _column(columns: dict[str, array], name: str, before: int) -> array:

@@ -1,13 +1,20 @@
 """The kinds of requests that a soak mixes, and the bodies that they have."""
 
+import asyncio
 import json
+import random
+import socket
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
+from loadtest.client.chat import Client, chat_body
+from loadtest.client.record import Outcome, Record
 from loadtest.load.prompts import PromptWriter
-from loadtest.load.scenario import Load, Poisson, Scenario, Slo, Tokens, Uniform
-from loadtest.load.server import Target
+from loadtest.load.targets import Target
+from loadtest.scenario import Load, Poisson, Scenario, Slo, Tokens, Uniform
 
 SCHEMA = {
     "type": "object",
@@ -27,6 +34,9 @@ WRONG: tuple[Mapping[str, Any], ...] = (
 )
 REFUSED_BODY = ("http_400", "http_422")
 QUESTIONS = 8
+LEFT = "left"
+# A slow reader takes so much each time.
+SLOW_BYTES, SLOW_EVERY_S, SLOW_FOR_S = 256, 0.25, 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,7 @@ KINDS = (
     Kind("stop", 0.05, 64, exact=False, extra={"stop": ["the ", "9"]}),
     Kind("json", 0.05, 64, stream=False, exact=False, extra={"response_format": FORMAT}),
     Kind(
-        # A thought takes three quarters of it, and a call has to fit into the rest.
+        # Reasoning takes three quarters of it, and a call has to fit into the rest.
         *("tool", 0.05, 300),
         stream=False,
         exact=False,
@@ -104,18 +114,128 @@ def body_of(
     """`tokens`: of prompt and answer."""
     asked, answer = tokens
     prompt = f"question {number % QUESTIONS}" if kind.repeats else writer.write(number, asked)
-    document: dict[str, Any] = {
-        "model": target.model,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": answer,
+    return chat_body(
+        target.model,
+        prompt,
+        output_tokens=answer,
+        stream=kind.stream,
+        ignore_eos=kind.exact,
         # What is not deterministic is not kept, so that the questions alone fill the cache.
-        "temperature": 0 if kind.repeats else 0.6,
-        "stream": kind.stream,
-        "ignore_eos": kind.exact,
-        **kind.extra,
-    }
-    if kind.stream:
-        document["stream_options"] = {"include_usage": True}
+        temperature=0 if kind.repeats else 0.6,
+        more={**kind.extra, **(WRONG[number % len(WRONG)] if kind.wrong else {})},
+    )
+
+
+async def behave(
+    client: Client, target: Target, kind: Kind, body: bytes, record: Record
+) -> str | None:
+    """Ask as the kind does. What went wrong, in a word of `record.reason`'s kind; None if the
+    client got what it was to get, a refusal for want of room included."""
+    if kind.name == "slow":
+        await read_slowly(client, target.url, body, record)
+    elif kind.stream:
+        await _stream(client, target.url, body, record, leaves=kind.leaves)
+    else:
+        text = await client.whole(target.url, body, record)
+        if text is not None and not kind.wrong:
+            _judge_whole(kind, text, record)
+    return _wrong(kind, record)
+
+
+async def _stream(client: Client, url: str, body: bytes, record: Record, *, leaves: bool) -> None:
+    if not leaves:
+        await client.stream(url, body, record)
+        return
+    try:
+        async with asyncio.timeout(random.Random(record.number).uniform(0.02, 1.0)):
+            await client.stream(url, body, record)
+    except TimeoutError:
+        record.outcome, record.reason = Outcome.UNFINISHED, LEFT
+
+
+def _judge_whole(kind: Kind, text: str, record: Record) -> None:
+    try:
+        document: dict[str, Any] = json.loads(text)
+        message = document["choices"][0]["message"]
+        record.output_tokens = document["usage"]["completion_tokens"]
+        if kind.name == "json":
+            json.loads(message["content"])
+        if kind.name == "tool":
+            json.loads(message["tool_calls"][0]["function"]["arguments"])
+    except (ValueError, KeyError, TypeError, IndexError) as fault:
+        record.outcome, record.reason = Outcome.ERROR, f"not_{kind.name}"
+        record.detail = f"{fault!r}: {text[:300]}"
+        return
+    record.outcome, record.tokens_from = Outcome.SERVED, "usage"
+    record.finish_reason = document["choices"][0].get("finish_reason")
+
+
+def _wrong(kind: Kind, record: Record) -> str | None:
     if kind.wrong:
-        document |= WRONG[number % len(WRONG)]
-    return json.dumps(document).encode()
+        reason = record.reason or "served"
+        # A gate that is full refuses before the body's fields are looked at by the engine.
+        right = reason.startswith(REFUSED_BODY) or record.outcome is Outcome.REFUSED
+        return None if right else reason
+    return record.reason or "unknown" if record.outcome is Outcome.ERROR else None
+
+
+async def read_slowly(client: Client, url: str, body: bytes, record: Record) -> None:
+    """A bare socket with a small buffer, since a client library reads ahead; after
+    `SLOW_FOR_S` the rest is read as it comes."""
+    record.sent_s = record.first_sent_s = client.clock()
+    try:
+        async with asyncio.timeout(client.session.timeout.total):
+            text = await _exchange(client, url, body, record)
+    except (TimeoutError, OSError) as fault:
+        record.outcome, record.reason = Outcome.ERROR, "broken_stream"
+        record.detail = repr(fault)
+        return
+    finally:
+        record.ended_s = client.clock()
+    head = text[:200]
+    if b" 429 " in head or b" 503 " in head:
+        record.outcome, record.reason = Outcome.REFUSED, "queue_full"
+    elif b"data: [DONE]" not in text[-200:]:
+        record.outcome, record.reason = Outcome.ERROR, "broken_stream"
+        record.detail = f"{head!r} … {text[-200:]!r}"
+    else:
+        record.outcome = Outcome.SERVED
+
+
+async def _exchange(client: Client, url: str, body: bytes, record: Record) -> bytes:
+    reader, writer = await _connect(url)
+    try:
+        place = urlsplit(url)
+        head = (
+            f"POST {place.path} HTTP/1.1\r\nhost: {place.netloc}\r\nconnection: close\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        writer.write(head.encode() + body)
+        await writer.drain()
+        text = b""
+        while block := await reader.read(SLOW_BYTES):
+            text += block
+            if client.clock() - (record.sent_s or 0.0) < SLOW_FOR_S:
+                await asyncio.sleep(SLOW_EVERY_S)
+        return text
+    finally:
+        writer.close()
+
+
+async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    place = urlsplit(url)
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # Before it connects, since the window is agreed on then.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    port = place.port or 80
+    await asyncio.get_running_loop().sock_connect(sock, (place.hostname or "", port))
+    return await asyncio.open_connection(sock=sock, limit=SLOW_BYTES)
+
+
+def shortened(record: Record) -> dict[str, Any]:
+    """The record without the time of each chunk: three days of them would fill a disk. TTFT, TPOT
+    and E2E need only the first and the last."""
+    if len(record.token_s) > 2:
+        record.token_s = array("d", (record.token_s[0], record.token_s[-1]))
+    return record.as_dict()

@@ -1,6 +1,6 @@
 """What a cold replica costs: starts it eager and compiled, with an empty and with a kept cache."""
 
-import datetime
+import argparse
 import json
 import statistics
 import tempfile
@@ -12,14 +12,15 @@ from urllib.parse import urljoin
 
 from rich.console import Console
 
-from loadtest.random_model import make_random_qwen2
-from loadtest.readme_table import between_markers
-from loadtest.results_file import META, REPOSITORY, commit, machine, versions, write
-from loadtest.systems import our_chat_tier
+from loadtest.options import positive
+from loadtest.report.pages import write_section
+from loadtest.report.results_file import META, RESULTS, provenance, taken_on, write
+from loadtest.servers.random_model import make_random_qwen2
+from loadtest.servers.systems import our_chat_tier
 from serve_app.config.engine import EngineConfig
 from serve_app.core.tiers import Tier
 
-RESULTS = REPOSITORY / "loadtest" / "results" / "cold_start.json"
+OUT = RESULTS / "cold_start.json"
 STARTS = "starts"
 # Each row of the table; a kept cache is the one that the row above has filled.
 KINDS = (
@@ -43,13 +44,23 @@ PUBLISHED = (
 )
 
 
-def run(rounds: int, console: Console) -> int:
-    """Start each kind `rounds` times in turn; the results are written after every round."""
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    meta = {"date": date, "commit": commit(), "machine": machine(), "versions": versions()}
-    starts: list[dict[str, Any]] = []
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "cold-start",
+        description="Starts the chat tier with a small random model, eager and compiled, with "
+        "an empty and with a kept cache in turn, and writes loadtest/results/cold_start.json and "
+        "the table of the docs.",
+    )
+    parser.add_argument(
+        "--rounds", type=positive, default=2, help="starts of each kind; 4 minutes each"
+    )
+
+
+def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
+    """Start each kind as often in turn; the results are written after every round."""
+    meta, starts = provenance(argv), []
     model = make_random_qwen2()
-    for _ in range(rounds):
+    for _ in range(options.rounds):
         with tempfile.TemporaryDirectory(prefix="tierserve-cold-start-") as folder:
             for mode, cache in KINDS:
                 console.print(f"{mode}, {cache} cache")
@@ -57,13 +68,13 @@ def run(rounds: int, console: Console) -> int:
                 console.print(f"  {phases_s}", highlight=False)
                 starts.append({"mode": mode, "cache": cache, "phases_s": phases_s})
         results = {META: meta, STARTS: starts}
-        write(RESULTS, results)
-        write_readme(results, REPOSITORY / "README.md")
+        write(OUT, results)
+        write_section("cold-start", table(results))
     return 0
 
 
 def start(model: Path, cache: Path, *, eager: bool) -> dict[str, float]:
-    """Start the chat tier alone and stop it; the seconds of each phase, as its replica tells."""
+    """Start the chat tier alone and stop it; the seconds of each phase, as its replica reports them."""
     engine = EngineConfig(max_model_len=2048, enforce_eager=eager, compile_cache_dir=str(cache))
     with our_chat_tier(model, engine, slots=8, on_wait=lambda: None) as system:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -72,12 +83,6 @@ def start(model: Path, cache: Path, *, eager: bool) -> dict[str, float]:
     [tier] = (entry for entry in tiers["tiers"] if entry["tier"] == Tier.CHAT)
     [replica] = tier["replicas"]
     return replica["start_phases_s"]
-
-
-def write_readme(results: Mapping[str, Any], readme: Path) -> None:
-    """Put the table between the README's markers."""
-    text = readme.read_text(encoding="utf-8")
-    readme.write_text(between_markers(text, "cold-start", table(results)), encoding="utf-8")
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -115,7 +120,6 @@ def _caption(meta: Mapping[str, Any]) -> str:
     return (
         "Seconds from the replica's process to its first health check, means; in parentheses the "
         "range. Small random Qwen2 (7M), whose weights take no time to load; packages are in the "
-        f"page cache; {meta['machine']['cores']} cores of {meta['machine']['cpu']}, "
-        f"{meta['date'][:10]}, commit {meta['commit']}; `python -m loadtest cold-start` measures "
-        f"it again. {PUBLISHED}"
+        f"page cache; {taken_on(meta)}; `python -m loadtest cold-start` measures it again. "
+        f"{PUBLISHED}"
     )

@@ -1,7 +1,6 @@
 """What a part's death costs: runs the tests that kill parts, keeps their counts, shows them."""
 
-import datetime
-import json
+import argparse
 import os
 import subprocess
 import sys
@@ -12,10 +11,18 @@ from typing import Any
 
 from rich.console import Console
 
-from loadtest.readme_table import between_markers
-from loadtest.results_file import META, REPOSITORY, commit, machine, write
+from loadtest.report.pages import write_section
+from loadtest.report.results_file import (
+    META,
+    REPOSITORY,
+    RESULTS,
+    provenance,
+    read,
+    taken_on,
+    write,
+)
 
-RESULTS = REPOSITORY / "loadtest" / "results" / "faults.json"
+OUT = RESULTS / "faults.json"
 PREFIX = "fault: "
 HEADER = (
     "| killed under load | tier | cut while running | requests that came afterwards "
@@ -24,9 +31,17 @@ HEADER = (
 )
 
 
-def run(console: Console) -> int:
-    """Run the tests, write the results file and the README's table; the tests' exit status."""
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    commands.add_parser(
+        "faults",
+        description="Runs the tests that kill a replica, an engine, HAProxy and the controller "
+        "under load, and writes loadtest/results/faults.json and the table of the docs.",
+    )
+
+
+def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
+    """Run the tests, write the results file and the table; the tests' exit status."""
+    meta = provenance(argv)
     with tempfile.TemporaryDirectory(prefix="tierserve-faults-") as folder:
         figures = Path(folder) / "figures.json"
         tests = [sys.executable, "-m", "pytest", "-m", "e2e", "tests/e2e/replicas/test_faults.py"]
@@ -35,18 +50,12 @@ def run(console: Console) -> int:
         if status != 0:
             console.print("the tests failed: nothing is written")
             return status
-        kept = json.loads(figures.read_text())
+        kept = read(figures)
     faults = {n.removeprefix(PREFIX): f for n, f in kept.items() if n.startswith(PREFIX)}
-    meta = {"date": date, "commit": commit(), "machine": machine()}
-    write(RESULTS, {META: meta, "faults": faults})
-    write_readme(json.loads(RESULTS.read_text()), REPOSITORY / "README.md")
+    results = {META: meta, "faults": faults}
+    write(OUT, results)
+    write_section("faults", table(results))
     return 0
-
-
-def write_readme(results: Mapping[str, Any], readme: Path) -> None:
-    """Put the table between the README's markers."""
-    text = readme.read_text(encoding="utf-8")
-    readme.write_text(between_markers(text, "faults", table(results)), encoding="utf-8")
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -57,11 +66,9 @@ def table(results: Mapping[str, Any]) -> str:
         for tier, counts in figures.items()
         if isinstance(counts, Mapping)
     ]
-    meta = results[META]
     caption = (
-        f"Two replicas of chat, one of reasoning, {meta['machine']['cores']} cores of "
-        f"{meta['machine']['cpu']}, pauses of the whole machine left out, {meta['date'][:10]}, "
-        f"commit {meta['commit']}; `python -m loadtest faults` measures it again."
+        "Two replicas of chat, one of reasoning, pauses of the whole machine left out; "
+        f"{taken_on(results[META])}; `python -m loadtest faults` measures it again."
     )
     return "\n".join([*HEADER, *rows, "", caption])
 

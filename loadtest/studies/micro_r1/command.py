@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from loadtest.micro_r1.evaluate import BUDGETS_TOKENS, Evaluation
-from loadtest.micro_r1.problems import Problem, held_out_problems, training_problems
-from loadtest.micro_r1.samples import CUT_PHRASE, SampleWriter, dress
-from loadtest.micro_r1.tokenizer import token_ids, train_tokenizer
-from loadtest.micro_r1.train import Curve, Plan, make_model, train
-from loadtest.results_file import REPOSITORY
+from loadtest.report.results_file import REPOSITORY, machine, write
+from loadtest.studies.micro_r1.evaluate import BUDGETS_TOKENS, Evaluation
+from loadtest.studies.micro_r1.problems import Problem, held_out_problems, training_problems
+from loadtest.studies.micro_r1.samples import CUT_PHRASE, SampleWriter, dress
+from loadtest.studies.micro_r1.tokenizer import token_ids, train_tokenizer
+from loadtest.studies.micro_r1.train import Curve, Plan, make_model, train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
@@ -32,7 +32,6 @@ _SAMPLING_SEEDS = (1, 2, 3)
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "train-micro-r1",
-        help="train the embedded reasoning model micro-r1 from scratch",
         description="Trains the tokenizer and the model on drawn arithmetic word problems, "
         "measures it on held-out ones at several thinking budgets, and writes model, held-out "
         "problems and training_log.json into the package. Two cores take half an hour.",
@@ -45,7 +44,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
 
 
-def run(options: argparse.Namespace, console: Console) -> int:
+def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     plan = Plan(seed=options.seed, tokens=options.tokens)
     held_out = held_out_problems(plan.seed)
     texts = frozenset(problem.text for problem in held_out)
@@ -59,7 +58,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     write_held_out(options.out / "held_out.jsonl", held_out)
     with console.status("evaluating"):
         log = describe(model, plan, curve) | evaluate(options.out, held_out)
-    _write_json(options.out / "training_log.json", log)
+    write(options.out / "training_log.json", log)
     console.print_json(data={name: log[name] for name in ("accuracy", "by_budget", "training")})
     return 0
 
@@ -108,7 +107,7 @@ def describe(model: "Qwen2ForCausalLM", plan: Plan, curve: Curve) -> dict[str, A
         "parameters": model.num_parameters(),
         "seed": plan.seed,
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": {"cpu": _cpu_model(), "cores": torch.get_num_threads()},
+        "machine": {"cpu": machine()["cpu"], "cores": torch.get_num_threads()},
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -154,7 +153,7 @@ def _make_tokenizer(seed: int, held_out: frozenset[str]) -> "PreTrainedTokenizer
 def _save(directory: Path, model: "Qwen2ForCausalLM", tokenizer: "PreTrainedTokenizerFast") -> None:
     from transformers import GenerationConfig
 
-    from loadtest.micro_r1.evaluate import TEMPERATURE, TOP_P
+    from loadtest.studies.micro_r1.evaluate import TEMPERATURE, TOP_P
 
     model.generation_config = GenerationConfig(
         do_sample=True,
@@ -166,14 +165,3 @@ def _save(directory: Path, model: "Qwen2ForCausalLM", tokenizer: "PreTrainedToke
     tokenizer.save_pretrained(directory)
     # It is written for its owner alone, but a server may run as somebody else.
     (directory / "model.safetensors").chmod(0o644)
-
-
-def _write_json(file: Path, value: Any) -> None:
-    file.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from loadtest.micro_r1.problems import Problem
-from loadtest.micro_r1.samples import DIRECTIVE, NO_THOUGHT, SampleWriter
+from loadtest.studies.micro_r1.problems import Problem
+from loadtest.studies.micro_r1.samples import DIRECTIVE, NO_THOUGHT, SampleWriter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM

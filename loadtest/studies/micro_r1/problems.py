@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from loadtest.micro_r1.frames import FRAMES_BY_STEPS, NAMES, PLACES, THINGS, Frame
+from loadtest.studies.micro_r1.frames import FRAMES_BY_STEPS, NAMES, PLACES, THINGS, Frame
 
 HELD_OUT_COUNT = 500
 # One-step problems are the easy part of training; the held-out ones have two or three steps.

@@ -4,8 +4,8 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from loadtest.micro_r1.problems import Problem
-from loadtest.micro_r1.tokenizer import EOS
+from loadtest.studies.micro_r1.problems import Problem
+from loadtest.studies.micro_r1.tokenizer import EOS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -9,11 +9,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from loadtest.micro_r1.problems import Problem
-from loadtest.micro_r1.samples import NO_LOSS, Sample, SampleWriter
-from loadtest.micro_r1.tokenizer import token_ids
+from loadtest.report.progress import bars
+from loadtest.studies.micro_r1.problems import Problem
+from loadtest.studies.micro_r1.samples import NO_LOSS, Sample, SampleWriter
+from loadtest.studies.micro_r1.tokenizer import token_ids
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,7 @@ def train(
     began_s, cpu_began_s = time.monotonic(), time.process_time()
     recent: list[float] = []
     model.train()
-    with _progress(console) as bar:
+    with bars(console, "{task.fields[note]}", count=False) as bar:
         task = bar.add_task("training", total=plan.tokens, note="")
         for ids, labels in _batches(writer, problems, plan):
             if curve.tokens >= plan.tokens:
@@ -197,8 +197,3 @@ def _pad(batch: list[Sample], length: int) -> tuple["torch.Tensor", "torch.Tenso
         ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
         labels[row, : len(sample.ids)] = torch.tensor(sample.labels)
     return ids, labels
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
-    return Progress(*columns, TimeRemainingColumn(), console=console)

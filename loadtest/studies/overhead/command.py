@@ -1,7 +1,7 @@
-"""`loadtest overhead`: start the servers, measure, show, write the results file."""
+"""`python -m loadtest overhead`: start the servers, measure, show, write the results file."""
 
+import argparse
 import contextlib
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,48 +18,111 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from loadtest.overhead.options import (
+from loadtest.errors import MeasurementError
+from loadtest.options import not_negative, positive
+from loadtest.report.results_file import META, write
+from loadtest.servers.systems import (
+    BARE,
+    BARE_BESIDE_OURS,
+    OURS,
+    System,
+    bare_vllm,
+    our_chat_tier,
+)
+from loadtest.studies.overhead.measure import Measured, Repetition, Turn, measure, repeat
+from loadtest.studies.overhead.options import (
+    RANDOM,
+    SYSTEMS,
     model_name_of,
     model_of,
     plan_of,
     results_file_of,
     systems_of,
 )
-from loadtest.overhead.plan import OPEN_LOOP_SHARE, Level, Plan
-from loadtest.overhead.pure_path import pure_path_plan, pure_path_results, pure_path_systems
-from loadtest.overhead.ray_systems import (
+from loadtest.studies.overhead.plan import OPEN_LOOP_SHARE, Level, Plan
+from loadtest.studies.overhead.pure_path import pure_path_plan, pure_path_results, pure_path_systems
+from loadtest.studies.overhead.ray_systems import (
     RAY_SERVE_LLM,
     SERVE_PROXY_HANDLE,
     check_ray_llm,
     ray_serve_llm,
     serve_proxy_handle,
 )
-from loadtest.overhead.repetition import Turn, repeat
-from loadtest.overhead.results import meta, rows
-from loadtest.overhead.rounds import Measured, measure
-from loadtest.overhead.table import table
-from loadtest.results_file import META, write
-from loadtest.sse_client import StreamFailure
-from loadtest.stats import Repetition
-from loadtest.systems import (
-    BARE,
-    BARE_BESIDE_OURS,
-    OURS,
-    StartFailure,
-    System,
-    bare_vllm,
-    our_chat_tier,
-)
+from loadtest.studies.overhead.results import meta, rows, table
 from serve_app.config.tier import EngineConfig
-from serve_app.engine.models.model_dir import ModelNotFoundError
+from serve_app.engine.models.model_dir import EMBEDDED_MODEL, ModelNotFoundError
 from serve_app.local.cluster import ClusterError
 from serve_app.local.ports import free_ports
 
 AGAIN = "bare-again"
 
 
-def run(options: Namespace, argv: Sequence[str], console: Console) -> int:
-    """Returns the exit code: 1 where nothing could be measured."""
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "overhead",
+        description="Starts a bare vLLM server, tierserve's chat tier, Ray Serve LLM and a Serve "
+        "deployment behind Serve's proxy and a handle, with the same model and the same engine "
+        "arguments, and measures them in turn with streaming chat completions of "
+        "fixed length: closed loops, of answers of one length and of unequal ones, and Poisson "
+        "arrivals. While one is measured the others stand still, but for the "
+        "tierserve that the bare server is measured beside. Then the path alone is measured with "
+        "the fake engine. docs/overhead.md has more.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="two rounds: does it run? writes overhead-quick.json")
+    add("--rounds", type=positive, help="repetitions of each system at each level")
+    add("--starts", type=positive, help="the servers are started anew so many times in all")
+    add(
+        "--systems",
+        nargs="+",
+        choices=SYSTEMS,
+        default=SYSTEMS,
+        help="what is measured; the others are compared with `bare`, which is always measured; "
+        f"`{BARE_BESIDE_OURS}` needs `{OURS}`",
+    )
+    add(
+        "--concurrency",
+        type=positive,
+        nargs="+",
+        metavar="N",
+        help="numbers of streams, of answers of one length, in place of 1 8 32 and 32 of unequal "
+        "lengths",
+    )
+    add(
+        "--open-loop-rate",
+        type=not_negative,
+        metavar="RPS",
+        help="arrivals a second of the open loop; 0: no open loop; unset: half of what the bare "
+        "server answers in the largest closed loop",
+    )
+    add(
+        "--model",
+        default=EMBEDDED_MODEL,
+        help=f"a real one: {EMBEDDED_MODEL}, micro-r1, or a model's directory; or `{RANDOM}`: 7M "
+        "parameters, whose steps are so short that serving shows beside them. Results go to "
+        f"overhead-<model>.json, those of {EMBEDDED_MODEL} to overhead.json",
+    )
+    add("--output-tokens", type=positive, default=64, help="length of the answers, or its mean")
+    add("--max-model-len", type=int, default=2048, help="context of the engines, in tokens")
+    add("--cpu-slice", default="0/2", help="cores of the servers' engines, as in the config")
+    add(
+        "--max-foreign-cores",
+        type=not_negative,
+        metavar="CORES",
+        help="make a repetition again when other programs used more than this",
+    )
+    add("--no-pure-path", action="store_true", help="leave out the path with the fake engine")
+    add("--self-check", action="store_true", help="only a second bare server beside the bare one")
+    add(
+        "--out",
+        type=Path,
+        help="results file; default: loadtest/results/overhead.json, or another one beside it",
+    )
+
+
+def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
+    """Raises MeasurementError where nothing could be measured."""
     names = [BARE, AGAIN] if options.self_check else systems_of(options)
     engine = EngineConfig(max_model_len=options.max_model_len, cpu_slice=options.cpu_slice)
     measured, pure, plan = Measured(), Measured(), plan_of(options)
@@ -77,15 +140,12 @@ def run(options: Namespace, argv: Sequence[str], console: Console) -> int:
                     _measure(systems, plan, numbers, measured, progress)
             if not (options.no_pure_path or options.self_check):
                 _measure_pure_path(model, pure_path_plan(plan), pure, progress)
-    except (ModelNotFoundError, StartFailure, ClusterError, StreamFailure) as fault:
-        detail = getattr(fault, "detail", "")
-        console.print(f"[red]{fault}[/]", detail, *getattr(fault, "__notes__", ()), sep="\n")
-        return 1
+    except (ModelNotFoundError, ClusterError) as error:
+        raise MeasurementError(f"{error}\n{getattr(error, 'detail', '')}") from None
     except KeyboardInterrupt:
         interrupted = True
     if not measured.rounds:
-        console.print("No round was measured to its end: nothing is written.")
-        return 1
+        raise MeasurementError("No round was measured to its end: nothing is written.")
     results = rows(names, measured)
     results[META] = meta(
         names,
@@ -142,7 +202,11 @@ def beside(bare: System, ours: System) -> System:
 
 
 def with_rates(
-    options: Namespace, plan: Plan, bare: System, systems: Sequence[System], progress: Progress
+    options: argparse.Namespace,
+    plan: Plan,
+    bare: System,
+    systems: Sequence[System],
+    progress: Progress,
 ) -> Plan:
     """The plan with repetitions that are long enough for what `bare` can, and with an open loop at
     the chosen rate, or at a share of that."""

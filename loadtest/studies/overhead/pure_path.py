@@ -12,10 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loadtest.overhead.plan import ClosedLoop, Plan
-from loadtest.overhead.rounds import Measured
-from loadtest.stats import Repetition, estimate, rate_ratio
-from loadtest.systems import MODEL_NAME, OURS, System, our_chat_tier, supervised
+from loadtest.servers.systems import MODEL_NAME, OURS, System, our_chat_tier, supervised
+from loadtest.studies.overhead.measure import Measured, Repetition, estimate, rate_ratio
+from loadtest.studies.overhead.plan import ClosedLoop, Plan
 from serve_app.config.engine import FakeEngineConfig
 from serve_app.config.tier import EngineConfig
 
@@ -45,7 +44,7 @@ def pure_path_systems(
     """The plain server and tierserve, with the same fake engine."""
     engine = EngineConfig(fake=FakeEngineConfig(start_s=0, speed=SPEED))
     command = [
-        *(sys.executable, "-m", "loadtest.overhead.plain_asgi"),
+        *(sys.executable, "-m", "loadtest.studies.overhead.plain_asgi"),
         *("--port", str(port), "--model-name", MODEL_NAME),
         *("--engine", engine.model_dump_json()),
     ]

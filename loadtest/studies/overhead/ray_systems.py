@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
-from loadtest.results_file import REPOSITORY
-from loadtest.systems import (
+from loadtest.errors import MeasurementError
+from loadtest.report.results_file import REPOSITORY
+from loadtest.servers.systems import (
     MODEL_NAME,
     START_TIMEOUT_S,
-    StartFailure,
     System,
     bind_engine,
     engine_cores,
@@ -40,10 +40,10 @@ _NOT_ENGINE_KWARGS = frozenset({"model", "served_model_name", "distributed_execu
 
 
 def check_ray_llm() -> None:
-    """Raise StartFailure where `ray.serve.llm` cannot be imported."""
+    """Raise MeasurementError where `ray.serve.llm` cannot be imported."""
     missing = [name for name in RAY_LLM_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise StartFailure(
+        raise MeasurementError(
             f"{RAY_SERVE_LLM} needs {' and '.join(missing)}: run `make setup`, or leave it out "
             f"with `--systems bare ours {SERVE_PROXY_HANDLE}`."
         )
@@ -92,7 +92,7 @@ def serve_proxy_handle(
 ) -> Iterator[System]:
     """`serve_proxy_app` with room for `slots` streams and their successors."""
     app = {
-        "import_path": "loadtest.overhead.serve_proxy_app:build_app",
+        "import_path": "loadtest.studies.overhead.serve_proxy_app:build_app",
         "args": {
             "engine_args": engine_words(model_dir, engine),
             "max_ongoing_requests": 2 * slots,

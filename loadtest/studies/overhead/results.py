@@ -1,14 +1,13 @@
 """The results file of the overhead: a row per system and level, and what they were taken on."""
 
-import datetime
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loadtest.overhead.plan import UNEQUAL, OpenLoop, Plan, place_of
-from loadtest.overhead.rounds import Measured
-from loadtest.results_file import commit, machine, versions
-from loadtest.stats import (
+from loadtest.report.results_file import META, provenance, taken_on
+from loadtest.servers.processes import HAPROXY, RAY, SERVER
+from loadtest.servers.systems import BARE, BARE_BESIDE_OURS, OURS
+from loadtest.studies.overhead.measure import (
+    Measured,
     Pair,
     added_ms,
     cpu_s_per_ktoken_by_part,
@@ -16,7 +15,10 @@ from loadtest.stats import (
     rate_ratio,
     summary,
 )
-from loadtest.systems import BARE, BARE_BESIDE_OURS, OURS
+from loadtest.studies.overhead.options import RANDOM
+from loadtest.studies.overhead.plan import UNEQUAL, OpenLoop, Plan, place_of
+from loadtest.studies.overhead.pure_path import PLAIN
+from loadtest.studies.overhead.ray_systems import RAY_SERVE_LLM, SERVE_PROXY_HANDLE
 
 MIN_THROUGHPUT_RATIO = 0.97
 MAX_ADDED_TTFT_P50_MS = 2.0
@@ -83,18 +85,14 @@ def meta(
     measured: Measured,
     plan: Plan,
     *,
-    argv: Iterable[str],
+    argv: Sequence[str],
     model: str,
     engine: Mapping[str, Any],
 ) -> dict[str, Any]:
     over_bare = comparison(systems, measured)
     open_loop = next((level for level in plan.levels if isinstance(level, OpenLoop)), None)
     return {
-        "machine": machine(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "versions": versions(),
-        "command": shlex.join(["python", "-m", "loadtest", *argv]),
+        **provenance(argv),
         "model": model,
         "engine": {name: value for name, value in engine.items() if value not in (None, {})},
         "output_tokens": plan.output_tokens,
@@ -117,3 +115,150 @@ def meta(
         ),
         "bar": bar(over_bare[OURS]) if OURS in over_bare else {},
     }
+
+
+LABELS = {
+    BARE: "bare vLLM server",
+    BARE_BESIDE_OURS: "bare, beside an idle tierserve",
+    OURS: "tierserve",
+    RAY_SERVE_LLM: "Ray Serve LLM",
+    SERVE_PROXY_HANDLE: "Serve proxy and handle",
+}
+HEADER = (
+    "| streams | server | tokens/s | of bare | TTFT p50 | TTFT p95 | ITL p50 "
+    "| CPU s per 1,000 tokens |",
+    "|---:|---|---:|---:|---:|---:|---:|---:|",
+)
+
+
+def table(results: Mapping[str, Any]) -> str:
+    systems = [name for name in results if name != META]
+    levels = list(dict.fromkeys(level for name in systems for level in results[name]))
+    lines = [_row(level, name, results) for level in levels for name in systems]
+    meta = results[META]
+    captions = [_caption(meta), *_beside(meta), *_parts(meta), *_pure_path(meta)]
+    return "\n".join([*HEADER, *lines, "", "\n\n".join(captions)])
+
+
+def _row(level: str, system: str, results: Mapping[str, Any]) -> str:
+    figures = results[system][level]
+    over = results[META]["over_bare"].get(system, {}).get(level)
+    cells = (
+        place_of(level).removeprefix("at ").removeprefix("in the "),
+        LABELS.get(system, system),
+        f"{figures['tokens_per_s']:,.0f}",
+        _interval(over["tokens_per_s_ratio"], 2) if over else "",
+        _added(figures, over, "ttft_p50"),
+        _added(figures, over, "ttft_p95"),
+        _added(figures, over, "itl_p50"),
+        f"{figures['cpu_s_per_ktoken']:.2f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _added(figures: Mapping[str, float], over: Mapping[str, Any] | None, name: str) -> str:
+    value = f"{figures[f'{name}_ms']:.1f}"
+    return f"{value} ({over[f'{name}_added_ms']['value']:+.1f}) ms" if over else f"{value} ms"
+
+
+def _caption(meta: Mapping[str, Any]) -> str:
+    parts = [
+        "Tokens a second also as a share of the bare server's in the same round, with a 95 % "
+        "interval; in parentheses what is added to its TTFT and ITL."
+    ]
+    if meta["open_loop"]:
+        rate = meta["open_loop"]["rate_rps"]
+        parts.append(f"Open loop: {rate:g} requests a second (Poisson), however slow the answers.")
+    if any(UNEQUAL in level for over in meta["over_bare"].values() for level in over):
+        parts.append(
+            "Of unequal length: half to one and a half times the tokens, so that prompts come one "
+            "by one and not in waves."
+        )
+    if RAY_SERVE_LLM in meta["over_bare"]:
+        parts.append(
+            "Ray Serve LLM hands on the tokens of 50 ms in one go: an ITL of 0 is between tokens "
+            "that came together."
+        )
+    parts += _bars(meta["bar"])
+    parts.append(
+        f"{_model(meta)}, {meta['output_tokens']} tokens an answer, {_rounds(meta)}{_starts(meta)}"
+        f"{taken_on(meta)}; `make bench-overhead` measures it again, "
+        "[docs/overhead.md](docs/overhead.md) says how."
+    )
+    return " ".join(parts)
+
+
+def _model(meta: Mapping[str, Any]) -> str:
+    name = meta.get("model", RANDOM)
+    return "Small random Qwen2 (7M)" if name == RANDOM else f"Model `{name}`"
+
+
+def _rounds(meta: Mapping[str, Any]) -> str:
+    counts = {figures["rounds"] for over in meta["over_bare"].values() for figures in over.values()}
+    return f"{max(counts)} rounds, " if counts else ""
+
+
+def _starts(meta: Mapping[str, Any]) -> str:
+    return f"{meta['starts']} starts of each server, " if meta.get("starts", 1) > 1 else ""
+
+
+def _bars(bar: Mapping[str, bool]) -> list[str]:
+    by_outcome = {
+        word: [promise for promise, kept in bar.items() if kept is outcome]
+        for word, outcome in (("Kept", True), ("Missed", False))
+    }
+    return [f"{word}: {'; '.join(promises)}." for word, promises in by_outcome.items() if promises]
+
+
+def _beside(meta: Mapping[str, Any]) -> list[str]:
+    over = meta.get("over_bare_beside_ours", {}).get(OURS)
+    if not over:
+        return []
+    by_level = "; ".join(
+        f"{place_of(level)}: {_interval(figures['tokens_per_s_ratio'], 2)} of its tokens a second, "
+        f"TTFT p50 {figures['ttft_p50_added_ms']['value']:+.1f} ms and p95 "
+        f"{figures['ttft_p95_added_ms']['value']:+.1f} ms"
+        for level, figures in over.items()
+    )
+    return [
+        "Ray's processes use a share of these cores whether or not anyone asks. Over a bare "
+        f"server beside a tierserve that nobody asks, tierserve has, {by_level}."
+    ]
+
+
+def _parts(meta: Mapping[str, Any]) -> list[str]:
+    """Of bare's server and of tierserve only: the others are not built of the same parts."""
+    by_part = meta.get("cpu_s_per_ktoken_by_part", {})
+    if BARE not in by_part or OURS not in by_part:
+        return []
+    by_level = "; ".join(
+        f"{place_of(level)} {by_part[BARE][level][SERVER]:.2f} and {ours[SERVER]:.2f}, "
+        f"{ours[HAPROXY]:.2f} and {ours[RAY]:.2f}"
+        for level, ours in by_part[OURS].items()
+    )
+    return [
+        "CPU seconds per 1,000 tokens of vLLM's server and of tierserve's replica in its place, "
+        f"both without the engine, then of HAProxy and of Ray with all else: {by_level}."
+    ]
+
+
+def _pure_path(meta: Mapping[str, Any]) -> list[str]:
+    pure = meta.get("pure_path")
+    if not pure:
+        return []
+    by_level = "; ".join(
+        f"at {level} {pure[PLAIN][level]['chunks_per_s']:,.0f} and "
+        f"{pure[OURS][level]['chunks_per_s']:,.0f}, {_interval(ratio, 2)} of it, "
+        f"{pure[PLAIN][level]['cpu_s_per_kchunk'] * 1e3:.0f} and "
+        f"{pure[OURS][level]['cpu_s_per_kchunk'] * 1e3:.0f} µs of CPU a chunk"
+        for level, ratio in pure["chunks_per_s_ratio"].items()
+    )
+    return [
+        "The path alone, with the fake engine at full speed: chunks a second of its application on "
+        f"a plain uvicorn and behind all of tierserve, by streams: {by_level}."
+    ]
+
+
+def _interval(figure: Mapping[str, float], digits: int) -> str:
+    value, low, high = (f"{figure[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"

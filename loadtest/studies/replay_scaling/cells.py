@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from loadtest.results_file import REPOSITORY
+from loadtest.report.results_file import REPOSITORY
 from loadtest.simulation.arrivals import TIERS, arrivals_of
 from loadtest.simulation.profile import CardProfile, Figure
 from loadtest.simulation.synthetic import Floats, Lengths, Load, synthetic

@@ -1,28 +1,24 @@
-"""The client: sends each request at its time, whatever the others do, and tells what became of it.
+"""The client: sends each request at its time, whatever the others do, and records what became of it.
 
 It runs in a process of its own, and reads time on the machine's clock, so that what another process
 sees of the cluster can be laid beside it.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.load.ask import Client, open_session
+from loadtest.client.chat import Client, chat_body, open_session
+from loadtest.client.record import Record
+from loadtest.errors import MeasurementError
 from loadtest.load.lag import LoopLag, report
-from loadtest.load.record import Record
 from loadtest.simulation.trace import Request
 
 # As the fake engine counts (serve_app/engine/fake/app.py).
 CHARACTERS_PER_TOKEN = 4
 TIMEOUT_S = 300.0
-
-
-class LateClientError(RuntimeError):
-    """The client's process had not started when the first request was due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +30,12 @@ class Replay:
 
 
 def play(base_url: str, requests: Sequence[Request], start_at_s: float) -> Replay:
-    """Send all of them from `start_at_s`, in seconds of `time.time`, on. Raises LateClientError."""
+    """Send all of them from `start_at_s`, in seconds of `time.time`, on. Raises MeasurementError."""
     late_s = time.time() - start_at_s
     if late_s > 0:
-        raise LateClientError(f"the client was ready {late_s:.1f} s after the first request's time")
+        raise MeasurementError(
+            f"the client was ready {late_s:.1f} s after the first request's time"
+        )
     return asyncio.run(_play(base_url, requests, start_at_s))
 
 
@@ -68,23 +66,20 @@ async def _ask(client: Client, base_url: str, number: int, request: Request, clo
     )
     await asyncio.sleep(max(0.0, request.arrival_s - clock()))
     url = f"{base_url}{request.tier.route_prefix}/v1/chat/completions"
-    await client.ask(url, body(number, request), record)
+    await client.stream(url, body(number, request), record)
     return record
 
 
 def body(number: int, request: Request) -> bytes:
-    """The gate hears of the tier's limit only, as from most clients; the fake engine makes as many
+    """The gate knows the tier's limit only, as from most clients; the fake engine makes as many
     tokens as `min_tokens` says, where its mean length is 1."""
     characters = CHARACTERS_PER_TOKEN * (request.prompt_tokens - 1)
-    document = {
-        "model": request.tier.value,
-        "messages": [{"role": "user", "content": f"{number} ".ljust(characters, "x")[:characters]}],
-        "max_tokens": request.limit,
-        "min_tokens": request.new_tokens,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    if not characters:
-        # No message may be empty.
-        document["messages"] = [{"role": "user", "content": "x"}]
-    return json.dumps(document).encode()
+    # No message may be empty.
+    prompt = f"{number} ".ljust(characters, "x")[:characters] or "x"
+    return chat_body(
+        request.tier.value,
+        prompt,
+        output_tokens=request.limit,
+        ignore_eos=False,
+        more={"min_tokens": request.new_tokens},
+    )

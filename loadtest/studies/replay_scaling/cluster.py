@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from loadtest.ray_nodes import gpu_node
-from loadtest.replay_scaling.cells import ReplayCell
+from loadtest.servers.ray_nodes import gpu_node
 from loadtest.simulation.profile import CardProfile
+from loadtest.studies.replay_scaling.cells import ReplayCell
 from serve_app.core.tiers import Tier
 from serve_app.local.cluster import LocalCluster
 from serve_app.local.profiles import load_profile, with_http_port

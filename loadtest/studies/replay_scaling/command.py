@@ -2,28 +2,24 @@
 
 import argparse
 import datetime
-import json
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from loadtest.load.scenario import Slo
-from loadtest.readme_table import between_markers
-from loadtest.replay_scaling.cells import CELLS, ReplayCell, slowed
-from loadtest.replay_scaling.client import LateClientError
-from loadtest.replay_scaling.figures import differences, simulated
-from loadtest.replay_scaling.replay import ReplayError, replay
-from loadtest.replay_scaling.table import table
-from loadtest.results_file import META, REPOSITORY, commit, machine, versions, write
+from loadtest.errors import MeasurementError
+from loadtest.report.pages import between_markers
+from loadtest.report.results_file import META, REPOSITORY, RESULTS, commit, provenance, read, write
+from loadtest.scenario import Slo
 from loadtest.simulation.option_types import DEFAULT_SLO, positive, slo
 from loadtest.simulation.profile import CardProfile, known_profiles
+from loadtest.studies.replay_scaling.cells import CELLS, ReplayCell, slowed
+from loadtest.studies.replay_scaling.replay import replay
+from loadtest.studies.replay_scaling.results import differences, simulated, table
 from serve_app.local.cluster import ClusterError
 
-RESULTS = REPOSITORY / "loadtest" / "results" / "replay_scaling.json"
+OUT = RESULTS / "replay_scaling.json"
 PAGE = REPOSITORY / "docs" / "replay.md"
 MARKERS = "replay-scaling"
 
@@ -31,7 +27,6 @@ MARKERS = "replay-scaling"
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "replay-scaling",
-        help="scaling laws on real Ray in real time, beside the simulation; writes docs/replay.md",
         description="Plays cuts of traces in real time against the application on a local Ray "
         "cluster whose GPUs only Ray believes in, with the fake engine at the step times of the "
         "cards' profiles; then simulates the same requests, and writes both with their "
@@ -63,23 +58,22 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--slo", type=slo, default=DEFAULT_SLO)
     parser.add_argument("--simulate-only", action="store_true", help="write nothing, start nothing")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument(
         "--page", type=Path, default=PAGE, help=f"with markers `{MARKERS}`, where the table goes"
     )
 
 
-def run(options: argparse.Namespace, console: Console) -> int:
+def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     """Each cell on its own; what is in the results file of other cells stays."""
     profiles = {name: slowed(card, options.slow) for name, card in known_profiles().items()}
     for name in options.cells:
         try:
             found = _play(CELLS[name], options, profiles, console)
-        except (ClusterError, ReplayError, LateClientError) as fault:
-            console.print(f"{name}: {fault}")
-            return 1
+        except (ClusterError, MeasurementError) as error:
+            raise MeasurementError(f"{name}: {error}") from None
         if not options.simulate_only:
-            _write(name, found, options, console)
+            _write(name, found, options, argv, console)
     return 0
 
 
@@ -89,14 +83,14 @@ def _play(
     profiles: Mapping[str, CardProfile],
     console: Console,
 ) -> dict[str, Any]:
-    from loadtest.replay_scaling.simulated import simulate_replay
+    from loadtest.studies.replay_scaling.simulated import simulate_replay
 
     limits: Slo = options.slo
     trace = cell.trace(options.minutes * 60, options.load / options.slow)
     console.print(f"{cell.name}: {len(trace.requests)} requests in {trace.duration_s:.0f} s")
     outcome = simulate_replay(cell, trace, profiles, limits)
     expected = simulated(outcome)
-    console.print(f"  simulated: {_words(expected.as_dict())}")
+    console.print(f"  simulated: {_short(expected.as_dict())}")
     found: dict[str, Any] = {
         "law": cell.law,
         "words": cell.words,
@@ -119,30 +113,27 @@ def _play(
     real = replay(cell, trace, profiles, limits, stream_interval=options.stream_interval)
     found["replayed"] = real.as_dict()
     found["difference"] = differences(real.figures, expected)
-    console.print(f"  replayed:  {_words(real.as_dict())}")
+    console.print(f"  replayed:  {_short(real.as_dict())}")
     console.print(f"  {found['difference']}, {real.machine}, client {real.client['why_not']}")
     return found
 
 
-def _words(figures: Mapping[str, Any]) -> str:
+def _short(figures: Mapping[str, Any]) -> str:
     names = ("goodput", "gpu_hours", "refused", "scale_actions")
     return ", ".join(f"{name} {figures[name]:g}" for name in names)
 
 
 def _write(
-    name: str, found: Mapping[str, Any], options: argparse.Namespace, console: Console
+    name: str,
+    found: Mapping[str, Any],
+    options: argparse.Namespace,
+    argv: list[str],
+    console: Console,
 ) -> None:
-    before: dict[str, Any] = {}
-    if options.out.exists():
-        before = json.loads(options.out.read_text(encoding="utf-8"))
+    before = read(options.out) if options.out.exists() else {}
     cells = {**before, name: found}
     results = {cell: cells[cell] for cell in CELLS if cell in cells}
-    results[META] = {
-        "machine": machine(),
-        "versions": versions(),
-        "command": shlex.join(["python", "-m", "loadtest", *sys.argv[1:]]),
-        "stream_interval": options.stream_interval,
-    }
+    results[META] = provenance(argv) | {"stream_interval": options.stream_interval}
     write(options.out, results)
     console.print(f"  wrote {options.out}")
     if options.page.exists():

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from loadtest.load.record import Outcome as Ending
-from loadtest.load.record import Record
-from loadtest.load.scenario import Slo
-from loadtest.load.slo import is_good
+from loadtest.client.record import Outcome as Ending
+from loadtest.client.record import Record
+from loadtest.load.summary import is_good
+from loadtest.report.results_file import META
+from loadtest.report.statistics import quantile
+from loadtest.scenario import Slo
 from loadtest.simulation.outcome import Outcome
 from serve_app.core.tiers import Tier
 
@@ -65,7 +65,7 @@ class Figures:
 
 
 def replayed(records: Sequence[Record], slo: Slo, *, gpu_s: float, actions: int) -> Figures:
-    """Of a replay: what its client saw, and what Serve held for it."""
+    """Of a replay: what its client saw, and what Serve kept for it."""
     by_tier: dict[Tier, list[Record]] = {}
     for record in records:
         by_tier.setdefault(Tier(record.tier), []).append(record)
@@ -77,15 +77,15 @@ def simulated(outcome: Outcome) -> Figures:
     """Of the same cell in the simulation, where nothing but the gate ends a request early."""
     tiers = {
         tier: TierFigures(
-            requests=told.requests,
-            goodput=told.goodput_share,
-            refused=told.refused_total,
+            requests=of.requests,
+            goodput=of.goodput_share,
+            refused=of.refused_total,
             errors=0,
-            ttft_p50_s=told.ttft_s.p50,
-            ttft_p95_s=told.ttft_s.p95,
-            tpot_p95_s=told.tpot_s.p95,
+            ttft_p50_s=of.ttft_s.p50,
+            ttft_p95_s=of.ttft_s.p95,
+            tpot_p95_s=of.tpot_s.p95,
         )
-        for tier, told in sorted(outcome.tiers.items())
+        for tier, of in sorted(outcome.tiers.items())
     }
     return Figures(outcome.gpu_hours, outcome.scale_actions, tiers)
 
@@ -118,4 +118,59 @@ def _tier(records: Sequence[Record], slo: Slo) -> TierFigures:
 
 
 def _percentile(values: Sequence[float], percent: float) -> float | None:
-    return round(float(np.percentile(values, percent)), 4) if values else None
+    found = quantile(values, percent)
+    return None if found is None else round(found, 4)
+
+
+HEADER = (
+    "| cell | law | | GPU-hours | goodput | TTFT p95 | TPOT p95 | refused | scale actions |",
+    "|---|---|---|---:|---:|---:|---:|---:|---:|",
+)
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Two rows for each cell of the results file, its difference, and a caption."""
+    lines: list[str] = []
+    for name, cell in results.items():
+        if name == META:
+            continue
+        for side in ("replayed", "simulated"):
+            lines.append(_row(name, cell, side))
+        off = cell["difference"]
+        lines.append(
+            f"| | | difference | {off['gpu_hours']:+.1%} | {off['goodput']:+.1%} | | | | |"
+        )
+    return "\n".join([*HEADER, *lines, "", _caption(results)])
+
+
+def _row(name: str, cell: Mapping[str, Any], side: str) -> str:
+    figures = cell[side]
+    ttft = _by_tier(figures, "ttft_p95_s", "{:.2f} s", 1.0)
+    tpot = _by_tier(figures, "tpot_p95_s", "{:.0f} ms", 1e3)
+    return (
+        f"| {_name(name, cell)} | {cell['law']} | {side} | {figures['gpu_hours']:.3f} "
+        f"| {figures['goodput']:.1%} | {ttft} | {tpot} | {figures['refused']} "
+        f"| {figures['scale_actions']} |"
+    )
+
+
+def _name(name: str, cell: Mapping[str, Any]) -> str:
+    slow = "" if cell["slow"] == 1 else f", GPUs {cell['slow']:g} times as slow"
+    return f"{name}, {cell['minutes']:g} min{slow}"
+
+
+def _by_tier(figures: Mapping[str, Any], name: str, form: str, factor: float) -> str:
+    values = [tier[name] for tier in figures["tiers"].values()]
+    return ", ".join("none" if value is None else form.format(value * factor) for value in values)
+
+
+def _caption(results: Mapping[str, Any]) -> str:
+    meta = results[META]
+    cells = [cell for name, cell in results.items() if name != META]
+    dates = ", ".join(sorted({cell["date"] for cell in cells}))
+    commits = ", ".join(sorted({cell["commit"] for cell in cells}))
+    return (
+        "In real time, at the step times of the GPUs' profiles; of two tiers chat's times come "
+        f"first. {meta['machine']['cpu']}, {meta['machine']['cores']} cores. Last: "
+        f"`{meta['command']}`; {dates}, commit {commits}."
+    )

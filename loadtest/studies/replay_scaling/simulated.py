@@ -7,9 +7,7 @@ from typing import Any
 
 from ray.serve.config import AutoscalingConfig
 
-from loadtest.load.scenario import Slo
-from loadtest.replay_scaling.cells import IDLE_S, ReplayCell
-from loadtest.replay_scaling.cluster import autoscaling_config
+from loadtest.scenario import Slo
 from loadtest.simulation.ours import make_ours
 from loadtest.simulation.outcome import Outcome
 from loadtest.simulation.policies import RayDefault, ServeDelays
@@ -18,6 +16,8 @@ from loadtest.simulation.run import Policy, simulate
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.tier_state import TierState
 from loadtest.simulation.trace import Trace
+from loadtest.studies.replay_scaling.cells import IDLE_S, ReplayCell
+from loadtest.studies.replay_scaling.cluster import autoscaling_config
 from serve_app.config.admission import AdmissionConfig
 from serve_app.core.tiers import Tier
 

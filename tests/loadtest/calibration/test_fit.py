@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from loadtest.calibration.fit import (
     CONTEXT,
     PROMPT,
-    TooLittle,
+    UserError,
     curve_ms,
     fit_all,
     fit_curve,
@@ -110,7 +110,7 @@ def test_what_steps_under_load_take_beyond_waves_is_their_prompts() -> None:
 
 
 def test_first_tokens_need_a_step_of_one_sequence() -> None:
-    with pytest.raises(TooLittle, match="one sequence"):
+    with pytest.raises(UserError, match="one sequence"):
         fit_all(STEPS[3:], [], FIRST_TOKENS)
 
 
@@ -149,10 +149,10 @@ def test_no_point_nearby_is_closer(rows: list[list[float]]) -> None:
 
 
 def test_one_batch_size_is_too_little() -> None:
-    with pytest.raises(TooLittle, match="one batch size"):
+    with pytest.raises(UserError, match="one batch size"):
         fit_curve(STEPS[:3])
 
 
 def test_one_length_of_prompts_is_too_little() -> None:
-    with pytest.raises(TooLittle, match="one length"):
+    with pytest.raises(UserError, match="one length"):
         fit_first_tokens(FIRST_TOKENS[:1] * 3, fit_curve(STEPS))

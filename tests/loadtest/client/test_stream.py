@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from loadtest.load.stream_reader import StreamReader
+from loadtest.client.stream import StreamReader
 from tests.loadtest.load.fake_openai import Reply, chunk, event, events
 
 STREAM = b": waiting, 2 ahead\n\n" + b"".join(events(Reply(thought=2, answer=3)))

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from loadtest.errors import UserError
 from loadtest.load.arrivals import draw, schedule, times
-from loadtest.load.faults import LoadFault
 from loadtest.load.prompts import PromptWriter
-from loadtest.load.scenario import Lognormal, Poisson, Scenario, Uniform
+from loadtest.scenario import Lognormal, Poisson, Scenario, Uniform
 
 HOUR_S = 3600.0
 
@@ -113,7 +113,7 @@ def test_a_trace_with_tiers_names_them(tmp_path: Path) -> None:
 
 
 def test_a_broken_trace_is_named_by_its_place(tmp_path: Path) -> None:
-    with pytest.raises(LoadFault, match=r"loads\.0\.arrivals\.file: .*line 2"):
+    with pytest.raises(UserError, match=r"loads\.0\.arrivals\.file: .*line 2"):
         schedule(a_scenario(a_trace(tmp_path, "\nx,1,2\n")))
 
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from loadtest.soak.drift import sen_slope, span_s
+from loadtest.report.statistics import sen_slope, span_s
 
 
 def test_a_line_has_its_slope_and_outliers_do_not_move_it() -> None:

@@ -2,14 +2,14 @@
 
 import pytest
 
-from loadtest.evaluation.figures import (
+from loadtest.report.statistics import (
     busy_s,
+    fraction,
     majority,
     mean_of_runs,
     over_problems,
     paired_difference,
     quantile,
-    share,
     t_quantile,
     total,
 )
@@ -67,7 +67,7 @@ def test_pauses_are_not_busy() -> None:
 
 
 def test_what_was_not_told_is_none_and_not_zero() -> None:
-    assert share(0, 0) is None
+    assert fraction(0, 0) is None
     assert total([None, None]) is None
     assert total([None, 2]) == 2
     assert quantile([None], 50) is None

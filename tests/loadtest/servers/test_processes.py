@@ -5,8 +5,7 @@ import os
 import psutil
 import pytest
 
-from loadtest.process_roles import role_of_title
-from loadtest.soak.parts import _part
+from loadtest.servers.processes import _part, role_of_title
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,22 @@ from typing import cast
 import psutil
 import pytest
 
-from loadtest.process_cpu import cpu_by_part_s, cpu_s, frozen, part_of, server_processes
-from loadtest.process_roles import role_of, role_of_title, title_of
-from loadtest.systems import bare_command, chat_only_config, engine_cores, engine_environment
+from loadtest.servers.processes import (
+    cpu_by_part_s,
+    cpu_s,
+    frozen,
+    part_of,
+    role_of,
+    role_of_title,
+    server_processes,
+    title_of,
+)
+from loadtest.servers.systems import (
+    bare_command,
+    chat_only_config,
+    engine_cores,
+    engine_environment,
+)
 from serve_app.config.tier import EngineConfig, tier_args
 from serve_app.local.profiles import load_profile
 from serve_app.local.supervisor import RUN_ID_VARIABLE

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.load.scenario import Uniform
+from loadtest.scenario import Uniform
 from loadtest.simulation.engine import Engine
 from loadtest.simulation.held_load import HeldLoad, bench_at, load_at
 from loadtest.simulation.profile import (

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.load.scenario import Slo, Uniform
+from loadtest.scenario import Slo, Uniform
 from loadtest.simulation.held_load import held_load
 from loadtest.simulation.holding import holding
 from loadtest.simulation.profile import CardProfile, known_profiles

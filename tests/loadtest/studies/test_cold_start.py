@@ -1,9 +1,8 @@
 """The README's table of cold starts."""
 
-from pathlib import Path
 from typing import Any
 
-from loadtest.cold_start import PUBLISHED, table, write_readme
+from loadtest.studies.cold_start import PUBLISHED, table
 
 META = {
     "date": "2026-11-24T10:00:00+00:00",
@@ -48,11 +47,8 @@ def test_kinds_that_were_not_started_have_no_row() -> None:
     assert [row[:2] for row in rows()] == [["eager", "kept"], ["compiled", "kept"]]
 
 
-def test_others_figures_are_marked_as_such(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- cold-start:begin -->\n<!-- cold-start:end -->\nafter\n")
-    write_readme(RESULTS, readme)
-    text = readme.read_text()
+def test_others_figures_are_marked_as_such() -> None:
+    text = table(RESULTS)
     assert "by others, not measured here" in PUBLISHED
     assert PUBLISHED in text
     assert "2026-11-24, commit abc" in text

@@ -1,8 +1,6 @@
 """The README's table of what a part's death costs comes from the tests' own counts."""
 
-from pathlib import Path
-
-from loadtest.faults import table, write_readme
+from loadtest.studies.faults import table
 
 RESULTS = {
     "meta": {"date": "2026-01-02T03:04:05", "commit": "abc", "machine": {"cores": 2, "cpu": "X"}},
@@ -30,13 +28,6 @@ def test_a_row_says_what_was_cut_and_what_came_next() -> None:
     )
 
 
-def test_the_table_names_machine_date_and_commit(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("a\n<!-- faults:begin -->\nold\n<!-- faults:end -->\nb\n")
-    write_readme(RESULTS, readme)
-    text = readme.read_text()
-    assert text.startswith("a\n")
-    assert text.endswith("\nb\n")
-    assert "old" not in text
-    for said in ("2 cores of X", "2026-01-02", "commit abc"):
-        assert said in text
+def test_the_table_names_machine_date_and_commit() -> None:
+    for part in ("2 cores of X", "2026-01-02", "commit abc"):
+        assert part in table(RESULTS)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.first_run import ask, curl_commands, sentences
-from loadtest.readme_table import MarkersMissing, between_markers
-from loadtest.results_file import REPOSITORY
+from loadtest.errors import MeasurementError
+from loadtest.report.results_file import REPOSITORY
+from loadtest.studies.first_run import ask, curl_commands, sentences
 
 RESULTS = {
     "meta": {
@@ -29,7 +29,7 @@ def test_the_readme_holds_one_streaming_command_for_each_tier() -> None:
 def test_a_command_that_gets_no_streamed_answer_is_an_error(tmp_path: Path) -> None:
     answer = tmp_path / "answer"
     answer.write_text('data: {"choices":[{"delta":{"content":"cut"}}]}\n\n')
-    with pytest.raises(RuntimeError, match="no streamed answer"):
+    with pytest.raises(MeasurementError, match="no streamed answer"):
         ask(f"cat {answer}", "http://127.0.0.1:1")
 
 
@@ -46,8 +46,3 @@ def test_a_streamed_answer_is_put_together(tmp_path: Path) -> None:
 def test_a_run_without_tests_claims_nothing_of_them() -> None:
     assert "make test" not in sentences(RESULTS)
     assert "12 min" in sentences({**RESULTS, "test_s": 720.0})
-
-
-def test_text_without_markers_is_refused() -> None:
-    with pytest.raises(MarkersMissing, match="first-run:begin"):
-        between_markers("no markers here", "first-run", "x")

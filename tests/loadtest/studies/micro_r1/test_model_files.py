@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.micro_r1.command import MODEL_DIR
-from loadtest.micro_r1.problems import held_out_problems
-from loadtest.micro_r1.tokenizer import BOS, EOS, KEPT_TOKENS, VOCABULARY
+from loadtest.studies.micro_r1.command import MODEL_DIR
+from loadtest.studies.micro_r1.problems import held_out_problems
+from loadtest.studies.micro_r1.tokenizer import BOS, EOS, KEPT_TOKENS, VOCABULARY
 
 LARGEST_BYTES = 8_000_000
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from loadtest.micro_r1.frames import FRAMES_BY_STEPS
-from loadtest.micro_r1.problems import (
+from loadtest.studies.micro_r1.frames import FRAMES_BY_STEPS
+from loadtest.studies.micro_r1.problems import (
     Problem,
     draw_problem,
     held_out_problems,

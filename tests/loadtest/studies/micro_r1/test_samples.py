@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from loadtest.micro_r1.command import MODEL_DIR
-from loadtest.micro_r1.problems import draw_problem, held_out_problems
-from loadtest.micro_r1.samples import CUT_PHRASE, NO_LOSS, Sample, SampleWriter
-from loadtest.micro_r1.tokenizer import EOS
+from loadtest.studies.micro_r1.command import MODEL_DIR
+from loadtest.studies.micro_r1.problems import draw_problem, held_out_problems
+from loadtest.studies.micro_r1.samples import CUT_PHRASE, NO_LOSS, Sample, SampleWriter
+from loadtest.studies.micro_r1.tokenizer import EOS
 
 
 @pytest.fixture(scope="module")

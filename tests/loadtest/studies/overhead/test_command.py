@@ -4,20 +4,20 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from loadtest.__main__ import make_parser
-from loadtest.overhead import command
-from loadtest.overhead.command import with_rates
-from loadtest.overhead.options import plan_of
-from loadtest.overhead.plan import ClosedLoop, Level, OpenLoop, Plan
-from loadtest.overhead.repetition import Turn
-from loadtest.systems import System
+from loadtest.__main__ import parse
+from loadtest.servers.systems import System
+from loadtest.studies.overhead import command
+from loadtest.studies.overhead.command import with_rates
+from loadtest.studies.overhead.measure import Turn
+from loadtest.studies.overhead.options import plan_of
+from loadtest.studies.overhead.plan import ClosedLoop, Level, OpenLoop, Plan
 from tests.loadtest.builders import repetition
 
 BARE = System("bare", "http://127.0.0.1:1", "bare-run")
 
 
 def planned(*words: str) -> Plan:
-    options = make_parser().parse_args(["overhead", *words])
+    options = parse(["overhead", *words])
     progress = Progress(console=Console(quiet=True))
     return with_rates(options, plan_of(options), BARE, [BARE], progress)
 

@@ -4,30 +4,28 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.__main__ import make_parser
-from loadtest.overhead.options import (
+from loadtest.__main__ import parse
+from loadtest.report.results_file import RESULTS
+from loadtest.studies.overhead.options import (
     model_name_of,
     model_of,
     plan_of,
     results_file_of,
     systems_of,
 )
-from loadtest.overhead.plan import ClosedLoop
-from loadtest.results_file import RESULTS
+from loadtest.studies.overhead.plan import ClosedLoop
 from serve_app.engine.models.model_dir import ModelNotFoundError
 
 
 def test_all_systems_are_measured_unless_others_are_chosen() -> None:
-    parser = make_parser()
-
-    assert systems_of(parser.parse_args(["overhead"])) == [
+    assert systems_of(parse(["overhead"])) == [
         "bare", "bare-beside-ours", "ours", "ray-serve-llm", "serve-proxy-handle",
     ]  # fmt: skip
-    assert systems_of(parser.parse_args(["overhead", "--systems", "ours"])) == ["bare", "ours"]
+    assert systems_of(parse(["overhead", "--systems", "ours"])) == ["bare", "ours"]
 
 
 def test_a_bare_server_beside_ours_needs_ours() -> None:
-    options = make_parser().parse_args(["overhead", "--systems", "bare-beside-ours"])
+    options = parse(["overhead", "--systems", "bare-beside-ours"])
 
     assert systems_of(options) == ["bare", "bare-beside-ours", "ours"]
 
@@ -35,7 +33,7 @@ def test_a_bare_server_beside_ours_needs_ours() -> None:
 def test_the_command_line_chooses_the_plan() -> None:
     words = ["overhead", "--quick", "--rounds", "3", "--concurrency", "8", "16"]
 
-    chosen = plan_of(make_parser().parse_args(words))
+    chosen = plan_of(parse(words))
 
     assert chosen.rounds == 3
     assert chosen.levels == (ClosedLoop(8, 16), ClosedLoop(16, 48))
@@ -43,11 +41,10 @@ def test_the_command_line_chooses_the_plan() -> None:
 
 
 def test_rounds_are_shared_among_starts() -> None:
-    parser = make_parser()
 
-    chosen = plan_of(parser.parse_args(["overhead", "--rounds", "7", "--starts", "3"]))
-    usual = plan_of(parser.parse_args(["overhead"]))
-    quick = plan_of(parser.parse_args(["overhead", "--quick"]))
+    chosen = plan_of(parse(["overhead", "--rounds", "7", "--starts", "3"]))
+    usual = plan_of(parse(["overhead"]))
+    quick = plan_of(parse(["overhead", "--quick"]))
 
     assert chosen.rounds_by_start() == [range(2), range(2, 4), range(4, 7)]
     assert usual.rounds_by_start() == [range(5), range(5, 10)]
@@ -55,7 +52,7 @@ def test_rounds_are_shared_among_starts() -> None:
 
 
 def test_no_start_is_without_a_round() -> None:
-    options = make_parser().parse_args(["overhead", "--rounds", "2", "--starts", "5"])
+    options = parse(["overhead", "--rounds", "2", "--starts", "5"])
 
     assert plan_of(options).rounds_by_start() == [range(1), range(1, 2)]
 
@@ -73,26 +70,26 @@ def test_no_start_is_without_a_round() -> None:
     ],
 )
 def test_each_model_has_a_results_file(words: list[str], whole: bool, name: str) -> None:
-    options = make_parser().parse_args(["overhead", *words])
+    options = parse(["overhead", *words])
 
-    assert results_file_of(options, whole=whole) == RESULTS.parent / name
+    assert results_file_of(options, whole=whole) == RESULTS / name
 
 
 def test_a_chosen_results_file_is_taken() -> None:
-    options = make_parser().parse_args(["overhead", "--quick", "--out", "mine.json"])
+    options = parse(["overhead", "--quick", "--out", "mine.json"])
 
     assert results_file_of(options, whole=True) == Path("mine.json")
 
 
 def test_results_name_a_model_without_its_folder() -> None:
-    options = make_parser().parse_args(["overhead", "--model", "/some/folder/Qwen2.5-0.5B"])
+    options = parse(["overhead", "--model", "/some/folder/Qwen2.5-0.5B"])
 
     assert model_name_of(options) == "Qwen2.5-0.5B"
 
 
 @pytest.mark.parametrize("name", ["some-org/some-model", "/no/such/folder"])
 def test_a_model_that_is_not_here_is_refused(name: str) -> None:
-    options = make_parser().parse_args(["overhead", "--model", name])
+    options = parse(["overhead", "--model", name])
 
     with pytest.raises(ModelNotFoundError, match="give"):
         model_of(options)
@@ -101,7 +98,7 @@ def test_a_model_that_is_not_here_is_refused(name: str) -> None:
 def test_a_file_is_no_directory_of_a_model(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.touch()
-    options = make_parser().parse_args(["overhead", "--model", str(file)])
+    options = parse(["overhead", "--model", str(file)])
 
     with pytest.raises(ModelNotFoundError, match="give the directory"):
         model_of(options)
@@ -110,7 +107,7 @@ def test_a_file_is_no_directory_of_a_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["-1", "nan", "inf", "fast"])
 def test_a_rate_that_is_none_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        make_parser().parse_args(["overhead", f"--open-loop-rate={value}"])
+        parse(["overhead", f"--open-loop-rate={value}"])
 
     assert "--open-loop-rate" in capsys.readouterr().err
 
@@ -121,6 +118,6 @@ def test_a_count_that_is_none_is_refused(
     option: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        make_parser().parse_args(["overhead", option, value])
+        parse(["overhead", option, value])
 
     assert option in capsys.readouterr().err

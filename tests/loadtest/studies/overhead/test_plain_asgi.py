@@ -2,8 +2,9 @@
 
 import asyncio
 
-from loadtest.overhead.plain_asgi import make_server
-from loadtest.sse_client import chat_body, run_closed_loop
+from loadtest.client.chat import chat_body
+from loadtest.studies.overhead.measure import run_closed_loop
+from loadtest.studies.overhead.plain_asgi import make_server
 from serve_app.config.engine import FakeEngineConfig
 from serve_app.config.tier import EngineConfig
 from serve_app.local.ports import free_ports
@@ -24,4 +25,4 @@ async def test_the_fake_engines_chunks_come_over_http() -> None:
     server.should_exit = True
     await serving
     assert [stream.output_tokens for stream in streams] == [20] * 4
-    assert all(1 <= len(stream.event_s) <= 20 for stream in streams)
+    assert all(1 <= len(stream.token_s) <= 20 for stream in streams)

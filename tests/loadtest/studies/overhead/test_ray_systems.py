@@ -4,9 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.overhead import ray_systems
-from loadtest.overhead.ray_systems import check_ray_llm, engine_kwargs, llm_config, plain_cluster
-from loadtest.systems import StartFailure, engine_words
+from loadtest.servers.systems import MeasurementError, engine_words
+from loadtest.studies.overhead import ray_systems
+from loadtest.studies.overhead.ray_systems import (
+    check_ray_llm,
+    engine_kwargs,
+    llm_config,
+    plain_cluster,
+)
 from serve_app.config.tier import EngineConfig
 
 ENGINE = EngineConfig(max_model_len=1024, cpu_slice="0/2", extra_args={"async-scheduling": False})
@@ -58,5 +63,5 @@ def test_a_missing_package_is_named_before_anything_starts(
 ) -> None:
     monkeypatch.setattr(ray_systems.importlib.util, "find_spec", lambda name: None)
 
-    with pytest.raises(StartFailure, match=r"jsonref and pyarrow.*--systems"):
+    with pytest.raises(MeasurementError, match=r"jsonref and pyarrow.*--systems"):
         check_ray_llm()

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 
-from loadtest.overhead import repetition
-from loadtest.overhead.command import beside
-from loadtest.overhead.plan import ClosedLoop, OpenLoop, quick_plan
-from loadtest.overhead.repetition import (
+from loadtest.client.chat import chat_body
+from loadtest.client.record import Record
+from loadtest.servers.systems import System
+from loadtest.studies.overhead import measure as repetition
+from loadtest.studies.overhead.command import beside
+from loadtest.studies.overhead.measure import (
     Turn,
     arrivals_s,
     idle_cores,
@@ -18,8 +20,7 @@ from loadtest.overhead.repetition import (
     make_prompts,
     repeat,
 )
-from loadtest.sse_client import StreamTimes, chat_body
-from loadtest.systems import System
+from loadtest.studies.overhead.plan import ClosedLoop, OpenLoop, quick_plan
 
 
 def test_no_prompt_comes_twice() -> None:
@@ -79,12 +80,13 @@ async def test_the_times_of_the_run_in_do_not_count(monkeypatch: pytest.MonkeyPa
 
     async def run_closed_loop(
         url: str, bodies: Sequence[bytes], *, concurrency: int
-    ) -> list[StreamTimes]:
+    ) -> list[Record]:
         asked.extend(json.loads(body)["max_tokens"] for body in bodies)
-        return [
-            StreamTimes(sent_s=0.0, event_s=[float(number)], output_tokens=1)
-            for number in range(len(bodies))
-        ]
+        records = [Record(number, 0, "", 0.0, 0, 0) for number in range(len(bodies))]
+        for record in records:
+            record.sent_s, record.output_tokens = 0.0, 1
+            record.token_s.append(float(record.number))
+        return records
 
     monkeypatch.setattr(repetition, "run_closed_loop", run_closed_loop)
     monkeypatch.setattr(repetition, "frozen", lambda run_ids: contextlib.nullcontext())

@@ -2,10 +2,10 @@
 
 import pytest
 
-from loadtest.overhead.plan import full_plan
-from loadtest.overhead.pure_path import pure_path_plan, pure_path_results
-from loadtest.overhead.results import bar, comparison, meta, rows, starts_measured
-from loadtest.overhead.rounds import Measured, Round
+from loadtest.studies.overhead.measure import Measured, Round
+from loadtest.studies.overhead.plan import full_plan
+from loadtest.studies.overhead.pure_path import pure_path_plan, pure_path_results
+from loadtest.studies.overhead.results import bar, comparison, meta, rows, starts_measured
 from tests.loadtest.builders import compared, repetition
 
 SYSTEMS = ("bare", "ours", "ray-serve-llm")

@@ -5,12 +5,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from loadtest.overhead import rounds
-from loadtest.overhead.plan import ClosedLoop, Level, Plan
-from loadtest.overhead.repetition import Turn
-from loadtest.overhead.rounds import Measured, in_order, measure
-from loadtest.stats import Repetition
-from loadtest.systems import System
+from loadtest.servers.systems import System
+from loadtest.studies.overhead import measure as rounds
+from loadtest.studies.overhead.measure import Measured, Repetition, Turn, in_order, measure
+from loadtest.studies.overhead.plan import ClosedLoop, Level, Plan
 from tests.loadtest.builders import repetition
 
 SYSTEMS = [System(name, "http://127.0.0.1:1", f"{name}-run") for name in ("bare", "ours", "third")]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.stats import added_ms, estimate, pooled_ms, rate_ratio, summary
+from loadtest.studies.overhead.measure import added_ms, estimate, pooled_ms, rate_ratio, summary
 from tests.loadtest.builders import repetition
 
 

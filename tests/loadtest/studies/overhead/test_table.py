@@ -1,6 +1,6 @@
 """The README's table says what was measured, against what, and which promises it breaks."""
 
-from loadtest.overhead.table import table
+from loadtest.studies.overhead.results import table
 from tests.loadtest.builders import compared, figures, results
 
 

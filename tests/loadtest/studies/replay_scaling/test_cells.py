@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.load.scenario import Slo
-from loadtest.replay_scaling.cells import CELLS, IDLE_S, STEP_TIMES, ReplayCell, cut, slowed
-from loadtest.replay_scaling.cluster import (
+from loadtest.scenario import Slo
+from loadtest.simulation.profile import known_profiles
+from loadtest.simulation.setup import Setup, tier_plan
+from loadtest.simulation.trace import Request, Trace
+from loadtest.studies.replay_scaling.cells import CELLS, IDLE_S, STEP_TIMES, ReplayCell, cut, slowed
+from loadtest.studies.replay_scaling.cluster import (
     PROCESS_S,
     application,
     autoscaling_config,
     fake_engine,
 )
-from loadtest.simulation.profile import known_profiles
-from loadtest.simulation.setup import Setup, tier_plan
-from loadtest.simulation.trace import Request, Trace
 from serve_app.config.admission import AdmissionConfig
 from serve_app.config.engine import FakeEngineConfig
 from serve_app.config.tier import TierArgs
@@ -123,7 +123,7 @@ def test_the_replica_derives_the_limits_that_the_simulation_derives(slow: float)
 @pytest.mark.parametrize("name", ["step", "step-ray"])
 def test_the_simulation_counts_from_the_first_request(name: str) -> None:
     """All GPUs of the cell serve from the beginning, and none is given back so soon."""
-    from loadtest.replay_scaling.simulated import simulate_replay
+    from loadtest.studies.replay_scaling.simulated import simulate_replay
 
     cell = replace(CELLS[name], gpus={"T4": 2}, initial={Tier.CHAT: 2})
     trace = cell.trace(40.0, 1.0)
@@ -134,7 +134,7 @@ def test_the_simulation_counts_from_the_first_request(name: str) -> None:
 
 
 def test_the_simulations_times_begin_with_the_first_request() -> None:
-    from loadtest.replay_scaling.simulated import simulate_replay
+    from loadtest.studies.replay_scaling.simulated import simulate_replay
 
     cell = CELLS["step-ray"]
     outcome = simulate_replay(cell, cell.trace(60.0, 1.0), PROFILES, Slo(ttft=2.0, tpot=0.1))

@@ -7,13 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.load.record import Outcome, Record
-from loadtest.load.scenario import Slo
-from loadtest.replay_scaling.client import body
-from loadtest.replay_scaling.figures import Figures, TierFigures, differences, replayed
-from loadtest.replay_scaling.replay import decisions_of
-from loadtest.replay_scaling.table import table
+from loadtest.client.record import Outcome, Record
+from loadtest.scenario import Slo
 from loadtest.simulation.trace import Request
+from loadtest.studies.replay_scaling.client import body
+from loadtest.studies.replay_scaling.replay import decisions_of
+from loadtest.studies.replay_scaling.results import (
+    Figures,
+    TierFigures,
+    differences,
+    replayed,
+    table,
+)
 from serve_app.core.tiers import Tier
 from serve_app.engine.fake.app import CHARACTERS_PER_TOKEN
 

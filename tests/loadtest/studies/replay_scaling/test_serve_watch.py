@@ -6,13 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.replay_scaling.serve_watch import (
-    Sight,
-    held_s,
-    scale_actions,
-    sight_of,
-    starts_s,
-)
+from loadtest.studies.replay_scaling.replay import Sight, held_s, scale_actions, sight_of, starts_s
 from serve_app.core.tiers import Tier
 
 CHAT, REASONING = Tier.CHAT, Tier.REASONING

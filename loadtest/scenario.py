@@ -234,7 +234,7 @@ class Scenario(_Strict):
     retries: int = Field(
         default=0,
         ge=0,
-        description="How often a refused request is sent again after its Retry-After.",
+        description="How often a refused request is retried, at its Retry-After.",
     )
     ignore_eos: bool = Field(
         default=True,

@@ -14,8 +14,8 @@ from loadtest.simulation.profile import pairs
 Numbers = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 CONTEXT, PROMPT = "per_context_ktoken_ms", "per_prompt_ms"
-# By so much, as a share, the straight line may miss a step that nothing disturbed: the full batch
-# is one wave of a round, and what it says must count.
+# By so much, as a fraction, the straight line may miss a step that nothing disturbed: the full
+# batch is one wave of a round, and what it says must count.
 USUAL_OFF = 0.3
 ITERATIONS = 50
 # The samples do not tell the figures apart.
@@ -39,24 +39,24 @@ class Fit:
 
     @property
     def off_by(self) -> tuple[float, ...]:
-        """Of each sample: how far the fit is above what was measured, as a share of it."""
+        """Of each sample: how far the fit is above what was measured, as a fraction of it."""
         pairs = zip(self.fitted_ms, self.measured_ms, strict=True)
         return tuple(fitted / measured - 1 for fitted, measured in pairs)
 
     @property
     def r2(self) -> float:
-        """Of the variance of what was measured, the share that the fit explains."""
+        """Of the variance of what was measured, the fraction that the fit explains."""
         measured, fitted = np.array(self.measured_ms), np.array(self.fitted_ms)
         spread = float(((measured - measured.mean()) ** 2).sum())
         return 1.0 - float(((measured - fitted) ** 2).sum()) / spread if spread else 1.0
 
     @property
     def typical_off(self) -> float:
-        """How far the fit is off a sample, as a share: the median of its errors."""
+        """How far the fit is off a sample, as a fraction: the median of its errors."""
         return float(np.median(np.abs(self.off_by)))
 
     def uncertainty(self, name: str) -> float:
-        """Of a figure, as a share of it: two standard errors, and no less than what the fit is
+        """Of a figure, as a fraction of it: two standard errors, and no less than what the fit is
         typically off by, which also has what changes with the machine's moments. Of a figure that
         came out as 0 there is none to tell."""
         at = self.names.index(name)

@@ -66,8 +66,8 @@ async def _tiers(base_url: str, api_key: str | None) -> Mapping[str, Mapping[str
 
 
 def template_tokens(base_url: str, tier: Tier, api_key: str | None) -> float:
-    """What the server's chat template adds to a prompt, by asking: the load that a card holds is of
-    the tokens that the server counts. It also wakes a server that has slept."""
+    """What the server's chat template adds to a prompt, by asking: the load that a GPU sustains
+    is of the tokens that the server counts. It also wakes a server that has slept."""
     return asyncio.run(tokens_added(base_url, tier, api_key))
 
 
@@ -85,7 +85,7 @@ async def tokens_added(base_url: str, tier: Tier, api_key: str | None) -> float:
 
 
 def most_rps(profile: CardProfile, limits: Limits, *, prompt: float, answer: float) -> float:
-    """Requests a second that a card with all its slots busy ends, of these mean lengths.
+    """Requests a second that a GPU with all its slots busy ends, of these mean lengths.
 
     As `StepModel.request_s`, with the reading of their contexts.
     """
@@ -172,7 +172,7 @@ def trace_of(records: Sequence[Record], tier: Tier) -> Trace:
 
 
 def off_by(real: Figures, predicted: Figures) -> dict[str, float]:
-    """How far the simulation is above what was measured, as a share of it."""
+    """How far the simulation is above what was measured, as a fraction of it."""
     return {name: predicted[name] / real[name] - 1 for name in real if real[name]}
 
 

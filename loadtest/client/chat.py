@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -22,6 +22,7 @@ DETAIL_CHARACTERS = 300
 RETRY_MARGIN_S = 0.01
 
 Clock = Callable[[], float]
+Read = Callable[[aiohttp.StreamReader], Awaitable[bytes]]
 
 
 class RunClock:
@@ -83,9 +84,11 @@ class Client:
     session: aiohttp.ClientSession
     clock: Clock
 
-    async def stream(self, url: str, body: bytes, record: Record) -> Refusal | None:
+    async def stream(
+        self, url: str, body: bytes, record: Record, read: Read = aiohttp.StreamReader.readany
+    ) -> Refusal | None:
         """One attempt; the refusal if it was refused. Errors of server and network are in the
-        record."""
+        record. `read` takes the next bytes of the answer, b"" at its end."""
         reader = StreamReader()
         record.token_s = reader.token_s  # grows while the answer comes
         try:
@@ -96,7 +99,7 @@ class Client:
                     _fail(record, "no_stream", f"the answer is {response.content_type}")
                     return None
                 clock, feed, content = self.clock, reader.feed, response.content
-                while block := await content.readany():
+                while block := await read(content):
                     feed(block, clock())
                 reader.close(clock())
                 return self._judge(reader, record)

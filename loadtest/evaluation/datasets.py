@@ -72,8 +72,8 @@ def _problems(path: Path) -> Iterator[Problem]:
             problem = _problem(json.loads(line), number)
             if problem.id in seen:
                 raise ValueError(f"the id {problem.id!r} was used before")
-        except ValueError as fault:
-            raise UserError(f"{path.name}, line {number}: {fault}.") from None
+        except ValueError as error:
+            raise UserError(f"{path.name}, line {number}: {error}.") from None
         seen.add(problem.id)
         yield problem
 
@@ -85,8 +85,8 @@ def _lines(path: Path) -> list[str]:
             data = gzip.decompress(data)
         # Not `splitlines`: JSON strings may hold U+2028, which is no end of a line here.
         return data.decode("utf-8").split("\n")
-    except (OSError, EOFError, ValueError) as fault:
-        raise UserError(f"{path.name} cannot be read: {fault}.") from None
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"{path.name} cannot be read: {error}.") from None
 
 
 def _problem(row: Any, number: int) -> Problem:

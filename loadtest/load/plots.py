@@ -68,7 +68,7 @@ def distributions(
     limits_s: Mapping[str, Mapping[str, float]] | None = None,
     one_scale: Sequence[Sequence[str]] = (),
 ) -> bool:
-    """A panel for each measure that has values: the share of them (in seconds) up to each time.
+    """A panel for each measure that has values: the fraction of them (in seconds) up to each time.
     `limits_s`: SLOs by panel and series, dashed. The panels of each group in `one_scale` have the
     same axis of time, so that they can be compared. False where no panel has a value."""
     drawn = {title: s for title, s in panels.items() if any(len(v) for v in s.values())}

@@ -23,8 +23,8 @@ _UNION_MEMBERS = frozenset(
 def read(path: Path) -> Scenario:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
-        raise UserError(f"{path} cannot be read: {fault}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
     if not isinstance(document, dict):
         raise UserError(f"{path} holds no scenario: it is to be a mapping with `loads`.")
     document.setdefault("name", path.stem)
@@ -34,10 +34,10 @@ def read(path: Path) -> Scenario:
 def checked(document: Mapping[str, Any], source: str) -> Scenario:
     try:
         return Scenario.model_validate(document)
-    except ValidationError as fault:
+    except ValidationError as error:
         # A list all of whose items are wrong is also called too short.
-        errors = [error for error in fault.errors() if error["type"] != "too_short"]
-        lines = [f"  {_place(e['loc'])}{_words(e)}" for e in errors or fault.errors()]
+        errors = [e for e in error.errors() if e["type"] != "too_short"]
+        lines = [f"  {_place(e['loc'])}{_words(e)}" for e in errors or error.errors()]
         raise UserError("\n".join([f"{source}:", *dict.fromkeys(lines)])) from None
 
 
@@ -72,8 +72,8 @@ def slo_of(text: str) -> Slo:
     """`ttft=2s,tpot=100ms`. Raises UserError."""
     try:
         return Slo.model_validate(_slo(text))
-    except ValidationError as fault:
-        words = "; ".join(f"{_place(e['loc'])}{_words(e)}" for e in fault.errors())
+    except ValidationError as error:
+        words = "; ".join(f"{_place(e['loc'])}{_words(e)}" for e in error.errors())
         raise UserError(f"--slo {text}: {words}") from None
 
 
@@ -113,8 +113,8 @@ def _of_trace(options: argparse.Namespace, tiers: list[str]) -> list[dict[str, A
     if not tiers:
         try:
             tiers = [tier_of_file(options.trace) or Tier.CHAT]
-        except (TraceError, OSError, UnicodeDecodeError) as fault:
-            raise UserError(f"--trace: {fault}") from None
+        except (TraceError, OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--trace: {error}") from None
     return [{"tier": _name(tier), "arrivals": arrivals} for tier in tiers]
 
 
@@ -134,8 +134,8 @@ def _arrivals(options: argparse.Namespace, tier: str) -> dict[str, Any]:
 def _bursts(options: argparse.Namespace, rate: str) -> dict[str, Any]:
     try:
         base = per_second(rate)
-    except ValueError as fault:
-        raise UserError(f"--tier: {fault}") from None
+    except ValueError as error:
+        raise UserError(f"--tier: {error}") from None
     return {
         "kind": "burst",
         "rate": base,

@@ -1,1 +1,1 @@
-"""What every command writes: results files, figures, pictures, pages, and what is seen meanwhile."""
+"""What every command writes: results files, figures, pictures, pages and progress."""

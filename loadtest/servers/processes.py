@@ -1,4 +1,4 @@
-"""A server's processes: what each of them is, the CPU and memory that they use, and freezing them."""
+"""A server's processes: what each is, what it uses, and how all are frozen."""
 
 import contextlib
 import os
@@ -58,7 +58,7 @@ def role_of_title(title: str) -> str:
 
 def title_of(process: psutil.Process) -> str:
     """The first word of the command line without its folder, or the script or module that Python
-    runs; '' of a process that is gone."""
+    runs; '' of a process that has ended."""
     try:
         command = process.cmdline()
     except psutil.Error:
@@ -169,7 +169,7 @@ def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None
 @dataclass(frozen=True, slots=True)
 class Part:
     """A process at one moment. `memory_bytes` is its proportional share (PSS) where the kernel
-    tells it, which counts shared pages once in all; else what is resident."""
+    reports it, which counts shared pages once in all; else what is resident."""
 
     role: str
     pid: int

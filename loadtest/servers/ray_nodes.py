@@ -47,7 +47,7 @@ def gpu_nodes(
 
 
 def idle_processes(accelerator_type: str) -> int:
-    """Workers without work on the nodes with this card: children of raylets with its label."""
+    """Idle workers of the nodes with this accelerator type: children of raylets with its label."""
     label = f'"{ACCELERATOR_LABEL}": "{accelerator_type}"'
     raylets = [
         process

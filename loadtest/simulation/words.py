@@ -7,8 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.report.formatting import seconds
-from loadtest.scenario import Slo
-from loadtest.scenario import slo_words
+from loadtest.scenario import Slo, slo_words
 from loadtest.simulation.outcome import Percentiles
 
 

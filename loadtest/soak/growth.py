@@ -100,15 +100,15 @@ def _medians(
 
 def _worst_role(observed: Observations, what: str) -> Row:
     """The role that is furthest above what it may have more than in the first baseline."""
-    least, share = MOST_MORE[what]
+    least, fraction = MOST_MORE[what]
     found = []
     for role, columns in observed.roles.items():
         points = _medians(observed, list(zip(observed.at_s, columns[what], strict=True)))
         if len(points) > 1:
             first, last = points[0][1], points[-1][1]
-            found.append((last - first - max(least, share * first), role, first, last))
+            found.append((last - first - max(least, fraction * first), role, first, last))
     name = f"{TITLES[what]}, by role"
-    limit = f"{least:g} more" + (f", or {share:.0%}" if share else "")
+    limit = f"{least:g} more" + (f", or {fraction:.0%}" if fraction else "")
     if not found:
         return Row("growth", name, "--", limit, Verdict.SHORT, "one baseline alone")
     above, role, first, last = max(found)
@@ -122,15 +122,15 @@ def _more(
     key: str,
     name: str,
     least: float,
-    share: float,
+    fraction: float,
     words: Callable[[float], str],
 ) -> Row:
     points = _medians(observed, list(zip(observed.at_s, observed.scalars[key], strict=True)))
-    limit = f"{words(least)} more" + (f", or {share:.0%}" if share else "")
+    limit = f"{words(least)} more" + (f", or {fraction:.0%}" if fraction else "")
     if len(points) < 2:
         return Row("growth", name, "--", limit, Verdict.SHORT, "one baseline alone")
     first, last = points[0][1], points[-1][1]
-    ok = last - first <= max(least, share * first)
+    ok = last - first <= max(least, fraction * first)
     value = f"{words(first)} → {words(last)}"
     return Row("growth", name, value, limit, of_limit(ok), "first and last baseline")
 

@@ -54,10 +54,10 @@ class Traffic:
     async def running(self, rates_per_s: Mapping[str, float]) -> AsyncIterator[None]:
         """Requests of every kind come, by tier at these rates, while the block runs."""
         tasks = [
-            asyncio.create_task(self._arrive(tier, kind, rate * kind.share))
+            asyncio.create_task(self._arrive(tier, kind, rate * kind.fraction))
             for tier, rate in rates_per_s.items()
             for kind in KINDS
-            if kind.share
+            if kind.fraction
         ]
         try:
             yield
@@ -74,9 +74,9 @@ class Traffic:
 
         async def ask_on(tier: str, number: int) -> None:
             rng = random.Random(f"{self.scenario.seed}/{tier}/{number}")
-            shares = [kind.share for kind in KINDS]
+            fractions = [kind.fraction for kind in KINDS]
             while self.client.clock() < began_s + seconds:
-                (kind,) = rng.choices(KINDS, shares)
+                (kind,) = rng.choices(KINDS, fractions)
                 record = await self.ask(tier, kind)
                 if record.outcome in (Outcome.SERVED, Outcome.UNFINISHED) or kind.wrong:
                     ended[tier] += 1

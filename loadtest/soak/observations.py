@@ -48,7 +48,7 @@ class Wrong:
 
 @dataclass(slots=True)
 class Observations:
-    """Times in seconds of the run. `roles`: by role and what is held, a value for each sample
+    """Times in seconds of the run. `roles`: by role and what they use, a value for each sample
     (`at_s`), nan where the role had no process. `processes`: memory of each one, by its role."""
 
     meta: Mapping[str, Any]

@@ -53,7 +53,7 @@ class Course:
             self.latest_wrong = f"{ended.kind.name} of {ended.record.tier}: {ended.wrong}"
 
     async def run(self) -> None:
-        """To the end of the plan, or until it is stopped or the server is gone."""
+        """To the end of the plan, or until it is stopped or the server has ended."""
         try:
             rates = await self._calibrate()
             async with self.traffic.running(rates):
@@ -121,7 +121,7 @@ class Course:
         )
 
     async def _idle(self) -> None:
-        """All clients are gone: so are the server's counts, or something was lost."""
+        """All clients have disconnected: so are the server's counts, or something was lost."""
         self.phase, self.coming = "waiting for the last answers", ""
         given_up = await self.traffic.drain(DRAIN_S)
         began_s, left = self._now_s(), await self._counts_left()

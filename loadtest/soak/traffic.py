@@ -8,7 +8,8 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+
+import aiohttp
 
 from loadtest.client.chat import Client, chat_body
 from loadtest.client.record import Outcome, Record
@@ -41,11 +42,11 @@ SLOW_BYTES, SLOW_EVERY_S, SLOW_FOR_S = 256, 0.25, 20.0
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`share` of its tier's arrivals; 0: only a fault sends it. `leaves`: its clients hang up
+    """`fraction` of its tier's arrivals; 0: only a fault sends it. `leaves`: its clients hang up
     within a second. `wrong`: its bodies are refused. `repeats`: one of a few questions."""
 
     name: str
-    share: float
+    fraction: float
     output_tokens: Tokens
     input_tokens: Tokens = 48
     stream: bool = True
@@ -90,7 +91,7 @@ def scenario_of(
     loads = [
         Load(
             tier=tier,
-            arrivals=Poisson(rate=rate * kind.share or 1.0),
+            arrivals=Poisson(rate=rate * kind.fraction or 1.0),
             input_tokens=kind.input_tokens,
             output_tokens=kind.output_tokens,
             duration=1.0,
@@ -180,57 +181,31 @@ def _wrong(kind: Kind, record: Record) -> str | None:
 
 
 async def read_slowly(client: Client, url: str, body: bytes, record: Record) -> None:
-    """A bare socket with a small buffer, since a client library reads ahead; after
+    """With a small buffer in each place that has one, since a client reads ahead; after
     `SLOW_FOR_S` the rest is read as it comes."""
-    record.sent_s = record.first_sent_s = client.clock()
-    try:
-        async with asyncio.timeout(client.session.timeout.total):
-            text = await _exchange(client, url, body, record)
-    except (TimeoutError, OSError) as fault:
-        record.outcome, record.reason = Outcome.ERROR, "broken_stream"
-        record.detail = repr(fault)
-        return
-    finally:
-        record.ended_s = client.clock()
-    head = text[:200]
-    if b" 429 " in head or b" 503 " in head:
-        record.outcome, record.reason = Outcome.REFUSED, "queue_full"
-    elif b"data: [DONE]" not in text[-200:]:
-        record.outcome, record.reason = Outcome.ERROR, "broken_stream"
-        record.detail = f"{head!r} … {text[-200:]!r}"
-    else:
-        record.outcome = Outcome.SERVED
+    began_s = client.clock()
+
+    async def read(content: aiohttp.StreamReader) -> bytes:
+        if client.clock() - began_s < SLOW_FOR_S:
+            await asyncio.sleep(SLOW_EVERY_S)
+        return await content.read(SLOW_BYTES)
+
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(force_close=True, socket_factory=_small_socket),
+        headers=client.session.headers,
+        timeout=client.session.timeout,
+        read_bufsize=SLOW_BYTES,
+    ) as session:
+        await Client(session, client.clock).stream(url, body, record, read)
 
 
-async def _exchange(client: Client, url: str, body: bytes, record: Record) -> bytes:
-    reader, writer = await _connect(url)
-    try:
-        place = urlsplit(url)
-        head = (
-            f"POST {place.path} HTTP/1.1\r\nhost: {place.netloc}\r\nconnection: close\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
-        writer.write(head.encode() + body)
-        await writer.drain()
-        text = b""
-        while block := await reader.read(SLOW_BYTES):
-            text += block
-            if client.clock() - (record.sent_s or 0.0) < SLOW_FOR_S:
-                await asyncio.sleep(SLOW_EVERY_S)
-        return text
-    finally:
-        writer.close()
-
-
-async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    place = urlsplit(url)
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def _small_socket(address: Any) -> socket.socket:
+    family, kind, protocol, *_ = address
+    found = socket.socket(family, kind, protocol)
     # Before it connects, since the window is agreed on then.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.setblocking(False)
-    port = place.port or 80
-    await asyncio.get_running_loop().sock_connect(sock, (place.hostname or "", port))
-    return await asyncio.open_connection(sock=sock, limit=SLOW_BYTES)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    found.setblocking(False)
+    return found
 
 
 def shortened(record: Record) -> dict[str, Any]:

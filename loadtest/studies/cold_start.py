@@ -74,7 +74,7 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
 
 
 def start(model: Path, cache: Path, *, eager: bool) -> dict[str, float]:
-    """Start the chat tier alone and stop it; the seconds of each phase, as its replica reports them."""
+    """Start the chat tier alone and stop it; the seconds of each phase, reported by its replica."""
     engine = EngineConfig(max_model_len=2048, enforce_eager=eager, compile_cache_dir=str(cache))
     with our_chat_tier(model, engine, slots=8, on_wait=lambda: None) as system:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

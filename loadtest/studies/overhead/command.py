@@ -209,7 +209,7 @@ def with_rates(
     progress: Progress,
 ) -> Plan:
     """The plan with repetitions that are long enough for what `bare` can, and with an open loop at
-    the chosen rate, or at a share of that."""
+    the chosen rate, or at a fraction of that."""
     rates_rps: dict[str, float] = {}
     open_loop_rps = options.open_loop_rate
     asked = plan.levels if plan.repetition_s else (plan.largest,)

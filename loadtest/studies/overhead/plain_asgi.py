@@ -32,7 +32,7 @@ async def make_server(
 
 
 async def serve(options: argparse.Namespace) -> None:
-    """Until it is told to stop."""
+    """Until it is stopped."""
     engine = options.engine
     server = await make_server(options.port, engine, engine.fake, options.model_name)
     await server.serve()

@@ -11,7 +11,7 @@ UNEQUAL = "-unequal"
 # What a repetition takes of the bare server at least: a second of a fast machine is too short for a
 # percentile, and too near to the thaw of the server's processes.
 REPETITION_S = 4.0
-# Arrivals of the open loop, as a share of what the bare server answers in its largest closed loop.
+# Arrivals of the open loop, over what the bare server answers in its largest closed loop.
 OPEN_LOOP_SHARE = 0.5
 # Answers of unequal length have this much less or more than `output_tokens`, each length as likely.
 LENGTH_SPREAD = 0.5
@@ -43,10 +43,10 @@ class ClosedLoop:
         """Of each answer, the run-in's first: the same for every server in the same round."""
         if not self.unequal:
             return [mean_tokens] * self.requests
-        dice = random.Random(f"lengths/{round_number}")
+        rng = random.Random(f"lengths/{round_number}")
         least, most = (max(1, round(mean_tokens * (1 + way * LENGTH_SPREAD))) for way in (-1, 1))
-        run_in = [dice.randint(1, most) for _ in range(self.run_in)]
-        return run_in + [dice.randint(least, most) for _ in range(self.requests)]
+        run_in = [rng.randint(1, most) for _ in range(self.run_in)]
+        return run_in + [rng.randint(least, most) for _ in range(self.requests)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What is replayed: a cut of a trace, the cluster that it is played on, and the law that scales it.
+"""What is replayed: a cut of a trace, the cluster that it is played on, the policy that scales it.
 
 A cell is small enough for a real Ray cluster on two cores: at most four GPUs that only Ray believes
 in, some ten requests a second.
@@ -23,10 +23,10 @@ SEED = 21
 # So long the first replicas have been ready, with nothing to do, when the first request comes:
 # HAProxy learns of them and the client's process starts. A replica's rates count from its start.
 IDLE_S = 10.0
-# What of a profile is a time that a slower card would take longer for.
+# What of a profile is a time that a slower GPU would take longer for.
 STEP_TIMES = ("base_ms", "per_sequence_ms", "per_prompt_token_ms", "per_context_ktoken_ms")
 
-Law = Literal["ours", "ray-default"]
+PolicyName = Literal["ours", "ray-default"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class RaySetting:
 @dataclass(frozen=True, slots=True)
 class ReplayCell:
     """`trace` makes so many seconds of it at so many times its load. `initial` replicas serve when
-    it begins; `ray` is None where our law decides."""
+    it begins; `ray` is None where our policy decides."""
 
     name: str
     gpus: Mapping[str, int]
@@ -51,7 +51,7 @@ class ReplayCell:
     words: str = field(default="", kw_only=True)
 
     @property
-    def law(self) -> Law:
+    def policy(self) -> PolicyName:
         return "ours" if self.ray is None else "ray-default"
 
 
@@ -159,7 +159,7 @@ CELLS: Mapping[str, ReplayCell] = {
 
 
 def slowed(profile: CardProfile, factor: float) -> CardProfile:
-    """A card that takes so many times as long for each step: fewer requests keep it busy."""
+    """A GPU that takes so many times as long for each step: fewer requests keep it busy."""
     if factor == 1:
         return profile
     return profile.model_copy(

@@ -1,4 +1,4 @@
-"""The client: sends each request at its time, whatever the others do, and records what became of it.
+"""The client: sends each request at its time, whatever the others do, and records the outcome.
 
 It runs in a process of its own, and reads time on the machine's clock, so that what another process
 sees of the cluster can be laid beside it.
@@ -30,7 +30,7 @@ class Replay:
 
 
 def play(base_url: str, requests: Sequence[Request], start_at_s: float) -> Replay:
-    """Send all of them from `start_at_s`, in seconds of `time.time`, on. Raises MeasurementError."""
+    """Send all of them from `start_at_s`, in seconds of `time.time`. Raises MeasurementError."""
     late_s = time.time() - start_at_s
     if late_s > 0:
         raise MeasurementError(

@@ -27,7 +27,7 @@ def running_cluster(
     tiers: tuple[Tier, ...],
     stream_interval: int,
 ) -> Iterator[LocalCluster]:
-    """A Ray head without GPUs, a node for each kind of card, and the application, which starts."""
+    """A Ray head without GPUs, a node for each kind of GPU, and the application, which starts."""
     config = application(cell, profiles, tiers, stream_interval, least=cell.initial)
     head = LocalCluster(environment=ENVIRONMENT, ray_options=("--num-cpus=2", "--num-gpus=0"))
     with head as cluster, ExitStack() as nodes:
@@ -45,8 +45,8 @@ def release(
     tiers: tuple[Tier, ...],
     stream_interval: int,
 ) -> None:
-    """Let the law decide from now on. Until then the counts that the cell begins with are held:
-    replicas that wait for the first request would be given back before it came."""
+    """Let the scaling policy decide from now on. Until then the counts that the cell begins
+    with are kept: replicas that wait for the first request would be scaled down before it came."""
     config = application(cell, profiles, tiers, stream_interval, least={})
     cluster.api.deploy(with_http_port(config, cluster.port))
 
@@ -60,7 +60,7 @@ def application(
     least: Mapping[Tier, int],
 ) -> dict[str, Any]:
     """deploy/mixed.yaml with the tiers that have requests, on the fake engine: its settings but for
-    the bounds of the counts, and for Ray's law its setting in place of our policy function.
+    the bounds of the counts, and for Ray's own policy its setting in place of our policy function.
     `stream_interval`: tokens in an event of a stream; `least` replicas of a tier, 1 if it is not
     named."""
     config = load_profile("mixed")
@@ -82,7 +82,7 @@ def application(
 def fake_engine(
     cell: ReplayCell, profiles: Mapping[str, CardProfile], stream_interval: int
 ) -> dict[str, Any]:
-    """`args.engine.fake`: the cards of the cell as their profiles have them."""
+    """`args.engine.fake`: the GPUs of the cell as their profiles have them."""
     cards = [profiles[card] for card in cell.gpus]
     start_s = max(card.start_total_s for card in cards)
     return {
@@ -114,7 +114,7 @@ def _scale(cell: ReplayCell, deployment: dict[str, Any], least: int) -> None:
             "downscale_delay_s": cell.ray.downscale_delay_s,
             "look_back_period_s": cell.ray.look_back_period_s,
         }
-        # Lending is part of our law's data plane; Serve has none.
+        # Lending is part of our data plane; Serve has none.
         deployment["user_config"] |= {"admission": {"lend_share": 0.0}}
 
 

@@ -29,7 +29,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "replay-scaling",
         description="Plays cuts of traces in real time against the application on a local Ray "
         "cluster whose GPUs only Ray believes in, with the fake engine at the step times of the "
-        "cards' profiles; then simulates the same requests, and writes both with their "
+        "GPUs' profiles; then simulates the same requests, and writes both with their "
         "differences into the results file and the table of docs/replay.md. A cell takes a minute "
         "more than its --minutes. Cells: "
         + "; ".join(f"{cell.name}: {cell.words}" for cell in CELLS.values())
@@ -47,7 +47,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--slow",
         type=positive,
         default=1.0,
-        help="cards that take so many times as long, and the load divided by it, on both sides: "
+        help="GPUs that take so many times as long, and the load divided by it, on both sides: "
         "for a machine that does not keep up",
     )
     parser.add_argument(
@@ -92,7 +92,7 @@ def _play(
     expected = simulated(outcome)
     console.print(f"  simulated: {_short(expected.as_dict())}")
     found: dict[str, Any] = {
-        "law": cell.law,
+        "law": cell.policy,
         "words": cell.words,
         "gpus": dict(cell.gpus),
         "minutes": options.minutes,

@@ -107,16 +107,16 @@ def sight_of(applications: Mapping[str, Any], at_s: float) -> Sight:
     return Sight(at_s, states, targets)
 
 
-def held_s(sights: Sequence[Sight], start_s: float, end_s: float) -> dict[Tier, float]:
+def gpu_seconds(sights: Sequence[Sight], start_s: float, end_s: float) -> dict[Tier, float]:
     """Seconds for which the tiers' replicas held GPUs between two times: each sight stands until
     the next one."""
-    held: dict[Tier, float] = {}
+    used_s: dict[Tier, float] = {}
     for number, sight in enumerate(sights):
         until_s = sights[number + 1].at_s if number + 1 < len(sights) else end_s
         span_s = min(until_s, end_s) - max(sight.at_s, start_s)
         for tier, states in sight.states.items():
-            held[tier] = held.get(tier, 0.0) + max(0.0, span_s) * len(states)
-    return held
+            used_s[tier] = used_s.get(tier, 0.0) + max(0.0, span_s) * len(states)
+    return used_s
 
 
 def scale_actions(sights: Sequence[Sight], start_s: float, end_s: float) -> list[ScaleAction]:
@@ -147,7 +147,7 @@ def starts_s(sights: Sequence[Sight]) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """`machine` is what it cost this machine, `decisions` what the scaling policy wrote into Serve's log."""
+    """`machine`: what it cost this machine; `decisions`: what the policy wrote into Serve's log."""
 
     figures: Figures
     gpu_hours_by_tier: Mapping[Tier, float]
@@ -194,7 +194,7 @@ def replay_on(
     *,
     stream_interval: int,
 ) -> Replayed:
-    """On a cluster that has the cell's application with its first replicas. Raises MeasurementError."""
+    """On a cluster with the cell's application and first replicas. Raises MeasurementError."""
     start_at_s = _await_initial(cell, trace, cluster) + IDLE_S
     with ServeWatch(cluster.api) as watch:
         release(cluster, cell, profiles, trace.tiers, stream_interval)
@@ -236,13 +236,13 @@ def _replayed(
     decisions: list[str],
 ) -> Replayed:
     end_s = start_at_s + trace.duration_s
-    held = held_s(watch.sights, start_at_s, end_s)
+    used_s = gpu_seconds(watch.sights, start_at_s, end_s)
     actions = scale_actions(watch.sights, start_at_s, end_s)
     starts = starts_s(watch.sights)
     reasons = {f"{r.outcome}: {r.reason} {r.detail[:200]}" for r in played.records if not r.served}
     return Replayed(
-        figures=replayed(played.records, slo, gpu_s=sum(held.values()), actions=len(actions)),
-        gpu_hours_by_tier={tier: seconds / 3600 for tier, seconds in held.items()},
+        figures=replayed(played.records, slo, gpu_s=sum(used_s.values()), actions=len(actions)),
+        gpu_hours_by_tier={tier: seconds / 3600 for tier, seconds in used_s.items()},
         changes=[asdict(action) for action in actions],
         start_s=round(mean(starts), 1) if starts else None,
         machine={**machine, "sights": len(watch.sights), "sights_missed": watch.missed},

@@ -14,13 +14,13 @@ from loadtest.scenario import Slo
 from loadtest.simulation.outcome import Outcome
 from serve_app.core.tiers import Tier
 
-# What the issue asks for: the share by which GPU-hours and goodput may differ.
+# What the issue asks for: the fraction by which GPU-hours and goodput may differ.
 WITHIN = 0.10
 
 
 @dataclass(frozen=True, slots=True)
 class TierFigures:
-    """`goodput` is the share of all requests that met the SLO; times are of those that were served.
+    """`goodput` is the fraction of all requests that met the SLO; times are of those served.
     `errors` are ends that are no refusal."""
 
     requests: int

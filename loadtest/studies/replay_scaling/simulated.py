@@ -1,4 +1,4 @@
-"""The simulated side of a cell: the same requests, cards, law and settings."""
+"""The simulated side of a cell: the same requests, GPUs, scaling policy and settings."""
 
 import warnings
 from collections.abc import Mapping
@@ -23,18 +23,18 @@ from serve_app.core.tiers import Tier
 
 
 @dataclass(slots=True)
-class HeldAtFirst:
-    """The law, which decides from `IDLE_S` on, as in the replay."""
+class KeptAtFirst:
+    """The scaling policy, which decides from `IDLE_S` on, as in the replay."""
 
-    law: Policy
+    policy: Policy
     initial: Mapping[Tier, int]
 
     @property
     def reasons(self) -> Mapping[Tier, str]:
-        return getattr(self.law, "reasons", {})
+        return getattr(self.policy, "reasons", {})
 
     def targets(self, tiers: Mapping[Tier, TierState], now_s: float) -> Mapping[Tier, float]:
-        chosen = self.law.targets(tiers, now_s)
+        chosen = self.policy.targets(tiers, now_s)
         return chosen if now_s >= IDLE_S else self.initial
 
 
@@ -52,19 +52,19 @@ def simulate_replay(
         lend_share=AdmissionConfig().lend_share if cell.ray is None else 0.0,
     )
     later = Trace(tuple(replace(r, arrival_s=r.arrival_s + IDLE_S) for r in trace.requests))
-    policy = HeldAtFirst(_policy(cell, setup, scaling), cell.initial)
+    policy = KeptAtFirst(_policy(cell, setup, scaling), cell.initial)
     return _from_the_first(simulate(later, setup, policy), cell)
 
 
 def _from_the_first(outcome: Outcome, cell: ReplayCell) -> Outcome:
     """Without the seconds before the first request."""
-    held_s = IDLE_S * sum(cell.initial.values())
+    idle_s = IDLE_S * sum(cell.initial.values())
     whole_s = sum(outcome.gpu_s.values())
     return replace(
         outcome,
         duration_s=outcome.duration_s - IDLE_S,
         # The first replicas are of one kind of GPU, or nearly: the sum is what counts.
-        gpu_s={card: s * (1 - held_s / whole_s) for card, s in outcome.gpu_s.items()},
+        gpu_s={gpu: s * (1 - idle_s / whole_s) for gpu, s in outcome.gpu_s.items()},
         changes=tuple(replace(c, at_s=c.at_s - IDLE_S) for c in outcome.changes),
     )
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from loadtest.report.pages import between_markers
 from loadtest.report.results_file import (
     META,
     REPOSITORY,
-    between_markers,
     commit,
     machine,
     versions,

@@ -45,9 +45,9 @@ def test_exact_samples_give_their_figures_back() -> None:
 
 
 def test_noise_moves_the_figures_little_and_is_told() -> None:
-    dice = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     noisy = [
-        Step(s.sequences, s.context_tokens, s.step_ms * dice.normal(1.0, 0.03)) for s in STEPS * 3
+        Step(s.sequences, s.context_tokens, s.step_ms * rng.normal(1.0, 0.03)) for s in STEPS * 3
     ]
     line = fit_line(noisy, fit_curve(noisy))
     assert line["base_ms"] == pytest.approx(built.BASE_MS, rel=0.05)
@@ -61,8 +61,8 @@ def test_the_truth_lies_within_the_uncertainty(noise: float) -> None:
     """Two standard errors: 95 % of the time, so that of 40 fits few miss."""
     missed = 0
     for seed in range(40):
-        dice = np.random.default_rng(seed)
-        noisy = [replace(s, step_ms=s.step_ms * dice.normal(1.0, noise)) for s in STEPS]
+        rng = np.random.default_rng(seed)
+        noisy = [replace(s, step_ms=s.step_ms * rng.normal(1.0, noise)) for s in STEPS]
         line = fit_line(noisy, fit_curve(noisy))
         for name, true in (("base_ms", built.BASE_MS), ("per_sequence_ms", built.SEQUENCE_MS)):
             uncertainty = line.uncertainty(name)

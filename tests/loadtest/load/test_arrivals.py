@@ -84,13 +84,13 @@ def test_without_a_duration_the_count_ends_it() -> None:
 
 
 def test_lengths_are_drawn_as_they_are_described() -> None:
-    dice = random.Random(0)
-    even = [draw(Uniform(low=10, high=20), dice) for _ in range(2000)]
+    rng = random.Random(0)
+    even = [draw(Uniform(low=10, high=20), rng) for _ in range(2000)]
     assert (min(even), max(even)) == (10, 20)
-    long = np.array([draw(Lognormal(median=100, p95=400), dice) for _ in range(20_000)])
+    long = np.array([draw(Lognormal(median=100, p95=400), rng) for _ in range(20_000)])
     assert np.median(long) == pytest.approx(100, rel=0.05)
     assert np.percentile(long, 95) == pytest.approx(400, rel=0.08)
-    assert draw(7, dice) == 7
+    assert draw(7, rng) == 7
 
 
 def a_trace(folder: Path, text: str) -> dict[str, Any]:

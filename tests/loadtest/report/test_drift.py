@@ -24,10 +24,10 @@ def test_a_process_that_starts_anew_is_no_step_down() -> None:
 
 
 def test_the_interval_holds_the_slope_of_noise_about_as_often_as_it_says() -> None:
-    dice = random.Random(3)
+    rng = random.Random(3)
     held = 0
     for _ in range(400):
-        slope = sen_slope([[(float(t), dice.gauss(0, 1)) for t in range(15)] for _ in range(2)])
+        slope = sen_slope([[(float(t), rng.gauss(0, 1)) for t in range(15)] for _ in range(2)])
         assert slope is not None
         held += slope.low <= 0 <= slope.high
     assert 0.92 <= held / 400 <= 1.0

@@ -25,7 +25,7 @@ from loadtest.soak.verdicts import Row, Verdict
 from tests.loadtest.soak.fake_server import FakeServer
 
 QUIET = Console(quiet=True)
-SENT = {kind.name for kind in KINDS if kind.share}
+SENT = {kind.name for kind in KINDS if kind.fraction}
 QUICK = Plan(
     duration_s=600,
     calibration_s=0.2,

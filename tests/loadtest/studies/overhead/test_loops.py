@@ -1,4 +1,4 @@
-"""The loops of the overhead's client: order, concurrency, due times, and that one error ends all."""
+"""The loops of the overhead's client: order, concurrency, due times, and an error that ends all."""
 
 import asyncio
 import time

@@ -92,7 +92,7 @@ def test_the_application_is_the_mixed_one_on_the_fake_engine(cell: ReplayCell) -
         scaling = deployment["autoscaling_config"]
         assert scaling["min_replicas"] == cell.initial[tier]
         assert scaling["max_replicas"] == sum(cell.gpus.values())
-        assert ("policy" in scaling) == (cell.law == "ours")
+        assert ("policy" in scaling) == (cell.policy == "ours")
         assert autoscaling_config(cell, tier)["min_replicas"] == 1
 
 

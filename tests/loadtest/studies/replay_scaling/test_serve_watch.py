@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.studies.replay_scaling.replay import Sight, held_s, scale_actions, sight_of, starts_s
+from loadtest.studies.replay_scaling.replay import (
+    Sight,
+    gpu_seconds,
+    scale_actions,
+    sight_of,
+    starts_s,
+)
 from serve_app.core.tiers import Tier
 
 CHAT, REASONING = Tier.CHAT, Tier.REASONING
@@ -40,8 +46,8 @@ def test_a_replica_holds_its_gpu_from_its_order_to_the_end_of_its_drain() -> Non
         sight(50.0, 1, a="RUNNING", b="STOPPING"),
         sight(55.0, 1, a="RUNNING"),
     ]
-    assert held_s(sights, 0.0, 60.0) == {CHAT: 60.0 + 45.0}
-    assert held_s(sights, 20.0, 52.0) == {CHAT: 2 * 32.0}
+    assert gpu_seconds(sights, 0.0, 60.0) == {CHAT: 60.0 + 45.0}
+    assert gpu_seconds(sights, 20.0, 52.0) == {CHAT: 2 * 32.0}
     actions = scale_actions(sights, 0.0, 60.0)
     assert [(action.at_s, action.replicas) for action in actions] == [(10.0, 2), (50.0, 1)]
     assert scale_actions(sights, 20.0, 60.0)[0].replicas == 1
@@ -60,17 +66,20 @@ def test_seconds_lie_between_those_of_the_fewest_and_the_most(
         sight(float(at_s), count, **{f"r{number}": "RUNNING" for number in range(count)})
         for at_s, count in enumerate(counts)
     ]
-    held = held_s(sights, start_s, start_s + length_s)[CHAT]
+    held = gpu_seconds(sights, start_s, start_s + length_s)[CHAT]
     assert min(counts) * length_s <= held + 1e-6
     assert held <= max(counts) * length_s + 1e-6
 
 
 def test_no_sight_is_no_replica() -> None:
-    assert held_s([], 0.0, 10.0) == {}
+    assert gpu_seconds([], 0.0, 10.0) == {}
     assert scale_actions([], 0.0, 10.0) == []
     assert starts_s([]) == []
 
 
 def test_tiers_are_counted_apart() -> None:
     both = Sight(0.0, {CHAT: {"a": "RUNNING"}, REASONING: {"b": "RUNNING", "c": "STARTING"}}, {})
-    assert held_s([both], 0.0, 5.0) == {CHAT: pytest.approx(5.0), REASONING: pytest.approx(10.0)}
+    assert gpu_seconds([both], 0.0, 5.0) == {
+        CHAT: pytest.approx(5.0),
+        REASONING: pytest.approx(10.0),
+    }

@@ -1,1 +1,1 @@
-"""Profiles of cards, measured on running servers, and whether the simulation foretells those."""
+"""Profiles of GPUs, measured on running servers, and whether the simulation predicts those."""

@@ -1,27 +1,27 @@
-"""Measures a running server and makes the profile of its card."""
+"""Measures a running server and makes the profile of its GPU."""
 
 import asyncio
-import datetime
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import uvloop
 from rich.console import Console
-from rich.progress import Progress
 
 from loadtest.calibration import samples
-from loadtest.calibration.fit import CONTEXT, PROMPT, Fit, Fits, TooLittle, curve_ms, fit_all
-from loadtest.calibration.told import Told, told_by
+from loadtest.calibration.fit import CONTEXT, PROMPT, Fit, Fits, curve_ms, fit_all
+from loadtest.calibration.samples import FirstToken
 from loadtest.calibration.waves import SHORT_TOKENS, Answered, Wave, ask_rounds, plan
-from loadtest.load.ask import open_session
-from loadtest.load.faults import LoadFault
-from loadtest.load.generator import RunClock
-from loadtest.load.scenario import Load, Poisson, Scenario
-from loadtest.load.server import Target, Watch, find_target
-from loadtest.results_file import commit, machine, versions
+from loadtest.client.chat import RunClock, open_session
+from loadtest.client.server_info import ServerInfo, info_of
+from loadtest.errors import UserError
+from loadtest.load.run import on_own_loop
+from loadtest.load.targets import Target, Watch, find_target
+from loadtest.report.pictures import COLORS, LEGEND, SMALL, make_figure, save
+from loadtest.report.progress import bars
+from loadtest.report.results_file import provenance
+from loadtest.scenario import Load, Poisson, Scenario
 from loadtest.simulation.profile import (
     MOST_UNCERTAINTY,
     TOTAL,
@@ -29,7 +29,7 @@ from loadtest.simulation.profile import (
     known_profiles,
 )
 from loadtest.simulation.profile import (
-    GpuProfile as CardProfile,
+    GpuProfile as GpuProfile,
 )
 from loadtest.simulation.profile import (
     ProfileFigure as Figure,
@@ -46,8 +46,8 @@ TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the command line says; None where the server is to say it."""
+class CalibrationSettings:
+    """What the command line says; None where the server is to report it."""
 
     base_url: str
     tier: str
@@ -63,64 +63,63 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Calibrated:
     """`model` is the name that the server lists."""
 
-    told: Told
+    info: ServerInfo
     target: Target
     answered: Sequence[Answered]
     interrupted: bool
 
 
-def measure(wanted: Wanted, console: Console) -> Measured:
+def measure(settings: CalibrationSettings, console: Console) -> Calibrated:
     """All waves; those that had ended when Ctrl-C came."""
     answered: list[Answered] = []
-    found: list[tuple[Told, Target]] = []
+    found: list[tuple[ServerInfo, Target]] = []
     interrupted = False
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            runner.run(_measure(wanted, found, answered.append, console))
-        except KeyboardInterrupt:
-            interrupted = True
+    try:
+        on_own_loop(_measure(settings, found, answered.append, console))
+    except KeyboardInterrupt:
+        interrupted = True
     if not found:
-        raise LoadFault("Interrupted before anything was measured.")
-    return Measured(*found[0], answered, interrupted)
+        raise UserError("Interrupted before anything was measured.")
+    return Calibrated(*found[0], answered, interrupted)
 
 
 async def _measure(
-    wanted: Wanted,
-    found: list[tuple[Told, Target]],
+    settings: CalibrationSettings,
+    found: list[tuple[ServerInfo, Target]],
     on_wave: Callable[[Answered], None],
     console: Console,
 ) -> None:
-    async with open_session(TIMEOUT_S, wanted.api_key) as session:
-        told = await told_by(session, wanted.base_url, wanted.tier)
-        scenario = _scenario(wanted)
-        target = await find_target(session, scenario, wanted.tier, scenario.loads[0])
-        _check(wanted, told)
-        found.append((told, target))
-        waves = plan(_slots(wanted, told), context_tokens(target))
-        ask = partial(ask_rounds, session, target, wanted.tier)
-        await ask(WARM_UP, rounds=1, limit_s=wanted.limit_s, on_wave=lambda _: None)
-        with Progress(console=console, transient=True) as progress:
-            bar = progress.add_task("calibrating", total=len(waves) * wanted.rounds)
+    async with open_session(TIMEOUT_S, settings.api_key) as session:
+        info = await info_of(session, settings.base_url, settings.tier)
+        scenario = _scenario(settings)
+        target = await find_target(session, scenario, settings.tier, scenario.loads[0])
+        _check(settings, info)
+        found.append((info, target))
+        waves = plan(_slots(settings, info), context_tokens(target))
+        ask = partial(ask_rounds, session, target, settings.tier)
+        await ask(WARM_UP, rounds=1, limit_s=settings.limit_s, on_wave=lambda _: None)
+        with bars(console) as progress:
+            bar = progress.add_task("calibrating", total=len(waves) * settings.rounds)
 
             def seen(wave: Answered) -> None:
                 on_wave(wave)
                 progress.update(bar, advance=1, description=wave.wave.words())
 
             # A load run looks at the server too, once a second, which costs it some time.
-            watch = asyncio.create_task(Watch(RunClock()).run(session, wanted.base_url))
+            watch = asyncio.create_task(Watch(RunClock()).run(session, settings.base_url))
             try:
-                await ask(waves, rounds=wanted.rounds, limit_s=wanted.limit_s, on_wave=seen)
+                await ask(waves, rounds=settings.rounds, limit_s=settings.limit_s, on_wave=seen)
             finally:
                 watch.cancel()
 
 
-def _scenario(wanted: Wanted) -> Scenario:
+def _scenario(settings: CalibrationSettings) -> Scenario:
     """What `find_target` asks for; it is not run."""
-    load = Load(tier=wanted.tier, arrivals=Poisson(rate=1.0), requests=1)
-    return Scenario(base_url=wanted.base_url, loads=(load,))
+    load = Load(tier=settings.tier, arrivals=Poisson(rate=1.0), requests=1)
+    return Scenario(base_url=settings.base_url, loads=(load,))
 
 
 def context_tokens(target: Target) -> int:
@@ -129,39 +128,38 @@ def context_tokens(target: Target) -> int:
     return context - (target.max_new_tokens or 0)
 
 
-def _check(wanted: Wanted, told: Told) -> None:
-    """Raises LoadFault for what the profile will lack, before minutes are spent."""
-    _name(wanted, told)
-    _kv_tokens(wanted, told)
-    _max_sequences(wanted, told)
-    _start_s(wanted, told)
+def _check(settings: CalibrationSettings, info: ServerInfo) -> None:
+    """Raises UserError for what the profile will lack, before minutes are spent."""
+    _name(settings, info)
+    _kv_tokens(settings, info)
+    _max_sequences(settings, info)
+    _start_s(settings, info)
 
 
-def _slots(wanted: Wanted, told: Told) -> int:
-    slots = wanted.slots or told.slots
+def _slots(settings: CalibrationSettings, info: ServerInfo) -> int:
+    slots = settings.slots or info.slots
     if slots is None:
-        raise LoadFault("The server does not say how many it runs at once: give --slots.")
+        raise UserError("The server does not say how many it runs at once: give --slots.")
     return slots
 
 
 def fit(answered: Sequence[Answered]) -> Fits:
-    """Raises LoadFault where too little was measured."""
-    try:
-        return fit_all(
-            samples.steps(answered), samples.busy_times(answered), samples.first_tokens(answered)
-        )
-    except TooLittle as fault:
-        raise LoadFault(f"Too little was measured for a profile. {fault}") from None
+    """Raises UserError where too little was measured."""
+    return fit_all(
+        samples.steps(answered), samples.busy_times(answered), samples.first_tokens(answered)
+    )
 
 
-def profile_of(wanted: Wanted, measured: Measured, fits: Fits, command: str) -> CardProfile:
-    told = measured.told
-    name = _name(wanted, told)
+def profile_of(
+    settings: CalibrationSettings, measured: Calibrated, fits: Fits, argv: Sequence[str]
+) -> GpuProfile:
+    info = measured.info
+    name = _name(settings, info)
     line, first = fits.line, fits.first_tokens
-    return CardProfile(
+    return GpuProfile(
         name=name,
-        accelerator_type=told.accelerator_type,
-        model=_model_name(told.model or measured.target.model),
+        accelerator_type=info.accelerator_type,
+        model=_model_name(info.model or measured.target.model),
         base_ms=_fitted(line, "base_ms", "decode steps, a straight line"),
         per_sequence_ms=_fitted(line, "per_sequence_ms", "decode steps, a straight line"),
         by_sequences=_curve(fits.curve),
@@ -170,30 +168,24 @@ def profile_of(wanted: Wanted, measured: Measured, fits: Fits, command: str) -> 
         per_prompt_ms=_fitted(fits.curve, PROMPT, "steps under load"),
         per_prompt_mpair_ms=_fitted(first, "per_prompt_mpair_ms", "first tokens"),
         overhead_ms=_fitted(first, "overhead_ms", "first tokens"),
-        step_tokens=_given(wanted.step_tokens, "--step-tokens"),
-        kv_tokens=_kv_tokens(wanted, told),
-        max_sequences=_max_sequences(wanted, told),
-        start_s=_start_s(wanted, told),
-        price_usd_per_hour=_price(wanted, name),
-        measured_on=MeasuredOn(
-            machine=machine(),
-            date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            versions=versions(),
-            commit=commit(),
-            command=command,
-        ),
+        step_tokens=_given(settings.step_tokens, "--step-tokens"),
+        kv_tokens=_kv_tokens(settings, info),
+        max_sequences=_max_sequences(settings, info),
+        start_s=_start_s(settings, info),
+        price_usd_per_hour=_price(settings, name),
+        measured_on=MeasuredOn(**provenance(argv)),
     )
 
 
-def _name(wanted: Wanted, told: Told) -> str:
-    name = wanted.name or NAMES.get(told.accelerator_type)
+def _name(settings: CalibrationSettings, info: ServerInfo) -> str:
+    name = settings.name or NAMES.get(info.accelerator_type)
     if name is None:
-        raise LoadFault(f"{told.accelerator_type} has no short name here: give --name.")
+        raise UserError(f"{info.accelerator_type} has no short name here: give --name.")
     return name
 
 
 def _model_name(model: str) -> str:
-    """A directory's name only: where it is on the measured machine tells others nothing."""
+    """A directory's name only: where it is on the measured machine is nothing to others."""
     return Path(model).name if Path(model).is_absolute() else model
 
 
@@ -225,36 +217,86 @@ def _given(value: float, source: str) -> Figure:
     return Figure(value=value, status="given", source=source)
 
 
-def _kv_tokens(wanted: Wanted, told: Told) -> Figure:
-    if wanted.kv_tokens is not None:
-        return _given(wanted.kv_tokens, "--kv-tokens")
-    if told.kv_tokens is None:
-        raise LoadFault("The server's metrics do not say the size of its KV cache: --kv-tokens.")
+def _kv_tokens(settings: CalibrationSettings, info: ServerInfo) -> Figure:
+    if settings.kv_tokens is not None:
+        return _given(settings.kv_tokens, "--kv-tokens")
+    if info.kv_tokens is None:
+        raise UserError("The server's metrics do not say the size of its KV cache: --kv-tokens.")
     source = "vllm:cache_config_info, num_gpu_blocks * block_size"
-    return Figure(value=told.kv_tokens, status="measured", source=source, uncertainty=0.0)
+    return Figure(value=info.kv_tokens, status="measured", source=source, uncertainty=0.0)
 
 
-def _max_sequences(wanted: Wanted, told: Told) -> Figure:
-    if told.slots is None:
-        return _given(_slots(wanted, told), "--slots")
-    hardware = hardware_for(told.accelerator_type)
+def _max_sequences(settings: CalibrationSettings, info: ServerInfo) -> Figure:
+    if info.slots is None:
+        return _given(_slots(settings, info), "--slots")
+    hardware = hardware_for(info.accelerator_type)
     return _given(hardware.max_sequences, "serve_app/core/placement/hardware.py, given to vLLM")
 
 
-def _start_s(wanted: Wanted, told: Told) -> Mapping[str, Figure]:
-    if wanted.start_s is not None:
-        return {TOTAL: _given(wanted.start_s, "--start-s")}
-    if told.start_s is None or TOTAL not in told.start_s:
-        raise LoadFault("The server does not say how long its start took: give --start-s.")
+def _start_s(settings: CalibrationSettings, info: ServerInfo) -> Mapping[str, Figure]:
+    if settings.start_s is not None:
+        return {TOTAL: _given(settings.start_s, "--start-s")}
+    if info.start_s is None or TOTAL not in info.start_s:
+        raise UserError("The server does not say how long its start took: give --start-s.")
     source = "GET /api/tiers, start_phases_s of the running replica"
     return {
         phase: Figure(value=seconds, status="measured", source=source)
-        for phase, seconds in told.start_s.items()
+        for phase, seconds in info.start_s.items()
     }
 
 
-def _price(wanted: Wanted, name: str) -> Figure | None:
-    if wanted.price_usd_per_hour is not None:
-        return _given(wanted.price_usd_per_hour, "--price-usd-per-hour")
+def _price(settings: CalibrationSettings, name: str) -> Figure | None:
+    if settings.price_usd_per_hour is not None:
+        return _given(settings.price_usd_per_hour, "--price-usd-per-hour")
     known = known_profiles().get(name)
     return known.price_usd_per_hour if known else None
+
+
+def draw(fits: Fits, first_tokens: Sequence[FirstToken], title: str, path: Path) -> None:
+    """Two panels: a decode step by batch size, and the first token by length of the prompt."""
+    figure = make_figure(11.0, 4.4)
+    left, right = figure.subplots(1, 2)
+    figure.suptitle(title, fontsize=11)
+    left.set_title("decode step, by sequences at once; measured and fitted", **SMALL)
+    for number, (label, low, high) in enumerate(_CONTEXTS):
+        own = [
+            (step, fitted)
+            for step, fitted in zip(fits.steps, fits.curve.fitted_ms, strict=True)
+            if low <= step.context_tokens / step.sequences < high
+        ]
+        if not own:
+            continue
+        color = COLORS[number]
+        batches = [step.sequences for step, _ in own]
+        measured_ms = [step.step_ms for step, _ in own]
+        left.plot(batches, measured_ms, "o", color=color, alpha=0.6, label=label)
+        line = sorted((step.sequences, fitted) for step, fitted in own)
+        left.plot(*zip(*line, strict=True), color=color, linewidth=1.2)
+    left.set_xlabel("sequences")
+    left.set_ylabel("ms a step")
+    right.set_title("first token, by length of the prompt; alone", **SMALL)
+    prompts = [first.prompt_tokens for first in first_tokens]
+    right.plot(
+        prompts,
+        [first.ttft_ms for first in first_tokens],
+        "o",
+        color=COLORS[0],
+        alpha=0.6,
+        label="measured",
+    )
+    line = sorted(zip(prompts, fits.first_tokens.fitted_ms, strict=True))
+    right.plot(*zip(*line, strict=True), color=COLORS[1], linewidth=1.2, label="fitted")
+    right.set_xlabel("prompt tokens")
+    right.set_ylabel("TTFT, ms")
+    for axis in (left, right):
+        axis.set_xlim(left=0)
+        axis.set_ylim(bottom=0)
+        axis.legend(loc="best", **LEGEND)
+    save(figure, path, grid="both")
+
+
+_CONTEXTS = (
+    ("contexts below 256 tokens", 0, 256),
+    ("256 to 800", 256, 800),
+    ("800 and more", 800, float("inf")),
+)

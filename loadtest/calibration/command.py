@@ -1,28 +1,24 @@
-"""`python -m loadtest calibrate`: the profile of a card, from a server that runs on it."""
+"""`python -m loadtest calibrate`: the profile of a GPU, from a server that runs on it."""
 
 import argparse
-import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.evaluation import options as common
-from loadtest.load.faults import LoadFault
-from loadtest.simulation.profile import GpuProfile as CardProfile
-from loadtest.simulation.profile import write_profile
+from loadtest.options import add_api_key, api_key_of, base_url, positive
+from loadtest.simulation.profile import GpuProfile, write_profile
 from serve_app.core.tiers import Tier
 
 if TYPE_CHECKING:
-    from loadtest.calibration.calibrate import Wanted
+    from loadtest.calibration.calibrate import CalibrationSettings
     from loadtest.calibration.fit import Fits
 
 INTERRUPTED = 130
 DESCRIPTION = """\
 Measures a server that nothing else asks, in a few minutes: decode steps by batch size and context,
-first tokens by length of the prompt, the KV cache and the start as the server tells them. Writes
+first tokens by length of the prompt, the KV cache and the start as the server reports them. Writes
 the profile that `simulate --profile` takes, and a picture of the fit beside it. Run it on the
 server's machine, whose name and versions it writes down."""
 EXAMPLES = """examples:
@@ -38,7 +34,6 @@ docs/calibration.md says how each figure is found."""
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "calibrate",
-        help="the profile of a card for the simulation, from a running server",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -46,78 +41,53 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add_server(parser)
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FILE", help="the profile, JSON")
-    add("--name", help="of the card; T4, RTX4090 or cpu by what the server tells, if not given")
-    add("--rounds", type=common.positive, default=5, help="how often each is measured at most (5)")
-    add("--limit-s", type=common.positive, default=240, metavar="SECONDS",
+    add("--name", help="of the GPU; T4, RTX4090 or cpu by what the server reports, if not given")
+    add("--rounds", type=positive, default=5, help="how often each is measured at most (5)")
+    add("--limit-s", type=positive, default=240, metavar="SECONDS",
         help="no further round begins that would end later (240)")  # fmt: skip
     add("--price-usd-per-hour", type=float, metavar="USD", help="the known profile's if not given")
-    told = parser.add_argument_group("where the server does not tell it").add_argument
-    told("--slots", type=common.positive, metavar="N", help="most sequences at once")
-    told("--kv-tokens", type=common.positive, metavar="N", help="what the KV cache holds")
-    told("--start-s", type=float, metavar="SECONDS", help="from its process to its readiness")
-    told("--step-tokens", type=common.positive, default=2048, metavar="N",
-         help="vLLM's max_num_batched_tokens (2048)")  # fmt: skip
+    add = parser.add_argument_group("where the server does not report it").add_argument
+    add("--slots", type=positive, metavar="N", help="most sequences at once")
+    add("--kv-tokens", type=positive, metavar="N", help="what the KV cache holds")
+    add("--start-s", type=float, metavar="SECONDS", help="from its process to its readiness")
+    add("--step-tokens", type=positive, default=2048, metavar="N",
+        help="vLLM's max_num_batched_tokens (2048)")  # fmt: skip
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--base-url", type=common.base_url, default="http://127.0.0.1:8000", metavar="URL",
+    add("--base-url", type=base_url, default="http://127.0.0.1:8000", metavar="URL",
         help="of a server with tiers; with /v1 at its end of any vLLM server "
         "(http://127.0.0.1:8000)")  # fmt: skip
     add("--tier", default=Tier.CHAT.value, help="of one replica (chat)")
-    add("--api-key", help="else OPENAI_API_KEY, if it is set")
+    add_api_key(parser)
 
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
-    """The exit code; a user's fault is one message."""
-    try:
-        return _run(options, argv, console)
-    except LoadFault as fault:
-        console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
-        return 2
+    from loadtest.calibration import calibrate, samples
 
-
-def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
-    from loadtest.calibration import calibrate, plot, samples
-    from loadtest.load.command import without_key
-
-    wanted = wanted_of(options)
-    measured = calibrate.measure(wanted, console)
+    settings = settings_of(options)
+    measured = calibrate.measure(settings, console)
     fits = calibrate.fit(measured.answered)
-    command = shlex.join(["python", "-m", "loadtest", *without_key(argv)])
-    profile = calibrate.profile_of(wanted, measured, fits, command)
+    profile = calibrate.profile_of(settings, measured, fits, argv)
     write_profile(options.out, profile)
     picture = options.out.with_suffix(".png")
-    plot.draw(
-        fits,
-        samples.first_tokens(measured.answered),
-        f"{profile.name}, {profile.model}",
-        picture,
-    )
-    tell(profile, fits, console)
+    first_tokens = samples.first_tokens(measured.answered)
+    calibrate.draw(fits, first_tokens, f"{profile.name}, {profile.model}", picture)
+    show(profile, fits, console)
     console.print(f"wrote {options.out} and {picture}", soft_wrap=True, highlight=False)
     return INTERRUPTED if measured.interrupted else 0
 
 
-def wanted_of(options: argparse.Namespace) -> "Wanted":
-    from loadtest.calibration.calibrate import Wanted
+def settings_of(options: argparse.Namespace) -> "CalibrationSettings":
+    from loadtest.calibration.calibrate import CalibrationSettings
 
-    return Wanted(
-        base_url=options.base_url,
-        tier=options.tier,
-        name=options.name,
-        rounds=options.rounds,
-        limit_s=options.limit_s,
-        slots=options.slots,
-        step_tokens=options.step_tokens,
-        kv_tokens=options.kv_tokens,
-        start_s=options.start_s,
-        price_usd_per_hour=options.price_usd_per_hour,
-        api_key=options.api_key or os.environ.get("OPENAI_API_KEY"),
-    )
+    names = ("base_url", "tier", "name", "rounds", "limit_s", "slots", "step_tokens", "kv_tokens")
+    given = {name: getattr(options, name) for name in (*names, "start_s", "price_usd_per_hour")}
+    return CalibrationSettings(**given, api_key=api_key_of(options))
 
 
-def tell(profile: CardProfile, fits: "Fits", console: Console) -> None:
+def show(profile: GpuProfile, fits: "Fits", console: Console) -> None:
     table = Table(title=f"{profile.name}: {profile.model}", title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")

@@ -1,4 +1,4 @@
-"""From what was measured to a card's figures, by a robust fit with none below 0."""
+"""From what was measured to a GPU's figures, by a robust fit with none below 0."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,20 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.calibration.samples import BusyTime, FirstToken, Step
+from loadtest.errors import UserError
 from loadtest.simulation.profile import pairs
 
 Numbers = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 CONTEXT, PROMPT = "per_context_ktoken_ms", "per_prompt_ms"
-# By so much, as a share, the straight line may miss a step that nothing disturbed: the full batch
-# is one wave of a round, and what it says must count.
+# By so much, as a fraction, the straight line may miss a step that nothing disturbed: the full
+# batch is one wave of a round, and what it says must count.
 USUAL_OFF = 0.3
 ITERATIONS = 50
+# The samples do not tell the figures apart.
+TOO_LITTLE = "Too little was measured for a profile."
 LEAST_SHARE = 0.05
-
-
-class TooLittle(ValueError):
-    """The samples do not tell the figures apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +39,24 @@ class Fit:
 
     @property
     def off_by(self) -> tuple[float, ...]:
-        """Of each sample: how far the fit is above what was measured, as a share of it."""
+        """Of each sample: how far the fit is above what was measured, as a fraction of it."""
         pairs = zip(self.fitted_ms, self.measured_ms, strict=True)
         return tuple(fitted / measured - 1 for fitted, measured in pairs)
 
     @property
     def r2(self) -> float:
-        """Of the variance of what was measured, the share that the fit explains."""
+        """Of the variance of what was measured, the fraction that the fit explains."""
         measured, fitted = np.array(self.measured_ms), np.array(self.fitted_ms)
         spread = float(((measured - measured.mean()) ** 2).sum())
         return 1.0 - float(((measured - fitted) ** 2).sum()) / spread if spread else 1.0
 
     @property
     def typical_off(self) -> float:
-        """How far the fit is off a sample, as a share: the median of its errors."""
+        """How far the fit is off a sample, as a fraction: the median of its errors."""
         return float(np.median(np.abs(self.off_by)))
 
     def uncertainty(self, name: str) -> float:
-        """Of a figure, as a share of it: two standard errors, and no less than what the fit is
+        """Of a figure, as a fraction of it: two standard errors, and no less than what the fit is
         typically off by, which also has what changes with the machine's moments. Of a figure that
         came out as 0 there is none to tell."""
         at = self.names.index(name)
@@ -88,16 +87,18 @@ class Fits:
 def fit_all(
     steps: Sequence[Step], busy: Sequence[BusyTime], first_tokens: Sequence[FirstToken]
 ) -> Fits:
-    """Raises TooLittle. What steps take under load joins what they take in waves, less the prompts
+    """Raises UserError. What steps take under load joins what they take in waves, less the prompts
     that came in that time."""
     if not any(step.sequences == 1 for step in steps):
-        raise TooLittle("No step of one sequence: first tokens have nothing to be compared with.")
+        raise UserError(
+            f"{TOO_LITTLE} No step of one sequence: first tokens have nothing to be compared with."
+        )
     first = fit_first_tokens(first_tokens, fit_curve(steps))
     steps = [*steps, *(step for time in busy if (step := without_prompts(time, first)) is not None)]
     curve = fit_curve(steps)
     line = fit_line(steps, curve)
     if not line["base_ms"]:
-        raise TooLittle("Steps seem to cost nothing but their sequences.")
+        raise UserError(f"{TOO_LITTLE} Steps seem to cost nothing but their sequences.")
     return Fits(tuple(steps), curve, line, fit_first_tokens(first_tokens, curve))
 
 
@@ -119,7 +120,9 @@ def fit_curve(steps: Sequence[Step]) -> Fit:
     steps under load are longer than those of a wave."""
     sizes = sorted({step.sequences for step in steps if step.sequences == int(step.sequences)})
     if len(sizes) < 2:
-        raise TooLittle("Steps of one batch size only: they tell no cost of a sequence.")
+        raise UserError(
+            f"{TOO_LITTLE} Steps of one batch size only: they tell no cost of a sequence."
+        )
     columns = {str(int(sizes[0])): [1.0 for _ in steps]}
     for low, high in pairwise(sizes):
         columns[str(int(high))] = [
@@ -156,7 +159,9 @@ def fit_first_tokens(first_tokens: Sequence[FirstToken], curve: Fit) -> Fit:
     request and its prompt's tokens.
     """
     if len({first.prompt_tokens for first in first_tokens}) < 2:
-        raise TooLittle("Prompts of one length only: they tell no cost of a prompt token.")
+        raise UserError(
+            f"{TOO_LITTLE} Prompts of one length only: they tell no cost of a prompt token."
+        )
     columns = {
         "overhead_ms": [1.0 for _ in first_tokens],
         "per_prompt_token_ms": [float(first.prompt_tokens) for first in first_tokens],
@@ -221,8 +226,8 @@ def _standard_errors(table: Numbers, residuals: Numbers, free: Bools) -> Numbers
     return errors
 
 
-def least_squares_from_0(table: Numbers, wanted: Numbers) -> Numbers:
-    """The x >= 0 that brings `table @ x` closest to `wanted` (Lawson and Hanson).
+def least_squares_from_0(table: Numbers, aims: Numbers) -> Numbers:
+    """The x >= 0 that brings `table @ x` closest to `aims` (Lawson and Hanson).
 
     Columns become free one by one, the one along which the distance falls most first. Where the
     best of the free ones would be below 0, x goes as far towards it as it may, and what has come to
@@ -233,23 +238,23 @@ def least_squares_from_0(table: Numbers, wanted: Numbers) -> Numbers:
     scale = np.where(sizes > 0, sizes, 1.0)
     scaled = table / scale
     values, free = np.zeros(count), np.zeros(count, bool)
-    least_gain = 1e-12 * len(wanted) * max(1.0, float(np.abs(wanted).max()))
+    least_gain = 1e-12 * len(aims) * max(1.0, float(np.abs(aims).max()))
     for _ in range(10 * count):
-        gain = scaled.T @ (wanted - scaled @ values)
+        gain = scaled.T @ (aims - scaled @ values)
         gain[free] = -np.inf
         best = int(gain.argmax())
         if gain[best] <= least_gain:
             break
         free[best] = True
-        values = _best_of_free(scaled, wanted, values, free)
+        values = _best_of_free(scaled, aims, values, free)
     return values / scale
 
 
-def _best_of_free(scaled: Numbers, wanted: Numbers, values: Numbers, free: Bools) -> Numbers:
+def _best_of_free(scaled: Numbers, aims: Numbers, values: Numbers, free: Bools) -> Numbers:
     """Binds those of `free` that come to 0 on the way."""
     while True:
         aim = np.zeros(len(values))
-        aim[free], *_ = np.linalg.lstsq(scaled[:, free], wanted, rcond=None)
+        aim[free], *_ = np.linalg.lstsq(scaled[:, free], aims, rcond=None)
         below = free & (aim <= 0)
         if not below.any():
             return aim

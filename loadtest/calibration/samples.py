@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from loadtest.calibration.waves import PREFILL_NEW_TOKENS, Answered, Busy, Wave
-from loadtest.load.record import Record
+from loadtest.client.record import Record
 from loadtest.simulation.profile import pairs
 
 # A client reads two chunks at once now and then: so many in a row have their true length.

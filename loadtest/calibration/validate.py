@@ -2,28 +2,33 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
-from loadtest.calibration.bars import BARS, THROUGHPUT
+from loadtest.calibration.calibrate import Calibrated, CalibrationSettings, fit, measure, profile_of
 from loadtest.calibration.waves import ANSWERS, PROMPTS, Answered, Wave, ask_rounds
-from loadtest.load.arrivals import Z_95
-from loadtest.load.ask import open_session
-from loadtest.load.faults import LoadFault
-from loadtest.load.record import Record
-from loadtest.load.scenario import Load, Lognormal, Poisson, Scenario
-from loadtest.load.server import find_target, tiers_of
+from loadtest.client.chat import open_session
+from loadtest.client.record import Record
+from loadtest.client.server_info import only_replica, tiers_of
+from loadtest.errors import UserError
 from loadtest.load.summary import span_s
+from loadtest.load.targets import find_target
+from loadtest.report.statistics import Z_95, quantile
+from loadtest.scenario import Load, Lognormal, Poisson, Scenario
 from loadtest.simulation.outcome import Percentiles
-from loadtest.simulation.profile import GpuProfile as CardProfile
+from loadtest.simulation.profile import GpuProfile
 from loadtest.simulation.run import simulate
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.static_set import AllServing
 from loadtest.simulation.trace import Request, Trace
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 
+# How far the simulation may be off, as fractions of what was measured.
+THROUGHPUT, TTFT = "output_tokens_per_s", "ttft_p50_s"
+BARS: Mapping[str, float] = {THROUGHPUT: 0.10, TTFT: 0.20}
 # Of the load that the simulation says is the most.
 SHARES = (0.30, 0.60, 0.85)
 # To see what the server makes of a prompt.
@@ -32,7 +37,7 @@ ASKED = 4 * (Wave(1, int(PROMPTS.median), 16),)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of the tier's gate, as the server tells them."""
+    """Of the tier's gate, as the server reports them."""
 
     slots: int
     max_queued_requests: int
@@ -43,28 +48,26 @@ Figures = Mapping[str, float]
 
 
 def limits_of(base_url: str, tier: Tier, api_key: str | None) -> Limits:
-    """Raises LoadFault where the server has no such tier, or not one replica of it."""
-    told = asyncio.run(_told(base_url, api_key))
-    if told is None or tier not in told:
-        raise LoadFault(f"{base_url} does not tell of a {tier} tier: it is to be tierserve.")
-    replicas = told[tier]["replicas"]
-    if len(replicas) != 1:
-        raise LoadFault(f"The {tier} tier has {len(replicas)} replicas; one is to be compared.")
+    """Raises UserError where the server has no such tier, or not one replica of it."""
+    tiers = asyncio.run(_tiers(base_url, api_key))
+    if tiers is None or tier not in tiers:
+        raise UserError(f"{base_url} reports no {tier} tier: it is to be tierserve.")
+    replica = only_replica(tiers, tier)
     return Limits(
-        slots=replicas[0]["slots"],
-        max_queued_requests=replicas[0]["max_queued_requests"],
-        max_wait_s=told[tier]["settings"]["admission"]["max_wait_s"],
+        slots=replica["slots"],
+        max_queued_requests=replica["max_queued_requests"],
+        max_wait_s=tiers[tier]["settings"]["admission"]["max_wait_s"],
     )
 
 
-async def _told(base_url: str, api_key: str | None) -> Mapping[str, Mapping[str, Any]] | None:
+async def _tiers(base_url: str, api_key: str | None) -> Mapping[str, Mapping[str, Any]] | None:
     async with open_session(5.0, api_key) as session:
         return await tiers_of(session, base_url)
 
 
 def template_tokens(base_url: str, tier: Tier, api_key: str | None) -> float:
-    """What the server's chat template adds to a prompt, by asking: the load that a card holds is of
-    the tokens that the server counts. It also wakes a server that has slept."""
+    """What the server's chat template adds to a prompt, by asking: the load that a GPU sustains
+    is of the tokens that the server counts. It also wakes a server that has slept."""
     return asyncio.run(tokens_added(base_url, tier, api_key))
 
 
@@ -81,8 +84,8 @@ async def tokens_added(base_url: str, tier: Tier, api_key: str | None) -> float:
     return sum(added) / max(len(added), 1)
 
 
-def most_rps(profile: CardProfile, limits: Limits, *, prompt: float, answer: float) -> float:
-    """Requests a second that a card with all its slots busy ends, of these mean lengths.
+def most_rps(profile: GpuProfile, limits: Limits, *, prompt: float, answer: float) -> float:
+    """Requests a second that a GPU with all its slots busy ends, of these mean lengths.
 
     As `StepModel.request_s`, with the reading of their contexts.
     """
@@ -108,14 +111,14 @@ def scenario(base_url: str, tier: str, rate: float, duration_s: float, seed: int
 
 
 def measured(records: Sequence[Record]) -> Figures:
-    """Of a run on the server. Raises LoadFault where a request failed: it would be in no figure of
+    """Of a run on the server. Raises UserError where a request failed: it would be in no figure of
     the simulation."""
     failed = [record for record in records if not record.served and not record.refusals]
     if failed:
-        raise LoadFault(f"{len(failed)} requests failed: {failed[0].reason} {failed[0].detail}")
+        raise UserError(f"{len(failed)} requests failed: {failed[0].reason} {failed[0].detail}")
     served = [record for record in records if record.served]
     if not served:
-        raise LoadFault("No request was served.")
+        raise UserError("No request was served.")
     return {
         THROUGHPUT: sum(r.output_tokens or 0 for r in served) / span_s(records),
         **_percentiles("ttft", [r.ttft_s for r in served]),
@@ -126,9 +129,9 @@ def measured(records: Sequence[Record]) -> Figures:
 
 
 def simulated(
-    records: Sequence[Record], profile: CardProfile, limits: Limits, tier: Tier
+    records: Sequence[Record], profile: GpuProfile, limits: Limits, tier: Tier
 ) -> Figures:
-    """The same requests, as they were sent, on one simulated replica of the card."""
+    """The same requests, as they were sent, on one simulated replica of the GPU."""
     setup = Setup(
         gpus={profile.name: 1},
         profiles={profile.name: profile},
@@ -168,9 +171,9 @@ def trace_of(records: Sequence[Record], tier: Tier) -> Trace:
     return Trace(tuple(sorted(requests, key=lambda request: request.arrival_s)), 0)
 
 
-def off_by(real: Figures, foretold: Figures) -> dict[str, float]:
-    """How far the simulation is above what was measured, as a share of it."""
-    return {name: foretold[name] / real[name] - 1 for name in real if real[name]}
+def off_by(real: Figures, predicted: Figures) -> dict[str, float]:
+    """How far the simulation is above what was measured, as a fraction of it."""
+    return {name: predicted[name] / real[name] - 1 for name in real if real[name]}
 
 
 def kept(off: Mapping[str, float]) -> dict[str, bool]:
@@ -181,28 +184,74 @@ def compare(
     share: float,
     rate: float,
     records: Sequence[Record],
-    profile: CardProfile,
+    profile: GpuProfile,
     limits: Limits,
     tier: Tier,
 ) -> dict[str, Any]:
     """A load in the results file."""
-    real, foretold = measured(records), simulated(records, profile, limits, tier)
-    off = off_by(real, foretold)
+    real, predicted = measured(records), simulated(records, profile, limits, tier)
+    off = off_by(real, predicted)
     return {
         "share_of_most": share,
         "rate_rps": round(rate, 4),
         "requests": len(records),
         "measured": {name: round(value, 5) for name, value in real.items()},
-        "simulated": {name: round(value, 5) for name, value in foretold.items()},
+        "simulated": {name: round(value, 5) for name, value in predicted.items()},
         "off_by": {name: round(value, 4) for name, value in off.items()},
         "kept": kept(off),
     }
 
 
 def _percentiles(name: str, values: Sequence[float | None]) -> dict[str, float]:
-    told = [value for value in values if value is not None]
-    return {f"{name}_p{p}_s": float(np.percentile(told, p)) for p in (50, 95)}
+    return {f"{name}_p{p}_s": quantile(values, p) or 0.0 for p in (50, 95)}
 
 
 def _of(name: str, found: Percentiles) -> dict[str, float]:
     return {f"{name}_p50_s": found.p50 or 0.0, f"{name}_p95_s": found.p95 or 0.0}
+
+
+# A piece is of few rounds, and none is left out.
+NO_LIMIT_S = float("inf")
+
+
+class Recalibration:
+    """Steps and first tokens are measured in as many pieces as are asked for, and fitted as one."""
+
+    def __init__(self, settings: CalibrationSettings, console: Console) -> None:
+        self._settings = settings
+        self._console = console
+        self._answered: list[Answered] = []
+        self._last: Calibrated | None = None
+
+    def measure_piece(self) -> bool:
+        """False where Ctrl-C came."""
+        self._console.print(f"calibrating, {self._settings.rounds} rounds", highlight=False)
+        self._last = measure(self._settings, self._console)
+        self._answered.extend(self._last.answered)
+        return not self._last.interrupted
+
+    def profile(self, argv: Sequence[str]) -> GpuProfile:
+        """Of all pieces together. Raises UserError where they are too little."""
+        if self._last is None:
+            raise UserError("Nothing was calibrated.")
+        whole = replace(self._last, answered=self._answered)
+        return profile_of(self._settings, whole, fit(self._answered), argv)
+
+
+def settings_between(
+    given: GpuProfile, *, base_url: str, tier: str, rounds: int, api_key: str | None
+) -> CalibrationSettings:
+    """What a piece asks: the settings of `given`, and all else of the server."""
+    return CalibrationSettings(
+        base_url=base_url,
+        tier=tier,
+        name=given.name,
+        rounds=rounds,
+        limit_s=NO_LIMIT_S,
+        slots=None,
+        step_tokens=int(given.step_tokens.value),
+        kv_tokens=None,
+        start_s=None,
+        price_usd_per_hour=None,
+        api_key=api_key,
+    )

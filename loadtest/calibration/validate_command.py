@@ -1,34 +1,30 @@
-"""`python -m loadtest validate`: does the simulation foretell what a server does?"""
+"""`python -m loadtest validate`: does the simulation predict what a server does?"""
 
 import argparse
-import datetime
-import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from loadtest.calibration.bars import BARS
 from loadtest.calibration.command import add_server
-from loadtest.calibration.validation_docs import keep_former, read_runs, write_docs
-from loadtest.evaluation import options as common
-from loadtest.evaluation.words import seconds
-from loadtest.load.faults import LoadFault
-from loadtest.load.record import Record
-from loadtest.results_file import META, REPOSITORY, RESULTS, commit, machine, versions, write
-from loadtest.simulation.profile import GpuProfile as CardProfile
-from loadtest.simulation.profile import GpuProfileError as ProfileError
-from loadtest.simulation.profile import read_profile
+from loadtest.calibration.validate import BARS, THROUGHPUT, TTFT
+from loadtest.client.record import Record
+from loadtest.errors import UserError
+from loadtest.options import api_key_of, natural, positive
+from loadtest.report.formatting import markdown_table, number, seconds
+from loadtest.report.pages import write_section
+from loadtest.report.results_file import META, RESULTS, provenance, read, taken_on, write
+from loadtest.report.run_folder import default_folder
+from loadtest.simulation.profile import GpuProfile, GpuProfileError, read_profile
 from serve_app.core.tiers import Tier
 
 if TYPE_CHECKING:
-    from loadtest.calibration.recalibration import Recalibration
+    from loadtest.calibration.validate import Recalibration
 
-VALIDATION = RESULTS.parent / "validation.json"
-DOCS = REPOSITORY / "docs" / "calibration.md"
-MISSED, INTERRUPTED = 1, 130
+VALIDATION = RESULTS / "validation.json"
+MISSED = 1
+ON_INTERRUPT = "Interrupted: nothing is written."
 DESCRIPTION = """\
 Sends three loads to a server, about 30, 60 and 85 % of what the profile says is the most, and
 replays the very same requests in the simulation with one replica of that profile. Ends with 1
@@ -45,7 +41,6 @@ It needs a server of one replica that nothing else asks. docs/calibration.md has
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "validate",
-        help="three loads for real and in the simulation: is a profile right?",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -53,9 +48,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add_server(parser)
     add = parser.add_argument
     add("--profile", type=Path, required=True, metavar="FILE", help="of `loadtest calibrate`")
-    add("--duration-s", type=common.positive, default=90, metavar="SECONDS",
+    add("--duration-s", type=positive, default=90, metavar="SECONDS",
         help="how long requests of each load come (90)")  # fmt: skip
-    add("--recalibrate", type=_rounds, default=0, metavar="ROUNDS",
+    add("--recalibrate", type=natural, default=0, metavar="ROUNDS",
         help="of calibration before each load and after the last: their profile is compared, "
         "not the file's (0: the file's is)")  # fmt: skip
     add("--seed", type=int, default=0, help="same seed, same arrivals and lengths (0)")
@@ -66,21 +61,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
-    """The exit code; a user's fault is one message."""
-    try:
-        return _run(options, argv, console)
-    except (LoadFault, ProfileError) as fault:
-        console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
-        return 2
-
-
-def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     from loadtest.calibration import validate
     from loadtest.calibration.waves import ANSWERS, PROMPTS
-    from loadtest.load.command import without_key
 
-    given = read_profile(options.profile)
-    api_key = options.api_key or os.environ.get("OPENAI_API_KEY")
+    try:
+        given = read_profile(options.profile)
+    except GpuProfileError as error:
+        raise UserError(str(error)) from None
+    api_key = api_key_of(options)
     tier = _tier(options.tier)
     limits = validate.limits_of(options.base_url, tier, api_key)
     template = validate.template_tokens(options.base_url, tier, api_key)
@@ -90,8 +78,10 @@ def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
         prompt=validate.mean_tokens(PROMPTS) + template,
         answer=validate.mean_tokens(ANSWERS),
     )
-    command = shlex.join(["python", "-m", "loadtest", *without_key(argv)])
-    meta = _meta(options, command) | {
+    meta = provenance(argv) | {
+        "recalibrated_rounds": options.recalibrate,
+        "duration_s": options.duration_s,
+        "bars": dict(validate.BARS),
         "slots": limits.slots,
         "template_tokens": round(template, 1),
         "most_rps": round(most_rps, 4),
@@ -100,9 +90,8 @@ def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     rates = [share * most_rps for share in validate.SHARES]
     played = _play(options, argv, rates, again, api_key, console)
     if played is None:
-        console.print("Interrupted: nothing is written.", style="bold yellow")
-        return INTERRUPTED
-    profile = given if again is None else again.profile(command)
+        raise KeyboardInterrupt
+    profile = given if again is None else again.profile(argv)
     rows: list[dict[str, Any]] = []
     for share, rate, records in zip(validate.SHARES, rates, played, strict=True):
         rows.append(validate.compare(share, rate, records, profile, limits, tier))
@@ -113,38 +102,27 @@ def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
         keep_former(VALIDATION)
     write(options.out, results)
     if options.out == VALIDATION:
-        write_docs(read_runs(VALIDATION), DOCS)
+        runs = read_runs(VALIDATION)
+        write_section(LAST, table(runs[-1]))
+        write_section(ALL, all_table(runs))
     return 0 if all(all(row["kept"].values()) for row in rows) else MISSED
 
 
-def _meta(options: argparse.Namespace, command: str) -> dict[str, Any]:
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions(),
-        "command": command,
-        "recalibrated_rounds": options.recalibrate,
-        "duration_s": options.duration_s,
-        "bars": dict(BARS),
-    }
-
-
 def _recalibration(
-    options: argparse.Namespace, given: CardProfile, api_key: str | None, console: Console
+    options: argparse.Namespace, given: GpuProfile, api_key: str | None, console: Console
 ) -> "Recalibration | None":
-    from loadtest.calibration.recalibration import Recalibration, wanted_between
+    from loadtest.calibration.validate import Recalibration, settings_between
 
     if not options.recalibrate:
         return None
-    wanted = wanted_between(
+    settings = settings_between(
         given,
         base_url=options.base_url,
         tier=options.tier,
         rounds=options.recalibrate,
         api_key=api_key,
     )
-    return Recalibration(wanted, console)
+    return Recalibration(settings, console)
 
 
 def _play(
@@ -155,11 +133,11 @@ def _play(
     api_key: str | None,
     console: Console,
 ) -> list[Sequence[Record]] | None:
-    """The records of each load; None where Ctrl-C came. Raises LoadFault after a load of which a
+    """The records of each load; None where Ctrl-C came. Raises UserError after a load of which a
     request failed: the loads after it would be for nothing."""
     from loadtest.calibration import validate
-    from loadtest.load import run as run_of
-    from loadtest.load import run_dir
+    from loadtest.load.run import execute
+    from loadtest.load.run import read as read_run
 
     played: list[Sequence[Record]] = []
     for place, rate in enumerate(rates):
@@ -170,11 +148,11 @@ def _play(
         load = validate.scenario(
             options.base_url, options.tier, rate, options.duration_s, options.seed + place
         )
-        folder = run_dir.default_folder(load.name)
-        summary = run_of.execute(load, folder, console, argv=argv, api_key=api_key)
+        folder = default_folder("load", load.name)
+        summary = execute(load, folder, console, argv=argv, api_key=api_key)
         if summary["interrupted"]:
             return None
-        records = run_dir.read(folder).records
+        records = read_run(folder).records
         figures = validate.measured(records)
         rate_words = f"{figures['output_tokens_per_s']:.1f} tokens/s"
         console.print(f"{rate_words}, TTFT p50 {seconds(figures['ttft_p50_s'])}", highlight=False)
@@ -184,22 +162,102 @@ def _play(
 
 def _tier(name: str) -> Tier:
     if name not in set(Tier):
-        raise LoadFault(f"--tier {name}: the simulation knows {', '.join(Tier)}.")
+        raise UserError(f"--tier {name}: the simulation knows {', '.join(Tier)}.")
     return Tier(name)
 
 
-def _rounds(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a number of rounds")
-    return int(text)
-
-
 def words(row: Mapping[str, Any]) -> str:
-    real, foretold, off = row["measured"], row["simulated"], row["off_by"]
+    real, predicted, off = row["measured"], row["simulated"], row["off_by"]
     missed = [name for name, is_kept in row["kept"].items() if not is_kept]
     return (
         f"{row['requests']} requests: {real['output_tokens_per_s']:.1f} tokens/s, simulated "
-        f"{foretold['output_tokens_per_s']:.1f} ({off['output_tokens_per_s']:+.1%}); TTFT p50 "
-        f"{seconds(real['ttft_p50_s'])}, simulated {seconds(foretold['ttft_p50_s'])} "
+        f"{predicted['output_tokens_per_s']:.1f} ({off['output_tokens_per_s']:+.1%}); TTFT p50 "
+        f"{seconds(real['ttft_p50_s'])}, simulated {seconds(predicted['ttft_p50_s'])} "
         f"({off['ttft_p50_s']:+.1%}){'; missed: ' + ', '.join(missed) if missed else ''}"
+    )
+
+
+LAST, ALL = "validation", "validations"
+FIGURES = {
+    "output_tokens_per_s": "output tokens/s",
+    "ttft_p50_s": "TTFT p50",
+    "ttft_p95_s": "TTFT p95",
+    "tpot_p50_s": "TPOT p50",
+    "e2e_p50_s": "E2E p50",
+}
+Results = Mapping[str, Any]
+
+
+def keep_former(last: Path) -> None:
+    """Move the results that are about to be replaced to where all of them are kept."""
+    if not last.exists():
+        return
+    date = read(last)[META]["date"]
+    folder = last.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    last.rename(folder / f"{date[:19].replace(':', '')}.json")
+
+
+def read_runs(last: Path) -> list[Results]:
+    """Every comparison that was kept, the last one last."""
+    files = [*sorted(last.with_suffix("").glob("*.json")), last]
+    return [read(file) for file in files]
+
+
+def table(results: Results) -> str:
+    """A row for each load and figure: measured, simulated, and how far apart they are."""
+    meta = results[META]
+    rows = [
+        (f"{load['share_of_most']:.0%}, {load['rate_rps']:.2f}/s", title, *_cells(load, name))
+        for load in results["loads"]
+        for name, title in FIGURES.items()
+    ]
+    header = ("load", "figure", "measured", "simulated", "off by", "bar")
+    bars = (
+        f"Shares are of {meta['most_rps']:.2f} requests/s, what the profile says is the most. "
+        f"{' / '.join(str(load['requests']) for load in results['loads'])} requests; one replica "
+        f"with {meta['slots']} slots, {meta['profile']['model']}, {taken_on(meta)}"
+        f"{_in_between(meta)}."
+    )
+    return f"{markdown_table(header, rows)}\n\n{bars}"
+
+
+def all_table(runs: Sequence[Results]) -> str:
+    """A row for each load of each comparison, and how many keep both bars."""
+    loads = [(run[META], load) for run in runs for load in run["loads"]]
+    rows = [
+        (
+            f"{meta['date'][:16].replace('T', ' ')}, {meta['commit']}{_in_between(meta)}",
+            f"{meta['profile']['model']}, {meta['machine']['cores']} cores of "
+            f"{meta['machine']['cpu']}",
+            f"{load['share_of_most']:.0%}, {load['rate_rps']:.2f}/s",
+            *(f"{load['off_by'][name]:+.1%}" for name in FIGURES),
+            "kept" if all(load["kept"].values()) else "missed",
+        )
+        for meta, load in loads
+    ]
+    header = ("compared, commit", "model, machine", "load", *FIGURES.values(), "bars")
+    kept = sum(all(load["kept"].values()) for _, load in loads)
+    return (
+        f"{markdown_table(header, rows)}\n\n"
+        f"How far the simulation is above what was measured. {kept} of {len(loads)} loads keep "
+        f"both bars: {BARS[THROUGHPUT]:.0%} of throughput, {BARS[TTFT]:.0%} of the "
+        "median TTFT."
+    )
+
+
+def _in_between(meta: Mapping[str, Any]) -> str:
+    return ", calibrated in between" if meta.get("recalibrated_rounds") else ""
+
+
+def _cells(load: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    def shown(value: float) -> str:
+        return seconds(value) if name.endswith("_s") and "per" not in name else number(value, 1)
+
+    bar = BARS.get(name)
+    return (
+        shown(load["measured"][name]),
+        shown(load["simulated"][name]),
+        f"{load['off_by'][name]:+.1%}" if name in load["off_by"] else "",
+        "" if bar is None else f"{bar:.0%}",
     )

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from loadtest.load.faults import LoadFault
-from loadtest.load.generator import Generator, RunClock
-from loadtest.load.record import Record
-from loadtest.load.scenario import Closed, Load, Lognormal, Scenario
-from loadtest.load.server import Target
+from loadtest.client.chat import RunClock
+from loadtest.client.record import Record
+from loadtest.errors import UserError
+from loadtest.load.generator import Generator
+from loadtest.load.targets import Target
+from loadtest.scenario import Closed, Load, Lognormal, Scenario
 
 # Of a prompt that shall be short: its number and its mark take some.
 SHORT_TOKENS = 16
@@ -111,7 +112,7 @@ async def ask_rounds(
 async def _ask(
     session: aiohttp.ClientSession, target: Target, tier: str, wave: Wave | Busy, seed: int
 ) -> Answered | None:
-    """None where an answer had no text, such as half a character: it does not tell its times."""
+    """None where an answer had no text, such as half a character: its times are not known."""
     scenario = Scenario(loads=(_load(tier, wave),), seed=seed, timeout=LIMIT_S)
     records: list[Record] = []
     await Generator(scenario, {tier: target}, records.append).run(session)
@@ -119,7 +120,7 @@ async def _ask(
         if record.reason == "no_tokens":
             return None
         if not record.served:
-            raise LoadFault(
+            raise UserError(
                 f"A wave of {wave.sequences} requests was not served: {record.reason} "
                 f"{record.detail}. Calibration needs a server that nothing else asks."
             )

@@ -1,8 +1,8 @@
 """`python -m loadtest budget-curve`: what a tier's answers are worth at each thinking budget."""
 
 import argparse
+import asyncio
 import dataclasses
-import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,21 +10,27 @@ from typing import Any
 
 from rich.console import Console
 
-from loadtest.evaluation import options as common
+from loadtest.errors import UserError
 from loadtest.evaluation import plots
-from loadtest.evaluation.answer import Answer
-from loadtest.evaluation.ask import Sampling, make_client
-from loadtest.evaluation.command import ending_well
+from loadtest.evaluation.ask import Answer, Asker, Sampling, open_evaluation_session
 from loadtest.evaluation.datasets import load
-from loadtest.evaluation.faults import EvaluationFault
 from loadtest.evaluation.grade import Grader
-from loadtest.evaluation.progress import showing
-from loadtest.evaluation.server import choose_model
-from loadtest.evaluation.side import meta, open_side
-from loadtest.evaluation.words import markdown_table, number, percent, runs
-from loadtest.readme_table import MarkersMissing, between_markers
-from loadtest.results_file import META, REPOSITORY, RESULTS, write
+from loadtest.evaluation.options import (
+    RESUMABLE,
+    add_asking,
+    add_server,
+    majority_of,
+    refuse_without_extra,
+    sampling_of,
+)
+from loadtest.evaluation.run import Line, choose_model, open_evaluation, showing
+from loadtest.options import api_key_of, base_url, natural
+from loadtest.report.formatting import markdown_table, number, percent, runs
+from loadtest.report.pages import between_markers
+from loadtest.report.results_file import META, REPOSITORY, RESULTS, provenance, taken_on, write
+from loadtest.report.run_folder import default_folder
 
+ON_INTERRUPT = RESUMABLE
 BUDGETS = (0, 8, 16, 32, 64, 96, 128, 192)
 MARKERS = "budget-curve"
 # Of a row: the same problems at a server that only cuts.
@@ -34,50 +40,44 @@ PLAIN_CUT = "plain_cut"
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "budget-curve",
-        help="accuracy by thinking budget; writes docs/evaluation.md's table and picture",
         description="The same evaluation at each thinking budget (request field "
         "thinking_token_budget, in tokens). Writes loadtest/results/budget_curve.json, "
         "docs/budget-curve.png and the table of docs/evaluation.md. Exit status 1 if an answer was "
-        "empty: a tier whose thought is cut must answer all the same.",
+        "empty: a tier whose reasoning is truncated must answer all the same.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "--base-url",
-        type=common.base_url,
-        default="http://127.0.0.1:8000/api/reasoning/v1",
-        help="of any OpenAI server, its /v1 included",
-    )
-    add("--model", help="the first that the server lists, if not given")
+    add_server(parser)
     add(
         "--plain-cut-url",
-        type=common.base_url,
+        type=base_url,
         metavar="URL",
         help="of a server that has the same model and only cuts, as vLLM's own does: each problem "
         "is asked there too, without a budget, and with max_tokens as many tokens as the longest "
         "answer at the budget had; not asked if not given",
     )
-    add("--budgets", type=common.natural, nargs="+", metavar="TOKENS", default=list(BUDGETS))
+    add("--budgets", type=natural, nargs="+", metavar="TOKENS", default=list(BUDGETS))
     add(
         "--answers",
         type=Path,
         help="directory of the answers; loadtest/results/eval/budgets-DATASET-MODEL-DATE "
         "if not given",
     )
-    add("--out", type=Path, default=RESULTS.parent / "budget_curve.json")
+    add("--out", type=Path, default=RESULTS / "budget_curve.json")
     add("--page", type=Path, default=REPOSITORY / "docs" / "evaluation.md")
     add("--picture", type=Path, default=REPOSITORY / "docs" / "budget-curve.png")
-    common.add_asking(parser, runs=1)
+    add_asking(parser, runs=1)
     parser.set_defaults(dataset="micro")
 
 
-def run(options: argparse.Namespace, console: Console) -> int:
-    return ending_well(lambda: measure(options, console), console)
+def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
+    refuse_without_extra()
+    return asyncio.run(measure(options, console))
 
 
 async def measure(options: argparse.Namespace, console: Console) -> int:
     text = _page_with_markers(options.page)
-    sampling = common.sampling_of(options)
+    sampling = sampling_of(options)
     rows, settings = await _evaluate(
         options,
         console,
@@ -95,11 +95,7 @@ async def measure(options: argparse.Namespace, console: Console) -> int:
     settings["sampling"].pop("thinking_token_budget")
     if options.plain_cut_url:
         settings["plain_cut_url"] = options.plain_cut_url
-    results[META] = {
-        **meta(),
-        "command": shlex.join(["python", "-m", "loadtest", *sys.argv[1:]]),
-        "settings": settings,
-    }
+    results[META] = provenance(sys.argv[1:]) | {"settings": settings}
     write(options.out, results)
     title = f"{settings['model']} on {settings['dataset']}: {settings['problems']} problems"
     plots.budget_curve(rows, title, options.picture)
@@ -118,10 +114,10 @@ async def _plain_cut(
 ) -> dict[int, dict[str, Any]]:
     """The row of each budget at the server that only cuts, which may use as many tokens as the
     longest answer at that budget: reasoning, the phrase that closes it, and the answer."""
-    sampling = dataclasses.replace(common.sampling_of(options), thinking_token_budget=None)
+    sampling = dataclasses.replace(sampling_of(options), thinking_token_budget=None)
     limits = {budget: row["completion_tokens_max"] for budget, row in rows.items()}
     if not all(limits.values()):
-        raise EvaluationFault("The server counts no tokens, so a plain cut has no limit to be at.")
+        raise UserError("The server counts no tokens, so a plain cut has no limit to be at.")
     cut, _ = await _evaluate(
         options,
         console,
@@ -144,29 +140,26 @@ async def _evaluate(
     samplings: Mapping[int, Sampling],
 ) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
     """The row of each budget, and the settings of the last one. `name` is of the folders."""
-    dataset, k = load(options.dataset, options.limit), common.majority_of(options)
+    dataset, k = load(options.dataset, options.limit), majority_of(options)
     rows: dict[int, dict[str, Any]] = {}
     settings: dict[str, Any] = {}
-    async with make_client(base_url, common.api_key(options)) as client, Grader() as grader:
-        model = await choose_model(client, options.model)
-        out = options.answers or common.default_folder("budgets", dataset.name, model)
+    async with open_evaluation_session(api_key_of(options)) as http, Grader() as grader:
+        model = await choose_model(http, base_url, options.model)
+        out = options.answers or default_folder(
+            "eval", "budgets", dataset.name, model, to_the_day=True
+        )
         with showing(console) as progress:
             for budget, sampling in samplings.items():
-                side = open_side(
-                    options,
-                    sampling,
-                    dataset,
-                    client=client,
-                    model=model,
-                    out=out / f"{name}-{budget:05d}",
-                    base_url=base_url,
-                )
-                line = side.line(progress, f"{name} {budget}")
-                with side.folder.appending():
-                    async with side.watched():
-                        await side.runner(grader, line.add).run(side.missing())
-                rows[budget] = _row(await side.finish(grader, k), side.folder.answers.values())
-                settings = dict(side.folder.settings)
+                asker = Asker(http, base_url, model, sampling, options.retries)
+                folder = out / f"{name}-{budget:05d}"
+                evaluation = open_evaluation(options, asker, dataset, folder)
+                line = Line(progress, f"{name} {budget}", evaluation)
+                with evaluation.answers.appending():
+                    async with evaluation.watched():
+                        await evaluation.run(evaluation.missing(), grader, line.add)
+                document = await evaluation.finish(grader, k)
+                rows[budget] = _row(document, evaluation.answers.by_key.values())
+                settings = dict(evaluation.answers.settings)
     return rows, settings
 
 
@@ -189,8 +182,14 @@ def _row(document: Mapping[str, Any], answers: Iterable[Answer]) -> dict[str, An
 def table(results: Mapping[str, Any]) -> str:
     """The rows of the results file, and a caption with what they were taken with."""
     header = (
-        *("thinking budget", "correct", "95 % interval", "thoughts cut", "thought tokens, mean"),
-        *("answer tokens, thought included, mean", "no result found", "empty answers"),
+        *(
+            "thinking budget",
+            "correct",
+            "95 % interval",
+            "reasoning truncated",
+            "reasoning tokens, mean",
+        ),
+        *("answer tokens, reasoning included, mean", "no result found", "empty answers"),
     )
     of_budgets = {budget: row for budget, row in results.items() if budget != META}
     rows = [_cells(budget, row) for budget, row in of_budgets.items()]
@@ -201,8 +200,7 @@ def table(results: Mapping[str, Any]) -> str:
             (*cells, *_plain_cells(row[PLAIN_CUT]))
             for cells, row in zip(rows, of_budgets.values(), strict=True)
         ]
-    told, settings = results[META], results[META]["settings"]
-    machine = told["machine"]
+    meta, settings = results[META], results[META]["settings"]
     failed = sum(
         sum(asked["failed_requests"].values())
         for row in of_budgets.values()
@@ -213,8 +211,7 @@ def table(results: Mapping[str, Any]) -> str:
         f"{settings['model']} on {settings['dataset']}: {settings['problems']} problems, "
         f"{runs(settings['runs'])}, temperature "
         f"{settings['sampling']['temperature']}; intervals are bootstraps over the problems; "
-        f"{failed} failed requests. {machine['cores']} cores of {machine['cpu']}, "
-        f"{told['date'][:10]}, commit {told['commit']}; `{told['command']}` measures it again."
+        f"{failed} failed requests. {taken_on(meta)}; `{meta['command']}` measures it again."
     )
     if has_plain_cut:
         caption += (
@@ -251,6 +248,6 @@ def _page_with_markers(page: Path) -> str:
     try:
         text = page.read_text(encoding="utf-8")
         between_markers(text, MARKERS, "")
-    except (OSError, MarkersMissing) as fault:
-        raise EvaluationFault(f"{page} cannot take the table: {fault}.") from None
+    except (OSError, UserError) as error:
+        raise UserError(f"{page} cannot take the table: {error}.") from None
     return text

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.evaluation.faults import EvaluationFault
-from loadtest.results_file import REPOSITORY
+from loadtest.errors import UserError
+from loadtest.report.results_file import REPOSITORY
 
 FOLDER = REPOSITORY / "loadtest" / "datasets"
 KNOWN = {
@@ -51,13 +51,11 @@ def load(name: str, limit: int | None = None) -> Dataset:
     if not path.is_file():
         known = ", ".join(KNOWN)
         if name in KNOWN:
-            raise EvaluationFault(
-                f"{name} is not here: it is made as {path.name}, which is missing."
-            )
-        raise EvaluationFault(f"There is no file or dataset {name!r}; known datasets: {known}.")
+            raise UserError(f"{name} is not here: it is made as {path.name}, which is missing.")
+        raise UserError(f"There is no file or dataset {name!r}; known datasets: {known}.")
     problems = tuple(_problems(path))
     if not problems:
-        raise EvaluationFault(f"{path.name} holds no problems.")
+        raise UserError(f"{path.name} holds no problems.")
     if limit is not None:
         shuffled = list(problems)
         random.Random(SHUFFLE_SEED).shuffle(shuffled)
@@ -74,8 +72,8 @@ def _problems(path: Path) -> Iterator[Problem]:
             problem = _problem(json.loads(line), number)
             if problem.id in seen:
                 raise ValueError(f"the id {problem.id!r} was used before")
-        except ValueError as fault:
-            raise EvaluationFault(f"{path.name}, line {number}: {fault}.") from None
+        except ValueError as error:
+            raise UserError(f"{path.name}, line {number}: {error}.") from None
         seen.add(problem.id)
         yield problem
 
@@ -87,8 +85,8 @@ def _lines(path: Path) -> list[str]:
             data = gzip.decompress(data)
         # Not `splitlines`: JSON strings may hold U+2028, which is no end of a line here.
         return data.decode("utf-8").split("\n")
-    except (OSError, EOFError, ValueError) as fault:
-        raise EvaluationFault(f"{path.name} cannot be read: {fault}.") from None
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"{path.name} cannot be read: {error}.") from None
 
 
 def _problem(row: Any, number: int) -> Problem:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from loadtest.results_file import REPOSITORY
+from loadtest.report.results_file import REPOSITORY
 
 # math-verify's own limit, for one expression or comparison.
 EXPRESSION_LIMIT_S = 5

@@ -4,22 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest.evaluation.words import NOT_TOLD
+from loadtest.report.formatting import NOT_REPORTED
+from loadtest.report.pictures import FIRST, INK, SECOND, make_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# Told apart by those who do not tell red from green, and in grey.
-FIRST, SECOND = "#0072B2", "#E69F00"
-INK, GRID = "#333333", "#DDDDDD"
 PALE = 0.45
-DPI = 150
+SMALL: dict[str, Any] = {"fontsize": 9.5, "color": INK}
 
 
 def comparison(sides: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     """Accuracy, TTFT, speed and tokens of two sides, each in a panel of its own."""
-    figure = _figure(12.0, 4.2)
+    figure = make_figure(12.0, 4.2)
     panels = figure.subplots(1, 5)
     _accuracy_panel(panels[0], sides)
     _ttft_panel(panels[1], sides)
@@ -39,17 +36,17 @@ def comparison(sides: Sequence[Mapping[str, Any]], title: str, path: Path) -> No
     ]
     figure.legend(handles=names, loc="outside lower center", ncols=2, frameon=False, fontsize=9.5)
     figure.suptitle(title, fontsize=11, color=INK)
-    _save(figure, path)
+    save(figure, path)
 
 
 def budget_curve(rows: Mapping[int, Mapping[str, Any]], title: str, path: Path) -> None:
     """`rows` by budget in tokens, rising; those with a `plain_cut` get its curve too."""
     plain = {budget: row["plain_cut"] for budget, row in rows.items() if "plain_cut" in row}
-    figure = _figure(8.0, 7.6)
+    figure = make_figure(8.0, 7.6)
     panels = figure.subplots(4, 1, sharex=True, height_ratios=[2.4, 1, 1, 1])
     accuracy, empty, cut, tokens = panels
-    accuracy.set_title("correct answers, % (band: 95 % interval over problems)", **_SMALL)
-    empty.set_title("empty answers, %", **_SMALL)
+    accuracy.set_title("correct answers, % (band: 95 % interval over problems)", **SMALL)
+    empty.set_title("empty answers, %", **SMALL)
     if plain:
         name = "plain cut: the same model and as many tokens, only cut"
         _accuracy_curve(accuracy, plain, SECOND, name, marker="s")
@@ -59,15 +56,15 @@ def budget_curve(rows: Mapping[int, Mapping[str, Any]], title: str, path: Path) 
     _curve(empty, {budget: _empty_percent(row) for budget, row in rows.items()}, FIRST)
     if plain:
         accuracy.legend(loc="upper left", frameon=False, fontsize=9)
-    cut.set_title("reasoning that the budget truncated, %", **_SMALL)
+    cut.set_title("reasoning that the budget truncated, %", **SMALL)
     _curve(cut, {b: _times(100, row["thought_cut_share"]) for b, row in rows.items()}, FIRST)
-    tokens.set_title("tokens of reasoning, mean of an answer", **_SMALL)
+    tokens.set_title("tokens of reasoning, mean of an answer", **SMALL)
     _curve(tokens, {b: _times(1, row["reasoning_tokens_mean"]) for b, row in rows.items()}, FIRST)
     _budget_axis(tokens, list(rows))
     for panel, most in ((accuracy, 100), (empty, 100), (cut, 100), (tokens, None)):
         _room_above(panel, most)
     figure.suptitle(title, fontsize=11, color=INK)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _accuracy_curve(
@@ -105,7 +102,7 @@ def _budget_axis(panel: "Axes", budgets: Sequence[int]) -> None:
 
 
 def _accuracy_panel(panel: "Axes", sides: Sequence[Mapping[str, Any]]) -> None:
-    panel.set_title("correct, %\n(95 % interval over problems)", **_SMALL)
+    panel.set_title("correct, %\n(95 % interval over problems)", **SMALL)
     for place, side in enumerate(sides):
         estimate = side["accuracy"]["over_problems"]
         value = 100 * estimate["value"]
@@ -117,11 +114,11 @@ def _accuracy_panel(panel: "Axes", sides: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _ttft_panel(panel: "Axes", sides: Sequence[Mapping[str, Any]]) -> None:
-    panel.set_title("TTFT, ms\n(p50; pale: p95)", **_SMALL)
+    panel.set_title("TTFT, ms\n(p50; pale: p95)", **SMALL)
     for place, side in enumerate(sides):
         p50, p95 = side["total"]["ttft_p50_s"], side["total"]["ttft_p95_s"]
         if p50 is None or p95 is None:
-            _say(panel, place, 0, NOT_TOLD)
+            _say(panel, place, 0, NOT_REPORTED)
             continue
         panel.bar(place, 1e3 * p95, 0.6, color=_color(place), alpha=PALE)
         panel.bar(place, 1e3 * p50, 0.6, color=_color(place))
@@ -130,48 +127,27 @@ def _ttft_panel(panel: "Axes", sides: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _bars(panel: "Axes", title: str, values: Sequence[float | None]) -> None:
-    panel.set_title(title, **_SMALL)
+    panel.set_title(title, **SMALL)
     for place, value in enumerate(values):
         if value is not None:
             panel.bar(place, value, 0.6, color=_color(place))
-        _say(panel, place, value or 0, NOT_TOLD if value is None else f"{value:,.0f}")
+        _say(panel, place, value or 0, NOT_REPORTED if value is None else f"{value:,.0f}")
     _room_above(panel)
 
 
 def _tokens_panel(panel: "Axes", sides: Sequence[Mapping[str, Any]]) -> None:
-    panel.set_title("tokens of an answer\n(pale: thought)", **_SMALL)
+    panel.set_title("tokens of an answer\n(pale: reasoning)", **SMALL)
     for place, side in enumerate(sides):
         whole = side["total"]["completion_tokens"]["mean"]
-        thought = side["total"]["reasoning_tokens"]["mean"]
+        reasoning = side["total"]["reasoning_tokens"]["mean"]
         if whole is None:
-            _say(panel, place, 0, NOT_TOLD)
+            _say(panel, place, 0, NOT_REPORTED)
             continue
-        panel.bar(place, whole, 0.6, color=_color(place), alpha=PALE if thought else 1.0)
-        if thought:
-            panel.bar(place, whole - thought, 0.6, color=_color(place))
+        panel.bar(place, whole, 0.6, color=_color(place), alpha=PALE if reasoning else 1.0)
+        if reasoning:
+            panel.bar(place, whole - reasoning, 0.6, color=_color(place))
         _say(panel, place, whole, f"{whole:,.0f}")
     _room_above(panel)
-
-
-def _figure(width_in: float, height_in: float) -> "Figure":
-    # A figure of its own, with the backend of its file type: nothing global, no window.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width_in, height_in), layout="constrained")
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    for panel in figure.axes:
-        panel.grid(axis="y", color=GRID, linewidth=0.8)
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(labelsize=8.5, colors=INK)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Agg draws PNG; no metadata, so that the same figures make the same file.
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
-
-
-_SMALL: dict[str, Any] = {"fontsize": 9.5, "color": INK}
 
 
 def _say(panel: "Axes", x: float, y: float, text: str) -> None:
@@ -197,7 +173,7 @@ def _color(place: int) -> str:
 
 
 def _times(factor: float, value: float | None) -> float:
-    """A gap in the line where nothing was told."""
+    """A gap in the line where nothing was reported."""
     return float("nan") if value is None else factor * value
 
 

@@ -4,17 +4,29 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from loadtest.evaluation import figures
-from loadtest.evaluation.answer import Answer
+from loadtest.evaluation.ask import Answer
 from loadtest.evaluation.grade import Grader
-from loadtest.evaluation.run_dir import Key
-from loadtest.stats import Estimate
+from loadtest.report import statistics as figures
+from loadtest.report.formatting import (
+    counts,
+    interval,
+    markdown_table,
+    mib,
+    number,
+    percent,
+    runs,
+    seconds,
+)
+from loadtest.report.results_file import taken_on
+from loadtest.report.statistics import Estimate
 
+# Problem and run.
+Key = tuple[str, int]
 DIGITS = 5
 INTERVALS = {
     "over_runs": "95 %, Student's t over the runs' accuracies (mpmath); none for one run",
     "over_problems": "95 %, percentile bootstrap over problems with all their runs (numpy, "
-    f"{figures.RESAMPLES} resamples, seed {figures.SEED})",
+    f"{figures.RESAMPLES_OF_MEANS} resamples, seed {figures.SEED})",
 }
 
 
@@ -54,7 +66,7 @@ def summarise(
 def problem_scores(
     answers: Mapping[Key, Answer], problems: Sequence[str], runs: int
 ) -> list[float]:
-    """Share of each problem's runs that were correct, in the problems' order."""
+    """Fraction of each problem's runs that were correct, in the problems' order."""
     return [
         sum((a := answers.get((problem, run))) is not None and a.correct for run in range(runs))
         / runs
@@ -65,7 +77,7 @@ def problem_scores(
 def consensus(
     answers: Mapping[Key, Answer], problems: Sequence[str], k: int, votes: Mapping[Key, int | None]
 ) -> float:
-    """Share of problems whose most frequent result in the first k runs is correct."""
+    """Fraction of problems whose most frequent result in the first k runs is correct."""
     right = 0
     for problem in problems:
         winner = figures.majority(votes.get((problem, run)) for run in range(k))
@@ -92,11 +104,11 @@ async def take_votes(
 
 
 def describe(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Everything but accuracy. Shares are of answers; None is what no answer told."""
+    """Everything but accuracy. Fractions are of answers; None is what no answer reported."""
     given = [a for a in answers if a.answered]
 
     def part(is_one: Callable[[Answer], bool]) -> float | None:
-        return _round(figures.share(sum(map(is_one, given)), len(given)))
+        return _round(figures.fraction(sum(map(is_one, given)), len(given)))
 
     def tokens(field: str) -> dict[str, float | None]:
         values = [getattr(a, field) for a in given]
@@ -110,7 +122,7 @@ def describe(answers: Sequence[Answer]) -> dict[str, Any]:
         "completion_tokens": tokens("completion_tokens"),
         "reasoning_tokens": tokens("reasoning_tokens"),
         "thought_ends": dict(sorted(Counter(a.thought_end or "not told" for a in given).items())),
-        "thought_cut_share": part(lambda a: a.thought_was_cut),
+        "thought_cut_share": part(lambda a: a.reasoning_was_truncated),
         "empty_answers": sum(a.empty for a in given),
         "empty_share": part(lambda a: a.empty),
         "no_result_share": part(lambda a: a.extracted is None),
@@ -149,3 +161,78 @@ def _rounded(estimate: Estimate | None) -> dict[str, float] | None:
 
 def _round(value: float | None, digits: int = 4) -> float | None:
     return None if value is None else round(value, digits)
+
+
+def summary_page(document: Mapping[str, Any]) -> str:
+    settings, meta = document["settings"], document["meta"]
+    parts = [
+        f"# {settings['model']} on {settings['dataset']}",
+        _accuracy(document),
+        _runs(document),
+        _tokens(document["total"], document["server"]),
+        f"Asked at {settings['base_url']}, {settings['concurrency']} at a time; "
+        f"{_sampling(settings)}. The client ran on {taken_on(meta)}.",
+    ]
+    if not document["complete"]:
+        parts.insert(
+            1, "**Not complete: the same command goes on.** What is missing counts as not correct."
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _accuracy(document: Mapping[str, Any]) -> str:
+    accuracy = document["accuracy"]
+    return "\n".join(
+        [
+            f"- pass@1: **{accuracy['pass_at_1']:.1%}** ({document['problems']} problems, "
+            f"{runs(document['runs'])})",
+            f"- over the runs: {interval(accuracy['over_runs'])} "
+            f"({document['intervals']['over_runs']})",
+            f"- over the problems: {interval(accuracy['over_problems'])} "
+            f"({document['intervals']['over_problems']})",
+            f"- cons@{accuracy['k']}: {accuracy['cons_at_k']:.1%}",
+        ]
+    )
+
+
+def _runs(document: Mapping[str, Any]) -> str:
+    header = (
+        *("run", "pass@1", "cut", "empty", "no result", "TTFT p50", "TTFT p95"),
+        *("first answer token p50", "tokens/s a stream p50", "tokens/s", "failed requests"),
+    )
+    columns = [(run["run"], run["accuracy"], run) for run in document["by_run"]]
+    columns.append(("all", document["accuracy"]["pass_at_1"], document["total"]))
+    return markdown_table(header, [_run(*column) for column in columns])
+
+
+def _run(name: Any, accuracy: float, of: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        str(name),
+        f"{accuracy:.1%}",
+        *(percent(of[key]) for key in ("thought_cut_share", "empty_share", "no_result_share")),
+        *(seconds(of[key]) for key in ("ttft_p50_s", "ttft_p95_s", "ttfo_p50_s")),
+        number(of["stream_tokens_per_s_p50"], 1),
+        number(of["tokens_per_s"], 1) if "tokens_per_s" in of else "",
+        counts(of["failed_requests"]),
+    )
+
+
+def _tokens(total: Mapping[str, Any], server: Mapping[str, Any]) -> str:
+    rows = [
+        (kind, number(total[f"{kind}_tokens"]["total"]), number(total[f"{kind}_tokens"]["mean"], 1))
+        for kind in ("prompt", "completion", "reasoning")
+    ]
+    return "\n".join(
+        [
+            markdown_table(("tokens", "total", "mean of an answer"), rows),
+            "",
+            f"Reasoning ended: {counts(total['thought_ends'])}. Asked to wait (429): "
+            f"{total['told_to_wait']} times. Load time: {seconds(server['load_s'])}; largest host "
+            f"memory seen of the serving process: {mib(server['memory_peak_bytes'])}.",
+        ]
+    )
+
+
+def _sampling(settings: Mapping[str, Any]) -> str:
+    given = {name: value for name, value in settings["sampling"].items() if value is not None}
+    return ", ".join(f"{name} {value}" for name, value in given.items())

@@ -6,8 +6,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from loadtest.load.faults import LoadFault
-from loadtest.load.scenario import (
+from loadtest.errors import UserError
+from loadtest.report.statistics import Z_95
+from loadtest.scenario import (
     Burst,
     Closed,
     Constant,
@@ -22,9 +23,6 @@ from loadtest.load.scenario import (
 )
 from loadtest.simulation.trace import TraceError, recorded
 from serve_app.core.tiers import Tier
-
-# The normal distribution's quantile at 95 %.
-Z_95 = 1.6448536269514722
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +50,17 @@ def schedule(scenario: Scenario) -> list[Due]:
 
 def lengths(scenario: Scenario, number: int) -> Iterator[tuple[int, int]]:
     """Endlessly: input and output tokens of a load's requests, apart from when they come."""
-    load, dice = scenario.loads[number], _dice(scenario, number, "lengths")
+    load, rng = scenario.loads[number], _rng(scenario, number, "lengths")
     while True:
-        yield draw(load.input_tokens, dice), draw(load.output_tokens, dice)
+        yield draw(load.input_tokens, rng), draw(load.output_tokens, rng)
 
 
-def draw(tokens: Tokens, dice: random.Random) -> int:
+def draw(tokens: Tokens, rng: random.Random) -> int:
     if isinstance(tokens, Uniform):
-        return dice.randint(tokens.low, tokens.high)
+        return rng.randint(tokens.low, tokens.high)
     if isinstance(tokens, Lognormal):
         sigma = math.log(tokens.p95 / tokens.median) / Z_95
-        return max(1, round(dice.lognormvariate(math.log(tokens.median), sigma)))
+        return max(1, round(rng.lognormvariate(math.log(tokens.median), sigma)))
     return tokens
 
 
@@ -72,39 +70,39 @@ def _of_load(scenario: Scenario, number: int) -> Iterator[Due]:
         yield from _of_trace(load, load.arrivals, number, length_s)
         return
     sizes = lengths(scenario, number)
-    for at_s in times(load.arrivals, _dice(scenario, number, "times"), length_s):
+    for at_s in times(load.arrivals, _rng(scenario, number, "times"), length_s):
         yield Due(number, load.tier, load.start + at_s, *next(sizes))
 
 
 def times(
     arrivals: Poisson | Constant | Ramp | Burst | Closed,
-    dice: random.Random,
+    rng: random.Random,
     length_s: float | None,
 ) -> Iterator[float]:
     """Arrival times from 0, below `length_s`; endless where it is None."""
     end_s = math.inf if length_s is None else length_s
-    return itertools.takewhile(lambda at_s: at_s < end_s, _times(arrivals, dice, end_s))
+    return itertools.takewhile(lambda at_s: at_s < end_s, _times(arrivals, rng, end_s))
 
 
 def _times(
-    arrivals: Poisson | Constant | Ramp | Burst | Closed, dice: random.Random, end_s: float
+    arrivals: Poisson | Constant | Ramp | Burst | Closed, rng: random.Random, end_s: float
 ) -> Iterator[float]:
     match arrivals:
         case Constant(rate=rate):
             return (number / rate for number in itertools.count())
         case Poisson(rate=rate):
-            return (work / rate for work in _unit_arrivals(dice))
+            return (work / rate for work in _unit_arrivals(rng))
         case Ramp(rate=rate, to=to):
-            return (_ramp_time(work, rate, to, end_s) for work in _unit_arrivals(dice))
+            return (_ramp_time(work, rate, to, end_s) for work in _unit_arrivals(rng))
         case Burst():
-            return (_burst_time(work, arrivals) for work in _unit_arrivals(dice))
+            return (_burst_time(work, arrivals) for work in _unit_arrivals(rng))
         case Closed():
             raise ValueError("a closed loop has no arrivals")
 
 
-def _unit_arrivals(dice: random.Random) -> Iterator[float]:
+def _unit_arrivals(rng: random.Random) -> Iterator[float]:
     """A Poisson process of rate 1; warped by the inverse of the summed rate it has any rate."""
-    return itertools.accumulate(dice.expovariate(1.0) for _ in itertools.repeat(None))
+    return itertools.accumulate(rng.expovariate(1.0) for _ in itertools.repeat(None))
 
 
 def _ramp_time(arrivals: float, rate: float, to: float, length_s: float) -> float:
@@ -131,10 +129,10 @@ def _of_trace(load: Load, trace: TraceFile, number: int, length_s: float | None)
             recorded(trace.file, tier=stand_in, rate=trace.speed),
             key=lambda line: line.arrival_s,
         )
-    except (TraceError, OSError, UnicodeDecodeError) as fault:
-        raise LoadFault(f"loads.{number}.arrivals.file: {fault}") from None
+    except (TraceError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"loads.{number}.arrivals.file: {error}") from None
     if not lines:
-        raise LoadFault(f"loads.{number}.arrivals.file: {trace.file} has no requests")
+        raise UserError(f"loads.{number}.arrivals.file: {trace.file} has no requests")
     for line in lines:
         if length_s is not None and line.arrival_s >= length_s:
             return
@@ -148,6 +146,6 @@ def _of_trace(load: Load, trace: TraceFile, number: int, length_s: float | None)
         )
 
 
-def _dice(scenario: Scenario, number: int, purpose: str) -> random.Random:
+def _rng(scenario: Scenario, number: int, purpose: str) -> random.Random:
     """Of its own for each load and purpose: a change of one leaves the others as they are."""
     return random.Random(f"{scenario.seed}/{number}/{purpose}")

@@ -1,7 +1,6 @@
 """`python -m loadtest run`: load on an OpenAI server, and what it did with it."""
 
 import argparse
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.evaluation import options as common
-from loadtest.evaluation.words import counts, number, percent
+from loadtest.errors import UserError
 from loadtest.load import scenario_file
-from loadtest.load.faults import LoadFault
-from loadtest.load.scenario import Scenario
+from loadtest.options import add_api_key, api_key_of, base_url, natural, positive
+from loadtest.report.formatting import counts, number, percent, short_time
+from loadtest.report.run_folder import default_folder
+from loadtest.scenario import Scenario
 
 INTERRUPTED = 130
+ON_INTERRUPT = "Stopped at once: requests.jsonl has what had ended; there is no summary."
 DESCRIPTION = """\
 Sends streamed chat completions when they are due, whether or not earlier ones have ended, or
 in closed loops. Writes requests.jsonl as they end, and summary.json, report.html and its
@@ -40,7 +41,6 @@ docs/load-testing.md says what each number means."""
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "run",
-        help="load on any OpenAI server: latencies, goodput, refusals, and a report",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -48,13 +48,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add = parser.add_argument
     add("--scenario", type=Path, metavar="FILE", help="YAML; flags below but these four are for "
         "runs without one: --base-url, --out, --retry, --seed")  # fmt: skip
-    add("--base-url", type=common.base_url, help="with /v1 at its end any OpenAI server; without, "
+    add("--base-url", type=base_url, help="with /v1 at its end any OpenAI server; without, "
         "a server with tiers (http://127.0.0.1:8000)")  # fmt: skip
     add("--out", type=Path, metavar="DIR", help="loadtest/results/load/NAME-TIME if not given")
-    add("--retry", type=common.natural, metavar="N", help="refused requests come back when they "
-        "were told to, up to N times; never if not given")  # fmt: skip
+    add("--retry", type=natural, metavar="N", help="refused requests are sent again at "
+        "their Retry-After, up to N times; never if not given")  # fmt: skip
     add("--seed", type=int, help="same seed, same arrivals and lengths (0)")
-    add("--api-key", help="else OPENAI_API_KEY, if it is set")
+    add_api_key(parser)
     add("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two finished runs side by side")
     _add_quick(parser)
 
@@ -69,8 +69,8 @@ def _add_quick(parser: argparse.ArgumentParser) -> None:
     add("--burst-every", default="60s", help="from burst to burst (60s)")
     add("--burst-length", default="10s", help="how long a burst is (10s)")
     add("--duration", help=f"how long requests come ({scenario_file.DEFAULT_DURATION})")
-    add("--requests", type=common.positive, metavar="N", help="at most N of each tier")
-    add("--concurrency", type=common.positive, metavar="N", help="clients of each tier that ask "
+    add("--requests", type=positive, metavar="N", help="at most N of each tier")
+    add("--concurrency", type=positive, metavar="N", help="clients of each tier that ask "
         "again when their answer has ended, in place of arrivals")  # fmt: skip
     add("--trace", type=Path, metavar="FILE", help="CSV or CSV.gz: arrival_s, input_tokens, "
         "output_tokens, and tier where there are several")  # fmt: skip
@@ -85,70 +85,54 @@ def _add_quick(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
-    """The exit code; a user's fault is one message."""
-    try:
-        if options.compare is not None:
-            from loadtest.load import compare
+    if options.compare is not None:
+        from loadtest.load import compare
 
-            a, b = options.compare
-            return compare.run(a, b, options.out, console)
-        return _run(options, argv, console)
-    except LoadFault as fault:
-        console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        console.print("stopped at once: requests.jsonl has what had ended; there is no summary")
-        return INTERRUPTED
-
-
-def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
+        a, b = options.compare
+        return compare.run(a, b, options.out, console)
     scenario = scenario_of(options)
-    from loadtest.load import run as run_of
-    from loadtest.load import run_dir
     from loadtest.load.report import NAME
+    from loadtest.load.run import execute
 
-    folder = options.out or run_dir.default_folder(scenario.name)
-    api_key = options.api_key or os.environ.get("OPENAI_API_KEY")
-    shown = without_key(argv)
-    document = run_of.execute(scenario, folder, console, argv=shown, api_key=api_key)
-    tell(document, console)
+    folder = options.out or default_folder("load", scenario.name)
+    api_key = api_key_of(options)
+    document = execute(scenario, folder, console, argv=argv, api_key=api_key)
+    show(document, console)
     console.print(f"wrote {folder / NAME}", soft_wrap=True, highlight=False)
     return INTERRUPTED if document["interrupted"] else 0
 
 
 def scenario_of(options: argparse.Namespace) -> Scenario:
-    """From the file or the flags, with what is said beside it."""
+    """From the file or the flags, with what is given beside it."""
     if options.scenario is not None:
         if options.tier or options.trace or options.concurrency:
-            raise LoadFault("--scenario says what comes: leave --tier, --trace, --concurrency out.")
+            raise UserError("--scenario says what comes: leave --tier, --trace, --concurrency out.")
         scenario = scenario_file.read(options.scenario)
     else:
         scenario = scenario_file.from_flags(options)
-    said = {
+    given = {
         "base_url": options.base_url,
         "retries": options.retry,
         "seed": options.seed,
         "ignore_eos": options.ignore_eos,
     }
     return scenario.model_copy(
-        update={name: value for name, value in said.items() if value is not None}
+        update={name: value for name, value in given.items() if value is not None}
     )
 
 
-def tell(document: Mapping[str, Any], console: Console) -> None:
-    from loadtest.load.report import time_words
-
+def show(document: Mapping[str, Any], console: Console) -> None:
     table = Table(title=document["scenario"]["name"], title_justify="left")
     table.add_column("")
     for name in document["tiers"]:
         table.add_column(name, justify="right")
-    for title, cell in _rows(time_words):
+    for title, cell in _rows():
         table.add_row(title, *(cell(tier) for tier in document["tiers"].values()))
     console.print(table)
     own = document["generator"]
     console.print(
-        f"Generator: loop late by {time_words(own['loop_lag_s']['p99'])}, sent late by "
-        f"{time_words(own['sent_late_s']['p99'])} (p99), {own['cpu_cores']:.2f} cores, "
+        f"Generator: loop late by {short_time(own['loop_lag_s']['p99'])}, sent late by "
+        f"{short_time(own['sent_late_s']['p99'])} (p99), {own['cpu_cores']:.2f} cores, "
         f"{own['chunks_per_s']:,.0f} chunks/s.",
         highlight=False,
         soft_wrap=True,
@@ -162,17 +146,17 @@ def tell(document: Mapping[str, Any], console: Console) -> None:
         )
 
 
-def _rows(time: Any) -> list[tuple[str, Any]]:
+def _rows() -> list[tuple[str, Any]]:
     def latency(key: str) -> Any:
-        return lambda tier: " / ".join(time(tier[key][p]) for p in ("p50", "p95", "p99"))
+        return lambda tier: " / ".join(short_time(tier[key][p]) for p in ("p50", "p95", "p99"))
 
     def good(tier: Mapping[str, Any]) -> str:
-        told = tier["goodput"]
-        return "no SLO" if told is None else f"{percent(told['share'])}, {told['per_s']:.2f}/s"
+        found = tier["goodput"]
+        return "no SLO" if found is None else f"{percent(found['share'])}, {found['per_s']:.2f}/s"
 
-    def word(tier: Mapping[str, Any]) -> str:
-        told = tier["retry_after"]["kept_share"]
-        return "not tested" if told is None else percent(told)
+    def kept(tier: Mapping[str, Any]) -> str:
+        found = tier["retry_after"]["kept_share"]
+        return "not tested" if found is None else percent(found)
 
     return [
         ("requests", lambda tier: number(tier["requests"])),
@@ -186,18 +170,5 @@ def _rows(time: Any) -> list[tuple[str, Any]]:
         ("E2E p50 / p95 / p99", latency("e2e_s")),
         ("output tokens/s", lambda tier: number(tier["output_tokens_per_s"], 1)),
         ("goodput", good),
-        ("Retry-After kept", word),
+        ("Retry-After kept", kept),
     ]
-
-
-def without_key(argv: list[str]) -> list[str]:
-    """The command as it may be written down."""
-    shown, hide = [], False
-    for word in argv:
-        shown.append("…" if hide else word.split("=")[0] + "=…" if _is_key(word) else word)
-        hide = word == "--api-key"
-    return shown
-
-
-def _is_key(word: str) -> bool:
-    return word.startswith("--api-key=")

@@ -1,33 +1,22 @@
 """Sends requests when they are due, whether or not earlier ones have ended, or in closed loops."""
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
 
-from loadtest.load import prompts
+from loadtest.client.chat import Client, RunClock, chat_body, wait_for_retry
+from loadtest.client.record import Outcome, Record
 from loadtest.load.arrivals import Due, lengths, schedule
-from loadtest.load.ask import Client, come_back
-from loadtest.load.record import Outcome, Record
-from loadtest.load.scenario import Closed, Scenario
-from loadtest.load.server import Target
+from loadtest.load.prompts import PromptWriter
+from loadtest.load.targets import Target
+from loadtest.scenario import Closed, Scenario
 
 # A refused client of a closed loop would else ask again at once, and without end.
 REFUSED_PAUSE_S = 1.0
-# What a client waits whom the server did not tell when to come back.
-UNTOLD_WAIT_S = 1.0
-
-
-class RunClock:
-    """Seconds from the beginning of the run."""
-
-    def __init__(self) -> None:
-        self._began_s = time.perf_counter()
-
-    def __call__(self) -> float:
-        return time.perf_counter() - self._began_s
+# What a client waits that got no Retry-After.
+DEFAULT_RETRY_S = 1.0
 
 
 @dataclass(slots=True)
@@ -42,18 +31,18 @@ class Generator:
     active: dict[int, Record] = field(default_factory=dict)
     sent: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    _fault: BaseException | None = None
+    _error: BaseException | None = None
 
     async def run(self, session: aiohttp.ClientSession, dues: list[Due] | None = None) -> None:
         """Until all has ended, the drain is over, or it was stopped."""
         dues = schedule(self.scenario) if dues is None else dues
-        writer = prompts.PromptWriter(self.scenario.seed, fresh=self.scenario.fresh_prompts)
+        writer = PromptWriter(self.scenario.seed, fresh=self.scenario.fresh_prompts)
         client = Client(session, self.clock)
         stop = asyncio.create_task(self.stopped.wait())
         sender = asyncio.create_task(self._send_all(dues, client, writer))
         loops = [
-            asyncio.create_task(self._closed_client(number, sizes, left, client, writer))
-            for number, sizes, left in self._closed_loops()
+            asyncio.create_task(self._closed_client(number, sizes, remaining, client, writer))
+            for number, sizes, remaining in self._closed_loops()
         ]
         sending = asyncio.gather(sender, *loops)
         try:
@@ -63,8 +52,8 @@ class Generator:
             if sending.done():
                 sending.result()
             await self._drain(stop)
-            if self._fault is not None:
-                raise self._fault
+            if self._error is not None:
+                raise self._error
         finally:
             left_over = [sending, sender, stop, *loops, *self._tasks]
             for task in left_over:
@@ -94,14 +83,12 @@ class Generator:
             )
             ended.cancel()
 
-    async def _send_all(
-        self, dues: list[Due], client: Client, writer: prompts.PromptWriter
-    ) -> None:
+    async def _send_all(self, dues: list[Due], client: Client, writer: PromptWriter) -> None:
         for due in dues:
             wait_s = due.due_s - self.clock()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
-            task = asyncio.create_task(self._visit(self._record(due), client, writer))
+            task = asyncio.create_task(self._request(self._record(due), client, writer))
             self._tasks.add(task)
             task.add_done_callback(self._forget)
             if wait_s <= 0:
@@ -109,34 +96,34 @@ class Generator:
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (fault := task.exception()) is not None:
-            self._fault = fault
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._error = error
             self.stopped.set()
 
-    def _closed_loops(self) -> Iterator[tuple[int, Iterator[tuple[int, int]], "_Left"]]:
+    def _closed_loops(self) -> Iterator[tuple[int, Iterator[tuple[int, int]], "_Remaining"]]:
         """Once for each client; the clients of a load share its lengths and its count."""
         for number, load in enumerate(self.scenario.loads):
             if isinstance(load.arrivals, Closed):
-                sizes, left = lengths(self.scenario, number), _Left(load.requests)
+                sizes, remaining = lengths(self.scenario, number), _Remaining(load.requests)
                 for _ in range(load.arrivals.concurrency):
-                    yield number, sizes, left
+                    yield number, sizes, remaining
 
     async def _closed_client(
         self,
         number: int,
         sizes: Iterator[tuple[int, int]],
-        left: "_Left",
+        remaining: "_Remaining",
         client: Client,
-        writer: prompts.PromptWriter,
+        writer: PromptWriter,
     ) -> None:
         load = self.scenario.loads[number]
         length_s = self.scenario.length_s(load)
         await asyncio.sleep(max(0.0, load.start - self.clock()))
         while length_s is None or self.clock() < load.start + length_s:
-            if not left.take():
+            if not remaining.take():
                 return
             record = self._record(Due(number, load.tier, self.clock(), *next(sizes)))
-            await self._visit(record, client, writer)
+            await self._request(record, client, writer)
             pause_s = getattr(load.arrivals, "pause", 0.0)
             if record.outcome is not Outcome.SERVED:
                 pause_s = max(pause_s, REFUSED_PAUSE_S)
@@ -150,24 +137,24 @@ class Generator:
         self.sent += 1
         return record
 
-    async def _visit(self, record: Record, client: Client, writer: prompts.PromptWriter) -> None:
-        """Ask, and come back as often as the scenario allows if refused; always the same words,
-        by which a server can know who comes back."""
+    async def _request(self, record: Record, client: Client, writer: PromptWriter) -> None:
+        """Ask, and retry as often as the scenario allows if refused; always with the same prompt,
+        by which a server can recognise the retry."""
         target = self.targets[record.tier]
-        body = prompts.body(
+        body = chat_body(
             target.model,
             writer.write(record.number, record.input_tokens_asked),
-            record.output_tokens_asked,
+            output_tokens=record.output_tokens_asked,
             ignore_eos=self.scenario.ignore_eos,
         )
         self.active[record.number] = record
         try:
             for left in range(self.scenario.retries, -1, -1):
-                refusal = await client.ask(target.url, body, record)
+                refusal = await client.stream(target.url, body, record)
                 if refusal is None or not left:
                     return
-                told_s = refusal.retry_after_s
-                await come_back(UNTOLD_WAIT_S if told_s is None else told_s)
+                wait_s = refusal.retry_after_s
+                await wait_for_retry(DEFAULT_RETRY_S if wait_s is None else wait_s)
         except asyncio.CancelledError:
             record.outcome, record.reason = Outcome.UNFINISHED, None
             raise
@@ -177,7 +164,7 @@ class Generator:
 
 
 @dataclass(slots=True)
-class _Left:
+class _Remaining:
     """Requests that a closed load may still send; None is no limit."""
 
     count: int | None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+from loadtest.report.statistics import spread
 
 PERIOD_S = 0.02
 # Above these the generator says that it was the bottleneck.
@@ -57,9 +57,9 @@ class LoopLag:
 
 
 def report(lag_s: array, late_s: Iterable[float | None], cpu: float) -> dict[str, Any]:
-    """The generator's own figures, and in words whether they spoil the others."""
+    """The generator's own figures, and whether they spoil the others."""
     loop = spread(lag_s)
-    late = spread(value for value in late_s if value is not None)
+    late = spread(late_s)
     reasons = []
     if (loop["p99"] or 0) > MOST_LAG_P99_S:
         reasons.append(f"its event loop was late by {loop['p99'] * 1e3:.0f} ms (p99)")
@@ -75,19 +75,4 @@ def report(lag_s: array, late_s: Iterable[float | None], cpu: float) -> dict[str
         "loop_lag_s": loop,
         "sent_late_s": late,
         "cpu_cores": round(cpu, 3),
-    }
-
-
-def spread(values: Iterable[float]) -> dict[str, Any]:
-    """Mean and percentiles, each None of nothing."""
-    told = np.asarray(values if isinstance(values, array) else list(values), dtype=float)
-    names = ("p50", "p90", "p95", "p99")
-    if not told.size:
-        return {"count": 0, "mean": None, **dict.fromkeys(names), "max": None}
-    at = np.percentile(told, [50, 90, 95, 99])
-    return {
-        "count": int(told.size),
-        "mean": round(float(told.mean()), 6),
-        **{name: round(float(value), 6) for name, value in zip(names, at, strict=True)},
-        "max": round(float(told.max()), 6),
     }

@@ -1,10 +1,8 @@
 """`python -m loadtest generator-limit`: what the load generator itself can read, and whether it
-says so when that is too much."""
+reports when that is too much."""
 
 import argparse
-import asyncio
 import contextlib
-import datetime
 import subprocess
 import sys
 import tempfile
@@ -15,15 +13,15 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from loadtest.evaluation.options import positive
-from loadtest.evaluation.words import markdown_table
 from loadtest.load import lag as lag_of
 from loadtest.load import run as run_of
 from loadtest.load.arrivals import schedule
-from loadtest.load.scenario import Closed, Load, Scenario
-from loadtest.results_file import RESULTS, commit, machine, versions, write
+from loadtest.options import positive
+from loadtest.report.formatting import markdown_table
+from loadtest.report.results_file import RESULTS, provenance, write
+from loadtest.scenario import Closed, Load, Scenario
 
-OUT = RESULTS.parent / "generator.json"
+OUT = RESULTS / "generator.json"
 STREAMS = 500
 # Chunks a second that the server writes in all. The last one is doubled until it is far too many.
 RATES = (2_500, 5_000, 10_000, 15_000, 20_000, 30_000, 60_000)
@@ -37,7 +35,6 @@ KEPT = 0.95
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "generator-limit",
-        help="what `run` itself can read: chunks a second of a core, and its lag when overloaded",
         description="Starts a plain server that writes stream chunks of vLLM's form as fast as "
         "asked, and reads them as `run` does, at rising rates, doubled until it cannot, and once "
         "more.",
@@ -58,13 +55,7 @@ def run(options: argparse.Namespace, argv: Sequence[str], console: Console) -> i
         with console.status(f"{options.streams} streams, {rate:,} chunks/s"):
             rows.append(measure(options.streams, rate, options.seconds))
     document = {
-        "meta": {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "commit": commit(),
-            "machine": machine(),
-            "versions": versions(),
-            "command": " ".join(["python", "-m", "loadtest", *argv]),
-        },
+        "meta": provenance(argv),
         "streams": options.streams,
         "seconds": options.seconds,
         "rates": rows,
@@ -122,7 +113,8 @@ def measure(streams: int, rate: float, length_s: int) -> dict[str, Any]:
         scenario = Scenario(name="limit", base_url=url, loads=(load,), drain=60)
         before = server.cpu_times()
         with tempfile.TemporaryDirectory() as folder:
-            measured = _measured(scenario, Path(folder))
+            work = run_of.measure(scenario, schedule(scenario), Path(folder), Console(quiet=True))
+            measured = run_of.on_own_loop(work)
         after = server.cpu_times()
     return row(measured, rate, after.user + after.system - before.user - before.system)
 
@@ -152,14 +144,6 @@ def row(measured: run_of.Measured, rate: float, server_cpu_s: float) -> dict[str
         "served": sum(record.served for record in records),
         "requests": len(records),
     }
-
-
-def _measured(scenario: Scenario, folder: Path) -> run_of.Measured:
-    import uvloop
-
-    quiet = Console(quiet=True)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run_of.measure(scenario, schedule(scenario), folder, quiet))
 
 
 @contextlib.contextmanager

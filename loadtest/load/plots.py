@@ -7,30 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from loadtest.evaluation.plots import DPI, FIRST, GRID, INK, SECOND
+from loadtest.report.pictures import COLORS, FIRST, INK, LEGEND, SMALL, make_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# Told apart by those who do not tell red from green.
-COLORS = (FIRST, SECOND, "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 # Points of a drawn distribution: more are not seen.
 POINTS = 400
 # Below this a time is drawn at the axis' begin: a logarithm has no 0.
 LEAST_MS = 0.01
 # A wider axis has no room for two marks in each decade.
 FEW_DECADES = 300
-SMALL: dict[str, Any] = {"fontsize": 9.5, "color": INK, "loc": "left"}
-LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
-
-# So many lines are told apart by their width where they lie upon another.
+# So many lines are distinct by their width where they lie upon another.
 MOST_WIDER = 2
 # Title, key, and what is said where there is nothing to show.
 TIMELINE_PANELS = (
     ("arrivals a second", "arrivals_per_s", "No request was due."),
     (
-        *("requests in flight: sent or waiting to come back, and not ended", "in_flight"),
+        *("requests in flight: sent or waiting to retry, and not ended", "in_flight"),
         "No request was in flight at the end of any step.",
     ),
     ("output tokens a second", "tokens_per_s", "No output token came."),
@@ -74,7 +68,7 @@ def distributions(
     limits_s: Mapping[str, Mapping[str, float]] | None = None,
     one_scale: Sequence[Sequence[str]] = (),
 ) -> bool:
-    """A panel for each measure that has values: the share of them (in seconds) up to each time.
+    """A panel for each measure that has values: the fraction of them (in seconds) up to each time.
     `limits_s`: SLOs by panel and series, dashed. The panels of each group in `one_scale` have the
     same axis of time, so that they can be compared. False where no panel has a value."""
     drawn = {title: s for title, s in panels.items() if any(len(v) for v in s.values())}
@@ -108,10 +102,10 @@ def distributions(
     return True
 
 
-def timeline(told: Mapping[str, Any], path: Path) -> list[str]:
+def timeline(course: Mapping[str, Any], path: Path) -> list[str]:
     """Arrivals, refusals, errors, requests in flight, tokens a second, the generator's lag. A panel
     that has nothing to show is left out; what it would have shown is returned, in a sentence."""
-    tiers = told["tiers"]
+    tiers = course["tiers"]
     names = list(tiers)
     panels: list[_Panel] = []
     remarks: list[str] = []
@@ -129,18 +123,18 @@ def timeline(told: Mapping[str, Any], path: Path) -> list[str]:
             remarks.append(nothing)
     if ends:
         panels.insert(1, _Panel("refusals and errors a second", ends))
-    lag_ms = [1e3 * value for value in told["lag_s"]]
+    lag_ms = [1e3 * value for value in course["lag_s"]]
     title = "lag of the generator's event loop, ms (largest of each step)"
     panels.append(_Panel(title, [_Line("lag", lag_ms, "")], counts=False))
     height_in = 1.8 * len(panels)
-    _draw_steps(panels, names, told["at_s"], told["step_s"], path, height_in=height_in)
+    _draw_steps(panels, names, course["at_s"], course["step_s"], path, height_in=height_in)
     return remarks if ends else [*remarks, NO_REFUSALS]
 
 
-def server(told: Mapping[str, Any], path: Path) -> tuple[bool, list[str]]:
+def server(course: Mapping[str, Any], path: Path) -> tuple[bool, list[str]]:
     """Queue depth, running requests and replicas as the server reports them; whether there is a
     picture, and what its missing panels would have shown, in sentences."""
-    samples = told["server"]
+    samples = course["server"]
     names = sorted({name for sample in samples for name in sample["tiers"]})
     panels: list[_Panel] = []
     remarks: list[str] = []
@@ -173,23 +167,6 @@ def differences(rows: Sequence[tuple[str, Any]], path: Path) -> None:
     axis.invert_yaxis()
     axis.set_xlabel("B as a multiple of A, 95 % interval (grey: it holds 1)", fontsize=9)
     save(figure, path, grid="x")
-
-
-def make_figure(width_in: float, height_in: float) -> "Figure":
-    # A figure of its own, with the backend of its file type: nothing global, no window.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width_in, height_in), layout="constrained")
-
-
-def save(figure: "Figure", path: Path, *, grid: Any = "y") -> None:
-    for axis in figure.axes:
-        axis.grid(axis=grid, color=GRID, linewidth=0.8)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8.5, colors=INK)
-    # No metadata, so that the same figures make the same file.
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
 
 
 def _distribution(
@@ -273,8 +250,8 @@ def duration(value_ms: float) -> str:
 
 def _column(samples: Sequence[Mapping[str, Any]], name: str, key: str) -> list[float]:
     """A gap where a sample does not report it."""
-    told = (sample["tiers"].get(name, {}).get(key) for sample in samples)
-    return [float("nan") if value is None else value for value in told]
+    values = (sample["tiers"].get(name, {}).get(key) for sample in samples)
+    return [float("nan") if value is None else value for value in values]
 
 
 def _stroke(names: Sequence[str], name: str) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """Prompts of about a given length: words that most vocabularies have as one token each."""
 
-import json
 import random
 import uuid
-from typing import Any
 
 COMMON = (
     "the of and to in is it you that he was for on are with as his they be at one have this from "
@@ -22,12 +20,12 @@ class PromptWriter:
 
     A prompt begins with its own number, and with the run's mark if prompts are to be fresh: then
     neither a prefix cache nor an answer cache has seen it. The number and a server's chat template
-    take some tokens of their own, so that lengths are approximate; the usage tells the real ones.
+    take some tokens of their own, so that lengths are approximate; the usage has the real ones.
     """
 
     def __init__(self, seed: int, *, fresh: bool) -> None:
-        dice = random.Random(seed)
-        words = dice.choices(COMMON.split(), k=TEXT_WORDS)
+        rng = random.Random(seed)
+        words = rng.choices(COMMON.split(), k=TEXT_WORDS)
         self._text = " ".join(words)
         self._starts = [0]
         for word in words:
@@ -43,17 +41,3 @@ class PromptWriter:
             text += self._text[self._starts[begin] :] + " "
             count, begin = count - (TEXT_WORDS - begin), 0
         return lead + text + self._text[self._starts[begin] : self._starts[begin + count] - 1]
-
-
-def body(model: str, prompt: str, output_tokens: int, *, ignore_eos: bool) -> bytes:
-    document: dict[str, Any] = {
-        "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": output_tokens,
-        "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    if ignore_eos:
-        document["ignore_eos"] = True
-    return json.dumps(document).encode()

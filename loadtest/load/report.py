@@ -1,19 +1,16 @@
 """`report.html`: a run in one file that a person can read, and its pictures beside it."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from loadtest.evaluation.words import counts, number, percent
+from loadtest.client.record import Record
 from loadtest.load import plots
-from loadtest.load.record import Record
-from loadtest.load.scenario import Scenario
 from loadtest.load.summary import ALL, latencies
+from loadtest.report.pages import inline, render
+from loadtest.scenario import Scenario
 
 NAME = "report.html"
 PANELS = (
@@ -41,7 +38,7 @@ ONE_SCALE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnReport:
     """The files of a report's pictures, and in sentences what panels without anything to show would
     have shown: of the run, and of what the server reports."""
 
@@ -56,7 +53,7 @@ def draw(
     scenario: Scenario,
     timeline: Mapping[str, Any],
     lag_s: Sequence[float],
-) -> Drawn:
+) -> DrawnReport:
     """The pictures, as files of the folder."""
     has_latency = plots.distributions(
         _panels(records, lag_s),
@@ -67,13 +64,15 @@ def draw(
     remarks = plots.timeline(timeline, folder / "timeline.png")
     has_server, server_remarks = plots.server(timeline, folder / "server.png")
     drawn = {"latency.png": has_latency, "timeline.png": True, "server.png": has_server}
-    return Drawn([name for name, is_there in drawn.items() if is_there], remarks, server_remarks)
+    return DrawnReport(
+        [name for name, is_there in drawn.items() if is_there], remarks, server_remarks
+    )
 
 
-def write(folder: Path, document: Mapping[str, Any], drawn: Drawn) -> Path:
+def write(folder: Path, document: Mapping[str, Any], drawn: DrawnReport) -> Path:
     page = render(
         "report.html.j2",
-        told=document,
+        run=document,
         all_name=ALL,
         latency_rows=LATENCY_ROWS,
         pictures={name: inline(folder / name) for name in drawn.pictures},
@@ -83,34 +82,6 @@ def write(folder: Path, document: Mapping[str, Any], drawn: Drawn) -> Path:
     path = folder / NAME
     path.write_text(page, encoding="utf-8")
     return path
-
-
-def render(template: str, *, beside: Path | None = None, **values: Any) -> str:
-    """A template of this folder, or of another one, which may include those of this folder."""
-    here = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader([here] if beside is None else [beside, here]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(time=time_words, number=number, percent=percent, counts=counts)
-    return environment.get_template(template).render(**values)
-
-
-def inline(picture: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
-
-
-def time_words(value_s: float | None) -> str:
-    """Three digits, and the unit that people would use."""
-    if value_s is None:
-        return "--"
-    if value_s < 1:
-        value_ms = value_s * 1e3
-        return f"{value_ms:.0f} ms" if value_ms >= 100 else f"{value_ms:.3g} ms"
-    return f"{value_s:.0f} s" if value_s >= 100 else f"{value_s:.3g} s"
 
 
 def _panels(records: Sequence[Record], lag_s: Sequence[float]) -> dict[str, plots.Series]:

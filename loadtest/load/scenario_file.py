@@ -9,9 +9,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from loadtest.load.faults import LoadFault
-from loadtest.load.quantities import per_second
-from loadtest.load.scenario import Scenario, Slo
+from loadtest.errors import UserError
+from loadtest.scenario import Scenario, Slo, per_second
 from loadtest.simulation.trace import TraceError, tier_of_file
 from serve_app.core.tiers import Tier
 
@@ -24,10 +23,10 @@ _UNION_MEMBERS = frozenset(
 def read(path: Path) -> Scenario:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
-        raise LoadFault(f"{path} cannot be read: {fault}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
     if not isinstance(document, dict):
-        raise LoadFault(f"{path} holds no scenario: it is to be a mapping with `loads`.")
+        raise UserError(f"{path} holds no scenario: it is to be a mapping with `loads`.")
     document.setdefault("name", path.stem)
     return _with_files_beside(checked(document, str(path)), path.parent)
 
@@ -35,11 +34,11 @@ def read(path: Path) -> Scenario:
 def checked(document: Mapping[str, Any], source: str) -> Scenario:
     try:
         return Scenario.model_validate(document)
-    except ValidationError as fault:
+    except ValidationError as error:
         # A list all of whose items are wrong is also called too short.
-        errors = [error for error in fault.errors() if error["type"] != "too_short"]
-        lines = [f"  {_place(e['loc'])}{_words(e)}" for e in errors or fault.errors()]
-        raise LoadFault("\n".join([f"{source}:", *dict.fromkeys(lines)])) from None
+        errors = [e for e in error.errors() if e["type"] != "too_short"]
+        lines = [f"  {_place(e['loc'])}{_words(e)}" for e in errors or error.errors()]
+        raise UserError("\n".join([f"{source}:", *dict.fromkeys(lines)])) from None
 
 
 def _place(location: tuple[int | str, ...]) -> str:
@@ -70,12 +69,12 @@ def _with_files_beside(scenario: Scenario, folder: Path) -> Scenario:
 
 
 def slo_of(text: str) -> Slo:
-    """`ttft=2s,tpot=100ms`. Raises LoadFault."""
+    """`ttft=2s,tpot=100ms`. Raises UserError."""
     try:
         return Slo.model_validate(_slo(text))
-    except ValidationError as fault:
-        words = "; ".join(f"{_place(e['loc'])}{_words(e)}" for e in fault.errors())
-        raise LoadFault(f"--slo {text}: {words}") from None
+    except ValidationError as error:
+        words = "; ".join(f"{_place(e['loc'])}{_words(e)}" for e in error.errors())
+        raise UserError(f"--slo {text}: {words}") from None
 
 
 def from_flags(options: argparse.Namespace) -> Scenario:
@@ -105,7 +104,7 @@ def _loads(options: argparse.Namespace) -> list[dict[str, Any]]:
         arrivals = {"kind": "closed", "concurrency": options.concurrency}
         return [{"tier": _name(tier), "arrivals": arrivals} for tier in tiers or ["chat"]]
     if not tiers:
-        raise LoadFault("Say what comes: --tier chat=3/s, --concurrency, --trace or --scenario.")
+        raise UserError("Say what comes: --tier chat=3/s, --concurrency, --trace or --scenario.")
     return [{"tier": _name(tier), "arrivals": _arrivals(options, tier)} for tier in tiers]
 
 
@@ -114,15 +113,15 @@ def _of_trace(options: argparse.Namespace, tiers: list[str]) -> list[dict[str, A
     if not tiers:
         try:
             tiers = [tier_of_file(options.trace) or Tier.CHAT]
-        except (TraceError, OSError, UnicodeDecodeError) as fault:
-            raise LoadFault(f"--trace: {fault}") from None
+        except (TraceError, OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--trace: {error}") from None
     return [{"tier": _name(tier), "arrivals": arrivals} for tier in tiers]
 
 
 def _arrivals(options: argparse.Namespace, tier: str) -> dict[str, Any]:
     _, equals, rates = tier.partition("=")
     if not equals:
-        raise LoadFault(f"--tier {tier} has no rate: write --tier {tier}=3/s.")
+        raise UserError(f"--tier {tier} has no rate: write --tier {tier}=3/s.")
     first, dots, last = rates.partition("..")
     kind = "ramp" if dots else options.arrivals
     if kind == "ramp":
@@ -135,8 +134,8 @@ def _arrivals(options: argparse.Namespace, tier: str) -> dict[str, Any]:
 def _bursts(options: argparse.Namespace, rate: str) -> dict[str, Any]:
     try:
         base = per_second(rate)
-    except ValueError as fault:
-        raise LoadFault(f"--tier: {fault}") from None
+    except ValueError as error:
+        raise UserError(f"--tier: {error}") from None
     return {
         "kind": "burst",
         "rate": base,
@@ -153,7 +152,7 @@ def _name(tier: str) -> str:
 def _tokens(text: str, option: str) -> int | dict[str, int]:
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
     if match is None:
-        raise LoadFault(f"{option} {text} is no length: write 256, or 64-512 for all between.")
+        raise UserError(f"{option} {text} is no length: write 256, or 64-512 for all between.")
     low, high = match.groups()
     return int(low) if high is None else {"low": int(low), "high": int(high)}
 
@@ -161,5 +160,5 @@ def _tokens(text: str, option: str) -> int | dict[str, int]:
 def _slo(text: str) -> dict[str, str]:
     parts = [part.partition("=") for part in text.split(",")]
     if not all(equals for _, equals, _ in parts):
-        raise LoadFault(f"--slo {text} is to look like ttft=2s,tpot=100ms.")
+        raise UserError(f"--slo {text} is to look like ttft=2s,tpot=100ms.")
     return {name.strip(): value for name, _, value in parts}

@@ -1,4 +1,4 @@
-"""From requests to figures, for each tier and for all together. What was not told is None."""
+"""From requests to figures, for each tier and for all together. What was not reported is None."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.load.honesty import honesty
-from loadtest.load.lag import spread
-from loadtest.load.record import Outcome, Record
-from loadtest.load.scenario import Scenario
-from loadtest.load.slo import is_good, words
+from loadtest.client.record import Outcome, Record
+from loadtest.report.statistics import spread
+from loadtest.scenario import Scenario, Slo, slo_words
 
 ALL = "all"
 LATENCIES = ("ttft_s", "ttfo_s", "tpot_s", "e2e_s")
@@ -53,13 +51,11 @@ def figures(records: Sequence[Record], scenario: Scenario, window_s: float) -> d
         "output_tokens_from": tokens_from(served),
         "output_tokens_short": sum((r.output_tokens or 0) < r.output_tokens_asked for r in served),
         "input_tokens_asked": spread(float(r.input_tokens_asked) for r in served),
-        "input_tokens_told": spread(
-            float(r.input_tokens) for r in served if r.input_tokens is not None
-        ),
+        "input_tokens_told": spread(r.input_tokens for r in served),
         **{name: spread(latencies(served, name)) for name in LATENCIES},
         "itl_s": spread(chain.from_iterable(record.itl_s for record in served)),
         "goodput": goodput(records, scenario, window_s),
-        "retry_after": honesty(records),
+        "retry_after": retries_kept(records),
     }
 
 
@@ -74,7 +70,7 @@ def reasons(records: Sequence[Record], outcome: Outcome) -> dict[str, int]:
 
 
 def tokens_from(served: Sequence[Record]) -> str | None:
-    """`usage` if every answer told its tokens, `chunks` if none did."""
+    """`usage` if every answer reported its tokens, `chunks` if none did."""
     kinds = sorted({record.tokens_from for record in served if record.tokens_from})
     return " and ".join(kinds) or None
 
@@ -88,7 +84,7 @@ def goodput(
     if not measured:
         return None
     good = sum(is_good(record, slo) for record, slo in measured)
-    named = dict.fromkeys(words(slo) for _, slo in measured)
+    named = dict.fromkeys(slo_words(slo) for _, slo in measured)
     return {
         "slo": "; ".join(named),
         "good": good,
@@ -141,12 +137,12 @@ def _tier_timeline(records: Sequence[Record], edges: Any, step_s: float) -> dict
 
 def _token_times(records: Sequence[Record]) -> tuple[Any, Any]:
     """When chunks came, and how many tokens each stands for where the usage says more."""
-    told = [record for record in records if record.token_s]
-    if not told:
+    streamed = [record for record in records if record.token_s]
+    if not streamed:
         return np.array([]), np.array([])
-    times = np.concatenate([np.asarray(record.token_s) for record in told])
-    shares = [(r.output_tokens or len(r.token_s)) / len(r.token_s) for r in told]
-    return times, np.repeat(shares, [len(record.token_s) for record in told])
+    times = np.concatenate([np.asarray(record.token_s) for record in streamed])
+    weights = [(r.output_tokens or len(r.token_s)) / len(r.token_s) for r in streamed]
+    return times, np.repeat(weights, [len(record.token_s) for record in streamed])
 
 
 def _most_in_each(lag: tuple[Any, Any], edges: Any) -> list[float]:
@@ -160,3 +156,43 @@ def _most_in_each(lag: tuple[Any, Any], edges: Any) -> list[float]:
 
 def _rate(count: float, window_s: float) -> float | None:
     return round(count / window_s, 4) if window_s else None
+
+
+def retries_kept(records: Sequence[Record]) -> dict[str, Any]:
+    """Of refused requests: their Retry-After, and what the first retry brought. Without retries
+    the server's promise is not tested: the fraction is None."""
+    refused = [record for record in records if record.refusals]
+    waits_s = [r.retry_after_s for record in refused for r in record.refusals]
+    retried = [r for r in refused if r.sent_s is not None and r.sent_s > r.refusals[0].sent_s]
+    ended = [r for r in retried if len(r.refusals) > 1 or r.outcome is not Outcome.UNFINISHED]
+    kept = [record for record in ended if len(record.refusals) == 1 and record.served]
+    again = [record for record in ended if len(record.refusals) > 1]
+    return {
+        "refused_requests": len(refused),
+        "without_retry_after": sum(wait_s is None for wait_s in waits_s),
+        "told_s": spread(waits_s),
+        "came_back": len(retried),
+        "served_at_first_return": len(kept),
+        "refused_again": len(again),
+        "failed_at_return": len(ended) - len(kept) - len(again),
+        "kept_share": round(len(kept) / len(ended), 4) if ended else None,
+    }
+
+
+def is_good(record: Record, slo: Slo) -> bool:
+    """Served, and within each limit that is set. A request that was retried after refusals is
+    measured from its first attempt, as its user does. As in `vllm.benchmarks.serve`, an answer of
+    one token has a TPOT of 0."""
+    if not record.served:
+        return False
+    retried_s = record.retried_for_s
+    measured = (
+        (slo.ttft, record.ttft_s, retried_s),
+        (slo.ttfo, record.ttfo_s, retried_s),
+        (slo.e2e, record.e2e_s, retried_s),
+        (slo.tpot, record.tpot_s or 0.0, 0.0),
+    )
+    return all(
+        limit_s is None or (value_s is not None and value_s + more_s <= limit_s)
+        for limit_s, value_s, more_s in measured
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from loadtest.load.scenario import Slo
+from loadtest.scenario import Slo
 from loadtest.simulation.inputs import status_of
 from loadtest.simulation.outcome import Change, Moment, Percentiles, SimulationOutcome, TierOutcome
 from loadtest.simulation.profile_range import uncertainties
@@ -203,7 +203,7 @@ def write(path: Path, answer: BaseModel) -> None:
 
 
 def asked(argv: Sequence[str], setup: Setup, slo: Slo) -> Asked:
-    from loadtest.results_file import commit
+    from loadtest.report.results_file import commit
 
     return Asked(
         slo={name: limit for name, limit in slo if limit is not None},

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from loadtest.readme_table import between_markers
-from loadtest.results_file import META, REPOSITORY, commit, machine, write
+from loadtest.report.pages import between_markers
+from loadtest.report.results_file import META, REPOSITORY, commit, machine, write
 from loadtest.simulation import option_types as types
 from loadtest.simulation import options as common
 from loadtest.simulation.options import POLICIES

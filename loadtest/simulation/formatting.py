@@ -6,9 +6,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.evaluation.words import seconds
-from loadtest.load.scenario import Slo
-from loadtest.load.slo import words as slo_words
+from loadtest.report.formatting import seconds
+from loadtest.scenario import Slo, slo_words
 from loadtest.simulation.outcome import Percentiles
 
 

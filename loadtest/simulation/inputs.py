@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from loadtest.load.scenario import Slo
+from loadtest.scenario import Slo
 from loadtest.simulation.profile import GpuProfile, GpuProfileError, ProfileFigure, known_profiles
 from loadtest.simulation.profile import read_profile as read_profile_file
 from loadtest.simulation.setup import Setup

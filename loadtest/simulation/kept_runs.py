@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from loadtest.results_file import REPOSITORY
+from loadtest.report.results_file import REPOSITORY
 from loadtest.simulation.cell import Cell
 from loadtest.simulation.figures import RunFigures
 from loadtest.simulation.setup import Setup

@@ -5,8 +5,7 @@ import re
 
 from pydantic import ValidationError
 
-from loadtest.load.quantities import per_second
-from loadtest.load.scenario import Slo, Uniform
+from loadtest.scenario import Slo, Uniform, per_second
 from serve_app.config.scaling import SloConfig
 from serve_app.core.tiers import Tier
 

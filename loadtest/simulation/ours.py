@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from loadtest.load.scenario import Slo as PlayedSlo
+from loadtest.scenario import Slo as PlayedSlo
 from loadtest.simulation.policies import ServeDelays, serve_config
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.tier_state import TierState

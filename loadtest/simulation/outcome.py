@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loadtest.load.scenario import Slo
+from loadtest.scenario import Slo
 from serve_app.core.tiers import Tier
 
 

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.evaluation.words import number, percent, seconds
+from loadtest.report.formatting import number, percent, seconds
 from loadtest.simulation import formatting
 from loadtest.simulation.answers import PlanAnswer, PlannedAt, PlannedSet
 

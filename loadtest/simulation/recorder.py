@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.load.scenario import Slo
+from loadtest.scenario import Slo
 from loadtest.simulation.outcome import Percentiles, TierOutcome
 from loadtest.simulation.sim_request import SimRequest
 from serve_app.core.tiers import Tier

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from loadtest.load.scenario import Slo
+from loadtest.scenario import Slo
 from loadtest.simulation.profile import GpuProfile, known_profiles
 from serve_app.api.gate import GateLimits
 from serve_app.config.admission import AdmissionConfig

@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from serve_app.api.gate import QueueEntry
 from serve_app.core.tiers import Tier
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from loadtest.evaluation.words import percent, seconds
-from loadtest.load.scenario import Slo
+from loadtest.report.formatting import percent, seconds
+from loadtest.scenario import Slo
 from loadtest.simulation.outcome import SimulationOutcome, TierOutcome
 from loadtest.simulation.profile_range import UncertaintySide, profiles_at
 from loadtest.simulation.static_set import Bench, Split

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from loadtest.load.plots import COLORS, LEGEND, SMALL, make_figure, save
+from loadtest.report.pictures import COLORS, LEGEND, SMALL, make_figure, save
 from loadtest.simulation.outcome import Moment
 from serve_app.core.tiers import Tier
 

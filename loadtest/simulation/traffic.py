@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from loadtest.load.scenario import Uniform
+from loadtest.scenario import Uniform
 from loadtest.simulation.trace import CONTEXT_TOKENS, Request, Trace
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from loadtest.evaluation import options as common
-from loadtest.load.faults import LoadFault
+from loadtest.errors import UserError
+from loadtest.options import base_url, below_1
+from loadtest.report.run_folder import default_folder
 from loadtest.soak.plan import DEFAULT_HOURS, FAULTS, LEAST_HOURS, Fault, plan_for
 
 DESCRIPTION = """\
@@ -15,18 +16,17 @@ after the other to them. Watches memory, file handles, metrics and latency, and 
 what drifted, what was lost, and whether each fault was over in time. The time to start is not
 counted. Ctrl-C ends it with the report of what it has."""
 EPILOG = """exit status: 0 nothing failed, 1 something failed, 2 the soak could not be done.
-What was too short to tell is said and is no failure.
+What was too short to tell is named and is no failure.
 
 docs/soak.md says what is measured and where the limits are."""
 ALL, NONE = "all", "none"
-INTERRUPTED = 130
+ON_INTERRUPT = "Stopped at once; --report judges what was written so far."
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     names = ", ".join(fault.name for fault in FAULTS)
     parser = commands.add_parser(
         "soak",
-        help="hours of mixed load with faults in turn: leaks, drift, recovery; pass or fail",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -34,11 +34,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add = parser.add_argument
     add("--hours", type=float, default=DEFAULT_HOURS, help="how long (0.1667, ten minutes; 72 is "
         "the acceptance)")  # fmt: skip
-    add("--base-url", type=common.base_url, help="a server with tiers that runs already: its "
+    add("--base-url", type=base_url, help="a server with tiers that runs already: its "
         "processes are neither watched nor killed")  # fmt: skip
     add("--faults", default=ALL, metavar="all|none|NAME,NAME", help=f"of {names} (all)")
-    add("--model", help="else micro-r1 without a card, and the profile's with cards")
-    add("--load-share", type=_share, default=0.4, metavar="SHARE", help="load, as part of what a "
+    add("--model", help="else micro-r1 without a GPU, and the profile's with GPUs")
+    add("--load-share", type=below_1, default=0.4, metavar="SHARE", help="load, as part of what a "
         "closed loop gets at the beginning (0.4)")  # fmt: skip
     add("--slo", default="ttft=2s,tpot=200ms", help="for goodput (ttft=2s,tpot=200ms)")
     add("--seed", type=int, default=0, help="of arrivals and lengths (0)")
@@ -48,26 +48,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
-    """The exit status; a user's fault is one message."""
-    try:
-        return _run(options, argv, console)
-    except LoadFault as fault:
-        console.print(str(fault), style="bold red", highlight=False, markup=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        console.print("stopped at once; --report judges what was written so far")
-        return INTERRUPTED
-
-
-def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
-    from loadtest.load.run_dir import RUNS, default_folder
     from loadtest.load.scenario_file import slo_of
     from loadtest.soak import report
-    from loadtest.soak import run as run_of
+    from loadtest.soak.run import SoakSettings, execute
 
     if options.report is not None:
         return report.finish(options.report, console)
-    wish = run_of.Wish(
+    settings = SoakSettings(
         plan=plan_for(_hours(options.hours)),
         faults=faults_of(options.faults, own_server=options.base_url is None),
         base_url=options.base_url,
@@ -77,8 +64,8 @@ def _run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
         seed=options.seed,
         argv=tuple(argv),
     )
-    path = options.out or RUNS.parent / "soak" / default_folder("soak").name
-    own = run_of.execute(wish, path, console)
+    path = options.out or default_folder("soak", "soak")
+    own = execute(settings, path, console)
     status = report.finish(path, console)
     if own is not None and status == 0:
         own.forget_logs()
@@ -97,28 +84,21 @@ def faults_of(text: str, *, own_server: bool) -> tuple[Fault, ...]:
     known = {fault.name: fault for fault in FAULTS}
     unknown = [name for name in names if name not in known]
     if unknown or not names:
-        raise LoadFault(f"--faults {text}: choose all, none, or some of {', '.join(known)}.")
+        raise UserError(f"--faults {text}: choose all, none, or some of {', '.join(known)}.")
     chosen = tuple(fault for fault in FAULTS if fault.name in names)
     cannot = [fault.name for fault in chosen if fault.needs_processes and not own_server]
     if cannot:
-        raise LoadFault(
+        raise UserError(
             f"--faults {', '.join(cannot)}: is done to the server's processes, which --base-url "
-            "does not tell; leave --base-url out, or name others."
+            "does not name; leave --base-url out, or name others."
         )
     return chosen
 
 
 def _hours(hours: float) -> float:
     if not hours >= LEAST_HOURS or hours == float("inf"):
-        raise LoadFault(
+        raise UserError(
             f"--hours {hours:g} is too short for a baseline, a fault and another baseline: "
             f"give {LEAST_HOURS:.3f} (two minutes) or more."
         )
     return hours
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value

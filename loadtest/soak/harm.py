@@ -1,4 +1,4 @@
-"""Does each fault to the server, and tells how it is known to be over."""
+"""Does each fault to the server, and how it is known to be over."""
 
 import asyncio
 import contextlib
@@ -10,24 +10,20 @@ from typing import Any
 
 import psutil
 
-from loadtest.process_roles import role_of_tier
+from loadtest.errors import MeasurementError
+from loadtest.servers.processes import pids_of, role_of_tier
 from loadtest.soak.load import Traffic
-from loadtest.soak.parts import pids_of
 from loadtest.soak.plan import Turn
 from loadtest.soak.server import Server, Tiers
 from loadtest.soak.traffic import BY_NAME
 from serve_app.local.serve_api import ServeApiError
 
 SLOW_READERS = 8
-# Where a server does not tell what it can take.
-PLACES_UNTOLD = 32
+# Where a server does not report what it can take.
+DEFAULT_PLACES = 32
 BURST_FACTOR = 2
 
 IsOver = Callable[[], Awaitable[bool]]
-
-
-class CannotHarmError(Exception):
-    """The fault could not be done; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +35,7 @@ class Done:
 
 
 async def harm(turn: Turn, server: Server, traffic: Traffic) -> Done:
-    """Do it: to the tiers in turn. Raises CannotHarmError."""
+    """Do it: to the tiers in turn. Raises MeasurementError."""
     tier = traffic.tiers[turn.round_number % len(traffic.tiers)]
     match turn.fault.name:
         case "disconnects":
@@ -56,7 +52,7 @@ async def harm(turn: Turn, server: Server, traffic: Traffic) -> Done:
             return await _kill_haproxy(server, traffic)
         case "controller":
             return await _kill_controller(server)
-    raise CannotHarmError(f"there is no fault {turn.fault.name}")
+    raise MeasurementError(f"there is no fault {turn.fault.name}")
 
 
 async def _many(server: Server, traffic: Traffic, tier: str, kind: str, factor: int) -> Done:
@@ -77,15 +73,15 @@ def _calm(server: Server, traffic: Traffic, started: Sequence[asyncio.Task[None]
     async def is_over() -> bool:
         if not all(task.done() for task in started):
             return False
-        told = await server.tiers()
-        return _nobody_waits(told) and await _serves(traffic)
+        tiers = await server.tiers()
+        return _nobody_waits(tiers) and await _serves(traffic)
 
     return is_over
 
 
 async def _change_settings(server: Server) -> Done:
     """One token less for each tier, and all back when every replica has it."""
-    before = _told(await server.tiers())
+    before = _reported(await server.tiers())
     limits = {name: tier["max_new_tokens"] for name, tier in before.items()}
     pids = _pids(before)
     changed = False
@@ -95,11 +91,11 @@ async def _change_settings(server: Server) -> Done:
 
     async def is_over() -> bool:
         nonlocal changed
-        told = await server.tiers()
-        if told is None or not _kept(pids, _pids(told)):
+        tiers = await server.tiers()
+        if tiers is None or not _kept(pids, _pids(tiers)):
             return False
         less = 0 if changed else 1
-        if any(told[name]["max_new_tokens"] != limit - less for name, limit in limits.items()):
+        if any(tiers[name]["max_new_tokens"] != limit - less for name, limit in limits.items()):
             return False
         if changed:
             return True
@@ -114,16 +110,16 @@ async def _change_settings(server: Server) -> Done:
 
 async def _kill_of_tier(server: Server, part: str, tier: str) -> Done:
     """A replica or its engine; the other one ends with it. Over: as many as before are ready."""
-    before = _pids(_told(await server.tiers()))
+    before = _pids(_reported(await server.tiers()))
     victim = await _one(server, role_of_tier(part, tier))
     replica = victim if part == "replica" else psutil.Process(victim).ppid()
 
     async def is_over() -> bool:
-        told = await server.tiers()
-        if told is None or not await server.is_ready():
+        tiers = await server.tiers()
+        if tiers is None or not await server.is_ready():
             return False
-        now, wanted = _pids(told)[tier], told[tier]["replicas_wanted"]
-        as_many = len(before[tier]) if wanted is None else min(wanted, len(before[tier]))
+        now, desired = _pids(tiers)[tier], tiers[tier]["replicas_wanted"]
+        as_many = len(before[tier]) if desired is None else min(desired, len(before[tier]))
         return replica not in now and len(now) >= as_many
 
     os.kill(victim, signal.SIGKILL)
@@ -143,15 +139,15 @@ async def _kill_haproxy(server: Server, traffic: Traffic) -> Done:
 
 async def _kill_controller(server: Server) -> Done:
     """Over: a new one says that all is well, and no replica was replaced."""
-    before = _pids(_told(await server.tiers()))
+    before = _pids(_reported(await server.tiers()))
     victim = await _one(server, "controller")
 
     async def is_over() -> bool:
-        told = await server.tiers()
-        if told is None or any(tier["status"] != "HEALTHY" for tier in told.values()):
+        tiers = await server.tiers()
+        if tiers is None or any(tier["status"] != "HEALTHY" for tier in tiers.values()):
             return False
         now = await _pids_of(server, "controller")
-        return bool(now) and victim not in now and _kept(before, _pids(told))
+        return bool(now) and victim not in now and _kept(before, _pids(tiers))
 
     os.kill(victim, signal.SIGKILL)
     return Done(f"pid {victim}", is_over)
@@ -170,7 +166,7 @@ async def _one(server: Server, role: str) -> int:
 async def _all(server: Server, role: str) -> list[int]:
     found = await _pids_of(server, role)
     if not found:
-        raise CannotHarmError(f"no process of the server is a {role}")
+        raise MeasurementError(f"no process of the server is a {role}")
     return found
 
 
@@ -179,9 +175,9 @@ async def _pids_of(server: Server, role: str) -> list[int]:
     return await asyncio.to_thread(pids_of, server.cluster.run_id, role)
 
 
-def _told(tiers: Tiers | None) -> Tiers:
+def _reported(tiers: Tiers | None) -> Tiers:
     if tiers is None:
-        raise CannotHarmError("GET /api/tiers does not answer")
+        raise MeasurementError("GET /api/tiers does not answer")
     return tiers
 
 
@@ -203,13 +199,13 @@ def _kept(before: Mapping[str, set[int]], now: Mapping[str, set[int]]) -> bool:
 
 
 def _places(tier: Any) -> int:
-    told = [
+    places = [
         replica.get("slots", 0) + replica.get("max_queued_requests", 0)
         for replica in tier.get("replicas", ())
     ]
-    return sum(told) or PLACES_UNTOLD
+    return sum(places) or DEFAULT_PLACES
 
 
 def _nobody_waits(tiers: Tiers | None) -> bool:
-    """Also of a server that tells nothing of its tiers."""
+    """Also of a server that reports nothing of its tiers."""
     return not any(tier.get("queue_depth") for tier in (tiers or {}).values())

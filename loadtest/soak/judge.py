@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.load.compared import Compared, compare
-from loadtest.load.run_dir import Run
-from loadtest.load.scenario import Scenario
-from loadtest.soak import told as told_of
-from loadtest.soak.judge_growth import growth_rows
-from loadtest.soak.told import FaultDone, Told, Wrong
+from loadtest.load.compare import Compared, compare
+from loadtest.load.run import Run
+from loadtest.scenario import Scenario
+from loadtest.soak import observations as observations_of
+from loadtest.soak.growth import growth_rows
+from loadtest.soak.observations import FaultDone, Observations, Wrong
 from loadtest.soak.verdicts import Row, Verdict, of_interval, of_limit
 
 # Requests of each end of the soak whose latencies are compared.
@@ -30,18 +30,18 @@ LEAST_SAMPLES = 3
 MOST_LEFT_BYTES = 2**20
 
 
-def judge(path: Path, told: Told) -> list[Row]:
-    rows = [*_answers(told), *_faults(told), *_accounting(told), *growth_rows(told)]
-    rows += latency_rows(*(_ends(path, told) or ()))
-    return [*rows, *_server(told)]
+def judge(path: Path, observed: Observations) -> list[Row]:
+    rows = [*_answers(observed), *_faults(observed), *_accounting(observed), *growth_rows(observed)]
+    rows += latency_rows(*(_ends(path, observed) or ()))
+    return [*rows, *_server(observed)]
 
 
-def _answers(told: Told) -> Iterator[Row]:
+def _answers(observed: Observations) -> Iterator[Row]:
     """No answer may be lost but by a fault that cuts, while it lasts."""
     groups: dict[str, list[Wrong]] = {"outside": [], "harmless": [], "cut": []}
-    for wrong in told.wrong:
-        groups[_where(wrong, told.faults)].append(wrong)
-    served = f"{told.ended['served']:,} served, {told.ended['refused']:,} refused"
+    for wrong in observed.wrong:
+        groups[_where(wrong, observed.faults)].append(wrong)
+    served = f"{observed.ended['served']:,} served, {observed.ended['refused']:,} refused"
     named = (
         ("outside", "answers lost outside of faults"),
         ("harmless", "answers lost during faults that cut nothing"),
@@ -70,10 +70,10 @@ def _overlaps(wrong: Wrong, done: FaultDone) -> bool:
     return wrong.sent_s <= end_s and wrong.ended_s >= done.begin_s
 
 
-def _faults(told: Told) -> Iterator[Row]:
+def _faults(observed: Observations) -> Iterator[Row]:
     """Each fault was over in its time, every time."""
-    for name in told.meta["faults"]:
-        done = [each for each in told.faults if each.fault.name == name]
+    for name in observed.meta["faults"]:
+        done = [each for each in observed.faults if each.fault.name == name]
         ended = [each for each in done if not (each.stopped and each.over_s is None)]
         title = f"fault {name}: over"
         if not ended:
@@ -92,12 +92,12 @@ def _faults(told: Told) -> Iterator[Row]:
         yield Row("faults", title, value, limit, of_limit(not late), reason)
 
 
-def _accounting(told: Told) -> Iterator[Row]:
+def _accounting(observed: Observations) -> Iterator[Row]:
     """The server counts nobody who is not there: in each baseline there is a sample in which it
     has no more than the clients have open, and without clients it has none."""
     inside: dict[int, list[float]] = {}
-    for at_s, surplus in zip(told.at_s, told.surplus, strict=True):
-        place = told.baseline_of(at_s)
+    for at_s, surplus in zip(observed.at_s, observed.surplus, strict=True):
+        place = observed.baseline_of(at_s)
         if place is not None and not np.isnan(surplus):
             inside.setdefault(place, []).append(surplus)
     least = {place: min(of) for place, of in inside.items() if len(of) >= LEAST_SAMPLES}
@@ -108,7 +108,7 @@ def _accounting(told: Told) -> Iterator[Row]:
         most = max(least.values())
         reason = f"least of each of {len(least)} baselines"
         yield Row("accounting", name, f"{max(0.0, most):.0f}", "0", of_limit(most <= 0), reason)
-    idle = told.events.get("idle")
+    idle = observed.events.get("idle")
     name = "counts after the last client"
     if idle is None:
         yield Row("accounting", name, "--", "all 0", Verdict.SKIPPED, "the soak did not end")
@@ -122,19 +122,21 @@ def _accounting(told: Told) -> Iterator[Row]:
     yield Row("accounting", name, value, "all 0", verdict, reason)
 
 
-def _ends(path: Path, told: Told) -> tuple[Run, Run] | None:
+def _ends(path: Path, observed: Observations) -> tuple[Run, Run] | None:
     """The timed streams of the first baselines and of as many of the last; None if they are too
     few or too short."""
-    count = len(told.baselines)
+    count = len(observed.baselines)
     if count < 2:
         return None
     quarter = max(1, count // 4)
     orders = (range(count), range(count - 1, -1, -1))
-    chosen = [_until_enough(order, told.timed_in, quarter) for order in orders]
-    if min(_lasted_s(told, each) for each in chosen) < LEAST_END_S:
+    chosen = [_until_enough(order, observed.timed_in, quarter) for order in orders]
+    if min(_lasted_s(observed, each) for each in chosen) < LEAST_END_S:
         return None
-    scenario = Scenario.model_validate(told.meta["scenario"])
-    first, last = (Run({}, scenario, told_of.records_in(path, told, each)) for each in chosen)
+    scenario = Scenario.model_validate(observed.meta["scenario"])
+    first, last = (
+        Run({}, scenario, observations_of.records_in(path, observed, each)) for each in chosen
+    )
     return first, last
 
 
@@ -147,8 +149,8 @@ def _until_enough(order: range, timed_in: Counter[int], most: int) -> list[int]:
     return found
 
 
-def _lasted_s(told: Told, chosen: Sequence[int]) -> float:
-    return sum(told.baselines[place][1] - told.baselines[place][0] for place in chosen)
+def _lasted_s(observed: Observations, chosen: Sequence[int]) -> float:
+    return sum(observed.baselines[place][1] - observed.baselines[place][0] for place in chosen)
 
 
 def latency_rows(first: Run | None = None, last: Run | None = None) -> Iterator[Row]:
@@ -183,13 +185,13 @@ def _goodput(row: Compared) -> Row:
     return Row("latency", f"{row.tier}: goodput", value, limit, verdict, reason)
 
 
-def _server(told: Told) -> Iterator[Row]:
-    gone: Any = told.events.get("gone")
+def _server(observed: Observations) -> Iterator[Row]:
+    gone: Any = observed.events.get("gone")
     if gone is not None:
         yield Row("server", "Ray stayed up", "no", "", Verdict.FAIL, gone["detail"])
-    if not told.meta["own_server"]:
+    if not observed.meta["own_server"]:
         return
-    stopped: Any = told.events.get("stopped")
+    stopped: Any = observed.events.get("stopped")
     if stopped is None:
         reason = "the soak did not end"
         yield Row("server", "left behind after the stop", "--", "", Verdict.SKIPPED, reason)
@@ -207,6 +209,6 @@ def _server(told: Told) -> Iterator[Row]:
 
 def _reasons(found: Sequence[Wrong]) -> str:
     counted = Counter(f"{w.kind} of {w.tier}: {w.reason}" for w in found)
-    told = ", ".join(f"{count} times {words}" for words, count in counted.most_common(4))
+    counts = ", ".join(f"{count} times {words}" for words, count in counted.most_common(4))
     first = f"; first at {min(w.sent_s for w in found):.0f} s" if found else ""
-    return told + first
+    return counts + first

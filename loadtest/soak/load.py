@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from loadtest.client.chat import Client
+from loadtest.client.record import Outcome, Record
 from loadtest.load.arrivals import lengths, times
-from loadtest.load.ask import Client
 from loadtest.load.prompts import PromptWriter
-from loadtest.load.record import Outcome, Record
-from loadtest.load.scenario import Poisson, Scenario
-from loadtest.load.server import Target
-from loadtest.soak.traffic import BY_NAME, KINDS, Kind, body_of, kind_of
-from loadtest.soak.visit import visit
+from loadtest.load.targets import Target
+from loadtest.scenario import Poisson, Scenario
+from loadtest.soak.traffic import BY_NAME, KINDS, Kind, behave, body_of, kind_of
 
 # Of a closed loop's client that was not served.
 PAUSE_S = 0.5
@@ -55,10 +54,10 @@ class Traffic:
     async def running(self, rates_per_s: Mapping[str, float]) -> AsyncIterator[None]:
         """Requests of every kind come, by tier at these rates, while the block runs."""
         tasks = [
-            asyncio.create_task(self._arrive(tier, kind, rate * kind.share))
+            asyncio.create_task(self._arrive(tier, kind, rate * kind.fraction))
             for tier, rate in rates_per_s.items()
             for kind in KINDS
-            if kind.share
+            if kind.fraction
         ]
         try:
             yield
@@ -74,10 +73,10 @@ class Traffic:
         ended = Counter[str]()
 
         async def ask_on(tier: str, number: int) -> None:
-            dice = random.Random(f"{self.scenario.seed}/{tier}/{number}")
-            shares = [kind.share for kind in KINDS]
+            rng = random.Random(f"{self.scenario.seed}/{tier}/{number}")
+            fractions = [kind.fraction for kind in KINDS]
             while self.client.clock() < began_s + seconds:
-                (kind,) = dice.choices(KINDS, shares)
+                (kind,) = rng.choices(KINDS, fractions)
                 record = await self.ask(tier, kind)
                 if record.outcome in (Outcome.SERVED, Outcome.UNFINISHED) or kind.wrong:
                     ended[tier] += 1
@@ -91,7 +90,7 @@ class Traffic:
 
     def start(self, tier: str, name: str) -> asyncio.Task[None]:
         """A request of this kind, at once; whoever wants may wait for it."""
-        task = asyncio.create_task(self._visit(tier, BY_NAME[name]))
+        task = asyncio.create_task(self._ask(tier, BY_NAME[name]))
         self._open.add(task)
         task.add_done_callback(self._open.discard)
         return task
@@ -108,7 +107,7 @@ class Traffic:
         body = body_of(kind, target, self._writer, record.number, (prompt, answer))
         self.in_flight[tier] += 1
         try:
-            wrong = await visit(self.client, target, kind, body, record)
+            wrong = await behave(self.client, target, kind, body, record)
         finally:
             self.in_flight[tier] -= 1
         self.on_end(Ended(kind_of(number), record, wrong))
@@ -124,13 +123,13 @@ class Traffic:
         await asyncio.gather(*left, return_exceptions=True)
         return len(left)
 
-    async def _visit(self, tier: str, kind: Kind) -> None:
+    async def _ask(self, tier: str, kind: Kind) -> None:
         await self.ask(tier, kind)
 
     async def _arrive(self, tier: str, kind: Kind, rate_per_s: float) -> None:
         number = [load.tier for load in self.scenario.loads].index(tier) + KINDS.index(kind)
-        dice = random.Random(f"{self.scenario.seed}/{number}/soak")
+        rng = random.Random(f"{self.scenario.seed}/{number}/soak")
         began_s = self.client.clock()
-        for at_s in times(Poisson(rate=rate_per_s), dice, None):
+        for at_s in times(Poisson(rate=rate_per_s), rng, None):
             await asyncio.sleep(max(0.0, began_s + at_s - self.client.clock()))
             self.start(tier, kind.name)

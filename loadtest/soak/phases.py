@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest.load.record import Outcome
-from loadtest.soak import folder as names
-from loadtest.soak.folder import Folder
-from loadtest.soak.harm import CannotHarmError, harm
+from loadtest.client.record import Outcome
+from loadtest.errors import MeasurementError
+from loadtest.report.run_folder import RunFolder
+from loadtest.soak.harm import harm
 from loadtest.soak.load import Ended, Traffic
+from loadtest.soak.observations import EVENTS, REQUESTS
 from loadtest.soak.plan import Fault, Plan, Turn, next_turn
 from loadtest.soak.server import Server
-from loadtest.soak.visit import shortened
+from loadtest.soak.traffic import shortened
 from loadtest.soak.watch import COUNTS
 from serve_app.local.cluster import ClusterError
 from serve_app.local.serve_api import ServeApiError
@@ -34,7 +35,7 @@ class Course:
     faults: Sequence[Fault]
     load_share: float
     server: Server
-    folder: Folder
+    folder: RunFolder
     traffic: Traffic = field(init=False)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     phase: str = "starting"
@@ -45,29 +46,31 @@ class Course:
     def end(self, ended: Ended) -> None:
         """Write the request down."""
         line = {"kind": ended.kind.name, "wrong": ended.wrong, **shortened(ended.record)}
-        self.folder.add(names.REQUESTS, line)
+        self.folder.add(REQUESTS, line)
         self.counts["refused" if ended.record.outcome is Outcome.REFUSED else "ended"] += 1
         if ended.wrong is not None:
             self.counts["wrong"] += 1
             self.latest_wrong = f"{ended.kind.name} of {ended.record.tier}: {ended.wrong}"
 
     async def run(self) -> None:
-        """To the end of the plan, or until it is stopped or the server is gone."""
+        """To the end of the plan, or until it is stopped or the server has ended."""
         try:
             rates = await self._calibrate()
             async with self.traffic.running(rates):
                 await self._window("warm-up", self.plan.warm_up_s)
                 await self._cycles()
             await self._idle()
-        except ClusterError as fault:
-            self._event("gone", at_s=self._now_s(), detail=f"{fault} {fault.detail[-500:]}")
+        except ClusterError as error:
+            self._event("gone", at_s=self._now_s(), detail=f"{error} {error.detail[-500:]}")
 
     async def _calibrate(self) -> dict[str, float]:
-        self.phase = "measuring what the server holds"
+        self.phase = "measuring what the server sustains"
         # What the first requests of a process cost is not its speed.
         await self.traffic.measure_capacity(1, self.plan.calibration_s / 4)
         capacity = await self.traffic.measure_capacity(CLIENTS, self.plan.calibration_s)
-        rates = {tier: max(0.05, self.load_share * held) for tier, held in capacity.items()}
+        rates = {
+            tier: max(0.05, self.load_share * sustained) for tier, sustained in capacity.items()
+        }
         self._event("calibration", clients=CLIENTS, capacity_per_s=capacity, rates_per_s=rates)
         return rates
 
@@ -103,7 +106,7 @@ class Course:
                     over_s = self._now_s() if await done.is_over() else None
         except TimeoutError:
             detail = f"{target}: not over after {fault.within_s:.0f} s"
-        except (CannotHarmError, ServeApiError) as reason:
+        except (MeasurementError, ServeApiError) as reason:
             detail = str(reason)
         self._event(
             "fault",
@@ -118,7 +121,7 @@ class Course:
         )
 
     async def _idle(self) -> None:
-        """All clients are gone: so are the server's counts, or something was lost."""
+        """All clients have disconnected: so are the server's counts, or something was lost."""
         self.phase, self.coming = "waiting for the last answers", ""
         given_up = await self.traffic.drain(DRAIN_S)
         began_s, left = self._now_s(), await self._counts_left()
@@ -129,12 +132,12 @@ class Course:
 
     async def _counts_left(self) -> Mapping[str, Any]:
         """What a server that has no client still counts; empty if all is 0."""
-        told = await self.server.tiers()
-        if told is None:
+        tiers = await self.server.tiers()
+        if tiers is None:
             return {"GET /api/tiers": "no answer"} if self.server.cluster is not None else {}
         return {
             f"{name} {count}": tier[count]
-            for name, tier in told.items()
+            for name, tier in tiers.items()
             for count in COUNTS
             if tier.get(count)
         }
@@ -156,5 +159,5 @@ class Course:
     def _now_s(self) -> float:
         return round(self.traffic.client.clock(), 3)
 
-    def _event(self, kind: str, **facts: Any) -> None:
-        self.folder.add(names.EVENTS, {"event": kind, **facts})
+    def _event(self, kind: str, **details: Any) -> None:
+        self.folder.add(EVENTS, {"event": kind, **details})

@@ -11,9 +11,9 @@ from typing import Any
 import aiohttp
 import psutil
 
-from loadtest.load.faults import LoadFault
-from loadtest.load.server import TIMEOUT, tiers_of
-from loadtest.process_cpu import server_processes
+from loadtest.client.server_info import TIMEOUT, tiers_of
+from loadtest.errors import UserError
+from loadtest.servers.processes import server_processes
 from loadtest.soak.watch import shared_memory_files
 from serve_app.core.tiers import Tier
 from serve_app.engine.models.model_dir import MICRO_MODEL, resolve_model
@@ -84,15 +84,15 @@ class Own:
 
 @contextlib.contextmanager
 def own_server(model: str | None, say: Callable[[str], None]) -> Iterator[Own]:
-    """Start the profile of this machine's cards; without a card micro-r1 in both tiers. Its logs
-    stay where they are. Raises LoadFault."""
+    """Start the profile of this machine's GPUs; without one micro-r1 in both tiers. Its logs
+    stay where they are. Raises UserError."""
     chosen = model or (None if installed_cards() else MICRO_MODEL)
     try:
         plan = launcher.make_plan(free_ports(1)[0], None, chosen)
         for name in plan.models:
             resolve_model(name)
-    except (launcher.CannotStartError, ValueError) as fault:
-        raise LoadFault(str(fault)) from None
+    except (launcher.CannotStartError, ValueError) as error:
+        raise UserError(str(error)) from None
     config = soaked_config(plan.config)
     shared_before = shared_memory_files()
     cluster = LocalCluster(port=plan.port, environment=plan.environment)
@@ -104,9 +104,9 @@ def own_server(model: str | None, say: Callable[[str], None]) -> Iterator[Own]:
         _deploy(cluster, config)
         yield own
         started = server_processes(cluster.run_id)
-    except (ClusterError, ServeApiError) as fault:
+    except (ClusterError, ServeApiError) as error:
         logs = f"Its logs are in {cluster.log_dir}."
-        raise LoadFault(f"{fault}\n{getattr(fault, 'detail', '')[-1500:]}\n{logs}") from None
+        raise UserError(f"{error}\n{getattr(error, 'detail', '')[-1500:]}\n{logs}") from None
     finally:
         say("stopping the server")
         cluster.stop(keep_logs=True)

@@ -1,13 +1,21 @@
 """The kinds of requests that a soak mixes, and the bodies that they have."""
 
+import asyncio
 import json
+import random
+import socket
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
+
+from loadtest.client.chat import Client, chat_body
+from loadtest.client.record import Outcome, Record
 from loadtest.load.prompts import PromptWriter
-from loadtest.load.scenario import Load, Poisson, Scenario, Slo, Tokens, Uniform
-from loadtest.load.server import Target
+from loadtest.load.targets import Target
+from loadtest.scenario import Load, Poisson, Scenario, Slo, Tokens, Uniform
 
 SCHEMA = {
     "type": "object",
@@ -27,15 +35,18 @@ WRONG: tuple[Mapping[str, Any], ...] = (
 )
 REFUSED_BODY = ("http_400", "http_422")
 QUESTIONS = 8
+LEFT = "left"
+# A slow reader takes so much each time.
+SLOW_BYTES, SLOW_EVERY_S, SLOW_FOR_S = 256, 0.25, 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`share` of its tier's arrivals; 0: only a fault sends it. `leaves`: its clients hang up
+    """`fraction` of its tier's arrivals; 0: only a fault sends it. `leaves`: its clients hang up
     within a second. `wrong`: its bodies are refused. `repeats`: one of a few questions."""
 
     name: str
-    share: float
+    fraction: float
     output_tokens: Tokens
     input_tokens: Tokens = 48
     stream: bool = True
@@ -55,7 +66,7 @@ KINDS = (
     Kind("stop", 0.05, 64, exact=False, extra={"stop": ["the ", "9"]}),
     Kind("json", 0.05, 64, stream=False, exact=False, extra={"response_format": FORMAT}),
     Kind(
-        # A thought takes three quarters of it, and a call has to fit into the rest.
+        # Reasoning takes three quarters of it, and a call has to fit into the rest.
         *("tool", 0.05, 300),
         stream=False,
         exact=False,
@@ -80,7 +91,7 @@ def scenario_of(
     loads = [
         Load(
             tier=tier,
-            arrivals=Poisson(rate=rate * kind.share or 1.0),
+            arrivals=Poisson(rate=rate * kind.fraction or 1.0),
             input_tokens=kind.input_tokens,
             output_tokens=kind.output_tokens,
             duration=1.0,
@@ -104,18 +115,102 @@ def body_of(
     """`tokens`: of prompt and answer."""
     asked, answer = tokens
     prompt = f"question {number % QUESTIONS}" if kind.repeats else writer.write(number, asked)
-    document: dict[str, Any] = {
-        "model": target.model,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": answer,
+    return chat_body(
+        target.model,
+        prompt,
+        output_tokens=answer,
+        stream=kind.stream,
+        ignore_eos=kind.exact,
         # What is not deterministic is not kept, so that the questions alone fill the cache.
-        "temperature": 0 if kind.repeats else 0.6,
-        "stream": kind.stream,
-        "ignore_eos": kind.exact,
-        **kind.extra,
-    }
-    if kind.stream:
-        document["stream_options"] = {"include_usage": True}
+        temperature=0 if kind.repeats else 0.6,
+        more={**kind.extra, **(WRONG[number % len(WRONG)] if kind.wrong else {})},
+    )
+
+
+async def behave(
+    client: Client, target: Target, kind: Kind, body: bytes, record: Record
+) -> str | None:
+    """Ask as the kind does. What went wrong, in a word of `record.reason`'s kind; None if the
+    client got what it was to get, a refusal for want of room included."""
+    if kind.name == "slow":
+        await read_slowly(client, target.url, body, record)
+    elif kind.stream:
+        await _stream(client, target.url, body, record, leaves=kind.leaves)
+    else:
+        text = await client.whole(target.url, body, record)
+        if text is not None and not kind.wrong:
+            _judge_whole(kind, text, record)
+    return _wrong(kind, record)
+
+
+async def _stream(client: Client, url: str, body: bytes, record: Record, *, leaves: bool) -> None:
+    if not leaves:
+        await client.stream(url, body, record)
+        return
+    try:
+        async with asyncio.timeout(random.Random(record.number).uniform(0.02, 1.0)):
+            await client.stream(url, body, record)
+    except TimeoutError:
+        record.outcome, record.reason = Outcome.UNFINISHED, LEFT
+
+
+def _judge_whole(kind: Kind, text: str, record: Record) -> None:
+    try:
+        document: dict[str, Any] = json.loads(text)
+        message = document["choices"][0]["message"]
+        record.output_tokens = document["usage"]["completion_tokens"]
+        if kind.name == "json":
+            json.loads(message["content"])
+        if kind.name == "tool":
+            json.loads(message["tool_calls"][0]["function"]["arguments"])
+    except (ValueError, KeyError, TypeError, IndexError) as fault:
+        record.outcome, record.reason = Outcome.ERROR, f"not_{kind.name}"
+        record.detail = f"{fault!r}: {text[:300]}"
+        return
+    record.outcome, record.tokens_from = Outcome.SERVED, "usage"
+    record.finish_reason = document["choices"][0].get("finish_reason")
+
+
+def _wrong(kind: Kind, record: Record) -> str | None:
     if kind.wrong:
-        document |= WRONG[number % len(WRONG)]
-    return json.dumps(document).encode()
+        reason = record.reason or "served"
+        # A gate that is full refuses before the body's fields are looked at by the engine.
+        right = reason.startswith(REFUSED_BODY) or record.outcome is Outcome.REFUSED
+        return None if right else reason
+    return record.reason or "unknown" if record.outcome is Outcome.ERROR else None
+
+
+async def read_slowly(client: Client, url: str, body: bytes, record: Record) -> None:
+    """With a small buffer in each place that has one, since a client reads ahead; after
+    `SLOW_FOR_S` the rest is read as it comes."""
+    began_s = client.clock()
+
+    async def read(content: aiohttp.StreamReader) -> bytes:
+        if client.clock() - began_s < SLOW_FOR_S:
+            await asyncio.sleep(SLOW_EVERY_S)
+        return await content.read(SLOW_BYTES)
+
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(force_close=True, socket_factory=_small_socket),
+        headers=client.session.headers,
+        timeout=client.session.timeout,
+        read_bufsize=SLOW_BYTES,
+    ) as session:
+        await Client(session, client.clock).stream(url, body, record, read)
+
+
+def _small_socket(address: Any) -> socket.socket:
+    family, kind, protocol, *_ = address
+    found = socket.socket(family, kind, protocol)
+    # Before it connects, since the window is agreed on then.
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    found.setblocking(False)
+    return found
+
+
+def shortened(record: Record) -> dict[str, Any]:
+    """The record without the time of each chunk: three days of them would fill a disk. TTFT, TPOT
+    and E2E need only the first and the last."""
+    if len(record.token_s) > 2:
+        record.token_s = array("d", (record.token_s[0], record.token_s[-1]))
+    return record.as_dict()

@@ -13,9 +13,9 @@ from typing import Any
 
 import aiohttp
 
-from loadtest.load.server import tiers_of
+from loadtest.client.server_info import tiers_of
+from loadtest.servers.processes import parts
 from loadtest.soak.load import Traffic
-from loadtest.soak.parts import parts
 
 COUNTS = ("running", "queued", "queue_depth", "lent", "borrowed")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked into only
@@ -45,7 +45,7 @@ class Watch:
         clock, session = self.traffic.client.clock, self.traffic.client.session
         # Before the server is asked: what begins meanwhile may be in its count and not in this.
         before = dict(self.traffic.in_flight)
-        told = await tiers_of(session, self.base_url)
+        tiers = await tiers_of(session, self.base_url)
         after = dict(self.traffic.in_flight)
         document: dict[str, Any] = {
             "at_s": round(clock(), 2),
@@ -54,7 +54,7 @@ class Watch:
                 tier: max(before.get(tier, 0), after.get(tier, 0)) for tier in self.traffic.tiers
             },
             "tiers": {
-                name: {key: tier.get(key) for key in COUNTS} for name, tier in (told or {}).items()
+                name: {key: tier.get(key) for key in COUNTS} for name, tier in (tiers or {}).items()
             },
             **await self._metrics(session),
         }

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from loadtest.errors import MeasurementError, UserError
+
 SOURCES_PAGE = "SOURCES.md"
 HEADER = ("arrival_s", "input_tokens", "output_tokens")
 HOUR_S = 3600.0
@@ -22,10 +24,6 @@ TIMEOUT_S = 60.0
 # When it came in seconds of the recording's own clock, prompt tokens, answer tokens.
 Row = tuple[float, int, int]
 Reader = Callable[[Iterable[str]], Iterator[Row]]
-
-
-class FetchError(ValueError):
-    """The file is not what its source says; the message names what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +132,7 @@ SOURCES: Mapping[str, Source] = {
     "bailian-chat": _bailian("qwen_traceA_blksz_16.jsonl", "Qwen's chat users, 2 h"),
     "bailian-api": _bailian("qwen_traceB_blksz_16.jsonl", "Qwen's API users, 2 h"),
     "bailian-coder": _bailian("qwen_coder_blksz_16.jsonl", "Qwen coder, 2 h"),
-    "bailian-thinking": _bailian("qwen_thinking_blksz_16.jsonl", "thoughts, 2 h", reasoning=True),
+    "bailian-thinking": _bailian("qwen_thinking_blksz_16.jsonl", "reasoning, 2 h", reasoning=True),
 }
 
 
@@ -153,7 +151,9 @@ def part(rows: Iterable[Row], *, from_s: float, seconds: float) -> list[Row]:
         if 0 <= since_s <= seconds:
             taken.append((since_s, prompt, answer))
     if not taken:
-        raise FetchError(f"no request comes {from_s:g} s to {from_s + seconds:g} s after the first")
+        raise MeasurementError(
+            f"no request comes {from_s:g} s to {from_s + seconds:g} s after the first"
+        )
     return sorted(taken)
 
 
@@ -174,7 +174,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser = commands.add_parser(
         "fetch-traces",
-        help="public traces of LLM traffic, in the form that the simulator reads",
         description="Downloads public traces from where their authors publish them, keeps when "
         "requests came and how long they and their answers were, and writes a file for each and "
         f"{SOURCES_PAGE} with source, commit, licence and whom to cite.",
@@ -190,19 +189,17 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--file", type=Path, help="read this file, which you have already, of the one NAME")
 
 
-def run(options: argparse.Namespace, console: Console) -> int:
+def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     if options.file is not None and len(options.names) != 1:
-        console.print("--file is of one trace: give one NAME", style="bold red")
-        return 2
+        raise UserError("--file is of one trace: give one NAME")
     options.to.mkdir(parents=True, exist_ok=True)
     for name in options.names:
         source = SOURCES[name]
         try:
             with _opened(source, options.file) as lines:
                 rows = part(source.read(lines), from_s=options.from_s, seconds=options.seconds)
-        except (OSError, KeyError, ValueError) as fault:
-            console.print(f"{name}: {fault!r} ({source.url})", style="bold red", soft_wrap=True)
-            return 1
+        except (OSError, KeyError, ValueError, MeasurementError) as error:
+            raise MeasurementError(f"{name}: {error!r} ({source.url})") from None
         path = options.to / f"{name}.csv.gz"
         write_trace(path, rows, reasoning=source.reasoning)
         _note(options.to / SOURCES_PAGE, name, source, len(rows), options)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from loadtest.random_model import make_random_qwen2
+from loadtest.servers.random_model import make_random_qwen2
 from serve_app.core.tiers import Tier
 from serve_app.local.profiles import load_profile
 

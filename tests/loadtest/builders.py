@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from loadtest.stats import Repetition
+from loadtest.studies.overhead.measure import Repetition
 
 
 def repetition(

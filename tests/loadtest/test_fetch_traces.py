@@ -6,7 +6,7 @@ import pytest
 
 from loadtest.__main__ import main
 from loadtest.simulation.trace import read_trace
-from loadtest.traces.fetch import SOURCES, FetchError, part
+from loadtest.traces.fetch import SOURCES, MeasurementError, part
 from serve_app.core.tiers import Tier
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
@@ -57,7 +57,7 @@ def test_a_part_begins_at_its_own_beginning_and_ends_reading_soon() -> None:
     rows = part(recording(), from_s=100.0, seconds=50.0)  # pyright: ignore[reportArgumentType]
     assert [at_s for at_s, _, _ in rows] == [0.0, 10.0, 20.0, 30.0, 40.0, 50.0]
     assert read[-1] < 1300
-    with pytest.raises(FetchError, match="no request"):
+    with pytest.raises(MeasurementError, match="no request"):
         part([(0.0, 1, 1)], from_s=10.0, seconds=5.0)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loadtest.ray_nodes import RTX_4090, T4, gpu_nodes
+from loadtest.servers.ray_nodes import RTX_4090, T4, gpu_nodes
 from serve_app.local.cluster import LocalCluster
 from tests.e2e.site import Site, site_of
 

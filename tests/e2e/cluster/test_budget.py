@@ -5,7 +5,7 @@ import asyncio
 
 import aiohttp
 
-from loadtest.ray_nodes import RTX_4090, T4
+from loadtest.servers.ray_nodes import RTX_4090, T4
 from serve_app.core.tiers import Tier
 from tests.e2e.client import Reply, ask, client_session, work
 from tests.e2e.cluster.mixed import await_replicas, cards, deploy, mixed_config

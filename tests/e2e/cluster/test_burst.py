@@ -8,7 +8,7 @@ from statistics import median
 
 import aiohttp
 
-from loadtest.ray_nodes import RTX_4090, T4, idle_processes
+from loadtest.servers.ray_nodes import RTX_4090, T4, idle_processes
 from serve_app.core.tiers import Tier
 from tests.e2e.client import Reply, ask, client_session, work
 from tests.e2e.cluster.mixed import (

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from loadtest.ray_nodes import RTX_4090, T4
+from loadtest.servers.ray_nodes import RTX_4090, T4
 from serve_app.core.placement.hardware import hardware_for
 from serve_app.core.tiers import Tier
 from tests.e2e.cluster.mixed import await_replicas, cards, deploy, gpus, mixed_config, ready

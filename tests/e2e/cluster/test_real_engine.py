@@ -1,7 +1,7 @@
 """vLLM on the CPU behind a GPU that only Ray believes in."""
 
-from loadtest.random_model import make_random_qwen2
-from loadtest.ray_nodes import RTX_4090
+from loadtest.servers.random_model import make_random_qwen2
+from loadtest.servers.ray_nodes import RTX_4090
 from serve_app.core.placement.hardware import CPU
 from serve_app.core.tiers import Tier
 from tests.e2e.cluster.mixed import deploy, mixed_config, ready

@@ -2,15 +2,15 @@
 
 import pytest
 
-from loadtest.load.scenario import Slo
-from loadtest.replay_scaling.cells import ReplayCell
-from loadtest.replay_scaling.cluster import application
-from loadtest.replay_scaling.figures import differences, simulated
-from loadtest.replay_scaling.replay import replay_on
+from loadtest.scenario import Slo
 from loadtest.simulation.profile import known_profiles
 from loadtest.simulation.synthetic import Lengths, synthetic
 from loadtest.simulation.synthetic import SyntheticLoad as Load
 from loadtest.simulation.trace import Trace
+from loadtest.studies.replay_scaling.cells import ReplayCell
+from loadtest.studies.replay_scaling.cluster import application
+from loadtest.studies.replay_scaling.replay import replay_on
+from loadtest.studies.replay_scaling.results import differences, simulated
 from serve_app.core.tiers import Tier
 from tests.e2e.cluster.mixed import deploy
 from tests.e2e.figures import keep_figures
@@ -39,7 +39,7 @@ CELL = ReplayCell("steady", {"RTX4090": 2}, steady, {Tier.CHAT: 2})
 
 
 def test_a_replay_comes_to_what_the_simulation_says(site: Site) -> None:
-    from loadtest.replay_scaling.simulated import simulate_replay
+    from loadtest.studies.replay_scaling.simulated import simulate_replay
 
     trace = CELL.trace(LENGTH_S, 1.0)
     card = known_profiles()["RTX4090"]

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.process_cpu import ENGINE, server_processes
-from loadtest.process_roles import role_of
+from loadtest.servers.processes import ENGINE, role_of, server_processes
 from tests.e2e.site import Site
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")

@@ -5,8 +5,7 @@ import os
 
 import psutil
 
-from loadtest.process_cpu import ENGINE, server_processes
-from loadtest.process_roles import HAPROXY, OTHER, role_of
+from loadtest.servers.processes import ENGINE, HAPROXY, OTHER, role_of, server_processes
 from tests.e2e.site import Site
 
 AMONG_THEM = {

@@ -11,8 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loadtest.readme_table import between_markers
-from loadtest.results_file import META, REPOSITORY, commit, machine, versions, write
+from loadtest.report.pages import between_markers
+from loadtest.report.results_file import (
+    META,
+    REPOSITORY,
+    commit,
+    machine,
+    versions,
+    write,
+)
 from tests.k8s.pods.conftest import IMAGE_VARIABLE, OVERLAY
 from tests.k8s.pods.watch import PREFIX
 

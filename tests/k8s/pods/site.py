@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from loadtest.random_model import make_random_qwen2
+from loadtest.servers.random_model import make_random_qwen2
 from serve_app.core.tiers import Tier
 from tests.k8s.manifests import Manifests
 from tests.k8s.operator_pods import cluster_name

@@ -4,7 +4,7 @@ from array import array
 from itertools import accumulate
 
 from loadtest.calibration.waves import Answered, Busy, Wave
-from loadtest.load.record import Outcome, Record
+from loadtest.client.record import Outcome, Record
 
 BASE_MS, SEQUENCE_MS, CONTEXT_MS, PROMPT_MS, OVERHEAD_MS = 40.0, 2.5, 0.5, 1.2, 12.0
 PAIRS_MS = 300.0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from loadtest.calibration.fit import (
     CONTEXT,
     PROMPT,
-    TooLittle,
+    UserError,
     curve_ms,
     fit_all,
     fit_curve,
@@ -45,9 +45,9 @@ def test_exact_samples_give_their_figures_back() -> None:
 
 
 def test_noise_moves_the_figures_little_and_is_told() -> None:
-    dice = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     noisy = [
-        Step(s.sequences, s.context_tokens, s.step_ms * dice.normal(1.0, 0.03)) for s in STEPS * 3
+        Step(s.sequences, s.context_tokens, s.step_ms * rng.normal(1.0, 0.03)) for s in STEPS * 3
     ]
     line = fit_line(noisy, fit_curve(noisy))
     assert line["base_ms"] == pytest.approx(built.BASE_MS, rel=0.05)
@@ -61,8 +61,8 @@ def test_the_truth_lies_within_the_uncertainty(noise: float) -> None:
     """Two standard errors: 95 % of the time, so that of 40 fits few miss."""
     missed = 0
     for seed in range(40):
-        dice = np.random.default_rng(seed)
-        noisy = [replace(s, step_ms=s.step_ms * dice.normal(1.0, noise)) for s in STEPS]
+        rng = np.random.default_rng(seed)
+        noisy = [replace(s, step_ms=s.step_ms * rng.normal(1.0, noise)) for s in STEPS]
         line = fit_line(noisy, fit_curve(noisy))
         for name, true in (("base_ms", built.BASE_MS), ("per_sequence_ms", built.SEQUENCE_MS)):
             uncertainty = line.uncertainty(name)
@@ -110,7 +110,7 @@ def test_what_steps_under_load_take_beyond_waves_is_their_prompts() -> None:
 
 
 def test_first_tokens_need_a_step_of_one_sequence() -> None:
-    with pytest.raises(TooLittle, match="one sequence"):
+    with pytest.raises(UserError, match="one sequence"):
         fit_all(STEPS[3:], [], FIRST_TOKENS)
 
 
@@ -149,10 +149,10 @@ def test_no_point_nearby_is_closer(rows: list[list[float]]) -> None:
 
 
 def test_one_batch_size_is_too_little() -> None:
-    with pytest.raises(TooLittle, match="one batch size"):
+    with pytest.raises(UserError, match="one batch size"):
         fit_curve(STEPS[:3])
 
 
 def test_one_length_of_prompts_is_too_little() -> None:
-    with pytest.raises(TooLittle, match="one length"):
+    with pytest.raises(UserError, match="one length"):
         fit_first_tokens(FIRST_TOKENS[:1] * 3, fit_curve(STEPS))

@@ -1,4 +1,4 @@
-"""A profile says what the server told, what was measured and what was given; nothing is made up."""
+"""A profile says what the server info, what was measured and what was given; nothing is made up."""
 
 import math
 from dataclasses import replace
@@ -9,16 +9,15 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from loadtest.calibration.calibrate import Measured, Wanted, fit, profile_of
-from loadtest.calibration.plot import draw
+from loadtest.calibration.calibrate import Calibrated, CalibrationSettings, draw, fit, profile_of
 from loadtest.calibration.samples import first_tokens
-from loadtest.calibration.told import Told, kv_tokens_of, told_by
-from loadtest.load.faults import LoadFault
-from loadtest.load.server import Target
+from loadtest.client.server_info import ServerInfo, info_of, kv_tokens_of
+from loadtest.errors import UserError
+from loadtest.load.targets import Target
 from loadtest.simulation.profile import MOST_UNCERTAINTY
 from tests.loadtest.calibration import built
 
-WANTED = Wanted(
+SETTINGS = CalibrationSettings(
     base_url="http://127.0.0.1:8000",
     tier="chat",
     name=None,
@@ -31,7 +30,7 @@ WANTED = Wanted(
     price_usd_per_hour=None,
     api_key=None,
 )
-TOLD = Told("smollm2", 20, None, 46_592, {"load": 9.5, "total": 27.5})
+REPORTED = ServerInfo("smollm2", 20, None, 46_592, {"load": 9.5, "total": 27.5})
 ANSWERED = [built.answered(batch, 40, 33) for batch in (1, 2, 4, 8)]
 ANSWERED += [built.answered(4, 500, 33), *(built.answered(1, n, 2) for n in (40, 300, 1000))]
 METRICS = """\
@@ -42,13 +41,13 @@ vllm:cache_config_info{block_size="128",num_gpu_blocks="364",tier="chat",replica
 """
 
 
-def measured(told: Told = TOLD) -> Measured:
+def measured(info: ServerInfo = REPORTED) -> Calibrated:
     target = Target("http://127.0.0.1:8000/api/chat/v1/chat/completions", "chat", 1024, 4096)
-    return Measured(told, target, ANSWERED, interrupted=False)
+    return Calibrated(info, target, ANSWERED, interrupted=False)
 
 
 def test_measured_figures_are_those_of_the_steps() -> None:
-    profile = profile_of(WANTED, measured(), fit(ANSWERED), "python -m loadtest calibrate")
+    profile = profile_of(SETTINGS, measured(), fit(ANSWERED), ["calibrate"])
     assert profile.base_ms.value == pytest.approx(built.BASE_MS, rel=0.01)
     assert profile.per_sequence_ms.value == pytest.approx(built.SEQUENCE_MS, rel=0.01)
     assert profile.per_prompt_token_ms.value == pytest.approx(built.PROMPT_MS, rel=0.01)
@@ -59,15 +58,15 @@ def test_measured_figures_are_those_of_the_steps() -> None:
 
 def test_a_measured_figure_has_the_uncertainty_of_its_fit() -> None:
     fits = fit(ANSWERED)
-    profile = profile_of(WANTED, measured(), fits, "")
-    told = fits.line.uncertainty("base_ms")
-    assert profile.base_ms.uncertainty == pytest.approx(told, abs=1e-3)
+    profile = profile_of(SETTINGS, measured(), fits, "")
+    info = fits.line.uncertainty("base_ms")
+    assert profile.base_ms.uncertainty == pytest.approx(info, abs=1e-3)
     assert profile.by_sequences is not None
     assert profile.by_sequences.uncertainty == pytest.approx(fits.curve.typical_off, abs=1e-3)
-    assert profile.kv_tokens.uncertainty == 0.0, "the server told it"
+    assert profile.kv_tokens.uncertainty == 0.0, "the server info it"
     # As many figures as samples tell nothing of their errors.
     untold = replace(fits.first_tokens, standard_errors=(math.inf,) * 3)
-    profile = profile_of(WANTED, measured(), replace(fits, first_tokens=untold), "")
+    profile = profile_of(SETTINGS, measured(), replace(fits, first_tokens=untold), "")
     assert profile.overhead_ms.uncertainty == MOST_UNCERTAINTY
 
 
@@ -80,7 +79,7 @@ def test_the_picture_has_steps_under_load_too(tmp_path: Path) -> None:
 
 
 def test_what_the_server_told_is_in_it() -> None:
-    profile = profile_of(WANTED, measured(), fit(ANSWERED), "python -m loadtest calibrate")
+    profile = profile_of(SETTINGS, measured(), fit(ANSWERED), ["calibrate"])
     assert (profile.name, profile.accelerator_type, profile.model) == ("cpu", None, "smollm2")
     assert (profile.kv_tokens.value, profile.start_total_s) == (46_592, 27.5)
     assert profile.price_usd_per_hour is None
@@ -89,40 +88,40 @@ def test_what_the_server_told_is_in_it() -> None:
 
 
 def test_a_known_card_keeps_its_name_and_price() -> None:
-    on_t4 = measured(replace(TOLD, accelerator_type="T4"))
-    profile = profile_of(WANTED, on_t4, fit(ANSWERED), "")
+    on_t4 = measured(replace(REPORTED, accelerator_type="T4"))
+    profile = profile_of(SETTINGS, on_t4, fit(ANSWERED), "")
     assert profile.name == "T4"
     assert profile.price_usd_per_hour is not None
     assert profile.price_usd_per_hour.value == 0.526
 
 
-def test_a_model_directory_is_told_by_its_name_only() -> None:
-    elsewhere = measured(replace(TOLD, model="/home/someone/models/tiny"))
-    assert profile_of(WANTED, elsewhere, fit(ANSWERED), "").model == "tiny"
+def test_a_model_directory_is_info_of_its_name_only() -> None:
+    elsewhere = measured(replace(REPORTED, model="/home/someone/models/tiny"))
+    assert profile_of(SETTINGS, elsewhere, fit(ANSWERED), "").model == "tiny"
 
 
 @pytest.mark.parametrize(
-    ("told", "option"),
+    ("info", "option"),
     [
-        (replace(TOLD, kv_tokens=None), "--kv-tokens"),
-        (replace(TOLD, start_s=None), "--start-s"),
-        (replace(TOLD, accelerator_type="L4"), "--name"),
+        (replace(REPORTED, kv_tokens=None), "--kv-tokens"),
+        (replace(REPORTED, start_s=None), "--start-s"),
+        (replace(REPORTED, accelerator_type="L4"), "--name"),
     ],
 )
-def test_what_is_not_told_has_to_be_given(told: Told, option: str) -> None:
-    with pytest.raises(LoadFault, match=option):
-        profile_of(WANTED, measured(told), fit(ANSWERED), "")
+def test_what_is_not_told_has_to_be_given(info: ServerInfo, option: str) -> None:
+    with pytest.raises(UserError, match=option):
+        profile_of(SETTINGS, measured(info), fit(ANSWERED), "")
 
 
 def test_what_is_given_wins_and_is_called_so() -> None:
-    given = replace(WANTED, name="L4", kv_tokens=1000, start_s=45.0, price_usd_per_hour=0.7)
+    given = replace(SETTINGS, name="L4", kv_tokens=1000, start_s=45.0, price_usd_per_hour=0.7)
     profile = profile_of(given, measured(), fit(ANSWERED), "")
     assert (profile.name, profile.kv_tokens.value, profile.start_total_s) == ("L4", 1000, 45.0)
     assert {profile.kv_tokens.status, profile.start_s["total"].status} == {"given"}
 
 
 def test_an_interrupted_measurement_without_prompts_makes_no_profile() -> None:
-    with pytest.raises(LoadFault, match="Too little was measured"):
+    with pytest.raises(UserError, match="Too little was measured"):
         fit(ANSWERED[:1])
 
 
@@ -132,7 +131,7 @@ def test_the_kv_cache_is_the_tiers_own() -> None:
     assert kv_tokens_of("", "chat") is None
 
 
-async def told_of(tiers: list[dict[str, object]]) -> Told:
+async def told_of(tiers: list[dict[str, object]]) -> ServerInfo:
     async def listed(_: web.Request) -> web.Response:
         return web.json_response({"tiers": tiers})
 
@@ -143,15 +142,15 @@ async def told_of(tiers: list[dict[str, object]]) -> Told:
     app.router.add_get("/api/tiers", listed)
     app.router.add_get("/metrics", metrics)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        return await told_by(session, str(server.make_url("")).rstrip("/"), "chat")
+        return await info_of(session, str(server.make_url("")).rstrip("/"), "chat")
 
 
 REPLICA = {"slots": 20, "accelerator_type": None, "engine": "vllm", "start_phases_s": {"total": 9}}
 
 
 async def test_a_tier_tells_of_its_replica() -> None:
-    told = await told_of([{"tier": "chat", "model": "smollm2", "replicas": [REPLICA]}])
-    assert told == Told("smollm2", 20, None, 46_592, {"total": 9})
+    info = await told_of([{"tier": "chat", "model": "smollm2", "replicas": [REPLICA]}])
+    assert info == ServerInfo("smollm2", 20, None, 46_592, {"total": 9})
 
 
 @pytest.mark.parametrize(
@@ -165,5 +164,5 @@ async def test_a_tier_tells_of_its_replica() -> None:
 async def test_a_server_that_cannot_be_calibrated_is_said(
     tiers: list[dict[str, object]], words: str
 ) -> None:
-    with pytest.raises(LoadFault, match=words):
+    with pytest.raises(UserError, match=words):
         await told_of(tiers)

@@ -5,21 +5,21 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from loadtest.calibration import recalibration
-from loadtest.calibration.calibrate import Measured, Wanted
-from loadtest.calibration.recalibration import Recalibration, wanted_between
-from loadtest.load.faults import LoadFault
+from loadtest.calibration import validate as recalibration
+from loadtest.calibration.calibrate import Calibrated, CalibrationSettings
+from loadtest.calibration.validate import Recalibration, settings_between
+from loadtest.errors import UserError
 from loadtest.simulation.profile import known_profiles
 from tests.loadtest.calibration import built
-from tests.loadtest.calibration.test_profile_of import ANSWERED, WANTED, measured
+from tests.loadtest.calibration.test_profile_of import ANSWERED, SETTINGS, measured
 
 
 def pieces_of(
-    monkeypatch: pytest.MonkeyPatch, *pieces: Measured, wanted: Wanted = WANTED
+    monkeypatch: pytest.MonkeyPatch, *pieces: Calibrated, settings: CalibrationSettings = SETTINGS
 ) -> Recalibration:
     coming = iter(pieces)
-    monkeypatch.setattr(recalibration, "measure", lambda wanted, console: next(coming))
-    return Recalibration(wanted, Console(quiet=True))
+    monkeypatch.setattr(recalibration, "measure", lambda settings, console: next(coming))
+    return Recalibration(settings, Console(quiet=True))
 
 
 def test_pieces_are_fitted_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,7 @@ def test_pieces_are_fitted_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert again.measure_piece()
     assert again.measure_piece()
 
-    profile = again.profile("python -m loadtest validate")
+    profile = again.profile(["validate"])
     assert profile.base_ms.value == pytest.approx(built.BASE_MS, rel=0.01)
     assert profile.per_prompt_token_ms.value == pytest.approx(built.PROMPT_MS, rel=0.01)
     assert profile.measured_on is not None
@@ -44,15 +44,15 @@ def test_an_interrupted_piece_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_piece_makes_no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(LoadFault, match="Nothing"):
-        pieces_of(monkeypatch).profile("")
+    with pytest.raises(UserError, match="Nothing"):
+        pieces_of(monkeypatch).profile([])
 
 
 def test_a_piece_keeps_the_profiles_name_and_settings() -> None:
     given = known_profiles()["T4"]
 
-    wanted = wanted_between(given, base_url="http://a", tier="chat", rounds=2, api_key=None)
+    settings = settings_between(given, base_url="http://a", tier="chat", rounds=2, api_key=None)
 
-    assert (wanted.name, wanted.rounds) == ("T4", 2)
-    assert wanted.step_tokens == given.step_tokens.value
-    assert wanted.slots is None
+    assert (settings.name, settings.rounds) == ("T4", 2)
+    assert settings.step_tokens == given.step_tokens.value
+    assert settings.slots is None

@@ -10,20 +10,16 @@ import pytest
 
 from loadtest.calibration import validate
 from loadtest.calibration.validate import Limits
-from loadtest.calibration.validate_command import words
-from loadtest.calibration.validation_docs import (
-    ALL,
-    LAST,
+from loadtest.calibration.validate_command import (
     all_table,
     keep_former,
     read_runs,
     table,
-    write_docs,
+    words,
 )
-from loadtest.load.faults import LoadFault
-from loadtest.load.record import Outcome, Record
-from loadtest.simulation.profile import GpuProfile as CardProfile
-from loadtest.simulation.profile import known_profiles
+from loadtest.client.record import Outcome, Record
+from loadtest.errors import UserError
+from loadtest.simulation.profile import GpuProfile, known_profiles
 from serve_app.core.tiers import Tier
 from tests.loadtest.load.fake_openai import FakeOpenAI, Reply
 
@@ -31,7 +27,7 @@ T4 = known_profiles()["T4"]
 LIMITS = Limits(slots=4, max_queued_requests=8, max_wait_s=10.0)
 
 
-def figures(profile: CardProfile) -> tuple[float, float, float, float]:
+def figures(profile: GpuProfile) -> tuple[float, float, float, float]:
     """Base, sequence, prompt token, overhead in seconds."""
     names = ("base_ms", "per_sequence_ms", "per_prompt_token_ms", "overhead_ms")
     base_s, sequence_s, prompt_s, overhead_s = (
@@ -59,7 +55,7 @@ def compared(records: list[Record]) -> Mapping[str, Any]:
     return validate.compare(0.3, 0.5, records, T4, LIMITS, Tier.CHAT)
 
 
-def test_requests_that_were_alone_are_foretold() -> None:
+def test_requests_that_were_alone_are_predicted() -> None:
     row = compared(RECORDS)
     assert all(abs(off) < 0.02 for off in row["off_by"].values())
     assert row["kept"] == {"output_tokens_per_s": True, "ttft_p50_s": True}
@@ -90,7 +86,7 @@ def test_the_trace_is_what_was_sent_and_counted() -> None:
 def test_a_failed_request_ends_the_comparison() -> None:
     broken = alone(8, 30.0, 200, 20)
     broken.outcome, broken.reason = Outcome.ERROR, "broken_stream"
-    with pytest.raises(LoadFault, match="broken_stream"):
+    with pytest.raises(UserError, match="broken_stream"):
         compared([*RECORDS, broken])
 
 
@@ -130,17 +126,15 @@ def test_the_table_has_each_load_and_what_it_was_on() -> None:
 
 
 def test_every_comparison_stays_in_the_docs_with_what_it_missed(tmp_path: Path) -> None:
-    last, docs = tmp_path / "validation.json", tmp_path / "calibration.md"
-    markers = (f"<!-- {name}:begin --><!-- {name}:end -->" for name in (LAST, ALL))
-    docs.write_text("\n".join(markers))
+    last = tmp_path / "validation.json"
     for day, records in ((24, slow_records()), (25, RECORDS), (26, RECORDS)):
         keep_former(last)
         last.write_text(json.dumps(results(day, records)))
-    write_docs(read_runs(last), docs)
-    rows = [line for line in docs.read_text().splitlines() if line.startswith("| 2026-")]
+    text = all_table(read_runs(last))
+    rows = [line for line in text.splitlines() if line.startswith("| 2026-")]
     assert [row[2:12] for row in rows] == ["2026-11-24", "2026-11-25", "2026-11-26"]
     assert [row.split(" | ")[-1] for row in rows] == ["missed |", "kept |", "kept |"]
-    assert "2 of 3 loads keep both bars" in docs.read_text()
+    assert "2 of 3 loads keep both bars" in text
 
 
 def test_a_comparison_with_calibration_in_between_says_so() -> None:

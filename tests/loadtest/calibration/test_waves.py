@@ -3,9 +3,9 @@
 import pytest
 
 from loadtest.calibration.waves import Answered, Busy, Wave, ask_rounds, plan
-from loadtest.load.ask import open_session
-from loadtest.load.faults import LoadFault
-from loadtest.load.server import Target
+from loadtest.client.chat import open_session
+from loadtest.errors import UserError
+from loadtest.load.targets import Target
 from tests.loadtest.load.fake_openai import FakeOpenAI, Reply
 
 
@@ -92,5 +92,5 @@ async def test_an_answer_without_text_is_left_out() -> None:
 async def test_a_server_that_refuses_is_said() -> None:
     refusing = FakeOpenAI(lambda body, number: Reply(status=429, code="queue_full"))
     async with refusing as server:
-        with pytest.raises(LoadFault, match="queue_full"):
+        with pytest.raises(UserError, match="queue_full"):
             await ask(server, [Wave(1, 20, 4)], rounds=1, limit_s=60.0)

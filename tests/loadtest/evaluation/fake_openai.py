@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from loadtest.__main__ import make_parser
+from loadtest.__main__ import parse
 from loadtest.evaluation.grade import Grade, grade, group
 
 METRICS = """# TYPE process_resident_memory_bytes gauge
@@ -156,4 +156,4 @@ def sums(folder: Path, count: int = 4) -> Path:
 
 
 def options_of(*words: object) -> argparse.Namespace:
-    return make_parser().parse_args([str(word) for word in words])
+    return parse([str(word) for word in words])

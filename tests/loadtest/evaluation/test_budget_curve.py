@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from loadtest.errors import UserError
 from loadtest.evaluation import budget_curve
 from loadtest.evaluation.budget_curve import measure
-from loadtest.evaluation.faults import EvaluationFault
 from tests.loadtest.evaluation.fake_openai import FakeOpenAI, GraderHere, Reply, options_of, sums
 
 PAGE = "# Page\n<!-- budget-curve:begin -->\nold\n<!-- budget-curve:end -->\nmore\n"
@@ -52,7 +52,9 @@ async def test_a_row_for_each_budget(tmp_path: Path) -> None:
     assert [results[b]["accuracy"]["value"] for b in ("0", "4", "8")] == [0.0, 0.0, 1.0]
     assert [results[b]["thought_cut_share"] for b in ("0", "4", "8")] == [0.0, 1.0, 0.0]
     assert [results[b]["reasoning_tokens_mean"] for b in ("0", "4", "8")] == [0.0, 4.0, 8.0]
-    assert set(results["meta"]) == {"date", "commit", "machine", "command", "settings"}
+    assert set(results["meta"]) == {
+        *("date", "commit", "machine", "versions", "command", "settings")
+    }
     page = (tmp_path / "page.md").read_text()
     assert "| 4 | 0.0% | 0.0% to 0.0% | 100.0% | 4.0 | 5.0 | 0.0% | 0 |" in page
     assert "](curve.png)" in page
@@ -70,7 +72,7 @@ async def test_an_empty_answer_fails_the_curve(tmp_path: Path) -> None:
 
 async def test_a_page_without_a_place_is_told_before_anything_is_asked(tmp_path: Path) -> None:
     async with FakeOpenAI() as fake:
-        with pytest.raises(EvaluationFault, match="cannot take the table"):
+        with pytest.raises(UserError, match="cannot take the table"):
             await curve(fake, tmp_path, page="# Page\n")
 
     assert fake.bodies == []
@@ -105,5 +107,5 @@ async def test_a_plain_cut_needs_a_server_that_counts_tokens(tmp_path: Path) -> 
         return Reply(answer="7", usage=False)
 
     async with FakeOpenAI(uncounted) as fake:
-        with pytest.raises(EvaluationFault, match="counts no tokens"):
+        with pytest.raises(UserError, match="counts no tokens"):
             await curve(fake, tmp_path, PAGE, "--plain-cut-url", fake.url)

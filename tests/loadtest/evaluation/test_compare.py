@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from loadtest.errors import UserError
 from loadtest.evaluation import command, compare
-from loadtest.evaluation.faults import EvaluationFault
 from tests.loadtest.evaluation.fake_openai import FakeOpenAI, GraderHere, Reply, options_of, sums
 
 QUIET = Console(quiet=True)
@@ -50,7 +50,7 @@ async def test_two_models_in_turn_as_table_document_and_picture(tmp_path: Path) 
     page = (out / "compare.md").read_text()
     assert "|  | plain | clever |" in page
     assert "| load time | 8.2 s | 8.2 s |" in page
-    assert "| thoughts cut | 100.0% | 0.0% |" in page
+    assert "| reasoning truncated | 100.0% | 0.0% |" in page
     assert "Accuracy, clever less plain: **+87.5 points" in page
     assert (out / "compare.png").read_bytes().startswith(PNG)
 
@@ -70,8 +70,8 @@ async def test_two_finished_evaluations(tmp_path: Path) -> None:
 
     page = (tmp_path / "both" / "compare.md").read_text()
     assert f"|  | fake at {plain.url} | clever |" in page
-    assert "| load time | not told | 8.2 s |" in page
-    assert "| largest host memory seen | not told | 2,861 MiB |" in page
+    assert "| load time | not reported | 8.2 s |" in page
+    assert "| largest host memory seen | not reported | 2,861 MiB |" in page
     assert "| pass@1 | 25.0% | 100.0% |" in page
     assert "**Asked differently: temperature 0.5 against 0.6.**" in page
 
@@ -85,10 +85,10 @@ async def test_other_problems_and_unfinished_evaluations_are_refused(tmp_path: P
             )
             await command.evaluate(options, QUIET)
     folders = (tmp_path / "four", tmp_path / "five")
-    with pytest.raises(EvaluationFault, match="asked different problems"):
+    with pytest.raises(UserError, match="asked different problems"):
         await compare.compare(options_of("compare", "--from", *folders), QUIET)
     (tmp_path / "five" / "summary.json").unlink()
-    with pytest.raises(EvaluationFault, match="is not finished"):
+    with pytest.raises(UserError, match="is not finished"):
         await compare.compare(options_of("compare", "--from", *folders), QUIET)
 
 
@@ -96,5 +96,5 @@ async def test_other_problems_and_unfinished_evaluations_are_refused(tmp_path: P
     "words", [[], ["--a", "http://x"], ["--from", "a", "b", "--a", "http://x"]]
 )
 async def test_two_sides_are_needed(words: list[str]) -> None:
-    with pytest.raises(EvaluationFault, match="--from"):
+    with pytest.raises(UserError, match="--from"):
         await compare.compare(options_of("compare", *words), QUIET)

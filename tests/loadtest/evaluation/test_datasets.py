@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.errors import UserError
 from loadtest.evaluation.datasets import FOLDER, load
-from loadtest.evaluation.faults import EvaluationFault
 
 
 def test_the_published_sets_are_whole() -> None:
@@ -60,16 +60,16 @@ def test_a_malformed_line_is_named(tmp_path: Path, line: str, fault: str) -> Non
     file = tmp_path / "mine.jsonl"
     file.write_text('{"problem": "1 + 1", "answer": "2"}\n' + line + "\n")
 
-    with pytest.raises(EvaluationFault, match=fault):
+    with pytest.raises(UserError, match=fault):
         load(str(file))
 
 
 def test_what_is_not_there_is_said_with_what_is(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationFault, match="known datasets: gsm8k, math500, micro"):
+    with pytest.raises(UserError, match="known datasets: gsm8k, math500, micro"):
         load("gsm9k")
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(EvaluationFault, match="holds no problems"):
+    with pytest.raises(UserError, match="holds no problems"):
         load(str(tmp_path / "empty.jsonl"))
     (tmp_path / "bad.jsonl.gz").write_bytes(b"no gzip")
-    with pytest.raises(EvaluationFault, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         load(str(tmp_path / "bad.jsonl.gz"))

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from loadtest.__main__ import main
+from loadtest.errors import UserError
 from loadtest.evaluation import command
-from loadtest.evaluation.ask import DIRECTIVE, Unreachable
-from loadtest.evaluation.faults import EvaluationFault
+from loadtest.evaluation.ask import DIRECTIVE
 from tests.loadtest.evaluation.fake_openai import FakeOpenAI, GraderHere, Reply, options_of, sums
 
 QUIET = Console(quiet=True)
@@ -77,7 +77,7 @@ async def test_what_a_server_does_not_tell_is_not_told(tmp_path: Path) -> None:
     assert summary["total"]["completion_tokens"] == {"total": None, "mean": None}
     assert summary["total"]["tokens_per_s"] is None
     page = (tmp_path / "out" / "summary.md").read_text()
-    assert "| reasoning | not told | not told |" in page
+    assert "| reasoning | not reported | not reported |" in page
 
 
 async def test_thoughts_without_an_answer_are_cut_and_empty(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ async def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path: Path
 async def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
     async with FakeOpenAI() as fake:
         await evaluate(fake, tmp_path)
-        with pytest.raises(EvaluationFault, match=r"temperature is 0\.6 there and 0\.3 here"):
+        with pytest.raises(UserError, match=r"temperature is 0\.6 there and 0\.3 here"):
             await evaluate(fake, tmp_path, "--temperature", 0.3)
 
 
@@ -193,7 +193,7 @@ async def test_a_server_that_refuses_everything_is_not_asked_everything(tmp_path
         return Reply(status=400)
 
     async with FakeOpenAI(refuses) as fake:
-        with pytest.raises(EvaluationFault, match=r"every request: 400 .*the fake refuses"):
+        with pytest.raises(UserError, match=r"every request: 400 .*the fake refuses"):
             await evaluate(fake, tmp_path, "--concurrency", 1, runs=5)
 
     assert len(fake.bodies) <= 7
@@ -205,12 +205,12 @@ async def test_a_server_that_goes_away_ends_it(
     async with FakeOpenAI() as fake:
         url = fake.url
 
-        async def leave(_: object, __: object) -> str:
+        async def leave(*_: object) -> str:
             await fake.__aexit__()
             return "fake"
 
         monkeypatch.setattr(command, "choose_model", leave)
-        with pytest.raises(Unreachable, match=url):
+        with pytest.raises(UserError, match=url):
             await evaluate(fake, tmp_path)
 
 
@@ -229,7 +229,7 @@ async def test_a_wrong_model_is_one_sentence_and_exit_code_2(
     ("words", "sentence"),
     [
         (["--dataset", "gsm9k"], "There is no file or dataset 'gsm9k'"),
-        (["--base-url", "http://127.0.0.1:9/v1"], "http://127.0.0.1:9/v1/ cannot be reached"),
+        (["--base-url", "http://127.0.0.1:9/v1"], "http://127.0.0.1:9/v1 cannot be reached"),
         (["--k", "9"], "cons@9 needs 9 runs; --runs is 5."),
         (["--task", "math", "--directive"], "--task and --directive exclude each other"),
     ],

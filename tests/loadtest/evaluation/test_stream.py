@@ -1,26 +1,24 @@
 """A thought is told from its answer, whichever way the server sends it."""
 
+import json
 from typing import Any
 
 import pytest
-from openai.types.chat import ChatCompletionChunk
 
-from loadtest.evaluation.answer import Answer
-from loadtest.evaluation.stream import Stream, after_thought
+from loadtest.client.stream import TextReader, after_reasoning
+from loadtest.evaluation.ask import Answer, fill
 from tests.loadtest.evaluation.fake_openai import Reply, chunks
 
 
 def heard(made: list[dict[str, Any]]) -> Answer:
     """The answer of chunks that come a second apart."""
-    stream = Stream()
+    reader = TextReader()
     for second, chunk in enumerate(made):
-        stream.take(ChatCompletionChunk.model_validate({**SHELL, **chunk}), float(second))
+        reader.feed(b"data: " + json.dumps(chunk).encode() + b"\n\n", float(second))
+    reader.close(float(len(made)))
     answer = Answer("p", 0)
-    stream.fill(answer)
+    fill(answer, reader)
     return answer
-
-
-SHELL = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "fake"}
 
 
 def content(*pieces: str, finish_reason: str = "stop") -> list[dict[str, Any]]:
@@ -87,4 +85,4 @@ def test_no_usage_is_no_zero() -> None:
 
 @pytest.mark.parametrize("text", ["<", "<think", "  <think>\nhm"])
 def test_a_thought_that_begins_is_no_answer(text: str) -> None:
-    assert after_thought(text) == ""
+    assert after_reasoning(text) == ""

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from loadtest.errors import UserError
 from loadtest.load.arrivals import draw, schedule, times
-from loadtest.load.faults import LoadFault
 from loadtest.load.prompts import PromptWriter
-from loadtest.load.scenario import Lognormal, Poisson, Scenario, Uniform
+from loadtest.scenario import Lognormal, Poisson, Scenario, Uniform
 
 HOUR_S = 3600.0
 
@@ -84,13 +84,13 @@ def test_without_a_duration_the_count_ends_it() -> None:
 
 
 def test_lengths_are_drawn_as_they_are_described() -> None:
-    dice = random.Random(0)
-    even = [draw(Uniform(low=10, high=20), dice) for _ in range(2000)]
+    rng = random.Random(0)
+    even = [draw(Uniform(low=10, high=20), rng) for _ in range(2000)]
     assert (min(even), max(even)) == (10, 20)
-    long = np.array([draw(Lognormal(median=100, p95=400), dice) for _ in range(20_000)])
+    long = np.array([draw(Lognormal(median=100, p95=400), rng) for _ in range(20_000)])
     assert np.median(long) == pytest.approx(100, rel=0.05)
     assert np.percentile(long, 95) == pytest.approx(400, rel=0.08)
-    assert draw(7, dice) == 7
+    assert draw(7, rng) == 7
 
 
 def a_trace(folder: Path, text: str) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def test_a_trace_with_tiers_names_them(tmp_path: Path) -> None:
 
 
 def test_a_broken_trace_is_named_by_its_place(tmp_path: Path) -> None:
-    with pytest.raises(LoadFault, match=r"loads\.0\.arrivals\.file: .*line 2"):
+    with pytest.raises(UserError, match=r"loads\.0\.arrivals\.file: .*line 2"):
         schedule(a_scenario(a_trace(tmp_path, "\nx,1,2\n")))
 
 

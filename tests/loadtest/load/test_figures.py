@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from loadtest.load.generator import RunClock
-from loadtest.load.honesty import honesty
-from loadtest.load.lag import LoopLag, report, spread
-from loadtest.load.record import Outcome, Record, Refusal
-from loadtest.load.scenario import Scenario, Slo
-from loadtest.load.server import Target
-from loadtest.load.slo import is_good, words
-from loadtest.load.summary import summarise, timeline
+from loadtest.client.chat import RunClock
+from loadtest.client.record import Outcome, Record, Refusal
+from loadtest.load.lag import LoopLag, report
+from loadtest.load.summary import is_good, retries_kept, summarise, timeline
+from loadtest.load.targets import Target
+from loadtest.report.statistics import spread
+from loadtest.scenario import Scenario, Slo, slo_words
 
 REFUSED = Refusal(sent_s=1.0, ended_s=1.1, reason="queue_full", retry_after_s=2.0)
 
@@ -78,7 +77,7 @@ def test_who_was_not_served_is_not_good_and_coming_back_counts_as_waiting() -> N
 
 
 def test_an_slo_in_words() -> None:
-    assert words(Slo(ttft=2, tpot=0.1)) == "TTFT ≤ 2 s, TPOT ≤ 100 ms"
+    assert slo_words(Slo(ttft=2, tpot=0.1)) == "TTFT ≤ 2 s, TPOT ≤ 100 ms"
 
 
 def test_a_summary_counts_each_kind_of_end() -> None:
@@ -120,7 +119,7 @@ def test_a_timeline_puts_everything_where_it_happened() -> None:
 
 def test_honesty_is_about_the_first_return() -> None:
     back = {"sent_s": 3.0}
-    told = honesty(
+    told = retries_kept(
         [
             a_record(refusals=[REFUSED], **back),
             a_record(refusals=[REFUSED, REFUSED], **back),
@@ -137,7 +136,9 @@ def test_honesty_is_about_the_first_return() -> None:
 
 
 def test_without_returns_the_word_is_not_tested() -> None:
-    assert honesty([a_record(refusals=[REFUSED], outcome=Outcome.REFUSED)])["kept_share"] is None
+    assert (
+        retries_kept([a_record(refusals=[REFUSED], outcome=Outcome.REFUSED)])["kept_share"] is None
+    )
 
 
 async def test_lag_rises_when_the_loop_is_blocked() -> None:

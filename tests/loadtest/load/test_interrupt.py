@@ -9,7 +9,7 @@ import pytest
 
 from loadtest.load.command import INTERRUPTED
 from loadtest.load.report import NAME
-from loadtest.load.run_dir import REQUESTS
+from loadtest.load.run import REQUESTS
 from tests.loadtest.load.fake_openai import FakeOpenAI, Reply
 
 WITHIN_S = 60

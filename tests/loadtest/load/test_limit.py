@@ -9,12 +9,12 @@ import aiohttp
 import pytest
 from rich.console import Console
 
-from loadtest.__main__ import make_parser
+from loadtest.__main__ import parse
+from loadtest.client.record import Outcome, Record
+from loadtest.client.stream import StreamReader
 from loadtest.load import limit, plain_server
-from loadtest.load.record import Outcome, Record
-from loadtest.load.scenario import Scenario
-from loadtest.load.stream_reader import StreamReader
 from loadtest.load.summary import summarise
+from loadtest.scenario import Scenario
 
 
 async def test_the_plain_server_streams_what_is_asked() -> None:
@@ -73,7 +73,7 @@ def test_the_last_rate_is_doubled_until_two_are_too_much(
         }
 
     def rates(*words: str) -> list[int]:
-        options = make_parser().parse_args(["generator-limit", *words, "--out", str(out)])
+        options = parse(["generator-limit", *words, "--out", str(out)])
         assert limit.run(options, [], Console(quiet=True)) == 0
         return [row["asked_chunks_per_s"] for row in json.loads(out.read_text())["rates"]]
 

@@ -7,8 +7,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loadtest.evaluation.words import counts
 from loadtest.load import plots
+from loadtest.report.formatting import counts
 
 
 @pytest.fixture

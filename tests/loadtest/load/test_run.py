@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from loadtest.load import compare, run, run_dir
+from loadtest.client.record import Outcome
+from loadtest.errors import UserError
+from loadtest.load import compare, run
+from loadtest.load import run as run_dir
 from loadtest.load.arrivals import schedule
-from loadtest.load.faults import LoadFault
-from loadtest.load.record import Outcome
-from loadtest.load.scenario import Scenario
+from loadtest.scenario import Scenario
 from tests.loadtest.load.fake_openai import FakeOpenAI, Reply
 
 CHAT = {"tier": "chat", "arrivals": {"kind": "constant", "rate": 40}, "requests": 6}
@@ -104,7 +105,7 @@ async def test_who_is_refused_comes_back_when_told_with_the_same_words(tmp_path:
     chat = document["tiers"]["chat"]
     assert (chat["served"], chat["refused"]) == (6, {})
     assert chat["retry_after"]["kept_share"] == 1.0
-    assert all(record.come_back_s >= 0.2 for record in run_dir.read(tmp_path).records)
+    assert all(record.retried_for_s >= 0.2 for record in run_dir.read(tmp_path).records)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ async def test_what_has_not_ended_after_the_drain_is_unfinished(tmp_path: Path) 
 
 
 async def test_a_server_that_is_not_there_is_said_before_anything_is_sent(tmp_path: Path) -> None:
-    with pytest.raises(LoadFault, match="cannot be reached"):
+    with pytest.raises(UserError, match="cannot be reached"):
         await measured(a_scenario("http://127.0.0.1:9"), tmp_path)
 
 
@@ -148,7 +149,7 @@ async def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
     async with FakeOpenAI() as fake:
         scenario = a_scenario(fake.url, {**CHAT, "requests": 1})
         await measured(scenario, tmp_path)
-        with pytest.raises(LoadFault, match="holds a run already"):
+        with pytest.raises(UserError, match="holds a run already"):
             await measured(scenario, tmp_path)
 
 
@@ -167,11 +168,11 @@ async def test_two_runs_are_compared_with_intervals(tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_cannot_be_compared(tmp_path: Path) -> None:
-    with pytest.raises(LoadFault, match="no finished run"):
+    with pytest.raises(UserError, match="no finished run"):
         compare.run(tmp_path, tmp_path, None, Console(quiet=True))
 
 
 def test_a_run_in_which_nothing_comes_is_refused(tmp_path: Path) -> None:
     load = {"tier": "chat", "arrivals": {"kind": "poisson", "rate": 1e-6}}
-    with pytest.raises(LoadFault, match="No request comes"):
+    with pytest.raises(UserError, match="No request comes"):
         run.execute(a_scenario("http://a", load, duration=1), tmp_path, Console(quiet=True))

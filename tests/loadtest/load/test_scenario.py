@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
-from loadtest.__main__ import make_parser
+from loadtest.__main__ import parse
+from loadtest.errors import UserError
 from loadtest.load.command import scenario_of
-from loadtest.load.faults import LoadFault
-from loadtest.load.quantities import per_second, seconds
-from loadtest.load.scenario import Closed, Load, Scenario, Slo
 from loadtest.load.scenario_file import read
+from loadtest.scenario import Closed, Load, Scenario, Slo, per_second, seconds
 
 GOOD = """
 duration: 1m
@@ -29,7 +28,7 @@ def a_file(folder: Path, text: str) -> Path:
 
 
 def from_flags(*words: str) -> Scenario:
-    return scenario_of(make_parser().parse_args(["run", *words]))
+    return scenario_of(parse(["run", *words]))
 
 
 def test_a_file_is_read_with_its_units(tmp_path: Path) -> None:
@@ -53,14 +52,14 @@ def test_a_file_is_read_with_its_units(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_named_by_its_place(tmp_path: Path, old: str, new: str, said: str) -> None:
-    with pytest.raises(LoadFault) as fault:
+    with pytest.raises(UserError) as fault:
         read(a_file(tmp_path, GOOD.replace(old, new)))
     assert said in str(fault.value)
 
 
 @pytest.mark.parametrize("text", ["- 1\n", "a: [\n"])
 def test_what_is_no_scenario_at_all_is_said(tmp_path: Path, text: str) -> None:
-    with pytest.raises(LoadFault):
+    with pytest.raises(UserError):
         read(a_file(tmp_path, text))
 
 
@@ -102,7 +101,7 @@ def test_flags_describe_a_closed_loop() -> None:
     ],
 )
 def test_flags_that_make_no_sense_are_refused(words: tuple[str, ...], said: str) -> None:
-    with pytest.raises(LoadFault) as fault:
+    with pytest.raises(UserError) as fault:
         from_flags(*words)
     assert said in str(fault.value)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.load.scenario import Uniform
+from loadtest.scenario import Uniform
 from loadtest.simulation.engine import SimulatedEngine
 from loadtest.simulation.profile import (
     PROFILES,

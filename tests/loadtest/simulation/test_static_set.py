@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.load.scenario import Slo, Uniform
+from loadtest.scenario import Slo, Uniform
 from loadtest.simulation.profile import GpuProfile, known_profiles
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.static_set import Bench

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtest.load.scenario import Slo
-from loadtest.soak import folder as names
-from loadtest.soak.folder import Folder
+from loadtest.report.results_file import write
+from loadtest.report.run_folder import RunFolder
+from loadtest.scenario import Slo
+from loadtest.soak.observations import EVENTS, META, REQUESTS, SAMPLES
 from loadtest.soak.plan import plan_for
 from loadtest.soak.traffic import KINDS, scenario_of
 
@@ -36,11 +37,11 @@ def write_soak(
 ) -> Path:
     """One process, `engine chat`, and one tier; a restart gives it a new pid. `noise`: the
     standard deviation of memory and TTFT, as a share."""
-    dice = random.Random(7)
+    rng = random.Random(7)
     scenario = scenario_of("http://127.0.0.1:1", {"chat": 1.0}, Slo(ttft=1.0), 0, 60)
     plan = dataclasses.asdict(plan_for(hours))
-    folder = Folder.make(
-        path,
+    write(
+        path / META,
         {
             "date": "2026-01-01T00:00:00+00:00",
             "commit": "made",
@@ -54,29 +55,29 @@ def write_soak(
             "scenario": scenario.model_dump(mode="json", exclude_none=True),
         },
     )
-    length_s = hours * HOUR_S / baselines
-    for number in range(baselines):
-        begin_s = number * length_s
-        folder.add(
-            names.EVENTS,
-            {"event": "baseline", "begin_s": begin_s, "end_s": begin_s + 0.8 * length_s},
-        )
-        for step in range(6):
-            at_s = begin_s + 0.8 * length_s * (step + 0.5) / 6
-            pid = 100 + sum(at_s >= restart_s for restart_s in restarts_s)
+    with RunFolder(path) as folder:
+        length_s = hours * HOUR_S / baselines
+        for number in range(baselines):
+            begin_s = number * length_s
             folder.add(
-                names.SAMPLES,
-                _sample(at_s, pid, dice, noise, memory, handles, series, session, surplus),
+                EVENTS,
+                {"event": "baseline", "begin_s": begin_s, "end_s": begin_s + 0.8 * length_s},
             )
-        for place in range(40):
-            at_s = begin_s + 0.8 * length_s * place / 40
-            first_s = ttft(at_s) * max(0.1, 1 + 5 * noise * dice.gauss(0, 1))
-            folder.add(names.REQUESTS, request(place, at_s, first_token_s=at_s + first_s))
-    for event in events:
-        folder.add(names.EVENTS, event)
-    for line in requests:
-        folder.add(names.REQUESTS, line)
-    folder.close()
+            for step in range(6):
+                at_s = begin_s + 0.8 * length_s * (step + 0.5) / 6
+                pid = 100 + sum(at_s >= restart_s for restart_s in restarts_s)
+                folder.add(
+                    SAMPLES,
+                    _sample(at_s, pid, rng, noise, memory, handles, series, session, surplus),
+                )
+            for place in range(40):
+                at_s = begin_s + 0.8 * length_s * place / 40
+                first_s = ttft(at_s) * max(0.1, 1 + 5 * noise * rng.gauss(0, 1))
+                folder.add(REQUESTS, request(place, at_s, first_token_s=at_s + first_s))
+        for event in events:
+            folder.add(EVENTS, event)
+        for line in requests:
+            folder.add(REQUESTS, line)
     return path
 
 
@@ -122,7 +123,7 @@ def a_fault(
 def _sample(
     at_s: float,
     pid: int,
-    dice: random.Random,
+    rng: random.Random,
     noise: float,
     memory: Value,
     handles: Value,
@@ -134,7 +135,7 @@ def _sample(
         "role": "engine chat",
         "pid": pid,
         "started_s": float(pid),
-        "memory_bytes": memory(at_s) * (1 + noise * dice.gauss(0, 1)),
+        "memory_bytes": memory(at_s) * (1 + noise * rng.gauss(0, 1)),
         "handles": handles(at_s),
         "threads": 30,
     }

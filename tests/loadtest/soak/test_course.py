@@ -9,24 +9,23 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from loadtest.load.ask import Client, open_session
-from loadtest.load.generator import RunClock
-from loadtest.load.record import Outcome, Record
-from loadtest.load.scenario import Slo
-from loadtest.load.server import Target
-from loadtest.soak import folder as names
-from loadtest.soak import visit
+from loadtest.client.chat import Client, RunClock, open_session
+from loadtest.client.record import Outcome, Record
+from loadtest.load.targets import Target
+from loadtest.report.run_folder import read_lines
+from loadtest.scenario import Slo
+from loadtest.soak import traffic as visit
 from loadtest.soak.command import faults_of
 from loadtest.soak.judge import judge
+from loadtest.soak.observations import EVENTS, REQUESTS, read
 from loadtest.soak.plan import Plan
-from loadtest.soak.run import Wish, soak
-from loadtest.soak.told import read
+from loadtest.soak.run import SoakSettings, soak
 from loadtest.soak.traffic import BY_NAME, KINDS
 from loadtest.soak.verdicts import Row, Verdict
 from tests.loadtest.soak.fake_server import FakeServer
 
 QUIET = Console(quiet=True)
-SENT = {kind.name for kind in KINDS if kind.share}
+SENT = {kind.name for kind in KINDS if kind.fraction}
 QUICK = Plan(
     duration_s=600,
     calibration_s=0.2,
@@ -40,7 +39,7 @@ QUICK = Plan(
 async def soaked(fake: FakeServer, path: Path, faults: str = "none") -> dict[str, Row]:
     """Until each fault was once, or for three baselines and each kind; then Ctrl-C."""
     chosen = faults_of(faults, own_server=False)
-    wish = Wish(QUICK, chosen, None, None, 0.3, Slo(ttft=1.0), 0, ("soak",))
+    wish = SoakSettings(QUICK, chosen, None, None, 0.3, Slo(ttft=1.0), 0, ("soak",))
     task = asyncio.create_task(soak(wish, path, QUIET, fake.url, None))
     wanted = "fault" if chosen else "baseline"
     while events(path)[wanted] < (len(chosen) or 3) or not (chosen or kinds(path) >= SENT):
@@ -52,11 +51,11 @@ async def soaked(fake: FakeServer, path: Path, faults: str = "none") -> dict[str
 
 
 def kinds(path: Path) -> set[str]:
-    return {line["kind"] for line in names.lines(path, names.REQUESTS)}
+    return {line["kind"] for line in read_lines(path, REQUESTS)}
 
 
 def events(path: Path) -> Counter[str]:
-    return Counter(line["event"] for line in names.lines(path, names.EVENTS))
+    return Counter(line["event"] for line in read_lines(path, EVENTS))
 
 
 async def test_every_kind_is_sent_and_gets_what_it_is_to_get(tmp_path: Path) -> None:
@@ -77,7 +76,7 @@ async def test_a_burst_is_refused_and_over_and_leavers_are_no_errors(tmp_path: P
     assert rows["fault burst: over"].verdict is Verdict.PASS
     assert rows["fault disconnects: over"].verdict is Verdict.PASS
     assert rows["answers lost during faults that cut nothing"].value == "0"
-    lines = list(names.lines(tmp_path, names.REQUESTS))
+    lines = list(read_lines(tmp_path, REQUESTS))
     assert sum(line["kind"] == "burst" for line in lines) == 12
     assert Outcome.REFUSED in {line["outcome"] for line in lines}
 
@@ -106,7 +105,7 @@ async def asked(fake: FakeServer, kind: str) -> tuple[Record, str | None]:
     body = b'{"max_tokens": 8, "messages": [1], "n": 1, "stream": true}'
     async with open_session(20) as session:
         client = Client(session, RunClock())
-        wrong = await visit.visit(client, target, BY_NAME[kind], body, record)
+        wrong = await visit.behave(client, target, BY_NAME[kind], body, record)
     return record, wrong
 
 
@@ -133,4 +132,4 @@ async def test_a_wrong_body_that_is_served_is_wrong(monkeypatch: pytest.MonkeyPa
         body = b'{"max_tokens": 8, "messages": [1], "n": 1, "stream": false}'
         async with open_session(20) as session:
             client = Client(session, RunClock())
-            assert await visit.visit(client, target, kind, body, record) == "served"
+            assert await visit.behave(client, target, kind, body, record) == "served"

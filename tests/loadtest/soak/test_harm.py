@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from loadtest.soak import harm
-from loadtest.soak.harm import CannotHarmError, _kept
+from loadtest.soak.harm import MeasurementError, _kept
 from loadtest.soak.plan import FAULTS, Turn
 
 
@@ -36,7 +36,7 @@ async def test_a_server_that_tells_nothing_cannot_be_harmed(name: str) -> None:
         tiers = ("chat",)
 
     turn = Turn(next(fault for fault in FAULTS if fault.name == name), 0)
-    with pytest.raises(CannotHarmError, match="api/tiers"):
+    with pytest.raises(MeasurementError, match="api/tiers"):
         await harm.harm(turn, Silent(), Traffic())  # pyright: ignore[reportArgumentType]
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from loadtest.soak import report
 from loadtest.soak.judge import judge
-from loadtest.soak.told import read
+from loadtest.soak.observations import read
 from loadtest.soak.verdicts import Row, Verdict, overall
 from tests.loadtest.soak.made import HOUR_S, MIB, a_fault, request, write_soak
 

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
+from loadtest.servers.processes import parts, pids_of
 from loadtest.soak import harm
-from loadtest.soak.parts import parts, pids_of
 from loadtest.soak.plan import FAULTS, Turn
 from serve_app.local.supervisor import RUN_ID_VARIABLE
 
@@ -141,5 +141,5 @@ async def test_haproxy_is_over_when_the_tiers_serve(
 
 
 async def test_a_part_that_is_not_there_cannot_be_killed() -> None:
-    with pytest.raises(harm.CannotHarmError, match="controller"):
+    with pytest.raises(harm.MeasurementError, match="controller"):
         await harmed("controller", Server({7}))

@@ -1,0 +1,1 @@
+"""What every command writes: results files, figures, pictures, pages and progress."""

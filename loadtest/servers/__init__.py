@@ -1,0 +1,1 @@
+"""Servers that are started to be measured, and their processes."""

@@ -1,0 +1,7 @@
+"""What rewrites tables of our own docs: nothing that an operator needs.
+
+- `overhead/`: what serving adds to baseline vLLM
+- `replay_scaling/`: the scaling policy on real Ray, beside the simulation
+- `micro_r1/`: the training of the embedded reasoning model
+- `cold_start`, `faults`, `first_run`: starts, killed parts, a newcomer's first hour
+"""

@@ -1,0 +1,1 @@
+"""Real Ray in real time, beside the simulation of the same requests."""

@@ -1,8 +1,8 @@
-"""Installs a lock with uv, for `deploy/setup.sh`: `python deploy/uv_install.py LOCK LOG TORCH_INDEX`,
-run by the environment's own Python, beside which uv is. Ends with uv's exit status.
+"""`python deploy/uv_install.py LOCK LOG TORCH_INDEX`, of `deploy/setup.sh`: installs a lock with uv.
 
-uv does not read pip's configuration, so what pip is configured to find is handed to it. The progress
-shown is uv's own: bars on a terminal, a line for each step and each large download elsewhere.
+The environment's own Python runs it, beside which uv is; it ends with uv's exit status. uv does not
+read pip's configuration, so what pip is configured to find is handed to it. The progress shown is
+uv's own: bars on a terminal, a line for each step and each large download elsewhere.
 """
 
 import ast

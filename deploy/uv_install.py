@@ -1,4 +1,4 @@
-"""`python deploy/uv_install.py LOCK LOG TORCH_INDEX`, of `deploy/setup.sh`: installs a lock with uv.
+"""Installs a lock with uv, for setup.sh: `python deploy/uv_install.py LOCK LOG TORCH_INDEX`.
 
 The environment's own Python runs it, beside which uv is; it ends with uv's exit status. uv does not
 read pip's configuration, so what pip is configured to find is handed to it. The progress shown is
@@ -32,6 +32,8 @@ _OPTIONS = {
 _SECTIONS = ("global", "install", ":env:")
 _SETTING = re.compile(r"(global|install|:env:)\.([a-z-]+)=(.+)")
 _COLOURS = re.compile(rb"\x1b(\[[0-9;]*(m|$)|$)")
+# A terminal's bars return to the start of their line with \r, which ends none.
+_LINES = re.compile(rb"[^\n]*\n|[^\n]+")
 # How uv reports each package that changed, after all is done: hundreds of lines, for the log alone.
 _CHANGES = (b" + ", b" - ", b" ~ ")
 
@@ -72,12 +74,12 @@ def options_of(settings: Mapping[str, str]) -> list[str]:
 def without_changes(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """What uv writes, as it comes, but for the lines of packages that changed."""
     line, shown_bytes = b"", 0
-    for part in (part for chunk in chunks for part in chunk.splitlines(keepends=True)):
+    for part in (part for chunk in chunks for part in _LINES.findall(chunk)):
         line += part
         if not _may_be_change(line):
             yield line[shown_bytes:]
             shown_bytes = len(line)
-        if line.endswith((b"\n", b"\r")):
+        if line.endswith(b"\n"):
             line, shown_bytes = b"", 0
 
 

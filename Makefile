@@ -19,11 +19,12 @@ CPU_OR_GPU := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 TESTS ?=
 CELLS ?=
 
-.PHONY: help setup serve doctor check check-security test e2e test-hostile test-replicas test-k8s test-pods image sbom test-image test-clients soak bench-overhead replay-scaling monitoring lock docs-reference clean
+.PHONY: help setup serve doctor check check-tests check-format check-lint check-imports check-types check-security test e2e test-hostile test-replicas test-k8s test-pods image sbom test-image test-clients soak bench-overhead replay-scaling monitoring lock docs-reference clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 	@echo "  Variables: PORT=$(PORT) PROFILE=local-cpu|t4|rtx4090|mixed|single-gpu|gpu-6gb (found by itself) MODEL=<hub name, path, smollm2 or micro-r1>"
+	@echo "  Tests: TESTS=<what pytest takes>; the last line counts what did not run, and REQUIRE_ALL=1 makes that a failure"
 
 setup: ## Virtual environment .venv with the locked dependencies (runs by itself, once)
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash deploy/setup.sh "$(CPU_OR_GPU)"
@@ -35,12 +36,34 @@ doctor: setup ## What the running service, this cluster or machine can run, why 
 	@# Of several services the one of PORT, where the caller has set it.
 	@$(if $(MODEL),TIERSERVE_MODEL="$(MODEL)") $(PY) -m serve_app doctor $(if $(PROFILE),--profile $(PROFILE)) $(if $(filter-out file,$(origin PORT)),--port $(PORT))
 
-check: setup ## Format, lint, import rules, types, unit tests
+# Unit tests; `make test` adds the slow ones and those of the manifests that need no tools.
+UNIT ?= not e2e and not slow
+UNIT_IGNORES ?= tests/e2e tests/hostile tests/k8s
+SANDBOXED := --allow-hosts=127.0.0.1,::1 --allow-unix-socket
+STATIC := check-format check-lint check-imports check-types
+
+check: setup ## Format, lint, import rules, types, unit tests, all at once; what fails stops no other
+	@# The tests are shown as they run, then what the others found.
+	@found=$$(mktemp); trap 'kill $$static 2>/dev/null || true; rm -f "$$found"' EXIT; \
+	make --no-print-directory --keep-going --jobs=$(words $(STATIC)) --output-sync=target $(STATIC) >"$$found" 2>&1 & static=$$!; \
+	tests=0; make --no-print-directory check-tests || tests=$$?; \
+	others=0; wait $$static || others=$$?; cat "$$found"; \
+	[ $$tests = 0 ] && [ $$others = 0 ]
+
+check-tests: setup
+	@$(PY) -m pytest -m "$(UNIT)" $(UNIT_IGNORES:%=--ignore=%) -n logical --maxprocesses 4 $(SANDBOXED) $(TESTS)
+
+check-format: setup
 	$(BIN)/ruff format --check .
+
+check-lint: setup
 	$(BIN)/ruff check .
+
+check-imports: setup
 	$(BIN)/lint-imports
+
+check-types: setup
 	$(BIN)/basedpyright --level error
-	$(PY) -m pytest -m "not e2e" -n logical --maxprocesses 4 --allow-hosts=127.0.0.1,::1 --allow-unix-socket $(TESTS)
 
 check-security: setup ## Both locks against the known vulnerabilities; needs PyPI or OSV, so not part of `make check`
 	$(PY) -m deploy.audit
@@ -58,6 +81,7 @@ soak: setup ## Mixed load, faults in turn, what drifts: ten minutes; HOURS=72 is
 	@exec $(PY) -m loadtest soak $(if $(HOURS),--hours $(HOURS)) $(if $(MODEL),--model "$(MODEL)")
 
 test-k8s: setup ## The Kubernetes manifests, without a cluster: schemas, traps, checkov, and the Pods by hand (root)
+	@# Its last line counts what did not run; REQUIRE_ALL=1 makes that a failure, in every suite.
 	@bash tests/k8s/get-tools.sh
 	CHECKOV=$${CHECKOV:-.cache/checkov-3.3.30/bin/checkov} $(PY) -m pytest tests/k8s $(TESTS)
 
@@ -87,6 +111,8 @@ test-image: setup ## The image's CPU kind without Docker (root, debootstrap, 10 
 test-clients: setup ## The real clients of docs/clients.md against `make serve MODEL=micro-r1`; TESTS=--resume goes on
 	$(PY) -m tests.clients --base-url http://127.0.0.1:$(PORT) $(TESTS)
 
+test: export UNIT = not e2e
+test: export UNIT_IGNORES = tests/e2e tests/hostile
 test: check e2e ## Everything a machine without a GPU can prove: check, then real Ray and real vLLM
 
 bench-overhead: setup ## What serving adds to bare vLLM; writes loadtest/results/overhead*.json, docs/overhead.md and README's table

@@ -39,35 +39,51 @@ fi
 log=.venv/setup.log
 pip=(.venv/bin/python -m pip --disable-pip-version-check --no-input install --no-deps --retries 2)
 : >"$log"
+total=$(grep -c == "$lock")
+torch=$(grep -E '^torch==' "$lock")
 
-failed() { tail -n 15 "$log" >&2; stop "$1 (all of pip's messages: $log)"; }
+failed() { tail -n 15 "$log" >&2; stop "$1 (all messages: $log)"; }
+
+with_uv() {
+    "${pip[@]}" --quiet "$(grep -E '^uv==' "$lock")" >>"$log" 2>&1 &&
+        .venv/bin/python deploy/uv_install.py "$lock" "$log" "$torch_index"
+}
+
+with_pip() {
+    if [[ $torch == *+cpu ]] && ! "${pip[@]}" --quiet "$torch" >>"$log" 2>&1; then
+        echo "setup: $torch comes from $torch_index"
+        "${pip[@]}" --quiet --index-url "$torch_index" "$torch" >>"$log" 2>&1 ||
+            failed "$torch was found neither by pip as configured nor at $torch_index; name a mirror with TORCH_INDEX=."
+    fi
+    "${pip[@]}" --progress-bar off -r "$lock" 2>>"$log" | tee -a "$log" | count_packages ||
+        failed "a package could not be installed; the same command goes on where it stopped."
+    "${pip[@]}" --quiet --no-build-isolation --editable . >>"$log" 2>&1 ||
+        failed "this package itself could not be installed."
+}
 
 # One line that counts on a terminal, one line for every 20 packages elsewhere.
 count_packages() {
     local n=0 word name
     while read -r word name _; do
-        [ "$word" = Collecting ] || [ "$word" = Installing ] || continue
-        [ "$word" = Installing ] && name="unpacking (the longest step)" || n=$((n + 1))
+        case $word in
+            Collecting) n=$((n + 1)) ;;
+            Requirement) n=$((n + 1)) name= ;;  # it is there already
+            Installing) name="unpacking (the longest step)" ;;
+            *) continue ;;
+        esac
         if [ -t 1 ]; then printf '\rsetup: %3d of %d  %-50.50s' "$n" "$total" "$name"
+        elif [ "$word" = Installing ]; then echo "setup: $name"
         elif [ $((n % 20)) = 0 ]; then echo "setup: $n of $total packages"; fi
     done
     if [ -t 1 ]; then echo; fi
 }
 
-total=$(grep -c == "$lock")
-torch=$(grep -E '^torch==' "$lock")
-echo "setup: installing $total packages of $lock (2 to 10 minutes the first time, about 4 GB)"
-# torch's CPU build is on no package index but PyTorch's own, unless pip is configured to find it.
-if [[ $torch == *+cpu ]] && ! "${pip[@]}" --quiet "$torch" >>"$log" 2>&1; then
-    echo "setup: $torch comes from $torch_index"
-    "${pip[@]}" --quiet --index-url "$torch_index" "$torch" >>"$log" 2>&1 ||
-        failed "$torch was found neither by pip as configured nor at $torch_index; name a mirror with TORCH_INDEX=."
-fi
-# The lock is complete, so nothing else is pulled in: that is what keeps the excluded packages out.
-"${pip[@]}" --progress-bar off -r "$lock" 2>>"$log" | count_packages ||
-    failed "a package could not be installed; the same command goes on where it stopped."
-"${pip[@]}" --quiet --no-build-isolation --editable . >>"$log" 2>&1 ||
-    failed "this package itself could not be installed."
+echo "setup: installing $total packages of $lock (one to 10 minutes the first time, about 4 GB)"
+with_uv || {
+    [ $? = 130 ] && exit 130
+    echo "setup: uv could not install them ($log says why), so pip does"
+    with_pip
+}
 rm -f .venv/tierserve-*
 touch "$stamp"
 echo "setup: done in $((SECONDS - began)) s"

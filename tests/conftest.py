@@ -1,7 +1,38 @@
-"""Laws are tested on the same examples each time and without a deadline: a busy machine is no
-fault of the code."""
+"""What holds for every suite: the examples of property tests, which tests are slow, and a last line
+that counts what did not run.
 
+Properties are tested on the same examples each time and without a deadline: a busy machine is no
+error of the code.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Generator, Iterable
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+HERE = Path(__file__).parent
+# Simulated days and whole processes: half of the unit tests' time. `make check` leaves them out,
+# `make test` runs them.
+SLOW = (
+    "engine/grammar/test_sandbox.py",
+    "loadtest/load/test_interrupt.py",
+    "loadtest/load/test_run.py",
+    "loadtest/simulation/test_cell.py",
+    "loadtest/simulation/test_commands.py",
+    "loadtest/simulation/test_gate_promise.py",
+    "loadtest/simulation/test_initial.py",
+    "loadtest/simulation/test_policies.py",
+    "loadtest/simulation/test_profile_range.py",
+    "loadtest/simulation/test_scoreboard.py",
+    "loadtest/simulation/test_static_set.py",
+    "loadtest/soak/test_course.py",
+    "loadtest/soak/test_judge.py",
+)
+# Set to 1: a test that did not run is a failure.
+REQUIRE_ALL_VARIABLE = "REQUIRE_ALL"
 
 settings.register_profile(
     "steady",
@@ -12,3 +43,41 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("steady")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if missing := [name for name in SLOW if not (HERE / name).exists()]:
+        raise pytest.UsageError(f"tests/conftest.py calls slow what is not there: {missing}")
+    slow = {HERE / name for name in SLOW}
+    for item in items:
+        if item.path in slow:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
+    """Outermost, and so below pytest's own last line."""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or hasattr(session.config, "workerinput"):
+        return
+    line = did_not_run(_reason(report) for report in reporter.stats.get("skipped", []))
+    if not line:
+        return
+    if os.environ.get(REQUIRE_ALL_VARIABLE) == "1":
+        line = f"failed, as {REQUIRE_ALL_VARIABLE}=1 asks for all: {line}"
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+    reporter.write_line(line, yellow=True)
+
+
+def did_not_run(reasons: Iterable[str]) -> str:
+    """One line, the most frequent reason first; empty where all ran."""
+    counted = Counter(reasons).most_common()
+    listed = "; ".join(f"{count} {reason}" for reason, count in counted)
+    return f"{sum(count for _, count in counted)} did not run: {listed}" if counted else ""
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """A skip is reported with its file, line and reason."""
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")

@@ -1,9 +1,34 @@
 #!/usr/bin/env bash
-# What `make test-k8s` needs beside the environment, into .cache: checkov, whose pinned dependencies
-# keep it in an environment of its own, KubeRay's CRDs, and Grafana's schema of a dashboard. Without a
-# network, or npm, the tests that need them are skipped, with the reason.
+# What `make test-k8s` needs beside the environment: programs for the Pods by hand, installed where
+# that takes no more than apt-get and root; and into .cache checkov, whose pinned dependencies keep it
+# in an environment of its own, KubeRay's CRDs, and Grafana's schema of a dashboard. What cannot be had
+# is named; the tests that need it are skipped, and the suite's last line counts them.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+# Programs that tests start, and Debian's packages with them.
+declare -A package=([redis-server]=redis-server [nginx]=nginx-light [ip]=iproute2 [nsenter]=util-linux
+    [unshare]=util-linux [setpriv]=util-linux [wget]=wget)
+lacking() { for program in "${!package[@]}"; do command -v "$program" >/dev/null || echo "${package[$program]}"; done | sort -u; }
+
+# Debian starts what it installs: a redis-server and an nginx on this machine's ports, which nobody
+# asked for.
+install_unstarted() {
+    local policy=/usr/sbin/policy-rc.d made=
+    if [ ! -e $policy ]; then printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && made=1; fi
+    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq install --yes --no-install-recommends "$@"; } >/dev/null 2>&1
+    [ -z "$made" ] || rm -f $policy
+}
+
+mapfile -t packages < <(lacking)
+if [ "${#packages[@]}" -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "test-k8s: installing ${packages[*]}, started by the tests alone"
+    install_unstarted "${packages[@]}"
+    mapfile -t packages < <(lacking)
+fi
+[ "${#packages[@]}" = 0 ] || echo "test-k8s: not installed: ${packages[*]} (as root, Debian and Ubuntu: apt install ${packages[*]})"
+[ "$(id -u)" = 0 ] || echo "test-k8s: not root, so no Pod is run by hand"
 
 checkov=.cache/checkov-3.3.30
 if [ ! -x "${CHECKOV:-$checkov/bin/checkov}" ]; then

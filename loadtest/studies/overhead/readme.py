@@ -5,10 +5,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from loadtest.report.pages import between_markers, page_of
+from loadtest.report.pages import between_markers, page_of, write_section
 from loadtest.report.results_file import RESULTS, read
 from loadtest.studies.overhead.options import RANDOM
 from loadtest.studies.overhead.results import table
+from loadtest.studies.overhead.summary import SUMMARY, summary
 
 # What `make bench-overhead` writes.
 STEMS = ("overhead-promises", "overhead", f"overhead-{RANDOM}")
@@ -27,4 +28,5 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
         text = page.read_text(encoding="utf-8")
         body = table(read(results))
         page.write_text(between_markers(text, results.stem, body), encoding="utf-8")
+    write_section(SUMMARY, summary(read(RESULTS / "overhead.json")))
     return 0

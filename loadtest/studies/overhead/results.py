@@ -182,8 +182,7 @@ def _caption(meta: Mapping[str, Any]) -> str:
     parts += _bars(meta["bar"])
     parts.append(
         f"{_model(meta)}, {meta['output_tokens']} tokens an answer, {_rounds(meta)}{_starts(meta)}"
-        f"{taken_on(meta)}; `make bench-overhead` measures it again, "
-        "[how](#how-it-is-measured)."
+        f"{taken_on(meta)}; `make bench-overhead` measures it again."
     )
     return " ".join(parts)
 

@@ -65,12 +65,13 @@ class Job:
 
 
 class Grammars:
-    """xgrammar with a tokenizer's vocabulary, given as it serializes it."""
+    """xgrammar with a tokenizer's vocabulary, given as it serializes it. `xgrammar` is the module:
+    `import_xgrammar()` in a process that needs neither torch nor transformers."""
 
-    def __init__(self, vocabulary: str) -> None:
+    def __init__(self, vocabulary: str, xgrammar: Any) -> None:
         import numpy as np
 
-        self._xgrammar = import_xgrammar()
+        self._xgrammar = xgrammar
         info = self._xgrammar.TokenizerInfo.deserialize_json(vocabulary)
         # One thread, so that the limit of CPU time is one of time.
         self._compiler = self._xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)

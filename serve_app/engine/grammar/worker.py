@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.engine.grammar.compiler import Grammars, Job, JobLimits
+from serve_app.engine.grammar.compiler import Grammars, Job, JobLimits, import_xgrammar
 
 # What a child has said of a grammar that it could not take, cut.
 MOST_DETAIL_CHARS = 300
@@ -100,7 +100,7 @@ class Zygote:
             read = b""
         for message in self._frames.add(read):
             if "vocabulary" in message:
-                self._grammars = Grammars(message["vocabulary"])
+                self._grammars = Grammars(message["vocabulary"], import_xgrammar())
                 # What a child frees of these objects would be copied first.
                 gc.collect()
                 gc.freeze()

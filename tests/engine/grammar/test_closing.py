@@ -5,6 +5,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import xgrammar
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -41,7 +42,7 @@ class Closer:
 
     def __init__(self) -> None:
         self.tokenizer = micro_tokenizer()
-        self._grammars = Grammars(micro_vocabulary())
+        self._grammars = Grammars(micro_vocabulary(), xgrammar)
 
     def ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)

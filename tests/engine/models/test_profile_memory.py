@@ -14,7 +14,7 @@ from serve_app.local.profiles import DEPLOY_DIR, LEAST_SHARED_BYTES, load_profil
 from serve_app.nvidia import MIB
 from tests.builders import R1_DISTILL_QWEN_1_5B
 
-SIX_GB = GpuSpec("a 6 GB", 6144 * MIB, (7, 5))
+SIX_GB = GpuSpec("a GPU of 6 GB", 6144 * MIB, (7, 5))
 AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
 PLACEMENT = Path(__file__).parents[3] / "docs" / "placement.md"
 

@@ -31,7 +31,7 @@ class DriverGpu:
         return token if len(token) > 1 else self.name.removeprefix("NVIDIA ").replace(" ", "-")
 
 
-def installed_cards() -> list[DriverGpu]:
+def installed_gpus() -> list[DriverGpu]:
     """This machine's GPUs; none if the driver does not answer."""
     command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
     try:
@@ -46,7 +46,7 @@ def installed_cards() -> list[DriverGpu]:
 
 def gpu_with_id(gpu_id: str) -> DriverGpu | None:
     """The GPU that Ray calls `gpu_id`: an index, or a UUID where CUDA_VISIBLE_DEVICES has them."""
-    gpus = installed_cards()
+    gpus = installed_gpus()
     return next((gpu for gpu in gpus if gpu_id in (gpu.index, gpu.uuid)), None)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.nvidia import MIB, DriverGpu, gpu_with_id, installed_cards
+from serve_app.nvidia import MIB, DriverGpu, gpu_with_id, installed_gpus
 from tests.fake_nvidia_smi import RTX_4090, T4, put_gpus
 
 
@@ -32,7 +32,7 @@ def test_gpus_have_memory_capability_and_driver(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     put_gpus(monkeypatch, tmp_path, T4, RTX_4090.replace("0, GPU-2", "1, GPU-2"))
-    t4, rtx = installed_cards()
+    t4, rtx = installed_gpus()
     assert (t4.memory_bytes, t4.capability, t4.driver) == (15360 * MIB, (7, 5), "550.54")
     assert (rtx.free_bytes, rtx.capability) == (24000 * MIB, (8, 9))
     assert gpu_with_id("1") == rtx
@@ -42,14 +42,14 @@ def test_gpus_have_memory_capability_and_driver(
 
 def test_no_driver_means_no_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert installed_cards() == []
+    assert installed_gpus() == []
     put_gpus(monkeypatch, tmp_path, "no devices were found", status=6)
-    assert installed_cards() == []
+    assert installed_gpus() == []
 
 
 def test_what_the_driver_does_not_tell_is_not_known(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     put_gpus(monkeypatch, tmp_path, "0, GPU-1, NVIDIA GRID, [N/A], [N/A], [N/A], 470.1")
-    (gpu,) = installed_cards()
+    (gpu,) = installed_gpus()
     assert (gpu.memory_bytes, gpu.free_bytes, gpu.capability) == (None, None, None)

@@ -33,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             for path in write_all():
                 console.print(f"wrote {path}")
-    except MonitoringError as fault:
-        console.print(str(fault), style="bold red", markup=False)
+    except MonitoringError as error:
+        console.print(str(error), style="bold red", markup=False)
         return 2
     except KeyboardInterrupt:
         return 130

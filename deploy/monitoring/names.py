@@ -70,5 +70,5 @@ def _page(url: str) -> str:
     try:
         with opener.open(url, timeout=REQUEST_LIMIT_S) as answer:
             return answer.read().decode()
-    except OSError as fault:
-        raise MonitoringError(f"No metrics page answers at {url}: {fault}") from fault
+    except OSError as error:
+        raise MonitoringError(f"No metrics page answers at {url}: {error}") from error

@@ -41,10 +41,10 @@ class PrometheusApi:
         try:
             with opener.open(f"{self.url}{path}?{query}", timeout=REQUEST_LIMIT_S) as answer:
                 return json.loads(answer.read())["data"]
-        except urllib.error.HTTPError as fault:
-            raise MonitoringError(f"Prometheus refuses {parameters}: {fault.read()!r}") from fault
-        except (OSError, ValueError) as fault:
-            raise MonitoringError(f"No Prometheus answers at {self.url}: {fault}") from fault
+        except urllib.error.HTTPError as error:
+            raise MonitoringError(f"Prometheus refuses {parameters}: {error.read()!r}") from error
+        except (OSError, ValueError) as error:
+            raise MonitoringError(f"No Prometheus answers at {self.url}: {error}") from error
 
     def values(self, expr: str) -> list[tuple[dict[str, str], float]]:
         """The expression now: labels and value of each series."""

@@ -23,7 +23,7 @@ from serve_app.local.ports import free_ports
 from serve_app.local.profiles import with_http_port
 from serve_app.local.serve_api import ServeApiError
 from serve_app.local.supervisor import processes_of_run
-from serve_app.nvidia import installed_cards
+from serve_app.nvidia import installed_gpus
 
 START_LIMIT_S = 1800.0
 DEPLOY_TRIES = 3
@@ -86,7 +86,7 @@ class Own:
 def own_server(model: str | None, say: Callable[[str], None]) -> Iterator[Own]:
     """Start the profile of this machine's GPUs; without one micro-r1 in both tiers. Its logs
     stay where they are. Raises UserError."""
-    chosen = model or (None if installed_cards() else MICRO_MODEL)
+    chosen = model or (None if installed_gpus() else MICRO_MODEL)
     try:
         plan = launcher.make_plan(free_ports(1)[0], None, chosen)
         for name in plan.models:

@@ -38,7 +38,7 @@ HEADER = (
     "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
 )
 PUBLISHED = (
-    "On a card, by others, not measured here: 35 to 50 s for a 1.8B model on an A100 with a warm "
+    "On a GPU, by others, not measured here: 35 to 50 s for a 1.8B model on an A100 with a warm "
     "cache (imports 10, weights 2, Dynamo 7, compiled graph 6, profiling 2 to 14, graph capture "
     "2 to 18; github.com/upb-cn/vllm-startup-profiler)."
 )

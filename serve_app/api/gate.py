@@ -22,10 +22,10 @@ from serve_app.core.admission.slot_lending import Lending, may_lend
 
 # Of the longest wait; shorter forecasts say nothing about those near it.
 MIN_FORECAST_FRACTION = 0.1
-# Clients retry no earlier than they were told to, but for rounding, and a little later.
+# Clients retry no earlier than Retry-After says, but for rounding, and a little later.
 EARLY_S = 0.05
 LATE_S = 2.0
-# About the last 50 reservations say how many of those who were told a time retry at all.
+# About the last 50 reservations say how many of those who got a Retry-After retry at all.
 NEWEST_WEIGHT = 0.02
 # Of a hundred forecasts one may fall short.
 COVERED_FRACTION = 0.99
@@ -214,7 +214,7 @@ class Gate:
     ) -> Iterator[QueueEntry]:
         """Hold an entry, running or waiting (see `QueueEntry.granted`), until the block is left.
 
-        (1) One that was refused before and retries when it was told to has a reservation.
+        (1) One that was refused before and retries after its Retry-After has a reservation.
         (2) What comes in here for the first time is demand.
         (3) Admit it, or raise GateFullError.
         (4) Queue it, and start what fits.
@@ -395,7 +395,7 @@ class Gate:
 
 @dataclass(slots=True)
 class RetryReservations:
-    """When refused clients were told to retry, so that capacity can be kept for them: times in
+    """When refused clients are due to retry, so that capacity can be kept for them: times in
     order, each with the key of its request (a hash of body and sender)."""
 
     _due: list[tuple[float, int]] = field(default_factory=list)
@@ -403,7 +403,7 @@ class RetryReservations:
     _kept_fraction: float = 1.0
 
     def add(self, key: int | None, due_s: float) -> None:
-        """Remember that a request was told to retry at `due_s`."""
+        """Remember that a request is due to retry at `due_s`."""
         key = 0 if key is None else key
         insort(self._due, (due_s, key))
         self._keys[key] += 1
@@ -421,8 +421,9 @@ class RetryReservations:
         return round(len(self._due) * self._kept_fraction)
 
     def redeem(self, key: int | None, now_s: float, *, retried: bool = False) -> bool:
-        """Whether this request was refused here before and retries when it was told to, or earlier
-        where it says itself that it is `retried`. One that was not refused is never returning."""
+        """Whether this request was refused here before and retries after its Retry-After, or
+        earlier where it says itself that it is `retried`. One that was not refused is never
+        returning."""
         self._forget(now_s)
         if key is not None and self._keys[key]:
             due = len(self._due) if retried else bisect_right(self._due, (now_s + EARLY_S, 1 << 64))

@@ -168,13 +168,15 @@ class _Scaling(Collector):
             f"{PREFIX}_scaling_wanted_replicas", "What the scaling law wants.", labels=by_tier
         )
         target = GaugeMetricFamily(
-            f"{PREFIX}_scaling_target_replicas", "What Serve was told last.", labels=by_tier
+            f"{PREFIX}_scaling_target_replicas",
+            "The newest target that Serve was given.",
+            labels=by_tier,
         )
         inputs = GaugeMetricFamily(
             f"{PREFIX}_scaling_input", "Figures behind the decision.", labels=["tier", "input"]
         )
         decisions = CounterMetricFamily(
-            f"{PREFIX}_scaling_decisions", "Changes of the wish.", labels=by_tier
+            f"{PREFIX}_scaling_decisions", "Changes of the desired count.", labels=by_tier
         )
         held = CounterMetricFamily(
             f"{PREFIX}_scaling_held", "Times that missing reports held the count.", labels=by_tier

@@ -34,7 +34,7 @@ SHOW_EVERY_S = 2.0
 FIGURES = tuple(
     figure.name for figure in fields(ReplicaLoad) if figure.name not in ("age_s", "fallback")
 )
-LAW_FIGURES = ("drain_within_s", "utilisation_down", "least_hold_s", "most_hold_s")
+POLICY_FIGURES = ("drain_within_s", "utilisation_down", "least_hold_s", "most_hold_s")
 
 
 def scale_on_queue_depth(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
@@ -108,7 +108,7 @@ def _settings(newest: Mapping[str, Mapping[Any, Any]]) -> ScalingSettings:
             tpot_s=reported("slo_tpot_s") or slo.tpot_s,
             goodput=reported("goodput") or ScalingConfig().goodput,
         ),
-        **{name: value for name in LAW_FIGURES if (value := reported(name)) is not None},
+        **{name: value for name in POLICY_FIGURES if (value := reported(name)) is not None},
     )
 
 

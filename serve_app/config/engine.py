@@ -14,7 +14,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class FakeCardConfig(Strict):
+class FakeGpuConfig(Strict):
     """Step times of a GPU that the fake engine stands in for. As in `tierserve bench simulate`, a
     step takes `base_ms + per_sequence_ms * sequences that decode + per_context_ktoken_ms * their
     contexts / 1000 + per_prompt_token_ms * prompt tokens`."""
@@ -58,7 +58,7 @@ class FakeEngineConfig(Strict):
         description="Tokens in an event of a stream, of which the first has one: vLLM's "
         "stream-interval. More of them cost less CPU.",
     )
-    cards: dict[str, FakeCardConfig] = Field(
+    cards: dict[str, FakeGpuConfig] = Field(
         default_factory=dict,
         description="Step times by Ray's accelerator type; derived for a type that is not named.",
     )

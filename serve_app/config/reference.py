@@ -17,7 +17,7 @@ from serve_app.config.answers import (
     TaskConfig,
     ThinkingConfig,
 )
-from serve_app.config.engine import EngineConfig, FakeCardConfig, FakeEngineConfig
+from serve_app.config.engine import EngineConfig, FakeEngineConfig, FakeGpuConfig
 from serve_app.config.scaling import ScalingConfig, SloConfig
 from serve_app.config.structure import StructureConfig
 from serve_app.config.tier import (
@@ -51,7 +51,7 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel], str], ...] = (
     (
         "`args.engine.fake.cards.<type>`",
         "Needs new replicas.",
-        FakeCardConfig,
+        FakeGpuConfig,
         "engine.fake.cards.<type>.",
     ),
     ("`args.structure`", "Needs new replicas.", StructureConfig, "structure."),

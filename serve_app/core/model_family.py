@@ -4,7 +4,7 @@ R1_FAMILY = "deepseek-r1"
 # DeepSeek's turns, which V2.5 has too, and a thought.
 R1_MARKS = ("<｜Assistant｜>", "think>")
 VLLMS_R1_PARSER = "deepseek_r1"
-# vLLM's with what `engine/vllm/patches/mended.py` adds.
+# vLLM's with what `engine/vllm/patches` adds.
 R1_PARSER = "tierserve_r1"
 
 

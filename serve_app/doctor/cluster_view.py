@@ -14,7 +14,7 @@ import psutil
 from serve_app.core.placement.labels import ACCELERATOR_LABEL
 from serve_app.core.placement.nodes import NodeView
 from serve_app.local.serve_api import ServeApi, failure_reason, get_json, is_failing
-from serve_app.nvidia import MIB, DriverGpu, installed_cards
+from serve_app.nvidia import MIB, DriverGpu, installed_gpus
 
 # Detached actors of Serve are named so: SERVE_REPLICA::app#deployment#id.
 _REPLICA_NAME = "SERVE_REPLICA::"
@@ -40,7 +40,7 @@ class ClusterView:
 
 def view_machine() -> ClusterView:
     """This machine, as Ray would see it if it were started here now."""
-    found = installed_cards()
+    found = installed_gpus()
     labels = {ACCELERATOR_LABEL: found[0].accelerator_type} if found else {}
     memory = psutil.virtual_memory()
     cpus = float(os.cpu_count() or 1)

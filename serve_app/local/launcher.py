@@ -22,7 +22,7 @@ from serve_app.local.ray_head import haproxy_wrapper
 from serve_app.local.ready_notice import ReadyService, listed_models, ready_lines
 from serve_app.local.serve_api import AppStatus
 from serve_app.local.worker_logs import LogFeed, WorkerLogs, error_tail
-from serve_app.nvidia import installed_cards
+from serve_app.nvidia import installed_gpus
 
 POLL_S = 0.5
 GIB = 1024**3
@@ -93,7 +93,7 @@ def serve(
 
 def make_plan(port: int, profile: str | None, model: str | None) -> LaunchPlan:
     """Choose profile and model, and check what would make the start fail later."""
-    name = profile or profiles.find_profile(installed_cards())
+    name = profile or profiles.find_profile(installed_gpus())
     config = profiles.load_profile(name)
     host = profiles.http_host(config)
     if not is_free(port, host):

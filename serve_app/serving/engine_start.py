@@ -10,7 +10,7 @@ from serve_app.config.tier import TierArgs
 from serve_app.core.model_family import R1_PARSER, VLLMS_R1_PARSER
 from serve_app.core.placement.engine_args import EngineSpec, cores_of_slice, engine_args
 from serve_app.core.placement.hardware import Hardware
-from serve_app.engine.fake.engine import FakeEngine, played_card
+from serve_app.engine.fake.engine import FakeEngine, simulated_gpu
 from serve_app.engine.interface import Engine
 from serve_app.engine.models.fit_check import quantization_argument
 from serve_app.engine.models.model_dir import resolve_model
@@ -40,7 +40,7 @@ async def start_engine(
     # The first name is the one that answers carry.
     names = (args.tier.value, args.model)
     if args.engine.fake is not None:
-        hardware = played_card(args.engine.fake, placed_on)
+        hardware = simulated_gpu(args.engine.fake, placed_on)
         engine = await FakeEngine.start(
             args.engine, args.engine.fake, hardware, served_names=names, phase=phase
         )

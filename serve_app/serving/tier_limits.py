@@ -40,8 +40,8 @@ async def exchange_limits(tier: RunningTier) -> None:
 
 def _exchanged(tier: Tier, max_new_tokens: int) -> int | None:
     """Two calls to the head."""
-    told = json.dumps({"max_new_tokens": max_new_tokens, "at_s": time.time()})
-    kv_put(_key(tier), told.encode(), namespace=NAMESPACE)
+    report = json.dumps({"max_new_tokens": max_new_tokens, "at_s": time.time()})
+    kv_put(_key(tier), report.encode(), namespace=NAMESPACE)
     stored = kv_get(_key(tier.other), namespace=NAMESPACE)
     return None if stored is None else believed(json.loads(stored), time.time())
 

@@ -11,7 +11,7 @@ def engine_board() -> Board:
     return Board(
         "tierserve-engine",
         "tierserve: engine",
-        "What each replica's engine and its card do.",
+        "What each replica's engine and its GPU do.",
         (Row("Batch", _batch()), Row("KV cache", _kv_cache()), Row("Machine", _machine())),
     )
 
@@ -78,7 +78,7 @@ def _machine() -> tuple[Panel, ...]:
             "GPU in use",
             "percent",
             (Query("ray_node_gpus_utilization", "{{ip}} {{GpuIndex}}", Source.GPU),),
-            "By Ray, of each card; no data on a machine without one.",
+            "By Ray, of each GPU; no data on a machine without one.",
             width=6,
         ),
         Panel(
@@ -98,7 +98,7 @@ def _machine() -> tuple[Panel, ...]:
             "CPU in use",
             "percent",
             (Query("ray_node_cpu_utilization", "{{ip}}", Source.RAY),),
-            "Of a node. Near 100 % streams stutter, whatever the card does.",
+            "Of a node. Near 100 % streams stutter, whatever the GPU does.",
             width=6,
         ),
         Panel(

@@ -31,8 +31,8 @@ def running_cluster(
     config = application(cell, profiles, tiers, stream_interval, least=cell.initial)
     head = LocalCluster(environment=ENVIRONMENT, ray_options=("--num-cpus=2", "--num-gpus=0"))
     with head as cluster, ExitStack() as nodes:
-        for card, count in cell.gpus.items():
-            accelerator_type = profiles[card].accelerator_type or card
+        for gpu, count in cell.gpus.items():
+            accelerator_type = profiles[gpu].accelerator_type or gpu
             nodes.enter_context(gpu_node(cluster, accelerator_type, count))
         cluster.api.deploy(with_http_port(config, cluster.port))
         yield cluster
@@ -83,15 +83,15 @@ def fake_engine(
     cell: ReplayCell, profiles: Mapping[str, GpuProfile], stream_interval: int
 ) -> dict[str, Any]:
     """`args.engine.fake`: the GPUs of the cell as their profiles have them."""
-    cards = [profiles[card] for card in cell.gpus]
-    start_s = max(card.start_total_s for card in cards)
+    gpus = [profiles[gpu] for gpu in cell.gpus]
+    start_s = max(gpu.start_total_s for gpu in gpus)
     return {
         "start_s": max(0.0, start_s - PROCESS_S),
         # The answer's length is the request's `min_tokens`.
         "reply_tokens": 1,
         "reply_spread": 0.0,
         "stream_interval": stream_interval,
-        "cards": {card.accelerator_type: _card(card) for card in cards},
+        "cards": {gpu.accelerator_type: _gpu_figures(gpu) for gpu in gpus},
     }
 
 
@@ -118,7 +118,7 @@ def _scale(cell: ReplayCell, deployment: dict[str, Any], least: int) -> None:
         deployment["user_config"] |= {"admission": {"lend_share": 0.0}}
 
 
-def _card(profile: GpuProfile) -> dict[str, float | int]:
+def _gpu_figures(profile: GpuProfile) -> dict[str, float | int]:
     return {
         "base_ms": profile.base_ms.value,
         "per_sequence_ms": profile.per_sequence_ms.value,

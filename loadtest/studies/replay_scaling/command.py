@@ -66,7 +66,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     """Each cell on its own; what is in the results file of other cells stays."""
-    profiles = {name: slowed(card, options.slow) for name, card in known_profiles().items()}
+    profiles = {name: slowed(gpu, options.slow) for name, gpu in known_profiles().items()}
     for name in options.cells:
         try:
             found = _play(CELLS[name], options, profiles, console)

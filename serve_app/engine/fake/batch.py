@@ -28,7 +28,7 @@ class FakeSequence:
     to_read: int = field(init=False)
     pool_tokens: int = 0
     made_tokens: int = 0
-    told_tokens: int = 0
+    reported_tokens: int = 0
     disconnected: bool = False
     # Called with its first token.
     on_first_token: Callable[[], None] = lambda: None
@@ -46,8 +46,8 @@ class FakeSequence:
         self.pool_tokens += 1
         if self.made_tokens == 1:
             self.on_first_token()
-        if self.told_tokens in (0, self.made_tokens - stream_interval) or self.finished:
-            self.told_tokens = self.made_tokens
+        if self.reported_tokens in (0, self.made_tokens - stream_interval) or self.finished:
+            self.reported_tokens = self.made_tokens
             self.changed.set()
 
     def leave_pool(self) -> None:
@@ -69,8 +69,8 @@ class FakeReply:
         while True:
             ended = all(sequence.finished for sequence in self.sequences)
             for index, sequence in enumerate(self.sequences):
-                if sequence.told_tokens > sent[index]:
-                    now = sequence.told_tokens
+                if sequence.reported_tokens > sent[index]:
+                    now = sequence.reported_tokens
                     yield index, sent[index], now
                     sent[index] = now
             if ended:

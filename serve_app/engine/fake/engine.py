@@ -121,14 +121,14 @@ class FakeEngine:
         self._stepping.cancel()
 
 
-def played_card(fake: FakeEngineConfig, landed_on: Hardware) -> Hardware:
+def simulated_gpu(fake: FakeEngineConfig, placed_on: Hardware) -> Hardware:
     """The GPU as the settings have it, for all that is derived from its speed: what a step costs
     beside its sequences is overhead then, for they do not say how much of it reads the weights."""
-    profile = fake.cards.get(landed_on.accelerator_type or "")
+    profile = fake.cards.get(placed_on.accelerator_type or "")
     if profile is None:
-        return landed_on
+        return placed_on
     return replace(
-        landed_on,
+        placed_on,
         bandwidth_bytes_per_s=math.inf,
         step_overhead_ms=profile.base_ms,
         step_per_sequence_ms=profile.per_sequence_ms,

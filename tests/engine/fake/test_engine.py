@@ -12,7 +12,7 @@ from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
 from serve_app.core.generation import GENERATION, Generation
 from serve_app.core.placement.hardware import CPU, RTX_4090, T4, Hardware, model_shape
 from serve_app.core.scaling.step_time import StepModel, derived_step_model
-from serve_app.engine.fake.engine import FakeEngine, played_card
+from serve_app.engine.fake.engine import FakeEngine, simulated_gpu
 from serve_app.engine.interface import Engine
 from serve_app.errors import RequestError
 from tests.engine.fake_call import Call
@@ -84,8 +84,8 @@ async def test_a_card_of_the_settings_takes_its_place() -> None:
     figures = {"base_ms": 30.0, "per_sequence_ms": 2.0, "per_prompt_token_ms": 0.5}
     card = {**figures, "per_context_ktoken_ms": 100.0, "step_tokens": 100, "kv_tokens": 5000}
     fake = FakeEngineConfig.model_validate({"start_s": 0, "cards": {"T4": card}})
-    hardware = played_card(fake, T4)
-    assert played_card(fake, RTX_4090) is RTX_4090
+    hardware = simulated_gpu(fake, T4)
+    assert simulated_gpu(fake, RTX_4090) is RTX_4090
     assert model_of(hardware).step_ms(3, 10) == pytest.approx(30 + 3 * 2 + 10 * 0.5)
     engine = await started(hardware, **fake.model_dump())
     assert engine.kv_tokens == 5000

@@ -23,7 +23,7 @@ from serve_app.core.admission.capacity import derive_limits
 from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
 from serve_app.core.placement.hardware import T4, model_shape
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
-from serve_app.engine.fake.engine import played_card
+from serve_app.engine.fake.engine import simulated_gpu
 
 pytestmark = pytest.mark.filterwarnings(
     # Ray 2.60 itself gives pydantic this keyword when its config is imported.
@@ -104,7 +104,7 @@ def test_the_replica_derives_the_limits_that_the_simulation_derives(slow: float)
     fake = FakeEngineConfig.model_validate(fake_engine(cell, profiles, 1))
     card, admission = fake.cards["T4"], AdmissionConfig()
     limits = derive_limits(
-        played_card(fake, T4),
+        simulated_gpu(fake, T4),
         model_shape(DEFAULT_MODEL_CONFIG),
         kv_tokens=card.kv_tokens,
         prompt_tokens=admission.expected_prompt_tokens,

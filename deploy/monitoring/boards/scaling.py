@@ -57,8 +57,8 @@ def _decisions() -> tuple[Panel, ...]:
                 Query(f"tierserve_scaling_target_replicas{{{S}}}", "{{tier}} target"),
                 Query(f"tierserve_replicas_reporting{{{S}}}", "{{tier}} reporting"),
             ),
-            "Desired by the policy, set as Serve's target, and up. Target above reporting: a start, or "
-            "a GPU that is missing.",
+            "Desired by the policy, set as Serve's target, and up. Target above reporting: a start, "
+            "or a GPU that is missing.",
         ),
         Panel(
             "Arrivals and capacity",
@@ -90,7 +90,8 @@ def _decisions() -> tuple[Panel, ...]:
                 ),
                 Query(f"increase(tierserve_scaling_held_total{{{S}}}[10m])", "{{tier}} holds"),
             ),
-            "Of the desired count within ten minutes. A hold: reports were missing, so the count stayed.",
+            "Of the desired count within ten minutes. A hold: reports were missing, so the count "
+            "stayed.",
         ),
         Panel(
             "Age of the newest decision",

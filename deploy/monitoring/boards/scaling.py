@@ -57,8 +57,8 @@ def _decisions() -> tuple[Panel, ...]:
                 Query(f"tierserve_scaling_target_replicas{{{S}}}", "{{tier}} target"),
                 Query(f"tierserve_replicas_reporting{{{S}}}", "{{tier}} reporting"),
             ),
-            "Desired by the policy, set as Serve's target, and up. Target above reporting: a start, "
-            "or a GPU that is missing.",
+            "Desired by the policy, set as Serve's target, and up. Target above reporting: a "
+            "start, or a GPU that is missing.",
         ),
         Panel(
             "Arrivals and capacity",

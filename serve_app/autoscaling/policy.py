@@ -8,8 +8,7 @@ from typing import Any
 
 from ray.serve.config import AutoscalingContext
 
-from serve_app.autoscaling import decision_store as scaling_store
-from serve_app.autoscaling import gpu_pool
+from serve_app.autoscaling import decision_store, gpu_pool
 from serve_app.config.scaling import ScalingConfig, SloConfig
 from serve_app.core.placement.token_cost import give_back_reason
 from serve_app.core.scaling.decision_record import ScalingRecord, record_decision
@@ -167,5 +166,5 @@ def _show(tier: Tier, context: AutoscalingContext, record: ScalingRecord) -> flo
         )
     elif record.at_s - shown_s < SHOW_EVERY_S:
         return shown_s
-    scaling_store.write_record(tier, record)
+    decision_store.write_record(tier, record)
     return record.at_s

@@ -38,7 +38,7 @@ def facts(
     return SequenceFacts(ThoughtTrace(MARKS, 9, tokens=tokens, end=end), repeated)
 
 
-def told_of(*sequences: SequenceFacts) -> Generation:
+def generation_of(*sequences: SequenceFacts) -> Generation:
     return Generation(sequences=dict(enumerate(sequences)))
 
 
@@ -81,19 +81,19 @@ def test_text_that_looks_like_an_end_is_none(endpoint: Endpoint) -> None:
 def test_the_last_event_has_the_reasonings_metadata_and_is_otherwise_as_it_was(
     endpoint: Endpoint,
 ) -> None:
-    data = data_of(in_chunk(event(LAST[endpoint], "e"), endpoint, told_of(facts(tokens=7))))
+    data = data_of(in_chunk(event(LAST[endpoint], "e"), endpoint, generation_of(facts(tokens=7))))
     assert data.pop("tierserve") == {"thoughts": [{"index": 0, "end": "complete", "tokens": 7}]}
     assert data == LAST[endpoint]
 
 
 @EACH
 def test_where_nothing_is_to_tell_the_event_stays(endpoint: Endpoint) -> None:
-    for generation in (Generation(), told_of(facts(None))):
+    for generation in (Generation(), generation_of(facts(None))):
         assert in_chunk(event(LAST[endpoint]), endpoint, generation) == event(LAST[endpoint])
 
 
 def test_of_several_answers_each_last_event_has_its_own_metadata() -> None:
-    generation = told_of(facts(tokens=1), facts(ThoughtEnd.CUT, 2), facts(ThoughtEnd.OFF, 0))
+    generation = generation_of(facts(tokens=1), facts(ThoughtEnd.CUT, 2), facts(ThoughtEnd.OFF, 0))
     for index, end in enumerate(["complete", "cut", "off"]):
         chunk = {"choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]}
         told = data_of(in_chunk(event(chunk), CHAT_COMPLETIONS, generation))["tierserve"]
@@ -104,14 +104,16 @@ def test_of_several_answers_each_last_event_has_its_own_metadata() -> None:
 
 def test_an_answer_that_the_engine_does_not_tell_of_stays() -> None:
     chunk = event({"choices": [{"index": 3, "delta": {}, "finish_reason": "stop"}]})
-    assert in_chunk(chunk, CHAT_COMPLETIONS, told_of(facts())) == chunk
+    assert in_chunk(chunk, CHAT_COMPLETIONS, generation_of(facts())) == chunk
 
 
 @pytest.mark.parametrize("endpoint", [CHAT_COMPLETIONS, COMPLETIONS], ids=lambda e: e.name)
 def test_a_repetition_is_an_openai_stop_with_metadata_beside_it(endpoint: Endpoint) -> None:
     text = '"finish_reason":"repetition"'
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": "repetition"}
-    body = in_chunk(event({"choices": [choice]}), endpoint, told_of(facts(None, repeated=True)))
+    body = in_chunk(
+        event({"choices": [choice]}), endpoint, generation_of(facts(None, repeated=True))
+    )
     data = data_of(body)
     assert data["choices"] == [{**choice, "finish_reason": "stop"}]
     assert data["tierserve"] == {"finish_reasons": {"0": "repetition"}}
@@ -121,9 +123,9 @@ def test_a_message_whose_end_anthropic_has_no_word_for_has_metadata_too() -> Non
     chunk = event({"type": "message_delta", "delta": {"stop_reason": None}}, "message_delta")
     assert MESSAGES.ending is not None
     assert MESSAGES.ending in chunk
-    told = data_of(in_chunk(chunk, MESSAGES, told_of(facts(repeated=True))))["tierserve"]
+    told = data_of(in_chunk(chunk, MESSAGES, generation_of(facts(repeated=True))))["tierserve"]
     assert told["finish_reasons"] == {"0": "repetition"}
-    ended = in_chunk(chunk, MESSAGES, told_of(facts(repeated=True)))
+    ended = in_chunk(chunk, MESSAGES, generation_of(facts(repeated=True)))
     assert data_of(ended)["delta"] == {"stop_reason": "end_turn"}
 
 
@@ -141,7 +143,7 @@ def whole(
 def test_a_whole_answer_has_metadata_in_a_field_and_a_header(
     endpoint: Endpoint,
 ) -> None:
-    generation = told_of(facts(tokens=3), facts(ThoughtEnd.CUT, 8))
+    generation = generation_of(facts(tokens=3), facts(ThoughtEnd.CUT, 8))
     answer, headers = whole({"id": "x", "text": "日本"}, generation, endpoint)
     assert answer == {
         "id": "x",
@@ -159,7 +161,7 @@ def test_a_whole_answer_has_metadata_in_a_field_and_a_header(
 @EACH
 def test_a_whole_answer_of_a_model_that_does_not_think_is_as_it_was(endpoint: Endpoint) -> None:
     body = compact({"choices": [], "text": "日本"})
-    told, headers = in_whole(body, endpoint, told_of(facts(None)))
+    told, headers = in_whole(body, endpoint, generation_of(facts(None)))
     assert (json.loads(told), headers) == (json.loads(body), [])
 
 
@@ -169,7 +171,7 @@ def test_a_whole_repetition_is_an_openai_stop_with_metadata_beside_it(endpoint: 
         {"index": 0, "finish_reason": "length"},
         {"index": 1, "finish_reason": "repetition"},
     ]
-    generation = told_of(facts(None), facts(None, repeated=True))
+    generation = generation_of(facts(None), facts(None, repeated=True))
     answer, headers = whole({"choices": choices}, generation, endpoint)
     assert [choice["finish_reason"] for choice in answer["choices"]] == ["length", "stop"]
     assert answer["tierserve"] == {"finish_reasons": {"1": "repetition"}}

@@ -18,7 +18,7 @@ def test_a_service_that_does_not_answer_is_an_error() -> None:
     assert (finding.severity, finding.code) == ("warning", "service-starting")
 
 
-def test_a_tier_that_is_not_ready_is_told_unless_nobody_asked_for_replicas() -> None:
+def test_a_tier_that_is_not_ready_is_reported_unless_nobody_asked_for_replicas() -> None:
     def codes(**tier: Any) -> list[str]:
         told = {"tier": "chat", "ready": False, "replicas_wanted": 1, "message": "no GPU."} | tier
         return [

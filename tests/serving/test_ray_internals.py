@@ -81,5 +81,5 @@ def test_the_raylet_can_be_asked_for_a_worker() -> None:
     ("name", "found"),
     [("SERVE_REPLICA::chat#chat#x7", "x7"), ("SERVE_PROXY_ACTOR-1", None)],
 )
-def test_a_replica_is_told_by_the_name_of_its_actor(name: str, found: str | None) -> None:
+def test_a_replica_is_known_by_the_name_of_its_actor(name: str, found: str | None) -> None:
     assert ray_internals.replica_id(name) == found

@@ -87,7 +87,7 @@ def test_the_setting_and_the_model_must_agree() -> None:
 
 
 @pytest.mark.parametrize("name", QUANTIZATIONS)
-def test_a_gpu_that_is_too_old_is_refused_and_told_what_it_can(name: str) -> None:
+def test_a_gpu_that_is_too_old_is_refused_with_what_it_can(name: str) -> None:
     stored = {"awq": AWQ, "int8": INT8}.get(name, {"quant_method": name})
     assert choose(name, stored, RTX_4090).name == name
     assert choose(name, stored, T4).name == name

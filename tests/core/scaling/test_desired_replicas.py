@@ -232,6 +232,16 @@ def test_lent_slots_are_for_what_chance_adds_to_the_load() -> None:
     assert 1 < wanted(full, lent_load=lent) < wanted(full), "what is load needs a replica"
 
 
+def test_a_burst_may_be_served_by_lent_slots_and_a_level_may_not() -> None:
+    lent = LentLoad(replicas=1.0, token_s=0.00025)
+    stays = ScalingMemory(stayed=10.0, rushed=10.0)
+    burst = [load(4.0, quick_rps=10.5, quick_prompt_tokens_per_s=5250.0)]
+    assert wanted(burst, memory=stays) == 2
+    assert wanted(burst, memory=stays, lent_load=lent) == 1
+    level = decide(burst, memory=stays).inputs["expected_rps"]
+    assert wanted([load(level)], memory=stays, lent_load=lent) == 2
+
+
 def test_what_a_tier_lends_stays_within_its_own_slo() -> None:
     idle, busy = load(0.1), load(6.5)
     offered = spare_load([idle], SETTINGS, lend_share=0.5)

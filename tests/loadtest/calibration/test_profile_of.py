@@ -108,7 +108,7 @@ def test_a_model_directory_is_info_of_its_name_only() -> None:
         (replace(REPORTED, accelerator_type="L4"), "--name"),
     ],
 )
-def test_what_is_not_told_has_to_be_given(info: ServerInfo, option: str) -> None:
+def test_what_is_not_reported_has_to_be_given(info: ServerInfo, option: str) -> None:
     with pytest.raises(UserError, match=option):
         profile_of(SETTINGS, measured(info), fit(ANSWERED), "")
 
@@ -131,7 +131,7 @@ def test_the_kv_cache_is_the_tiers_own() -> None:
     assert kv_tokens_of("", "chat") is None
 
 
-async def told_of(tiers: list[dict[str, object]]) -> ServerInfo:
+async def server_info_of(tiers: list[dict[str, object]]) -> ServerInfo:
     async def listed(_: web.Request) -> web.Response:
         return web.json_response({"tiers": tiers})
 
@@ -149,7 +149,7 @@ REPLICA = {"slots": 20, "accelerator_type": None, "engine": "vllm", "start_phase
 
 
 async def test_a_tier_tells_of_its_replica() -> None:
-    info = await told_of([{"tier": "chat", "model": "smollm2", "replicas": [REPLICA]}])
+    info = await server_info_of([{"tier": "chat", "model": "smollm2", "replicas": [REPLICA]}])
     assert info == ServerInfo("smollm2", 20, None, 46_592, {"total": 9})
 
 
@@ -165,4 +165,4 @@ async def test_a_server_that_cannot_be_calibrated_is_said(
     tiers: list[dict[str, object]], words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
-        await told_of(tiers)
+        await server_info_of(tiers)

@@ -19,7 +19,7 @@ CPU_OR_GPU := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 TESTS ?=
 CELLS ?=
 
-.PHONY: help setup serve doctor check check-tests check-format check-lint check-imports check-types check-security test e2e test-hostile test-replicas test-k8s test-pods image sbom test-image test-clients soak bench-overhead replay-scaling monitoring lock docs-reference clean
+.PHONY: help setup serve doctor check check-tests check-format check-lint check-imports check-types check-types-again check-security test e2e test-hostile test-replicas test-k8s test-pods image sbom test-image test-clients soak bench-overhead replay-scaling monitoring lock docs-reference clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -40,7 +40,7 @@ doctor: setup ## What the running service, this cluster or machine can run, why 
 UNIT ?= not e2e and not slow
 UNIT_IGNORES ?= tests/e2e tests/hostile tests/k8s
 SANDBOXED := --allow-hosts=127.0.0.1,::1 --allow-unix-socket
-STATIC := check-format check-lint check-imports check-types
+STATIC ?= check-format check-lint check-imports check-types
 
 check: setup ## Format, lint, import rules, types, unit tests, all at once; what fails stops no other
 	@# The tests are shown as they run, then what the others found.
@@ -63,6 +63,9 @@ check-imports: setup
 	$(BIN)/lint-imports
 
 check-types: setup
+	$(BIN)/pyrefly check --min-severity error --output-format min-text
+
+check-types-again: setup  # by basedpyright too, which takes ten times as long
 	$(BIN)/basedpyright --level error
 
 check-security: setup ## Both locks against the known vulnerabilities; needs PyPI or OSV, so not part of `make check`
@@ -113,6 +116,7 @@ test-clients: setup ## The real clients of docs/clients.md against `make serve M
 
 test: export UNIT = not e2e
 test: export UNIT_IGNORES = tests/e2e tests/hostile
+test: export STATIC = check-format check-lint check-imports check-types check-types-again
 test: check e2e ## Everything a machine without a GPU can prove: check, then real Ray and real vLLM
 
 bench-overhead: setup ## What serving adds to bare vLLM; writes loadtest/results/overhead*.json, docs/overhead.md and README's table

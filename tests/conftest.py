@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 HERE = Path(__file__).parent
-# Simulated days and whole processes: half of the unit tests' time. `make check` leaves them out,
-# `make test` runs them.
+# Simulated days, whole processes, and limits of HAProxy that are waited for: more than half of the
+# unit tests' time. `make check` leaves them out, `make test` runs them.
 SLOW = (
     "engine/grammar/test_sandbox.py",
     "loadtest/load/test_interrupt.py",
@@ -30,6 +30,8 @@ SLOW = (
     "loadtest/simulation/test_static_set.py",
     "loadtest/soak/test_course.py",
     "loadtest/soak/test_judge.py",
+    "local/test_supervisor.py",
+    "serving/test_haproxy_wrapper.py",
 )
 # Set to 1: a test that did not run is a failure.
 REQUIRE_ALL_VARIABLE = "REQUIRE_ALL"

@@ -46,7 +46,7 @@ def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]
         run_virtual(test())
 
     # pytest would see a coroutine behind the wrapper and run it in a loop of its own.
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__  # pyright: ignore
     return run
 
 

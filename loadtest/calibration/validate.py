@@ -32,7 +32,7 @@ BARS: Mapping[str, float] = {THROUGHPUT: 0.10, TTFT: 0.20}
 # Of the load that the simulation says is the most.
 SHARES = (0.30, 0.60, 0.85)
 # To see what the server makes of a prompt.
-ASKED = 4 * (Wave(1, int(PROMPTS.median), 16),)
+ASKED = 4 * (Wave(1, PROMPTS.median, 16),)
 
 
 @dataclass(frozen=True, slots=True)

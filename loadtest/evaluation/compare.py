@@ -95,7 +95,7 @@ async def compare(options: argparse.Namespace, console: Console) -> int:
         both = await _evaluate(options, out, console)
     labels = _labels(both, (options.label_a, options.label_b))
     sides = [Compared.of(answers, label) for answers, label in zip(both, labels, strict=True)]
-    found = {"meta": provenance(), **document(*sides)}
+    found: dict[str, Any] = {"meta": provenance(), **document(*sides)}
     text = page(found)
     write(out / "compare.json", found)
     (out / "compare.md").write_text(text, encoding="utf-8")

@@ -92,7 +92,7 @@ def distributions(
             )
     groups = [[title for title in group if title in axes] for group in one_scale]
     alone = [[title] for title in axes if not any(title in group for group in groups)]
-    for group in filter(None, [*groups, *alone]):
+    for group in [group for group in [*groups, *alone] if group]:
         _finish_distributions([axes[title] for title in group])
     for axis in figure.axes[len(drawn) :]:
         axis.set_visible(False)
@@ -227,7 +227,9 @@ def _draw_steps(
 
 
 def _steps(axis: "Axes", at_s: Sequence[float], line: _Line, names: Sequence[str]) -> None:
-    stroke = _stroke(names, line.of) if line.of else {"color": INK, "linewidth": 1.4}
+    stroke: dict[str, Any] = {"color": INK, "linewidth": 1.4}
+    if line.of:
+        stroke = _stroke(names, line.of)
     if line.dotted:
         dots = _alternating(names.index(line.of), len(names), length=2)
         stroke = {**stroke, "linestyle": dots, "linewidth": 1.4}

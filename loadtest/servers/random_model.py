@@ -62,6 +62,7 @@ def _write_model(directory: Path, tokenizer_dir: Path, size: tuple[int, int, int
 
     hidden, layers, heads = size
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    assert tokenizer is not None
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=hidden,

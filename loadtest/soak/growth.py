@@ -52,7 +52,7 @@ def series_of(observed: Observations, role: str) -> list[Points]:
         totals = observed.roles[role]["memory_bytes"]
         return [_medians(observed, list(zip(observed.at_s, totals, strict=True)))]
     settled_s = min(SETTLED_S, SETTLED_SHARE * observed.meta["plan"]["duration_s"])
-    found = []
+    found: list[Points] = []
     for samples in observed.processes.get(role, {}).values():
         old_s = samples[0][0] + settled_s
         points = _medians(observed, [sample for sample in samples if sample[0] >= old_s])

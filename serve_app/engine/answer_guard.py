@@ -397,7 +397,7 @@ def _rewrite_end(output: "CompletionOutput", kept: int, ids: list[int], text: st
     output.token_ids, output.text = [*list(output.token_ids)[:kept], *ids], text
     if output.logprobs is not None:
         none: Any = [None] * len(ids)
-        output.logprobs = [*output.logprobs[:kept], *none]
+        output.logprobs = [*output.logprobs[:kept], *none]  # pyrefly: ignore
 
 
 def _without_end(output: "CompletionOutput", *, ended: bool) -> "CompletionOutput":

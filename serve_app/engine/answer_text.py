@@ -66,5 +66,5 @@ def _joined(first: "CompletionOutput", then: "CompletionOutput") -> "CompletionO
     output.token_ids = [*first.token_ids, *then.token_ids]
     output.text = first.text + then.text
     if first.logprobs is not None and then.logprobs is not None:
-        output.logprobs = [*first.logprobs, *then.logprobs]
+        output.logprobs = [*first.logprobs, *then.logprobs]  # pyrefly: ignore
     return output

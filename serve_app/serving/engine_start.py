@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from serve_app.config.engine import EngineConfig
 from serve_app.config.tier import TierArgs
@@ -71,7 +72,7 @@ def _driver_gpu(hardware: Hardware) -> DriverGpu | None:
     return gpu_with_id(gpu_ids[0]) if gpu_ids else None
 
 
-def _by_family(config: EngineConfig, model: str) -> dict[str, str | None]:
+def _by_family(config: EngineConfig, model: str) -> dict[str, Any]:
     template, reason, r1 = served_template(model)
     log.info("chat template", extra={"phase": "start", "reason": reason})
     parser = config.reasoning_parser or (VLLMS_R1_PARSER if r1 else None)

@@ -27,7 +27,7 @@ class Call:
     ) -> None:
         self.messages: list[Message] = []
         self.sent_s: list[float] = []
-        self._body = json.dumps(payload).encode() if body is None else body
+        self._body: bytes | None = json.dumps(payload).encode() if body is None else body
         self._left = asyncio.Event()
         self._scope: Scope = {
             "type": "http",

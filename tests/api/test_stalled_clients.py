@@ -117,7 +117,7 @@ async def test_one_that_waits_in_the_queue_and_does_not_read_its_heartbeats_leav
 async def test_nothing_ticks_when_nobody_is_served() -> None:
     edge = an_edge_of(answers({"ok": True}))
     await call(edge, "", {"prompt": "hi"})
-    timers = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+    timers = asyncio.get_running_loop()._scheduled  # pyright: ignore[reportAttributeAccessIssue]
     assert [timer for timer in timers if not timer.cancelled()] == []
 
 

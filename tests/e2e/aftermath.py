@@ -81,7 +81,7 @@ def is_refusal(reply: Reply) -> bool:
 
 async def break_under_load(
     address: Callable[[], str],
-    break_it: Callable[[], None],
+    break_it: Callable[[], object],
     is_back: Callable[[], bool],
     *,
     within_s: float,

@@ -1,5 +1,6 @@
 """Public traces, as they are published, become files that the simulator reads."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,12 +50,12 @@ def test_each_format_is_read(name: str, text: str, rows: list[tuple[float, int, 
 def test_a_part_begins_at_its_own_beginning_and_ends_reading_soon() -> None:
     read: list[float] = []
 
-    def recording() -> "object":
+    def recording() -> Iterator[tuple[float, int, int]]:
         for at_s in range(1000, 9000, 10):
             read.append(at_s)
             yield float(at_s), 1, 1
 
-    rows = part(recording(), from_s=100.0, seconds=50.0)  # pyright: ignore[reportArgumentType]
+    rows = part(recording(), from_s=100.0, seconds=50.0)
     assert [at_s for at_s, _, _ in rows] == [0.0, 10.0, 20.0, 30.0, 40.0, 50.0]
     assert read[-1] < 1300
     with pytest.raises(MeasurementError, match="no request"):

@@ -18,7 +18,7 @@ def write_model_dir(gguf: Path, target: Path) -> None:
     )
     model.save_pretrained(target)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-    if not tokenizer.chat_template:
+    if tokenizer is None or not tokenizer.chat_template:
         raise SystemExit(f"{name} carries no chat template")
     tokenizer.save_pretrained(target)
 

@@ -16,7 +16,7 @@ GIB = 1024**3
 
 def limits(hardware: Hardware = T4, **changed: Any) -> Limits:
     """The chat tier's settings unless said otherwise."""
-    defaults = {
+    defaults: dict[str, Any] = {
         "kv_tokens": 350_000,
         "prompt_tokens": 512,
         "max_new_tokens": 1024,

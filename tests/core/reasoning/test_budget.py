@@ -30,7 +30,7 @@ PLANS = st.builds(
 
 
 def a_plan(**changed: Any) -> ThinkingPlan:
-    plan = {"enabled": True, "answer_tokens": 512, "answer_share": 0.25}
+    plan: dict[str, Any] = {"enabled": True, "answer_tokens": 512, "answer_share": 0.25}
     return ThinkingPlan(**{**plan, **changed})
 
 

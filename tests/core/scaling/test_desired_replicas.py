@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -37,7 +38,7 @@ LEARNT = (
 )
 
 
-def load(rps: float = 1.0, *, prompt_tokens: float = 500.0, **figures: float) -> ReplicaLoad:
+def load(rps: float = 1.0, *, prompt_tokens: float = 500.0, **figures: Any) -> ReplicaLoad:
     """A T4 as derived, which keeps the SLO for some seven such requests a second."""
     base = ReplicaLoad(
         running=8,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jsonschema
 import openai
@@ -14,13 +15,13 @@ from tests.e2e.site import Site
 JAPAN: list[ChatCompletionMessageParam] = [
     {"role": "user", "content": "What is the capital of Japan?"}
 ]
-CITY_SCHEMA = {
+CITY_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"city": {"type": "string", "maxLength": 12}},
     "required": ["city"],
     "additionalProperties": False,
 }
-PERSON_SCHEMA = {
+PERSON_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "name": {"type": "string", "maxLength": 10},
@@ -29,7 +30,7 @@ PERSON_SCHEMA = {
     "required": ["name", "age"],
     "additionalProperties": False,
 }
-WEATHER_TOOL = {
+WEATHER_TOOL: Any = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -90,13 +91,12 @@ def test_a_stream_gives_the_same_text_and_then_its_usage(target: Target) -> None
 
 @pytest.mark.parametrize("choice", ["required", "named"])
 def test_a_tool_call_keeps_the_tools_schema(target: Target, choice: str) -> None:
+    named: Any = {"type": "function", "function": {"name": "get_weather"}}
     answer = target.api.chat.completions.create(
         model=target.model,
         messages=[{"role": "user", "content": "What is the weather in Rome?"}],
-        tools=[WEATHER_TOOL],  # pyright: ignore[reportArgumentType]
-        tool_choice="required"
-        if choice == "required"
-        else {"type": "function", "function": {"name": "get_weather"}},
+        tools=[WEATHER_TOOL],
+        tool_choice="required" if choice == "required" else named,
         temperature=0,
         max_tokens=100,
     )

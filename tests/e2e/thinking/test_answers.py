@@ -83,6 +83,7 @@ async def test_reasoning_tokens_are_those_of_the_engines_ids(
     site: Site, problems: list[Problem]
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(MICRO_MODEL))
+    assert tokenizer is not None
     end = tokenizer.convert_tokens_to_ids("</think>")
     bodies = [
         body_of(p, budget, return_token_ids=True) for budget in (8, 30, 400) for p in problems[:10]

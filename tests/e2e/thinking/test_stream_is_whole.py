@@ -135,7 +135,7 @@ def test_a_stream_joined_is_the_whole_answer(started_site: Site) -> None:
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(REQUESTS)
     def holds(request: dict[str, Any]) -> None:
-        body = {"messages": [{"role": "user", "content": QUESTION}], **request}
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": QUESTION}], **request}
         body |= body.pop("shape")
         if body.get("n"):
             body["temperature"] = 0.9

@@ -1,6 +1,7 @@
 """A schema binds the answer and not the thought, and what is bound comes to its end."""
 
 import json
+from typing import Any
 
 import jsonschema
 import openai
@@ -13,7 +14,7 @@ from tests.e2e.thinking.schemas import schemas
 from tests.e2e.thinking.test_answers import ask_all
 
 SCHEMAS = 200
-TOOL = {
+TOOL: Any = {
     "type": "function",
     "function": {
         "name": "calculate",
@@ -98,7 +99,7 @@ def test_a_call_that_is_wanted_comes_behind_the_thought(
 
 
 def test_several_calls_and_their_results_are_a_conversation(api: openai.OpenAI) -> None:
-    def call(number: int) -> dict[str, object]:
+    def call(number: int) -> Any:
         arguments = json.dumps({"expression": f"{number} + 1", "digits": 0})
         function = {"name": "calculate", "arguments": arguments}
         return {"id": str(number), "type": "function", "function": function}
@@ -107,11 +108,11 @@ def test_several_calls_and_their_results_are_a_conversation(api: openai.OpenAI) 
         model="chat",
         messages=[
             {"role": "user", "content": "What is 1 + 1, and 2 + 1?"},
-            {"role": "assistant", "content": "", "tool_calls": [call(1), call(2)]},  # pyright: ignore[reportArgumentType]
+            {"role": "assistant", "content": "", "tool_calls": [call(1), call(2)]},
             {"role": "tool", "tool_call_id": "1", "content": "2"},
             {"role": "tool", "tool_call_id": "2", "content": "3"},
         ],
-        tools=[TOOL],  # pyright: ignore[reportArgumentType]
+        tools=[TOOL],
         seed=1,
         extra_body={"return_prompt_text": True},
     )
@@ -122,7 +123,7 @@ def test_several_calls_and_their_results_are_a_conversation(api: openai.OpenAI) 
 
 
 async def test_json_that_would_not_end_is_closed(site: Site, problems: list[Problem]) -> None:
-    schema = {
+    schema: dict[str, object] = {
         "type": "object",
         "properties": {"note": {"type": "string"}, "count": {"type": "integer"}},
         "required": ["note", "count"],

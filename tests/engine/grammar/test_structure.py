@@ -7,6 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import pytest_asyncio
 
 from serve_app.core.structure.schema_limits import SchemaLimits
 from serve_app.engine.grammar.closing import Closed
@@ -24,6 +25,9 @@ from tests.engine.grammars import (
     micro_tokenizer,
     micro_vocabulary,
 )
+
+# One sandbox serves them all.
+in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 PERSON = {
     "type": "object",
@@ -53,8 +57,15 @@ def vocabulary() -> str:
     return micro_vocabulary()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def binder(vocabulary: str) -> AsyncIterator[StructureBinder]:
+    async with a_sandbox(vocabulary) as sandbox:
+        yield a_binder(sandbox)
+
+
+@pytest.fixture
+async def fresh_binder(vocabulary: str) -> AsyncIterator[StructureBinder]:
+    """Its sandbox has compiled nothing yet."""
     async with a_sandbox(vocabulary) as sandbox:
         yield a_binder(sandbox)
 
@@ -77,6 +88,7 @@ async def in_engines_form(binder: StructureBinder, bound: Any) -> Any:
         '{"name": "Übung',
     ],
 )
+@in_one_loop
 async def test_json_that_is_cut_anywhere_is_closed(
     tokenizer: Any, binder: StructureBinder, cut: str
 ) -> None:
@@ -88,6 +100,7 @@ async def test_json_that_is_cut_anywhere_is_closed(
     jsonschema.validate(json.loads(tokenizer.decode([*ids[: closed.kept], *closed.ids])), PERSON)
 
 
+@in_one_loop
 async def test_what_the_grammar_does_not_know_is_not_closed(
     tokenizer: Any, binder: StructureBinder
 ) -> None:
@@ -96,11 +109,13 @@ async def test_what_the_grammar_does_not_know_is_not_closed(
     assert await binder.close(bound, ids, least_kept=0, most_tokens=300) is None
 
 
+@in_one_loop
 async def test_a_closing_that_does_not_fit_is_none(binder: StructureBinder) -> None:
     bound = await in_engines_form(binder, bound_to(PERSON))
     assert await binder.close(bound, (), least_kept=0, most_tokens=10) is None
 
 
+@in_one_loop
 async def test_whole_json_needs_no_closing(tokenizer: Any, binder: StructureBinder) -> None:
     ids = tokenizer.encode('{"a": 1}', add_special_tokens=False)
     bound = await in_engines_form(binder, bound_to(json_object=True))
@@ -108,6 +123,7 @@ async def test_whole_json_needs_no_closing(tokenizer: Any, binder: StructureBind
     assert closed == Closed(len(ids), [], whole=True)
 
 
+@in_one_loop
 async def test_a_thought_leaves_as_much_as_the_shortest_json_takes(binder: StructureBinder) -> None:
     bound, end_tokens = await binder.bind(bound_to(PERSON), None)
     shortest = await binder.close(bound, (), least_kept=0, most_tokens=300)
@@ -118,6 +134,7 @@ async def test_a_thought_leaves_as_much_as_the_shortest_json_takes(binder: Struc
     assert end_tokens.reserve(20) == 10
 
 
+@in_one_loop
 async def test_blanks_are_bounded_in_what_is_asked_and_not_inside_a_schema(
     binder: StructureBinder,
 ) -> None:
@@ -137,6 +154,7 @@ async def test_blanks_are_bounded_in_what_is_asked_and_not_inside_a_schema(
     assert tagged["content"]["max_whitespace_cnt"] == MOST_BLANKS
 
 
+@in_one_loop
 async def test_choices_become_the_grammar_that_the_engine_makes_of_them(
     binder: StructureBinder,
 ) -> None:
@@ -162,6 +180,7 @@ async def test_choices_become_the_grammar_that_the_engine_makes_of_them(
     ],
     ids=str,
 )
+@in_one_loop
 async def test_every_other_kind_is_checked_as_the_engine_compiles_it(
     binder: StructureBinder, asked: dict[str, Any]
 ) -> None:
@@ -171,17 +190,18 @@ async def test_every_other_kind_is_checked_as_the_engine_compiles_it(
     assert bound.grammar == asked.get("grammar")
 
 
+@in_one_loop
 async def test_what_the_client_asked_for_is_not_changed(binder: StructureBinder) -> None:
     asked = bound_to(PERSON)
     assert await in_engines_form(binder, asked) is not asked
     assert (asked.json, asked.structural_tag) == (PERSON, None)
 
 
-async def test_a_checked_form_passes_as_it_is(binder: StructureBinder) -> None:
+async def test_a_checked_form_passes_as_it_is(fresh_binder: StructureBinder) -> None:
     """As for the second of a request's prompts."""
-    bound = await in_engines_form(binder, bound_to(PERSON))
-    assert await in_engines_form(binder, bound) == bound
-    assert binder.sandbox.counts.cache_hits == 1
+    bound = await in_engines_form(fresh_binder, bound_to(PERSON))
+    assert await in_engines_form(fresh_binder, bound) == bound
+    assert fresh_binder.sandbox.counts.cache_hits == 1
 
 
 @pytest.mark.parametrize(
@@ -200,13 +220,13 @@ async def test_a_checked_form_passes_as_it_is(binder: StructureBinder) -> None:
     ids=str,
 )
 async def test_what_is_refused_at_sight_names_the_field(
-    binder: StructureBinder, asked: Any, code: str
+    fresh_binder: StructureBinder, asked: Any, code: str
 ) -> None:
     with pytest.raises(RequestError) as refused:
-        await binder.bind(asked, "text.format")
+        await fresh_binder.bind(asked, "text.format")
     assert (refused.value.status, refused.value.param) == (400, "text.format")
     assert refused.value.code == code
-    assert binder.sandbox.worker_pid is None
+    assert fresh_binder.sandbox.worker_pid is None
 
 
 @pytest.mark.parametrize(
@@ -218,6 +238,7 @@ async def test_what_is_refused_at_sight_names_the_field(
     ],
     ids=str,
 )
+@in_one_loop
 async def test_a_field_that_is_not_known_is_guessed(
     binder: StructureBinder, asked: Any, field: str
 ) -> None:
@@ -226,6 +247,7 @@ async def test_a_field_that_is_not_known_is_guessed(
     assert refused.value.param == field
 
 
+@in_one_loop
 async def test_a_tag_may_nest_deeper_than_the_schemas_that_it_holds(vocabulary: str) -> None:
     schema: dict[str, Any] = {"type": "string"}
     for _ in range(4):

@@ -170,8 +170,9 @@ def test_the_real_embedded_model_speaks_its_chat_template(tmp_path: Path) -> Non
 
     path = resolve_model("smollm2", tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(path)
+    assert tokenizer is not None
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
     )
-    assert text.endswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
+    assert str(text).endswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
     assert tokenizer.eos_token == "<|im_end|>"

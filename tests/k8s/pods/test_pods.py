@@ -129,7 +129,7 @@ async def test_a_deleted_worker_hands_over(site: Operator) -> None:
 
     aftermath = await break_under_load(
         lambda: address(site),
-        lambda: site.delete(role) and None,
+        lambda: site.delete(role),
         is_back,
         within_s=NEW_WORKER_WITHIN_S,
         streams=STREAMS,

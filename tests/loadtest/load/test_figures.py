@@ -20,7 +20,7 @@ REFUSED = Refusal(sent_s=1.0, ended_s=1.1, reason="queue_full", retry_after_s=2.
 
 def a_record(**more: Any) -> Record:
     """Due and sent at 1 s; tokens at 1.5, 1.6, 1.7 and 2.1 s."""
-    given = {
+    given: dict[str, Any] = {
         **{"number": 0, "load": 0, "tier": "chat", "planned_s": 1.0, "first_sent_s": 1.0},
         **{"input_tokens_asked": 5, "output_tokens_asked": 4, "sent_s": 1.0, "ended_s": 2.2},
         **{"outcome": Outcome.SERVED, "token_s": array("d", [1.5, 1.6, 1.7, 2.1])},

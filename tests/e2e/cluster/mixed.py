@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 
 from serve_app.core.tiers import Tier
+from serve_app.doctor.cluster_view import view_cluster
 from serve_app.local.profiles import load_profile, with_http_port
 from serve_app.local.serve_api import get_json
 from tests.e2e.site import Site, wait_for
@@ -80,6 +81,8 @@ def deploy(site: Site, config: dict[str, Any]) -> None:
                 f"the former replicas of {tier} are gone",
             )
         wait_for(lambda: not replaced.keys() & deployed_args(site).keys(), "Serve forgets them")
+        # A replica that comes before would be placed as if they were taken.
+        wait_for(lambda: gpus_counted_as_taken(site) == len(gpus(site)), "Ray counts their GPUs")
     site.cluster.api.deploy(whole)
 
 
@@ -91,6 +94,12 @@ def deployed_args(site: Site) -> dict[str, Any]:
         for name, app in applications.items()
         if name in list(Tier) and app.get("deployed_app_config")
     }
+
+
+def gpus_counted_as_taken(site: Site) -> float:
+    """As Ray's nodes have reported last, some time after a replica has come or gone."""
+    nodes = view_cluster(site.cluster.api).nodes
+    return sum(node.gpus - node.gpus_free for node in nodes)
 
 
 def await_replicas(site: Site, *, chat: int, reasoning: int) -> None:

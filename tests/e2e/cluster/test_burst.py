@@ -128,6 +128,9 @@ async def _calm(site: Site, session: aiohttp.ClientSession, watch: Watch, draine
         assert len(streams) < SLOTS, "each replica must get a stream"
         body = work(f"long {len(streams)}", LONG_TOKENS, stream=True)
         streams.append(asyncio.create_task(ask(session, url, body)))
+        await watch.first(
+            "it runs", lambda sight: sight.running(Tier.CHAT) == len(streams), within_s=20
+        )
         await asyncio.sleep(3 * PERIOD_S)
     began_s = clock_s()
     probes: list[Reply] = []

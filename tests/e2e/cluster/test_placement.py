@@ -54,7 +54,7 @@ def test_a_replica_waits_while_every_gpu_is_taken(site: Site) -> None:
     def is_told() -> bool:
         # What a node has free comes with Ray's next report of its resources.
         report.update(doctor(site))
-        return bool(report["findings"])
+        return "gpu-taken" in [finding["code"] for finding in report["findings"]]
 
     wait_for(is_told, "the doctor tells why it waits")
     assert report["status"] == "problems"

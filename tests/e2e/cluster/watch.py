@@ -43,6 +43,10 @@ class Sight:
         )
         return found["start_phases_s"]["process"]
 
+    def running(self, tier: Tier) -> int:
+        """Requests that have a slot, of all replicas that report."""
+        return self.tiers[tier]["running"]
+
     def cards(self, tier: Tier) -> list[str]:
         """The accelerator types that they landed on."""
         return sorted(replica["accelerator_type"] for replica in self.tiers[tier]["replicas"])

@@ -59,7 +59,7 @@ async def test_who_is_admitted_has_a_first_token_in_time(
     ]
     async with client_session() as session:
         visits = await arrive(session, f"{site.url}/api/chat", bodies, rate_per_s=rate_rps)
-    wait_for(site.is_idle, "counters back at zero", 10.0)
+    wait_for(site.is_idle, "counters back at zero")
     refused = [visit for visit in visits if visit.first.status == 429]
     honest = sum(visit.last.served for visit in refused)
     late = late_ones(visits)

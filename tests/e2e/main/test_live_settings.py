@@ -56,7 +56,7 @@ async def test_new_settings_apply_while_a_stream_runs(site: Site, change: Change
     pid = replica(site)["pid"]
     async with client_session() as session:
         url = f"{site.url}/api/chat"
-        stream = asyncio.create_task(ask(session, url, work("Go on.", 300, stream=True)))
+        stream = asyncio.create_task(ask(session, url, work("Go on.", 600, stream=True)))
         await asyncio.to_thread(wait_for, lambda: replica(site)["running"] == 1, "a stream runs")
         await asyncio.to_thread(change, NARROW)
         await asyncio.to_thread(
@@ -75,7 +75,7 @@ async def assert_line_is_two_and_one(site: Site) -> None:
     async with client_session() as session:
         url = f"{site.url}/api/chat"
         first = [
-            asyncio.create_task(ask(session, url, work(f"{i}", 60, stream=True))) for i in range(2)
+            asyncio.create_task(ask(session, url, work(f"{i}", 250, stream=True))) for i in range(2)
         ]
         await asyncio.to_thread(wait_for, lambda: replica(site)["running"] == 2, "two run")
         waiting = asyncio.create_task(ask(session, url, work("third", 4, stream=True)))
@@ -99,7 +99,7 @@ def assert_waited_with_heartbeats(reply: Reply) -> None:
 
 def test_invalid_settings_are_refused_as_a_whole(site: Site, change: Change) -> None:
     pid, before = replica(site)["pid"], chat_settings(site)
-    refused = site.metrics().value("tierserve_settings_refused_total", tier="chat")
+    refused = site.metrics_now().value("tierserve_settings_refused_total", tier="chat")
     change(INVALID)
     wait_for(lambda: replica(site)["settings_error"], "the refusal shows")
     assert "max_wait_s" in replica(site)["settings_error"]
@@ -107,5 +107,5 @@ def test_invalid_settings_are_refused_as_a_whole(site: Site, change: Change) -> 
     assert replica(site)["pid"] == pid
     assert site.get("/readyz").status_code == 200
     assert site.post("/api/chat", {"prompt": "hi", "max_tokens": 20}).status_code == 200
-    now = site.metrics().value("tierserve_settings_refused_total", tier="chat")
+    now = site.metrics_now().value("tierserve_settings_refused_total", tier="chat")
     assert now == refused + 1

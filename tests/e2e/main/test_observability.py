@@ -62,7 +62,7 @@ def test_tiers_say_what_they_are_and_how_they_are(site: Site) -> None:
 
 def test_metrics_of_every_replica_of_every_tier(site: Site) -> None:
     labels: dict[str, set[tuple[str, str]]] = {}
-    for family in text_string_to_metric_families(site.metrics().text):
+    for family in text_string_to_metric_families(site.metrics_now().text):
         assert family.name not in labels, f"{family.name} comes twice"
         labels[family.name] = {
             (sample.labels.get("tier", ""), sample.labels.get("replica", ""))
@@ -80,7 +80,7 @@ def test_every_patch_of_vllm_is_active_in_both_tiers(site: Site) -> None:
     """In the engine's process too; the fast path loses nothing without a word."""
     active = {
         (sample.labels["tier"], sample.labels["patch"]): sample.value
-        for family in text_string_to_metric_families(site.metrics().text)
+        for family in text_string_to_metric_families(site.metrics_now().text)
         if family.name == "tierserve_vllm_patch_active"
         for sample in family.samples
     }
@@ -89,7 +89,7 @@ def test_every_patch_of_vllm_is_active_in_both_tiers(site: Site) -> None:
 
 def test_metrics_count_what_was_asked(site: Site) -> None:
     def counts() -> dict[str, float]:
-        metrics = site.metrics()
+        metrics = site.metrics_now()
         named = {
             status: metrics.value(
                 "tierserve_requests_total", tier="chat", endpoint="chat.completions", status=status

@@ -203,12 +203,12 @@ def test_one_base_url_knows_tiers_and_the_served_model(site: Site, model: str) -
         names = [listed.id for listed in api.models.list()]
         assert names == ["chat", "reasoning", "smollm2"]
         assert api.models.retrieve(model).id == model
-        before = site.metrics().value("tierserve_requests_total", tier="reasoning")
+        before = site.metrics_now().value("tierserve_requests_total", tier="reasoning")
         answer = api.chat.completions.create(
             model=model, messages=JAPAN, temperature=0, max_tokens=30
         )
     assert "Tokyo" in (answer.choices[0].message.content or "")
-    used = site.metrics().value("tierserve_requests_total", tier="reasoning") - before
+    used = site.metrics_now().value("tierserve_requests_total", tier="reasoning") - before
     assert used == (1 if model == "reasoning" else 0)
 
 

@@ -49,7 +49,7 @@ async def test_a_flooded_tier_borrows_and_the_lender_still_starts_its_own_at_onc
     lending_site: Site,
 ) -> None:
     site = lending_site
-    before = site.metrics()
+    before = site.metrics_now()
     async with client_session() as session:
         flood = [
             asyncio.create_task(
@@ -75,7 +75,7 @@ async def test_a_flooded_tier_borrows_and_the_lender_still_starts_its_own_at_onc
         assert '"model":"reasoning"' not in reply.text
     await asyncio.to_thread(wait_for, site.is_idle, "the flood is over")
     assert {site.tier(tier)[name] for tier in Tier for name in ("lent", "borrowed")} == {0}
-    now = site.metrics()
+    now = site.metrics_now()
 
     def counted(name: str, **labels: str) -> float:
         return now.value(name, **labels) - before.value(name, **labels)
@@ -91,12 +91,12 @@ async def test_a_client_that_marks_its_own_request_as_borrowed_gets_what_it_woul
     lending_site: Site,
 ) -> None:
     marked = {"x-tierserve-borrowed-by": "chat", "x-tierserve-relayed": "1"}
-    before = lending_site.metrics().value("tierserve_requests_total", tier="reasoning")
+    before = lending_site.metrics_now().value("tierserve_requests_total", tier="reasoning")
     body = work("hi", 1, stream=False)
     assert lending_site.post("/api/reasoning", body, **marked).status_code == 200
     above = lending_site.post("/api/reasoning", {**body, "max_tokens": 99_999}, **marked)
     assert above.json()["error"]["code"] == "max_tokens_exceeds_tier_limit"
-    after = lending_site.metrics().value("tierserve_requests_total", tier="reasoning")
+    after = lending_site.metrics_now().value("tierserve_requests_total", tier="reasoning")
     assert after - before == 2
 
 

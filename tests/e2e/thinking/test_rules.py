@@ -167,14 +167,14 @@ def test_a_repeated_question_is_answered_from_the_cache(
     assert said(replayed) == chunks
     assert len(chunks) > 10
     assert "x-tierserve-cache" not in ask("a", temperature=0.7).headers
-    assert site.metrics().value("tierserve_answer_cache_requests_total", result="hit") == 2
+    assert site.metrics_now().value("tierserve_answer_cache_requests_total", result="hit") == 2
 
 
 def test_how_much_of_the_prompts_the_engine_knew_is_a_metric(site: Site) -> None:
     body = {"prompt": "Tom has 3 pens and buys 4. " * 60, "max_tokens": 20}
     for _ in range(3):
         assert site.post("/api/reasoning", body).status_code == 200
-    rate = site.metrics().value("tierserve_prefix_cache_hit_rate", tier="reasoning")
+    rate = site.metrics_now().value("tierserve_prefix_cache_hit_rate", tier="reasoning")
     assert 0.2 < rate < 1
 
 

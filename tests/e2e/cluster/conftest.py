@@ -8,7 +8,7 @@ from loadtest.servers.ray_nodes import RTX_4090, T4, gpu_nodes
 from serve_app.local.cluster import LocalCluster
 from tests.e2e.site import Site, site_of
 
-CARDS = (T4, RTX_4090, RTX_4090)
+NODES = (T4, RTX_4090, RTX_4090)
 ENVIRONMENT = {
     # Nobody waits here for a load balancer that learns slowly.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
@@ -20,5 +20,5 @@ ENVIRONMENT = {
 @pytest.fixture(scope="package")
 def site() -> Iterator[Site]:
     head = LocalCluster(environment=ENVIRONMENT, ray_options=("--num-cpus=2", "--num-gpus=0"))
-    with head as cluster, gpu_nodes(cluster, CARDS), site_of(cluster) as running:
+    with head as cluster, gpu_nodes(cluster, NODES), site_of(cluster) as running:
         yield running

@@ -26,6 +26,7 @@ def mixed_config(
     lend_share: float = 0.5,
     engine: dict[str, Any] | None = None,
     model: str = "smollm2",
+    downscale_delay_s: int = DOWNSCALE_DELAY_S,
 ) -> dict[str, Any]:
     """Least and most replicas of each tier, on the fake engine; chat's `engine` may be another."""
     config = load_profile("mixed")
@@ -56,7 +57,7 @@ def mixed_config(
         deployment["autoscaling_config"] |= {
             "min_replicas": least,
             "max_replicas": most,
-            "downscale_delay_s": DOWNSCALE_DELAY_S,
+            "downscale_delay_s": downscale_delay_s,
         }
     return config
 
@@ -124,7 +125,7 @@ def ready_names(site: Site, tier: Tier) -> set[str]:
         return set()
 
 
-def cards(site: Site, tier: Tier) -> list[str]:
+def accelerator_types(site: Site, tier: Tier) -> list[str]:
     """The accelerator type of each ready replica."""
     return sorted(replica["accelerator_type"] for replica in ready(site, tier))
 

@@ -1,5 +1,5 @@
-"""Three cards for two tiers: reasoning lends chat the one that it does not need, keeps its minimum,
-and gets the card back. Nothing is lent by slots here, so that cards have to move."""
+"""Three GPUs for two tiers: reasoning lends chat the one that it does not need, keeps its minimum,
+and gets the GPU back. Nothing is lent by slots here, so that GPUs have to move."""
 
 import asyncio
 
@@ -8,8 +8,8 @@ import aiohttp
 from loadtest.servers.ray_nodes import RTX_4090, T4
 from serve_app.core.tiers import Tier
 from tests.e2e.client import Reply, ask, client_session, work
-from tests.e2e.cluster.mixed import await_replicas, cards, deploy, mixed_config
-from tests.e2e.cluster.watch import watching
+from tests.e2e.cluster.mixed import await_replicas, deploy, mixed_config
+from tests.e2e.cluster.watch import Sight, watching
 from tests.e2e.figures import keep_figures
 from tests.e2e.machine_clock import clock_s
 from tests.e2e.site import Site
@@ -19,10 +19,15 @@ TOKENS = 300
 # (40 s), and reasoning's second burst outlasts that.
 SHORT, LONG, CHAT_STREAMS = 24, 90, 60
 WITHIN_S = 100.0
+# Nothing here has to outlast it: a GPU is free as soon as it is not needed.
+DOWNSCALE_DELAY_S = 5
 
 
-def test_a_card_goes_to_who_queues_and_back(site: Site) -> None:
-    deploy(site, mixed_config(chat=(1, 3), reasoning=(1, 2), lend_share=0.0))
+def test_a_gpu_goes_to_who_queues_and_back(site: Site) -> None:
+    config = mixed_config(
+        chat=(1, 3), reasoning=(1, 2), lend_share=0.0, downscale_delay_s=DOWNSCALE_DELAY_S
+    )
+    deploy(site, config)
     await_replicas(site, chat=1, reasoning=1)
     asyncio.run(_to_and_fro(site))
     await_replicas(site, chat=1, reasoning=1)
@@ -31,7 +36,7 @@ def test_a_card_goes_to_who_queues_and_back(site: Site) -> None:
 async def _to_and_fro(site: Site) -> None:
     async with client_session() as session, watching(session, site.url) as watch:
 
-        async def until(chat: int, reasoning: int) -> float:
+        async def until(chat: int, reasoning: int) -> tuple[float, Sight]:
             began_s = clock_s()
             sight = await watch.first(
                 f"{chat} replicas of chat and {reasoning} of reasoning",
@@ -40,22 +45,22 @@ async def _to_and_fro(site: Site) -> None:
                 ),
                 within_s=WITHIN_S,
             )
-            return round(sight.at_s - began_s, 1)
+            return round(sight.at_s - began_s, 1), sight
 
-        thoughts = burst(session, site, Tier.REASONING, SHORT)
-        taken_s = await until(chat=1, reasoning=2)
-        taken = cards(site, Tier.CHAT) + cards(site, Tier.REASONING)
+        reasoning = burst(session, site, Tier.REASONING, SHORT)
+        taken_s, now = await until(chat=1, reasoning=2)
+        taken = [*now.accelerator_types(Tier.CHAT), *now.accelerator_types(Tier.REASONING)]
         assert sorted(taken) == [RTX_4090, RTX_4090, T4], "every GPU is in use"
-        assert lost(await asyncio.gather(*thoughts)) == []
-        talk = burst(session, site, Tier.CHAT, CHAT_STREAMS)
-        handed_over_s = await until(chat=2, reasoning=1)
+        assert lost(await asyncio.gather(*reasoning)) == []
+        chat = burst(session, site, Tier.CHAT, CHAT_STREAMS)
+        handed_over_s, _ = await until(chat=2, reasoning=1)
         assert any("another tier scales down" in sight.reason(Tier.CHAT) for sight in watch.sights)
-        thoughts = burst(session, site, Tier.REASONING, LONG)
+        reasoning = burst(session, site, Tier.REASONING, LONG)
         await asyncio.sleep(2.0)
-        for stream in talk:
+        for stream in chat:
             stream.cancel()
-        handed_back_s = await until(chat=1, reasoning=2)
-        assert lost(await asyncio.gather(*thoughts)) == []
+        handed_back_s, _ = await until(chat=1, reasoning=2)
+        assert lost(await asyncio.gather(*reasoning)) == []
         keep_figures(
             "budget",
             taken_s=taken_s,

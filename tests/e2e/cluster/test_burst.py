@@ -14,8 +14,8 @@ from tests.e2e.client import Reply, ask, client_session, work
 from tests.e2e.cluster.mixed import (
     FAKE,
     REPLICAS_WITHIN_S,
+    accelerator_types,
     await_replicas,
-    cards,
     deploy,
     mixed_config,
     ready,
@@ -63,7 +63,7 @@ def _deploy_anew(site: Site, *, seed: int) -> None:
     assert not replica["service_measured"]
     # As on a cluster at rest; seconds after a card became free a replica starts slower (ADR 15).
     # Where the old replica still held its GPU, the new one has taken the other type.
-    free = RTX_4090 if cards(site, Tier.CHAT) == [T4] else T4
+    free = RTX_4090 if accelerator_types(site, Tier.CHAT) == [T4] else T4
     wait_for(lambda: idle_processes(free), "a process stands by", REPLICAS_WITHIN_S)
 
 
@@ -112,7 +112,7 @@ async def _burst(
     )
     new = served.names(Tier.CHAT) - before
     assert any(not stream.done() for stream in streams), "the burst must outlast the start"
-    assert served.cards(Tier.CHAT) == [RTX_4090, T4]
+    assert served.accelerator_types(Tier.CHAT) == [RTX_4090, T4]
     replies = await asyncio.gather(*streams)
     assert _lost(replies) == []
     times = (round(sight.at_s - began_s, 2) for sight in (decided, reports, served))

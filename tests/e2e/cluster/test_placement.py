@@ -12,7 +12,14 @@ import pytest
 from loadtest.servers.ray_nodes import RTX_4090, T4
 from serve_app.core.placement.hardware import hardware_for
 from serve_app.core.tiers import Tier
-from tests.e2e.cluster.mixed import await_replicas, cards, deploy, gpus, mixed_config, ready
+from tests.e2e.cluster.mixed import (
+    accelerator_types,
+    await_replicas,
+    deploy,
+    gpus,
+    mixed_config,
+    ready,
+)
 from tests.e2e.site import Site, wait_for
 
 
@@ -29,8 +36,8 @@ def test_each_tier_gets_the_type_whose_token_costs_least(
 ) -> None:
     deploy(site, mixed_config(chat=(chat, chat), reasoning=(reasoning, reasoning)))
     await_replicas(site, chat=chat, reasoning=reasoning)
-    assert cards(site, Tier.CHAT) == chat_on
-    assert cards(site, Tier.REASONING) == reasoning_on
+    assert accelerator_types(site, Tier.CHAT) == chat_on
+    assert accelerator_types(site, Tier.REASONING) == reasoning_on
     taken = gpus(site)
     assert len(taken) == len(set(taken)) == chat + reasoning, "one replica on each GPU"
     for tier in Tier:
@@ -46,8 +53,8 @@ def test_a_replica_waits_while_every_gpu_is_taken(site: Site) -> None:
     deploy(site, mixed_config(chat=(3, 3)))
     await_replicas(site, chat=2, reasoning=1)
     wait_for(lambda: site.tier(Tier.CHAT)["replicas_wanted"] == 3, "a third one is wanted")
-    assert cards(site, Tier.CHAT) == [RTX_4090, T4]
-    assert cards(site, Tier.REASONING) == [RTX_4090]
+    assert accelerator_types(site, Tier.CHAT) == [RTX_4090, T4]
+    assert accelerator_types(site, Tier.REASONING) == [RTX_4090]
     assert site.get("/readyz").status_code == 200
     report: dict[str, Any] = {}
 
@@ -68,7 +75,7 @@ def test_a_replica_waits_while_every_gpu_is_taken(site: Site) -> None:
     deploy(site, mixed_config())
     wait_for(lambda: site.tier(Tier.CHAT)["replicas_wanted"] == 1, "it is no longer wanted")
     await_replicas(site, chat=1, reasoning=1)
-    assert cards(site, Tier.CHAT) == [RTX_4090], "the dearer one is given back"
+    assert accelerator_types(site, Tier.CHAT) == [RTX_4090], "the dearer one is given back"
 
 
 def doctor(site: Site) -> dict[str, Any]:

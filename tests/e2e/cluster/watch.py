@@ -47,7 +47,7 @@ class Sight:
         """Requests that have a slot, of all replicas that report."""
         return self.tiers[tier]["running"]
 
-    def cards(self, tier: Tier) -> list[str]:
+    def accelerator_types(self, tier: Tier) -> list[str]:
         """The accelerator types that they landed on."""
         return sorted(replica["accelerator_type"] for replica in self.tiers[tier]["replicas"])
 

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("serve_app", "loadtest", "deploy")
+FOLDERS = (
+    "serve_app",
+    "loadtest",
+    "deploy",
+    "tests/e2e",
+    "tests/local",
+    "tests/doctor",
+    "tests/deploy",
+)
 # Private words for known ideas, each with the field's.
 REFUSED = {
     "told": "reported",

@@ -120,9 +120,9 @@ class _Trial:
         messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "54"}]
         body = {"model": "reasoning", "messages": messages}
         answer = self.client.post("/api/v1/tasks/title/completions", json=body).raise_for_status()
-        told = answer.json()
-        assert told["model"] == "chat", told["model"]
-        details = told["usage"]["completion_tokens_details"]
+        reported = answer.json()
+        assert reported["model"] == "chat", reported["model"]
+        details = reported["usage"]["completion_tokens_details"]
         assert details["reasoning_tokens"] == 0, details
 
     def abort(self) -> None:

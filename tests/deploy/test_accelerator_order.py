@@ -48,5 +48,5 @@ def test_a_profile_has_the_price_that_the_server_reckons_with(name: str) -> None
     price = hardware_for(profile.accelerator_type).price
     assert price is not None
     assert profile.price_usd_per_hour is not None
-    told = profile.price_usd_per_hour
-    assert (told.value, told.source) == (price.usd_per_hour, price.source)
+    reported = profile.price_usd_per_hour
+    assert (reported.value, reported.source) == (price.usd_per_hour, price.source)

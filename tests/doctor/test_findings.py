@@ -20,9 +20,15 @@ def test_a_service_that_does_not_answer_is_an_error() -> None:
 
 def test_a_tier_that_is_not_ready_is_reported_unless_nobody_asked_for_replicas() -> None:
     def codes(**tier: Any) -> list[str]:
-        told = {"tier": "chat", "ready": False, "replicas_wanted": 1, "message": "no GPU."} | tier
+        reported = {
+            "tier": "chat",
+            "ready": False,
+            "replicas_wanted": 1,
+            "message": "no GPU.",
+        } | tier
         return [
-            finding.sentence for finding in service_findings(a_service(), [told], starting=False)
+            finding.sentence
+            for finding in service_findings(a_service(), [reported], starting=False)
         ]
 
     assert codes() == ["chat has no replica that answers: no GPU."]

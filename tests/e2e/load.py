@@ -12,7 +12,7 @@ from tests.e2e.machine_clock import clock_s
 
 
 @dataclass(slots=True)
-class Visit:
+class Attempts:
     """One request, and its one retry if it was refused."""
 
     first: Reply
@@ -23,27 +23,27 @@ class Visit:
         return self.retry or self.first
 
 
-async def visit(session: aiohttp.ClientSession, url: str, body: object) -> Visit:
+async def ask_with_retry(session: aiohttp.ClientSession, url: str, body: object) -> Attempts:
     """Ask; if refused, come back once when told to."""
     first = await ask(session, url, body)
     if first.status != 429 or "retry-after" not in first.headers:
-        return Visit(first)
+        return Attempts(first)
     await asyncio.sleep(int(first.headers["retry-after"]))
-    return Visit(first, await ask(session, url, body))
+    return Attempts(first, await ask(session, url, body))
 
 
 async def arrive(
     session: aiohttp.ClientSession, url: str, bodies: Sequence[object], *, rate_per_s: float
-) -> list[Visit]:
+) -> list[Attempts]:
     """Send all bodies with exponential gaps (the same at each run) and wait for every end."""
-    dice = random.Random(len(bodies))
-    visits: list[asyncio.Task[Visit]] = []
+    rng = random.Random(len(bodies))
+    asked: list[asyncio.Task[Attempts]] = []
     due_s = clock_s()
     for body in bodies:
-        visits.append(asyncio.create_task(visit(session, url, body)))
-        due_s += dice.expovariate(rate_per_s)
+        asked.append(asyncio.create_task(ask_with_retry(session, url, body)))
+        due_s += rng.expovariate(rate_per_s)
         await asyncio.sleep(max(0.0, due_s - clock_s()))
-    return list(await asyncio.gather(*visits))
+    return list(await asyncio.gather(*asked))
 
 
 async def measure_capacity_rps(

@@ -193,11 +193,11 @@ class FakeGenerate:
 
 @contextmanager
 def asked_by_the_edge(generation: Generation | None) -> Any:
-    told = GENERATION.set(generation)
+    reported = GENERATION.set(generation)
     try:
         yield
     finally:
-        GENERATION.reset(told)
+        GENERATION.reset(reported)
 
 
 @dataclass

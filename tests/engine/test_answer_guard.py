@@ -62,7 +62,9 @@ async def test_an_answer_that_reaches_the_limit_is_one(stream: bool) -> None:
 
 
 @STREAMED
-async def test_a_thought_that_the_engine_closed_at_its_budget_is_told_as_cut(stream: bool) -> None:
+async def test_a_thought_closed_at_its_budget_is_reported_as_cut(
+    stream: bool,
+) -> None:
     own = [5] * (100 - 20 - len(MARKS.closing))
     outcome = await generated(ends(*own, *MARKS.closing, 9), stream=stream)
     assert outcome.thought == ("cut", len(own) + len(PHRASE), 2)
@@ -104,7 +106,7 @@ async def test_a_stop_string_in_the_answer_ends_it(stream: bool) -> None:
 
 
 @STREAMED
-async def test_a_thought_that_repeats_itself_is_closed_and_not_told_as_a_repetition(
+async def test_a_thought_that_repeats_itself_is_closed_and_not_reported_as_a_repetition(
     stream: bool,
 ) -> None:
     outcome = await generated(Said([5, 5, 5], "repetition"), ends(9), stream=stream)
@@ -113,7 +115,7 @@ async def test_a_thought_that_repeats_itself_is_closed_and_not_told_as_a_repetit
 
 
 @STREAMED
-async def test_an_answer_that_repeats_itself_ends_and_is_told_so(stream: bool) -> None:
+async def test_an_answer_that_repeats_itself_ends_and_that_is_reported(stream: bool) -> None:
     for script in ([Said([5, END, 9, 9], "repetition")], [ends(5), Said([9, 9], "repetition")]):
         outcome = await generated(*script, stream=stream)
         assert outcome.finish == {0: ["repetition"]}
@@ -181,7 +183,7 @@ async def test_no_more_tokens_are_asked_for_than_are_left(stream: bool) -> None:
 
 
 @STREAMED
-async def test_of_several_sequences_only_the_one_that_lacks_its_answer_goes_on(
+async def test_of_several_sequences_only_the_one_that_misses_its_answer_goes_on(
     stream: bool,
 ) -> None:
     first = [ends(5, END, 9), ends(6, 6), ends(5, END, BLANK)]
@@ -197,7 +199,7 @@ async def test_of_several_sequences_only_the_one_that_lacks_its_answer_goes_on(
     assert [asked.params.n for asked in outcome.asked] == [3, 1, 1]
 
 
-async def test_the_prompts_of_one_request_are_told_one_after_the_other() -> None:
+async def test_the_prompts_of_one_request_are_reported_one_after_the_other() -> None:
     generation = Generation(stop_repetition=True)
     generate = FakeGenerate([[ends(9), ends(9)], [ends(9), Said([9, 9], "repetition")]])
     guard = a_guard(generate, marks=None)
@@ -215,9 +217,9 @@ async def test_the_prompts_of_one_request_are_told_one_after_the_other() -> None
 @STREAMED
 async def test_each_id_keeps_its_place_among_the_probabilities(stream: bool) -> None:
     outcome = await generated(ends(5, 6), ends(9), stream=stream, with_logprobs=True)
-    told = [{5: -0.5}, {6: -0.5}, *[None] * len(MARKS.closing), {9: -0.5}, {EOS: -0.5}]
-    assert outcome.logprobs == {0: told}
-    assert len(outcome.ids[0]) == len(told)
+    reported = [{5: -0.5}, {6: -0.5}, *[None] * len(MARKS.closing), {9: -0.5}, {EOS: -0.5}]
+    assert outcome.logprobs == {0: reported}
+    assert len(outcome.ids[0]) == len(reported)
 
 
 @pytest.mark.parametrize("results", [1, 3, 5])

@@ -147,14 +147,14 @@ async def test_what_is_added_to_the_prompt_is_taken_from_the_limit_at_the_contex
     assert outcome.asked[0].params.max_tokens == 60 - 1 - len(MARKS.opening)
 
 
-@pytest.mark.parametrize(("on", "own", "told"), [
+@pytest.mark.parametrize(("on", "own", "reported"), [
     (True, None, LOOK_FOR), (True, "its own", "its own"), (False, None, None),
 ])  # fmt: skip
 async def test_the_engine_looks_for_repetition_where_the_tier_wants_it(
-    on: bool, own: str | None, told: str | None
+    on: bool, own: str | None, reported: str | None
 ) -> None:
     outcome = await generated(ANSWER, stop_repetition=on, repetition_detection=own)
-    assert outcome.asked[0].params.repetition_detection == told
+    assert outcome.asked[0].params.repetition_detection == reported
 
 
 # --- JSON
@@ -265,7 +265,7 @@ async def test_of_several_sequences_each_has_an_end_of_its_own(stream: bool) -> 
 
 
 @STREAMED
-async def test_json_that_cannot_be_closed_is_told_as_cut(stream: bool) -> None:
+async def test_json_that_cannot_be_closed_is_reported_as_cut(stream: bool) -> None:
     cut = Said([5, END, 6, 6], "length")
     binder = FakeBinder(ids=None)
     outcome = await generated(cut, structured_outputs=JSON, stream=stream, binder=binder)
@@ -314,8 +314,8 @@ async def test_the_engine_gets_the_form_that_was_checked(generation: Generation 
     with asked_by_the_edge(generation):
         results = [r async for r in guard({"prompt_token_ids": [USER]}, params, "id")]
     assert len(results) == 1
-    told = None if generation is None else generation.structure_field
-    assert generate.asked[0].params.structured_outputs.regex == told
+    reported = None if generation is None else generation.structure_field
+    assert generate.asked[0].params.structured_outputs.regex == reported
 
 
 @pytest.mark.parametrize("bound", [REGEX, JSON])

@@ -42,8 +42,8 @@ def written(holder_class: Any, wants: Sequence[int], budget: int) -> list[int]:
     ids: list[int] = []
     params = SimpleNamespace(thinking_token_budget=budget)
     holder.sync_batch(SimpleNamespace(removed=[], added=[(0, params, PROMPT, ids)], moved=[]))
-    wish = iter(wants)
-    wanted = next(wish)
+    demand = iter(wants)
+    wanted = next(demand)
     while True:
         holder.update_state([ids], None)
         logits = torch.zeros(1, VOCABULARY)
@@ -51,7 +51,7 @@ def written(holder_class: Any, wants: Sequence[int], budget: int) -> list[int]:
         token = int(holder.apply_to_logits(logits, False, None).argmax())
         ids.append(token)
         if token == wanted:
-            wanted = next(wish, -1)
+            wanted = next(demand, -1)
         if wanted == -1 or len(ids) > 40:
             return ids
 

@@ -184,7 +184,7 @@ def test_the_first_failure_ends_a_first_start(status: str, message: str, fails: 
         ),
     ],
 )
-def test_a_failure_is_told_by_its_last_exception(message: str, reason: str) -> None:
+def test_a_failure_is_reported_by_its_last_exception(message: str, reason: str) -> None:
     assert failure_reason(message) == reason
 
 

@@ -34,8 +34,8 @@ def test_all_lines_are_shown_to_who_asks_for_them() -> None:
 
 
 def test_a_warning_is_said_as_text() -> None:
-    told = line("WARNING", "settings  refused:\nmax_wait_s", tier="chat")
-    assert LogFeed(Clock()).take([told]) == ["WARNING chat: settings refused: max_wait_s"]
+    reported = line("WARNING", "settings  refused:\nmax_wait_s", tier="chat")
+    assert LogFeed(Clock()).take([reported]) == ["WARNING chat: settings refused: max_wait_s"]
 
 
 def test_an_error_is_said_with_its_last_exception() -> None:

@@ -47,7 +47,7 @@ def asking(replicas: Replicas) -> Any:
     return ReplicaAnswers(replicas, TIMEOUT_S, KEEP_S, now_s)
 
 
-async def told(answers: Any) -> list[tuple[Any, float, bool]]:
+async def reported(answers: Any) -> list[tuple[Any, float, bool]]:
     await asyncio.sleep(0.01)  # no question at the moment of an answer
     return [(kept.value, round(kept.age_s, 1), kept.stale) for kept in await answers.ask()]
 
@@ -56,41 +56,41 @@ async def told(answers: Any) -> list[tuple[Any, float, bool]]:
 async def test_one_late_replica_takes_nothing_from_the_others() -> None:
     replicas = Replicas(a=0.1, b=0.1)
     answers = asking(replicas)
-    assert await told(answers) == [("a1", 0.0, False), ("b1", 0.0, False)]
+    assert await reported(answers) == [("a1", 0.0, False), ("b1", 0.0, False)]
     replicas.after_s["b"] = 5.0
-    assert await told(answers) == [("a2", 1.9, False), ("b1", 2.0, True)]
+    assert await reported(answers) == [("a2", 1.9, False), ("b1", 2.0, True)]
 
 
 @virtual
 async def test_a_late_answer_is_taken_when_it_comes() -> None:
     replicas = Replicas(a=3.0)
     answers = asking(replicas)
-    assert await told(answers) == []
+    assert await reported(answers) == []
     await asyncio.sleep(2.0)
     replicas.after_s["a"] = 9.0
-    assert await told(answers) == [("a1", 3.0, True)]
+    assert await reported(answers) == [("a1", 3.0, True)]
 
 
 @virtual
 async def test_a_replica_that_says_nothing_is_dropped_in_the_end() -> None:
     replicas = Replicas(a=0.1)
     answers = asking(replicas)
-    await told(answers)
+    await reported(answers)
     replicas.after_s["a"] = 1000.0
     await asyncio.sleep(KEEP_S - 3.0)
-    assert await told(answers) == [("a1", 29.0, True)]
-    assert await told(answers) == []
-    assert await told(answers) == []
+    assert await reported(answers) == [("a1", 29.0, True)]
+    assert await reported(answers) == []
+    assert await reported(answers) == []
 
 
 @virtual
 async def test_a_replica_that_serve_has_no_more_or_that_died_is_gone_at_once() -> None:
     replicas = Replicas(a=0.1, b=0.1, c=0.1)
     answers = asking(replicas)
-    assert len(await told(answers)) == 3
+    assert len(await reported(answers)) == 3
     del replicas.after_s["a"]
     replicas.dead.add("b")
-    assert await told(answers) == [("c2", 0.0, False)]
+    assert await reported(answers) == [("c2", 0.0, False)]
 
 
 @virtual
@@ -101,8 +101,8 @@ async def test_a_tier_that_is_gone_has_no_replicas_and_one_that_cannot_be_asked_
 
     replicas = Replicas(a=0.1)
     answers = asking(replicas)
-    await told(answers)
+    await reported(answers)
     replicas.fault = TimeoutError()
-    assert await told(answers) == [("a1", 0.0, True)]
+    assert await reported(answers) == [("a1", 0.0, True)]
     replicas.fault = RayServeException()
-    assert await told(answers) == []
+    assert await reported(answers) == []

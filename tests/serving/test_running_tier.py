@@ -94,14 +94,14 @@ async def test_a_patch_of_vllm_that_is_not_installed_is_on_the_page() -> None:
 
 
 @virtual
-async def test_the_policy_is_told_the_slo_that_holds_now() -> None:
+async def test_the_policy_gets_the_slo_that_holds_now() -> None:
     tier = await a_tier(some_settings())
     try:
         assert tier.autoscaling_stats()["law_slo_ttft_s"] == 2.0
         slo = SloConfig(ttft_s=3.0, tpot_s=0.04)
         tier.apply(some_settings().model_copy(update={"slo": slo}))
-        told = tier.autoscaling_stats()
-        assert (told["law_slo_ttft_s"], told["law_slo_tpot_s"]) == (3.0, 0.04)
+        reported = tier.autoscaling_stats()
+        assert (reported["law_slo_ttft_s"], reported["law_slo_tpot_s"]) == (3.0, 0.04)
         assert tier.report()["settings"]["slo"] == {"ttft_s": 3.0, "tpot_s": 0.04}
     finally:
         tier.engine.shutdown()

@@ -12,11 +12,11 @@ TELL = (sys.executable, "-c", "import os; print(os.sched_getscheduler(0))")
 
 
 def test_what_is_started_inherits_that_it_never_preempts() -> None:
-    told = subprocess.run(
+    reported = subprocess.run(
         TELL, capture_output=True, text=True, check=True, preexec_fn=never_preempt
     )
 
-    assert int(told.stdout) == os.SCHED_BATCH
+    assert int(reported.stdout) == os.SCHED_BATCH
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
@@ -37,9 +37,9 @@ done.set()
 print(engine.stdout.strip(), sorted(classes))
 """
     words = (sys.executable, "-c", script % (TELL,))
-    told = subprocess.run(words, capture_output=True, text=True, check=True)
+    reported = subprocess.run(words, capture_output=True, text=True, check=True)
 
-    assert told.stdout.strip() == f"{os.SCHED_OTHER} {[os.SCHED_BATCH] * 2}"
+    assert reported.stdout.strip() == f"{os.SCHED_OTHER} {[os.SCHED_BATCH] * 2}"
 
 
 @pytest.mark.parametrize("chosen", [os.SCHED_OTHER, os.SCHED_IDLE])
@@ -54,9 +54,9 @@ with preempting():
 print(within, os.sched_getscheduler(0))
 """
     words = (sys.executable, "-c", script, str(chosen))
-    told = subprocess.run(words, capture_output=True, text=True, check=True)
+    reported = subprocess.run(words, capture_output=True, text=True, check=True)
 
-    assert told.stdout.split() == [str(chosen)] * 2
+    assert reported.stdout.split() == [str(chosen)] * 2
 
 
 def test_a_sandbox_without_classes_loses_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,9 +65,9 @@ async def test_where_the_store_does_not_answer_nothing_is_known(
     assert await exchanged_once(tier) is None
 
 
-def test_a_tier_that_has_told_nothing_for_long_is_gone() -> None:
+def test_a_tier_that_has_reported_nothing_for_long_is_gone() -> None:
     from serve_app.serving.tier_limits import BELIEVED_S, believed
 
-    told = {"max_new_tokens": 2048, "at_s": 1000.0}
-    assert believed(told, 1000.0 + BELIEVED_S / 2) == 2048
-    assert believed(told, 1001.0 + BELIEVED_S) is None
+    reported = {"max_new_tokens": 2048, "at_s": 1000.0}
+    assert believed(reported, 1000.0 + BELIEVED_S / 2) == 2048
+    assert believed(reported, 1001.0 + BELIEVED_S) is None

@@ -58,12 +58,12 @@ def test_a_replica_waits_while_every_gpu_is_taken(site: Site) -> None:
     assert site.get("/readyz").status_code == 200
     report: dict[str, Any] = {}
 
-    def is_told() -> bool:
+    def is_reported() -> bool:
         # What a node has free comes with Ray's next report of its resources.
         report.update(doctor(site))
         return "gpu-taken" in [finding["code"] for finding in report["findings"]]
 
-    wait_for(is_told, "the doctor tells why it waits")
+    wait_for(is_reported, "the doctor tells why it waits")
     assert report["status"] == "problems"
     (chat,) = (tier for tier in report["tiers"] if tier["name"] == "chat")
     assert (chat["replicas_wanted"], chat["replicas_placed"]) == (3, 2)

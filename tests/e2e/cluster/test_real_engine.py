@@ -10,7 +10,7 @@ from tests.e2e.site import Site, wait_for
 VLLM_WITHIN_S = 150.0
 
 
-def test_vllm_computes_on_the_cpu_and_says_where_it_landed(site: Site) -> None:
+def test_vllm_computes_on_the_cpu_and_says_where_it_runs(site: Site) -> None:
     # Reasoning has the other GPUs: Ray may count the one that a replica has just left as taken for
     # a moment, and would fall back to another type.
     deploy(site, mixed_config(reasoning=(2, 2)))

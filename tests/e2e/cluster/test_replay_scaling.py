@@ -42,15 +42,15 @@ def test_a_replay_comes_to_what_the_simulation_says(site: Site) -> None:
     from loadtest.studies.replay_scaling.simulated import simulate_replay
 
     trace = CELL.trace(LENGTH_S, 1.0)
-    card = known_profiles()["RTX4090"]
+    gpu = known_profiles()["RTX4090"]
     # Nothing starts in so short a time, and the first replicas need not be waited for.
-    start_s = {"total": card.start_s["total"].model_copy(update={"value": 5.0})}
-    profiles = {"RTX4090": card.model_copy(update={"start_s": start_s})}
+    start_s = {"total": gpu.start_s["total"].model_copy(update={"value": 5.0})}
+    profiles = {"RTX4090": gpu.model_copy(update={"start_s": start_s})}
     deploy(site, application(CELL, profiles, (Tier.CHAT,), STREAM_INTERVAL, least=CELL.initial))
     real = replay_on(site.cluster, CELL, trace, profiles, SLO, stream_interval=STREAM_INTERVAL)
     expected = simulated(simulate_replay(CELL, trace, profiles, SLO))
-    told = differences(real.figures, expected)
-    keep_figures("replay beside simulation", difference=told, machine=real.machine)
+    reported = differences(real.figures, expected)
+    keep_figures("replay beside simulation", difference=reported, machine=real.machine)
     assert real.figures.requests == expected.requests == len(trace.requests)
     assert real.errors == []
-    assert told["within"], (told, real.as_dict(), expected.as_dict())
+    assert reported["within"], (reported, real.as_dict(), expected.as_dict())

@@ -140,7 +140,7 @@ def connections_of(process: psutil.Process) -> list[Any]:
     return []
 
 
-def test_it_tells_how_it_goes_and_stops_all_of_it(launcher: Launcher) -> None:
+def test_it_shows_how_it_goes_and_stops_all_of_it(launcher: Launcher) -> None:
     text = launcher.read()
     for piece in ("waiting for Ray", "chat: load done in 2.0 s", "curl -N", "/api/chat", "Ctrl-C"):
         assert piece in text

@@ -25,11 +25,11 @@ def test_what_clients_look_for_first_is_there(site: Site, path: str) -> None:
 def test_the_models_tell_their_limits_at_each_spelling(site: Site, path: str) -> None:
     models = {model["id"]: model for model in site.http.get(f"{site.url}{path}").json()["data"]}
     for tier in Tier:
-        told = site.tier(tier)
-        assert models[tier]["max_model_len"] == told["max_model_len"] == 4096
+        reported = site.tier(tier)
+        assert models[tier]["max_model_len"] == reported["max_model_len"] == 4096
         limits = models[tier]["limits"]
-        assert limits["max_new_tokens"] == told["max_new_tokens"]
-        assert limits["slots"] == told["slots"] >= 1
+        assert limits["max_new_tokens"] == reported["max_new_tokens"]
+        assert limits["slots"] == reported["slots"] >= 1
         assert (limits["tier"], limits["when_above"]) == (tier, "lower")
 
 
@@ -126,7 +126,7 @@ def test_a_prompt_that_leaves_no_room_is_refused_by_its_field(site: Site, tokens
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/api/chat/v1/models"])
-def test_browsers_are_told_nothing_by_default(site: Site, path: str) -> None:
+def test_browsers_are_permitted_nothing_by_default(site: Site, path: str) -> None:
     asked = {"origin": "https://a.example", "access-control-request-method": "POST"}
     for answer in (
         site.http.options(path, headers=asked),

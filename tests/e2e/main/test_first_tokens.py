@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.client import client_session, work
 from tests.e2e.figures import keep_figures
-from tests.e2e.load import Visit, arrive
+from tests.e2e.load import Attempts, arrive
 from tests.e2e.site import Site, wait_for
 
 REQUESTS = 100
@@ -31,13 +31,13 @@ WORDS = [
 ]
 
 
-def prompt_of(tokens: int, dice: random.Random) -> str:
+def prompt_of(tokens: int, rng: random.Random) -> str:
     """About so many tokens, and none that an earlier one has begun with."""
-    return " ".join([f"{dice.random():.6f}", *(dice.choice(WORDS) for _ in range(tokens - 6))])
+    return " ".join([f"{rng.random():.6f}", *(rng.choice(WORDS) for _ in range(tokens - 6))])
 
 
-def drawn(dice: random.Random, least: int, most: int) -> int:
-    return round(math.exp(dice.uniform(math.log(least), math.log(most))))
+def drawn(rng: random.Random, least: int, most: int) -> int:
+    return round(math.exp(rng.uniform(math.log(least), math.log(most))))
 
 
 @pytest.mark.parametrize(
@@ -48,40 +48,40 @@ def drawn(dice: random.Random, least: int, most: int) -> int:
 async def test_who_is_admitted_has_a_first_token_in_time(
     site: Site, longest_prompt: int, longest_answer: int, rate_rps: float
 ) -> None:
-    dice = random.Random(longest_prompt)
+    rng = random.Random(longest_prompt)
     bodies = [
         work(
-            prompt_of(drawn(dice, 10, longest_prompt), dice),
-            drawn(dice, 10, longest_answer),
+            prompt_of(drawn(rng, 10, longest_prompt), rng),
+            drawn(rng, 10, longest_answer),
             stream=True,
         )
         for _ in range(REQUESTS)
     ]
     async with client_session() as session:
-        visits = await arrive(session, f"{site.url}/api/chat", bodies, rate_per_s=rate_rps)
+        asked = await arrive(session, f"{site.url}/api/chat", bodies, rate_per_s=rate_rps)
     wait_for(site.is_idle, "counters back at zero")
-    refused = [visit for visit in visits if visit.first.status == 429]
-    honest = sum(visit.last.served for visit in refused)
-    late = late_ones(visits)
-    served = sum(visit.last.served for visit in visits)
+    refused = [attempts for attempts in asked if attempts.first.status == 429]
+    honest = sum(attempts.last.served for attempts in refused)
+    late = late_ones(asked)
+    served = sum(attempts.last.served for attempts in asked)
     keep_figures(
         f"first tokens, prompts to {longest_prompt}, answers to {longest_answer}",
         requests=REQUESTS,
         refused=len(refused),
         served_on_retry=honest,
         late=len(late),
-        slowest_first_token_s=round(max(v.last.ttft_s for v in visits if v.last.served), 2),
+        slowest_first_token_s=round(max(v.last.ttft_s for v in asked if v.last.served), 2),
     )
     assert len(refused) > REQUESTS / 10, "the tier was not overloaded"
     assert len(late) <= (1 - IN_TIME) * served + 1
     assert honest >= HONEST * len(refused)
 
 
-def late_ones(visits: Sequence[Visit]) -> list[Visit]:
+def late_ones(asked: Sequence[Attempts]) -> list[Attempts]:
     """Who waited for longer than promised; who comes back may wait twice as long."""
     return [
-        visit
-        for visit in visits
-        if visit.last.served
-        and visit.last.ttft_s > (1 if visit.retry is None else 2) * MAX_WAIT_S + STEP_S
+        attempts
+        for attempts in asked
+        if attempts.last.served
+        and attempts.last.ttft_s > (1 if attempts.retry is None else 2) * MAX_WAIT_S + STEP_S
     ]

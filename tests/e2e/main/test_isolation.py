@@ -11,7 +11,7 @@ import aiohttp
 from serve_app.core.tiers import Tier
 from tests.e2e.client import ask, client_session, work
 from tests.e2e.figures import keep_figures
-from tests.e2e.load import Visit, visit
+from tests.e2e.load import Attempts, ask_with_retry
 from tests.e2e.site import Site, wait_for
 
 # Idle and flooded in turn, so that a drift of the machine cancels. What its host does for a second
@@ -36,22 +36,22 @@ async def reasoning_ttft_ms(
 
 
 @asynccontextmanager
-async def flooded_chat(session: aiohttp.ClientSession, site: Site) -> AsyncIterator[list[Visit]]:
+async def flooded_chat(session: aiohttp.ClientSession, site: Site) -> AsyncIterator[list[Attempts]]:
     """Twice as many clients as there are slots, each with its next request at once."""
     slots = site.tier(Tier.CHAT)["slots"]
-    visits: list[Visit] = []
+    asked: list[Attempts] = []
 
     async def client(number: int) -> None:
         body = work(f"Client {number}.", FLOOD_TOKENS, stream=True)
         while True:
-            visits.append(await visit(session, f"{site.url}/api/chat", body))
+            asked.append(await ask_with_retry(session, f"{site.url}/api/chat", body))
 
     clients = [asyncio.create_task(client(number)) for number in range(2 * slots)]
     await asyncio.to_thread(
         wait_for, lambda: site.tier(Tier.CHAT)["running"] >= slots, "chat is flooded"
     )
     try:
-        yield visits
+        yield asked
     finally:
         for task in clients:
             task.cancel()

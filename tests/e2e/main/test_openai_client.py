@@ -212,7 +212,7 @@ def test_one_base_url_knows_tiers_and_the_served_model(site: Site, model: str) -
     assert used == (1 if model == "reasoning" else 0)
 
 
-def test_a_client_that_retries_is_told_of_an_unknown_model(site: Site) -> None:
+def test_a_client_that_retries_hears_of_an_unknown_model(site: Site) -> None:
     with (
         openai.OpenAI(base_url=f"{site.url}/v1", api_key="any") as api,
         pytest.raises(openai.NotFoundError, match="nope"),

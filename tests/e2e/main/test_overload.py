@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from serve_app.core.tiers import Tier
 from tests.e2e.client import Reply, client_session, work
 from tests.e2e.figures import keep_figures
-from tests.e2e.load import Visit, arrive, measure_capacity_rps
+from tests.e2e.load import Attempts, arrive, measure_capacity_rps
 from tests.e2e.site import Site, wait_for
 
 REQUESTS = 200
@@ -27,12 +27,12 @@ async def test_three_times_capacity_is_served_or_refused_honestly(site: Site) ->
     async with client_session() as session:
         warm_up = work("A story.", TOKENS, stream=True)
         capacity_rps = await measure_capacity_rps(session, url, warm_up, slots=slots)
-        visits = await arrive(session, url, bodies, rate_per_s=OVERLOAD * capacity_rps)
+        asked = await arrive(session, url, bodies, rate_per_s=OVERLOAD * capacity_rps)
     wait_for(site.is_idle, "counters back at zero")
-    refused = [visit for visit in visits if visit.first.status == 429]
-    assert len(visits) == REQUESTS
+    refused = [attempts for attempts in asked if attempts.first.status == 429]
+    assert len(asked) == REQUESTS
     assert len(refused) > REQUESTS / 4, "the tier was not overloaded"
-    honest = sum(visit.retry is not None and visit.retry.served for visit in refused)
+    honest = sum(attempts.retry is not None and attempts.retry.served for attempts in refused)
     keep_figures(
         "overload",
         requests=REQUESTS,
@@ -41,19 +41,19 @@ async def test_three_times_capacity_is_served_or_refused_honestly(site: Site) ->
         refused=len(refused),
         served_on_retry=honest,
         honest_share=round(honest / len(refused), 3),
-        slowest_refusal_ms=round(max(visit.first.e2e_s for visit in refused) * 1e3),
+        slowest_refusal_ms=round(max(attempts.first.e2e_s for attempts in refused) * 1e3),
     )
-    assert_all_ended(visits)
-    assert_refusals_say_enough([visit.first for visit in refused])
-    assert_streams_are_refused_alike(visits)
-    retries = [visit for visit in visits if visit.retry is not None]
-    assert_counted(site, before, served=len(visits) - len(refused) + honest + slots)
+    assert_all_ended(asked)
+    assert_refusals_say_enough([attempts.first for attempts in refused])
+    assert_streams_are_refused_alike(asked)
+    retries = [attempts for attempts in asked if attempts.retry is not None]
+    assert_counted(site, before, served=len(asked) - len(refused) + honest + slots)
     assert len(retries) == len(refused)
     assert honest / len(refused) >= HONEST_SHARE
 
 
-def assert_all_ended(visits: Sequence[Visit]) -> None:
-    replies = [reply for visit in visits for reply in (visit.first, visit.retry) if reply]
+def assert_all_ended(asked: Sequence[Attempts]) -> None:
+    replies = [reply for attempts in asked for reply in (attempts.first, attempts.retry) if reply]
     assert [reply for reply in replies if not reply.served and reply.status != 429] == []
 
 
@@ -67,10 +67,10 @@ def assert_refusals_say_enough(refusals: Sequence[Reply]) -> None:
     assert max(refusal.e2e_s for refusal in refusals) < REFUSED_WITHIN_S
 
 
-def assert_streams_are_refused_alike(visits: Sequence[Visit]) -> None:
+def assert_streams_are_refused_alike(asked: Sequence[Attempts]) -> None:
     streams, whole = (
-        sum(visit.first.status == 429 for visit in half) / len(half)
-        for half in (visits[0::2], visits[1::2])
+        sum(attempts.first.status == 429 for attempts in half) / len(half)
+        for half in (asked[0::2], asked[1::2])
     )
     assert abs(streams - whole) < MOST_DIFFERENCE
 

@@ -126,7 +126,7 @@ async def test_a_flood_of_requests_pages_and_the_page_ends(watched: Watched) -> 
     )
 
 
-def test_invalid_settings_make_a_ticket_until_they_are_mended(watched: Watched) -> None:
+def test_invalid_settings_make_a_ticket_until_they_are_corrected(watched: Watched) -> None:
     ticket = ("TierserveSettingsRefused", "reasoning", "ticket")
     assert ticket not in watched.api.firing()
     spoilt = deepcopy(watched.config)

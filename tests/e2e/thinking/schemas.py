@@ -8,14 +8,14 @@ WORDS = ("red", "green", "blue", "small", "large")
 
 
 def schemas(count: int, seed: int = 7) -> list[dict[str, Any]]:
-    dice = random.Random(seed)
-    return [_object(dice, depth=2) for _ in range(count)]
+    rng = random.Random(seed)
+    return [_object(rng, depth=2) for _ in range(count)]
 
 
-def _object(dice: random.Random, depth: int) -> dict[str, Any]:
-    names = dice.sample(NAMES, dice.randint(1, 4))
-    properties = {name: _value(dice, depth - 1) for name in names}
-    required = [name for name in names if dice.random() < 0.8] or names[:1]
+def _object(rng: random.Random, depth: int) -> dict[str, Any]:
+    names = rng.sample(NAMES, rng.randint(1, 4))
+    properties = {name: _value(rng, depth - 1) for name in names}
+    required = [name for name in names if rng.random() < 0.8] or names[:1]
     return {
         "type": "object",
         "properties": properties,
@@ -24,21 +24,21 @@ def _object(dice: random.Random, depth: int) -> dict[str, Any]:
     }
 
 
-def _value(dice: random.Random, depth: int) -> dict[str, Any]:
+def _value(rng: random.Random, depth: int) -> dict[str, Any]:
     kinds = ["integer", "bounded", "number", "boolean", "string", "short", "enum", "nullable"]
-    kind = dice.choice([*kinds, *(["object", "array"] if depth > 0 else [])])
+    kind = rng.choice([*kinds, *(["object", "array"] if depth > 0 else [])])
     match kind:
         case "bounded":
-            return {"type": "integer", "minimum": 0, "maximum": dice.choice((9, 120, 5000))}
+            return {"type": "integer", "minimum": 0, "maximum": rng.choice((9, 120, 5000))}
         case "short":
-            return {"type": "string", "maxLength": dice.randint(3, 20)}
+            return {"type": "string", "maxLength": rng.randint(3, 20)}
         case "enum":
-            return {"enum": dice.sample(WORDS, 3)}
+            return {"enum": rng.sample(WORDS, 3)}
         case "nullable":
             return {"anyOf": [{"type": "integer"}, {"type": "null"}]}
         case "object":
-            return _object(dice, depth)
+            return _object(rng, depth)
         case "array":
-            return {"type": "array", "items": _value(dice, 0), "maxItems": dice.randint(1, 4)}
+            return {"type": "array", "items": _value(rng, 0), "maxItems": rng.randint(1, 4)}
         case _:
             return {"type": kind}

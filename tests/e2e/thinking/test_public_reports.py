@@ -31,7 +31,7 @@ def test_a_stop_string_in_the_thought_changes_nothing(site: Site, stop: str) -> 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_anthropics_clients_are_told_which_stop_it_was(site: Site, stream: bool) -> None:
+def test_anthropics_clients_see_which_stop_it_was(site: Site, stream: bool) -> None:
     body = {**ASKED, "model": "chat", "stop_sequences": ["never", "answer"], "stream": stream}
     reply = site.post("/v1/messages", body)
     if stream:

@@ -109,7 +109,7 @@ def test_an_effort_or_budget_that_is_none_is_refused(api: openai.OpenAI) -> None
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_endless_repetition_ends_and_is_told(site: Site, stream: bool) -> None:
+def test_endless_repetition_ends_and_is_reported(site: Site, stream: bool) -> None:
     body = {
         "prompt": "Hi",
         "reasoning_effort": "none",

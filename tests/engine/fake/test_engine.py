@@ -48,7 +48,7 @@ async def test_it_takes_its_time_to_start() -> None:
 
 
 @virtual
-async def test_one_stream_takes_the_steps_of_its_card() -> None:
+async def test_one_stream_takes_the_steps_of_its_gpu() -> None:
     for hardware in (T4, RTX_4090):
         engine = await started(hardware, start_s=0)
         before_s = now_s()
@@ -80,10 +80,10 @@ async def test_a_long_prompt_delays_the_first_token() -> None:
 
 
 @virtual
-async def test_a_card_of_the_settings_takes_its_place() -> None:
+async def test_a_gpu_of_the_settings_takes_its_place() -> None:
     figures = {"base_ms": 30.0, "per_sequence_ms": 2.0, "per_prompt_token_ms": 0.5}
-    card = {**figures, "per_context_ktoken_ms": 100.0, "step_tokens": 100, "kv_tokens": 5000}
-    fake = FakeEngineConfig.model_validate({"start_s": 0, "cards": {"T4": card}})
+    gpu = {**figures, "per_context_ktoken_ms": 100.0, "step_tokens": 100, "kv_tokens": 5000}
+    fake = FakeEngineConfig.model_validate({"start_s": 0, "cards": {"T4": gpu}})
     hardware = simulated_gpu(fake, T4)
     assert simulated_gpu(fake, RTX_4090) is RTX_4090
     assert model_of(hardware).step_ms(3, 10) == pytest.approx(30 + 3 * 2 + 10 * 0.5)
@@ -117,8 +117,8 @@ async def test_the_edge_hears_of_the_prompt_and_of_the_first_token() -> None:
     prompt = [{"role": "user", "content": "x" * 4 * 999}]
     call = Call(engine, CHAT, messages=prompt, max_tokens=50, ignore_eos=True, n=2)
     await call.answer()
-    (told, told_s), (first, first_s) = heard
-    assert (told, told_s) == ("2000 tokens", 0.0)
+    (reported, reported_s), (first, first_s) = heard
+    assert (reported, reported_s) == ("2000 tokens", 0.0)
     assert first == "first token"
     assert first_s == pytest.approx(2000 * model_of(T4).per_prompt_token_ms / 1e3, abs=0.03)
 
@@ -215,7 +215,7 @@ async def test_who_leaves_makes_room() -> None:
     assert engine.load.output_tokens <= made + 2 * T4.max_sequences
 
 
-class Told:
+class Reported:
     """What the engine tells its watch."""
 
     def __init__(self) -> None:
@@ -230,17 +230,17 @@ class Told:
 
 
 @virtual
-async def test_steps_without_a_pause_and_requests_that_ended_are_told() -> None:
+async def test_steps_without_a_pause_and_requests_that_ended_are_reported() -> None:
     engine = await started(start_s=0)
-    told = engine.load.watch = Told()
+    reported = engine.load.watch = Reported()
     body = {"messages": HELLO, "ignore_eos": True, "stream": True}
     first, left = (Call(engine, CHAT, **body, max_tokens=tokens) for tokens in (5, 4000))
     await first.events()
     left.gone.set()
     await left.task
     step_ms = model_of(T4).step_ms(2)
-    assert told.steps[:4] == [(pytest.approx(step_ms), 2, 0)] * 4
-    assert told.ends == [(2, 5)]
+    assert reported.steps[:4] == [(pytest.approx(step_ms), 2, 0)] * 4
+    assert reported.ends == [(2, 5)]
 
 
 @virtual

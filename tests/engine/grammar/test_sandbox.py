@@ -158,7 +158,9 @@ async def test_a_grammar_that_compiles_to_too_much_is_refused(vocabulary: str) -
         assert await code_of(sandbox, spec) == "structure_too_large"
 
 
-async def test_a_message_tells_the_cause_without_xgrammars_source(sandbox: GrammarSandbox) -> None:
+async def test_a_message_has_the_cause_without_xgrammars_source(
+    sandbox: GrammarSandbox,
+) -> None:
     with pytest.raises(StructureRefusedError) as refused:
         await sandbox.check(schema_spec({"$ref": "#/$defs/nowhere"}))
     assert "Cannot find field $defs" in refused.value.message

@@ -67,7 +67,7 @@ def test_what_the_driver_says_of_the_gpu_wins() -> None:
     assert checked.fit.fits is None
 
 
-def test_a_model_whose_sizes_are_not_told_is_not_checked(model: Path) -> None:
+def test_a_model_whose_sizes_are_not_reported_is_not_checked(model: Path) -> None:
     (model / "config.json").write_text('{"model_type": "strange"}')
     assert quantization_argument(EngineConfig(), str(model), T4) is None
 

@@ -29,7 +29,7 @@ def test_a_whole_directory_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_directory_that_lacks_a_file_is_refused(tmp_path: Path, file: str) -> None:
+def test_a_directory_that_misses_a_file_is_refused(tmp_path: Path, file: str) -> None:
     model = make_model_dir(tmp_path)
     (model / file).unlink()
     with pytest.raises(ModelNotFoundError, match=r"has no .*: download the model again"):
@@ -78,7 +78,7 @@ def test_the_embedded_reasoning_model_lies_in_the_package(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_name_is_told_the_embedded_ones() -> None:
+def test_a_wrong_name_is_answered_with_the_embedded_ones() -> None:
     with pytest.raises(ModelNotFoundError, match="the embedded 'smollm2' or 'micro-r1'"):
         resolve_model("micro-r2")
 

@@ -14,7 +14,7 @@ def engine(*, errored: bool) -> VllmEngine:
     return VllmEngine(**fields)
 
 
-async def test_a_dead_engine_is_told_without_vllms_own_error() -> None:
+async def test_a_dead_engine_is_reported_without_vllms_own_error() -> None:
     """Who reads the error in another process has to import what it is of."""
     await engine(errored=False).check()
     with pytest.raises(RuntimeError, match="dead") as raised:

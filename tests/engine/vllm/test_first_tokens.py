@@ -20,10 +20,10 @@ class Scene:
     def __init__(self) -> None:
         self.states: dict[str, Any] = {}
         self.ids: dict[str, list[str]] = {}
-        self.told: list[int | str] = []
+        self.reported: list[int | str] = []
         self.first_tokens = FirstTokens(self.states, self.ids)
         self.generation = Generation(
-            on_prompt=self.told.append, on_first_token=lambda: self.told.append("read")
+            on_prompt=self.reported.append, on_first_token=lambda: self.reported.append("read")
         )
 
     def add(self, request_id: str, *sequences: str) -> None:
@@ -46,11 +46,11 @@ def test_a_first_token_is_reported_once_when_the_prompt_is_read() -> None:
     scene.first_tokens.look()
     scene.add("a", "a-1")
     scene.first_tokens.look()
-    assert scene.told == [10]
+    assert scene.reported == [10]
     scene.read("a-1")
     scene.first_tokens.look()
     scene.first_tokens.forget(scene.generation, "a")
-    assert scene.told == [10, "read"]
+    assert scene.reported == [10, "read"]
 
 
 def test_sequences_of_one_prompt_are_read_with_the_first_of_them() -> None:
@@ -58,18 +58,18 @@ def test_sequences_of_one_prompt_are_read_with_the_first_of_them() -> None:
     scene.first_tokens.expect(scene.generation, "a", 10)
     scene.add("a", "a-1", "a-2")
     scene.read("a-2")
-    assert scene.told == [10, "read"]
+    assert scene.reported == [10, "read"]
 
 
-def test_of_several_prompts_the_last_one_tells() -> None:
+def test_of_several_prompts_the_last_one_reports() -> None:
     scene = Scene()
     for name in ("a", "b"):
         scene.first_tokens.expect(scene.generation, name, 10)
         scene.add(name, f"{name}-1")
     scene.read("b-1")
-    assert scene.told == [10, 20]
+    assert scene.reported == [10, 20]
     scene.read("a-1")
-    assert scene.told == [10, 20, "read"]
+    assert scene.reported == [10, 20, "read"]
 
 
 def test_one_that_ends_with_the_step_that_reads_it_is_reported() -> None:
@@ -79,7 +79,7 @@ def test_one_that_ends_with_the_step_that_reads_it_is_reported() -> None:
     scene.first_tokens.look()
     scene.end("a")
     scene.first_tokens.look()
-    assert scene.told == [10, "read"]
+    assert scene.reported == [10, "read"]
 
 
 def test_one_that_is_aborted_is_not_looked_for_any_more() -> None:
@@ -87,19 +87,19 @@ def test_one_that_is_aborted_is_not_looked_for_any_more() -> None:
     scene.first_tokens.expect(scene.generation, "a", 10)
     scene.first_tokens.forget(scene.generation, "a")
     scene.first_tokens.look()
-    assert scene.told == [10, "read"]
+    assert scene.reported == [10, "read"]
 
 
 @virtual
-async def test_the_fake_engine_tells_with_its_first_token() -> None:
+async def test_the_fake_engine_reports_with_its_first_token() -> None:
     batch = FakeBatch(StepModel(10.0, 0.0, 1.0), 8, 10_000, EngineLoad())
     stepping = asyncio.create_task(batch.run())
-    told: list[int] = []
-    with batch.reply(100, [3, 2], lambda: told.append(1)) as reply:
+    reported: list[int] = []
+    with batch.reply(100, [3, 2], lambda: reported.append(1)) as reply:
         made = [part async for part in reply.parts()]
     stepping.cancel()
     assert len(made) > 2
-    assert told == [1]
+    assert reported == [1]
 
 
 @pytest.mark.e2e

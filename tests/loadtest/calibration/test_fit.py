@@ -44,7 +44,7 @@ def test_exact_samples_give_their_figures_back() -> None:
     assert max(map(abs, first.off_by)) < 1e-6
 
 
-def test_noise_moves_the_figures_little_and_is_told() -> None:
+def test_noise_moves_the_figures_little_and_is_reported() -> None:
     rng = np.random.default_rng(1)
     noisy = [
         Step(s.sequences, s.context_tokens, s.step_ms * rng.normal(1.0, 0.03)) for s in STEPS * 3

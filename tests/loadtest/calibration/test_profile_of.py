@@ -78,7 +78,7 @@ def test_the_picture_has_steps_under_load_too(tmp_path: Path) -> None:
     assert (tmp_path / "fit.png").stat().st_size > 10_000
 
 
-def test_what_the_server_told_is_in_it() -> None:
+def test_what_the_server_reported_is_in_it() -> None:
     profile = profile_of(SETTINGS, measured(), fit(ANSWERED), ["calibrate"])
     assert (profile.name, profile.accelerator_type, profile.model) == ("cpu", None, "smollm2")
     assert (profile.kv_tokens.value, profile.start_total_s) == (46_592, 27.5)
@@ -87,7 +87,7 @@ def test_what_the_server_told_is_in_it() -> None:
     assert profile.measured_on.command == "python -m loadtest calibrate"
 
 
-def test_a_known_card_keeps_its_name_and_price() -> None:
+def test_a_known_gpu_keeps_its_name_and_price() -> None:
     on_t4 = measured(replace(REPORTED, accelerator_type="T4"))
     profile = profile_of(SETTINGS, on_t4, fit(ANSWERED), "")
     assert profile.name == "T4"
@@ -148,7 +148,7 @@ async def server_info_of(tiers: list[dict[str, object]]) -> ServerInfo:
 REPLICA = {"slots": 20, "accelerator_type": None, "engine": "vllm", "start_phases_s": {"total": 9}}
 
 
-async def test_a_tier_tells_of_its_replica() -> None:
+async def test_a_tier_reports_its_replica() -> None:
     info = await server_info_of([{"tier": "chat", "model": "smollm2", "replicas": [REPLICA]}])
     assert info == ServerInfo("smollm2", 20, None, 46_592, {"total": 9})
 

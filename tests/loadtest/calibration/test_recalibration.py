@@ -37,7 +37,7 @@ def test_pieces_are_fitted_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert profile.measured_on.command == "python -m loadtest validate"
 
 
-def test_an_interrupted_piece_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_piece_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     again = pieces_of(monkeypatch, replace(measured(), interrupted=True))
 
     assert not again.measure_piece()

@@ -55,7 +55,7 @@ def test_the_time_in_which_others_are_prefilled_is_left_out() -> None:
     assert one_step(early, even(0.05, 40, begin_s=3.0)).step_ms == pytest.approx(50.0)
 
 
-def test_a_wave_whose_requests_hardly_overlap_tells_nothing() -> None:
+def test_a_wave_whose_requests_hardly_overlap_reports_nothing() -> None:
     apart = [record(0, 100, even(0.05, 48)), record(1, 100, even(0.05, 48, begin_s=3.2))]
     assert steps([Answered(Wave(2, 100, 48), tuple(apart))]) == []
 
@@ -66,7 +66,7 @@ def test_prompts_tell_first_tokens_only_when_alone() -> None:
     assert found[0].ttft_ms == pytest.approx(first_token_ms(300))
 
 
-def test_an_answer_of_a_few_tokens_tells_no_step() -> None:
+def test_an_answer_of_a_few_tokens_reports_no_step() -> None:
     assert steps([answered(1, 300, 4)]) == []
 
 
@@ -79,7 +79,7 @@ def test_busy_time_is_its_steps_and_its_prompts(clients: int) -> None:
     assert own_ms == pytest.approx(step_ms(0, time.context_tokens) + 2.5 * time.sequences, rel=0.03)
 
 
-def test_busy_time_tells_no_steps_and_first_tokens_of_waves() -> None:
+def test_busy_time_reports_no_steps_and_first_tokens_of_waves() -> None:
     assert steps([busy(4, 16)]) == []
     assert first_tokens([busy(1, 4)]) == []
 

@@ -90,7 +90,7 @@ def test_a_failed_request_ends_the_comparison() -> None:
         compared([*RECORDS, broken])
 
 
-def test_the_most_is_a_full_cards_time_a_request() -> None:
+def test_the_most_is_a_full_gpus_time_a_request() -> None:
     base_s, sequence_s, prompt_s, _ = figures(T4)
     context_s = T4.per_context_ktoken_ms.value / 1e6 * (100 + 25)
     work_s = 50 * (base_s / 4 + sequence_s + context_s) + 100 * prompt_s

@@ -55,7 +55,7 @@ class FakeOpenAI:
         reply: Callable[[dict[str, Any], int], Reply] = lambda body, number: Reply(),
         models: Sequence[str] = ("fake",),
         *,
-        tells_of_itself: bool = True,
+        reports_of_itself: bool = True,
     ) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.url = ""
@@ -63,7 +63,7 @@ class FakeOpenAI:
         app = web.Application()
         app.router.add_get("/api/{tier}/v1/models", self._list_models)
         app.router.add_post("/api/{tier}/v1/chat/completions", self._complete)
-        if tells_of_itself:
+        if reports_of_itself:
             app.router.add_get("/api/tiers", self._tiers)
             app.router.add_get("/metrics", self._metrics)
         self._server = TestServer(app)

@@ -70,7 +70,7 @@ async def test_an_empty_answer_fails_the_curve(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "curve.json").read_text())["0"]["empty_answers"] == 4
 
 
-async def test_a_page_without_a_place_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+async def test_a_page_without_a_place_is_reported_before_anything_is_asked(tmp_path: Path) -> None:
     async with FakeOpenAI() as fake:
         with pytest.raises(UserError, match="cannot take the table"):
             await curve(fake, tmp_path, page="# Page\n")

@@ -41,12 +41,12 @@ async def test_two_models_in_turn_as_table_document_and_picture(tmp_path: Path) 
         )
         assert await compare.compare(options, QUIET) == 0
 
-    told = json.loads((out / "compare.json").read_text())
+    reported = json.loads((out / "compare.json").read_text())
     # Four requests a block: A B, B A, A B, B A.
     assert asked == (["plain"] * 4 + ["clever"] * 8 + ["plain"] * 4) * 2
-    assert (told["a"]["label"], told["b"]["label"]) == ("plain", "clever")
-    assert told["accuracy_b_minus_a"]["value"] == 0.875
-    assert told["accuracy_b_minus_a"]["low"] > 0.5
+    assert (reported["a"]["label"], reported["b"]["label"]) == ("plain", "clever")
+    assert reported["accuracy_b_minus_a"]["value"] == 0.875
+    assert reported["accuracy_b_minus_a"]["low"] > 0.5
     page = (out / "compare.md").read_text()
     assert "|  | plain | clever |" in page
     assert "| load time | 8.2 s | 8.2 s |" in page
@@ -56,7 +56,7 @@ async def test_two_models_in_turn_as_table_document_and_picture(tmp_path: Path) 
 
 
 async def test_two_finished_evaluations(tmp_path: Path) -> None:
-    async with FakeOpenAI(tells_of_itself=False) as plain, FakeOpenAI(knows_all) as clever:
+    async with FakeOpenAI(reports_of_itself=False) as plain, FakeOpenAI(knows_all) as clever:
         for name, fake in (("plain", plain), ("clever", clever)):
             options = options_of(
                 *("eval", "--base-url", fake.url, "--dataset", sums(tmp_path), "--runs", 1),

@@ -59,18 +59,18 @@ async def test_accuracy_tokens_and_thoughts_of_two_runs(tmp_path: Path) -> None:
     assert len((tmp_path / "out" / "answers.jsonl").read_text().splitlines()) == 8
 
 
-async def test_what_the_server_tells_of_itself_is_the_tiers_own(tmp_path: Path) -> None:
+async def test_what_the_server_reports_of_itself_is_the_tiers_own(tmp_path: Path) -> None:
     async with FakeOpenAI() as fake:
         summary = await evaluate(fake, tmp_path)
 
     assert summary["server"] == {"load_s": 8.2, "memory_peak_bytes": 3e9}
 
 
-async def test_what_a_server_does_not_tell_is_not_told(tmp_path: Path) -> None:
+async def test_what_a_server_does_not_tell_is_not_reported(tmp_path: Path) -> None:
     def plain(body: dict[str, Any], number: int) -> Reply:
         return Reply(usage=False, end=None)
 
-    async with FakeOpenAI(plain, tells_of_itself=False) as fake:
+    async with FakeOpenAI(plain, reports_of_itself=False) as fake:
         summary = await evaluate(fake, tmp_path)
 
     assert summary["server"] == {"load_s": None, "memory_peak_bytes": None}
@@ -129,7 +129,7 @@ async def test_a_429_that_says_when_is_waited_for(tmp_path: Path) -> None:
     assert summary["total"]["failed_requests"] == {}
 
 
-async def test_other_failures_are_counted_and_asked_again_if_told_to(tmp_path: Path) -> None:
+async def test_other_failures_are_counted_and_asked_again_if_wanted(tmp_path: Path) -> None:
     def second_fails(body: dict[str, Any], number: int) -> Reply:
         if number == 2:
             return Reply(status=429)

@@ -72,7 +72,7 @@ def test_an_opening_tag_may_stay_in_the_prompt() -> None:
         (validated(Reply(answer="so 4", thought="", end="off")), "off"),
     ],
 )
-def test_how_a_thought_ended_is_told_or_seen(made: list[dict[str, Any]], end: str | None) -> None:
+def test_how_a_thought_ended_is_said_or_seen(made: list[dict[str, Any]], end: str | None) -> None:
     assert heard(made).thought_end == end
 
 

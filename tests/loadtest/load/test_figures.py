@@ -91,9 +91,9 @@ def test_a_summary_counts_each_kind_of_end() -> None:
     ]
     load = {"tier": "chat", "arrivals": {"kind": "poisson", "rate": 1}, "slo": {"ttft": 1}}
     scenario = Scenario.model_validate({"duration": 9, "loads": [load]})
-    told = summarise(records, scenario)
-    chat = told["tiers"]["chat"]
-    assert (told["window_s"], told["warm_up_requests"]) == (5.0, 1)
+    reported = summarise(records, scenario)
+    chat = reported["tiers"]["chat"]
+    assert (reported["window_s"], reported["warm_up_requests"]) == (5.0, 1)
     assert (chat["requests"], chat["served"], chat["unfinished"]) == (4, 1, 1)
     assert (chat["refused"], chat["errors"]) == ({"queue_full": 1}, {"http_500": 1})
     assert chat["output_tokens_per_s"] == pytest.approx(4 / 5)
@@ -101,25 +101,25 @@ def test_a_summary_counts_each_kind_of_end() -> None:
         **{"slo": "TTFT ≤ 1 s", "good": 1, "of": 4},
         **{"share": 0.25, "per_s": pytest.approx(0.2)},
     }
-    assert told["tiers"]["all"]["output_tokens_from"] == "chunks and usage"
+    assert reported["tiers"]["all"]["output_tokens_from"] == "chunks and usage"
     assert chat["itl_s"]["count"] == 3
 
 
 def test_a_timeline_puts_everything_where_it_happened() -> None:
     refused = a_record(outcome=Outcome.REFUSED, refusals=[REFUSED], token_s=array("d"))
-    told = timeline([a_record(), refused], [], ([0.5, 1.5], [0.1, 0.3]))
-    chat = told["tiers"]["chat"]
-    assert told["step_s"] == 1.0
+    reported = timeline([a_record(), refused], [], ([0.5, 1.5], [0.1, 0.3]))
+    chat = reported["tiers"]["chat"]
+    assert reported["step_s"] == 1.0
     assert chat["arrivals_per_s"] == [0, 2, 0]
     assert chat["refusals_per_s"] == [0, 1, 0]
     assert chat["tokens_per_s"] == [0, 3, 1]
     assert chat["in_flight"] == [0, 2, 0]
-    assert told["lag_s"] == pytest.approx([0.1, 0.3, 0])
+    assert reported["lag_s"] == pytest.approx([0.1, 0.3, 0])
 
 
 def test_honesty_is_about_the_first_return() -> None:
     back = {"sent_s": 3.0}
-    told = retries_kept(
+    reported = retries_kept(
         [
             a_record(refusals=[REFUSED], **back),
             a_record(refusals=[REFUSED, REFUSED], **back),
@@ -128,11 +128,11 @@ def test_honesty_is_about_the_first_return() -> None:
             a_record(),
         ]
     )
-    assert (told["refused_requests"], told["came_back"]) == (4, 3)
-    assert (told["served_at_first_return"], told["refused_again"]) == (1, 1)
-    assert told["failed_at_return"] == 1
-    assert told["kept_share"] == pytest.approx(1 / 3, abs=1e-4)
-    assert told["told_s"]["p50"] == 2.0
+    assert (reported["refused_requests"], reported["came_back"]) == (4, 3)
+    assert (reported["served_at_first_return"], reported["refused_again"]) == (1, 1)
+    assert reported["failed_at_return"] == 1
+    assert reported["kept_share"] == pytest.approx(1 / 3, abs=1e-4)
+    assert reported["told_s"]["p50"] == 2.0
 
 
 def test_without_returns_the_word_is_not_tested() -> None:
@@ -160,9 +160,11 @@ async def test_lag_rises_when_the_loop_is_blocked() -> None:
     assert spread(free.lag_s)["p50"] < 0.05
 
 
-def test_late_sending_and_a_full_core_are_told() -> None:
-    told = report(array("d", [0.0]), [0.0, 0.2, None], 0.95)
-    assert told["why_not"] == "it sent requests 198 ms late (p99); it used 0.95 cores, and has one"
+def test_late_sending_and_a_full_core_are_reported() -> None:
+    reported = report(array("d", [0.0]), [0.0, 0.2, None], 0.95)
+    assert (
+        reported["why_not"] == "it sent requests 198 ms late (p99); it used 0.95 cores, and has one"
+    )
     assert report(array("d"), [], 0.0)["kept_up"]
     assert "other programs" in report(array("d", [0.2]), [], 0.1)["why_not"]
 

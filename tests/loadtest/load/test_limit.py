@@ -45,13 +45,13 @@ def test_a_rate_is_measured_with_a_server_of_its_own() -> None:
 
 def test_the_promise_is_judged_by_all_rates() -> None:
     def a_row(rate: float, lag_s: float, *, kept_up: bool) -> dict[str, object]:
-        told = {"chunks_per_s": rate, "chunks_per_cpu_s": 2 * rate, "in_full": kept_up}
-        return {**told, "kept_up": kept_up, "loop_lag_s": {"p50": lag_s, "p99": lag_s}}
+        reported = {"chunks_per_s": rate, "chunks_per_cpu_s": 2 * rate, "in_full": kept_up}
+        return {**reported, "kept_up": kept_up, "loop_lag_s": {"p50": lag_s, "p99": lag_s}}
 
     rows = [a_row(5_000, 0.001, kept_up=True), a_row(12_000, 0.2, kept_up=False)]
-    told = limit.verdict(rows)
-    assert all(told["bar"].values())
-    assert told["most_sustained_chunks_per_s"] == 5_000
+    reported = limit.verdict(rows)
+    assert all(reported["bar"].values())
+    assert reported["most_sustained_chunks_per_s"] == 5_000
     assert not any(limit.verdict(rows[:1])["bar"].values())
 
 
@@ -90,7 +90,7 @@ def test_the_last_rate_is_doubled_until_two_are_too_much(
 def test_nothing_that_ended_has_no_rates() -> None:
     load = {"tier": "chat", "arrivals": {"kind": "poisson", "rate": 1}}
     scenario = Scenario.model_validate({"duration": 1, "loads": [load]})
-    told = summarise([Record(0, 0, "chat", 0.0, 1, 1)], scenario)
-    assert told["tiers"]["chat"]["output_tokens_per_s"] is None
-    assert told["tiers"]["chat"]["unfinished"] == 1
+    reported = summarise([Record(0, 0, "chat", 0.0, 1, 1)], scenario)
+    assert reported["tiers"]["chat"]["output_tokens_per_s"] is None
+    assert reported["tiers"]["chat"]["unfinished"] == 1
     assert Outcome.UNFINISHED == "unfinished"

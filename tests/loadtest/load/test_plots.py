@@ -91,27 +91,30 @@ def test_counts_have_whole_marks_only(tmp_path: Path, drawn: list[Figure]) -> No
 def test_a_run_without_refusals_has_a_sentence_and_no_panel(
     tmp_path: Path, drawn: list[Figure]
 ) -> None:
-    told = a_timeline(refusals_per_s=[0, 0], tokens_per_s=[0, 0])
-    remarks = plots.timeline(told, tmp_path / "t.png")
+    reported = a_timeline(refusals_per_s=[0, 0], tokens_per_s=[0, 0])
+    remarks = plots.timeline(reported, tmp_path / "t.png")
     assert remarks == ["No output token came.", "No request was refused, and none failed."]
     assert [name[:8] for name in titled(drawn[0])] == ["arrivals", "requests", "lag of t"]
 
 
-def test_a_queue_that_was_always_empty_is_told_apart_from_one_that_is_not_reported(
+def test_a_queue_that_was_always_empty_differs_from_one_that_is_not_reported(
     tmp_path: Path, drawn: list[Figure]
 ) -> None:
-    told = a_timeline()
-    assert plots.server(told, tmp_path / "s.png") == (True, ["Queue depth was 0 in every sample."])
+    reported = a_timeline()
+    assert plots.server(reported, tmp_path / "s.png") == (
+        True,
+        ["Queue depth was 0 in every sample."],
+    )
     assert [name[:8] for name in titled(drawn[0])] == ["running ", "replicas"]
-    for sample in told["server"]:
+    for sample in reported["server"]:
         sample["tiers"] = {"chat": {"queue_depth": 1, "running": None}}
-    has_picture, remarks = plots.server(told, tmp_path / "s.png")
+    has_picture, remarks = plots.server(reported, tmp_path / "s.png")
     assert has_picture
     assert remarks == [
         "The number of running requests was not reported.",
         "The number of replicas was not reported.",
     ]
-    assert plots.server(told | {"server": []}, tmp_path / "x.png") == (False, [])
+    assert plots.server(reported | {"server": []}, tmp_path / "x.png") == (False, [])
 
 
 def test_nothing_counted_is_0_as_everywhere_else() -> None:

@@ -72,7 +72,7 @@ async def test_any_openai_server_is_asked_at_its_v1(tmp_path: Path) -> None:
     assert "no GET /api/tiers" in (tmp_path / "report.html").read_text()
 
 
-async def test_lengths_are_clipped_to_what_the_server_tells(tmp_path: Path) -> None:
+async def test_lengths_are_clipped_to_what_the_server_reports(tmp_path: Path) -> None:
     async with FakeOpenAI() as fake:
         got = await measured(a_scenario(fake.url, {**CHAT, "output_tokens": 500}), tmp_path)
     assert all(record.clipped for record in got.records)
@@ -89,7 +89,7 @@ async def test_refusals_are_no_errors_and_nobody_comes_back_untold(tmp_path: Pat
     assert got.records[0].refusals[0].retry_after_s == 7
 
 
-async def test_who_is_refused_comes_back_when_told_with_the_same_words(tmp_path: Path) -> None:
+async def test_who_is_refused_comes_back_in_time_with_the_same_words(tmp_path: Path) -> None:
     seen: set[str] = set()
 
     def first_no_then_yes(body: dict[str, Any], _: int) -> Reply:
@@ -117,7 +117,7 @@ async def test_who_is_refused_comes_back_when_told_with_the_same_words(tmp_path:
         (Reply(answer=0), "no_tokens"),
     ],
 )
-async def test_errors_are_told_apart(tmp_path: Path, reply: Reply, reason: str) -> None:
+async def test_errors_are_distinguished(tmp_path: Path, reply: Reply, reason: str) -> None:
     async with FakeOpenAI(lambda body, n: reply) as fake:
         got = await measured(a_scenario(fake.url, {**CHAT, "requests": 2}), tmp_path)
     assert [(record.outcome, record.reason) for record in got.records] == [("error", reason)] * 2
@@ -160,8 +160,8 @@ async def test_two_runs_are_compared_with_intervals(tmp_path: Path) -> None:
             folder = tmp_path / name
             run.sum_up(scenario, folder, await measured(scenario, folder), [])
     assert compare.run(tmp_path / "a", tmp_path / "b", tmp_path / "c", Console(quiet=True)) == 0
-    told = json.loads((tmp_path / "c" / "compare.json").read_text())
-    tpot = next(row for row in told["rows"] if row["figure"] == "TPOT p50")
+    reported = json.loads((tmp_path / "c" / "compare.json").read_text())
+    tpot = next(row for row in reported["rows"] if row["figure"] == "TPOT p50")
     assert tpot["difference"]["low"] > 0.02
     assert tpot["ratio"]["low"] > 1
     assert "TPOT p50" in (tmp_path / "c" / "compare.html").read_text()

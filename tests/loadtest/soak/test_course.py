@@ -39,8 +39,8 @@ QUICK = Plan(
 async def soaked(fake: FakeServer, path: Path, faults: str = "none") -> dict[str, Row]:
     """Until each fault was once, or for three baselines and each kind; then Ctrl-C."""
     chosen = faults_of(faults, own_server=False)
-    wish = SoakSettings(QUICK, chosen, None, None, 0.3, Slo(ttft=1.0), 0, ("soak",))
-    task = asyncio.create_task(soak(wish, path, QUIET, fake.url, None))
+    demand = SoakSettings(QUICK, chosen, None, None, 0.3, Slo(ttft=1.0), 0, ("soak",))
+    task = asyncio.create_task(soak(demand, path, QUIET, fake.url, None))
     wanted = "fault" if chosen else "baseline"
     while events(path)[wanted] < (len(chosen) or 3) or not (chosen or kinds(path) >= SENT):
         await asyncio.sleep(0.02)

@@ -27,7 +27,7 @@ def test_fewer_replicas_are_kept_ones_and_others_are_not(
 
 
 @pytest.mark.parametrize("name", ["settings", "engine", "controller"])
-async def test_a_server_that_tells_nothing_cannot_be_harmed(name: str) -> None:
+async def test_a_server_that_reports_nothing_cannot_be_harmed(name: str) -> None:
     class Silent:
         async def tiers(self) -> None:
             return None

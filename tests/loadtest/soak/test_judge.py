@@ -128,7 +128,7 @@ def test_only_a_fault_that_cuts_may_lose_answers_and_only_while_it_lasts(tmp_pat
     assert failed(rows) == ["answers lost during faults that cut nothing"]
 
 
-def test_a_fault_that_is_not_over_in_its_time_fails_and_one_without_time_is_told(
+def test_a_fault_that_is_not_over_in_its_time_fails_and_one_without_time_is_reported(
     tmp_path: Path,
 ) -> None:
     events = [a_fault("haproxy", 1000, 1006, 1006), a_fault("haproxy", 9000, None, 9030)]

@@ -17,7 +17,7 @@ def test_a_repetition_is_looked_for_at_every_sixteenth_token_only() -> None:
         return params == "found"
 
     rarely = cast("Any", checked_at_intervals)(check)
-    told = [rarely([5] * length, "found") for length in range(1, 4 * CHECK_EVERY_TOKENS + 1)]
+    reported = [rarely([5] * length, "found") for length in range(1, 4 * CHECK_EVERY_TOKENS + 1)]
     assert looked == [CHECK_EVERY_TOKENS * times for times in (1, 2, 3, 4)]
-    assert sum(told) == len(looked)
+    assert sum(reported) == len(looked)
     assert not rarely([5] * CHECK_EVERY_TOKENS, "nothing")

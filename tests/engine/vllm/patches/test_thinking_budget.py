@@ -58,8 +58,8 @@ def test_the_fake_holder_writes_the_phrase_into_an_answer_and_the_patched_one_do
 
 def test_a_thought_is_closed_at_its_budget_and_left_alone_behind_the_mark() -> None:
     steps = [[5, 5, 5], [5], [PHRASE[0]], [PHRASE[1]], [END], [9]]
-    told = forced(a_holder(), a_state(), *steps)
-    assert told == [False, True, True, True, False, False]
+    reported = forced(a_holder(), a_state(), *steps)
+    assert reported == [False, True, True, True, False, False]
 
 
 def test_a_mark_among_several_new_tokens_is_found_once_and_for_all() -> None:

@@ -17,6 +17,12 @@ from serve_app.local.cluster import LocalCluster
 from tests.e2e.machine_clock import clock_s
 
 POLL_S = 0.05
+IN_PROGRESS = {
+    "running": "tierserve_running_sequences",
+    "queue depth": "tierserve_queue_depth",
+    "engine running": "vllm:num_requests_running",
+    "engine waiting": "vllm:num_requests_waiting",
+}
 # How often what must be quick is tried before its median counts.
 ROUNDS = 3
 
@@ -59,20 +65,15 @@ class Site:
         return scrapes[-1]
 
     def load(self) -> Mapping[str, float]:
-        """Everything that counts work in progress, by tier, and what is late with it."""
-        tiers, metrics = self.get("/api/tiers").json()["tiers"], self.metrics()
-        loads: dict[str, float] = {
-            f"{entry['tier']} {count}": entry[count]
-            for entry in tiers
-            for count in ("running", "queued", "queue_depth", "stale")
+        """Everything that counts work in progress, by tier, and what is late with it. Of one page:
+        each is asked of the replicas four times a second at most."""
+        metrics = self.metrics()
+        loads = {
+            f"{tier} {what}": metrics.value(name, tier=tier)
+            for tier in Tier
+            for what, name in IN_PROGRESS.items()
         }
-        loads["stale metrics"] = not metrics.are_new
-        for state in ("running", "waiting"):
-            for entry in tiers:
-                loads[f"{entry['tier']} engine {state}"] = metrics.value(
-                    f"vllm:num_requests_{state}", tier=entry["tier"]
-                )
-        return loads
+        return {**loads, "late": not metrics.are_new}
 
     def is_idle(self) -> bool:
         return not any(self.load().values())

@@ -15,12 +15,12 @@ def started_site() -> Iterator[Site]:
     with LocalCluster() as cluster:
         cluster.deploy("local-cpu", timeout_s=START_LIMIT_S)
         with site_of(cluster) as site:
+            wait_for(site.is_idle, "all tiers idle before the first test")
             yield site
 
 
 @pytest.fixture
 def site(started_site: Site) -> Iterator[Site]:
-    """Idle before each test, and idle again soon after it: nothing is left behind."""
-    wait_for(started_site.is_idle, "all tiers idle before the test")
+    """Idle again soon after each test: nothing is left behind for the next one."""
     yield started_site
     wait_for(started_site.is_idle, "all tiers idle after the test")

@@ -34,13 +34,13 @@ def started_site() -> Iterator[Site]:
     with LocalCluster() as cluster:
         cluster.deploy(config, timeout_s=START_LIMIT_S)
         with site_of(cluster) as site:
+            wait_for(site.is_idle, "all tiers idle before the first test")
             yield site
 
 
 @pytest.fixture
 def site(started_site: Site) -> Iterator[Site]:
-    """Idle before each test, and idle again soon after it."""
-    wait_for(started_site.is_idle, "all tiers idle before the test")
+    """Idle again soon after each test."""
     yield started_site
     wait_for(started_site.is_idle, "all tiers idle after the test")
 

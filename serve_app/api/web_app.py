@@ -263,7 +263,7 @@ class Door:
 
 async def _on_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    headers = {name.decode(): value.decode() for name, value in error.headers}
     return Response(
         error.body(anthropic=speaks_anthropic(request.scope)),
         status_code=error.status,

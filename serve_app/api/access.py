@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.types import Scope
@@ -61,7 +61,8 @@ class KeyDirectory(Protocol):
         ...
 
     def find(self, presented: bytes) -> AccessKey | None:
-        """The key that is presented, in the same time whether there is one or not."""
+        """The key that is presented and has not expired, in the same time whether there is one or
+        not."""
         ...
 
 
@@ -92,8 +93,8 @@ class AccessDesk:
     tier: Tier | None = None
     model: str = ""
     now_s: Callable[[], float] = time.time
-    # Keys that were refused, by why; whoever exports metrics reads it.
-    refused: dict[str, int] = field(default_factory=dict[str, int])
+    # Told why a key was refused: `missing`, `unknown`, `tier`, `no_admin`.
+    on_refused: Callable[[str], None] = lambda _: None
 
     def caller_of(self, scope: Scope, callers: Callers) -> Caller:
         """Whoever sends this request to a route that is for `callers`. Raises RequestError 401, 403
@@ -107,13 +108,11 @@ class AccessDesk:
             raise self._refuse("missing", _MISSING)
         if not self.keys.loaded:
             raise ledger_away("The API keys cannot be read at the moment.")
-        key = self.keys.find(presented) if presented.startswith(KEY_PREFIX) else None
+        key = self.keys.find(presented)
         if key is None:
             raise self._refuse("unknown", _UNKNOWN)
-        if key.expired(self.now_s()):
-            raise self._refuse("expired", _EXPIRED)
         if callers is Callers.OPERATORS and not key.admin:
-            self._count("no_admin")
+            self.on_refused("no_admin")
             raise RequestError(
                 403,
                 "This is for operators: it takes an admin key (`tierserve keys add NAME --admin`), "
@@ -121,7 +120,7 @@ class AccessDesk:
                 code="admin_key_required",
             )
         if self.tier is not None and self.tier not in key.tiers:
-            self._count("tier")
+            self.on_refused("tier")
             allowed = ", ".join(sorted(key.tiers)) or "none"
             raise RequestError(
                 403,
@@ -173,17 +172,13 @@ class AccessDesk:
         return UsageLabels(key.name, self.tier, self.model, utc_day(self.now_s()))
 
     def _refuse(self, reason: str, message: str) -> RequestError:
-        self._count(reason)
+        self.on_refused(reason)
         return RequestError(401, message, code="invalid_api_key")
-
-    def _count(self, reason: str) -> None:
-        self.refused[reason] = self.refused.get(reason, 0) + 1
 
 
 _HOW = "Send it as `Authorization: Bearer <key>` or as `x-api-key: <key>`."
 _MISSING = f"You did not send an API key. {_HOW}"
-_UNKNOWN = f"This API key is not valid here: it is mistyped, or was revoked. {_HOW}"
-_EXPIRED = "This API key has expired. Whoever runs this service can make another one."
+_UNKNOWN = f"This API key is not valid here: it is mistyped, has expired or was revoked. {_HOW}"
 
 
 def presented_key(scope: Scope) -> bytes | None:

@@ -235,12 +235,12 @@ async def _copy(response: aiohttp.ClientResponse, send: Send, spending: Spending
     if (said := response.headers.get(USAGE_HEADER.decode())) is not None:
         spending.said_elsewhere(said.encode())
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    async for chunk in _without_usage(response.content.iter_any(), spending):
+    async for chunk in without_usage(response.content.iter_any(), spending):
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _without_usage(chunks: AsyncIterator[bytes], spending: Spending) -> AsyncIterator[bytes]:
+async def without_usage(chunks: AsyncIterator[bytes], spending: Spending) -> AsyncIterator[bytes]:
     """The same chunks but for the comment with the usage, which is the last thing in a stream and
     may come in pieces."""
     kept = b""

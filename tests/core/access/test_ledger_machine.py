@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.core.access.ledger_world import World
 
 INDEX = st.integers(0, 7)
-TOKENS = st.sampled_from((1, 40, 150, 333, 600, 1000))
+TOKENS = st.sampled_from((1, 5, 20, 60, 150, 400, 1000))
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -20,9 +20,18 @@ class LedgerMachine(RuleBasedStateMachine):
         names = list(self.world.replicas)
         return names[index % len(names)]
 
-    @rule(index=INDEX, tokens=TOKENS)
-    def reserve(self, index: int, tokens: int) -> None:
-        self.world.reserve(self._name(index), tokens)
+    @rule(index=INDEX, tokens=TOKENS, count=st.integers(1, 8), is_heard=st.booleans())
+    def reserve(self, index: int, tokens: int, count: int, is_heard: bool) -> None:
+        name = self._name(index)
+        for _ in range(count):
+            self.world.reserve(name, tokens)
+        if is_heard:
+            self.world.exchange(name)
+            self.world.exchange(name)
+
+    @rule(index=INDEX, tokens=st.sampled_from((1, 10, 30)))
+    def fall_silent(self, index: int, tokens: int) -> None:
+        self.world.fall_silent(self._name(index), tokens)
 
     @rule(index=INDEX, which=INDEX, fraction=st.sampled_from((0.0, 0.3, 1.0)))
     def end(self, index: int, which: int, fraction: float) -> None:
@@ -92,4 +101,4 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = settings(max_examples=100, stateful_step_count=40)
+TestLedgerMachine.settings = settings(max_examples=250, stateful_step_count=50)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from serve_app.access.commands import add_keys
+
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 DETAIL_LINES = 15
 _PROFILES = "local-cpu, t4, rtx4090, mixed, single-gpu, gpu-6gb, or a Serve config file"
@@ -26,6 +28,8 @@ examples:
   %(prog)s serve --model micro-r1 --port 8001
   # why a replica is pending, and what to change
   %(prog)s doctor
+  # a key for a colleague; `serve --keys` asks for it
+  %(prog)s keys add ada --tokens-per-day 500000
   # two requests a second to a running service
   %(prog)s bench run --tier chat=2/s --duration 60s
 
@@ -43,6 +47,8 @@ examples:
   %(prog)s
   # both tiers on one GPU
   %(prog)s --profile single-gpu
+  # for a team: each has a key (docs/access.md)
+  %(prog)s --keys --host 0.0.0.0
   # your own Serve config file
   %(prog)s --profile mine.yaml --port 8001
 
@@ -129,6 +135,10 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.command == "bench":
         return _bench(options.what, options.arguments)
+    if options.command == "keys":
+        from serve_app.access.key_commands import run
+
+        return run(options)
     from rich.console import Console
 
     if options.command == "doctor":
@@ -141,6 +151,7 @@ def _run(options: argparse.Namespace) -> int:
             as_json=options.json,
             console=Console(),
         )
+    from serve_app.local.exposure import AccessChoice
     from serve_app.local.launcher import serve
 
     return serve(
@@ -148,18 +159,30 @@ def _run(options: argparse.Namespace) -> int:
         options.profile,
         options.model,
         Console(),
+        access=AccessChoice(options.host, _database(options.keys), options.allow_anonymous),
         logs_requests=options.log_requests,
     )
+
+
+def _database(keys: str | None) -> str | None:
+    """Where `--keys` keeps them, without a path or URL in the usual place."""
+    if keys != "":
+        return keys
+    from serve_app.access.database import default_database
+
+    return default_database()
 
 
 def _is_operators(error: Exception) -> bool:
     """Whether the message says what the operator can do: ValueError for a setting, profile, model
     or port that is not valid, and the launcher's own errors."""
+    from serve_app.access.database import KeyStoreError
     from serve_app.local.cluster import ClusterError
     from serve_app.local.launcher import CannotStartError
     from serve_app.local.serve_api import ServeApiError
 
-    return isinstance(error, ValueError | ClusterError | CannotStartError | ServeApiError)
+    theirs = ValueError | ClusterError | CannotStartError | KeyStoreError | ServeApiError
+    return isinstance(error, theirs)
 
 
 def _explain(error: Exception, *, with_traceback: bool) -> None:
@@ -223,6 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_serve(commands)
     _add_doctor(commands)
+    add_keys(commands)
     _add_bench(commands)
     commands.add_parser("config-reference", help="print docs/configuration.md: every setting")
     commands.add_parser("routes", help="print docs/routes.md: every HTTP route")
@@ -266,6 +290,25 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--model",
         help="hub name, directory, smollm2 or micro-r1 (default: TIERSERVE_MODEL, or else the "
         "profile's)",
+    )
+    add(
+        "--host",
+        help="address to listen on (default: the profile's, but 127.0.0.1 without --keys and "
+        "--allow-anonymous)",
+    )
+    add(
+        "--keys",
+        nargs="?",
+        const="",
+        metavar="PATH or URL",
+        help="ask for API keys; they and their use are in this SQLite file or PostgreSQL database "
+        "(default: no keys; without PATH that of `tierserve keys`)",
+    )
+    add(
+        "--allow-anonymous",
+        action="store_true",
+        help="serve whoever reaches the address without a key, also beyond this machine (default: "
+        "only this machine without keys, and nobody without one with --keys)",
     )
     add(
         "--log-requests",

@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from serve_app.config.access import AccessConfig
 from serve_app.config.admission import AdmissionConfig
 from serve_app.config.answers import (
     AnswerCacheConfig,
@@ -44,6 +45,7 @@ LAUNCHER_VARIABLES = frozenset(
         "TIERSERVE_HAPROXY_HEADER_TIMEOUT_S",
         "TIERSERVE_HAPROXY_BODY_TIMEOUT_S",
         "TIERSERVE_HAPROXY_HOST",
+        "TIERSERVE_KEYS_PEPPER",
     }
 )
 
@@ -93,6 +95,7 @@ class TierArgs(_EnvironmentWins):
         default_factory=StructureConfig, description="See StructureConfig."
     )
     cors_origins: Origins = Field(default=(), description=CORS_ORIGINS)
+    access: AccessConfig = Field(default_factory=AccessConfig, description="See AccessConfig.")
 
 
 class TierSettings(_EnvironmentWins):
@@ -184,6 +187,7 @@ class WebArgs(_EnvironmentWins):
         "request ends.",
     )
     cors_origins: Origins = Field(default=(), description=CORS_ORIGINS)
+    access: AccessConfig = Field(default_factory=AccessConfig, description="See AccessConfig.")
 
 
 def tier_args(args: Mapping[str, Any]) -> TierArgs:

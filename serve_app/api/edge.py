@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -51,6 +52,9 @@ from serve_app.errors import (
 )
 from serve_app.telemetry import TierMetrics
 
+if TYPE_CHECKING:
+    from serve_app.api.request_spans import RequestTrace, Tracer
+
 WARNING_HEADER = b"x-tierserve-warning"
 # A stream whose client has let the edge wait for more of its time says nothing of the engine.
 MAX_WAITED_FRACTION = 0.1
@@ -91,6 +95,8 @@ class TierEdge:
     token_s: float | None = None
     deadlines: Deadlines = field(default_factory=Deadlines)
     prompts: PromptEstimate = field(default_factory=PromptEstimate)
+    # None: requests are not traced.
+    tracer: "Tracer | None" = None
     _direct: DirectRoutes = field(init=False)
     _watch: StallWatch = field(init=False)
     # By whether the request came to the tier's bare prefix.
@@ -139,6 +145,10 @@ class TierEdge:
         """
         client = ClientSend(send, self.clock_s)
         response = TierResponse(client, form, self.metrics, self.clock_s)
+        trace = None
+        if self.tracer is not None:
+            trace = self.tracer.begin(scope, form.endpoint, form.request_id.value, self.model)
+            trace.enter("admission")
         record = RequestRecord(
             self.metrics,
             self.clock_s,
@@ -146,11 +156,12 @@ class TierEdge:
             form.request_id.value,
             forwarded_here,
             self.clock_s(),
+            trace,
         )
         try:
             if self.engine_dead():
                 raise engine_stopped()
-            context = await self._read(scope, receive, form, forwarded_here)  # (1)
+            context = await self._read(scope, receive, form, forwarded_here, trace)  # (1)
             lookup = self._look_up(context)  # (2)
             response = self._response(client, form.request_id, context, lookup)  # (3)
             if lookup is not None and lookup.kept is not None:
@@ -177,7 +188,12 @@ class TierEdge:
             raise
 
     async def _read(
-        self, scope: Scope, receive: Receive, form: ResponseForm, forwarded_here: bool
+        self,
+        scope: Scope,
+        receive: Receive,
+        form: ResponseForm,
+        forwarded_here: bool,
+        trace: "RequestTrace | None",
     ) -> RequestContext:
         """Read the body, and apply the rules of its tier. Raises RequestError."""
         borrower = self.desk.borrower_of(scope) if forwarded_here else None
@@ -194,6 +210,8 @@ class TierEdge:
         else:
             most = self.settings.max_new_tokens
             prepared = self.desk.prepare(scope, payload, endpoint, borrower, most)
+        if trace is not None:
+            trace.prepared(prepared)
         return RequestContext(
             scope,
             receive,
@@ -205,6 +223,7 @@ class TierEdge:
             as_json(prepared.payload),
             forwarded_here,
             borrower,
+            trace,
         )
 
     def _book(self, *, bare: bool) -> RuleBook:
@@ -367,6 +386,8 @@ class TierEdge:
         (3) At the queue's head, offer it to other replicas.
         """
         admission = self.settings.admission
+        if context.trace is not None:
+            context.trace.enter("queue")
         next_heartbeat_s = self.clock_s() + admission.heartbeat_s
         async with context.disconnection() as disconnected:
             while not entry.granted.done():
@@ -402,6 +423,8 @@ class TierEdge:
         own = context.borrower is None
         if own:
             self.metrics.queue_wait_s.observe(entry.wait_s)
+        if context.trace is not None:
+            context.trace.enter("engine")
         with self._engine_id(context.request_id) as engine_id:
             await call_engine(
                 self.engine_app,

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starlette.types import Message, Receive, Scope
@@ -17,6 +18,9 @@ from starlette.types import Message, Receive, Scope
 from serve_app.api.routes import Endpoint
 from serve_app.api.rules import PreparedRequest
 from serve_app.core.tiers import Tier
+
+if TYPE_CHECKING:
+    from serve_app.api.request_spans import RequestTrace
 
 REQUEST_ID_HEADER = b"x-request-id"
 # OpenAI's clients identify themselves by the first, Anthropic's by the second.
@@ -41,7 +45,8 @@ class RequestId:
 class RequestContext:
     """`received` is the body as it came, `body` the request after the tier's rules; `client` a
     digest of its credentials, None without any; `forwarded_here`: another replica has forwarded
-    it; `borrower`: the tier whose rules those were, where this one only lends its slots."""
+    it; `borrower`: the tier whose rules those were, where this one only lends its slots; `trace`:
+    its spans, None where requests are not traced."""
 
     scope: Scope
     receive: Receive
@@ -53,6 +58,7 @@ class RequestContext:
     body: bytes
     forwarded_here: bool = False
     borrower: Tier | None = None
+    trace: "RequestTrace | None" = None
 
     @property
     def retry_key(self) -> int:

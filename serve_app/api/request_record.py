@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from serve_app.api.request_context import RequestContext
 from serve_app.api.response import ResponseTiming
@@ -10,6 +11,9 @@ from serve_app.api.routes import GENERATING, Endpoint
 from serve_app.core.generation import Generation
 from serve_app.core.tiers import Tier
 from serve_app.telemetry import TierMetrics
+
+if TYPE_CHECKING:
+    from serve_app.api.request_spans import RequestTrace
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,7 @@ class RequestRecord:
     request_id: str
     forwarded_here: bool
     started_s: float
+    trace: "RequestTrace | None" = None
 
     def end(self, status: int, **fields: object) -> None:
         e2e_s = self.clock_s() - self.started_s
@@ -65,6 +70,8 @@ class RequestRecord:
             "e2e_s": round(e2e_s, 4),
             **fields,
         }
+        if self.trace is not None:
+            self.trace.end(status, details)
         refused_forward = self.forwarded_here and status == 429
         log.log(logging.DEBUG if refused_forward else logging.INFO, "request", extra=details)
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -29,6 +29,9 @@ from serve_app.api.routes import WEB_ROUTES, meant_path, no_route
 from serve_app.api.status import Tiers, describe_tier, list_models, merge_metrics
 from serve_app.core.tiers import Tier
 from serve_app.errors import ClientDisconnectedError, RequestError, internal_error
+
+if TYPE_CHECKING:
+    from serve_app.api.request_spans import Tracer
 
 DOCUMENT_AGE_S = 10.0
 FAVICON = (
@@ -201,9 +204,13 @@ class _Pages:
 
 
 def make_web_app(
-    tiers: Sequence[Tier], source: Tiers, gateway: Gateway, client_stall_s: float = 30.0
+    tiers: Sequence[Tier],
+    source: Tiers,
+    gateway: Gateway,
+    client_stall_s: float = 30.0,
+    tracer: "Tracer | None" = None,
 ) -> ASGIApp:
-    """The ASGI application at `/`."""
+    """The ASGI application at `/`. Requests are traced by `tracer`, if there is one."""
     pages = _Pages(tiers, source, time.time())
     app = Starlette(
         routes=[
@@ -226,7 +233,8 @@ def make_web_app(
             Exception: _on_bug,
         },
     )
-    return Door(app, StallWatch(time.monotonic), client_stall_s)
+    inner = app if tracer is None else tracer.around(app)
+    return Door(inner, StallWatch(time.monotonic), client_stall_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +242,7 @@ class Door:
     """Gives each request its id and the path that it means, and ends it when its client takes
     nothing for too long."""
 
-    app: Starlette
+    app: ASGIApp
     watch: StallWatch
     client_stall_s: float
 

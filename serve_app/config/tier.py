@@ -36,6 +36,11 @@ from serve_app.core.default_model import DEFAULT_MODEL
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 
 ENV_PREFIX = "TIERSERVE_"
+OTLP_ENDPOINT = (
+    "Base URL of a collector of traces, OTLP over HTTP: `http://collector:4318`. Unset: that of "
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT; without any, requests are "
+    "not traced. docs/tracing.md."
+)
 # Read or set by the launcher and the model cache; not settings of a tier.
 LAUNCHER_VARIABLES = frozenset(
     {
@@ -93,6 +98,7 @@ class TierArgs(_EnvironmentWins):
         default_factory=StructureConfig, description="See StructureConfig."
     )
     cors_origins: Origins = Field(default=(), description=CORS_ORIGINS)
+    otlp_endpoint: str | None = Field(default=None, description=OTLP_ENDPOINT)
 
 
 class TierSettings(_EnvironmentWins):
@@ -184,6 +190,7 @@ class WebArgs(_EnvironmentWins):
         "request ends.",
     )
     cors_origins: Origins = Field(default=(), description=CORS_ORIGINS)
+    otlp_endpoint: str | None = Field(default=None, description=OTLP_ENDPOINT)
 
 
 def tier_args(args: Mapping[str, Any]) -> TierArgs:

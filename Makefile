@@ -29,8 +29,8 @@ help: ## This list
 setup: ## Virtual environment .venv with the locked dependencies (runs by itself, once)
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash deploy/setup.sh "$(CPU_OR_GPU)"
 
-serve: setup ## Serve both tiers on this machine; Ctrl-C stops everything. LOG_REQUESTS=1 shows each request
-	@exec $(PY) -m serve_app serve --port $(PORT) $(if $(PROFILE),--profile $(PROFILE)) $(if $(MODEL),--model "$(MODEL)") $(if $(LOG_REQUESTS),--log-requests)
+serve: setup ## Serve both tiers on this machine; Ctrl-C stops everything. LOG_REQUESTS=1 shows each request, KEYS=1 asks for keys
+	@exec $(PY) -m serve_app serve --port $(PORT) $(if $(KEYS),--keys $(filter-out 1,$(KEYS))) $(if $(PROFILE),--profile $(PROFILE)) $(if $(MODEL),--model "$(MODEL)") $(if $(LOG_REQUESTS),--log-requests)
 
 doctor: setup ## What the running service, this cluster or machine can run, why something cannot, what to change
 	@# Of several services the one of PORT, where the caller has set it.

@@ -43,6 +43,8 @@ examples:
   %(prog)s
   # both tiers on one GPU
   %(prog)s --profile single-gpu
+  # for a team: each has a key (docs/access.md)
+  %(prog)s --keys --host 0.0.0.0
   # your own Serve config file
   %(prog)s --profile mine.yaml --port 8001
 
@@ -141,6 +143,7 @@ def _run(options: argparse.Namespace) -> int:
             as_json=options.json,
             console=Console(),
         )
+    from serve_app.local.exposure import AccessChoice
     from serve_app.local.launcher import serve
 
     return serve(
@@ -148,8 +151,18 @@ def _run(options: argparse.Namespace) -> int:
         options.profile,
         options.model,
         Console(),
+        access=AccessChoice(options.host, _database(options.keys), options.allow_anonymous),
         logs_requests=options.log_requests,
     )
+
+
+def _database(keys: str | None) -> str | None:
+    """Where `--keys` keeps them, without a path or URL in the usual place."""
+    if keys != "":
+        return keys
+    from serve_app.access.database import default_database
+
+    return default_database()
 
 
 def _is_operators(error: Exception) -> bool:
@@ -266,6 +279,24 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--model",
         help="hub name, directory, smollm2 or micro-r1 (default: TIERSERVE_MODEL, or else the "
         "profile's)",
+    )
+    add(
+        "--host",
+        help="address to listen on (default: the profile's, but 127.0.0.1 without --keys and "
+        "--allow-anonymous)",
+    )
+    add(
+        "--keys",
+        nargs="?",
+        const="",
+        metavar="PATH or URL",
+        help="ask for API keys; they and their use are in this SQLite file or PostgreSQL database "
+        "(default: that of `tierserve keys`)",
+    )
+    add(
+        "--allow-anonymous",
+        action="store_true",
+        help="serve whoever reaches the address without a key, also beyond this machine",
     )
     add(
         "--log-requests",

@@ -3,12 +3,15 @@
     RequestError                  any error response; its body is in OpenAI's or Anthropic's form
       the client's fault
         400                       a field or the body is invalid (`invalid`); the code says how
-        403                       a header that only another tier's replicas may send
+        401                       no API key, or none that is valid
+        403                       the key is not for this tier or route; a header that only another
+                                  tier's replicas may send
         404, 405                  no such route, model or response; the route has other methods
         408, 413, 415             the body is late, too large or compressed
       overload: retry after `retry_after_s`
-        429                       the queue is full or the wait too long; the tokenizer is busy
-        503                       too many large bodies at once
+        429                       the queue is full or the wait too long; the tokenizer is busy;
+                                  the key is over its quota
+        503                       too many large bodies at once; the ledger of quotas is away
       the engine or a replica
         502                       the replica that ran it was lost; a tier cannot be reached
         503                       the engine has stopped (`engine_stopped`), the replica is
@@ -58,20 +61,28 @@ class RequestError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after_s: int | None = None,
+        retryable: bool = True,
     ) -> None:
+        """`retryable` False: the openai and anthropic SDKs are told not to retry it."""
         super().__init__(message)
         self.status = status
         self.message = message
         self.param = param
         self.code = code
         self.retry_after_s = retry_after_s
+        self.retryable = retryable
 
     @property
-    def retry_headers(self) -> list[tuple[bytes, bytes]]:
-        """Retry-After, where the client should retry."""
-        if self.retry_after_s is None:
-            return []
-        return [(b"retry-after", b"%d" % self.retry_after_s)]
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """When the client should retry and whether at all, and how it is to authenticate."""
+        headers: list[tuple[bytes, bytes]] = []
+        if self.retry_after_s is not None:
+            headers.append((b"retry-after", b"%d" % self.retry_after_s))
+        if not self.retryable:
+            headers.append((b"x-should-retry", b"false"))
+        if self.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        return headers
 
     def under_names(self, names: Mapping[str, str]) -> "RequestError":
         """The same error, for a client that wrote fields under names of its own: `names` has them
@@ -85,6 +96,7 @@ class RequestError(Exception):
             param=names[self.param],
             code=self.code,
             retry_after_s=self.retry_after_s,
+            retryable=self.retryable,
         )
 
     def body(self, *, anthropic: bool = False) -> bytes:

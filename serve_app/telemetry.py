@@ -48,6 +48,7 @@ class TierMetrics:
 
     requests: Counter
     refused: Counter
+    keys_refused: Counter
     relayed: Counter
     borrowed: Counter
     lent: Counter
@@ -55,6 +56,7 @@ class TierMetrics:
     stalled: Counter
     settings_refused: Counter
     settings_invalid: Gauge
+    ledger_up: Gauge
     output_tokens: Counter
     thoughts: Counter
     thought_tokens: Counter
@@ -94,6 +96,9 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
     return TierMetrics(
         requests=counter("requests", "Requests answered.", "endpoint", "status"),
         refused=counter("refused", "Requests refused by admission.", "reason"),
+        keys_refused=counter(
+            "keys_refused", "Requests without a key that may do what they ask, by why.", "reason"
+        ),
         relayed=counter("relayed", "Requests passed to another replica, of any tier."),
         borrowed=counter("borrowed", "Requests that another tier's replica ran.", "lender"),
         lent=counter("lent", "Requests of another tier that this replica ran.", "borrower"),
@@ -102,6 +107,9 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
         settings_refused=counter("settings_refused", "Live settings refused as invalid."),
         settings_invalid=gauge(
             "settings_invalid", "1 while the newest live settings are refused, and older ones hold."
+        ),
+        ledger_up=gauge(
+            "ledger_up", "0 while the ledger of quotas does not answer; 1 where keys are off."
         ),
         output_tokens=counter("output_tokens", "Tokens generated."),
         thoughts=counter("thoughts", "Thoughts, by how they ended.", "end"),

@@ -49,7 +49,7 @@ async def send_error(
                 (b"content-type", b"application/json"),
                 (b"content-length", b"%d" % len(body)),
                 *request_id.response_headers,
-                *error.retry_headers,
+                *error.headers,
                 *headers,
             ],
         }

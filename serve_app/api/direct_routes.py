@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.asgi import send_error
-from serve_app.api.cancellation import call_engine
+from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch, Watched, call_engine
 from serve_app.api.conversation import take_conversation
 from serve_app.api.field_rules import FieldBounds, refuse_excess, refuse_many_ids
 from serve_app.api.request_body import BodyReader, as_json, parse_object
@@ -24,15 +24,25 @@ from serve_app.api.request_context import (
     speaks_anthropic,
 )
 from serve_app.api.response import TierResponse
-from serve_app.api.routes import CHAT_COMPLETIONS, MESSAGES, Body, Route, no_route, tier_methods
+from serve_app.api.routes import (
+    CHAT_COMPLETIONS,
+    MESSAGES,
+    Body,
+    Endpoint,
+    Route,
+    no_route,
+    tier_methods,
+)
 from serve_app.api.structures import complete_tools
 from serve_app.config.tier import TierSettings
-from serve_app.errors import RequestError
+from serve_app.errors import ClientDisconnectedError, RequestError
 
 # A text may be counted that fits several contexts.
 CONTEXTS = 4
 MAX_WAITING = 16
 MAX_WAIT_S = 5.0
+_DIRECT = Endpoint("direct", "", (), None)
+_DIRECT_ANTHROPIC = Endpoint("direct", "", (), None, anthropic=True)
 
 
 @dataclass(slots=True)
@@ -42,10 +52,32 @@ class DirectRoutes:
     engine_app: ASGIApp
     bounds: FieldBounds | None
     bodies: BodyReader
+    deadlines: Deadlines
+    watch: StallWatch
     _tokenizer: asyncio.Lock = field(default_factory=asyncio.Lock)
     _waiting: int = 0
 
-    async def __call__(
+    async def answer(
+        self,
+        scope: Scope,
+        receive: Receive,
+        response: TierResponse,
+        client: ClientSend,
+        route: Route,
+        settings: TierSettings,
+    ) -> None:
+        """The whole request, or its error. It is not counted among the tier's requests."""
+        try:
+            async with self.deadlines.until_ended() as deadline:
+                watched = Watched(client, stall=lambda: self.deadlines.stall(deadline))
+                with self.watch.watching(watched, settings.admission.client_stall_s):
+                    await self._call(scope, receive, response, route, settings)
+        except RequestError as error:
+            await response.fail(error)
+        except ClientDisconnectedError:
+            return
+
+    async def _call(
         self,
         scope: Scope,
         receive: Receive,
@@ -116,6 +148,11 @@ def _busy() -> RequestError:
     return RequestError(
         429, "The tokenizer is busy. Please retry.", code="tokenizer_busy", retry_after_s=1
     )
+
+
+def direct_endpoint(route: Route) -> Endpoint:
+    """The form of its response: Anthropic's clients count tokens below their own route."""
+    return _DIRECT_ANTHROPIC if route.path.startswith(MESSAGES.path) else _DIRECT
 
 
 async def refuse_route(scope: Scope, send: Send, request_id: RequestId) -> None:

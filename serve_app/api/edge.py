@@ -2,26 +2,27 @@
 
 import asyncio
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_app.api.access import AccessDesk, read_flow
 from serve_app.api.answer_cache import AnswerCache, CacheLookup
-from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch, Watched, call_engine
-from serve_app.api.direct_routes import DirectRoutes, refuse_route
+from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch
+from serve_app.api.direct_routes import DirectRoutes, direct_endpoint, refuse_route
+from serve_app.api.engine_run import EngineRun
 from serve_app.api.field_rules import FieldBounds, SchemaRules
-from serve_app.api.forwarding import Forwarder
-from serve_app.api.gate import Gate, GateFullError, QueueEntry
+from serve_app.api.forwarding import FLOW_HEADER, Forwarder
+from serve_app.api.gate import Gate, GateFullError
 from serve_app.api.lending import LendingDesk, no_capacity
+from serve_app.api.queue_wait import QueueWait
 from serve_app.api.request_body import BodyReader, PromptEstimate, as_json, parse_object
 from serve_app.api.request_context import (
     RequestContext,
-    RequestId,
     client_of,
+    header,
     path_below_root,
     take_request_id,
     with_path,
@@ -29,16 +30,19 @@ from serve_app.api.request_context import (
 from serve_app.api.request_record import RequestOutcome, RequestRecord
 from serve_app.api.response import ResponseForm, TierResponse
 from serve_app.api.routes import (
-    MESSAGES,
     TIER_ROUTES,
     Endpoint,
     Route,
+    Work,
     generating_endpoint,
     meant_path,
     tier_route,
 )
 from serve_app.api.rules import RuleBook, prepare
+from serve_app.api.spending import Spending, most_tokens
 from serve_app.config.tier import TierSettings
+from serve_app.core.access.caller import Caller
+from serve_app.core.access.lease import Amounts
 from serve_app.core.admission.queue_drain import NEWEST_WEIGHT, relative_work
 from serve_app.core.generation import Generation
 from serve_app.core.structure.schema_limits import SchemaLimits
@@ -58,8 +62,6 @@ if TYPE_CHECKING:
 WARNING_HEADER = b"x-tierserve-warning"
 # A stream whose client has let the edge wait for more of its time says nothing of the engine.
 MAX_WAITED_FRACTION = 0.1
-_DIRECT = Endpoint("direct", "", (), None)
-_DIRECT_ANTHROPIC = Endpoint("direct", "", (), None, anthropic=True)
 
 
 @dataclass(slots=True)
@@ -76,6 +78,7 @@ class TierEdge:
     known_fields: Mapping[str, frozenset[str]]
     desk: LendingDesk
     cache: AnswerCache
+    access: AccessDesk = field(default_factory=AccessDesk)
     # Of the engine's model: whether it reasons, and whether it is an R1 distill.
     thinks: bool = False
     r1: bool = False
@@ -98,14 +101,24 @@ class TierEdge:
     # None: requests are not traced.
     tracer: "Tracer | None" = None
     _direct: DirectRoutes = field(init=False)
-    _watch: StallWatch = field(init=False)
+    _engine: EngineRun = field(init=False)
     # By whether the request came to the tier's bare prefix.
     _books: dict[bool, RuleBook] = field(default_factory=dict[bool, RuleBook])
-    _engine_ids: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._direct = DirectRoutes(self.engine_app, self.bounds, self.bodies)
-        self._watch = StallWatch(self.clock_s)
+        watch = StallWatch(self.clock_s)
+        self._direct = DirectRoutes(
+            self.engine_app, self.bounds, self.bodies, self.deadlines, watch
+        )
+        self._engine = EngineRun(
+            self.engine_app,
+            self.gate,
+            self.metrics,
+            self.forwarder.secret,
+            self.prompts,
+            watch,
+            lambda generation: self.engine_done(generation),
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -116,39 +129,65 @@ class TierEdge:
         request_id = take_request_id(scope)
         scope = with_path(scope, meant_path(path_below_root(scope), TIER_ROUTES))
         path, method = path_below_root(scope), scope["method"]
-        forwarded_here = self.forwarder.secret.take_forwarded(scope, request_id.value)
-        endpoint = generating_endpoint(path) if method == "POST" else None
-        if endpoint is not None:
-            form = ResponseForm(endpoint, request_id, engine_dead=self.engine_dead)
-            await self._generate(scope, receive, send, form, forwarded_here=forwarded_here)
-        elif (route := tier_route(method, path)) is not None:
-            await self._answer_directly(scope, receive, send, route, request_id)
-        else:
+        if (route := tier_route(method, path)) is None:
             await refuse_route(scope, send, request_id)
+            return
+        forwarded_here = self.forwarder.secret.take_forwarded(scope, request_id.value)
+        endpoint = generating_endpoint(path) if route.work is Work.ENGINE else None
+        form = ResponseForm(
+            endpoint or direct_endpoint(route), request_id, engine_dead=self.engine_dead
+        )
+        try:
+            caller = self._caller(scope, route, forwarded_here)
+        except RequestError as error:
+            self.metrics.requests.labels(endpoint=form.endpoint.name, status=error.status).inc()
+            await TierResponse(send, form, self.metrics, self.clock_s).fail(error)
+            return
+        if not forwarded_here:
+            form = replace(form, limit_headers=self._limit_headers(caller, form.endpoint))
+        client = ClientSend(send, self.clock_s)
+        if endpoint is None:
+            response = TierResponse(client, form, self.metrics, self.clock_s)
+            await self._direct.answer(scope, receive, response, client, route, self.settings)
+        else:
+            await self._generate(
+                scope, receive, client, form, caller, forwarded_here=forwarded_here
+            )
+
+    def _caller(self, scope: Scope, route: Route, forwarded_here: bool) -> Caller:
+        """Whose request it is. What another replica has forwarded was authenticated there. Raises
+        RequestError 401, 403 and 503."""
+        if forwarded_here:
+            return Caller(flow=read_flow(header(scope, FLOW_HEADER)))
+        return self.access.caller_of(scope, route.callers)
+
+    def _limit_headers(
+        self, caller: Caller, endpoint: Endpoint
+    ) -> Callable[[], Sequence[tuple[bytes, bytes]]]:
+        return lambda: self.access.headers(caller, anthropic=endpoint.anthropic)
 
     async def _generate(
         self,
         scope: Scope,
         receive: Receive,
-        send: Send,
+        client: ClientSend,
         form: ResponseForm,
+        caller: Caller,
         *,
         forwarded_here: bool,
     ) -> None:
         """A generating request from its first byte to the record of its outcome.
 
         (1) Read it and apply the tier's rules: from then on it is frozen.
-        (2) Answer it from the cache, if its answer is kept there.
+        (2) See whether its answer is kept, and hold what it may use of its caller's quota.
         (3) Choose what is done to its response.
         (4) Serve it, until the end of a drain, or until its client has stalled for too long.
         (5) Learn from it, and record what became of it.
         """
-        client = ClientSend(send, self.clock_s)
         response = TierResponse(client, form, self.metrics, self.clock_s)
         trace = None
         if self.tracer is not None:
-            trace = self.tracer.begin(scope, form.endpoint, form.request_id.value, self.model)
-            trace.enter("admission")
+            trace = self.tracer.begin(scope, form, self.model, caller.flow.name)
         record = RequestRecord(
             self.metrics,
             self.clock_s,
@@ -161,19 +200,24 @@ class TierEdge:
         try:
             if self.engine_dead():
                 raise engine_stopped()
-            context = await self._read(scope, receive, form, forwarded_here, trace)  # (1)
-            lookup = self._look_up(context)  # (2)
-            response = self._response(client, form.request_id, context, lookup)  # (3)
-            if lookup is not None and lookup.kept is not None:
-                await response.replay(lookup.kept)
-                record.end(200, outcome="cached")
-                return
-            async with self.deadlines.until_ended() as deadline:  # (4)
-                outcome = await self._serve(
-                    context, response, client, stall=lambda: self.deadlines.stall(deadline)
-                )
-            self._learn_speed(outcome, client)  # (5)
-            record.end_served(context, outcome, with_prompt=self.settings.log_prompts)
+            context = await self._read(  # (1)
+                scope, receive, form, caller, forwarded_here, trace
+            )
+            lookup = self._look_up(context)
+            need = self._need(context, lookup)
+            async with self.access.reserved(caller, need) as spending:  # (2)
+                response = self._response(client, form, context, lookup, spending)  # (3)
+                if lookup is not None and lookup.kept is not None:
+                    spending.answered_from_cache()
+                    await response.replay(lookup.kept)
+                    record.end(200, outcome="cached")
+                    return
+                async with self.deadlines.until_ended() as deadline:  # (4)
+                    outcome = await self._serve(
+                        context, response, client, stall=lambda: self.deadlines.stall(deadline)
+                    )
+                self._learn_speed(outcome, client)  # (5)
+                record.end_served(context, outcome, with_prompt=self.settings.log_prompts)
         except RequestError as error:
             await response.fail(error)
             record.end(error.status, reason=error.code)
@@ -192,6 +236,7 @@ class TierEdge:
         scope: Scope,
         receive: Receive,
         form: ResponseForm,
+        caller: Caller,
         forwarded_here: bool,
         trace: "RequestTrace | None",
     ) -> RequestContext:
@@ -223,8 +268,22 @@ class TierEdge:
             as_json(prepared.payload),
             forwarded_here,
             borrower,
+            caller,
             trace,
         )
+
+    def _need(self, context: RequestContext, lookup: CacheLookup | None) -> Amounts:
+        """The most that it uses of its caller's quota. A kept answer takes no tokens."""
+        if lookup is not None and lookup.kept is not None:
+            return Amounts(requests=1, concurrent=1)
+        prepared = context.prepared
+        tokens = most_tokens(
+            len(context.body),
+            sequences=prepared.sequences,
+            max_new_tokens=prepared.max_new_tokens,
+            context_tokens=None if self.bounds is None else self.bounds.context_tokens,
+        )
+        return Amounts(requests=1, tokens=tokens, concurrent=1)
 
     def _book(self, *, bare: bool) -> RuleBook:
         """The rules as they are now: written anew once settings or limits are others."""
@@ -264,23 +323,23 @@ class TierEdge:
     def _response(
         self,
         client: ClientSend,
-        request_id: RequestId,
+        form: ResponseForm,
         context: RequestContext,
         lookup: CacheLookup | None,
+        spending: Spending,
     ) -> TierResponse:
         prepared, borrower = context.prepared, context.borrower
         warnings = [(WARNING_HEADER, text.encode()) for text in prepared.warnings]
-        form = ResponseForm(
-            context.endpoint,
-            request_id,
-            (*warnings, *(() if lookup is None else lookup.headers)),
-            None if borrower is None else (self.tier.value, borrower.value),
-            prepared.written_as,
-            prepared.max_new_tokens,
-            self.engine_dead,
+        form = replace(
+            form,
+            headers=(*warnings, *(() if lookup is None else lookup.headers)),
+            renamed=None if borrower is None else (self.tier.value, borrower.value),
+            written_as=prepared.written_as,
+            max_new_tokens=prepared.max_new_tokens,
+            says_usage=context.forwarded_here,
         )
         recording = None if lookup is None else lookup.recording
-        return TierResponse(client, form, self.metrics, self.clock_s, recording)
+        return TierResponse(client, form, self.metrics, self.clock_s, spending, recording)
 
     async def _serve(
         self,
@@ -312,15 +371,20 @@ class TierEdge:
                 max_new_tokens=prepared.max_new_tokens,
                 forwarded=context.forwarded_here,
                 prompt_tokens=prompt_tokens,
+                flow=context.caller.flow,
             )
             with entering as entry:
-                generation = self._generation(entry, context)
-                with self._watched(entry, generation, client, stall):
+                generation = self._engine.generation(
+                    entry, context, response.spending, self.settings
+                )
+                stall_s = self.settings.admission.client_stall_s
+                with self._engine.watched(entry, generation, client, stall, stall_s):
                     if not entry.granted.done():  # (3)
-                        outcome = await self._wait(entry, context, response)
+                        wait = QueueWait(self.gate, self.forwarder, self.settings.admission)
+                        outcome = await wait(entry, context, response)
                         if outcome is not None:
                             return outcome
-                    return await self._run(entry, generation, context, response)  # (4)
+                    return await self._engine.run(entry, generation, context, response)  # (4)
         except GateFullError as full:  # (5)
             async with context.disconnection() as disconnected:
                 outcome = await self.forwarder.forward(context, response, disconnected)
@@ -340,121 +404,6 @@ class TierEdge:
         elif context.forwarded_here and not self.gate.has_room(sequences):
             raise no_capacity("No room for a forwarded request.")
 
-    def _generation(self, entry: QueueEntry, context: RequestContext) -> Generation:
-        """What the engine is to know of the request, and to report of it, beside HTTP."""
-        prepared, salt = context.prepared, None
-        if self.settings.prefix_cache_isolation:
-            salt = self.forwarder.secret.cache_salt(context.client)
-
-        def on_first_token() -> None:
-            if context.borrower is None and entry.prompt_counted:
-                self.prompts.observe(body_bytes=len(context.body), tokens=entry.prompt_tokens)
-            self.gate.first_token(entry)
-
-        return Generation(
-            prepared.plan,
-            prepared.stop_repetition,
-            prepared.structure_field,
-            cache_salt=salt,
-            on_prompt=lambda tokens: self.gate.prompt_counted(entry, tokens),
-            on_first_token=on_first_token,
-        )
-
-    @contextmanager
-    def _watched(
-        self,
-        entry: QueueEntry,
-        generation: Generation,
-        client: ClientSend,
-        stall: Callable[[], None],
-    ) -> Iterator[None]:
-        """A client that stops reading holds no slot beyond its engine's work, and its connection
-        not for ever."""
-        watched = Watched(
-            client, stall, lambda: self.engine_done(generation), lambda: self.gate.release(entry)
-        )
-        with self._watch.watching(watched, self.settings.admission.client_stall_s):
-            yield
-
-    async def _wait(
-        self, entry: QueueEntry, context: RequestContext, response: TierResponse
-    ) -> RequestOutcome | None:
-        """Until the slots are granted (None), or another replica has answered it.
-
-        (1) Wake up for the grant, a disconnect, or after a while.
-        (2) Keep the client's connection alive.
-        (3) At the queue's head, offer it to other replicas.
-        """
-        admission = self.settings.admission
-        if context.trace is not None:
-            context.trace.enter("queue")
-        next_heartbeat_s = self.clock_s() + admission.heartbeat_s
-        async with context.disconnection() as disconnected:
-            while not entry.granted.done():
-                await asyncio.wait(  # (1)
-                    {entry.granted, disconnected},
-                    timeout=min(admission.relay_after_s, admission.heartbeat_s),
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if disconnected.done():
-                    raise ClientDisconnectedError
-                if entry.granted.done():
-                    break
-                if context.prepared.streaming and self.clock_s() >= next_heartbeat_s:  # (2)
-                    await response.heartbeat(self.gate.ahead_of(entry))
-                    next_heartbeat_s += admission.heartbeat_s
-                # Each await may have let the gate grant the slots.
-                if entry.granted.done() or self.gate.ahead_of(entry) > 0:
-                    continue
-                if await self.forwarder.has_somewhere() and not entry.granted.done():  # (3)
-                    with self.gate.step_aside(entry):
-                        outcome = await self.forwarder.forward(context, response, disconnected)
-                    if outcome is not None:
-                        return outcome
-        return None
-
-    async def _run(
-        self,
-        entry: QueueEntry,
-        generation: Generation,
-        context: RequestContext,
-        response: TierResponse,
-    ) -> RequestOutcome:
-        own = context.borrower is None
-        if own:
-            self.metrics.queue_wait_s.observe(entry.wait_s)
-        if context.trace is not None:
-            context.trace.enter("engine")
-        with self._engine_id(context.request_id) as engine_id:
-            await call_engine(
-                self.engine_app,
-                context.engine_scope(engine_id),
-                body=context.body,
-                receive=context.receive,
-                send=response.from_engine(
-                    generation, observed=own, before_whole=lambda: self.gate.release(entry)
-                ),
-                generation=generation,
-            )
-        if not response.complete:
-            raise ClientDisconnectedError
-        if response.status == 200:
-            self.gate.observe_service(entry)
-        return RequestOutcome(response.status, response.timing, entry.wait_s, generation)
-
-    @contextmanager
-    def _engine_id(self, request_id: str) -> Iterator[str]:
-        """An id that no other request has in the engine now: clients may choose the same one, and
-        what is done to one of them must not be done to the other."""
-        engine_id = request_id
-        if request_id in self._engine_ids:
-            engine_id = f"{request_id[:64]}-{uuid.uuid4().hex[:8]}"
-        self._engine_ids.add(engine_id)
-        try:
-            yield engine_id
-        finally:
-            self._engine_ids.discard(engine_id)
-
     def _refusal(self, full: GateFullError) -> RequestError:
         admission = full.admission
         self.metrics.refused.labels(reason=admission.reason).inc()
@@ -473,22 +422,3 @@ class TierEdge:
         if token_s is not None and not outcome.forwarded:
             previous_s = token_s if self.token_s is None else self.token_s
             self.token_s = previous_s + NEWEST_WEIGHT * (token_s - previous_s)
-
-    async def _answer_directly(
-        self, scope: Scope, receive: Receive, send: Send, route: Route, request_id: RequestId
-    ) -> None:
-        """A route that does not generate. It is not counted among the tier's requests."""
-        client = ClientSend(send, self.clock_s)
-        # Anthropic's clients count tokens below their own route.
-        endpoint = _DIRECT_ANTHROPIC if route.path.startswith(MESSAGES.path) else _DIRECT
-        form = ResponseForm(endpoint, request_id, engine_dead=self.engine_dead)
-        response = TierResponse(client, form, self.metrics, self.clock_s)
-        try:
-            async with self.deadlines.until_ended() as deadline:
-                watched = Watched(client, stall=lambda: self.deadlines.stall(deadline))
-                with self._watch.watching(watched, self.settings.admission.client_stall_s):
-                    await self._direct(scope, receive, response, route, self.settings)
-        except RequestError as error:
-            await response.fail(error)
-        except ClientDisconnectedError:
-            return

@@ -20,6 +20,7 @@ from typing import TypeVar
 import aiohttp
 from starlette.types import Message, Scope, Send
 
+from serve_app.api.access import written_flow
 from serve_app.api.asgi import HOP_BY_HOP, NOT_FORWARDED, SERVERS_OWN
 from serve_app.api.lending import BORROWED_HEADER, NOT_TAKEN, PLAN_HEADER, Lender, written_plan
 from serve_app.api.request_context import (
@@ -30,11 +31,14 @@ from serve_app.api.request_context import (
 )
 from serve_app.api.request_record import RequestOutcome
 from serve_app.api.response import TierResponse
+from serve_app.api.spending import USAGE_COMMENT, USAGE_HEADER, Spending
 from serve_app.core.tiers import Tier
 from serve_app.errors import ClientDisconnectedError, RequestError
 
 FORWARDED_HEADER = b"x-tierserve-relayed"
-INTERNAL_HEADERS = frozenset({FORWARDED_HEADER, BORROWED_HEADER, PLAN_HEADER})
+# Whose request it is, as its own edge has authenticated it.
+FLOW_HEADER = b"x-tierserve-flow"
+INTERNAL_HEADERS = frozenset({FORWARDED_HEADER, FLOW_HEADER, BORROWED_HEADER, PLAN_HEADER})
 CONNECT_TIMEOUT_S = 1.0
 Replica = TypeVar("Replica")
 
@@ -45,9 +49,11 @@ class ClusterSecret:
 
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
-    def mark(self, request_id: str) -> str:
-        """The value of FORWARDED_HEADER on a request that this replica forwards."""
-        return hmac.new(self.key, b"relayed " + request_id.encode(), hashlib.sha256).hexdigest()
+    def mark(self, request_id: str, flow: bytes = b"") -> str:
+        """The value of FORWARDED_HEADER on a request that this replica forwards, with that value of
+        FLOW_HEADER."""
+        signed = b"\0".join((b"relayed " + request_id.encode(), flow))
+        return hmac.new(self.key, signed, hashlib.sha256).hexdigest()
 
     def cache_salt(self, client: bytes | None) -> str:
         """What keeps a client's prompts apart in the prefix cache, the same on every replica. For a
@@ -63,7 +69,8 @@ class ClusterSecret:
         if names.isdisjoint(INTERNAL_HEADERS):
             return False
         mark = header(scope, FORWARDED_HEADER) or b""
-        if hmac.compare_digest(mark, self.mark(request_id).encode()):
+        flow = header(scope, FLOW_HEADER) or b""
+        if hmac.compare_digest(mark, self.mark(request_id, flow).encode()):
             return True
         scope["headers"] = [
             (name, value)
@@ -139,11 +146,12 @@ class Forwarder:
         async with self._offered(context) as taken:
             if taken is None:
                 return None
+            response.spending.runs_elsewhere()
             lent = taken.lender is not None
             if context.trace is not None:
                 context.trace.offer_taken()
             try:
-                await _copy(taken.response, response.from_replica(observed=lent))
+                await _copy(taken.response, response.from_replica(observed=lent), response.spending)
             except aiohttp.ClientError as error:
                 raise RequestError(
                     502, "The replica that ran this request was lost.", code="replica_lost"
@@ -162,7 +170,9 @@ class Forwarder:
             # A lender reads the first plan: it is to be this tier's, never a client's.
             if key.lower() not in NOT_FORWARDED | INTERNAL_HEADERS
         ]
-        headers.append((FORWARDED_HEADER.decode(), self.secret.mark(context.request_id)))
+        flow = written_flow(context.caller.flow)
+        headers.append((FLOW_HEADER.decode(), flow.decode()))
+        headers.append((FORWARDED_HEADER.decode(), self.secret.mark(context.request_id, flow)))
         async with AsyncExitStack() as stack:
             for peer in _in_any_order(await self.peers()):
                 response = await self._ask(stack, peer + scope["path"], context.received, headers)
@@ -220,14 +230,36 @@ def _in_any_order(replicas: Sequence[Replica]) -> list[Replica]:
     return random.sample(replicas, len(replicas))
 
 
-async def _copy(response: aiohttp.ClientResponse, send: Send) -> None:
+async def _copy(response: aiohttp.ClientResponse, send: Send, spending: Spending) -> None:
+    """What the other replica says of the usage is for this one only."""
     headers = [
         (key.lower(), value)
         for key, value in response.raw_headers
-        if key.lower() not in HOP_BY_HOP | SERVERS_OWN | {REQUEST_ID_HEADER, b"vary"}
+        if key.lower() not in HOP_BY_HOP | SERVERS_OWN | {REQUEST_ID_HEADER, USAGE_HEADER, b"vary"}
         or key.lower() == b"content-length"
     ]
+    if (said := response.headers.get(USAGE_HEADER.decode())) is not None:
+        spending.said_elsewhere(said.encode())
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    async for chunk in response.content.iter_any():
+    async for chunk in without_usage(response.content.iter_any(), spending):
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def without_usage(chunks: AsyncIterator[bytes], spending: Spending) -> AsyncIterator[bytes]:
+    """The same chunks but for the comment with the usage, which is the last thing in a stream and
+    may come in pieces."""
+    kept = b""
+    async for chunk in chunks:
+        kept += chunk
+        # Only comments begin a line so: JSON has no line breaks within.
+        at = kept.rfind(b"\n:") + 1
+        begun = kept[at : at + len(USAGE_COMMENT)]
+        is_comment = begun.startswith(b":") and USAGE_COMMENT.startswith(begun)
+        chunk, kept = (kept[:at], kept[at:]) if is_comment else (kept, b"")
+        if chunk:
+            yield chunk
+    if kept.startswith(USAGE_COMMENT):
+        spending.said_elsewhere(kept[len(USAGE_COMMENT) :].strip())
+    elif kept:
+        yield kept

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from serve_app.api.demand import DemandMeter
 from serve_app.api.engine_room import EngineRoom
 from serve_app.core.admission.admission import Admission, GateLoad, Verdict, admit
+from serve_app.core.admission.fairness import ANONYMOUS, Flow
 from serve_app.core.admission.prefill import PrefillAhead
 from serve_app.core.admission.queue_drain import (
     Drain,
@@ -66,6 +67,7 @@ class QueueEntry:
     prompt_tokens: float = 0.0
     # The wait for its first token that was forecast as it came in; None: it did not wait.
     forecast_s: float | None = None
+    flow: Flow = ANONYMOUS
     prompt_counted: bool = False
     started_s: float | None = None
     first_token_s: float | None = None
@@ -211,6 +213,7 @@ class Gate:
         max_new_tokens: int = 0,
         forwarded: bool = False,
         prompt_tokens: float | None = None,
+        flow: Flow = ANONYMOUS,
     ) -> Iterator[QueueEntry]:
         """Hold an entry, running or waiting (see `QueueEntry.granted`), until the block is left.
 
@@ -222,7 +225,8 @@ class Gate:
         `key` identifies the request if it is retried after a refusal; `retried` means that the
         client itself says so; `work` is its fraction of a whole request (`relative_work`);
         `borrowed` marks one of the other tier (`may_lend`), `forwarded` one that came in elsewhere;
-        the demand that counts here is of neither. `prompt_tokens` None: a typical prompt.
+        the demand that counts here is of neither. `prompt_tokens` None: a typical prompt. `flow` is
+        whose request it is.
         """
         returning = self.reservations.redeem(key, self.clock_s(), retried=retried)  # (1)
         if self.demand is not None and not (returning or borrowed or forwarded):  # (2)
@@ -244,6 +248,7 @@ class Gate:
             max_new_tokens,
             prompt_tokens,
             forecast_s,
+            flow,
         )
         self._queue.append(entry)  # (4)
         self._queued_tokens += prompt_tokens

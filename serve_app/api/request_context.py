@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope
 
 from serve_app.api.routes import Endpoint
 from serve_app.api.rules import PreparedRequest
+from serve_app.core.access.caller import NOBODY, Caller
 from serve_app.core.tiers import Tier
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class RequestId:
 class RequestContext:
     """`received` is the body as it came, `body` the request after the tier's rules; `client` a
     digest of its credentials, None without any; `forwarded_here`: another replica has forwarded
-    it; `borrower`: the tier whose rules those were, where this one only lends its slots; `trace`:
-    its spans, None where requests are not traced."""
+    it; `borrower`: the tier whose rules those were, where this one only lends its slots; `caller`:
+    whose request it is."""
 
     scope: Scope
     receive: Receive
@@ -58,6 +59,8 @@ class RequestContext:
     body: bytes
     forwarded_here: bool = False
     borrower: Tier | None = None
+    caller: Caller = NOBODY
+    # None: requests are not traced.
     trace: "RequestTrace | None" = None
 
     @property

@@ -23,6 +23,7 @@ from serve_app.api.request_context import REQUEST_ID_HEADER, header
 from serve_app.api.routes import COMPLETIONS, GENERATING, Endpoint
 
 if TYPE_CHECKING:
+    from serve_app.api.response import ResponseForm
     from serve_app.api.rules import PreparedRequest
 
 SERVICE = "tierserve"
@@ -38,7 +39,6 @@ _OUTCOME = {
     "chunks": "tierserve.chunks",
     "lender": "tierserve.lender",
     "borrower": "tierserve.borrower",
-    "key": "tierserve.key",
     "prompt_tokens": "gen_ai.usage.input_tokens",
     "output_tokens": "gen_ai.usage.output_tokens",
     "reasoning_tokens": "gen_ai.usage.reasoning.output_tokens",
@@ -75,29 +75,19 @@ class Tracer:
         provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=every_ms))
         return cls(url, provider.get_tracer(SERVICE), provider)
 
-    def begin(
-        self, scope: Scope, endpoint: Endpoint, request_id: str, model: str | None = None
-    ) -> "RequestTrace":
-        """The span of a request, below the one that its `traceparent` names where that is well
-        formed. `model` is None where the request is only forwarded to a tier."""
-        operation = "text_completion" if endpoint is COMPLETIONS else "chat"
-        attributes: dict[str, str] = {
-            "http.request.method": "POST",
-            "http.route": endpoint.path,
-            "tierserve.request_id": request_id,
+    def begin(self, scope: Scope, form: "ResponseForm", model: str, key: str) -> "RequestTrace":
+        """The span of a request to a tier, and its first step. `key` is the name of its key, empty
+        without one."""
+        operation = "text_completion" if form.endpoint is COMPLETIONS else "chat"
+        attributes = {
+            **_received(form.endpoint, form.request_id.value),
+            "gen_ai.operation.name": operation,
+            "gen_ai.provider.name": SERVICE,
+            "gen_ai.request.model": model,
+            **({"tierserve.key": key} if key else {}),
         }
-        if model is not None:
-            attributes |= {
-                "gen_ai.operation.name": operation,
-                "gen_ai.provider.name": SERVICE,
-                "gen_ai.request.model": model,
-            }
-        name = f"POST {endpoint.path}" if model is None else f"{operation} {model}"
-        root = self.tracer.start_span(
-            name, context=_parent(scope), kind=SpanKind.SERVER, attributes=attributes
-        )
-        trace = RequestTrace(self.tracer, scope, root)
-        trace.lead(root)
+        trace = self._begin(scope, f"{operation} {model}", attributes)
+        trace.enter("admission")
         return trace
 
     def around(self, app: ASGIApp) -> ASGIApp:
@@ -119,13 +109,30 @@ class Tracer:
                 await send(message)
 
             request_id = (header(scope, REQUEST_ID_HEADER) or b"").decode()
-            trace = self.begin(scope, endpoint, request_id)
+            trace = self._begin(scope, f"POST {endpoint.path}", _received(endpoint, request_id))
             try:
                 await app(scope, receive, observed)
             finally:
                 trace.end(status, {})
 
         return traced
+
+    def _begin(self, scope: Scope, name: str, attributes: Mapping[str, str]) -> "RequestTrace":
+        """Below the span that `traceparent` names, where that is well formed."""
+        root = self.tracer.start_span(
+            name, context=_parent(scope), kind=SpanKind.SERVER, attributes=attributes
+        )
+        trace = RequestTrace(self.tracer, scope, root)
+        trace.lead(root)
+        return trace
+
+
+def _received(endpoint: Endpoint, request_id: str) -> dict[str, str]:
+    return {
+        "http.request.method": "POST",
+        "http.route": endpoint.path,
+        "tierserve.request_id": request_id,
+    }
 
 
 @dataclass(slots=True)

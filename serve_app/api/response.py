@@ -6,7 +6,7 @@ and ended once. What runs the request writes into it through an ASGI `send`, `fr
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from starlette.types import Message, Send
@@ -17,6 +17,7 @@ from serve_app.api.engine_errors import ERROR_STARTS, client_error, error_event,
 from serve_app.api.request_context import RequestId
 from serve_app.api.response_metadata import REASONING_HEADER, in_chunk, in_whole
 from serve_app.api.routes import Endpoint
+from serve_app.api.spending import USAGE_COMMENT, USAGE_HEADER, Spending, written_usage
 from serve_app.core.generation import Generation
 from serve_app.errors import RequestError, engine_stopped, internal_error
 from serve_app.telemetry import TierMetrics
@@ -63,7 +64,9 @@ class ResponseTiming:
 class ResponseForm:
     """What is known of a response before it begins. `headers` go on it unless whoever ran the
     request has set them; `renamed`: the model's name in the engine, and the client's name for it;
-    `written_as`: the client's names of fields by the engine's; `max_new_tokens`: of each answer."""
+    `written_as`: the client's names of fields by the engine's; `max_new_tokens`: of each answer;
+    `limit_headers`: of the caller's key, as they are when the response begins; `says_usage`: to
+    the replica that has forwarded the request."""
 
     endpoint: Endpoint
     request_id: RequestId
@@ -72,16 +75,20 @@ class ResponseForm:
     written_as: Mapping[str, str] = field(default_factory=dict[str, str])
     max_new_tokens: int = 0
     engine_dead: Callable[[], bool] = lambda: False
+    limit_headers: Callable[[], Iterable[tuple[bytes, bytes]]] = tuple
+    says_usage: bool = False
 
 
 @dataclass(slots=True)
 class TierResponse:
-    """What the client has of its response so far. `recording` keeps what is sent for the cache."""
+    """What the client has of its response so far. `recording` keeps what is sent for the cache,
+    `spending` what the request uses."""
 
     send: Send
     form: ResponseForm
     metrics: TierMetrics
     clock_s: Callable[[], float]
+    spending: Spending = field(default_factory=Spending)
     recording: Recording | None = None
     status: int = 0
     started: bool = False
@@ -136,17 +143,30 @@ class TierResponse:
             return
         self.complete, self.status = True, error.status
         anthropic = self.form.endpoint.anthropic
+        says_usage = self.form.says_usage
         if self.started:
-            await self.chunk(self.error_event(error.body(anthropic=anthropic)), more=False)
+            event = self.error_event(error.body(anthropic=anthropic))
+            await self.chunk(event + (self.usage_comment() if says_usage else b""), more=False)
         else:
-            request_id = self.form.request_id
-            await send_error(self.send, error, request_id=request_id, anthropic=anthropic)
+            usage = [(USAGE_HEADER, self.usage())] if says_usage else []
+            await send_error(
+                self.send,
+                error,
+                request_id=self.form.request_id,
+                anthropic=anthropic,
+                headers=[*usage, *self.form.limit_headers()],
+            )
 
     async def start(self, status: int, headers: HeaderList) -> None:
         self.started, self.status = True, status
         given = {name.lower() for name, _ in headers}
         own = [(name, value) for name, value in self.form.headers if name not in given]
-        headers = [*headers, *own, *self.form.request_id.response_headers]
+        headers = [
+            *headers,
+            *own,
+            *self.form.limit_headers(),
+            *self.form.request_id.response_headers,
+        ]
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def chunk(self, body: bytes, *, more: bool = True) -> None:
@@ -154,6 +174,17 @@ class TierResponse:
 
     def error_event(self, body: bytes, *, last: bool = True) -> bytes:
         return error_event(body, self.form.endpoint, number=self.timing.chunks, last=last)
+
+    async def may_begin(self) -> None:
+        """Wait with the first byte of an answer until what it may use is known to the ledger."""
+        await self.spending.acknowledged()
+
+    def usage(self) -> bytes:
+        """What the request has used until now, for the replica that has forwarded it."""
+        return written_usage(self.spending.used())
+
+    def usage_comment(self) -> bytes:
+        return USAGE_COMMENT + self.usage() + b"\n\n"
 
     def measure(self, *, observed: bool) -> None:
         """A chunk leaves now. One edge observes a response's gaps: the one that ran it, or the
@@ -226,6 +257,7 @@ class _Incoming:
             await self._send_whole()
             return False
         self._start = None
+        await response.may_begin()
         if not response.started:
             await response.start(response.status, [*start["headers"], SSE_HEADERS[2]])
         return True
@@ -242,6 +274,8 @@ class _Incoming:
             response.complete = True
             if response.recording is not None:
                 response.recording.end(response.status)
+            if response.form.says_usage:
+                body += response.usage_comment()
         return message if body is original else {**message, "body": body}
 
     async def _send_whole(self) -> None:
@@ -250,10 +284,13 @@ class _Incoming:
         status, body, headers = self._in_form(response.status)
         response.status, response.complete = status, True
         self.before_whole()
+        await response.may_begin()
         if response.recording is not None:
             given = [each for each in start["headers"] if each[0] == REASONING_HEADER]
             response.recording.whole(body, [*given, *headers])
             response.recording.end(status)
+        if response.form.says_usage:
+            headers = [*headers, (USAGE_HEADER, response.usage())]
         if response.started:
             await response.chunk(response.error_event(body), more=False)
             return
@@ -267,7 +304,7 @@ class _Incoming:
         if status >= 400 and self.to_error is not None:
             error = self.to_error(status, self._body)
             anthropic = self.response.form.endpoint.anthropic
-            return error.status, error.body(anthropic=anthropic), error.retry_headers
+            return error.status, error.body(anthropic=anthropic), error.headers
         if status != 200:
             return status, self._body, []
         return status, *self.to_whole(self._body)

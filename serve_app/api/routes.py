@@ -95,10 +95,11 @@ class Body(Enum):
 
 
 class Callers(Enum):
-    """Whom a route is for. Until the application has keys, whoever reaches the port is a user."""
+    """Whom a route is for, where keys are on. Without keys, whoever reaches the port is a user."""
 
-    USERS = "users"
-    OPERATORS = "operators; the manifests' Ingress does not forward it"
+    ANYONE = "anyone, without a key"
+    USERS = "users: a key"
+    OPERATORS = "operators: an admin key, or the status listener"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,14 @@ def _models(path: str, does: str, work: Work) -> Route:
     return Route("GET", path, does, work, also=_other_bases(path))
 
 
+def _open(path: str, does: str, work: Work = Work.LOOP, also: tuple[str, ...] = ()) -> Route:
+    return Route("GET", path, does, work, callers=Callers.ANYONE, also=also)
+
+
+def _status(path: str, does: str) -> Route:
+    return Route("GET", path, does, Work.REPLICAS, callers=Callers.OPERATORS)
+
+
 def _tokenizing(path: str, does: str) -> Route:
     return Route("POST", path, does, Work.TOKENIZER, Body.TOKENIZER, also=_other_bases(path))
 
@@ -152,8 +161,8 @@ TIER_ROUTES = (
     _generating("/v1/responses", "OpenAI's responses"),
     _generating("/v1/messages", "Anthropic's messages"),
     _models("/v1/models", "the tier as a model", Work.LOOP),
-    Route("GET", "/version", "vLLM's version", Work.LOOP),
-    Route("GET", "/health", "whether a replica's engine lives", Work.LOOP),
+    _open("/version", "vLLM's version"),
+    _open("/health", "whether a replica's engine lives"),
     _tokenizing("/tokenize", "token ids of a text or chat"),
     _tokenizing("/detokenize", "the text of token ids"),
     _tokenizing("/v1/messages/count_tokens", "the length of Anthropic's messages"),
@@ -161,21 +170,15 @@ TIER_ROUTES = (
 _OF_THE_NAMED_TIER = "the same, of the tier that `model` names"
 
 WEB_ROUTES = (
-    Route("GET", "/", "what is served here", Work.LOOP),
+    _open("/", "what is served here"),
     Route("GET", "/openapi.json", "this interface as OpenAPI", Work.REPLICAS),
-    Route("GET", "/healthz", "alive", Work.LOOP),
-    Route("GET", "/readyz", "every tier can answer", Work.REPLICAS),
-    Route("GET", "/api/tiers", "what each tier is, and how it is now", Work.REPLICAS),
-    Route(
-        "GET",
-        "/metrics",
-        "metrics of every replica, for Prometheus",
-        Work.REPLICAS,
-        callers=Callers.OPERATORS,
-    ),
-    Route("GET", "/health", "whether any tier can answer", Work.REPLICAS, also=("/ping",)),
-    Route("GET", "/version", "the versions of tierserve and vLLM", Work.LOOP),
-    Route("GET", "/favicon.ico", "the icon that browsers ask for", Work.LOOP),
+    _open("/healthz", "alive"),
+    _open("/readyz", "every tier can answer", Work.REPLICAS),
+    _status("/api/tiers", "what each tier is, and how it is now"),
+    _status("/metrics", "metrics of every replica, for Prometheus; no Ingress forwards it"),
+    _open("/health", "whether any tier can answer", Work.REPLICAS, also=("/ping",)),
+    _open("/version", "the versions of tierserve and vLLM"),
+    _open("/favicon.ico", "the icon that browsers ask for"),
     _models("/v1/models", "the tiers as models, with their limits", Work.REPLICAS),
     _models("/v1/models/{model}", "one of them", Work.REPLICAS),
     *(_generating(path, _OF_THE_NAMED_TIER) for path in GENERATING),
@@ -204,6 +207,14 @@ def tier_route(method: str, path: str) -> Route | None:
     """The route of a request below a tier's prefix."""
     path = "" if path == "/" else path
     return next((route for route in TIER_ROUTES if route.matches(method, path)), None)
+
+
+def web_callers(method: str, path: str) -> Callers:
+    """Whom a path of the web application is for; what the table does not have is for users, so that
+    no route is open by mistake."""
+    method = "GET" if method == "HEAD" else method
+    found = next((route for route in WEB_ROUTES if route.matches(method, path)), None)
+    return Callers.USERS if found is None else found.callers
 
 
 def tier_methods(path: str) -> str:

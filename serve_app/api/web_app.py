@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -12,9 +12,11 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import Route as StarletteRoute
+from starlette.types import Message, Receive, Scope, Send
 
+from serve_app.api.access import AccessDesk
+from serve_app.api.asgi import send_error
 from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch, Watched
 from serve_app.api.gateway import FORWARDED_PATHS, Gateway
 from serve_app.api.openapi import as_json, openapi_document
@@ -25,7 +27,7 @@ from serve_app.api.request_context import (
     take_request_id,
     with_path,
 )
-from serve_app.api.routes import WEB_ROUTES, meant_path, no_route
+from serve_app.api.routes import WEB_ROUTES, meant_path, no_route, web_callers
 from serve_app.api.status import Tiers, describe_tier, list_models, merge_metrics
 from serve_app.core.tiers import Tier
 from serve_app.errors import ClientDisconnectedError, RequestError, internal_error
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from serve_app.api.request_spans import Tracer
 
 DOCUMENT_AGE_S = 10.0
+# Of the scope: the `Caller` whose request it is.
+CALLER = "tierserve.caller"
 FAVICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">'
     '<path fill="#2563eb" d="M2 9h12v5H2z"/><path fill="#60a5fa" d="M4 2h8v5H4z"/></svg>'
@@ -203,75 +207,100 @@ class _Pages:
         return list_models(await self._describe_all(), created_s=int(self.started_s))
 
 
+# What the status listener answers without a key.
+STATUS_PATHS = (
+    *("/healthz", "/readyz", "/health", "/version", "/api/tiers", "/metrics"),
+    *("/v1/models", "/v1/models/{model:path}"),
+)
+
+
 def make_web_app(
     tiers: Sequence[Tier],
     source: Tiers,
     gateway: Gateway,
     client_stall_s: float = 30.0,
+    access: AccessDesk | None = None,
     tracer: "Tracer | None" = None,
-) -> ASGIApp:
-    """The ASGI application at `/`. Requests are traced by `tracer`, if there is one."""
+) -> "Door":
+    """The ASGI application at `/`. `access` None: keys are off."""
     pages = _Pages(tiers, source, time.time())
     app = Starlette(
         routes=[
-            Route("/", pages.index),
-            Route("/openapi.json", pages.openapi),
-            Route("/healthz", pages.healthz),
-            Route("/readyz", pages.readyz),
-            Route("/api/tiers", pages.list_tiers),
-            Route("/metrics", pages.metrics),
-            Route("/health", pages.health),
-            Route("/version", pages.version),
-            Route("/favicon.ico", pages.favicon),
-            Route("/v1/models", pages.models),
-            Route("/v1/models/{model:path}", pages.model),
-            *(Route(path, gateway.forward, methods=["POST"]) for path in FORWARDED_PATHS),
+            StarletteRoute("/", pages.index),
+            StarletteRoute("/openapi.json", pages.openapi),
+            StarletteRoute("/healthz", pages.healthz),
+            StarletteRoute("/readyz", pages.readyz),
+            StarletteRoute("/api/tiers", pages.list_tiers),
+            StarletteRoute("/metrics", pages.metrics),
+            StarletteRoute("/health", pages.health),
+            StarletteRoute("/version", pages.version),
+            StarletteRoute("/favicon.ico", pages.favicon),
+            StarletteRoute("/v1/models", pages.models),
+            StarletteRoute("/v1/models/{model:path}", pages.model),
+            *(StarletteRoute(path, gateway.forward, methods=["POST"]) for path in FORWARDED_PATHS),
         ],
-        exception_handlers={
-            RequestError: _on_request_error,
-            HTTPException: _on_http_error,
-            Exception: _on_bug,
-        },
+        exception_handlers=_ERRORS,
     )
-    inner = app if tracer is None else tracer.around(app)
-    return Door(inner, StallWatch(time.monotonic), client_stall_s)
+    return Door(app, StallWatch(time.monotonic), client_stall_s, access or AccessDesk(), tracer)
 
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Gives each request its id and the path that it means, and ends it when its client takes
-    nothing for too long."""
+    """Gives each request its id and the path that it means, asks for its key, and ends it when its
+    client takes nothing for too long."""
 
-    app: ASGIApp
+    app: Starlette
     watch: StallWatch
     client_stall_s: float
+    access: AccessDesk
+    # None: requests are not traced.
+    tracer: "Tracer | None" = None
+
+    def status_app(self) -> "Door":
+        """The pages for operators alone, for whoever reaches it."""
+        routes = [
+            route
+            for route in self.app.routes
+            if isinstance(route, StarletteRoute) and route.path in STATUS_PATHS
+        ]
+        app = Starlette(routes=routes, exception_handlers=_ERRORS)
+        return Door(app, self.watch, self.client_stall_s, AccessDesk())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        own_headers = take_request_id(scope).response_headers
+        request_id = take_request_id(scope)
+        own_headers = request_id.response_headers
         scope = with_path(scope, meant_path(scope["path"], WEB_ROUTES))
         client = ClientSend(send, self.watch.clock_s)
+        try:
+            callers = web_callers(scope["method"], scope["path"])
+            scope = {**scope, CALLER: self.access.caller_of(scope, callers)}
+        except RequestError as error:
+            anthropic = speaks_anthropic(scope)
+            await send_error(client, error, request_id=request_id, anthropic=anthropic)
+            return
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *own_headers]
             await client(message)
 
+        app = self.app if self.tracer is None else self.tracer.around(self.app)
         deadlines = Deadlines()
         try:
             async with deadlines.until_ended() as deadline:
                 watched = Watched(client, stall=lambda: deadlines.stall(deadline))
                 with self.watch.watching(watched, self.client_stall_s):
-                    await self.app(scope, receive, send_with_id)
+                    await app(scope, receive, send_with_id)
         except ClientDisconnectedError:
             return
 
 
 async def _on_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    headers = {name.decode(): value.decode() for name, value in error.headers}
     return Response(
         error.body(anthropic=speaks_anthropic(request.scope)),
         status_code=error.status,
@@ -297,6 +326,13 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 async def _on_bug(request: Request, error: Exception) -> Response:
     """Starlette raises it again after the answer, so that the server logs it."""
     return await _on_request_error(request, internal_error())
+
+
+_ERRORS: Mapping[Any, Any] = {
+    RequestError: _on_request_error,
+    HTTPException: _on_http_error,
+    Exception: _on_bug,
+}
 
 
 def _versions() -> dict[str, str | None]:

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from serve_app.config.access import AccessConfig
 from serve_app.config.admission import AdmissionConfig
 from serve_app.config.answers import (
     AnswerCacheConfig,
@@ -66,6 +67,7 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel], str], ...] = (
     ("`user_config.tasks.<name>`", "Changes live.", TaskConfig, "tasks.<name>."),
     ("`user_config.answer_cache`", "Changes live.", AnswerCacheConfig, "answer_cache."),
     ("`args` of web", "Needs a new replica of web.", WebArgs, ""),
+    ("`args.access` of web and a tier", "Needs new replicas.", AccessConfig, "access."),
 )
 
 

@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from serve_app.config.access import AccessConfig
 from serve_app.config.admission import AdmissionConfig
 from serve_app.config.answers import (
     AnswerCacheConfig,
@@ -49,6 +50,7 @@ LAUNCHER_VARIABLES = frozenset(
         "TIERSERVE_HAPROXY_HEADER_TIMEOUT_S",
         "TIERSERVE_HAPROXY_BODY_TIMEOUT_S",
         "TIERSERVE_HAPROXY_HOST",
+        "TIERSERVE_KEYS_PEPPER",
     }
 )
 
@@ -99,6 +101,7 @@ class TierArgs(_EnvironmentWins):
     )
     cors_origins: Origins = Field(default=(), description=CORS_ORIGINS)
     otlp_endpoint: str | None = Field(default=None, description=OTLP_ENDPOINT)
+    access: AccessConfig = Field(default_factory=AccessConfig, description="See AccessConfig.")
 
 
 class TierSettings(_EnvironmentWins):
@@ -191,6 +194,7 @@ class WebArgs(_EnvironmentWins):
     )
     cors_origins: Origins = Field(default=(), description=CORS_ORIGINS)
     otlp_endpoint: str | None = Field(default=None, description=OTLP_ENDPOINT)
+    access: AccessConfig = Field(default_factory=AccessConfig, description="See AccessConfig.")
 
 
 def tier_args(args: Mapping[str, Any]) -> TierArgs:

@@ -14,10 +14,10 @@ from serve_app.core.reasoning.trace import ThoughtTrace
 
 @dataclass(slots=True)
 class SequenceFacts:
-    """One answer of a request. `thought` is None where the model does not think; `repeated`: ended
-    because it repeated itself; `closed`: the JSON that it is was closed for the model; `cut`: its
-    limit has ended it. `text` is
-    None for a stream; the answer begins in it at `answer_at`."""
+    """One answer of a request, of so many `tokens` until now. `thought` is None where the model
+    does not think; `repeated`: ended because it repeated itself; `closed`: the JSON that it is was
+    closed for the model; `cut`: its limit has ended it. `text` is None for a stream; the answer
+    begins in it at `answer_at`."""
 
     thought: ThoughtTrace | None = None
     repeated: bool = False
@@ -25,6 +25,7 @@ class SequenceFacts:
     cut: bool = False
     text: str | None = None
     answer_at: int = 0
+    tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -37,6 +38,8 @@ class Generation:
     stop_repetition: bool = False
     structure_field: str | None = None
     sequences: dict[int, SequenceFacts] = field(default_factory=dict[int, SequenceFacts])
+    # Of all its prompts that the engine was asked to read; each counts once.
+    prompt_tokens: int = 0
     # The ids under which the engine was asked for it, each turn's.
     engine_ids: list[str] = field(default_factory=list[str])
     # Prompts are found in the prefix cache by requests of the same salt only; None: by all.

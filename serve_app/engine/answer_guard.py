@@ -221,6 +221,8 @@ class _Call:
     async def run(self) -> "Outputs":
         whole: RequestOutput | None = None
         await self._prepare()
+        assert self.generation is not None
+        self.generation.prompt_tokens += len(self.prompt["prompt_token_ids"])
         self.engine_ids.append(self.request_id)
         outputs = self.guard.generate(self.prompt, self.params, self.request_id, **self.options)
         async with aclosing(outputs) as results:

@@ -49,6 +49,7 @@ class Written:
 
     def take(self, token_ids: Sequence[int]) -> None:
         self.token_ids += token_ids
+        self.facts.tokens += len(token_ids)
         if self.facts.thought is not None:
             self.facts.thought.take(token_ids)
 
@@ -56,6 +57,7 @@ class Written:
         """Take back all tokens but these, which end in the answer."""
         dropped = len(self.token_ids) - tokens
         del self.token_ids[tokens:]
+        self.facts.tokens = tokens
         if self.facts.thought is not None:
             self.facts.thought.answer_tokens -= dropped
 

@@ -52,12 +52,14 @@ class LocalCluster:
         port: int | None = None,
         http_host: str = "127.0.0.1",
         environment: Mapping[str, str] | None = None,
+        status_address: str | None = None,
         haproxy: bool = True,
         ray_options: tuple[str, ...] = (),
         interrupts: bool = False,
     ) -> None:
         """Applications listen on `http_host`, everything else on 127.0.0.1 only. `environment` wins
-        over deploy/runtime.env; `ray_options` go to `ray start`. With `interrupts` all processes
+        over deploy/runtime.env; at `status_address` (`host:port`) the operators' pages need no key,
+        where keys are on; `ray_options` go to `ray start`. With `interrupts` all processes
         are in Linux' normal scheduling class, not only the engines."""
         self.port = port or free_ports(1)[0]
         self._head = RayHead.beside(self.port)
@@ -68,6 +70,7 @@ class LocalCluster:
         # and with HAProxy each replica too.
         self._serve_host = "127.0.0.1" if HOST_VARIABLE in self.env else http_host
         self.api = ServeApi(self._head.dashboard_address, self._head.token)
+        self._status_address = status_address
         self._options = ray_options
         self._interrupts = interrupts
         self._supervisor: subprocess.Popen[bytes] | None = None
@@ -88,6 +91,11 @@ class LocalCluster:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def status_url(self) -> str:
+        """Where `/api/tiers` and `/metrics` answer without a key."""
+        return f"http://{self._status_address}" if self._status_address else self.base_url
+
+    @property
     def client_env(self) -> dict[str, str]:
         """Environment in which `ray` and `serve` commands speak to this cluster."""
         addresses = {
@@ -105,7 +113,8 @@ class LocalCluster:
         """Start the Ray head; returns when Serve's interface answers."""
         self.run_dir.mkdir(mode=0o700)
         self._write_secret(AUTH_FILE, self._head.token)
-        self._write_secret(RECORD_FILE, record_of_service(self.port, self._head.dashboard_address))
+        record = record_of_service(self.port, self._head.dashboard_address, self.status_url)
+        self._write_secret(RECORD_FILE, record)
         own = {n: v for n, v in self.client_env.items() if os.environ.get(n) != v}
         lines = [f"export {name}={shlex.quote(value)}\n" for name, value in sorted(own.items())]
         self._write_secret("env", "".join(lines))

@@ -16,6 +16,7 @@ from rich.console import Console
 from serve_app.engine.models.model_dir import EMBEDDED_MODEL, check_hub_model, resolve_model
 from serve_app.local import profiles
 from serve_app.local.cluster import ClusterError, LocalCluster
+from serve_app.local.exposure import AccessChoice, Exposure, count_keys, exposure_of
 from serve_app.local.ports import holder_of, is_free
 from serve_app.local.progress import StartProgress
 from serve_app.local.ray_head import haproxy_wrapper
@@ -45,6 +46,7 @@ class LaunchPlan:
     port: int
     environment: Mapping[str, str]
     models: tuple[str, ...]
+    exposure: Exposure
 
 
 def serve(
@@ -53,6 +55,7 @@ def serve(
     model: str | None,
     console: Console,
     *,
+    access: AccessChoice | None = None,
     logs_requests: bool = False,
 ) -> int:
     """Start, stay in the foreground, stop all of it at SIGINT or SIGTERM; the exit status. With
@@ -65,15 +68,20 @@ def serve(
         signal.signal(number, _interrupt)
     progress = StartProgress(console)
     try:
-        plan = make_plan(port, profile, model)
+        plan = make_plan(port, profile, model, access or AccessChoice())
         progress.say(f"profile {plan.profile}, model {', '.join(plan.models)}, port {plan.port}")
         prepare_models(plan.models, progress)
     except KeyboardInterrupt:
         return 0
     finally:
         progress.stop()
-    host = profiles.http_host(plan.config)
-    cluster = LocalCluster(port=plan.port, http_host=host, environment=plan.environment)
+    exposure = plan.exposure
+    cluster = LocalCluster(
+        port=plan.port,
+        http_host=exposure.host,
+        environment=plan.environment,
+        status_address=exposure.status_address,
+    )
     failed = True
     try:
         _start(cluster, plan, progress)
@@ -91,26 +99,31 @@ def serve(
     return 0
 
 
-def make_plan(port: int, profile: str | None, model: str | None) -> LaunchPlan:
-    """Choose profile and model, and check what would make the start fail later."""
+def make_plan(
+    port: int,
+    profile: str | None,
+    model: str | None,
+    access: AccessChoice = AccessChoice(),  # noqa: B008 - frozen
+) -> LaunchPlan:
+    """Choose profile, model and address, and check what would make the start fail later."""
     name = profile or profiles.find_profile(installed_gpus())
     config = profiles.load_profile(name)
-    host = profiles.http_host(config)
-    if not is_free(port, host):
+    exposure = exposure_of(access, name, config)
+    if not is_free(port, exposure.host):
         raise CannotStartError(
             f"Port {port} is taken by {holder_of(port)}: stop it, or choose another with --port "
             "(make serve PORT=...)."
         )
     _check_memory()
     chosen = model or os.environ.get("TIERSERVE_MODEL")
-    environment: dict[str, str] = {}
+    environment = dict(exposure.environment)
     if chosen:
         # Replicas have a working directory of their own.
         is_path = chosen != EMBEDDED_MODEL and Path(chosen).expanduser().exists()
         chosen = str(Path(chosen).expanduser().resolve()) if is_path else chosen
         environment["TIERSERVE_MODEL"] = chosen
     models = [chosen] if chosen else profiles.models_of(config)
-    return LaunchPlan(name, config, port, environment, tuple(models))
+    return LaunchPlan(name, config, port, environment, tuple(models), exposure)
 
 
 def prepare_models(models: tuple[str, ...], progress: StartProgress) -> None:
@@ -166,12 +179,15 @@ def _print_how_to_use(
     *,
     logs_requests: bool,
 ) -> None:
+    exposure = plan.exposure
     service = ReadyService(
         base_url=cluster.base_url,
-        host=profiles.http_host(plan.config),
+        exposure=exposure,
         port=plan.port,
         routes=list(profiles.tier_routes(plan.config).values()),
-        models=listed_models(cluster.base_url),
+        models=listed_models(cluster.status_url),
+        status_url=cluster.status_url,
+        has_keys=exposure.database is not None and count_keys(exposure.database) > 0,
         log_dir=cluster.log_dir,
         run_dir=cluster.run_dir,
         logs_requests=logs_requests,

@@ -22,12 +22,14 @@ _CLOCKS_APART_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class LocalService:
-    """A `serve` of this user whose process lives: its HTTP port, and where its Ray answers."""
+    """A `serve` of this user whose process lives: its HTTP port, and where its Ray answers, and its
+    status without a key."""
 
     port: int
     dashboard_address: str
     pid: int
     run_dir: Path
+    status_url: str
 
     @property
     def base_url(self) -> str:
@@ -38,9 +40,14 @@ class LocalService:
         return (self.run_dir / AUTH_FILE).read_text().strip()
 
 
-def record_of_service(port: int, dashboard_address: str) -> str:
+def record_of_service(port: int, dashboard_address: str, status_url: str) -> str:
     """What a service writes into its run's folder as RECORD_FILE, for `running_services`."""
-    record = {"port": port, "dashboard_address": dashboard_address, "pid": os.getpid()}
+    record = {
+        "port": port,
+        "dashboard_address": dashboard_address,
+        "pid": os.getpid(),
+        "status_url": status_url,
+    }
     return json.dumps(record)
 
 
@@ -53,7 +60,7 @@ def reported_tiers(service: LocalService) -> list[dict[str, Any]] | None:
     """The tiers of `GET /api/tiers`; None where the service does not answer."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{service.base_url}/api/tiers", timeout=ANSWER_TIMEOUT_S) as answer:
+        with opener.open(f"{service.status_url}/api/tiers", timeout=ANSWER_TIMEOUT_S) as answer:
             return list(json.load(answer)["tiers"])
     except (urllib.error.URLError, OSError, ValueError, KeyError, TypeError):
         return None
@@ -72,6 +79,7 @@ def _running(root: Path) -> Iterator[LocalService]:
                 dashboard_address=str(written["dashboard_address"]),
                 pid=int(written["pid"]),
                 run_dir=record.parent,
+                status_url=str(written["status_url"]),
             )
             # A process that began after the record was written has only the same number.
             if psutil.Process(service.pid).create_time() <= status.st_mtime + _CLOCKS_APART_S:

@@ -61,6 +61,7 @@ _DECODED_HEADERS = (
 # client, so that its answer is computed to the end.
 _INTERNAL_HEADERS = (
     "x-tierserve-relayed",
+    "x-tierserve-flow",
     "x-tierserve-borrowed-by",
     "x-tierserve-plan",
     "x-request-disconnect-disabled",

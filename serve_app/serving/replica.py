@@ -20,6 +20,7 @@ from serve_app.config.accelerator_costs import times_the_preferred
 from serve_app.config.tier import TierArgs, tier_settings
 from serve_app.core.placement.hardware import hardware_for, model_shape
 from serve_app.engine.interface import Engine
+from serve_app.serving.access_start import start_access
 from serve_app.serving.cluster_secret import cluster_secret
 from serve_app.serving.engine_start import start_engine
 from serve_app.serving.lenders import Lenders, answer_form, lending_terms
@@ -66,6 +67,12 @@ class TierReplica:
             )
         if engine.compile_s is not None:
             self._phases.record("compile", engine.compile_s)
+        access = await start_access(
+            self._args.access,
+            self._args.tier,
+            self._args.model,
+            lambda reason: self._metrics.keys_refused.labels(reason=reason).inc(),
+        )
         lenders = Lenders(self._args.tier)
         tier = RunningTier.build(
             self._args,
@@ -74,6 +81,7 @@ class TierReplica:
             tier_settings(self._args.tier, {}),
             self._metrics,
             Forwarder(self._args.tier, Peers(), lenders, await asyncio.to_thread(cluster_secret)),
+            access,
         )
         lenders.form = answer_form(tier)
         tier.edge.tracer = tracer
@@ -82,6 +90,7 @@ class TierReplica:
             asyncio.create_task(_exit_when_engine_dies(engine)),
             asyncio.create_task(_end_streams_after_drain(tier)),
             asyncio.create_task(exchange_limits(tier)),
+            *([access.reporting] if access.reporting else []),
         ]
         return with_cors(tier.edge, self._args.cors_origins)
 

@@ -25,6 +25,7 @@ from serve_app.core.scaling.step_time import derived_step_model
 from serve_app.core.scaling.workload import LearntLengths
 from serve_app.core.structure.schema_limits import SchemaLimits
 from serve_app.engine.interface import Engine
+from serve_app.serving.access_start import StartedAccess
 from serve_app.telemetry import TierMetrics
 
 
@@ -34,6 +35,7 @@ class RunningTier:
     hardware: Hardware
     engine: Engine
     edge: TierEdge
+    access: StartedAccess
     settings_error: str | None = None
     _counted_tokens: int = 0
     _counted_structures: Counter[str] = field(default_factory=Counter[str])
@@ -48,6 +50,7 @@ class RunningTier:
         settings: TierSettings,
         metrics: TierMetrics,
         forwarder: Forwarder,
+        access: StartedAccess,
     ) -> "RunningTier":
         """Put the tier's edge in front of a started engine."""
         count_from_zero(metrics)
@@ -78,10 +81,11 @@ class RunningTier:
             engine_done=engine.has_finished,
             desk=LendingDesk(args.tier),
             cache=AnswerCache(settings.answer_cache),
+            access=access.desk,
             thinks=engine.thinks,
             r1=engine.r1,
         )
-        return cls(args, hardware, engine, edge)
+        return cls(args, hardware, engine, edge, access)
 
     def apply(self, settings: TierSettings) -> Limits:
         """Change the live settings; what waits or runs goes on. The derived limits."""
@@ -156,6 +160,7 @@ class RunningTier:
     def metrics_text(self) -> str:
         """vLLM's metrics and ours, in Prometheus' text format."""
         gate, metrics = self.edge.gate, self.edge.metrics
+        metrics.ledger_up.set(self.access.holder is None or self.access.holder.up)
         metrics.running.set(gate.running_sequences)
         metrics.lent_sequences.set(gate.borrowed_sequences)
         metrics.borrowed_sequences.set(self.edge.forwarder.sequences_elsewhere)

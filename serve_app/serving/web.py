@@ -20,7 +20,9 @@ from serve_app.autoscaling.decision_store import read_record
 from serve_app.config.tier import WebArgs
 from serve_app.core.scaling.decision_record import ScalingRecord
 from serve_app.core.tiers import Tier
+from serve_app.serving.access_start import StartedAccess, start_access
 from serve_app.serving.replica_answers import Broadcast, ReplicaAnswers
+from serve_app.serving.status_listener import StatusListener
 from serve_app.serving.topology import http_port
 
 
@@ -29,6 +31,8 @@ class Web:
 
     def __init__(self, args: WebArgs) -> None:
         self._args = args
+        self._access: StartedAccess | None = None
+        self._listening: asyncio.Task[None] | None = None
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         base_url = f"http://127.0.0.1:{await http_port()}"
@@ -41,9 +45,20 @@ class Web:
             own_proxy, args.tiers, args.max_body_bytes, args.heartbeat_s, args.body_timeout_s
         )
         source = ServeTiers(args.report_timeout_s, args.report_keep_s)
+        self._access = await start_access(args.access)
         tracer = make_tracer(args.otlp_endpoint, os.environ)
-        app = make_web_app(args.tiers, source, gateway, args.client_stall_s, tracer)
+        app = make_web_app(
+            args.tiers, source, gateway, args.client_stall_s, self._access.desk, tracer
+        )
+        if args.access.database is not None and args.access.status_listener is not None:
+            listener = StatusListener(app.status_app(), args.access.status_listener)
+            self._listening = asyncio.create_task(listener.run())
         return with_cors(app, args.cors_origins)
+
+    def __del__(self) -> None:
+        for task in (self._listening, self._access and self._access.reporting):
+            if task is not None:
+                task.cancel()
 
 
 @dataclass(slots=True)

@@ -227,7 +227,7 @@ async def test_the_web_application_is_above_the_tier() -> None:
             return url
 
         gateway = Gateway(base_url, BOTH, 1024)
-        app = make_web_app(BOTH, FakeTiers(), gateway, 30, recorded.tracer)
+        app = make_web_app(BOTH, FakeTiers(), gateway, tracer=recorded.tracer)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://web") as client:
             assert (await client.get("/healthz")).status_code == 200

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from serve_app.api.access import AccessDesk
 from serve_app.api.gateway import Gateway
 from serve_app.api.status import DeploymentState, Kept, Report
 from serve_app.api.web_app import make_web_app
@@ -76,12 +77,13 @@ async def a_client(
     upstream: str = "",
     max_body_bytes: int = 1024,
     heartbeat_s: float = 3.0,
+    access: AccessDesk | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
     async def base_url() -> str:
         return upstream
 
     gateway = Gateway(base_url, BOTH, max_body_bytes, heartbeat_s)
-    app = make_web_app(BOTH, source or FakeTiers(), gateway)
+    app = make_web_app(BOTH, source or FakeTiers(), gateway, access=access)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://web") as client:
         yield client

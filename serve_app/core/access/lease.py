@@ -1,14 +1,19 @@
-"""What a replica holds of a key's quota, and what it reports of it to the ledger.
+"""What a replica holds of a key's quota, and what it and the ledger say to each other.
 
 A replica reserves a request's worst case from its own leases, so that no request waits for the
-ledger; what the leases do not cover it asks for at once. Each report carries counters since the
-replica's start, never differences: a report that comes twice changes nothing, and after a ledger's
-restart the next one says all that it missed.
+ledger; what the leases do not cover it asks for at once. Reports carry counters since the
+replica's start, and answers what was granted since then, never differences: a message that comes
+twice or not at all changes nothing, and the next one says all that was missed.
+
+An epoch is a span in which the ledger believed the replica alive. Where it has declared a replica
+dead it has given its idle leases to others; a replica that learns of a later epoch therefore drops
+its idle leases, and every reservation of which it does not know that the ledger has it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from serve_app.core.access.access_key import KeySnapshot
 from serve_app.core.tiers import Tier
 
 
@@ -19,6 +24,47 @@ class Amounts:
     requests: int = 0
     tokens: int = 0
     concurrent: int = 0
+
+    def __add__(self, other: "Amounts") -> "Amounts":
+        return Amounts(
+            self.requests + other.requests,
+            self.tokens + other.tokens,
+            self.concurrent + other.concurrent,
+        )
+
+    def __sub__(self, other: "Amounts") -> "Amounts":
+        return Amounts(
+            self.requests - other.requests,
+            self.tokens - other.tokens,
+            self.concurrent - other.concurrent,
+        )
+
+    def covers(self, need: "Amounts") -> bool:
+        """Whether none of `need` is missing; what is not needed may be negative here."""
+        return (
+            need.requests <= max(0, self.requests)
+            and need.tokens <= max(0, self.tokens)
+            and need.concurrent <= max(0, self.concurrent)
+        )
+
+    def at_least(self, floor: "Amounts") -> "Amounts":
+        """The larger of each."""
+        return Amounts(
+            max(self.requests, floor.requests),
+            max(self.tokens, floor.tokens),
+            max(self.concurrent, floor.concurrent),
+        )
+
+    def at_most(self, ceiling: "Amounts") -> "Amounts":
+        """The smaller of each."""
+        return Amounts(
+            min(self.requests, ceiling.requests),
+            min(self.tokens, ceiling.tokens),
+            min(self.concurrent, ceiling.concurrent),
+        )
+
+
+NOTHING = Amounts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +78,27 @@ class Usage:
     answer_tokens: int = 0
     gpu_s: float = 0.0
 
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.requests + other.requests,
+            self.refused + other.refused,
+            self.prompt_tokens + other.prompt_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            self.answer_tokens + other.answer_tokens,
+            self.gpu_s + other.gpu_s,
+        )
+
+    def since(self, earlier: "Usage") -> "Usage":
+        """What was added after `earlier`; never negative."""
+        return Usage(
+            max(0, self.requests - earlier.requests),
+            max(0, self.refused - earlier.refused),
+            max(0, self.prompt_tokens - earlier.prompt_tokens),
+            max(0, self.reasoning_tokens - earlier.reasoning_tokens),
+            max(0, self.answer_tokens - earlier.answer_tokens),
+            max(0.0, self.gpu_s - earlier.gpu_s),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class UsageLabels:
@@ -43,22 +110,38 @@ class UsageLabels:
 
 @dataclass(frozen=True, slots=True)
 class KeyReport:
-    """Since the replica's start: what was `granted`, what of it is used up for good (`settled`,
-    with `concurrent` 0), and what was `returned` unused; now: what running requests have
-    `reserved`."""
+    """One key's leases at a replica. Since its start: what of them is used up for good (`settled`,
+    with `concurrent` 0), what was reserved and not used (`refunded`, likewise), and what was given
+    back without having been reserved (`returned`). Now: what running requests have `reserved`.
 
-    granted: Amounts
-    settled: Amounts
-    returned: Amounts
-    reserved: Amounts
+    `day_refunded_tokens` are those of `refunded` that were reserved on the report's day.
+    `asks` are requests that wait for what their need says, the first one first; `wanted` is what
+    the replica would like to have idle beyond them."""
+
+    settled: Amounts = NOTHING
+    refunded: Amounts = NOTHING
+    returned: Amounts = NOTHING
+    reserved: Amounts = NOTHING
+    day_refunded_tokens: int = 0
+    asks: tuple[Amounts, ...] = ()
+    wanted: Amounts = NOTHING
+
+    @property
+    def accounted(self) -> Amounts:
+        """All that was ever granted, less what is idle."""
+        return self.settled + self.refunded + self.returned + self.reserved
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaReport:
-    """`replica` is unique to one process; `sequence` rises with each report."""
+    """`replica` is unique to one process; `sequence` rises with each report. `epoch` and `day` are
+    those of the ledger's last answer (0 and "" before it). A key that is not in `keys` has not
+    changed since a report that was acknowledged."""
 
     replica: str
     sequence: int
+    epoch: int = 0
+    day: str = ""
     keys: Mapping[str, KeyReport] = field(default_factory=dict[str, KeyReport])
     usage: Mapping[UsageLabels, Usage] = field(default_factory=dict[UsageLabels, Usage])
     known_revision: int = 0
@@ -75,17 +158,6 @@ class KeyBalance:
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerAnswer:
-    """To a report. `recalled` keys are short elsewhere: idle leases of theirs are to be returned
-    with the next report, at once. `keys` is None where nothing has changed since the revision that
-    the replica knows."""
-
-    granted: Mapping[str, Amounts] = field(default_factory=dict[str, Amounts])
-    balances: Mapping[str, KeyBalance] = field(default_factory=dict[str, KeyBalance])
-    recalled: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
 class Refusal:
     """Which limit a request met (`requests_per_minute`, ...), its value, and when to retry. None:
     never, as for a request that is larger than the limit."""
@@ -93,3 +165,23 @@ class Refusal:
     limit: str
     allowed: int
     retry_after_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerAnswer:
+    """To the report `sequence`. `granted` is what the ledger has granted of each reported key
+    since the replica's start, less what an earlier epoch's end has taken away. Idle leases of
+    `recalled` keys are to be returned with the next report, at once: they are short. `refusals`
+    are for the keys of which an ask did not fit; where it is also in `recalling`, it would fit into
+    what is recalled, and may be asked again. `keys` is None where nothing has changed since the
+    revision that the replica knows."""
+
+    sequence: int
+    epoch: int
+    day: str
+    granted: Mapping[str, Amounts] = field(default_factory=dict[str, Amounts])
+    balances: Mapping[str, KeyBalance] = field(default_factory=dict[str, KeyBalance])
+    recalled: frozenset[str] = frozenset()
+    recalling: frozenset[str] = frozenset()
+    refusals: Mapping[str, Refusal] = field(default_factory=dict[str, Refusal])
+    keys: KeySnapshot | None = None

@@ -17,7 +17,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from serve_app.config.engine import FakeEngineConfig
-from serve_app.core.generation import GENERATION, Generation
+from serve_app.core.generation import GENERATION, Generation, SequenceFacts
 from serve_app.engine.fake.batch import FakeBatch, FakeReply
 from serve_app.engine.fake.form import FakeForm, Kind, made_tokens
 from serve_app.errors import RequestError, invalid
@@ -106,9 +106,11 @@ class _Completions:
         generation = GENERATION.get() or Generation()
         # Each copy reads the prompt for itself.
         generation.on_prompt(form.prompt_tokens * len(lengths))
+        generation.prompt_tokens = form.prompt_tokens
         on_read = generation.on_first_token
         with (
             self.batch.reply(form.prompt_tokens, lengths, on_read) as reply,
+            _counted(reply, generation),
             _ended(reply, receive),
         ):
             if body.stream:
@@ -188,6 +190,16 @@ def _ended(reply: FakeReply, receive: Receive) -> Iterator[None]:
         yield
     finally:
         watching.cancel()
+
+
+@contextmanager
+def _counted(reply: FakeReply, generation: Generation) -> Iterator[None]:
+    """With the end of this block it is known how long each answer has become."""
+    try:
+        yield
+    finally:
+        for index, sequence in enumerate(reply.sequences):
+            generation.sequences[index] = SequenceFacts(tokens=sequence.made_tokens)
 
 
 async def _stream(form: FakeForm, reply: FakeReply, send: Send, *, usage: bool) -> None:

@@ -1,0 +1,10 @@
+"""Keys and quotas on disk: SQLite by default, PostgreSQL by URL. Knows neither HTTP nor Ray.
+
+credentials.py  a key's secret: made, hashed, verified; the pepper
+database.py     where it lies: tables, schema version, and errors that say what to do
+key_store.py    keys: add, list, change, revoke, rotate
+ledger.py       what is leased and spent of each key's quota, committed before it is answered
+ledger_rows.py  the ledger's state as rows
+usage.py        what was served, by day, key, tier and model
+commands.py     `tierserve keys`
+"""

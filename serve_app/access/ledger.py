@@ -1,0 +1,144 @@
+"""The ledger: what is leased and spent of each key's quota, committed before it is answered.
+
+One process owns it. It holds its state in memory and writes what has changed in the transaction
+that a report causes; where that fails, the state is read again, so that nothing is in force that
+is not on the disk. A ledger that is started while another one runs takes over: the older one finds
+another owner in the database and refuses to go on.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from serve_app.access.database import Database, KeyStoreError, service
+from serve_app.access.key_store import read_snapshot
+from serve_app.access.ledger_rows import read_state, write_changes
+from serve_app.access.usage import UsageRow, read_usage
+from serve_app.core.access.access_key import KeySnapshot
+from serve_app.core.access.lease import LedgerAnswer, ReplicaReport
+from serve_app.core.access.ledger_state import Changes, LedgerState
+
+LEASE_TTL_S = 10.0
+# Reports that change nothing read the keys' revision no more often.
+POLL_S = 0.25
+
+
+class LedgerError(KeyStoreError):
+    """The database has failed; nothing of the call is in force, and the next one tries again."""
+
+
+class LedgerSupersededError(LedgerError):
+    """Another ledger has taken the database over: this one is to be stopped."""
+
+
+class Ledger:
+    """Synchronous; for one thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        now_s: Callable[[], float] = time.time,
+        *,
+        lease_ttl_s: float = LEASE_TTL_S,
+        offline_leases: bool = False,
+    ) -> None:
+        """Takes the database over. `offline_leases`: replicas answer from what they have leased
+        while no ledger can be reached (LedgerState). Raises LedgerError."""
+        self._database = database
+        self._now_s = now_s
+        self._lease_ttl_s = lease_ttl_s
+        self._offline_leases = offline_leases
+        self._owner = uuid.uuid4().hex
+        self._state: LedgerState | None = None
+        self._polled_s = 0.0
+        try:
+            with database.transaction() as connection:
+                connection.execute(service.update().values(ledger=self._owner))
+        except KeyStoreError as error:
+            raise LedgerError(str(error)) from None
+        self._call(lambda _: None, is_write=True)
+
+    def report(self, report: ReplicaReport) -> LedgerAnswer:
+        """Book a report, grant what it asks for; on the disk when it returns. Raises LedgerError,
+        LedgerSupersededError."""
+        return self.report_all([report])[0]
+
+    def report_all(self, reports: Sequence[ReplicaReport]) -> list[LedgerAnswer]:
+        """Several in one transaction."""
+        now_s = self._now_s()
+        answers: list[LedgerAnswer] = []
+
+        def book(state: LedgerState) -> None:
+            answers.extend(state.report(report, now_s) for report in reports)
+
+        self._call(book, is_write=any(report.keys or report.usage for report in reports))
+        return answers
+
+    def forget(self, replica: str) -> None:
+        """Of a replica whose process has ended: what it had reserved is spent, the rest is free."""
+        now_s = self._now_s()
+        self._call(lambda state: state.forget(replica, now_s), is_write=True)
+
+    def snapshot(self, known_revision: int = 0) -> KeySnapshot | None:
+        """All valid keys; None where nothing has changed since `known_revision`."""
+        state = self._call(lambda _: None, is_write=False)
+        return None if state.snapshot.revision == known_revision else state.snapshot
+
+    def usage(
+        self, since_day: str | None = None, until_day: str | None = None, key: str | None = None
+    ) -> list[UsageRow]:
+        """Rows by day, key, tier and model; both days belong to it."""
+        return read_usage(self._database, since_day=since_day, until_day=until_day, key=key)
+
+    def _call(self, change: Callable[[LedgerState], None], *, is_write: bool) -> LedgerState:
+        """Run `change` in a transaction, or without one where it can neither change what is stored
+        nor meet new keys."""
+        now_s = self._now_s()
+        is_polling = not 0 <= now_s - self._polled_s < POLL_S
+        if not (is_write or is_polling) and self._state is not None:
+            change(self._state)
+            if not self._state.changes:
+                return self._state
+            change = _nothing
+        try:
+            with self._database.transaction() as connection:
+                state = self._current(connection, now_s)
+                change(state)
+                write_changes(connection, state)
+            state.changes = Changes()
+        except LedgerError:
+            self._state = None
+            raise
+        except KeyStoreError as error:
+            self._state = None
+            raise LedgerError(str(error)) from None
+        except BaseException:
+            self._state = None
+            raise
+        self._polled_s = now_s
+        return state
+
+    def _current(self, connection: Connection, now_s: float) -> LedgerState:
+        """The state with the keys of now; it is read where there is none."""
+        row = sa.select(service.c.revision, service.c.ledger).with_for_update()
+        revision, owner = connection.execute(row).one()
+        if owner != self._owner:
+            raise LedgerSupersededError(
+                f"Another ledger has taken over {self._database.address}: two services with one "
+                "database of keys need databases of their own."
+            )
+        state = self._state
+        if state is None:
+            state = LedgerState(lease_ttl_s=self._lease_ttl_s, offline_leases=self._offline_leases)
+            read_state(connection, state)
+        if state.snapshot.revision != revision:
+            state.set_keys(read_snapshot(connection, now_s), now_s)
+        self._state = state
+        return state
+
+
+def _nothing(_: LedgerState) -> None:
+    """What there was to change is changed already."""

@@ -1,0 +1,241 @@
+"""Who asks, and for how much: the key that a request carries, and what it holds of the key's quota.
+
+The key is looked for before anything else of a request is read, so that a wrong one costs a hash.
+Engine, logs and metrics get the key's name only.
+"""
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from starlette.types import Scope
+
+from serve_app.api.limit_headers import limit_headers
+from serve_app.api.request_context import header
+from serve_app.api.routes import Callers
+from serve_app.api.spending import Grant, Spending, utc_day
+from serve_app.core.access.access_key import AccessKey, Priority
+from serve_app.core.access.caller import NOBODY, Caller
+from serve_app.core.access.lease import Amounts, KeyBalance, Refusal, Usage, UsageLabels
+from serve_app.core.admission.fairness import ANONYMOUS, Flow
+from serve_app.core.tiers import Tier
+from serve_app.errors import RequestError
+
+# What a key begins with; other credentials are not this service's.
+KEY_PREFIX = b"ts-"
+MOST_KEY_BYTES = 256
+_BEARER = b"bearer "
+# Of a ledger that is away, or of keys that have not been read yet.
+RETRY_LEDGER_S = 2
+# The openai and anthropic SDKs heed no longer Retry-After: they would retry within seconds.
+LONGEST_RETRY_S = 60
+_LIMIT_NAMES = {
+    "requests_per_minute": "requests a minute",
+    "tokens_per_minute": "tokens a minute",
+    "tokens_per_day": "tokens a day (UTC)",
+    "max_concurrent": "requests at once",
+}
+
+
+class QuotaExceededError(Exception):
+    """A key has not enough left of a limit."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.limit)
+        self.refusal = refusal
+
+
+class LedgerLostError(Exception):
+    """The ledger does not answer, and what is leased here does not do."""
+
+
+class KeyDirectory(Protocol):
+    """The valid keys as they were at most two seconds ago."""
+
+    @property
+    def loaded(self) -> bool:
+        """Whether they have been read at all."""
+        ...
+
+    def find(self, presented: bytes) -> AccessKey | None:
+        """The key that is presented and has not expired, in the same time whether there is one or
+        not."""
+        ...
+
+
+class Quotas(Protocol):
+    """What is left of the keys' limits."""
+
+    async def reserve(self, key: AccessKey, need: Amounts) -> Grant:
+        """Hold so much for a request. Raises QuotaExceededError and LedgerLostError."""
+        ...
+
+    def balance(self, key: AccessKey) -> KeyBalance | None:
+        """None until the ledger has said."""
+        ...
+
+    def count(self, labels: UsageLabels, usage: Usage) -> None:
+        """A request has ended."""
+        ...
+
+
+@dataclass(slots=True)
+class AccessDesk:
+    """`keys` None: whoever reaches the port is served, without a limit. `quotas` None, as in web:
+    requests are counted elsewhere. `now_s` gives the Unix time."""
+
+    keys: KeyDirectory | None = None
+    quotas: Quotas | None = None
+    allow_anonymous: bool = False
+    tier: Tier | None = None
+    model: str = ""
+    now_s: Callable[[], float] = time.time
+    # Told why a key was refused: `missing`, `unknown`, `tier`, `no_admin`.
+    on_refused: Callable[[str], None] = lambda _: None
+
+    def caller_of(self, scope: Scope, callers: Callers) -> Caller:
+        """Whoever sends this request to a route that is for `callers`. Raises RequestError 401, 403
+        and 503."""
+        if self.keys is None or callers is Callers.ANYONE:
+            return NOBODY
+        presented = presented_key(scope)
+        if presented is None:
+            if self.allow_anonymous and callers is Callers.USERS:
+                return NOBODY
+            raise self._refuse("missing", _MISSING)
+        if not self.keys.loaded:
+            raise ledger_away("The API keys cannot be read at the moment.")
+        key = self.keys.find(presented)
+        if key is None:
+            raise self._refuse("unknown", _UNKNOWN)
+        if callers is Callers.OPERATORS and not key.admin:
+            self.on_refused("no_admin")
+            raise RequestError(
+                403,
+                "This is for operators: it takes an admin key (`tierserve keys add NAME --admin`), "
+                "or the status listener.",
+                code="admin_key_required",
+            )
+        if self.tier is not None and self.tier not in key.tiers:
+            self.on_refused("tier")
+            allowed = ", ".join(sorted(key.tiers)) or "none"
+            raise RequestError(
+                403,
+                f"This API key may not use the {self.tier} tier. It may use: {allowed}.",
+                code="tier_not_allowed",
+            )
+        return Caller(key, Flow(key.name, key.weight, key.priority))
+
+    @asynccontextmanager
+    async def reserved(self, caller: Caller, need: Amounts) -> AsyncIterator[Spending]:
+        """Hold `need` of the caller's quota while the block runs; whatever way it ends, what was
+        used is settled and the rest comes back. Raises RequestError 429 and 503."""
+        key, spending = caller.key, Spending(need)
+        if key is None or self.quotas is None:
+            yield spending
+            return
+        try:
+            if not key.limits.unlimited:
+                spending.grant = await self.quotas.reserve(key, need)
+        except QuotaExceededError as over:
+            self.quotas.count(self._labels(key), Usage(refused=1))
+            raise over_quota(key, over.refusal) from over
+        except LedgerLostError as lost:
+            raise ledger_away("The ledger of quotas does not answer.") from lost
+        try:
+            yield spending
+        except RequestError as error:
+            if error.status == 429:
+                self.quotas.count(self._labels(key), Usage(refused=1))
+            raise
+        finally:
+            used = spending.used()
+            if spending.grant is not None:
+                spending.grant.settle(used)
+            if used is not None:
+                self.quotas.count(self._labels(key), used)
+
+    def headers(self, caller: Caller, *, anthropic: bool) -> list[tuple[bytes, bytes]]:
+        """`x-ratelimit-*` as they are now, of a key that has limits."""
+        key = caller.key
+        if key is None or self.quotas is None or key.limits.unlimited:
+            return []
+        return limit_headers(
+            key.limits, self.quotas.balance(key), self.now_s(), anthropic=anthropic
+        )
+
+    def _labels(self, key: AccessKey) -> UsageLabels:
+        assert self.tier is not None
+        return UsageLabels(key.name, self.tier, self.model, utc_day(self.now_s()))
+
+    def _refuse(self, reason: str, message: str) -> RequestError:
+        self.on_refused(reason)
+        return RequestError(401, message, code="invalid_api_key")
+
+
+_HOW = "Send it as `Authorization: Bearer <key>` or as `x-api-key: <key>`."
+_MISSING = f"You did not send an API key. {_HOW}"
+_UNKNOWN = f"This API key is not valid here: it is mistyped, has expired or was revoked. {_HOW}"
+
+
+def presented_key(scope: Scope) -> bytes | None:
+    """What the request authenticates with. Of several credentials the one that looks like a key of
+    this service, since clients send placeholders beside it; else the first. None without any."""
+    given: list[bytes] = []
+    bearer = header(scope, b"authorization") or b""
+    if bearer[: len(_BEARER)].lower() == _BEARER:
+        given.append(bearer[len(_BEARER) :].strip())
+    elif bearer:
+        given.append(bearer)
+    if api_key := header(scope, b"x-api-key"):
+        given.append(api_key.strip())
+    likely = (one for one in given if one.startswith(KEY_PREFIX))
+    presented = next(likely, given[0] if given else None)
+    return presented[:MOST_KEY_BYTES] if presented else None
+
+
+def over_quota(key: AccessKey, refusal: Refusal) -> RequestError:
+    """The 429 of a key without enough left. An SDK that would retry within seconds, in vain, is
+    told not to."""
+    limit = _LIMIT_NAMES.get(refusal.limit, refusal.limit)
+    code = "insufficient_quota" if refusal.limit == "tokens_per_day" else "rate_limit_exceeded"
+    after_s = None if refusal.retry_after_s is None else max(1, -int(-refusal.retry_after_s // 1))
+    if after_s is None:
+        what = "This request alone is larger: ask for fewer tokens (`max_tokens`)."
+    else:
+        what = f"Retry in {after_s} s, or ask for fewer tokens (`max_tokens`)."
+        if refusal.limit in ("requests_per_minute", "max_concurrent"):
+            what = f"Retry in {after_s} s."
+    return RequestError(
+        429,
+        f"The API key `{key.name}` has not enough left of its {refusal.allowed:,} {limit}. {what}",
+        code=code,
+        retry_after_s=after_s,
+        retryable=after_s is not None and after_s <= LONGEST_RETRY_S,
+    )
+
+
+def ledger_away(what: str) -> RequestError:
+    """The 503 while nobody knows what a key may use."""
+    return RequestError(
+        503, f"{what} Please retry.", code="ledger_unavailable", retry_after_s=RETRY_LEDGER_S
+    )
+
+
+def written_flow(flow: Flow) -> bytes:
+    """The value of the header that has for another replica whose request it is."""
+    return json.dumps([flow.name, flow.weight, flow.priority.value]).encode()
+
+
+def read_flow(value: bytes | None) -> Flow:
+    """What `written_flow` wrote; the flow of a replica of another version is nobody's."""
+    if value is None:
+        return ANONYMOUS
+    try:
+        name, weight, priority = json.loads(value)
+        return Flow(str(name), float(weight), Priority(priority))
+    except (ValueError, TypeError):
+        return ANONYMOUS

@@ -1,0 +1,139 @@
+"""One generating request on this replica's engine: what the engine is told of it, how it is called,
+and what it took."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from starlette.types import ASGIApp
+
+from serve_app.api.cancellation import ClientSend, StallWatch, Watched, call_engine
+from serve_app.api.forwarding import ClusterSecret
+from serve_app.api.gate import Gate, QueueEntry
+from serve_app.api.request_body import PromptEstimate
+from serve_app.api.request_context import RequestContext
+from serve_app.api.request_record import RequestOutcome
+from serve_app.api.response import TierResponse
+from serve_app.api.routes import COMPLETIONS
+from serve_app.api.spending import Spending
+from serve_app.config.tier import TierSettings
+from serve_app.core.generation import Generation
+from serve_app.errors import ClientDisconnectedError
+from serve_app.telemetry import TierMetrics
+
+
+@dataclass(slots=True)
+class EngineRun:
+    """`app` is vLLM's application; `engine_done` says whether its engine has finished what it was
+    asked in a generation."""
+
+    app: ASGIApp
+    gate: Gate
+    metrics: TierMetrics
+    secret: ClusterSecret
+    prompts: PromptEstimate
+    watch: StallWatch
+    engine_done: Callable[[Generation], bool]
+    _engine_ids: set[str] = field(default_factory=set)
+
+    def generation(
+        self,
+        entry: QueueEntry,
+        context: RequestContext,
+        spending: Spending,
+        settings: TierSettings,
+    ) -> Generation:
+        """What the engine is to know of the request, and to report of it, beside HTTP."""
+        prepared, salt = context.prepared, None
+        if settings.prefix_cache_isolation:
+            salt = self.secret.cache_salt(context.client)
+
+        def on_first_token() -> None:
+            if context.borrower is None and entry.prompt_counted:
+                self.prompts.observe(body_bytes=len(context.body), tokens=entry.prompt_tokens)
+            self.gate.first_token(entry)
+
+        def on_prompt(tokens: int) -> None:
+            self.gate.prompt_counted(entry, tokens)
+            # A legacy completion may have more prompts, which are counted one by one.
+            if context.endpoint is not COMPLETIONS:
+                spending.prompt_counted(tokens, prepared.sequences * prepared.max_new_tokens)
+
+        return Generation(
+            prepared.plan,
+            prepared.stop_repetition,
+            prepared.structure_field,
+            cache_salt=salt,
+            on_prompt=on_prompt,
+            on_first_token=on_first_token,
+        )
+
+    @contextmanager
+    def watched(
+        self,
+        entry: QueueEntry,
+        generation: Generation,
+        client: ClientSend,
+        stall: Callable[[], None],
+        stall_s: float,
+    ) -> Iterator[None]:
+        """A client that stops reading holds no slot beyond its engine's work, and its connection
+        not for ever."""
+        watched = Watched(
+            client, stall, lambda: self.engine_done(generation), lambda: self.gate.release(entry)
+        )
+        with self.watch.watching(watched, stall_s):
+            yield
+
+    async def run(
+        self,
+        entry: QueueEntry,
+        generation: Generation,
+        context: RequestContext,
+        response: TierResponse,
+    ) -> RequestOutcome:
+        """Once its slots are granted. Raises ClientDisconnectedError where the answer was not
+        taken to its end."""
+        own = context.borrower is None
+        response.spending.runs_here(generation, lambda: self._gpu_s(entry))
+        if own:
+            self.metrics.queue_wait_s.observe(entry.wait_s)
+        if context.trace is not None:
+            context.trace.enter("engine")
+        with self._engine_id(context.request_id) as engine_id:
+            await call_engine(
+                self.app,
+                context.engine_scope(engine_id),
+                body=context.body,
+                receive=context.receive,
+                send=response.from_engine(
+                    generation, observed=own, before_whole=lambda: self.gate.release(entry)
+                ),
+                generation=generation,
+            )
+        if not response.complete:
+            raise ClientDisconnectedError
+        if response.status == 200:
+            self.gate.observe_service(entry)
+        return RequestOutcome(response.status, response.timing, entry.wait_s, generation)
+
+    def _gpu_s(self, entry: QueueEntry) -> float:
+        """Of the GPU a request has what it holds of its slots."""
+        if entry.started_s is None:
+            return 0.0
+        until_s = self.gate.clock_s() if entry.released_s is None else entry.released_s
+        return (until_s - entry.started_s) * entry.sequences / self.gate.limits.slots
+
+    @contextmanager
+    def _engine_id(self, request_id: str) -> Iterator[str]:
+        """An id that no other request has in the engine now: clients may choose the same one, and
+        what is done to one of them must not be done to the other."""
+        engine_id = request_id
+        if request_id in self._engine_ids:
+            engine_id = f"{request_id[:64]}-{uuid.uuid4().hex[:8]}"
+        self._engine_ids.add(engine_id)
+        try:
+            yield engine_id
+        finally:
+            self._engine_ids.discard(engine_id)

@@ -1,0 +1,56 @@
+"""A request's wait at the gate: its client gets heartbeats, other replicas the queue's head."""
+
+import asyncio
+from dataclasses import dataclass
+
+from serve_app.api.forwarding import Forwarder
+from serve_app.api.gate import Gate, QueueEntry
+from serve_app.api.request_context import RequestContext
+from serve_app.api.request_record import RequestOutcome
+from serve_app.api.response import TierResponse
+from serve_app.config.admission import AdmissionConfig
+from serve_app.errors import ClientDisconnectedError
+
+
+@dataclass(frozen=True, slots=True)
+class QueueWait:
+    gate: Gate
+    forwarder: Forwarder
+    admission: AdmissionConfig
+
+    async def __call__(
+        self, entry: QueueEntry, context: RequestContext, response: TierResponse
+    ) -> RequestOutcome | None:
+        """Until the slots are granted (None), or another replica has answered it.
+
+        (1) Wake up for the grant, a disconnect, or after a while.
+        (2) Keep the client's connection alive.
+        (3) At the queue's head, offer it to other replicas.
+        """
+        admission, clock_s = self.admission, self.gate.clock_s
+        if context.trace is not None:
+            context.trace.enter("queue")
+        next_heartbeat_s = clock_s() + admission.heartbeat_s
+        async with context.disconnection() as disconnected:
+            while not entry.granted.done():
+                await asyncio.wait(  # (1)
+                    {entry.granted, disconnected},
+                    timeout=min(admission.relay_after_s, admission.heartbeat_s),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if disconnected.done():
+                    raise ClientDisconnectedError
+                if entry.granted.done():
+                    break
+                if context.prepared.streaming and clock_s() >= next_heartbeat_s:  # (2)
+                    await response.heartbeat(self.gate.ahead_of(entry))
+                    next_heartbeat_s += admission.heartbeat_s
+                # Each await may have let the gate grant the slots.
+                if entry.granted.done() or self.gate.ahead_of(entry) > 0:
+                    continue
+                if await self.forwarder.has_somewhere() and not entry.granted.done():  # (3)
+                    with self.gate.step_aside(entry):
+                        outcome = await self.forwarder.forward(context, response, disconnected)
+                    if outcome is not None:
+                        return outcome
+        return None

@@ -1,0 +1,379 @@
+"""A replica's leases: requests reserve from them and settle, and reports keep the ledger informed.
+
+Nothing here waits or reads a clock. What was reserved and not used goes back to the ledger and not
+into the lease, since the key's bucket has been refilled meanwhile; concurrency, which does not
+refill, stays. A request that the lease does not cover asks, and is answered by the report that
+follows. Of a key that was used lately, about a second's demand is kept leased.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+from serve_app.core.access.access_key import AccessKey, KeySnapshot
+from serve_app.core.access.lease import (
+    NOTHING,
+    Amounts,
+    KeyBalance,
+    KeyReport,
+    LedgerAnswer,
+    Refusal,
+    ReplicaReport,
+    Usage,
+    UsageLabels,
+)
+from serve_app.core.access.quota import limited
+
+# Demand is taken over spans of this length.
+DEMAND_SPAN_S = 1.0
+# A key that had no request for this long keeps no lease.
+KEPT_S = 600.0
+
+
+@dataclass(eq=False, slots=True)
+class Reservation:
+    """Of one request: `leased` is what of its need has a limit. `void`: the ledger had declared
+    this replica dead before it knew of the reservation; the request must not be answered."""
+
+    key: str
+    leased: Amounts
+    day: str
+    sequence: int
+    void: bool = False
+    settled: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Ask:
+    """A request that waits for a lease, until it has a reservation or a refusal."""
+
+    key: str
+    whole_need: Amounts
+    need: Amounts  # what of it has a limit
+    sequence: int | None = None
+    reservation: Reservation | None = None
+    refusal: Refusal | None = None
+
+    @property
+    def pending(self) -> bool:
+        return self.reservation is None and self.refusal is None
+
+
+@dataclass(slots=True)
+class _KeyLease:
+    """What this replica has of one key. `granted` is the ledger's word."""
+
+    granted: Amounts = NOTHING
+    settled: Amounts = NOTHING
+    refunded: Amounts = NOTHING
+    returned: Amounts = NOTHING
+    reserved: Amounts = NOTHING
+    day_refunded_tokens: int = 0
+    running: set[Reservation] = field(default_factory=set[Reservation])
+    asks: deque[Ask] = field(default_factory=deque[Ask])
+    changed_at: int = 0
+    recalled: bool = False
+    refusal: Refusal | None = None
+    balance: KeyBalance | None = None
+    balance_at_s: float = 0.0
+    drawn_since: Amounts = NOTHING
+    demand: Amounts = NOTHING
+    demand_before: Amounts = NOTHING
+    last_need: Amounts = NOTHING
+    used_at_s: float = 0.0
+
+    @property
+    def accounted(self) -> Amounts:
+        return self.settled + self.refunded + self.returned + self.reserved
+
+    @property
+    def idle(self) -> Amounts:
+        """May be negative after a later epoch, until the ledger has booked what it did not know."""
+        return self.granted - self.accounted
+
+    @property
+    def target(self) -> Amounts:
+        """What should lie idle: a second's demand, or one request of a key in use."""
+        if self.recalled:
+            return NOTHING
+        return self.demand.at_least(self.demand_before).at_least(self.last_need)
+
+
+class LeaseBook:
+    """All keys' leases at one replica. Not for several threads."""
+
+    def __init__(self, replica: str) -> None:
+        """`replica` is unique to this process and never used again."""
+        self.replica = replica
+        self.snapshot = KeySnapshot(revision=0)
+        self._keys: dict[str, AccessKey] = {}
+        self._leases: dict[str, _KeyLease] = {}
+        self._usage: dict[UsageLabels, Usage] = {}
+        self._usage_changed_at: dict[UsageLabels, int] = {}
+        self._sequence = 1  # of the next report
+        self._acknowledged = 0
+        self._epoch = 0
+        self._day = ""
+        self._due = False
+        self._span_began_s = 0.0
+
+    # What a request does.
+
+    def reserve(self, key: AccessKey, need: Amounts) -> Reservation | None:
+        """From the lease, at once; None where it does not cover `need`, or others of this key wait
+        already: then `ask`."""
+        leased = limited(need, key.limits)
+        if leased == NOTHING:
+            return Reservation(key.name, NOTHING, self._day, sequence=0)
+        lease = self._lease(key.name)
+        if any(ask.pending for ask in lease.asks) or not lease.idle.covers(leased):
+            return None
+        self._demanded(lease, leased)
+        return self._reserved(key.name, lease, leased)
+
+    def ask(self, key: AccessKey, need: Amounts) -> Ask:
+        """For what the lease does not cover; it goes with the next report."""
+        lease = self._lease(key.name)
+        ask = Ask(key.name, need, limited(need, key.limits))
+        self._demanded(lease, ask.need)
+        lease.asks.append(ask)
+        self._changed(lease)
+        self._due = True
+        return ask
+
+    def give_up(self, ask: Ask) -> Refusal:
+        """Of a request that waits no longer; what it was granted goes back."""
+        if ask.reservation is not None:
+            self.settle(ask.reservation, NOTHING)
+        lease = self._lease(ask.key)
+        if ask in lease.asks:
+            lease.asks.remove(ask)
+            self._changed(lease)
+        if ask.refusal is None:
+            ask.refusal = lease.refusal or Refusal("ledger", 0, 1.0)
+        return ask.refusal
+
+    def settle(self, reservation: Reservation, used: Amounts) -> None:
+        """Of a request that has ended; `used` is what it has used up. Once: later calls do
+        nothing."""
+        if reservation.settled:
+            return
+        reservation.settled = True
+        if reservation.leased == NOTHING:
+            return
+        lease = self._lease(reservation.key)
+        lease.running.discard(reservation)
+        self._end(lease, reservation, used)
+        self._due = self._due or lease.recalled
+
+    def acknowledged(self, reservation: Reservation) -> bool:
+        """Whether the ledger has it on disk."""
+        return not reservation.void and reservation.sequence <= self._acknowledged
+
+    def count(self, labels: UsageLabels, usage: Usage) -> None:
+        """Add to what this replica has served."""
+        self._usage[labels] = self._usage.get(labels, Usage()) + usage
+        self._usage_changed_at[labels] = self._sequence
+
+    def balance(self, key_name: str, now_s: float) -> KeyBalance:
+        """What is left of the key over all replicas, as far as is known here."""
+        lease, key = self._leases.get(key_name), self._keys.get(key_name)
+        if key is None:
+            return KeyBalance()
+        limits = key.limits
+        if lease is None or lease.balance is None:
+            tokens = (limits.tokens_per_minute, limits.tokens_per_day)
+            known = [limit for limit in tokens if limit is not None]
+            return KeyBalance(limits.requests_per_minute, min(known, default=None))
+        last, drawn = lease.balance, lease.drawn_since
+        elapsed_s = max(0.0, now_s - lease.balance_at_s)
+        requests = _later(last.remaining_requests, last.reset_requests_s, drawn.requests, elapsed_s)
+        tokens = _later(last.remaining_tokens, last.reset_tokens_s, drawn.tokens, elapsed_s)
+        return KeyBalance(requests[0], tokens[0], requests[1], tokens[1])
+
+    # What the connection to the ledger does.
+
+    @property
+    def report_due(self) -> bool:
+        """Whether something should be reported at once: a reservation, an ask, a recalled lease."""
+        return self._due
+
+    def report(self, now_s: float) -> ReplicaReport:
+        """The next report: all that the ledger is not known to have. A lost one needs nothing."""
+        self._due = False
+        if now_s - self._span_began_s >= DEMAND_SPAN_S:
+            self._span_began_s = now_s
+            for lease in self._leases.values():
+                _roll_demand(lease, now_s)
+        for lease in self._leases.values():
+            self._return_idle(lease)
+        sequence, self._sequence = self._sequence, self._sequence + 1
+        keys = {
+            name: _key_report(lease, sequence)
+            for name, lease in self._leases.items()
+            if lease.changed_at > self._acknowledged or lease.asks
+        }
+        usage = {
+            labels: usage
+            for labels, usage in self._usage.items()
+            if self._usage_changed_at[labels] > self._acknowledged
+        }
+        return ReplicaReport(
+            self.replica,
+            sequence,
+            epoch=self._epoch,
+            day=self._day,
+            keys=keys,
+            usage=usage,
+            known_revision=self.snapshot.revision,
+        )
+
+    def apply(self, answer: LedgerAnswer, now_s: float) -> None:
+        """What the ledger answers, in any order and any number of times."""
+        if answer.epoch < self._epoch:
+            return
+        is_void = answer.epoch > self._epoch
+        if is_void:
+            self._void(answer.epoch)
+        if answer.keys is not None and answer.keys.revision > self.snapshot.revision:
+            self.set_keys(answer.keys)
+        if answer.day > self._day:
+            self._day = answer.day
+            for lease in self._leases.values():
+                lease.day_refunded_tokens = 0
+        for name, granted in answer.granted.items():
+            lease = self._lease(name)
+            lease.granted = lease.granted.at_least(granted)
+        # The ledger has read nothing of a report from an earlier epoch.
+        if is_void or answer.sequence <= self._acknowledged:
+            return
+        self._acknowledged = answer.sequence
+        for name, lease in self._leases.items():
+            lease.recalled = name in answer.recalled
+            self._due = self._due or (lease.recalled and lease.idle.at_least(NOTHING) != NOTHING)
+            if name in answer.balances:
+                lease.balance, lease.balance_at_s = answer.balances[name], now_s
+                lease.drawn_since = NOTHING
+            if lease.asks:
+                self._resolve(name, lease, answer)
+
+    def set_keys(self, snapshot: KeySnapshot) -> None:
+        """Other keys or limits; idle leases of keys that are gone go back. What waits needs what
+        has a limit now."""
+        self.snapshot = snapshot
+        self._keys = {record.key.name: record.key for record in snapshot.records}
+        for name, lease in self._leases.items():
+            if name not in self._keys:
+                lease.demand = lease.demand_before = lease.last_need = NOTHING
+                continue
+            for ask in lease.asks:
+                ask.need = limited(ask.whole_need, self._keys[name].limits)
+
+    # How.
+
+    def _lease(self, name: str) -> _KeyLease:
+        return self._leases.setdefault(name, _KeyLease())
+
+    def _changed(self, lease: _KeyLease) -> None:
+        lease.changed_at = self._sequence
+
+    def _demanded(self, lease: _KeyLease, leased: Amounts) -> None:
+        lease.demand += leased
+        lease.last_need = leased
+
+    def _reserved(self, name: str, lease: _KeyLease, leased: Amounts) -> Reservation:
+        reservation = Reservation(name, leased, self._day, self._sequence)
+        lease.running.add(reservation)
+        lease.reserved += leased
+        lease.drawn_since += leased
+        self._changed(lease)
+        self._due = True
+        return reservation
+
+    def _end(self, lease: _KeyLease, reservation: Reservation, used: Amounts) -> None:
+        leased = reservation.leased
+        # More than was reserved is booked too: the ledger draws it, as a debt if it must.
+        spent = replace(used.at_least(NOTHING), concurrent=0)
+        if not leased.requests:
+            spent = replace(spent, requests=0)
+        if not leased.tokens:
+            spent = replace(spent, tokens=0)
+        unused = replace(leased, concurrent=0) - spent
+        back = unused.at_least(NOTHING)
+        lease.reserved -= leased
+        lease.settled += spent
+        lease.refunded += back
+        lease.drawn_since -= back
+        if reservation.day == self._day:
+            lease.day_refunded_tokens += back.tokens
+        self._changed(lease)
+
+    def _return_idle(self, lease: _KeyLease) -> None:
+        """What is recalled, or more than twice what is used now. Asks keep nothing either: they
+        are granted from all that is there, and two replicas that each held a part would wait for
+        one another."""
+        excess = (lease.idle - lease.target - lease.target).at_least(NOTHING)
+        if excess != NOTHING:
+            lease.returned += excess
+            self._changed(lease)
+
+    def _resolve(self, name: str, lease: _KeyLease, answer: LedgerAnswer) -> None:
+        """Asks of the answered report, the first one first."""
+        lease.refusal = answer.refusals.get(name, lease.refusal)
+        waiting: deque[Ask] = deque()
+        for ask in lease.asks:
+            asked = ask.sequence is not None and ask.sequence <= answer.sequence
+            if lease.idle.covers(ask.need):
+                ask.reservation = self._reserved(name, lease, ask.need)
+            elif asked and name in answer.refusals and name not in answer.recalling:
+                ask.refusal = answer.refusals[name]
+            else:
+                waiting.append(ask)
+        lease.asks = waiting
+        self._due = self._due or any(ask.sequence is None for ask in waiting)
+
+    def _void(self, epoch: int) -> None:
+        """The ledger took this replica for dead: what it does not know of is not valid, and what
+        lay idle belongs to others. Its next answers say what is granted now."""
+        acknowledged, self._epoch = self._acknowledged, epoch
+        for lease in self._leases.values():
+            for reservation in list(lease.running):
+                if reservation.sequence > acknowledged:
+                    reservation.void = reservation.settled = True
+                    lease.running.discard(reservation)
+                    self._end(lease, reservation, NOTHING)
+            lease.granted = NOTHING
+            self._changed(lease)
+        self._usage_changed_at = dict.fromkeys(self._usage, self._sequence)
+        self._due = True
+
+
+def _roll_demand(lease: _KeyLease, now_s: float) -> None:
+    if lease.demand != NOTHING:
+        lease.used_at_s = now_s
+    elif now_s - lease.used_at_s > KEPT_S:
+        lease.last_need = NOTHING
+    lease.demand_before, lease.demand = lease.demand, NOTHING
+
+
+def _key_report(lease: _KeyLease, sequence: int) -> KeyReport:
+    for ask in lease.asks:
+        ask.sequence = ask.sequence or sequence
+    return KeyReport(
+        settled=lease.settled,
+        refunded=lease.refunded,
+        returned=lease.returned,
+        reserved=lease.reserved,
+        day_refunded_tokens=lease.day_refunded_tokens,
+        asks=tuple(ask.need for ask in lease.asks),
+        wanted=(lease.target - lease.idle).at_least(NOTHING),
+    )
+
+
+def _later(
+    remaining: int | None, reset_s: float, drawn: int, elapsed_s: float
+) -> tuple[int | None, float]:
+    """What was left and when it is whole again, after `drawn` more. What the bucket has gained
+    meanwhile, at most a report's span, is left out."""
+    if remaining is None:
+        return None, 0.0
+    return max(0, remaining - max(0, drawn)), max(0.0, reset_s - elapsed_s)

@@ -1,0 +1,208 @@
+"""A replica's side of keys and quotas: it reports to the ledger twice a second and at once after a
+reservation, and answers from what it holds, so that no request waits for the ledger.
+
+Knows no Ray: the ledger is a call that takes a report, and raises LedgerLostError where there is no
+answer.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from serve_app.access.credentials import Pepper, records_by_id, verify
+from serve_app.api.access import LedgerLostError, QuotaExceededError, ledger_away
+from serve_app.api.spending import Grant
+from serve_app.config.access import AccessConfig
+from serve_app.core.access.access_key import AccessKey, KeyRecord
+from serve_app.core.access.lease import (
+    Amounts,
+    KeyBalance,
+    LedgerAnswer,
+    ReplicaReport,
+    Usage,
+    UsageLabels,
+)
+from serve_app.core.access.lease_book import Ask, LeaseBook, Reservation
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[ReplicaReport], Awaitable[LedgerAnswer]]
+# Each report costs both ends about a millisecond: a burst of reservations shares one.
+LEAST_GAP_S = 0.005
+# What is leased elsewhere comes back with the next reports there.
+ASK_LIMIT_S = 1.5
+# Of a request that no other reason keeps waiting.
+_BY_LEDGER = "ledger"
+
+
+@dataclass(slots=True)
+class LeaseHolder:
+    """`Keys` and `Quotas` of the edge. `report` asks the ledger; `book` holds what it has granted.
+    Belongs to one event loop."""
+
+    book: LeaseBook
+    report: Report
+    pepper: Pepper
+    config: AccessConfig
+    # Whether the ledger has answered lately.
+    up: bool = False
+    _records: dict[str, KeyRecord] = field(default_factory=dict[str, KeyRecord])
+    _revision: int = 0
+    _due: asyncio.Event = field(default_factory=asyncio.Event)
+    # Set at the next answer, or once the ledger is lost; then another one takes its place.
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def loaded(self) -> bool:
+        return self._revision > 0
+
+    def find(self, presented: bytes) -> AccessKey | None:
+        return verify(presented, self._records, self.pepper, time.time())
+
+    def balance(self, key: AccessKey) -> KeyBalance | None:
+        return self.book.balance(key.name, time.time())
+
+    def count(self, labels: UsageLabels, usage: Usage) -> None:
+        self.book.count(labels, usage)
+
+    async def reserve(self, key: AccessKey, need: Amounts) -> Grant:
+        reservation = self.book.reserve(key, need)
+        if reservation is None:
+            reservation = await self._asked(key, need)
+        self._report_soon()
+        return LeaseGrant(self, reservation)
+
+    async def run(self) -> None:
+        """Report until cancelled."""
+        while True:
+            began_s = time.monotonic()
+            await self._exchange()
+            if not self.book.report_due or not self.up:
+                try:
+                    async with asyncio.timeout(self.config.report_period_s):
+                        await self._due.wait()
+                except TimeoutError:
+                    pass
+            self._due.clear()
+            early_s = LEAST_GAP_S - (time.monotonic() - began_s)
+            if early_s > 0:
+                await asyncio.sleep(early_s)
+
+    async def until_loaded(self, timeout_s: float) -> bool:
+        """Whether the keys have been read within this time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.loaded:
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def settle(self, reservation: Reservation | None, used: Amounts) -> None:
+        if reservation is not None:
+            self.book.settle(reservation, used)
+            self._report_soon()
+
+    async def acknowledged(self, reservation: Reservation) -> None:
+        """Until the ledger has it on disk, or is lost. Raises RequestError 503 where the ledger had
+        taken this replica for dead, and given its leases to others."""
+        if not self.book.acknowledged(reservation):
+            try:
+                async with asyncio.timeout(self.config.acknowledge_within_s):
+                    while self.up and not reservation.void:
+                        if self.book.acknowledged(reservation):
+                            return
+                        await self._changed.wait()
+            except TimeoutError:
+                self._lose("it does not acknowledge")
+        if reservation.void:
+            raise ledger_away("This replica was cut off from the ledger of quotas.")
+
+    async def _asked(self, key: AccessKey, need: Amounts) -> Reservation | None:
+        """None: nobody knows, and the operator lets it pass."""
+        if not self.up:
+            return self._without_ledger()
+        ask = self.book.ask(key, need)
+        self._report_soon()
+        try:
+            async with asyncio.timeout(ASK_LIMIT_S):
+                while ask.pending and self.up:
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        except asyncio.CancelledError:
+            self.book.give_up(ask)
+            raise
+        if ask.reservation is not None:
+            return ask.reservation
+        return self._refused(ask)
+
+    def _refused(self, ask: Ask) -> Reservation | None:
+        refusal = ask.refusal or self.book.give_up(ask)
+        if not self.up or refusal.limit == _BY_LEDGER:
+            return self._without_ledger()
+        raise QuotaExceededError(refusal)
+
+    def _without_ledger(self) -> None:
+        if self.config.on_ledger_loss == "refuse":
+            raise LedgerLostError
+
+    def _report_soon(self) -> None:
+        if self.book.report_due:
+            self._due.set()
+
+    async def _exchange(self) -> None:
+        report = self.book.report(time.time())
+        try:
+            async with asyncio.timeout(self.config.acknowledge_within_s):
+                answer = await self.report(report)
+        except (LedgerLostError, TimeoutError) as error:
+            self._lose(str(error) or "it does not answer")
+            return
+        self.book.apply(answer, time.time())
+        if self.book.snapshot.revision != self._revision:
+            self._revision = self.book.snapshot.revision
+            self._records = records_by_id(self.book.snapshot)
+        if not self.up:
+            self.up = True
+            log.info("the ledger of quotas answers", extra={"phase": "ledger"})
+        self._wake()
+
+    def _lose(self, why: str) -> None:
+        if self.up:
+            self.up = False
+            what = {
+                "refuse": "requests that no lease covers are refused",
+                "open": "requests that no lease covers are served without their quota",
+            }[self.config.on_ledger_loss]
+            log.error("the ledger of quotas is lost: %s", what, extra={"why": why})
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGrant:
+    """`reservation` None: served while the ledger is lost."""
+
+    holder: LeaseHolder
+    reservation: Reservation | None
+
+    def lower(self, tokens: int) -> None:
+        if self.reservation is not None:
+            self.holder.book.lower(self.reservation, tokens)
+
+    async def acknowledged(self) -> None:
+        if self.reservation is not None:
+            await self.holder.acknowledged(self.reservation)
+
+    def settle(self, used: Usage | None) -> None:
+        amounts = Amounts()
+        if used is not None:
+            tokens = used.prompt_tokens + used.reasoning_tokens + used.answer_tokens
+            amounts = Amounts(requests=used.requests, tokens=tokens)
+        self.holder.settle(self.reservation, amounts)

@@ -1,0 +1,176 @@
+"""The ledger as one detached Ray actor on the head node, and how a replica reaches it.
+
+Whoever asks first starts it, and Ray restarts it for ever: what it knows is in its database before
+it answers. Reports that come while one is written are written together with the next. A replica
+that has been silent and that Ray no longer knows is dead, and its leases come back.
+"""
+
+import asyncio
+import hashlib
+import logging
+import logging.config
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import ray
+from ray.actor import exit_actor
+from ray.exceptions import RayError
+
+from serve_app.access.credentials import Pepper, load_pepper
+from serve_app.access.database import open_database
+from serve_app.access.ledger import Ledger, LedgerSupersededError
+from serve_app.api.access import LedgerLostError
+from serve_app.core.access.lease import LedgerAnswer, ReplicaReport
+from serve_app.telemetry import logging_config
+
+log = logging.getLogger(__name__)
+
+NAMESPACE = "tierserve"
+# Serve's own, in which its replicas are actors.
+REPLICAS_NAMESPACE = "serve"
+LOOK_EVERY_S = 1.0
+SILENT_S = 2.0
+# A replica's name is its actor's, this, and what no other process of that name has.
+PROCESS_SEPARATOR = "~"
+
+
+class LedgerActor:
+    """Plain class; `ledger_handle` makes an actor of it. One thread owns the ledger."""
+
+    def __init__(self, database: str) -> None:
+        logging.config.dictConfig(logging_config(part="ledger"))
+        self._owner = ThreadPoolExecutor(1, "ledger")
+        self._reader = ThreadPoolExecutor(1, "usage")
+        opened = open_database(database, create=True)
+        self._pepper = load_pepper(opened.address, create=True)
+        make = partial(Ledger, opened, offline_leases=True)
+        self._ledger = self._owner.submit(make).result()
+        self._waiting: list[tuple[ReplicaReport, asyncio.Future[LedgerAnswer]]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._heard_s: dict[str, float] = {}
+        self._looking: asyncio.Task[None] | None = None
+        log.info("the ledger is open", extra={"database": str(opened.address)})
+
+    async def pepper(self) -> str:
+        """For replicas on other nodes, which have no file of it."""
+        return self._pepper.reveal()
+
+    async def report(self, report: ReplicaReport) -> LedgerAnswer:
+        """Committed before it is answered. Raises LedgerError."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_for_the_dead())
+        self._heard_s[report.replica] = time.monotonic()
+        answered = asyncio.get_running_loop().create_future()
+        self._waiting.append((report, answered))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+        return await answered
+
+    async def usage(
+        self, since_day: str | None = None, until_day: str | None = None, key: str | None = None
+    ) -> list[Any]:
+        """Rows of what was served. In a thread of its own: it holds up no report."""
+        return await self._in_thread(self._reader, self._ledger.usage, since_day, until_day, key)
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                await self._answer(batch)
+        finally:
+            self._writing = None
+
+    async def _answer(
+        self, batch: list[tuple[ReplicaReport, asyncio.Future[LedgerAnswer]]]
+    ) -> None:
+        reports = [report for report, _ in batch]
+        try:
+            answers = await self._in_thread(self._owner, self._ledger.report_all, reports)
+        except LedgerSupersededError:
+            log.critical("another ledger has taken the database over; this one ends")
+            exit_actor()
+            return
+        # Each of them hears it, and reports all of it again.
+        except Exception as error:  # noqa: BLE001
+            log.error("reports could not be written", extra={"error": str(error)})
+            for _, answered in batch:
+                if not answered.done():
+                    answered.set_exception(error)
+            return
+        for (_, answered), answer in zip(batch, answers, strict=True):
+            if not answered.done():
+                answered.set_result(answer)
+
+    async def _look_for_the_dead(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            silent_since_s = time.monotonic() - SILENT_S
+            for replica, heard_s in list(self._heard_s.items()):
+                if heard_s > silent_since_s or await asyncio.to_thread(_lives, replica):
+                    continue
+                del self._heard_s[replica]
+                log.warning("a replica is dead: its leases come back", extra={"replica": replica})
+                await self._in_thread(self._owner, self._ledger.forget, replica)
+
+    async def _in_thread(self, threads: ThreadPoolExecutor, call: Any, *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(threads, call, *args)
+
+
+def _lives(replica: str) -> bool:
+    """Whether Ray has an actor of that name. One that cannot be asked for is taken to live."""
+    name, _, _ = replica.rpartition(PROCESS_SEPARATOR)
+    try:
+        ray.get_actor(name, namespace=REPLICAS_NAMESPACE)
+    except ValueError:
+        return False
+    except RayError:
+        return True
+    return True
+
+
+def ledger_handle(database: str) -> Any:
+    """The actor of that database, started where there is none. A call to the head, or several."""
+    digest = hashlib.sha256(database.encode()).hexdigest()[:12]
+    actor = ray.remote(LedgerActor).options(
+        name=f"ledger-{digest}",
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        max_task_retries=0,
+        num_cpus=0,
+        # The database is a path on the head's volume.
+        resources={"node:__internal_head__": 0.001},
+    )
+    return actor.remote(database)
+
+
+@dataclass(slots=True)
+class LedgerLink:
+    """How a replica reaches the ledger. Raises LedgerLostError where it does not."""
+
+    database: str = field(repr=False)
+    _actor: Any = None
+
+    async def pepper(self) -> Pepper:
+        return Pepper(await self._call("pepper"))
+
+    async def report(self, report: ReplicaReport) -> LedgerAnswer:
+        return await self._call("report", report)
+
+    async def usage(self, *args: str | None) -> list[Any]:
+        """As LedgerActor.usage."""
+        return await self._call("usage", *args)
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        try:
+            if self._actor is None:
+                self._actor = await asyncio.to_thread(ledger_handle, self.database)
+            return await getattr(self._actor, method).remote(*args)
+        # Ray knows no end of the ways in which a call fails; none of them is the caller's fault.
+        except (RayError, ValueError, RuntimeError, OSError) as error:
+            self._actor = None
+            raise LedgerLostError(f"{type(error).__name__}: {str(error)[:200]}") from error

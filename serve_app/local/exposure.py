@@ -81,7 +81,7 @@ def count_keys(database: str) -> int:
 
     opened = open_database(database, create=True)
     try:
-        return len(KeyStore(opened).list())
+        return len(KeyStore(opened).stored())
     finally:
         opened.close()
 

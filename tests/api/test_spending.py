@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.edge import TierEdge
 from serve_app.api.forwarding import without_usage
@@ -24,7 +25,6 @@ from serve_app.api.spending import (
 from serve_app.core.access.lease import Amounts, Refusal, Usage
 from serve_app.core.generation import GENERATION, SequenceFacts
 from serve_app.core.tiers import Tier
-from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.api.asgi import Call, FakeEngine, answers, answers_on, breaks, call, streams
 from tests.api.fake_keys import TEAM, FakeKeys, FakeQuotas, a_fake_desk, a_key, bearer
 from tests.api.loopback import served

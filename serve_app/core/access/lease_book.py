@@ -165,6 +165,23 @@ class LeaseBook:
         self._end(lease, reservation, used)
         self._due = self._due or lease.recalled
 
+    def lower(self, reservation: Reservation, tokens: int) -> None:
+        """Of a request that is known to need no more than so many `tokens`; the rest goes back."""
+        back = (
+            NOTHING if reservation.settled else Amounts(tokens=reservation.leased.tokens - tokens)
+        )
+        if back.tokens <= 0:
+            return
+        lease = self._lease(reservation.key)
+        reservation.leased -= back
+        lease.reserved -= back
+        lease.refunded += back
+        lease.drawn_since -= back
+        if reservation.day == self._day:
+            lease.day_refunded_tokens += back.tokens
+        self._changed(lease)
+        self._due = self._due or lease.recalled
+
     def acknowledged(self, reservation: Reservation) -> bool:
         """Whether the ledger has it on disk."""
         return not reservation.void and reservation.sequence <= self._acknowledged

@@ -168,11 +168,13 @@ def _database(keys: str | None) -> str | None:
 def _is_operators(error: Exception) -> bool:
     """Whether the message says what the operator can do: ValueError for a setting, profile, model
     or port that is not valid, and the launcher's own errors."""
+    from serve_app.access.database import KeyStoreError
     from serve_app.local.cluster import ClusterError
     from serve_app.local.launcher import CannotStartError
     from serve_app.local.serve_api import ServeApiError
 
-    return isinstance(error, ValueError | ClusterError | CannotStartError | ServeApiError)
+    theirs = ValueError | ClusterError | CannotStartError | KeyStoreError | ServeApiError
+    return isinstance(error, theirs)
 
 
 def _explain(error: Exception, *, with_traceback: bool) -> None:
@@ -291,12 +293,13 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         const="",
         metavar="PATH or URL",
         help="ask for API keys; they and their use are in this SQLite file or PostgreSQL database "
-        "(default: that of `tierserve keys`)",
+        "(default: no keys; without PATH that of `tierserve keys`)",
     )
     add(
         "--allow-anonymous",
         action="store_true",
-        help="serve whoever reaches the address without a key, also beyond this machine",
+        help="serve whoever reaches the address without a key, also beyond this machine (default: "
+        "only this machine without keys, and nobody without one with --keys)",
     )
     add(
         "--log-requests",

@@ -42,7 +42,8 @@ def test_every_option_has_its_default(capsys: pytest.CaptureFixture[str], comman
     described = help_of(capsys, command).partition("options:")[2]
     options = described.split(" --")[1:]
     named = {option.split()[0]: option for option in options if "default" in option}
-    asked = {"serve": {"port", "profile", "model", "log-requests"},
+    asked = {"serve": {"port", "profile", "model", "host", "keys", "allow-anonymous",
+                       "log-requests"},
              "doctor": {"profile", "address", "port", "json"}}  # fmt: skip
     assert set(named) == asked[command]
 

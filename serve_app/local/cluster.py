@@ -113,7 +113,11 @@ class LocalCluster:
         """Start the Ray head; returns when Serve's interface answers."""
         self.run_dir.mkdir(mode=0o700)
         self._write_secret(AUTH_FILE, self._head.token)
-        record = record_of_service(self.port, self._head.dashboard_address, self.status_url)
+        record = record_of_service(
+            self.port,
+            self._head.dashboard_address,
+            self.status_url if self._status_address else None,
+        )
         self._write_secret(RECORD_FILE, record)
         own = {n: v for n, v in self.client_env.items() if os.environ.get(n) != v}
         lines = [f"export {name}={shlex.quote(value)}\n" for name, value in sorted(own.items())]

@@ -109,6 +109,9 @@ def make_plan(
     name = profile or profiles.find_profile(installed_gpus())
     config = profiles.load_profile(name)
     exposure = exposure_of(access, name, config)
+    if exposure.database is not None:
+        # What is wrong with it is said before Ray starts.
+        count_keys(exposure.database)
     if not is_free(port, exposure.host):
         raise CannotStartError(
             f"Port {port} is taken by {holder_of(port)}: stop it, or choose another with --port "

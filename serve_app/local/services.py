@@ -22,14 +22,14 @@ _CLOCKS_APART_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class LocalService:
-    """A `serve` of this user whose process lives: its HTTP port, and where its Ray answers, and its
-    status without a key."""
+    """A `serve` of this user whose process lives: its HTTP port, and where its Ray answers;
+    `status_url`: where its status needs no key, if that is another place."""
 
     port: int
     dashboard_address: str
     pid: int
     run_dir: Path
-    status_url: str
+    status_url: str | None = None
 
     @property
     def base_url(self) -> str:
@@ -40,7 +40,7 @@ class LocalService:
         return (self.run_dir / AUTH_FILE).read_text().strip()
 
 
-def record_of_service(port: int, dashboard_address: str, status_url: str) -> str:
+def record_of_service(port: int, dashboard_address: str, status_url: str | None = None) -> str:
     """What a service writes into its run's folder as RECORD_FILE, for `running_services`."""
     record = {
         "port": port,
@@ -59,8 +59,9 @@ def running_services(root: Path = RUN_ROOT) -> list[LocalService]:
 def reported_tiers(service: LocalService) -> list[dict[str, Any]] | None:
     """The tiers of `GET /api/tiers`; None where the service does not answer."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    url = service.status_url or service.base_url
     try:
-        with opener.open(f"{service.status_url}/api/tiers", timeout=ANSWER_TIMEOUT_S) as answer:
+        with opener.open(f"{url}/api/tiers", timeout=ANSWER_TIMEOUT_S) as answer:
             return list(json.load(answer)["tiers"])
     except (urllib.error.URLError, OSError, ValueError, KeyError, TypeError):
         return None
@@ -79,7 +80,7 @@ def _running(root: Path) -> Iterator[LocalService]:
                 dashboard_address=str(written["dashboard_address"]),
                 pid=int(written["pid"]),
                 run_dir=record.parent,
-                status_url=str(written["status_url"]),
+                status_url=written.get("status_url"),
             )
             # A process that began after the record was written has only the same number.
             if psutil.Process(service.pid).create_time() <= status.st_mtime + _CLOCKS_APART_S:

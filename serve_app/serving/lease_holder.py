@@ -78,7 +78,7 @@ class LeaseHolder:
         """Report until cancelled."""
         while True:
             began_s = time.monotonic()
-            await self._exchange()
+            await self._report_once()
             if not self.book.report_due or not self.up:
                 try:
                     async with asyncio.timeout(self.config.report_period_s):
@@ -153,7 +153,7 @@ class LeaseHolder:
         if self.book.report_due:
             self._due.set()
 
-    async def _exchange(self) -> None:
+    async def _report_once(self) -> None:
         report = self.book.report(time.time())
         try:
             async with asyncio.timeout(self.config.acknowledge_within_s):

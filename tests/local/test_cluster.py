@@ -11,6 +11,7 @@ import pytest
 from serve_app.config.tier import refuse_unknown_variables
 from serve_app.local import launcher, ports, ray_head
 from serve_app.local.cluster import LocalCluster
+from serve_app.local.exposure import Exposure
 from serve_app.local.ports import free_port_block, free_ports, holder_of, is_free
 from serve_app.local.ready_notice import who_gets_in
 from serve_app.local.serve_api import AppStatus, ServeApi, failure_reason
@@ -78,11 +79,11 @@ def test_only_haproxy_listens_where_the_profile_asks(monkeypatch: pytest.MonkeyP
 
 
 def test_an_open_port_is_said_to_be_open() -> None:
-    assert who_gets_in("127.0.0.1", 8000) == []
-    everywhere = " ".join(who_gets_in("0.0.0.0", 8000))
+    assert who_gets_in(Exposure("127.0.0.1"), 8000) == []
+    everywhere = " ".join(who_gets_in(Exposure("0.0.0.0"), 8000))
     assert "every address of this machine, port 8000" in everywhere
     assert "no key" in everywhere
-    assert "10.0.0.1, port 8000" in " ".join(who_gets_in("10.0.0.1", 8000))
+    assert "10.0.0.1, port 8000" in " ".join(who_gets_in(Exposure("10.0.0.1"), 8000))
 
 
 def test_serves_own_port_of_a_replica_is_where_the_nodes_ports_are(

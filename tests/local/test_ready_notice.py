@@ -10,18 +10,20 @@ from typing import Any
 
 import pytest
 
+from serve_app.local.exposure import Exposure
 from serve_app.local.ready_notice import ReadyService, listed_models, ready_lines
 
 
 def a_service(**more: Any) -> ReadyService:
     given: dict[str, Any] = {
         "base_url": "http://127.0.0.1:8000",
-        "host": "127.0.0.1",
+        "exposure": Exposure("127.0.0.1"),
         "port": 8000,
         "routes": ["/api/chat", "/api/reasoning"],
         "models": ["chat", "reasoning", "smollm2"],
         "log_dir": Path("/tmp/ts-1/logs"),
         "run_dir": Path("/tmp/ts-1"),
+        "status_url": "http://127.0.0.1:8000",
     }
     return ReadyService(**{**given, **more})
 
@@ -40,6 +42,19 @@ def test_where_every_line_is_shown_it_names_no_file_for_the_requests() -> None:
     text = "\n".join(ready_lines(a_service(logs_requests=True), 1))
     assert "--log-requests" not in text
     assert "requests  a JSON line each, below" in text
+
+
+def test_with_keys_it_says_how_to_make_one_and_shows_where_it_goes() -> None:
+    keyed = Exposure("0.0.0.0", database="/k", status_address="127.0.0.1:9")
+    service = a_service(exposure=keyed, status_url="http://127.0.0.1:9")
+    text = "\n".join(ready_lines(service, 1))
+    assert "tierserve keys add NAME" in text
+    assert '-H "Authorization: Bearer $KEY"' in text
+    assert "status    curl http://127.0.0.1:9/api/tiers" in text
+    assert "(any API key)" not in text
+    assert "asks for no key" not in text
+    text = "\n".join(ready_lines(a_service(exposure=keyed, has_keys=True), 1))
+    assert "tierserve keys add" not in text.split("OpenAI")[0]
 
 
 def test_a_service_without_a_list_of_models_gets_no_openai_line() -> None:

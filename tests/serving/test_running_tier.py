@@ -6,6 +6,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from serve_app.api.access import AccessDesk
 from serve_app.api.answer_cache import KeptAnswer
 from serve_app.api.forwarding import Forwarder
 from serve_app.config.answers import AnswerCacheConfig
@@ -15,6 +16,7 @@ from serve_app.config.tier import TierArgs, TierSettings
 from serve_app.core.placement.hardware import T4
 from serve_app.core.tiers import Tier
 from serve_app.engine.fake.engine import FakeEngine
+from serve_app.serving.access_start import StartedAccess
 from serve_app.serving.running_tier import RunningTier
 from serve_app.telemetry import make_tier_metrics
 from tests.builders import lenders, peers, some_settings
@@ -41,6 +43,7 @@ async def a_tier(settings: TierSettings) -> RunningTier:
         settings,
         make_tier_metrics(CollectorRegistry()),
         Forwarder(Tier.CHAT, peers(), lenders()),
+        StartedAccess(AccessDesk()),
     )
 
 

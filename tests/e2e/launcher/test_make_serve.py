@@ -42,14 +42,14 @@ def profile(path: Path, *, host: str = "127.0.0.1", **chat_args: str) -> Path:
 class Launcher:
     """The command in a process of its own, its output, and what it started."""
 
-    def __init__(self, profile: Path, port: int, output: Path) -> None:
+    def __init__(self, profile: Path, port: int, output: Path, *options: str) -> None:
         self.port, self.output = port, output
         env = os.environ | {"PYTHONPATH": str(HERE), "COLUMNS": "200"}
         with output.open("wb") as stream:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "serve_app", "serve"),
-                    *("--port", str(port), "--profile", str(profile)),
+                    *("--port", str(port), "--profile", str(profile), *options),
                 ],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -92,7 +92,8 @@ class Launcher:
 @contextmanager
 def started_in(folder: Path, host: str = "127.0.0.1") -> Iterator[Launcher]:
     port = free_ports(1)[0]
-    started = Launcher(profile(folder / "p.yaml", host=host), port, folder / "out")
+    options = () if host == "127.0.0.1" else ("--allow-anonymous",)
+    started = Launcher(profile(folder / "p.yaml", host=host), port, folder / "out", *options)
     started.wait_until_ready()
     yield started
     started.process.terminate()
@@ -118,6 +119,14 @@ def test_a_second_start_on_its_port_names_the_first(launcher: Launcher, tmp_path
     assert second.process.wait(60) == 1
     assert f"`kill {launcher.process.pid}`" in second.read()
     assert launcher.process.poll() is None
+
+
+def test_a_service_for_everybody_does_not_start_unless_somebody_says_so(tmp_path: Path) -> None:
+    open_to_all = profile(tmp_path / "p.yaml", host="0.0.0.0")
+    refused = Launcher(open_to_all, free_ports(1)[0], tmp_path / "out")
+    assert refused.process.wait(60) == 1
+    assert "--keys" in refused.read()
+    assert "--allow-anonymous" in refused.read()
 
 
 def test_only_the_service_listens_beyond_this_machine_and_it_says_so(launcher: Launcher) -> None:

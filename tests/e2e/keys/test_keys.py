@@ -1,0 +1,119 @@
+"""Keys on a running service: who gets in, how soon a change is live, and what operators see."""
+
+import threading
+import time
+
+import httpx
+import pytest
+
+from serve_app.core.tiers import Tier
+from tests.e2e.keys.conftest import LIVE_WITHIN_S, TIERS, KeySite, headers
+from tests.e2e.site import wait_for
+
+WRONG = f"ts-{'a' * 8}-{'b' * 43}"
+
+
+@pytest.mark.parametrize("key", [None, WRONG, "sk-openai", "ts-"])
+def test_without_a_valid_key_each_door_stays_shut_in_its_clients_form(
+    key_site: KeySite, key: str | None
+) -> None:
+    for path in ("/api/chat", "/v1/chat/completions", "/v1/messages", "/api/chat/v1/messages"):
+        body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+        answer = key_site.site.http.post(path, json=body, headers=headers(key))
+        assert answer.status_code == 401, (path, answer.text)
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+        assert (answer.json().get("type") == "error") is ("messages" in path)
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_key_is_taken_from_either_header_at_either_door(key_site: KeySite) -> None:
+    key = key_site.add("both")
+    body = {"model": "chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+    for path in ("/api/chat/v1/chat/completions", "/v1/chat/completions"):
+        for header in ({"x-api-key": key}, {"authorization": f"Bearer {key}"}):
+            assert key_site.site.http.post(path, json=body, headers=header).status_code == 200
+
+
+def test_health_is_open_and_the_operators_pages_are_not(key_site: KeySite) -> None:
+    user, boss = key_site.add("user"), key_site.add("boss", admin=True)
+    for path in ("/healthz", "/readyz", "/health", "/version", "/"):
+        assert key_site.ask(None, path).status_code == 200
+    for path in ("/metrics", "/api/tiers"):
+        statuses = [key_site.ask(key, path).status_code for key in (None, user, boss)]
+        assert statuses == [401, 403, 200]
+        assert httpx.get(key_site.status_url + path, trust_env=False).status_code == 200
+    text = key_site.ask(boss, "/metrics").text
+    assert 'tierserve_ledger_up{replica="' in text
+    assert 'tierserve_keys_refused_total{reason="' in text
+    assert boss not in text
+
+
+def test_a_key_of_one_tier_may_not_use_the_other(key_site: KeySite) -> None:
+    key = key_site.add("chatty", tiers=frozenset({Tier.CHAT}))
+    assert key_site.chat(key).status_code == 200
+    body = {"prompt": "hi", "max_tokens": 5}
+    refused = key_site.site.http.post("/api/reasoning", json=body, headers=headers(key))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "tier_not_allowed")
+
+
+def test_changes_are_live_within_two_seconds_and_drop_no_request(key_site: KeySite) -> None:
+    steady = key_site.add("steady")
+    statuses: list[int] = []
+    done = threading.Event()
+
+    def keep_asking() -> None:
+        while not done.is_set():
+            statuses.append(key_site.chat(steady, 2).status_code)
+
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    try:
+        secret = key_site.store.add(_key("comes")).reveal()
+        came_s = wait_for(lambda: key_site.known_everywhere(secret), "the new key", 10)
+        key_site.store.revoke("comes")
+        revoked_s = wait_for(lambda: _refused_everywhere(key_site, secret), "its end", 10)
+    finally:
+        done.set()
+        asking.join()
+    assert set(statuses) == {200}
+    # Each look takes some time itself: eight requests for each door.
+    assert came_s < LIVE_WITHIN_S + 1.0
+    assert revoked_s < LIVE_WITHIN_S + 1.0
+
+
+def _key(name: str):
+    from serve_app.core.access.access_key import AccessKey
+
+    return AccessKey(name)
+
+
+def _refused_everywhere(site: KeySite, secret: str) -> bool:
+    return {site.ask(secret, "/v1/models", tier).status_code for tier in TIERS * 8} == {401}
+
+
+def test_an_expired_key_is_no_key(key_site: KeySite) -> None:
+    key = key_site.add("soon", expires_at_s=time.time() + 4.0)
+    assert key_site.chat(key).status_code == 200
+    wait_for(lambda: key_site.chat(key).status_code == 401, "the key to expire", 10)
+
+
+def test_a_stream_of_a_revoked_key_ends_as_it_began(key_site: KeySite) -> None:
+    key = key_site.add("leaver")
+    body = {"prompt": "hi", "max_tokens": 900, "ignore_eos": True, "stream": True}
+    with key_site.site.http.stream("POST", "/api/chat", json=body, headers=headers(key)) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        key_site.store.revoke("leaver")
+        assert "data: [DONE]" in list(lines)
+    wait_for(lambda: key_site.chat(key).status_code == 401, "the key to end", 10)
+
+
+def test_neither_keys_nor_the_pepper_are_in_any_log(key_site: KeySite) -> None:
+    key = key_site.add("secretive")
+    key_site.chat(key)
+    key_site.chat(WRONG)
+    secrets = (key.rpartition("-")[2], WRONG.rpartition("-")[2], key_site.store._pepper.reveal())
+    for file in key_site.site.cluster.log_dir.rglob("*"):
+        if file.is_file():
+            text = file.read_text(errors="replace")
+            assert not any(secret in text for secret in secrets), file.name

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from serve_app.access.commands import add_keys
+
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 DETAIL_LINES = 15
 _PROFILES = "local-cpu, t4, rtx4090, mixed, single-gpu, gpu-6gb, or a Serve config file"
@@ -26,6 +28,8 @@ examples:
   %(prog)s serve --model micro-r1 --port 8001
   # why a replica is pending, and what to change
   %(prog)s doctor
+  # a key for a colleague; `serve --keys` asks for it
+  %(prog)s keys add ada --tokens-per-day 500000
   # two requests a second to a running service
   %(prog)s bench run --tier chat=2/s --duration 60s
 
@@ -131,6 +135,10 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.command == "bench":
         return _bench(options.what, options.arguments)
+    if options.command == "keys":
+        from serve_app.access.key_commands import run
+
+        return run(options)
     from rich.console import Console
 
     if options.command == "doctor":
@@ -238,6 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_serve(commands)
     _add_doctor(commands)
+    add_keys(commands)
     _add_bench(commands)
     commands.add_parser("config-reference", help="print docs/configuration.md: every setting")
     commands.add_parser("routes", help="print docs/routes.md: every HTTP route")

@@ -6,5 +6,6 @@ key_store.py    keys: add, list, change, revoke, rotate
 ledger.py       what is leased and spent of each key's quota, committed before it is answered
 ledger_rows.py  the ledger's state as rows
 usage.py        what was served, by day, key, tier and model
-commands.py     `tierserve keys`
+commands.py     the options of `tierserve keys`
+key_commands.py what they do
 """

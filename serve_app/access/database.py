@@ -294,7 +294,7 @@ def _check_schema(address: DatabaseAddress, connection: Connection, *, create: b
 
 def _explained(address: DatabaseAddress, error: SQLAlchemyError) -> KeyStoreError:
     """Without parameters or the password: what the driver says, and what can be done."""
-    said = " ".join(str(getattr(error, "orig", None) or error).split())
+    said = " ".join(str(getattr(error, "orig", None) or error).split()).rstrip(".?")
     if address.path is None:
         advice = (
             "Is the server up, and are the user, the password and the name of the database right?"

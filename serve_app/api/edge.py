@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -55,6 +56,9 @@ from serve_app.errors import (
 )
 from serve_app.telemetry import TierMetrics
 
+if TYPE_CHECKING:
+    from serve_app.api.request_spans import RequestTrace, Tracer
+
 WARNING_HEADER = b"x-tierserve-warning"
 # A stream whose client has let the edge wait for more of its time says nothing of the engine.
 MAX_WAITED_FRACTION = 0.1
@@ -94,6 +98,8 @@ class TierEdge:
     token_s: float | None = None
     deadlines: Deadlines = field(default_factory=Deadlines)
     prompts: PromptEstimate = field(default_factory=PromptEstimate)
+    # None: requests are not traced.
+    tracer: "Tracer | None" = None
     _direct: DirectRoutes = field(init=False)
     _engine: EngineRun = field(init=False)
     # By whether the request came to the tier's bare prefix.
@@ -179,6 +185,9 @@ class TierEdge:
         (5) Learn from it, and record what became of it.
         """
         response = TierResponse(client, form, self.metrics, self.clock_s)
+        trace = None
+        if self.tracer is not None:
+            trace = self.tracer.begin(scope, form, self.model, caller.flow.name)
         record = RequestRecord(
             self.metrics,
             self.clock_s,
@@ -186,11 +195,14 @@ class TierEdge:
             form.request_id.value,
             forwarded_here,
             self.clock_s(),
+            trace,
         )
         try:
             if self.engine_dead():
                 raise engine_stopped()
-            context = await self._read(scope, receive, form, caller, forwarded_here)  # (1)
+            context = await self._read(  # (1)
+                scope, receive, form, caller, forwarded_here, trace
+            )
             lookup = self._look_up(context)
             need = self._need(context, lookup)
             async with self.access.reserved(caller, need) as spending:  # (2)
@@ -226,6 +238,7 @@ class TierEdge:
         form: ResponseForm,
         caller: Caller,
         forwarded_here: bool,
+        trace: "RequestTrace | None",
     ) -> RequestContext:
         """Read the body, and apply the rules of its tier. Raises RequestError."""
         borrower = self.desk.borrower_of(scope) if forwarded_here else None
@@ -242,6 +255,8 @@ class TierEdge:
         else:
             most = self.settings.max_new_tokens
             prepared = self.desk.prepare(scope, payload, endpoint, borrower, most)
+        if trace is not None:
+            trace.prepared(prepared)
         return RequestContext(
             scope,
             receive,
@@ -254,6 +269,7 @@ class TierEdge:
             forwarded_here,
             borrower,
             caller,
+            trace,
         )
 
     def _need(self, context: RequestContext, lookup: CacheLookup | None) -> Amounts:

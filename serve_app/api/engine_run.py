@@ -99,6 +99,8 @@ class EngineRun:
         response.spending.runs_here(generation, lambda: self._gpu_s(entry))
         if own:
             self.metrics.queue_wait_s.observe(entry.wait_s)
+        if context.trace is not None:
+            context.trace.enter("engine")
         with self._engine_id(context.request_id) as engine_id:
             await call_engine(
                 self.app,

@@ -121,6 +121,8 @@ class Forwarder:
         """
         if context.forwarded_here:
             return None
+        if context.trace is not None:
+            context.trace.offer()
         forwarding = asyncio.ensure_future(self._forward(context, response))
         try:
             await asyncio.wait({forwarding, disconnected}, return_when=asyncio.FIRST_COMPLETED)
@@ -131,6 +133,8 @@ class Forwarder:
             forwarding.cancel()
             with suppress(asyncio.CancelledError, RequestError):
                 await forwarding
+            if context.trace is not None:
+                context.trace.offer_ended()
 
     async def close(self) -> None:
         if self._session is not None:
@@ -144,6 +148,8 @@ class Forwarder:
                 return None
             response.spending.runs_elsewhere()
             lent = taken.lender is not None
+            if context.trace is not None:
+                context.trace.offer_taken()
             try:
                 await _copy(taken.response, response.from_replica(observed=lent), response.spending)
             except aiohttp.ClientError as error:

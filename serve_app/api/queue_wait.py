@@ -28,6 +28,8 @@ class QueueWait:
         (3) At the queue's head, offer it to other replicas.
         """
         admission, clock_s = self.admission, self.gate.clock_s
+        if context.trace is not None:
+            context.trace.enter("queue")
         next_heartbeat_s = clock_s() + admission.heartbeat_s
         async with context.disconnection() as disconnected:
             while not entry.granted.done():

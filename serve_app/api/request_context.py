@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starlette.types import Message, Receive, Scope
@@ -18,6 +19,9 @@ from serve_app.api.routes import Endpoint
 from serve_app.api.rules import PreparedRequest
 from serve_app.core.access.caller import NOBODY, Caller
 from serve_app.core.tiers import Tier
+
+if TYPE_CHECKING:
+    from serve_app.api.request_spans import RequestTrace
 
 REQUEST_ID_HEADER = b"x-request-id"
 # OpenAI's clients identify themselves by the first, Anthropic's by the second.
@@ -56,6 +60,8 @@ class RequestContext:
     forwarded_here: bool = False
     borrower: Tier | None = None
     caller: Caller = NOBODY
+    # None: requests are not traced.
+    trace: "RequestTrace | None" = None
 
     @property
     def retry_key(self) -> int:

@@ -3,16 +3,23 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from serve_app.api.request_context import RequestContext
 from serve_app.api.response import ResponseTiming
 from serve_app.api.routes import GENERATING, Endpoint
+from serve_app.api.spending import usage_of
 from serve_app.core.generation import Generation
 from serve_app.core.tiers import Tier
 from serve_app.telemetry import TierMetrics
 
+if TYPE_CHECKING:
+    from serve_app.api.request_spans import RequestTrace
+
 log = logging.getLogger(__name__)
 
+# Of whom a client says that it asks for, in the log.
+MOST_USER_CHARS = 64
 REFUSALS = ("queue_full", "wait_too_long")
 # Served, refused by the gate, failed, and ended by a replica that stops.
 ALERTED_STATUSES = ("200", "429", "500", "503")
@@ -52,6 +59,7 @@ class RequestRecord:
     request_id: str
     forwarded_here: bool
     started_s: float
+    trace: "RequestTrace | None" = None
 
     def end(self, status: int, **fields: object) -> None:
         e2e_s = self.clock_s() - self.started_s
@@ -65,6 +73,8 @@ class RequestRecord:
             "e2e_s": round(e2e_s, 4),
             **fields,
         }
+        if self.trace is not None:
+            self.trace.end(status, details)
         refused_forward = self.forwarded_here and status == 429
         log.log(logging.DEBUG if refused_forward else logging.INFO, "request", extra=details)
 
@@ -83,6 +93,8 @@ class RequestRecord:
             outcome="relayed" if outcome.forwarded else "served",
             queue_wait_s=round(outcome.queue_wait_s, 4),
             chunks=timing.chunks,
+            **_used(outcome),
+            **_asked_by(context),
             **self._between_tiers(context, outcome),
             **({"request": context.prepared.payload} if with_prompt else {}),
         )
@@ -111,3 +123,27 @@ class RequestRecord:
             self.metrics.lent.labels(borrower=context.borrower.value).inc()
             return {"borrower": context.borrower.value}
         return {}
+
+
+def _used(outcome: RequestOutcome) -> dict[str, int]:
+    """The tokens of a request, as its key is charged for them, where this replica ran it."""
+    usage = None if outcome.generation is None else usage_of(outcome.generation, 0.0)
+    if usage is None:
+        return {}
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "output_tokens": usage.reasoning_tokens + usage.answer_tokens,
+    }
+
+
+def _asked_by(context: RequestContext) -> dict[str, str]:
+    """The name of the key, which is known, and apart from it whom the client says that it asks for,
+    which is not: OpenAI's `user`, Anthropic's `metadata.user_id`."""
+    key, payload = context.caller.flow.name, context.prepared.payload
+    metadata = payload.get("metadata")
+    said = payload.get("user") or (metadata.get("user_id") if isinstance(metadata, dict) else None)
+    return {
+        **({"key": key} if key else {}),
+        **({"client_user": said[:MOST_USER_CHARS]} if isinstance(said, str) and said else {}),
+    }

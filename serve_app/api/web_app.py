@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,6 +31,9 @@ from serve_app.api.routes import WEB_ROUTES, meant_path, no_route, web_callers
 from serve_app.api.status import Tiers, describe_tier, list_models, merge_metrics
 from serve_app.core.tiers import Tier
 from serve_app.errors import ClientDisconnectedError, RequestError, internal_error
+
+if TYPE_CHECKING:
+    from serve_app.api.request_spans import Tracer
 
 DOCUMENT_AGE_S = 10.0
 # Of the scope: the `Caller` whose request it is.
@@ -217,6 +220,7 @@ def make_web_app(
     gateway: Gateway,
     client_stall_s: float = 30.0,
     access: AccessDesk | None = None,
+    tracer: "Tracer | None" = None,
 ) -> "Door":
     """The ASGI application at `/`. `access` None: keys are off."""
     pages = _Pages(tiers, source, time.time())
@@ -237,7 +241,7 @@ def make_web_app(
         ],
         exception_handlers=_ERRORS,
     )
-    return Door(app, StallWatch(time.monotonic), client_stall_s, access or AccessDesk())
+    return Door(app, StallWatch(time.monotonic), client_stall_s, access or AccessDesk(), tracer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +253,8 @@ class Door:
     watch: StallWatch
     client_stall_s: float
     access: AccessDesk
+    # None: requests are not traced.
+    tracer: "Tracer | None" = None
 
     def status_app(self) -> "Door":
         """The pages for operators alone, for whoever reaches it."""
@@ -281,12 +287,13 @@ class Door:
                 message["headers"] = [*message["headers"], *own_headers]
             await client(message)
 
+        app = self.app if self.tracer is None else self.tracer.around(self.app)
         deadlines = Deadlines()
         try:
             async with deadlines.until_ended() as deadline:
                 watched = Watched(client, stall=lambda: deadlines.stall(deadline))
                 with self.watch.watching(watched, self.client_stall_s):
-                    await self.app(scope, receive, send_with_id)
+                    await app(scope, receive, send_with_id)
         except ClientDisconnectedError:
             return
 

@@ -37,6 +37,11 @@ from serve_app.core.default_model import DEFAULT_MODEL
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 
 ENV_PREFIX = "TIERSERVE_"
+OTLP_ENDPOINT = (
+    "Base URL of a collector of traces, OTLP over HTTP: `http://collector:4318`. Unset: that of "
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT; without any, requests are "
+    "not traced. docs/tracing.md."
+)
 # Read or set by the launcher and the model cache; not settings of a tier.
 LAUNCHER_VARIABLES = frozenset(
     {
@@ -45,6 +50,7 @@ LAUNCHER_VARIABLES = frozenset(
         "TIERSERVE_HAPROXY_HEADER_TIMEOUT_S",
         "TIERSERVE_HAPROXY_BODY_TIMEOUT_S",
         "TIERSERVE_HAPROXY_HOST",
+        "TIERSERVE_KEYS",
         "TIERSERVE_KEYS_PEPPER",
     }
 )
@@ -95,6 +101,7 @@ class TierArgs(_EnvironmentWins):
         default_factory=StructureConfig, description="See StructureConfig."
     )
     cors_origins: Origins = Field(default=(), description=CORS_ORIGINS)
+    otlp_endpoint: str | None = Field(default=None, description=OTLP_ENDPOINT)
     access: AccessConfig = Field(default_factory=AccessConfig, description="See AccessConfig.")
 
 
@@ -187,6 +194,7 @@ class WebArgs(_EnvironmentWins):
         "request ends.",
     )
     cors_origins: Origins = Field(default=(), description=CORS_ORIGINS)
+    otlp_endpoint: str | None = Field(default=None, description=OTLP_ENDPOINT)
     access: AccessConfig = Field(default_factory=AccessConfig, description="See AccessConfig.")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from serve_app.api.tracing import HTTP_PROTOCOL, TRACES_PROTOCOL_VARIABLE
 from serve_app.config.engine import EngineConfig
 from serve_app.config.tier import TierArgs
 from serve_app.core.model_family import R1_PARSER, VLLMS_R1_PARSER
@@ -35,9 +36,10 @@ Phase = Callable[[str], AbstractContextManager[None]]
 
 
 async def start_engine(
-    args: TierArgs, placed_on: Hardware, phase: Phase
+    args: TierArgs, placed_on: Hardware, phase: Phase, traces_url: str | None = None
 ) -> tuple[Engine, Hardware]:
-    """The engine, and the hardware that it computes on. `phase` times each step."""
+    """The engine, and the hardware that it computes on. `phase` times each step; `traces_url` is
+    where vLLM's own spans go."""
     # The first name is the one that answers carry.
     names = (args.tier.value, args.model)
     if args.engine.fake is not None:
@@ -54,12 +56,17 @@ async def start_engine(
         model=model,
         served_names=names,
         quantization=quantization,
+        traces_url=traces_url,
         **_by_family(args.engine, model),
         **args.engine.model_dump(exclude={*NOT_ARGUMENTS, *BY_FAMILY, "quantization"}),
     )
     arguments = engine_args(spec, hardware)
     log.info("engine arguments", extra={"phase": "start", "arguments": " ".join(arguments)})
     keep_compiled_in(args.engine.compile_cache_dir)
+    if traces_url is not None:
+        # vLLM's defaults are gRPC and `unknown_service`.
+        os.environ[TRACES_PROTOCOL_VARIABLE] = HTTP_PROTOCOL
+        os.environ.setdefault("OTEL_SERVICE_NAME", "vllm")
     with preempting(), _placed(args.engine, hardware):
         return await VllmEngine.start(arguments, phase, args.structure), hardware
 

@@ -7,7 +7,7 @@ import logging.config
 import os
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import REGISTRY
 from ray import serve
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from serve_app.api.asgi import with_cors
 from serve_app.api.forwarding import Forwarder
+from serve_app.api.tracing import make_tracer
 from serve_app.config.accelerator_costs import times_the_preferred
 from serve_app.config.tier import TierArgs, tier_settings
 from serve_app.core.placement.hardware import hardware_for, model_shape
@@ -31,6 +32,9 @@ from serve_app.serving.start_phases import StartPhases
 from serve_app.serving.tier_limits import exchange_limits
 from serve_app.serving.topology import Peers
 from serve_app.telemetry import logging_config, make_tier_metrics, write_logging_config
+
+if TYPE_CHECKING:
+    from serve_app.api.request_spans import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +60,11 @@ class TierReplica:
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Start the engine and build the application; Serve calls this once at start."""
         placed_on = hardware_for(self._placement.accelerator_type)
+        tracer = _make_tracer(self._args)
         with kept_serve_logs():
-            engine, hardware = await start_engine(self._args, placed_on, self._phases.timed)
+            engine, hardware = await start_engine(
+                self._args, placed_on, self._phases.timed, tracer and tracer.url
+            )
         if engine.compile_s is not None:
             self._phases.record("compile", engine.compile_s)
         access = await start_access(
@@ -77,6 +84,7 @@ class TierReplica:
             access,
         )
         lenders.form = answer_form(tier)
+        tier.edge.tracer = tracer
         self._started = tier
         self._background = [
             asyncio.create_task(_exit_when_engine_dies(engine)),
@@ -182,6 +190,12 @@ async def _end_streams_after_drain(tier: RunningTier) -> None:
     await asyncio.sleep(limit.seconds)
     ended = tier.edge.deadlines.end()
     log.warning("drain time is over", extra={"phase": "drain", "ended_requests": ended})
+
+
+def _make_tracer(args: TierArgs) -> "Tracer | None":
+    replica = serve.get_replica_context().replica_tag
+    resource = {"service.instance.id": replica, "tierserve.tier": args.tier.value}
+    return make_tracer(args.otlp_endpoint, os.environ, **resource)
 
 
 def _configure_logs(args: TierArgs) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp
 from serve_app.api.asgi import with_cors
 from serve_app.api.gateway import Gateway
 from serve_app.api.status import DeploymentState, Kept, Report
+from serve_app.api.tracing import make_tracer
 from serve_app.api.web_app import make_web_app
 from serve_app.autoscaling.decision_store import read_record
 from serve_app.config.tier import WebArgs
@@ -44,7 +46,10 @@ class Web:
         )
         source = ServeTiers(args.report_timeout_s, args.report_keep_s)
         self._access = await start_access(args.access)
-        app = make_web_app(args.tiers, source, gateway, args.client_stall_s, self._access.desk)
+        tracer = make_tracer(args.otlp_endpoint, os.environ)
+        app = make_web_app(
+            args.tiers, source, gateway, args.client_stall_s, self._access.desk, tracer
+        )
         if args.access.database is not None and args.access.status_listener is not None:
             listener = StatusListener(app.status_app(), args.access.status_listener)
             self._listening = asyncio.create_task(listener.run())

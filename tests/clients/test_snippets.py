@@ -13,7 +13,7 @@ from tests.clients.open_webui import read_env
 from tests.clients.snippets import DOCUMENT, PROXY, SERVICE, Snippet, snippets
 
 SNIPPETS = list(snippets())
-COMPOSE = REPOSITORY / "deploy/open-webui/compose.yaml"
+COMPOSE = REPOSITORY / "deploy/compose.yaml"
 
 
 def test_every_block_of_code_is_run() -> None:

@@ -11,7 +11,8 @@ from tests.k8s.operator_pods import pods_of
 def test_monitors_find_pods_and_ports_and_may_reach_them(tree: Path) -> None:
     path = tree / "k8s" / "overlays" / "mixed" / "kustomization.yaml"
     overlay = yaml.safe_load(path.read_text())
-    overlay["components"].append("../../components/monitoring")
+    # Before the keys, which change what it brings.
+    overlay["components"].insert(0, "../../components/monitoring")
     path.write_text(yaml.safe_dump(overlay))
     m = render("mixed", tree)
     (policy,) = (p for p in m.all("NetworkPolicy") if p["metadata"]["name"] == "tierserve-ray")
@@ -22,6 +23,10 @@ def test_monitors_find_pods_and_ports_and_may_reach_them(tree: Path) -> None:
         if "prometheus" in str(rule)
     }
     assert m.all("PodMonitor")
+    application = m.named("PodMonitor", "tierserve")
+    assert application is not None
+    (scraped,) = application["spec"]["podMetricsEndpoints"]
+    assert scraped["authorization"] == {"credentials": {"name": "tierserve-metrics", "key": "key"}}
     for monitor in m.all("PodMonitor"):
         wanted = monitor["spec"]["selector"]["matchLabels"].items()
         pods = [p for p in pods_of(m.rayservice) if wanted <= p["metadata"]["labels"].items()]

@@ -32,6 +32,8 @@ class EngineSpec:
     thinking_transition: str = ""
     chat_template: str | None = None
     seed: int = 0
+    # Where vLLM's spans go; None: it makes none.
+    traces_url: str | None = None
     extra_args: Mapping[str, ArgValue] = field(default_factory=dict[str, ArgValue])
 
 
@@ -56,6 +58,7 @@ def engine_args(spec: EngineSpec, hardware: Hardware) -> list[str]:
         "enable-auto-tool-choice": spec.tool_call_parser is not None,
         "disable-uvicorn-access-log": True,
         "enable-prefix-caching": True,
+        "otlp-traces-endpoint": spec.traces_url,
     }
     if on_cpu:
         args["distributed-executor-backend"] = CPU_EXECUTOR

@@ -1,4 +1,5 @@
-"""The cluster of this folder: a small random model, chat with two replicas, behind HAProxy."""
+"""The cluster of this folder: a small random model, chat with two replicas, behind HAProxy. Its
+requests are traced."""
 
 from collections.abc import Iterator
 
@@ -9,13 +10,21 @@ from serve_app.local.cluster import LocalCluster
 from tests.e2e.configs import small_model_config
 from tests.e2e.replicas.faults import answers
 from tests.e2e.site import Site, site_of, wait_for
+from tests.otlp_receiver import Receiver, receiving
 
 START_LIMIT_S = 300.0
 
 
 @pytest.fixture(scope="package")
-def started_site() -> Iterator[Site]:
-    with LocalCluster() as cluster:
+def collector() -> Iterator[Receiver]:
+    """What the cluster's spans are sent to."""
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="package")
+def started_site(collector: Receiver) -> Iterator[Site]:
+    with LocalCluster(environment={"TIERSERVE_OTLP_ENDPOINT": collector.url}) as cluster:
         cluster.deploy(small_model_config(chat_replicas=2), timeout_s=START_LIMIT_S)
         with site_of(cluster) as site:
             yield site

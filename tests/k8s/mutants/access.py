@@ -15,7 +15,7 @@ from tests.k8s.mutants.mutant import (
 _SECRET = {
     "apiVersion": "v1",
     "kind": "Secret",
-    "metadata": {"name": "tierserve-api-keys", "namespace": "tierserve"},
+    "metadata": {"name": "tierserve-keys", "namespace": "tierserve"},
 }
 _OPEN_DASHBOARD = {"from": [{"namespaceSelector": {}}], "ports": [{"port": 8265}]}
 
@@ -154,9 +154,19 @@ NETWORK_MUTANTS = (
         edit_of("NetworkPolicy", "tierserve-ray", "spec/podSelector/matchLabels", {"app": "x"}),
     ),
     Mutant(
-        "a route past the keys (trap 8)",
+        "clients come in and keys are off (trap 8)",
         "clients_come_with_keys",
-        edit_of("HTTPRoute", "tierserve", "spec/rules/0/backendRefs/0/name", "tierserve-serve-svc"),
+        edit_of("ConfigMap", "tierserve-runtime", "data/TIERSERVE_ACCESS__DATABASE"),
+    ),
+    Mutant(
+        "clients without a key are served",
+        "clients_come_with_keys",
+        edit_of("ConfigMap", "tierserve-runtime", "data/TIERSERVE_ACCESS__ALLOW_ANONYMOUS", "true"),
+    ),
+    Mutant(
+        "a route to another Service than Serve's",
+        "clients_come_with_keys",
+        edit_of("HTTPRoute", "tierserve", "spec/rules/0/backendRefs/0/name", "tierserve-redis"),
     ),
     Mutant(
         "an Ingress that shows the metrics",
@@ -165,14 +175,50 @@ NETWORK_MUTANTS = (
         overlay="t4-eks",
     ),
     Mutant(
-        "the gateway reaches Serve's port (trap 8)",
-        "clients_come_with_keys",
+        "keys that go with the head's Pod",
+        "keys_outlive_pods",
         edit_of(
-            "NetworkPolicy",
-            "tierserve-from-gateway",
-            "spec/podSelector/matchLabels",
-            {"ray.io/is-ray-node": "yes"},
+            "ConfigMap", "tierserve-runtime", "data/TIERSERVE_ACCESS__DATABASE", "/tmp/keys.sqlite"
         ),
+    ),
+    Mutant(
+        "a command line that writes keys elsewhere",
+        "keys_outlive_pods",
+        edit_of("ConfigMap", "tierserve-runtime", "data/TIERSERVE_KEYS"),
+    ),
+    Mutant(
+        "SQLite over NFS",
+        "keys_outlive_pods",
+        edit_of("PersistentVolumeClaim", "tierserve-keys", "spec/accessModes/0", "ReadWriteMany"),
+    ),
+    Mutant(
+        "two clusters with one volume of keys",
+        "keys_outlive_pods",
+        (Edit("spec/upgradeStrategy/type", "NewCluster"),),
+    ),
+    Mutant(
+        "the database's password in a ConfigMap",
+        "keys_outlive_pods",
+        edit_of(
+            "ConfigMap",
+            "tierserve-runtime",
+            "data/TIERSERVE_ACCESS__DATABASE",
+            "://tierserve:x@",
+            "://tierserve@",
+        ),
+        overlay="t4-eks",
+    ),
+    Mutant(
+        "a head without the database's password",
+        "keys_outlive_pods",
+        (Edit(f"{HEAD_RAY}/envFrom/1"),),
+        overlay="t4-eks",
+    ),
+    Mutant(
+        "a head that does not reach PostgreSQL",
+        "keys_outlive_pods",
+        edit_of("NetworkPolicy", "tierserve-head-to-postgres", "spec/egress", []),
+        overlay="t4-eks",
     ),
     Mutant(
         "a sidecar before Ray's container",

@@ -179,19 +179,14 @@ LIFETIME_MUTANTS = (
         edit_of("HTTPRoute", "tierserve", "spec/rules/0/timeouts/request", "60s"),
     ),
     Mutant(
-        "a key proxy that holds events back (trap 7)",
-        "proxies_wait_for_streams",
-        edit_of("ConfigMap", "tierserve-keys", "data/nginx.conf", "", "proxy_buffering off;"),
-    ),
-    Mutant(
         "GKE's load balancer with its 30 s (trap 23)",
-        "gke_waits_and_finds_the_proxies_healthy",
+        "gke_waits_and_finds_pods_healthy",
         edit_of("GCPBackendPolicy", "tierserve", "spec/default/timeoutSec"),
         overlay="t4-gke",
     ),
     Mutant(
         "GKE's load balancer asks for / (trap 23)",
-        "gke_waits_and_finds_the_proxies_healthy",
+        "gke_waits_and_finds_pods_healthy",
         edit_of("HealthCheckPolicy", "tierserve", "spec/default/config", {"type": "HTTP"}),
         overlay="t4-gke",
     ),

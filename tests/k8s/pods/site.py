@@ -18,6 +18,7 @@ from tests.k8s.pods.network import network
 from tests.k8s.pods.operator import Operator, operated, serve_config
 from tests.k8s.pods.root import Root, of_image, of_this_machine
 from tests.k8s.pods.volumes import Stored
+from tests.k8s.rules.lifetime import KEYS_VARIABLES
 
 # Set to anything: the folder with all logs and volumes stays, in the folder for temporary files.
 KEEP_VARIABLE = "POD_KEEP"
@@ -28,8 +29,13 @@ _WEIGHTS = "huggingface/random-qwen2"
 
 def adapted(manifests: Manifests) -> Manifests:
     """A copy for a machine with no card and no hub: models that are at hand, in float32 on the CPU,
-    each on a core of its own. The cards stay, as numbers that only Ray believes in."""
+    each on a core of its own; no PostgreSQL, so no keys. The cards stay, as numbers that only Ray
+    believes in."""
     changed = manifests.copy()
+    runtime = changed.named("ConfigMap", "tierserve-runtime")
+    assert runtime is not None
+    for name in KEYS_VARIABLES:
+        runtime["data"].pop(name, None)
     config = serve_config(changed)
     for application in config["applications"]:
         name = application["name"]

@@ -57,7 +57,12 @@ def environment_of(container: Object, stored: Stored) -> dict[str, str]:
         if "configMapRef" in source:
             env |= stored.config_maps[source["configMapRef"]["name"]]
         else:
-            env |= stored.secrets[source["secretRef"]["name"]]
+            of_secret = source["secretRef"]
+            optional = {} if of_secret.get("optional") else None
+            found = stored.secrets.get(of_secret["name"], optional)
+            if found is None:
+                raise LookupError(f"no Secret {of_secret['name']}")
+            env |= found
     for entry in container.get("env", []):
         value = entry.get("value", "") if "valueFrom" not in entry else _looked_up(entry, stored)
         if value is not None:

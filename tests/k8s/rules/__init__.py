@@ -6,7 +6,16 @@
 from collections.abc import Callable, Iterator
 
 from tests.k8s.manifests import Manifests
-from tests.k8s.rules import lifetime, network, operator, placement, proxies, security, serve_config
+from tests.k8s.rules import (
+    keys,
+    lifetime,
+    network,
+    operator,
+    placement,
+    proxies,
+    security,
+    serve_config,
+)
 
 Rule = Callable[[Manifests], Iterator[str]]
 
@@ -34,7 +43,7 @@ _ALL: tuple[Rule, ...] = (
     lifetime.settings_are_alike_on_all_nodes,
     lifetime.live_changes_make_no_new_cluster,
     proxies.proxies_wait_for_streams,
-    proxies.gke_waits_and_finds_the_proxies_healthy,
+    proxies.gke_waits_and_finds_pods_healthy,
     security.pods_meet_the_restricted_standard,
     security.file_systems_are_read_only_with_room_to_write,
     security.only_the_head_talks_to_the_api_server,
@@ -43,7 +52,8 @@ _ALL: tuple[Rule, ...] = (
     security.no_secret_is_written_down,
     security.shared_memory_is_bounded,
     network.ray_is_closed_to_all_but_its_own,
-    network.clients_come_with_keys,
+    keys.clients_come_with_keys,
+    keys.keys_outlive_pods,
     network.ray_comes_first,
     network.images_are_pinned,
     network.everything_is_in_one_namespace,

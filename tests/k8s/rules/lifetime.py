@@ -21,6 +21,8 @@ RECOVERY = "RAY_SERVE_SLOW_STARTUP_WARNING_S"
 RECOVERY_S = 300
 # A new node, its image, the weights from the cache.
 REPLACEMENT_S = 900
+# Of the components for keys.
+KEYS_VARIABLES = ("TIERSERVE_ACCESS__DATABASE", "TIERSERVE_KEYS")
 # Download of 4 GB and load, on a slow line.
 LEAST_INITIALIZING_S = 1800
 
@@ -113,11 +115,12 @@ def workers_find_a_new_head(m: Manifests) -> Iterator[str]:
 
 
 def runtime_settings_are_those_of_runtime_env(m: Manifests) -> Iterator[str]:
-    """Every Ray process on every node reads deploy/runtime.env; only the token mode is its own."""
+    """Every Ray process on every node reads deploy/runtime.env; only the token mode and where the
+    keys are is its own."""
     expected = read_env_file((REPO / "deploy" / "runtime.env").read_text())
     found = _runtime(m)
-    for name in sorted(expected.keys() | found.keys() - {"RAY_AUTH_MODE"}):
-        if name != "RAY_AUTH_MODE" and found.get(name) != expected.get(name):
+    for name in sorted((expected.keys() | found.keys()) - {"RAY_AUTH_MODE", *KEYS_VARIABLES}):
+        if found.get(name) != expected.get(name):
             yield f"{name}: {found.get(name)!r} here, {expected.get(name)!r} in runtime.env"
     for group in m.groups:
         sources = ray_container(group).get("envFrom", [])

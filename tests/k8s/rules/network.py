@@ -6,7 +6,6 @@ from typing import Any
 from tests.k8s.manifests import Manifests, ray_container, values_of
 from tests.k8s.operator_pods import pods_of
 
-KEYS = "tierserve-keys"
 SERVE_PORT, METRICS_PORT = 8000, 8080
 OPERATOR_PORTS = {8265, 8000, 52365}
 _RAY = {"ray.io/is-ray-node": "yes"}
@@ -39,20 +38,6 @@ def ray_is_closed_to_all_but_its_own(m: Manifests) -> Iterator[str]:
         yield f"the operator reaches {reached.get('kuberay-operator')}, not {OPERATOR_PORTS}"
     if METRICS_PORT not in reached.get("prometheus", set()):
         yield "Prometheus does not reach Ray's metrics"
-
-
-def clients_come_with_keys(m: Manifests) -> Iterator[str]:
-    """Serve's port asks for no key: routes lead to the proxy that does, and not to /metrics."""
-    for route in m.all("HTTPRoute"):
-        for rule in route["spec"]["rules"]:
-            paths = [match["path"]["value"] for match in rule.get("matches", [])]
-            yield from _open("HTTPRoute", paths, [b["name"] for b in rule["backendRefs"]])
-    for ingress in m.all("Ingress"):
-        for path in (p for rule in ingress["spec"]["rules"] for p in rule["http"]["paths"]):
-            yield from _open("Ingress", [path["path"]], [path["backend"]["service"]["name"]])
-    for policy in m.all("NetworkPolicy"):
-        if policy["metadata"]["name"] == "tierserve-from-gateway" and _selects_ray(policy):
-            yield "the gateway reaches Serve's port past the proxy"
 
 
 def ray_comes_first(m: Manifests) -> Iterator[str]:
@@ -116,13 +101,6 @@ def _missing(m: Manifests, kind: str, names: list[str | None]) -> Iterator[str]:
     for name in names:
         if name and m.named(kind, name) is None:
             yield f"{kind} {name} is not there"
-
-
-def _open(kind: str, paths: list[str], backends: list[str]) -> Iterator[str]:
-    if any(name != KEYS for name in backends):
-        yield f"{kind} leads to {backends} without a key"
-    if not paths or any(path in ("/", "/metrics") for path in paths):
-        yield f"{kind}: {paths or 'all paths'} show the metrics to clients"
 
 
 def _selects_ray(policy: Mapping[str, Any]) -> bool:

@@ -1,6 +1,5 @@
 """Rules for what stands between a client and Serve: it waits, and holds nothing back."""
 
-import re
 from collections.abc import Iterator
 
 from tests.k8s.manifests import Manifests, duration_s, pod_spec
@@ -25,15 +24,9 @@ def proxies_wait_for_streams(m: Manifests) -> Iterator[str]:
                 yield f"Ingress: {name} {notes.get(_NGINX + name)}"
         if notes.get(f"{_NGINX}proxy-buffering") != "off":
             yield "Ingress: proxy-buffering holds events back"
-    for text in (config["data"].get("nginx.conf") for config in m.all("ConfigMap")):
-        timeouts = re.findall(r"proxy_(?:read|send)_timeout (\w+);", text or "")
-        if text and "proxy_buffering off;" not in text:
-            yield "nginx.conf: buffers"
-        if text and (len(timeouts) < 2 or any(duration_s(t) < stream_s for t in timeouts)):
-            yield f"nginx.conf: times out after {timeouts}"
 
 
-def gke_waits_and_finds_the_proxies_healthy(m: Manifests) -> Iterator[str]:
+def gke_waits_and_finds_pods_healthy(m: Manifests) -> Iterator[str]:
     """GKE's load balancer ends a request after 30 s, and takes 401 at / for a dead Pod."""
     on_gke = any("cloud.google.com" in str(pod_spec(group)) for group in m.workers)
     if not on_gke or not m.all("HTTPRoute"):
@@ -52,8 +45,8 @@ def gke_waits_and_finds_the_proxies_healthy(m: Manifests) -> Iterator[str]:
             yield f"timeoutSec {policy['spec']['default'].get('timeoutSec', 30)}"
     for policy in m.all("HealthCheckPolicy"):
         check = policy["spec"]["default"]["config"].get("httpHealthCheck", {})
-        if check.get("requestPath") != "/proxy-health":
-            yield f"asks for {check.get('requestPath', '/')} to see whether a proxy is healthy"
+        if check.get("requestPath") != "/healthz":
+            yield f"asks for {check.get('requestPath', '/')} to see whether a Pod is healthy"
 
 
 def _long_enough(timeout: str | None, stream_s: float) -> bool:

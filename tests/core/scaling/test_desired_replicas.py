@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from serve_app.core.scaling.desired_replicas import (
     Decision,
-    LentLoad,
     ScalingSettings,
     desired_replicas,
     spare_load,
@@ -18,6 +17,7 @@ from serve_app.core.scaling.desired_replicas import (
 from serve_app.core.scaling.scaling_memory import ScalingMemory
 from serve_app.core.scaling.slo_capacity import Slo
 from serve_app.core.scaling.tier_demand import ReplicaLoad
+from serve_app.core.scaling.tier_need import LentLoad
 
 SETTINGS = ScalingSettings(start_s=43.0, slo=Slo(ttft_s=2.0, tpot_s=0.1))
 # What a replica measures and learns; the rest is its hardware, its clock and its age.

@@ -91,6 +91,7 @@ def a_reading_gate(
     max_wait_s: float = 10.0,
     prompt_token_ms: float = 1.0,
     step_ms: float = 10.0,
+    per_sequence_ms: float = 0.0,
     kv_tokens: int = 0,
     expected_prompt_tokens: int = 100,
     expected_new_tokens: int = 100,
@@ -101,7 +102,7 @@ def a_reading_gate(
         slots, max_queued_requests, max_wait_s, lend_share=lend_share, kv_tokens=kv_tokens
     )
     lengths = LearntLengths(expected_prompt_tokens, expected_new_tokens)
-    meter = DemandMeter(StepModel(step_ms, 0.0, prompt_token_ms), lengths, now_s, slots)
+    meter = DemandMeter(StepModel(step_ms, per_sequence_ms, prompt_token_ms), lengths, now_s, slots)
     return Gate(limits, ServiceTime(1.0), now_s, meter)
 
 

@@ -25,6 +25,7 @@ from serve_app.core.scaling.gpu_budget import (
 from serve_app.core.scaling.scaling_memory import ScalingMemory
 from serve_app.core.scaling.slo_capacity import Slo
 from serve_app.core.scaling.tier_demand import ReplicaLoad
+from serve_app.core.scaling.tier_need import TierNeed
 from serve_app.core.tiers import Tier
 
 # As in deploy/*.yaml.
@@ -67,6 +68,7 @@ class Ours:
     unit: float = 1.0
     reasons: dict[Tier, str] = field(default_factory=dict)
     _memories: dict[Tier, ScalingMemory] = field(default_factory=dict)
+    _needs: dict[Tier, TierNeed | None] = field(default_factory=dict)
     _needed: NeededGpus = field(default_factory=NeededGpus)
     _shared: tuple[tuple[dict[Tier, GpuDemand], float], dict[Tier, GpuAllocation]] | None = None
 
@@ -79,6 +81,7 @@ class Ours:
             decision = self._decide(tier, state, reports, units[tier], now_s)
             self.reasons[tier] = decision.reason
             self._memories[tier] = decision.memory
+            self._needs[tier] = decision.need
             demands[tier] = GpuDemand(
                 wanted=min(max(decision.replicas, config.min_replicas), config.max_replicas),
                 target=units[tier],
@@ -128,6 +131,8 @@ class Ours:
             replicas_target=target,
             replicas_running=len(reports[tier]),
             lent_load=next(iter(others), None),
+            borrower=next((need for other, need in self._needs.items() if other is not tier), None),
+            lend_share=self.lend_share,
         )
 
     def _reports(self, state: TierState, target: int) -> list[ReplicaLoad]:

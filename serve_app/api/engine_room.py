@@ -17,6 +17,12 @@ from serve_app.core.admission.prefill import (
     observe_prefill,
     prompt_token_s,
 )
+from serve_app.core.admission.queue_drain import (
+    Drain,
+    ServiceTime,
+    estimate_drain,
+    observe_completion,
+)
 
 if TYPE_CHECKING:
     from serve_app.api.gate import QueueEntry
@@ -58,7 +64,10 @@ class EngineRoom:
     sequences: int = 0
     # The limit of new tokens of the request that came last stands for those that will.
     typical_limit: int = NO_LIMIT
-    _running: dict["QueueEntry", None] = field(default_factory=dict["QueueEntry", None])
+    # How many tokens of a stream a whole request takes.
+    served: ServiceTime = field(default_factory=lambda: ServiceTime(0.0))
+    # With what a stream had got when they began.
+    _running: dict["QueueEntry", float] = field(default_factory=dict["QueueEntry", float])
     # Those without a first token yet, in order of their starts; since when the first is read.
     _reading: dict["QueueEntry", None] = field(default_factory=dict["QueueEntry", None])
     _reading_since_s: float = 0.0
@@ -70,6 +79,8 @@ class EngineRoom:
     _answers_of: tuple[int, ...] = ()
     _read_fraction: float = 0.0
     _read_at_s: float = 0.0
+    _stream_tokens: float = 0.0
+    _streamed_at_s: float = 0.0
     _own_sequences: int = 0
     _own_height: _Height = field(default_factory=_Height)
     _read_height: _Height = field(default_factory=_Height)
@@ -79,7 +90,8 @@ class EngineRoom:
         now_s = self.clock_s()
         if not self._reading:
             self._reading_since_s = now_s
-        self._running[entry] = self._reading[entry] = None
+        self._running[entry] = self._count_stream_tokens()
+        self._reading[entry] = None
         self.sequences += entry.sequences
         self._reading_tokens += entry.prompt_tokens
         # The step that runs has to end before.
@@ -94,7 +106,7 @@ class EngineRoom:
     def end(self, entry: "QueueEntry") -> None:
         """Its slots are free again."""
         if entry in self._running:
-            del self._running[entry]
+            entry.ran_tokens = self._count_stream_tokens() - self._running.pop(entry)
             self.sequences -= entry.sequences
             if not entry.borrowed:
                 self._own_sequences -= entry.sequences
@@ -116,6 +128,7 @@ class EngineRoom:
         if entry not in self._reading:
             return False
         assert entry.started_s is not None
+        self._count_stream_tokens()
         now_s = entry.first_token_s = self.clock_s()
         took_s = now_s - entry.started_s
         self.pace = observe_prefill(self.pace, took_s=took_s, reckoned_s=entry.reckoned_s)
@@ -156,6 +169,26 @@ class EngineRoom:
             return slots
         return min(slots, self.sequences + self._sequences_more())
 
+    def observe_service(self, entry: "QueueEntry") -> None:
+        """Learn from a request that ran to its end, whether or not its slots are free already."""
+        tokens = entry.ran_tokens
+        if entry in self._running:
+            tokens = self._count_stream_tokens() - self._running[entry]
+        self.served = observe_completion(self.served, tokens / entry.work)
+
+    def drain(self, slots: int, mean_work: float) -> Drain:
+        """When the slots become free that requests hold, each `mean_work` of a whole one on
+        average. How long one has run and will run is counted in tokens: the same answer takes
+        longer in a larger batch and beside prompts. What is to come runs in a full one."""
+        token_s = self.stream_token_s(max(0, slots - self.sequences))
+        tokens = self._count_stream_tokens()
+        ages_s = [
+            (tokens - began) * token_s
+            for entry, began in self._running.items()
+            for _ in range(entry.sequences)
+        ]
+        return estimate_drain(self.served.times(mean_work * token_s), tuple(ages_s), slots)
+
     def stream_token_s(self, more: int = 0) -> float:
         """Seconds between the tokens of a stream, with so many sequences more: steps, and the part
         of the time that prompts take."""
@@ -171,6 +204,14 @@ class EngineRoom:
 
     def _token_s(self, more: float, fraction: float) -> float:
         return self._step_ms(more) / 1e3 / (1 - min(fraction, MAX_READ_FRACTION))
+
+    def _count_stream_tokens(self) -> float:
+        """What a stream would have got that began when the replica did. Counted on whenever the
+        speed changes."""
+        now_s = self.clock_s()
+        self._stream_tokens += (now_s - self._streamed_at_s) / max(self.stream_token_s(), 1e-6)
+        self._streamed_at_s = now_s
+        return self._stream_tokens
 
     def _end_reading(self, entry: "QueueEntry") -> None:
         if entry in self._reading:

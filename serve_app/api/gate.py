@@ -74,6 +74,8 @@ class QueueEntry:
     # How long its prompt was reckoned to take from its start on.
     reckoned_s: float = 0.0
     running_at_start: int = 0
+    # What a stream got meanwhile; known when its slots are free again.
+    ran_tokens: float = 0.0
     # Its slots are free again, whether or not its client has taken all of the answer.
     released_s: float | None = None
 
@@ -191,6 +193,8 @@ class Gate:
             sequences = (entry.sequences for entry in running)
             ages = [age for age, count in zip(ages, sequences, strict=True) for _ in range(count)]
         slots = self.limits.slots if self.room is None else self.room.slots(self.limits.slots)
+        if self.room is not None and self.room.served.measured:
+            return self.room.drain(slots, self._mean_work())
         return estimate_drain(self._expected_service(), tuple(ages), slots)
 
     def configure(self, limits: GateLimits) -> None:
@@ -299,6 +303,8 @@ class Gate:
         those of the other tier nothing about this one's."""
         if entry.started_s is None or entry.borrowed:
             return
+        if self.room is not None:
+            self.room.observe_service(entry)
         running = (entry.running_at_start + self.running_sequences) / 2
         slowdown = batch_slowdown(self.limits.batch_cost, running, self.limits.slots)
         ended_s = self.clock_s() if entry.released_s is None else entry.released_s
@@ -311,14 +317,16 @@ class Gate:
 
     def _expected_service(self) -> ServiceTime:
         """The service time of what runs and waits now."""
-        works = [entry.work for entry in (*self._running, *self._queue)]
-        mean_work = sum(works) / len(works) if works else 1.0
         service = self.service
         if self.room is not None and self.demand is not None and not service.measured:
             # The engine's speed is known before the lengths of its answers are.
             token_s = self.room.stream_token_s(self.limits.slots - self.running_sequences)
             service = ServiceTime(self.demand.lengths.expected_new_tokens * token_s)
-        return service.times(mean_work)
+        return service.times(self._mean_work())
+
+    def _mean_work(self) -> float:
+        works = [entry.work for entry in (*self._running, *self._queue)]
+        return sum(works) / len(works) if works else 1.0
 
     def _prompt_tokens(self, known: float | None) -> float:
         if known is not None or self.demand is None:

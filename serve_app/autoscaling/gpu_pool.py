@@ -8,24 +8,27 @@ two calls fill it again.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from serve_app.autoscaling.prestart import Prestarter
-from serve_app.core.scaling.desired_replicas import LentLoad
 from serve_app.core.scaling.gpu_budget import GpuDemand, NeededGpus, observe_needed
+from serve_app.core.scaling.tier_need import LentLoad, TierNeed
 from serve_app.core.tiers import Tier
 
 # A tier whose policy is no longer called has been removed.
 DEMAND_LASTS_S = 10.0
 COUNT_LASTS_S = 5.0
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class GpuPool:
-    """What the tiers demand and could lend, with the time of each; and the cluster's GPUs as
+    """What the tiers demand, need and could lend, with the time of each; and the cluster's GPUs as
     counted last."""
 
     _demands: dict[Tier, tuple[float, GpuDemand]] = field(default_factory=dict)
     _spare: dict[Tier, tuple[float, LentLoad | None]] = field(default_factory=dict)
+    _needs: dict[Tier, tuple[float, TierNeed | None]] = field(default_factory=dict)
     _per_replica: dict[Tier, float] = field(default_factory=dict)
     _needed: NeededGpus = field(default_factory=NeededGpus)
     _prestarter: Prestarter = field(default_factory=Prestarter)
@@ -56,12 +59,15 @@ class GpuPool:
     def borrowable(self, tier: Tier, spare: LentLoad | None, now_s: float) -> LentLoad | None:
         """Note what one tier could lend; what it could borrow of another one."""
         self._spare[tier] = (now_s, spare)
-        offers = (
-            offered
-            for other, (offered_s, offered) in self._spare.items()
-            if other is not tier and now_s - offered_s <= DEMAND_LASTS_S
-        )
-        return next((offered for offered in offers if offered is not None), None)
+        return _of_another(self._spare, tier, now_s)
+
+    def note_need(self, tier: Tier, need: TierNeed | None, now_s: float) -> None:
+        """What one tier needs, for the next decision of the one that lends to it."""
+        self._needs[tier] = (now_s, need)
+
+    def borrower(self, tier: Tier, now_s: float) -> TierNeed | None:
+        """What another tier needs."""
+        return _of_another(self._needs, tier, now_s)
 
     def gpus(self, now_s: float) -> float:
         """The cluster's GPUs, counted every few seconds."""
@@ -73,6 +79,16 @@ class GpuPool:
         """On each node with a free GPU for the smallest replica, a worker that waits for one."""
         if self._gpus and self._per_replica:
             self._prestarter.look(min(self._per_replica.values()), now_s)
+
+
+def _of_another(noted: Mapping[Tier, tuple[float, T | None]], tier: Tier, now_s: float) -> T | None:
+    """What is known of another tier, and not older than `DEMAND_LASTS_S`."""
+    recent = (
+        value
+        for other, (noted_s, value) in noted.items()
+        if other is not tier and now_s - noted_s <= DEMAND_LASTS_S
+    )
+    return next((value for value in recent if value is not None), None)
 
 
 # The one module state of this code base; see above.

@@ -2,7 +2,7 @@
 `core/scaling/gpu_budget.py`, translate back. Nothing is decided here."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -14,7 +14,6 @@ from serve_app.core.placement.token_cost import give_back_reason
 from serve_app.core.scaling.decision_record import ScalingRecord, record_decision
 from serve_app.core.scaling.desired_replicas import (
     Decision,
-    LentLoad,
     ScalingSettings,
     desired_replicas,
     spare_load,
@@ -42,6 +41,8 @@ def scale_on_queue_depth(context: AutoscalingContext) -> tuple[int, dict[str, An
     state = context.policy_state or {}
     newest = _newest(context)
     reports, settings = _reports(newest, now_s), _settings(newest)
+    lend_share = min((point.value for point in newest.get("lend_share", {}).values()), default=0.0)
+    spare = spare_load(reports, settings, lend_share=lend_share)
     decision = desired_replicas(
         reports,
         settings,
@@ -49,9 +50,12 @@ def scale_on_queue_depth(context: AutoscalingContext) -> tuple[int, dict[str, An
         memory=state.get("memory") or ScalingMemory(),
         replicas_target=context.target_num_replicas,
         replicas_running=len(context.running_replicas or ()),
-        lent_load=gpu_pool.POOL.borrowable(tier, _spare(newest, reports, settings), now_s),
+        lent_load=gpu_pool.POOL.borrowable(tier, spare, now_s),
+        borrower=gpu_pool.POOL.borrower(tier, now_s),
+        lend_share=lend_share,
         to_zero=context.capacity_adjusted_min_replicas == 0,
     )
+    gpu_pool.POOL.note_need(tier, decision.need, now_s)
     decision = _within_budget(tier, decision, context, newest, now_s)
     costs = [point.value for point in newest.get("times_token_cost", {}).values()]
     if decision.replicas < context.target_num_replicas and (dearer := give_back_reason(costs)):
@@ -109,15 +113,6 @@ def _settings(newest: Mapping[str, Mapping[Any, Any]]) -> ScalingSettings:
         ),
         **{name: value for name in POLICY_FIGURES if (value := reported(name)) is not None},
     )
-
-
-def _spare(
-    newest: Mapping[str, Mapping[Any, Any]],
-    reports: Sequence[ReplicaLoad],
-    settings: ScalingSettings,
-) -> LentLoad | None:
-    share = min((point.value for point in newest.get("lend_share", {}).values()), default=0.0)
-    return spare_load(reports, settings, lend_share=share)
 
 
 def _within_budget(

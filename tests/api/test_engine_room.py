@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 from hypothesis import given
@@ -126,6 +126,51 @@ def test_a_pool_that_would_not_hold_another_one_keeps_it_at_the_gate() -> None:
             assert not gate.has_room(1)
 
     run_virtual(scene())
+
+
+def test_how_long_a_request_ran_is_counted_in_tokens() -> None:
+    """100 tokens take 1 s alone and 3.4 s beside seven others, which is when they will end."""
+
+    async def serve(gate: Gate, requests: int, took_s: float) -> None:
+        with ExitStack() as stack:
+            entries = [stack.enter_context(gate.enter(1, prompt_tokens=0)) for _ in range(requests)]
+            for entry in entries:
+                gate.first_token(entry)
+            await asyncio.sleep(took_s)
+            for entry in entries:
+                gate.observe_service(entry)
+
+    async def scene() -> tuple[float, float]:
+        gate = a_reading_gate(per_sequence_ms=3.0)
+        for _ in range(5):
+            await serve(gate, 1, 100 * 0.013)
+        assert gate.room is not None
+        alone_tokens = gate.room.served.mean_s
+        with ExitStack() as stack:
+            for _ in range(8):
+                gate.first_token(stack.enter_context(gate.enter(1, prompt_tokens=0)))
+            await asyncio.sleep(2.4)
+            return alone_tokens, gate.drain().start_in_s(0)
+
+    alone_tokens, left_s = run_virtual(scene())
+    assert alone_tokens == pytest.approx(100, rel=0.01)
+    assert left_s == pytest.approx(1.0, rel=0.05)
+
+
+def test_a_request_that_released_its_slots_teaches_no_more_than_it_ran() -> None:
+    async def scene() -> Gate:
+        gate = a_reading_gate()
+        with gate.enter(1, prompt_tokens=0) as entry:
+            gate.first_token(entry)
+            await asyncio.sleep(1.0)
+            gate.release(entry)
+            await asyncio.sleep(5.0)
+            gate.observe_service(entry)
+        return gate
+
+    room = run_virtual(scene()).room
+    assert room is not None
+    assert room.served.mean_s == pytest.approx(100, rel=0.01)
 
 
 def test_nothing_is_lent_behind_prompts_or_beside_slow_streams() -> None:

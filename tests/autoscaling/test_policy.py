@@ -146,6 +146,22 @@ def test_what_reasoning_can_lend_spares_chat_a_gpu(policy: Any) -> None:
     assert lent == 1
 
 
+def test_chat_keeps_what_reasoning_would_have_to_start(policy: Any) -> None:
+    """Its need is known for some seconds after its own decision."""
+    _, state = policy.scale(context(target=2, **QUIET, lend_share=0.5))
+    late_s = NOW_S + 1000
+
+    def chat_at(now_s: float) -> int:
+        calm = context(target=2, state=state, now_s=now_s, **QUIET, lend_share=0.5)
+        return policy.scale(calm)[0]
+
+    assert chat_at(late_s) == 1
+    short: dict[str, Any] = {**arriving(5.5, prompt_tokens=100.0), "new_tokens": 1000.0}
+    assert policy.scale(context(tier="reasoning", now_s=late_s + 1, **short))[0] == 1, "it borrows"
+    assert chat_at(late_s + 2) == 2
+    assert chat_at(late_s + 60) == 1
+
+
 def test_a_give_back_says_what_it_costs(policy: Any) -> None:
     _, state = policy.scale(context(target=2, **QUIET))
     calm = context(target=2, state=state, now_s=NOW_S + 1000, **QUIET, times_token_cost=1.0)

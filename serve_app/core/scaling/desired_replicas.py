@@ -7,9 +7,7 @@ back before giving a GPU back has paid.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import reduce
-from statistics import fmean
+from dataclasses import dataclass, field, replace
 
 from serve_app.core.scaling.scaling_memory import (
     ScalingMemory,
@@ -18,22 +16,16 @@ from serve_app.core.scaling.scaling_memory import (
     remember_arrivals,
     remember_need,
 )
-from serve_app.core.scaling.slo_capacity import Capacity, RequestShape, Slo, keeps_slo
+from serve_app.core.scaling.slo_capacity import RequestShape, Slo
 from serve_app.core.scaling.tier_demand import ReplicaLoad, TierDemand, pooled
+from serve_app.core.scaling.tier_need import LentLoad, TierNeed, kept_to_lend, together, token_s
 from serve_app.core.scaling.workload import QUICK_S, SLOW_S
 
 UNLIKELY_REQUESTS = 0.5
-# Of what another tier has to spare: its own load varies too.
-LENT_SURELY = 0.8
-# The steady part of a load is for the tier's own replicas, up to here: beyond it they are slow
-# before a slot is borrowed. What rushes in and what chance adds may be lent.
-MOST_OF_OWN = 0.87
 # A mean of few arrivals is mostly chance: so many standard errors of it are no rush.
 STANDARD_ERRORS = 2.0
 # Before a tier has counted for long, one arrival would look like a flood.
 LEAST_SEEN = 0.25
-# One replica is looked for at a time up to here; beyond any cluster.
-MOST_REPLICAS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +47,11 @@ class ScalingSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class LentLoad:
-    """What a tier's replicas could do for another one beside their own load: so many replicas'
-    whole time, and what a token takes them."""
-
-    replicas: float
-    token_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class Decision:
     """`held` says that reports were missing and the count could not follow the demand. `needed` of
     the replicas are for the load, the others are kept for `hold_s`; None is not known. `inputs` are
-    the figures that it rests on, by name with unit; `memory` is for the next decision."""
+    the figures that it rests on, by name with unit; `memory` is for the next decision, `need` for
+    that of the tier that lends or borrows."""
 
     replicas: int
     reason: str
@@ -76,6 +60,7 @@ class Decision:
     hold_s: float = 0.0
     inputs: Mapping[str, float] = field(default_factory=dict[str, float])
     memory: ScalingMemory = field(default_factory=ScalingMemory)
+    need: TierNeed | None = None
 
 
 def desired_replicas(
@@ -87,6 +72,8 @@ def desired_replicas(
     replicas_target: int,
     replicas_running: int,
     lent_load: LentLoad | None = None,
+    borrower: TierNeed | None = None,
+    lend_share: float = 0.0,
     to_zero: bool = False,
 ) -> Decision:
     """Decide in five steps.
@@ -116,28 +103,32 @@ def desired_replicas(
     # (2)
     expected = _expected(demand, memory, settings, now_s, hold)
     # (3), (4)
-    needed = _needed(demand, expected, settings, replicas_target, lent_load)
+    need = _need(demand, expected, settings, replicas_target)
+    needed = _needed(demand, settings, need, lent_load)
+    to_keep = kept_to_lend(need, borrower, least=needed.to_keep, lend_share=lend_share)
     # (5)
     memory = remember_need(
         expected.memory,
         now_s,
-        needed.to_keep,
+        to_keep,
         target=replicas_target,
         shortest_s=settings.least_hold_s,
         longest_s=2 * settings.most_hold_s,
     )
     kept = min(held_replicas(memory, now_s, hold), replicas_target)
     # For the last one Serve has a delay of its own, downscale_to_zero_delay_s.
-    to_none = to_zero and needed.to_keep == 0 and kept <= 1
+    to_none = to_zero and to_keep == 0 and kept <= 1
     replicas = 0 if to_none else max(needed.to_order, kept, 1)
-    inputs = _inputs(demand, expected, needed, hold)
+    inputs = _inputs(demand, expected, need, needed, hold)
     reason = _reason(demand, inputs)
     if replicas < replicas_target and len(fresh) < replicas_running:
         missing = replicas_running - len(fresh)
         reason = f"{reason}; missing reports: {missing}, hold"
-        return Decision(replicas_target, reason, held=True, inputs=inputs, memory=memory)
-    needs = max(needed.to_order, needed.to_keep)
-    return Decision(replicas, reason, needed=needs, hold_s=hold, inputs=inputs, memory=memory)
+        return Decision(replicas_target, reason, held=True, inputs=inputs, memory=memory, need=need)
+    needs = max(needed.to_order, to_keep)
+    return Decision(
+        replicas, reason, needed=needs, hold_s=hold, inputs=inputs, memory=memory, need=need
+    )
 
 
 def spare_load(
@@ -149,11 +140,11 @@ def spare_load(
     if not fresh:
         return None
     demand = pooled(fresh, slo=settings.slo, drain_within_s=settings.drain_within_s)
-    capacity = _together(demand.capacities(demand.slow.prompt_tokens, settings.slo))
+    capacity = together(demand.capacities(demand.slow.prompt_tokens, settings.slo))
     arriving_rps = max(demand.slow.requests_per_s, demand.quick.requests_per_s)
     used = (arriving_rps + demand.waiting / settings.slo.ttft_s) / capacity.sustained_rps
     spare = len(fresh) * min(lend_share, max(0.0, 1 - used))
-    return LentLoad(spare, _token_s(demand)) if spare else None
+    return LentLoad(spare, token_s(demand.replicas)) if spare else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +164,6 @@ class _Needed:
 
     to_order: int
     to_keep: int
-    backlog: float
-    capacity_rps: float
     lent_replicas: float
 
 
@@ -208,106 +197,63 @@ def _expected(
     return _Expected(rate_rps, tokens / rate_rps, level_rps, excess_rps, memory)
 
 
-def _needed(
-    demand: TierDemand,
-    expected: _Expected,
-    settings: ScalingSettings,
-    replicas_target: int,
-    lent_load: LentLoad | None,
-) -> _Needed:
+def _need(
+    demand: TierDemand, expected: _Expected, settings: ScalingSettings, replicas_target: int
+) -> TierNeed:
+    """What is to come, with what waits and will not have been worked off."""
     shape = RequestShape(expected.prompt_tokens, demand.shape.new_tokens, demand.shape.variation)
-    capacities = demand.capacities(expected.prompt_tokens, settings.slo)
-    serving = _together(capacities)
+    need = TierNeed(
+        capacities=demand.capacities(expected.prompt_tokens, settings.slo),
+        rate_rps=expected.rate_rps,
+        level_rps=expected.level_rps,
+        shape=shape,
+        slo=settings.slo,
+        token_s=token_s(demand.replicas),
+        target=replicas_target,
+    )
     # Those that are starting serve for half of the time ahead: nothing reports when they began.
-    starting = max(0, replicas_target - len(capacities)) * _joining(capacities).sustained_rps / 2
-    spare_rps = serving.sustained_rps + starting - expected.rate_rps
+    starting = max(0, replicas_target - len(need.capacities)) / 2
+    spare_rps = need.sustained_rps + starting * need.joining.sustained_rps - expected.rate_rps
     # More will wait by then where they cannot keep up, but no more than the gate lets wait.
     backlog = max(0.0, demand.waiting - max(0.0, spare_rps) * settings.start_s)
-    rate_rps = expected.rate_rps + backlog / settings.drain_within_s
+    return replace(
+        need, rate_rps=expected.rate_rps + backlog / settings.drain_within_s, backlog=backlog
+    )
 
-    lent = _lent_replicas(demand, lent_load)
 
-    def count(rate: float, lent: float = 0.0) -> int:
-        level_rps = min(rate, expected.level_rps)
-        return _fewest(capacities, rate, lent, level_rps=level_rps, shape=shape, slo=settings.slo)
-
+def _needed(
+    demand: TierDemand,
+    settings: ScalingSettings,
+    need: TierNeed,
+    lent_load: LentLoad | None,
+) -> _Needed:
+    lent = 0.0 if lent_load is None else need.borrowed(lent_load)
     quiet = demand.slow.requests_per_s * settings.start_s < UNLIKELY_REQUESTS
     idle = quiet and demand.running == 0 and demand.waiting == 0
-    busy = math.ceil(demand.running / (demand.slots / len(capacities)) - 1e-6)
+    busy = math.ceil(demand.running / (demand.slots / len(demand.replicas)) - 1e-6)
+    more = replace(need, rate_rps=need.rate_rps / settings.utilisation_down)
     return _Needed(
-        to_order=max(count(rate_rps, lent), 1),
-        to_keep=0 if idle else max(count(rate_rps / settings.utilisation_down), busy, 1),
-        backlog=backlog,
-        capacity_rps=serving.sustained_rps,
+        to_order=max(need.fewest(lent), 1),
+        to_keep=0 if idle else max(more.fewest(), busy, 1),
         lent_replicas=lent,
     )
 
 
-def _fewest(
-    capacities: Sequence[Capacity],
-    rate_rps: float,
-    lent: float,
-    *,
-    level_rps: float,
-    shape: RequestShape,
-    slo: Slo,
-) -> int:
-    """The smallest count that keeps the SLO at this rate. Found by bisection: with one more replica
-    it is kept at a higher rate."""
-    low, high = 0, len(capacities)
-    joining = _joining(capacities)
-
-    def enough(count: int) -> bool:
-        own = _together(capacities[:count], joining.times(max(0, count - len(capacities))))
-        if keeps_slo(rate_rps, own, shape=shape, slo=slo):
-            return True
-        with_lent = own.plus(joining.times(lent))
-        is_level_own = level_rps <= MOST_OF_OWN * own.sustained_rps
-        return is_level_own and keeps_slo(rate_rps, with_lent, shape=shape, slo=slo)
-
-    while not enough(high) and high < MOST_REPLICAS:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
-
-
-def _joining(capacities: Sequence[Capacity]) -> Capacity:
-    """A replica that is not there yet, as the middle one of those that are."""
-    ranked = sorted(capacities, key=lambda capacity: capacity.sustained_rps)
-    return ranked[len(ranked) // 2]
-
-
-def _together(capacities: Sequence[Capacity], more: Capacity | None = None) -> Capacity:
-    parts = [*([more] if more else []), *capacities]
-    return reduce(Capacity.plus, parts)
-
-
-def _lent_replicas(demand: TierDemand, lent: LentLoad | None) -> float:
-    """What is lent, in replicas of this tier: a token of the lender's against one of ours."""
-    return 0.0 if lent is None else LENT_SURELY * lent.replicas * _token_s(demand) / lent.token_s
-
-
-def _token_s(demand: TierDemand) -> float:
-    return fmean(r.model.token_s(max(1, round(r.slots))) for r in demand.replicas)
-
-
 def _inputs(
-    demand: TierDemand, expected: _Expected, needed: _Needed, hold: float
+    demand: TierDemand, expected: _Expected, need: TierNeed, needed: _Needed, hold: float
 ) -> dict[str, float]:
     return {
         "arriving_rps": expected.level_rps,
         "expected_rps": expected.rate_rps,
         "persistence": expected.memory.persistence,
-        "capacity_rps": needed.capacity_rps,
-        "utilisation": expected.rate_rps / max(needed.capacity_rps, 1e-9),
+        "capacity_rps": need.sustained_rps,
+        "utilisation": expected.rate_rps / max(need.sustained_rps, 1e-9),
         "prompt_tokens": expected.prompt_tokens,
         "new_tokens": demand.shape.new_tokens,
         "running": demand.running,
         "queue_depth": demand.queue_depth,
         "lent_replicas": needed.lent_replicas,
-        "backlog_requests": needed.backlog,
+        "backlog_requests": need.backlog,
         "needed_replicas": float(needed.to_order),
         "hold_s": hold,
         "reports": float(len(demand.replicas)),

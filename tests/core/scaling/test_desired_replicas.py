@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from serve_app.core.scaling.desired_replicas import (
     Decision,
-    LentLoad,
     ScalingSettings,
     desired_replicas,
     spare_load,
@@ -19,6 +18,7 @@ from serve_app.core.scaling.desired_replicas import (
 from serve_app.core.scaling.scaling_memory import ScalingMemory
 from serve_app.core.scaling.slo_capacity import Slo
 from serve_app.core.scaling.tier_demand import ReplicaLoad
+from serve_app.core.scaling.tier_need import LentLoad
 
 SETTINGS = ScalingSettings(start_s=43.0, slo=Slo(ttft_s=2.0, tpot_s=0.1))
 # What a replica measures and learns; the rest is its hardware, its clock and its age.
@@ -241,6 +241,19 @@ def test_a_burst_may_be_served_by_lent_slots_and_a_level_may_not() -> None:
     assert wanted(burst, memory=stays, lent_load=lent) == 1
     level = decide(burst, memory=stays).inputs["expected_rps"]
     assert wanted([load(level)], memory=stays, lent_load=lent) == 2
+
+
+def test_what_another_tier_lives_on_is_kept_after_the_hold() -> None:
+    calm = [load(0.5)] * 3
+    short = decide([load(6.0, prompt_tokens=100, new_tokens=1000)]).need
+    assert short is not None
+    assert short.fewest() == 2
+    memory = decide(calm).memory
+    alone = decide(calm, memory=memory, now_s=5000.0)
+    lends = decide(calm, memory=memory, now_s=5000.0, borrower=short, lend_share=0.5)
+    assert alone.replicas == 1
+    assert lends.replicas == lends.needed == 2
+    assert decide(calm, borrower=short, lend_share=0.5, target=1).replicas == 1, "none is ordered"
 
 
 def test_what_a_tier_lends_stays_within_its_own_slo() -> None:

@@ -1,8 +1,8 @@
 """The FIFO gate in front of a replica's engine; its state is the one source of queue depth."""
 
 import asyncio
-from bisect import bisect_left, bisect_right, insort
-from collections import Counter, deque
+from bisect import insort
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from serve_app.api.demand import DemandMeter
 from serve_app.api.engine_room import EngineRoom
 from serve_app.core.admission.admission import Admission, GateLoad, Verdict, admit
 from serve_app.core.admission.fairness import ANONYMOUS, Flow
+from serve_app.core.admission.forecasts import Forecasts
 from serve_app.core.admission.prefill import PrefillAhead
 from serve_app.core.admission.queue_drain import (
     Drain,
@@ -19,23 +20,11 @@ from serve_app.core.admission.queue_drain import (
     estimate_drain,
     observe_completion,
 )
+from serve_app.core.admission.retry_reservations import RetryReservations
 from serve_app.core.admission.slot_lending import Lending, may_lend
 
 # Of the longest wait; shorter forecasts say nothing about those near it.
 MIN_FORECAST_FRACTION = 0.1
-# Clients retry no earlier than Retry-After says, but for rounding, and a little later.
-EARLY_S = 0.05
-LATE_S = 2.0
-# About the last 50 reservations say how many of those who got a Retry-After retry at all.
-NEWEST_WEIGHT = 0.02
-# Of a hundred forecasts one may fall short.
-COVERED_FRACTION = 0.99
-# They are forgotten after a while: the load has changed.
-MOST_FORECASTS, KEPT_S = 200, 200.0
-# With fewer, a forecast is taken to fall this much short.
-FEW_FORECASTS, DERIVED_MARGIN = 20, 1.25
-# What falls short by more is no chance, and a margin no remedy.
-MOST_MARGIN = 2.0
 
 
 @dataclass(slots=True)
@@ -104,8 +93,8 @@ class Gate:
     service: ServiceTime
     clock_s: Callable[[], float]
     demand: DemandMeter | None = None
-    reservations: "RetryReservations" = field(default_factory=lambda: RetryReservations())
-    forecasts: "Forecasts" = field(default_factory=lambda: Forecasts())
+    reservations: RetryReservations = field(default_factory=RetryReservations)
+    forecasts: Forecasts = field(default_factory=Forecasts)
     # What a request waits for until it has its slots; a simulation has no running loop.
     make_grant: Callable[[], asyncio.Future[None]] = new_future
     # All that have a slot, and those of them that belong to the other tier.
@@ -396,86 +385,3 @@ class Gate:
         self.running_sequences += sign * entry.sequences
         if entry.borrowed:
             self.borrowed_sequences += sign * entry.sequences
-
-
-@dataclass(slots=True)
-class RetryReservations:
-    """When refused clients are due to retry, so that capacity can be kept for them: times in
-    order, each with the key of its request (a hash of body and sender)."""
-
-    _due: list[tuple[float, int]] = field(default_factory=list)
-    _keys: Counter[int] = field(default_factory=Counter)
-    _kept_fraction: float = 1.0
-
-    def add(self, key: int | None, due_s: float) -> None:
-        """Remember that a request is due to retry at `due_s`."""
-        key = 0 if key is None else key
-        insort(self._due, (due_s, key))
-        self._keys[key] += 1
-
-    def withdraw(self, key: int | None, due_s: float) -> None:
-        """Forget one reservation, unless it is redeemed or expired already."""
-        reservation = (due_s, 0 if key is None else key)
-        index = bisect_left(self._due, reservation)
-        if index < len(self._due) and self._due[index] == reservation:
-            self._take(index)
-
-    def outstanding(self, now_s: float) -> int:
-        """How many are still expected to come, by the fraction that came so far."""
-        self._forget(now_s)
-        return round(len(self._due) * self._kept_fraction)
-
-    def redeem(self, key: int | None, now_s: float, *, retried: bool = False) -> bool:
-        """Whether this request was refused here before and retries after its Retry-After, or
-        earlier where it says itself that it is `retried`. One that was not refused is never
-        returning."""
-        self._forget(now_s)
-        if key is not None and self._keys[key]:
-            due = len(self._due) if retried else bisect_right(self._due, (now_s + EARLY_S, 1 << 64))
-            for index in range(due):
-                if self._due[index][1] == key:
-                    self._take(index)
-                    self._kept_fraction += NEWEST_WEIGHT * (1 - self._kept_fraction)
-                    return True
-        return False
-
-    def _take(self, index: int) -> None:
-        _, key = self._due.pop(index)
-        self._keys[key] -= 1
-        if not self._keys[key]:
-            del self._keys[key]
-
-    def _forget(self, now_s: float) -> None:
-        while self._due and self._due[0][0] < now_s - LATE_S:
-            self._take(0)
-            self._kept_fraction -= NEWEST_WEIGHT * self._kept_fraction
-
-
-@dataclass(slots=True)
-class Forecasts:
-    """How well the gate has forecast first tokens, for the margin that it allows itself: the ratios
-    of waits to what was forecast, of requests that waited."""
-
-    _ratios: deque[tuple[float, float]] = field(default_factory=deque[tuple[float, float]])
-    _ranked: list[float] = field(default_factory=list[float])
-
-    def observe(self, *, now_s: float, forecast_s: float, took_s: float) -> None:
-        """A request that waited has its first token."""
-        if len(self._ratios) == MOST_FORECASTS:
-            self._forget_one()
-        ratio = min(took_s / forecast_s, MOST_MARGIN)
-        self._ratios.append((now_s, ratio))
-        insort(self._ranked, ratio)
-
-    def margin(self, now_s: float) -> float:
-        """Forecasts times this fall short once in a hundred; at least 1."""
-        while self._ratios and self._ratios[0][0] < now_s - KEPT_S:
-            self._forget_one()
-        ranked = self._ranked
-        least = DERIVED_MARGIN if len(ranked) < FEW_FORECASTS else 1.0
-        if not ranked:
-            return least
-        return max(least, ranked[min(len(ranked) - 1, int(COVERED_FRACTION * len(ranked)))])
-
-    def _forget_one(self) -> None:
-        self._ranked.remove(self._ratios.popleft()[1])

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from serve_app.api.demand import DemandMeter
 from serve_app.api.engine_room import EngineRoom
-from serve_app.api.queue_entry import QueueEntry
-from serve_app.core.admission.admission import Admission, GateLoad, Verdict, admit
-from serve_app.core.admission.fair_queue import MOST_FLOWS, FairQueue
+from serve_app.api.queue_entry import GateFullError, QueueEntry
+from serve_app.core.admission.admission import GateLoad, Verdict, admit
+from serve_app.core.admission.fair_queue import FairQueue
 from serve_app.core.admission.fairness import ANONYMOUS, Flow
-from serve_app.core.admission.forecasts import Forecasts
 from serve_app.core.admission.prefill import PrefillAhead
+from serve_app.core.admission.promises import Promises
 from serve_app.core.admission.queue_drain import (
     Drain,
     ServiceTime,
@@ -21,7 +21,6 @@ from serve_app.core.admission.queue_drain import (
     estimate_drain,
     observe_completion,
 )
-from serve_app.core.admission.retry_reservations import RetryReservations
 from serve_app.core.admission.slot_lending import Lending, may_lend
 
 # Of the longest wait; shorter forecasts say nothing about those near it.
@@ -44,25 +43,6 @@ class GateLimits:
     express_slots: int = 0
 
 
-class GateFullError(Exception):
-    """The gate refuses the request; `admission` says why and when to retry."""
-
-    def __init__(self, admission: Admission, key: int | None, due_s: float, flow: Flow) -> None:
-        super().__init__(admission.reason)
-        self.admission = admission
-        self.key = key
-        self.due_s = due_s
-        self.flow = flow
-
-
-@dataclass(slots=True)
-class FlowPromises:
-    """What the requests of a flow were promised, and how well that was kept."""
-
-    reservations: RetryReservations = field(default_factory=RetryReservations)
-    forecasts: Forecasts = field(default_factory=Forecasts)
-
-
 def new_future() -> asyncio.Future[None]:
     return asyncio.get_running_loop().create_future()
 
@@ -75,6 +55,7 @@ class Gate:
     service: ServiceTime
     clock_s: Callable[[], float]
     demand: DemandMeter | None = None
+    promises: Promises = field(default_factory=Promises)
     # What a request waits for until it has its slots; a simulation has no running loop.
     make_grant: Callable[[], asyncio.Future[None]] = new_future
     # All that have a slot, and those of them that belong to the other tier.
@@ -82,7 +63,6 @@ class Gate:
     borrowed_sequences: int = 0
     _running: dict[QueueEntry, None] = field(default_factory=dict)
     _queue: FairQueue[QueueEntry] = field(default_factory=FairQueue[QueueEntry])
-    _promises: dict[str, FlowPromises] = field(default_factory=dict[str, FlowPromises])
     _arrivals: int = 0
     # None where nothing is known of the engine's speed.
     room: EngineRoom | None = field(init=False, default=None)
@@ -123,12 +103,11 @@ class Gate:
         if self.room is not None:
             if not self.room.takes(sequences):
                 return Lending(False, "its engine has enough to do")
-            ahead = self._prefill_ahead(
-                self._prompt_tokens(prompt_tokens), self._queue.prompt_tokens
-            )
+            own_tokens = self._prompt_tokens(prompt_tokens)
+            ahead = self.room.ahead(own_tokens, self._queue.prompt_tokens)
             # Of the next request of its own, behind that one.
             ttft_s = ahead.read_s + ahead.own_s + ahead.mean_s
-            tpot_s = self.room.lender_token_s(sequences, self._prompt_tokens(prompt_tokens))
+            tpot_s = self.room.lender_token_s(sequences, own_tokens)
         return may_lend(
             slots=self.limits.slots,
             running=self.running_sequences,
@@ -202,7 +181,7 @@ class Gate:
         the demand that counts here is of neither. `prompt_tokens` None: a typical prompt. `flow` is
         whose request it is.
         """
-        reservations = self.promises(flow).reservations
+        reservations = self.promises.of(flow).reservations
         returning = reservations.redeem(key, self.clock_s(), retried=retried)  # (1)
         if self.demand is not None and not (returning or borrowed or forwarded):  # (2)
             self.demand.arrived(
@@ -265,7 +244,7 @@ class Gate:
         if forecast_s is not None and forecast_s > MIN_FORECAST_FRACTION * self.limits.max_wait_s:
             now_s = self.clock_s()
             took_s = now_s - entry.entered_s
-            forecasts = self.promises(entry.flow).forecasts
+            forecasts = self.promises.of(entry.flow).forecasts
             forecasts.observe(now_s=now_s, forecast_s=forecast_s, took_s=took_s)
         self._start_next()
 
@@ -282,16 +261,7 @@ class Gate:
 
     def withdraw(self, refused: GateFullError) -> None:
         """Forget the reservation of a refused request that another replica ran after all."""
-        self.promises(refused.flow).reservations.withdraw(refused.key, refused.due_s)
-
-    def promises(self, flow: Flow = ANONYMOUS) -> FlowPromises:
-        """Of a flow; those that were new first are forgotten first, when there are very many."""
-        promises = self._promises.get(flow.name)
-        if promises is None:
-            if len(self._promises) >= MOST_FLOWS:
-                del self._promises[next(iter(self._promises))]
-            promises = self._promises[flow.name] = FlowPromises()
-        return promises
+        self.promises.of(refused.flow).reservations.withdraw(refused.key, refused.due_s)
 
     def _expected_service(self) -> ServiceTime:
         """The service time of what runs and waits now."""
@@ -329,7 +299,7 @@ class Gate:
         # `admit` would say so too; the drain of all that runs is not worth estimating for it.
         if self.has_room(sequences, flow):
             return None
-        promises, standing = self.promises(flow), self._queue.standing(flow)
+        promises, standing = self.promises.of(flow), self._queue.standing(flow)
         flow_tokens = standing.own_tokens / standing.drain_share
         tokens_ahead = max(standing.tokens_ahead, flow_tokens)
         admission = admit(

@@ -1,8 +1,9 @@
-"""What the gate, the queue and the engine's room know of one request."""
+"""One request at the gate: what is known of it, and its refusal."""
 
 import asyncio
 from dataclasses import dataclass
 
+from serve_app.core.admission.admission import Admission
 from serve_app.core.admission.fairness import ANONYMOUS, Flow
 
 
@@ -39,3 +40,14 @@ class QueueEntry:
     @property
     def wait_s(self) -> float:
         return 0.0 if self.started_s is None else self.started_s - self.entered_s
+
+
+class GateFullError(Exception):
+    """The gate refuses the request; `admission` says why and when to retry."""
+
+    def __init__(self, admission: Admission, key: int | None, due_s: float, flow: Flow) -> None:
+        super().__init__(admission.reason)
+        self.admission = admission
+        self.key = key
+        self.due_s = due_s
+        self.flow = flow

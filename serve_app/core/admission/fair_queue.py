@@ -52,8 +52,9 @@ class FlowQueue(Generic[Q]):
     """One flow: what waits in it, and what was done for it. `turn` orders flows whose counters are
     equal, by when they came back."""
 
-    name: str
-    rank: float = 1.0
+    flow: Flow
+    name: str = field(init=False)
+    rank: float = field(init=False)
     counter_ns: int = 0
     turn: int = 0
     waiting: deque[Q] = field(default_factory=deque[Q])
@@ -69,6 +70,9 @@ class FlowQueue(Generic[Q]):
     # Its part of the starts, as it was at start number `started`.
     part: float = 0.0
     started: int = 0
+
+    def __post_init__(self) -> None:
+        self.name, self.rank = self.flow.name, self.flow.rank
 
     @property
     def present(self) -> bool:
@@ -175,7 +179,7 @@ class FairQueue(Generic[Q]):
         """Whether the flow's next request would be such a one, and nothing of it waits."""
         own = self._flows.get(flow.name)
         if own is None:
-            own = FlowQueue[Q](flow.name, flow.rank)
+            own = FlowQueue[Q](flow)
         if own.waiting or len(self._present) <= own.present:
             return False
         ranks = self._ranks() + (0.0 if own.present else own.rank)
@@ -257,7 +261,7 @@ class FairQueue(Generic[Q]):
                 own_tokens=own.prompt_tokens,
                 sequences=own.queued_sequences + own.running_sequences,
             )
-        own = own or FlowQueue[Q](flow.name, flow.rank)
+        own = own or FlowQueue[Q](flow)
         tag_ns, turn = self._lifted_ns(own), self._turns + 1
         if own.waiting:
             tag_ns = own.counter_ns + own.end_ns - own.waiting[0].mark_ns
@@ -269,7 +273,7 @@ class FairQueue(Generic[Q]):
                 ahead += before
                 tokens += other.tokens_of(before)
         others = self._ranks() - (own.rank if own.present else 0.0)
-        share = flow.rank / (flow.rank + others)
+        share = own.rank / (own.rank + others)
         others_part = self._parts - own.part_at(self._started)
         return Standing(
             queued=len(own.waiting),
@@ -287,8 +291,10 @@ class FairQueue(Generic[Q]):
         if own is None:
             if len(self._flows) >= MOST_FLOWS:
                 self._forget()
-            own = self._flows[flow.name] = FlowQueue[Q](flow.name)
-        own.rank = flow.rank
+            own = self._flows[flow.name] = FlowQueue[Q](flow)
+        if own.flow is not flow:
+            # Its weight may have changed.
+            own.flow, own.rank = flow, flow.rank
         return own
 
     def _ranks(self) -> float:

@@ -161,7 +161,8 @@ TIER_ROUTES = (
 _OF_THE_NAMED_TIER = "the same, of the tier that `model` names"
 
 WEB_ROUTES = (
-    Route("GET", "/", "what is served here", Work.LOOP),
+    Route("GET", "/", "the page for browsers, for others what is served here", Work.LOOP),
+    Route("GET", "/assets/{name}", "the page's scripts and styles", Work.LOOP),
     Route("GET", "/openapi.json", "this interface as OpenAPI", Work.REPLICAS),
     Route("GET", "/healthz", "alive", Work.LOOP),
     Route("GET", "/readyz", "every tier can answer", Work.REPLICAS),

@@ -19,6 +19,7 @@ from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch, Watche
 from serve_app.api.gateway import FORWARDED_PATHS, Gateway
 from serve_app.api.openapi import as_json, openapi_document
 from serve_app.api.openapi_bodies import TierLimits
+from serve_app.api.page import Page, wants_page
 from serve_app.api.request_context import (
     shown_path,
     speaks_anthropic,
@@ -88,11 +89,14 @@ class _Pages:
     source: Tiers
     started_s: float
     shared: SharedAnswers = field(default_factory=SharedAnswers)
+    page: Page = field(default_factory=Page.read)
     # What was written last of the interface, and when: it takes a hundredth of a second.
     written: tuple[float, bytes] | None = None
     versions: dict[str, str | None] = field(default_factory=lambda: _versions())
 
     async def index(self, request: Request) -> Response:
+        if wants_page(request):
+            return self.page.document(request)
         return JSONResponse(
             {
                 "service": "tierserve",
@@ -101,7 +105,8 @@ class _Pages:
                 "anthropic_base_url": "/",
                 "status": ["/api/tiers", "/health", "/healthz", "/readyz", "/metrics"],
                 "openapi": "/openapi.json",
-            }
+            },
+            headers={"vary": "accept"},
         )
 
     async def openapi(self, request: Request) -> Response:
@@ -208,6 +213,7 @@ def make_web_app(
     app = Starlette(
         routes=[
             Route("/", pages.index),
+            Route("/assets/{name}", pages.page.asset),
             Route("/openapi.json", pages.openapi),
             Route("/healthz", pages.healthz),
             Route("/readyz", pages.readyz),

@@ -1,3 +1,41 @@
+// Starts the page.
 import { render } from "preact";
+import { openDrive } from "./chat/drive.ts";
+import { ChatSession } from "./chat/session.ts";
+import { ConversationStore } from "./chat/store.ts";
+import { fetchTiers } from "./service/tiers.ts";
+import { App } from "./shell/App.tsx";
+import { followTheme } from "./shell/theme.ts";
+import { followAddress } from "./shell/TopBar.tsx";
+import { followLanguage } from "./words/language.ts";
+import "./style/page.css";
+
+/** What the tiers allow changes seldom; how they are is the other view's. */
+const TIERS_EVERY_MS = 30_000;
+const TIERS_AGAIN_MS = 3_000;
+
+async function start(root: HTMLElement): Promise<void> {
+  followTheme();
+  followLanguage();
+  followAddress();
+  const store = new ConversationStore(await openDrive());
+  await store.load();
+  const session = new ChatSession(store);
+  let timer = 0;
+  const followTiers = async (): Promise<void> => {
+    clearTimeout(timer);
+    let again_ms = TIERS_EVERY_MS;
+    try {
+      if (!document.hidden) session.tiers.value = await fetchTiers();
+      if (session.tiers.value.some((tier) => !tier.ready)) again_ms = TIERS_AGAIN_MS;
+    } catch {
+      again_ms = TIERS_AGAIN_MS;
+    }
+    timer = setTimeout(() => void followTiers(), again_ms);
+  };
+  render(<App session={session} onKey={() => void followTiers()} />, root);
+  await followTiers();
+}
+
 const root = document.getElementById("page");
-if (root) render(<h1>tierserve</h1>, root);
+if (root) void start(root);

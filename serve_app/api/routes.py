@@ -167,6 +167,7 @@ WEB_ROUTES = (
     Route("GET", "/healthz", "alive", Work.LOOP),
     Route("GET", "/readyz", "every tier can answer", Work.REPLICAS),
     Route("GET", "/api/tiers", "what each tier is, and how it is now", Work.REPLICAS),
+    Route("GET", "/api/history", "how each tier was in the last hour", Work.LOOP),
     Route(
         "GET",
         "/metrics",

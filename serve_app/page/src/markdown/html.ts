@@ -52,6 +52,9 @@ export function htmlOf(block: Token): string {
 const REFUSED_TAGS = ["img", "svg", "style", "form", "input", "button", "textarea", "select", "iframe", "audio", "video", "source", "picture", "link", "meta", "base", "object", "embed", "dialog", "template"];
 const REFUSED_ATTRIBUTES = ["style", "src", "srcset", "action", "formaction", "background", "poster", "xlink:href", "id", "name"];
 
+/** Values of attributes: three schemes, or what has none. */
+const VALUES = /^(?:(?:https?|mailto):|[^a-z]|[a-z+.-]+(?:[^a-z+.\-:]|$))/i;
+
 /** HTML without anything that acts, loads or looks like a part of the page itself. */
 export function clean(html: string): string {
   return DOMPurify.sanitize(html, {
@@ -60,7 +63,7 @@ export function clean(html: string): string {
     FORBID_ATTR: REFUSED_ATTRIBUTES,
     ADD_ATTR: ["target", "display", "tabindex"],
     ALLOW_DATA_ATTR: false,
-    ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
+    ALLOWED_URI_REGEXP: VALUES,
   });
 }
 

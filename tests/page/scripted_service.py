@@ -5,6 +5,8 @@ It has the web application's own page, and answers in the form that `/v1` and `/
 
 import asyncio
 import json
+import math
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from serve_app.api.page import Page
+from serve_app.api.status import list_models
 
 TIERS = json.loads((Path(__file__).parent / "tiers.json").read_text())
 EVENTS = {"content-type": "text/event-stream", "cache-control": "no-cache"}
@@ -38,6 +41,9 @@ class Script:
     ahead_s: float = 0.3
     break_after: int | None = None
     key: str | None = None
+    # One that may ask, but not see the status.
+    users_key: str | None = None
+    usage: list[dict[str, Any]] | None = None
     # The bodies that came.
     asked: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
@@ -60,20 +66,39 @@ class ScriptedService:
                 Route("/", index),
                 Route("/assets/{name}", self.page.asset),
                 Route("/favicon.ico", _icon),
+                Route("/v1/models", self._models),
                 Route("/api/tiers", self._tiers),
+                Route("/api/history", self._history),
+                Route("/api/usage", self._usage),
                 Route("/openapi.json", _openapi),
                 Route("/v1/chat/completions", self._answer, methods=["POST"]),
             ]
         )
 
-    def _refused(self, request: Request) -> Response | None:
-        key = self.script.key
-        if key is None or request.headers.get("authorization") == f"Bearer {key}":
+    def _refused(self, request: Request, *, admin: bool = False) -> Response | None:
+        script, given = self.script, request.headers.get("authorization")
+        if script.key is None or given == f"Bearer {script.key}":
             return None
+        if script.users_key is not None and given == f"Bearer {script.users_key}":
+            return _error(403, "This key is no admin's.", "no_admin") if admin else None
         return _error(401, "A key is needed.", "invalid_api_key")
 
+    async def _models(self, request: Request) -> Response:
+        models = list_models(TIERS["tiers"], created_s=0)
+        return self._refused(request) or JSONResponse({"object": "list", "data": models})
+
     async def _tiers(self, request: Request) -> Response:
-        return self._refused(request) or JSONResponse(TIERS)
+        return self._refused(request, admin=True) or JSONResponse(TIERS)
+
+    async def _history(self, request: Request) -> Response:
+        since_s = float(request.query_params.get("since", "0"))
+        samples = [each for each in _an_hour(time.time()) if each["at_s"] > since_s]
+        return self._refused(request, admin=True) or JSONResponse({"samples": samples})
+
+    async def _usage(self, request: Request) -> Response:
+        if self.script.usage is None:
+            return _error(404, "There is no GET /api/usage.", "not_found")
+        return self._refused(request, admin=True) or JSONResponse({"usage": self.script.usage})
 
     async def _answer(self, request: Request) -> Response:
         body = await request.json()
@@ -110,6 +135,32 @@ class ScriptedService:
         usage = {"prompt_tokens": 9, "completion_tokens": len(deltas) + 1}
         yield _event({"choices": [], "usage": {**usage, "completion_tokens_details": details}})
         yield b"data: [DONE]\n\n"
+
+
+def _an_hour(now_s: float) -> list[dict[str, Any]]:
+    """Samples as the web application keeps them, of a load that comes and goes."""
+    last_s = now_s - now_s % 5
+    return [
+        {"at_s": at_s, "tiers": {tier: _a_sample(at_s, tier) for tier in ("chat", "reasoning")}}
+        for at_s in (last_s - 5 * age for age in reversed(range(720)))
+    ]
+
+
+def _a_sample(at_s: float, tier: str) -> dict[str, Any]:
+    load = max(0.0, math.sin(at_s / 400 + (tier == "chat")) + 0.3 * math.sin(at_s / 37))
+    return {
+        "replicas": 1,
+        "running": int(24 * load),
+        "slots": 32,
+        "queue_depth": int(max(0.0, load - 0.8) * 20),
+        "output_tokens_per_s": round(1400 * load, 1),
+        "ttft_p50_s": round(0.05 + 0.2 * load, 3) if load else None,
+        "ttft_p95_s": round(0.1 + 0.9 * load, 3) if load else None,
+        "queue_wait_p50_s": round(0.02 * load, 3) if load else None,
+        "queue_wait_p95_s": round(0.5 * load, 3) if load else None,
+        "refused": int(max(0.0, load - 1.1) * 30),
+        "answered": int(60 * load),
+    }
 
 
 def _pieces(text: str) -> list[str]:

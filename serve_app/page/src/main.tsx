@@ -3,7 +3,7 @@ import { render } from "preact";
 import { openDrive } from "./chat/drive.ts";
 import { ChatSession } from "./chat/session.ts";
 import { ConversationStore } from "./chat/store.ts";
-import { fetchTiers } from "./service/tiers.ts";
+import { fetchOffers } from "./service/offers.ts";
 import { App } from "./shell/App.tsx";
 import { followTheme } from "./shell/theme.ts";
 import { followAddress } from "./shell/TopBar.tsx";
@@ -11,8 +11,8 @@ import { followLanguage } from "./words/language.ts";
 import "./style/page.css";
 
 /** What the tiers allow changes seldom; how they are is the other view's. */
-const TIERS_EVERY_MS = 30_000;
-const TIERS_AGAIN_MS = 3_000;
+const OFFERS_EVERY_MS = 30_000;
+const OFFERS_AGAIN_MS = 3_000;
 
 async function start(root: HTMLElement): Promise<void> {
   followTheme();
@@ -22,19 +22,19 @@ async function start(root: HTMLElement): Promise<void> {
   await store.load();
   const session = new ChatSession(store);
   let timer = 0;
-  const followTiers = async (): Promise<void> => {
+  const followOffers = async (): Promise<void> => {
     clearTimeout(timer);
-    let again_ms = TIERS_EVERY_MS;
+    let again_ms = OFFERS_EVERY_MS;
     try {
-      if (!document.hidden) session.tiers.value = await fetchTiers();
-      if (session.tiers.value.some((tier) => !tier.ready)) again_ms = TIERS_AGAIN_MS;
+      if (!document.hidden) session.offers.value = await fetchOffers();
+      if (session.offers.value.some((tier) => !tier.ready)) again_ms = OFFERS_AGAIN_MS;
     } catch {
-      again_ms = TIERS_AGAIN_MS;
+      again_ms = OFFERS_AGAIN_MS;
     }
-    timer = setTimeout(() => void followTiers(), again_ms);
+    timer = setTimeout(() => void followOffers(), again_ms);
   };
-  render(<App session={session} onKey={() => void followTiers()} />, root);
-  await followTiers();
+  render(<App session={session} onKey={() => void followOffers()} />, root);
+  await followOffers();
 }
 
 const root = document.getElementById("page");

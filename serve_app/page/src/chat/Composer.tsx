@@ -33,7 +33,7 @@ export function Composer({ session }: { readonly session: ChatSession }) {
       session.stop();
     }
   };
-  const status = session.tierStatus(tier);
+  const offer = session.offerOf(tier);
   return (
     <form
       class="composer"
@@ -59,7 +59,7 @@ export function Composer({ session }: { readonly session: ChatSession }) {
           label={t("settings")}
           onClick={() => openDialog({ kind: "settings", tier })}
         />
-        {status && !status.ready && <span class="not-ready">{t("notReady")}</span>}
+        {offer && !offer.ready && <span class="not-ready">{t("notReady")}</span>}
         {running ? (
           <button type="button" class="send stop" aria-label={t("stop")} title={t("stop")} onClick={() => session.stop()}>
             <Icon name="stop" />

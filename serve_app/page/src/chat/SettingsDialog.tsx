@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { Dialog } from "../shell/Dialog.tsx";
 import { getJson } from "../service/client.ts";
-import { fieldBounds, samplingDefault, tasksOf, type Bounds, type TierStatus } from "../service/tiers.ts";
+import { fieldBounds, samplingDefault, tasksOf, type Bounds, type TierOffer } from "../service/offers.ts";
 import { count, t } from "../words/language.ts";
 import type { ChatSession } from "./session.ts";
 import {
@@ -25,7 +25,7 @@ interface SettingsProps {
 }
 
 export function SettingsDialog({ session, tier, onClose }: SettingsProps) {
-  const status = session.tierStatus(tier);
+  const offer = session.offerOf(tier);
   const fields = useFieldBounds(tier);
   const conversation = session.current.value;
   const choices = session.choicesOf(tier);
@@ -41,9 +41,9 @@ export function SettingsDialog({ session, tier, onClose }: SettingsProps) {
         />
         <small>{t("systemHint")}</small>
       </label>
-      {status ? (
+      {offer ? (
         <Choices
-          status={status}
+          offer={offer}
           fields={fields}
           choices={choices}
           onChange={(changed) => session.choose(tier, changed)}
@@ -77,25 +77,25 @@ function useFieldBounds(tier: string): Readonly<Record<string, Bounds>> {
 }
 
 interface ChoicesProps {
-  readonly status: TierStatus;
+  readonly offer: TierOffer;
   readonly fields: Readonly<Record<string, Bounds>>;
   readonly choices: TierChoices;
   readonly onChange: (choices: TierChoices) => void;
 }
 
-function Choices({ status, fields, choices, onChange }: ChoicesProps) {
-  const limits = limitsOf(status, fields, choices);
+function Choices({ offer, fields, choices, onChange }: ChoicesProps) {
+  const limits = limitsOf(offer, fields, choices);
   const change = (changed: Partial<TierChoices>): void => {
     const next = { ...choices, ...changed };
-    onChange(withinLimits(next, status, limitsOf(status, fields, next)));
+    onChange(withinLimits(next, offer, limitsOf(offer, fields, next)));
   };
   const common = { limits, choices, change };
-  const reasons = status.reasons !== false && limits.budget.most > 0;
+  const reasons = offer.reasons !== false && limits.budget.most > 0;
   return (
     <div class="fields">
-      <NumberField {...common} name="temperature" label={t("temperature")} step={0.05} byDefault={samplingDefault(status, "temperature")} />
-      <NumberField {...common} name="topP" label={t("topP")} step={0.01} byDefault={samplingDefault(status, "top_p")} />
-      <NumberField {...common} name="limit" label={t("limit")} step={1} byDefault={status.maxNewTokens} />
+      <NumberField {...common} name="temperature" label={t("temperature")} step={0.05} byDefault={samplingDefault(offer, "temperature")} />
+      <NumberField {...common} name="topP" label={t("topP")} step={0.01} byDefault={samplingDefault(offer, "top_p")} />
+      <NumberField {...common} name="limit" label={t("limit")} step={1} byDefault={offer.maxNewTokens} />
       {reasons ? (
         <>
           <NumberField {...common} name="budget" label={t("budget")} step={1} byDefault={null} />
@@ -111,7 +111,7 @@ function Choices({ status, fields, choices, onChange }: ChoicesProps) {
           onChange={(event) => change({ task: event.currentTarget.value || null })}
         >
           <option value="">{t("byDefault")}</option>
-          {tasksOf(status).map((task) => (
+          {tasksOf(offer).map((task) => (
             <option key={task} value={task}>
               {task}
             </option>

@@ -9,7 +9,7 @@ export function tierName(tier: string): string {
 }
 
 export function TierChoice({ session }: { readonly session: ChatSession }) {
-  const tiers = session.tiers.value.map((tier) => tier.name);
+  const tiers = session.offers.value.map((tier) => tier.name);
   const { tier: chosen } = session.current.value;
   return (
     <fieldset class="segments">

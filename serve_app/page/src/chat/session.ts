@@ -6,7 +6,7 @@ import {
   type CompletionBody,
 } from "../service/completion.ts";
 import { parsed, isObject } from "../service/json.ts";
-import type { TierStatus } from "../service/tiers.ts";
+import type { TierOffer } from "../service/offers.ts";
 import {
   newAnswer,
   newConversation,
@@ -28,7 +28,7 @@ const SAVE_EVERY_MS = 1000;
 
 export class ChatSession {
   readonly store: ConversationStore;
-  readonly tiers = signal<readonly TierStatus[]>([]);
+  readonly offers = signal<readonly TierOffer[]>([]);
   readonly #currentId = signal<string | null>(null);
   readonly #draft = signal<Conversation>(newConversation("chat", Date.now()));
   readonly #runs = signal<ReadonlyMap<string, Run>>(new Map());
@@ -60,15 +60,15 @@ export class ChatSession {
     this.#currentId.value = null;
   }
 
-  tierStatus(name: string): TierStatus | undefined {
-    return this.tiers.value.find((tier) => tier.name === name);
+  offerOf(name: string): TierOffer | undefined {
+    return this.offers.value.find((tier) => tier.name === name);
   }
 
   /** Never above what the tier allows now, whatever it allowed when they were chosen. */
   choicesOf(tier: string): TierChoices {
     const choices = this.#choices.value[tier] ?? NO_CHOICES;
-    const status = this.tierStatus(tier);
-    return status ? withinLimits(choices, status, limitsOf(status, {}, choices)) : choices;
+    const offer = this.offerOf(tier);
+    return offer ? withinLimits(choices, offer, limitsOf(offer, {}, choices)) : choices;
   }
 
   choose(tier: string, choices: TierChoices): void {

@@ -1,6 +1,6 @@
 // What the user chooses for the requests to one tier, within what the tier allows.
 import { isObject, numberAt, parsed, textAt, type JsonObject } from "../service/json.ts";
-import { mostReasoning, tasksOf, type Bounds, type TierStatus } from "../service/tiers.ts";
+import { mostReasoning, tasksOf, type Bounds, type TierOffer } from "../service/offers.ts";
 
 export const EFFORTS = ["none", "minimal", "low", "medium", "high"] as const;
 export type Effort = (typeof EFFORTS)[number];
@@ -35,7 +35,7 @@ export type NumericChoice = "temperature" | "topP" | "limit" | "budget" | "seed"
 export type Limits = Readonly<Record<NumericChoice, { readonly least: number; readonly most: number }>>;
 
 export function limitsOf(
-  tier: TierStatus,
+  tier: TierOffer,
   fields: Readonly<Record<string, Bounds>>,
   choices: TierChoices,
 ): Limits {
@@ -56,7 +56,7 @@ export function limitsOf(
 }
 
 /** The choices with every number inside its bounds, and no task that the tier does not know. */
-export function withinLimits(choices: TierChoices, tier: TierStatus, limits: Limits): TierChoices {
+export function withinLimits(choices: TierChoices, tier: TierOffer, limits: Limits): TierChoices {
   const bounded = (name: NumericChoice): number | null => {
     const value = choices[name];
     if (value === null || Number.isNaN(value)) return null;

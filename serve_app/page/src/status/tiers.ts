@@ -1,6 +1,6 @@
-// `/api/tiers` and `/openapi.json`: what each tier is, allows, and does now.
-import { getJson } from "./client.ts";
-import { isObject, listAt, numberAt, textAt, valueAt, objectAt, type JsonObject } from "./json.ts";
+// `/api/tiers`: how each tier is now, for those who may see it.
+import { getJson } from "../service/client.ts";
+import { isObject, listAt, numberAt, textAt, objectAt, type JsonObject } from "../service/json.ts";
 
 export interface ReplicaStatus {
   readonly name: string;
@@ -31,11 +31,6 @@ export interface TierStatus {
   readonly url: string;
   readonly model: string | null;
   readonly ready: boolean;
-  /** Whether its model reasons before it answers; null where no replica has said. */
-  readonly reasons: boolean | null;
-  readonly maxModelLen: number | null;
-  readonly maxNewTokens: number | null;
-  readonly settings: JsonObject;
   readonly status: string;
   readonly message: string;
   readonly replicasRunning: number;
@@ -69,10 +64,6 @@ function readTier(tier: JsonObject): TierStatus {
     url: textAt(tier, "url") ?? "",
     model: textAt(tier, "model"),
     ready: tier["ready"] === true,
-    reasons: replicas.length > 0 ? replicas.some((each) => each["reasons"] !== false) : null,
-    maxModelLen: numberAt(tier, "max_model_len"),
-    maxNewTokens: numberAt(tier, "max_new_tokens"),
-    settings: objectAt(tier, "settings"),
     status: textAt(tier, "status") ?? "",
     message: textAt(tier, "message") ?? "",
     replicasRunning: numberAt(tier, "replicas_running") ?? 0,
@@ -121,54 +112,4 @@ function readReplica(replica: JsonObject): ReplicaStatus {
     reportAge_s: numberAt(replica, "report_age_s") ?? 0,
     stale: replica["stale"] === true,
   };
-}
-
-/** Bounds of a number in a request body; null: none. */
-export interface Bounds {
-  readonly least: number | null;
-  readonly most: number | null;
-}
-
-/** The bounds of each numeric field of a tier's chat completions, as `/openapi.json` has them. */
-export function fieldBounds(document: unknown, tier: string): Readonly<Record<string, Bounds>> {
-  const content = ["post", "requestBody", "content", "application/json", "schema"] as const;
-  const given = objectAt(document, "paths", `/api/${tier}/v1/chat/completions`, ...content);
-  const name = textAt(given, "$ref")?.split("/").pop();
-  const schema = name ? objectAt(document, "components", "schemas", name) : given;
-  const bounds: Record<string, Bounds> = {};
-  for (const [field, rule] of Object.entries(objectAt(schema, "properties"))) {
-    const found = boundsOf(rule);
-    if (found) bounds[field] = found;
-  }
-  return bounds;
-}
-
-function boundsOf(rule: unknown): Bounds | null {
-  for (const each of [rule, ...listAt(rule, "anyOf")]) {
-    const least = numberAt(each, "minimum") ?? numberAt(each, "exclusiveMinimum");
-    const most = numberAt(each, "maximum") ?? numberAt(each, "exclusiveMaximum");
-    if (least !== null || most !== null) return { least, most };
-  }
-  return null;
-}
-
-/** The task presets of a tier. */
-export function tasksOf(tier: TierStatus): readonly string[] {
-  return Object.keys(objectAt(tier.settings, "tasks"));
-}
-
-/** The most reasoning tokens that a request with this limit may have: an upper bound. */
-export function mostReasoning(tier: TierStatus, limit: number): number {
-  const thinking = objectAt(tier.settings, "thinking");
-  if (thinking["enabled"] === false) return 0;
-  const share = numberAt(thinking, "answer_share") ?? 0.25;
-  const ofLimit = Math.ceil(limit * share);
-  const kept = Math.min(numberAt(thinking, "answer_tokens") ?? ofLimit, ofLimit);
-  return Math.max(0, Math.min(limit - kept, numberAt(thinking, "budget_tokens") ?? Infinity));
-}
-
-/** A default of the tier's sampling, such as "temperature". */
-export function samplingDefault(tier: TierStatus, name: string): number | null {
-  const value = valueAt(tier.settings, "sampling", name);
-  return typeof value === "number" ? value : null;
 }

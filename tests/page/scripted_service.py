@@ -21,6 +21,7 @@ from serve_app.api.page import Page
 from serve_app.api.status import list_models
 
 TIERS = json.loads((Path(__file__).parent / "tiers.json").read_text())
+BREAKS_AFTER_S = 0.3
 EVENTS = {"content-type": "text/event-stream", "cache-control": "no-cache"}
 
 
@@ -122,7 +123,8 @@ class ScriptedService:
         began_s = loop.time()
         for number, delta in enumerate(deltas):
             if number == script.break_after:
-                # As when a replica dies: no last chunk, no end.
+                # As when a replica dies: no last chunk, no end. What came just before would be lost.
+                await asyncio.sleep(BREAKS_AFTER_S)
                 raise ConnectionResetError
             yield _event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
             if script.events_per_s:

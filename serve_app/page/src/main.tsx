@@ -3,6 +3,7 @@ import { render } from "preact";
 import { openDrive } from "./chat/drive.ts";
 import { ChatSession } from "./chat/session.ts";
 import { ConversationStore } from "./chat/store.ts";
+import { recallKey } from "./service/key.ts";
 import { fetchOffers } from "./service/offers.ts";
 import { App } from "./shell/App.tsx";
 import { followTheme } from "./shell/theme.ts";
@@ -15,6 +16,7 @@ const OFFERS_EVERY_MS = 30_000;
 const OFFERS_AGAIN_MS = 3_000;
 
 async function start(root: HTMLElement): Promise<void> {
+  recallKey();
   followTheme();
   followLanguage();
   followAddress();

@@ -37,7 +37,7 @@ export function SettingsDialog({ session, tier, onClose }: SettingsProps) {
           rows={3}
           dir="auto"
           value={conversation.system}
-          onChange={(event) => session.changeSystem(event.currentTarget.value)}
+          onInput={(event) => session.changeSystem(event.currentTarget.value)}
         />
         <small>{t("systemHint")}</small>
       </label>
@@ -139,6 +139,11 @@ interface NumberFieldProps {
 function NumberField({ name, label, step, byDefault, limits, choices, change }: NumberFieldProps) {
   const { least, most } = limits[name];
   const value = choices[name];
+  const shown = value === null ? "" : String(value);
+  const [text, setText] = useState(shown);
+  // What was entered beyond the limit is shown, once it is entered, as what is sent.
+  const settle = (): void => setText(shown);
+  useEffect(settle, [value === null]);
   const bounded = most < Number.MAX_SAFE_INTEGER;
   return (
     <label class="field">
@@ -149,21 +154,21 @@ function NumberField({ name, label, step, byDefault, limits, choices, change }: 
         min={least}
         max={bounded ? most : undefined}
         step={step}
-        value={value ?? ""}
+        value={text}
         placeholder={byDefault === null ? t("byDefault") : t("defaultIs", { value: byDefault })}
-        onChange={(event) => {
+        onInput={(event) => {
           const entered = event.currentTarget.valueAsNumber;
+          setText(event.currentTarget.value);
           change({ [name]: Number.isNaN(entered) ? null : entered });
-          // What was entered beyond the limit is shown as what is sent.
-          event.currentTarget.value = String(Math.min(Math.max(entered, least), most) || "");
         }}
+        onBlur={settle}
       />
-      {bounded && <small>{t("between", { least: count2(least), most: count2(most) })}</small>}
+      {bounded && <small>{t("between", { least: written(least), most: written(most) })}</small>}
     </label>
   );
 }
 
-function count2(value: number): string {
+function written(value: number): string {
   return Number.isInteger(value) ? count(value) : String(value);
 }
 
@@ -202,7 +207,7 @@ function SchemaField({ choices, change }: { readonly choices: TierChoices; reado
         aria-invalid={wrong}
         placeholder='{"type": "object", "properties": {"answer": {"type": "integer"}}}'
         value={choices.schema}
-        onChange={(event) => change({ schema: event.currentTarget.value })}
+        onInput={(event) => change({ schema: event.currentTarget.value })}
       />
       {wrong && <small role="alert">{t("schemaWrong")}</small>}
     </label>

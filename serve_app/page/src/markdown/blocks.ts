@@ -30,12 +30,12 @@ export class GrowingMarkdown {
     this.#text = text;
     const last = tokens.findLastIndex((token) => token.type !== "space");
     // Tabs and line ends are rewritten while reading, so only what came back as it was is settled.
-    const settling = tokens.slice(0, Math.max(0, last));
+    const settling = tokens.slice(0, Math.max(0, Math.min(last, firstOpen(tokens))));
     const raw = settling.map((token) => token.raw).join("");
     if (settling.length > 0 && text.startsWith(raw, this.#settledChars)) {
       this.#settled.push(...settling);
       this.#settledChars += raw.length;
-      this.#tail = this.#sameAsBefore(tokens.slice(last));
+      this.#tail = this.#sameAsBefore(tokens.slice(settling.length));
     } else {
       this.#tail = this.#sameAsBefore(tokens);
     }
@@ -47,4 +47,21 @@ export class GrowingMarkdown {
       return before && before.raw === token.raw && before.type === token.type ? before : token;
     });
   }
+}
+
+/** Mathematics may have blank lines, and what looks like a list: so much is waited for its end. */
+const OPEN_CHARS = 4000;
+
+/** Where the first block is whose mathematics has no end yet. */
+function firstOpen(tokens: readonly Token[]): number {
+  let behind_chars = tokens.reduce((chars, token) => chars + token.raw.length, 0);
+  for (const [at, token] of tokens.entries()) {
+    if (behind_chars < OPEN_CHARS && token.type === "paragraph" && hasOpen(token.raw)) return at;
+    behind_chars -= token.raw.length;
+  }
+  return tokens.length;
+}
+
+function hasOpen(raw: string): boolean {
+  return raw.split("$$").length % 2 === 0 || raw.lastIndexOf("\\[") > raw.lastIndexOf("\\]");
 }

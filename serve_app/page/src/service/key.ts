@@ -3,7 +3,7 @@ import { signal } from "@preact/signals";
 
 const NAME = "tierserve.key";
 
-export const key = signal<string>(stored());
+export const key = signal<string>("");
 /** Set where the service has refused to answer without a key, or with this one. */
 export const keyWanted = signal<boolean>(false);
 
@@ -20,6 +20,7 @@ export function forgetKey(): void {
   sessionStorage.removeItem(NAME);
 }
 
-function stored(): string {
-  return sessionStorage.getItem(NAME) ?? localStorage.getItem(NAME) ?? "";
+/** What was entered before in this tab, or is remembered. */
+export function recallKey(): void {
+  key.value = sessionStorage.getItem(NAME) ?? localStorage.getItem(NAME) ?? "";
 }

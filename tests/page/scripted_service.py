@@ -123,7 +123,7 @@ class ScriptedService:
         began_s = loop.time()
         for number, delta in enumerate(deltas):
             if number == script.break_after:
-                # As when a replica dies: no last chunk, no end. What came just before would be lost.
+                # As when a replica dies: no last chunk, no end; what came just before counts.
                 await asyncio.sleep(BREAKS_AFTER_S)
                 raise ConnectionResetError
             yield _event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})

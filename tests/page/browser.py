@@ -9,6 +9,8 @@ from playwright.async_api import Browser, async_playwright
 from serve_app.api.page import DIST
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+# Chromium's sandbox takes no root, whom containers often have.
+LAUNCH_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 
 
 def missing() -> str | None:
@@ -26,7 +28,7 @@ async def a_browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
+            args=LAUNCH_ARGUMENTS,
         )
         try:
             yield browser

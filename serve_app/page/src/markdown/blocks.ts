@@ -26,7 +26,7 @@ export class GrowingMarkdown {
   }
 
   #read(text: string): void {
-    const tokens = reader.lexer(text.slice(this.#settledChars));
+    const tokens = reader.lexer(detached(text.slice(this.#settledChars)));
     this.#text = text;
     const last = tokens.findLastIndex((token) => token.type !== "space");
     // Tabs and line ends are rewritten while reading, so only what came back as it was is settled.
@@ -47,6 +47,11 @@ export class GrowingMarkdown {
       return before && before.raw === token.raw && before.type === token.type ? before : token;
     });
   }
+}
+
+/** A copy: engines keep the whole text alive for each piece of it, and so every state that it had. */
+function detached(piece: string): string {
+  return ` ${piece}`.slice(1);
 }
 
 /** Mathematics may have blank lines, and what looks like a list: so much is waited for its end. */

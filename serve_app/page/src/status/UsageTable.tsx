@@ -1,5 +1,5 @@
 // What each key has used.
-import { count, t } from "../words/language.ts";
+import { count, duration, t } from "../words/language.ts";
 import type { KeyUsage } from "./usage.ts";
 
 export function UsageTable({ usage }: { readonly usage: readonly KeyUsage[] }) {
@@ -17,6 +17,8 @@ export function UsageTable({ usage }: { readonly usage: readonly KeyUsage[] }) {
                 <th scope="col">{t("usageRequests")}</th>
                 <th scope="col">{t("usagePrompt")}</th>
                 <th scope="col">{t("usageAnswer")}</th>
+                <th scope="col">{t("refusals")}</th>
+                <th scope="col">{t("usageGpu")}</th>
               </tr>
             </thead>
             <tbody>
@@ -26,6 +28,8 @@ export function UsageTable({ usage }: { readonly usage: readonly KeyUsage[] }) {
                   <td>{count(each.requests)}</td>
                   <td>{count(each.promptTokens)}</td>
                   <td>{count(each.answerTokens)}</td>
+                  <td>{count(each.refused)}</td>
+                  <td>{duration(each.gpu_s)}</td>
                 </tr>
               ))}
             </tbody>

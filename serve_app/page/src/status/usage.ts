@@ -6,7 +6,11 @@ export interface KeyUsage {
   readonly key: string;
   readonly requests: number;
   readonly promptTokens: number;
+  /** Reasoning counts among them. */
   readonly answerTokens: number;
+  readonly refused: number;
+  /** Seconds of a whole GPU. */
+  readonly gpu_s: number;
 }
 
 /** null: this service counts no usage, or not for this key. */
@@ -31,6 +35,8 @@ export function usageByKey(body: unknown): readonly KeyUsage[] {
       requests: (before?.requests ?? 0) + (numberAt(row, "requests") ?? 0),
       promptTokens: (before?.promptTokens ?? 0) + (numberAt(row, "prompt_tokens") ?? 0),
       answerTokens: (before?.answerTokens ?? 0) + newTokens(row),
+      refused: (before?.refused ?? 0) + (numberAt(row, "refused") ?? 0),
+      gpu_s: (before?.gpu_s ?? 0) + (numberAt(row, "gpu_s") ?? 0),
     });
   }
   return [...byKey.values()].toSorted((a, b) => total(b) - total(a));

@@ -143,6 +143,7 @@ export const chinese: Words = {
   usageRequests: "请求",
   usagePrompt: "提示 token",
   usageAnswer: "回答 token",
+  usageGpu: "GPU 时间",
   running: "运行中",
   notKnown: "未知",
   replicasOf: "{running} / {desired}",

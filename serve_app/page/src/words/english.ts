@@ -142,6 +142,7 @@ export const english = {
   usageRequests: "Requests",
   usagePrompt: "Prompt tokens",
   usageAnswer: "Answer tokens",
+  usageGpu: "GPU time",
   running: "running",
   notKnown: "not known",
   replicasOf: "{running} of {desired}",

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv from the lock: `deploy/setup.sh cpu|gpu`. Does nothing, and needs no network, when the
-# environment was made from this very lock.
+# Makes .venv from the lock, and builds the page: `deploy/setup.sh cpu|gpu`. Does nothing, and needs
+# no network, when both were made from this very lock and these very sources.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,7 +9,10 @@ lock=deploy/requirements-$kind.txt
 torch_index=${TORCH_INDEX:?the Makefile names it}
 stamp=.venv/tierserve-$kind-$(cat "$lock" pyproject.toml | sha256sum | cut -c1-16)
 
-[ -e "$stamp" ] && [ -x .venv/bin/python ] && exit 0
+# The page of `/`, where npm's registry can be had; everything else works without it.
+build_page() { .venv/bin/python deploy/build_page.py || true; }
+
+[ -e "$stamp" ] && [ -x .venv/bin/python ] && { build_page; exit 0; }
 
 stop() { printf 'setup: %s\n' "$1" >&2; exit 1; }
 
@@ -86,4 +89,5 @@ with_uv || {
 }
 rm -f .venv/tierserve-*
 touch "$stamp"
+build_page
 echo "setup: done in $((SECONDS - began)) s"

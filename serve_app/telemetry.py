@@ -146,6 +146,18 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
     )
 
 
+def cumulative_counts(histogram: Histogram) -> list[int]:
+    """How many values were at most each bound, and last how many there were."""
+    (family,) = histogram.collect()
+    return [int(each.value) for each in family.samples if each.name.endswith("_bucket")]
+
+
+def counted(counter: Counter) -> int:
+    """Over all labels."""
+    (family,) = counter.collect()
+    return int(sum(each.value for each in family.samples if each.name.endswith("_total")))
+
+
 class ClientErrorFilter(logging.Filter):
     """vLLM logs whatever ends a stream as an error, with a traceback. Where that is a client's
     error, a line at INFO says so."""

@@ -132,6 +132,10 @@ def _answered(route: Route, *, generating: bool) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if route.path == "/metrics":
         content = {"text/plain": {"schema": {"type": "string"}}}
+    elif route.path == "/":
+        content["text/html"] = {"schema": {"type": "string"}}
+    elif route.path == "/assets/{name}":
+        content = {"*/*": {"schema": {"type": "string"}}}
     elif route.path == "/favicon.ico":
         content = {"image/svg+xml": {"schema": {"type": "string"}}}
     elif route.path == "/health" and route.work is Work.LOOP:
@@ -156,7 +160,7 @@ def _statuses(route: Route, *, generating: bool) -> dict[str, str]:
         statuses["413"] = "The body, or the prompt in it, is too large."
         statuses["415"] = "The body is compressed: it is to come as plain JSON."
     if generating or "{" in route.path:
-        statuses["404"] = "There is no such model, or no such response."
+        statuses["404"] = "There is no such model, response or file."
     if generating or route.work is Work.TOKENIZER:
         statuses["429"] = "The tier is full."
     if generating or route.path in ("/readyz", "/health"):

@@ -170,11 +170,13 @@ TIER_ROUTES = (
 _OF_THE_NAMED_TIER = "the same, of the tier that `model` names"
 
 WEB_ROUTES = (
-    _open("/", "what is served here"),
+    _open("/", "the page for browsers, for others what is served here"),
+    _open("/assets/{name}", "the page's scripts and styles"),
     Route("GET", "/openapi.json", "this interface as OpenAPI", Work.REPLICAS),
     _open("/healthz", "alive"),
     _open("/readyz", "every tier can answer", Work.REPLICAS),
     _status("/api/tiers", "what each tier is, and how it is now"),
+    _status("/api/history", "how each tier was in the last hour"),
     _status("/metrics", "metrics of every replica, for Prometheus; no Ingress forwards it"),
     _open("/health", "whether any tier can answer", Work.REPLICAS, also=("/ping",)),
     _open("/version", "the versions of tierserve and vLLM"),

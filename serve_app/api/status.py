@@ -255,6 +255,7 @@ def _model(name: str, tier: Mapping[str, Any], created_s: int) -> dict[str, Any]
         # vLLM's names for the model behind, and for the context of prompt and answer in tokens.
         "root": tier["model"],
         "max_model_len": tier["max_model_len"],
+        "ready": tier["ready"],
         "limits": {
             "tier": tier["tier"],
             "max_new_tokens": tier["max_new_tokens"],
@@ -264,4 +265,12 @@ def _model(name: str, tier: Mapping[str, Any], created_s: int) -> dict[str, Any]
             "slots": tier["slots"],
             "max_queued_requests": tier["max_queued_requests"],
         },
+        # What a request gets that leaves it out, and whether the model reasons at all.
+        "defaults": {name: settings.get(name) for name in ("sampling", "thinking", "tasks")}
+        | {"reasons": _reasons(tier)},
     }
+
+
+def _reasons(tier: Mapping[str, Any]) -> bool | None:
+    reports = [replica["reasons"] for replica in tier["replicas"] if "reasons" in replica]
+    return any(reports) if reports else None

@@ -19,8 +19,10 @@ from serve_app.api.access import AccessDesk
 from serve_app.api.asgi import send_error
 from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch, Watched
 from serve_app.api.gateway import FORWARDED_PATHS, Gateway
+from serve_app.api.history import StatusHistory
 from serve_app.api.openapi import as_json, openapi_document
 from serve_app.api.openapi_bodies import TierLimits
+from serve_app.api.page import Page, wants_page
 from serve_app.api.request_context import (
     shown_path,
     speaks_anthropic,
@@ -95,11 +97,18 @@ class _Pages:
     source: Tiers
     started_s: float
     shared: SharedAnswers = field(default_factory=SharedAnswers)
+    page: Page = field(default_factory=Page.read)
+    history: StatusHistory = field(init=False)
     # What was written last of the interface, and when: it takes a hundredth of a second.
     written: tuple[float, bytes] | None = None
     versions: dict[str, str | None] = field(default_factory=lambda: _versions())
 
+    def __post_init__(self) -> None:
+        self.history = StatusHistory(self._describe_all)
+
     async def index(self, request: Request) -> Response:
+        if wants_page(request):
+            return self.page.document(request)
         return JSONResponse(
             {
                 "service": "tierserve",
@@ -108,7 +117,8 @@ class _Pages:
                 "anthropic_base_url": "/",
                 "status": ["/api/tiers", "/health", "/healthz", "/readyz", "/metrics"],
                 "openapi": "/openapi.json",
-            }
+            },
+            headers={"vary": "accept"},
         )
 
     async def openapi(self, request: Request) -> Response:
@@ -156,6 +166,15 @@ class _Pages:
         described = await self._describe_all()
         return JSONResponse({"tiers": described})
 
+    async def list_history(self, request: Request) -> Response:
+        """`since`: seconds since the epoch; only what is newer."""
+        try:
+            since_s = float(request.query_params.get("since", "0"))
+        except ValueError:
+            raise RequestError(400, "`since` must be a number.", param="since") from None
+        samples = [sample.as_dict() for sample in self.history.samples(since_s)]
+        return JSONResponse({"samples": samples})
+
     async def models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": await self._models()})
 
@@ -192,6 +211,9 @@ class _Pages:
         return await asyncio.to_thread(merge_metrics, self.tiers, by_replica, scaling)
 
     async def _describe_all(self) -> list[dict[str, Any]]:
+        # Whoever waits for the tiers to be ready asks, so it begins with the service.
+        self.history.start()
+
         async def ask() -> list[dict[str, Any]]:
             return await asyncio.gather(*(self._describe(tier) for tier in self.tiers))
 
@@ -227,10 +249,12 @@ def make_web_app(
     app = Starlette(
         routes=[
             StarletteRoute("/", pages.index),
+            StarletteRoute("/assets/{name}", pages.page.asset),
             StarletteRoute("/openapi.json", pages.openapi),
             StarletteRoute("/healthz", pages.healthz),
             StarletteRoute("/readyz", pages.readyz),
             StarletteRoute("/api/tiers", pages.list_tiers),
+            StarletteRoute("/api/history", pages.list_history),
             StarletteRoute("/metrics", pages.metrics),
             StarletteRoute("/health", pages.health),
             StarletteRoute("/version", pages.version),

@@ -26,7 +26,7 @@ from serve_app.core.scaling.workload import LearntLengths
 from serve_app.core.structure.schema_limits import SchemaLimits
 from serve_app.engine.interface import Engine
 from serve_app.serving.access_start import StartedAccess
-from serve_app.telemetry import TierMetrics
+from serve_app.telemetry import TierMetrics, counted, cumulative_counts
 
 
 @dataclass(slots=True)
@@ -136,9 +136,10 @@ class RunningTier:
 
     def report(self) -> dict[str, Any]:
         """What this replica is and does now, for `/api/tiers` and `/readyz`."""
-        gate = self.edge.gate
+        gate, metrics = self.edge.gate, self.edge.metrics
         return {
             "model": self.args.model,
+            "reasons": self.engine.thinks,
             "hardware": self.hardware.name,
             "max_model_len": self.engine.max_model_len,
             "slots": gate.limits.slots,
@@ -153,6 +154,12 @@ class RunningTier:
             "service_measured": gate.service.measured,
             "output_tokens_per_s": self._throughput.per_s(self.engine.load.output_tokens),
             "kv_cache_usage": self.engine.load.kv_cache_usage,
+            # Since the start, by the bounds of the metrics of the same names.
+            "observed": {
+                "ttft": cumulative_counts(metrics.ttft_s),
+                "queue_wait": cumulative_counts(metrics.queue_wait_s),
+                "refused": counted(metrics.refused),
+            },
             "settings": self.edge.settings.model_dump(mode="json"),
             "settings_error": self.settings_error,
         }

@@ -1,0 +1,75 @@
+// Where the user writes, chooses the tier, and stops the answer.
+import { useEffect, useRef, useState } from "preact/hooks";
+import { openDialog } from "../shell/dialogs.ts";
+import { Icon, IconButton } from "../shell/Icon.tsx";
+import { t } from "../words/language.ts";
+import type { ChatSession } from "./session.ts";
+import { SchemaTextError } from "./settings.ts";
+import { TierChoice } from "./TierChoice.tsx";
+
+export function Composer({ session }: { readonly session: ChatSession }) {
+  const [text, setText] = useState("");
+  const area = useRef<HTMLTextAreaElement>(null);
+  const { id, tier } = session.current.value;
+  const running = session.run.value !== null;
+  useEffect(() => area.current?.focus(), [id]);
+  const send = (): void => {
+    if (running || text.trim() === "") return;
+    try {
+      session.ask(text);
+      setText("");
+    } catch (error) {
+      if (!(error instanceof SchemaTextError)) throw error;
+      openDialog({ kind: "settings", tier });
+    }
+  };
+  const onKeyDown = (event: KeyboardEvent): void => {
+    // An input method takes Enter for its own while it composes.
+    if (event.isComposing) return;
+    if (event.key === "Enter" && !event.shiftKey) {
+      event.preventDefault();
+      send();
+    } else if (event.key === "Escape" && running) {
+      session.stop();
+    }
+  };
+  const offer = session.offerOf(tier);
+  return (
+    <form
+      class="composer"
+      onSubmit={(event) => {
+        event.preventDefault();
+        send();
+      }}
+    >
+      <textarea
+        ref={area}
+        aria-label={t("message")}
+        placeholder={t("messageHint")}
+        dir="auto"
+        rows={1}
+        value={text}
+        onInput={(event) => setText(event.currentTarget.value)}
+        onKeyDown={onKeyDown}
+      />
+      <div class="composer-bar">
+        <TierChoice session={session} />
+        <IconButton
+          icon="sliders"
+          label={t("settings")}
+          onClick={() => openDialog({ kind: "settings", tier })}
+        />
+        {offer && !offer.ready && <span class="not-ready">{t("notReady")}</span>}
+        {running ? (
+          <button type="button" class="send stop" aria-label={t("stop")} title={t("stop")} onClick={() => session.stop()}>
+            <Icon name="stop" />
+          </button>
+        ) : (
+          <button type="submit" class="send" aria-label={t("send")} title={t("send")} disabled={text.trim() === ""}>
+            <Icon name="send" />
+          </button>
+        )}
+      </div>
+    </form>
+  );
+}

@@ -1,0 +1,127 @@
+// The answers that are being streamed: each runs until its end, whatever is on the screen.
+import { signal, type Signal } from "@preact/signals";
+import { ServiceError } from "../service/client.ts";
+import { streamCompletion, type CompletionBody } from "../service/completion.ts";
+import type { Answer, Figures } from "./conversation.ts";
+import { afterEvent, ended } from "./progress.ts";
+
+/** Statuses after which the service asks to be asked again. */
+const RETRIED: ReadonlySet<number> = new Set([429, 503]);
+const HIDDEN_FRAME_MS = 500;
+
+export interface Run {
+  /** Changes at most once for each frame of the screen. */
+  readonly answer: Signal<Answer>;
+  stop(): void;
+  readonly done: Promise<Answer>;
+}
+
+export interface RunOptions {
+  /** The figures of the part that the stream goes on from. */
+  readonly before?: Figures;
+  readonly now_ms?: () => number;
+  readonly onFrame?: (answer: Answer) => void;
+}
+
+export function startRun(begun: Answer, body: CompletionBody, options: RunOptions = {}): Run {
+  const abort = new AbortController();
+  const shown = signal(begun);
+  const frames = new Frames((answer) => {
+    shown.value = answer;
+    options.onFrame?.(answer);
+  });
+  const done = runToEnd({ ...begun, body }, body, abort.signal, frames, options);
+  return { answer: shown, stop: () => abort.abort(), done };
+}
+
+async function runToEnd(
+  begun: Answer,
+  body: CompletionBody,
+  signal: AbortSignal,
+  frames: Frames,
+  options: RunOptions,
+): Promise<Answer> {
+  const now_ms = options.now_ms ?? Date.now;
+  let answer = begun;
+  const show = (next: Answer): void => {
+    answer = next;
+    frames.show(next);
+  };
+  for (;;) {
+    try {
+      for await (const event of streamCompletion(body, signal)) {
+        show(afterEvent(answer, event, now_ms(), options.before ?? null));
+      }
+      // Without a last event the connection ended before the answer did.
+      const state = answer.state === "done" || answer.finish !== null ? "done" : broken(answer);
+      if (answer.state !== "done") show(ended(answer, state, now_ms()));
+    } catch (error) {
+      const wait_s = signal.aborted ? null : retryWait(error);
+      if (wait_s !== null) {
+        show({ ...answer, state: "refused", ahead: null, retryAt_ms: now_ms() + wait_s * 1000 });
+        await pause(wait_s * 1000, signal);
+        if (!signal.aborted) {
+          show({ ...answer, state: "sent", retryAt_ms: null });
+          continue;
+        }
+      }
+      show(afterFailure(answer, error, signal, now_ms()));
+    }
+    frames.flush();
+    return answer;
+  }
+}
+
+function afterFailure(answer: Answer, error: unknown, signal: AbortSignal, now_ms: number): Answer {
+  if (signal.aborted) return ended(answer, "stopped", now_ms);
+  const message = error instanceof ServiceError ? error.message : null;
+  return ended(answer, broken(answer), now_ms, message);
+}
+
+function broken(answer: Answer): "broken" | "failed" {
+  return answer.text || answer.reasoning ? "broken" : "failed";
+}
+
+function retryWait(error: unknown): number | null {
+  if (!(error instanceof ServiceError) || !RETRIED.has(error.status)) return null;
+  return error.retryAfter_s;
+}
+
+function pause(duration_ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, duration_ms);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}
+
+/** Shows the newest of many values once for each frame, and now and then where nothing is drawn. */
+class Frames {
+  #newest: Answer | null = null;
+  #scheduled = false;
+  readonly #draw: (answer: Answer) => void;
+
+  constructor(draw: (answer: Answer) => void) {
+    this.#draw = draw;
+  }
+
+  show(answer: Answer): void {
+    this.#newest = answer;
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    if (typeof document === "undefined" || document.hidden) {
+      setTimeout(() => this.flush(), HIDDEN_FRAME_MS);
+    } else {
+      requestAnimationFrame(() => this.flush());
+    }
+  }
+
+  flush(): void {
+    this.#scheduled = false;
+    const newest = this.#newest;
+    this.#newest = null;
+    if (newest) this.#draw(newest);
+  }
+}

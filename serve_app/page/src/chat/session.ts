@@ -1,0 +1,206 @@
+// What the user does in the chat: asks, stops, regenerates, edits, goes on.
+import { computed, signal, type ReadonlySignal } from "@preact/signals";
+import {
+  completionBody,
+  continuationBody,
+  type CompletionBody,
+} from "../service/completion.ts";
+import { parsed, isObject } from "../service/json.ts";
+import type { TierOffer } from "../service/offers.ts";
+import {
+  newAnswer,
+  newConversation,
+  newQuestion,
+  turnsBefore,
+  withoutTurn,
+  withTurn,
+  type Answer,
+  type Conversation,
+  type Turn,
+} from "./conversation.ts";
+import { startRun, type Run, type RunOptions } from "./runs.ts";
+import { limitsOf, NO_CHOICES, readChoices, withinLimits, type TierChoices } from "./settings.ts";
+import type { ConversationStore } from "./store.ts";
+
+const CHOICES = "tierserve.choices";
+/** A page that is closed in the middle of an answer loses no more of it. */
+const SAVE_EVERY_MS = 1000;
+
+export class ChatSession {
+  readonly store: ConversationStore;
+  readonly offers = signal<readonly TierOffer[]>([]);
+  readonly #currentId = signal<string | null>(null);
+  readonly #draft = signal<Conversation>(newConversation("chat", Date.now()));
+  readonly #runs = signal<ReadonlyMap<string, Run>>(new Map());
+  readonly #choices = signal<Readonly<Record<string, TierChoices>>>(storedChoices());
+  /** The conversation on the screen; one without a question is kept nowhere yet. */
+  readonly current: ReadonlySignal<Conversation> = computed(() => {
+    const id = this.#currentId.value;
+    const kept = this.store.all.value.find((conversation) => conversation.id === id);
+    return kept ?? this.#draft.value;
+  });
+  readonly run: ReadonlySignal<Run | null> = computed(
+    () => this.#runs.value.get(this.current.value.id) ?? null,
+  );
+
+  constructor(store: ConversationStore) {
+    this.store = store;
+  }
+
+  runOf(conversation: Conversation): Run | null {
+    return this.#runs.value.get(conversation.id) ?? null;
+  }
+
+  open(id: string): void {
+    this.#currentId.value = id;
+  }
+
+  startNew(): void {
+    this.#draft.value = newConversation(this.current.value.tier, Date.now());
+    this.#currentId.value = null;
+  }
+
+  offerOf(name: string): TierOffer | undefined {
+    return this.offers.value.find((tier) => tier.name === name);
+  }
+
+  /** Never above what the tier allows now, whatever it allowed when they were chosen. */
+  choicesOf(tier: string): TierChoices {
+    const choices = this.#choices.value[tier] ?? NO_CHOICES;
+    const offer = this.offerOf(tier);
+    return offer ? withinLimits(choices, offer, limitsOf(offer, {}, choices)) : choices;
+  }
+
+  choose(tier: string, choices: TierChoices): void {
+    this.#choices.value = { ...this.#choices.value, [tier]: choices };
+    localStorage.setItem(CHOICES, JSON.stringify(this.#choices.value));
+  }
+
+  chooseTier(tier: string): void {
+    this.#change((conversation) => ({ ...conversation, tier }));
+  }
+
+  changeSystem(system: string): void {
+    this.#change((conversation) => ({ ...conversation, system }));
+  }
+
+  rename(id: string, title: string): void {
+    void this.store.change(id, (conversation) => ({ ...conversation, title: title.trim() }));
+  }
+
+  remove(id: string): void {
+    this.#runs.value.get(id)?.stop();
+    if (this.#currentId.value === id) this.startNew();
+    void this.store.remove(id);
+  }
+
+  removeAll(): void {
+    for (const run of this.#runs.value.values()) run.stop();
+    this.startNew();
+    void this.store.clear();
+  }
+
+  /** Throws SchemaTextError, as all that asks the service does. */
+  ask(text: string): void {
+    const conversation = this.current.value;
+    this.#answer(conversation, [...conversation.turns, newQuestion(text)]);
+  }
+
+  /** The answer anew, by the tier and the settings of now. */
+  regenerate(answerId: string): void {
+    const conversation = this.current.value;
+    this.#answer(conversation, turnsBefore(conversation.turns, answerId));
+  }
+
+  /** Asks again with another text; what came behind it is dropped. */
+  editAndSend(questionId: string, text: string): void {
+    const conversation = this.current.value;
+    this.#answer(conversation, [...turnsBefore(conversation.turns, questionId), newQuestion(text)]);
+  }
+
+  /** Lets the model go on from what an answer has. */
+  goOn(answer: Answer): void {
+    const conversation = this.current.value;
+    const asked =
+      answer.body ??
+      completionBody(
+        answer.tier,
+        conversation,
+        turnsBefore(conversation.turns, answer.id),
+        this.choicesOf(answer.tier),
+      );
+    const figures = { ...answer.figures, ended_ms: null, exact: answer.figures.exact };
+    const begun: Answer = { ...answer, state: "sent", error: null, finish: null, figures };
+    const turns = withTurn(conversation.turns, begun);
+    const body = continuationBody(asked, answer.text);
+    this.#start({ ...conversation, turns }, begun, body, { before: answer.figures });
+  }
+
+  deleteTurn(id: string): void {
+    this.run.value?.stop();
+    this.#change((conversation) => ({ ...conversation, turns: withoutTurn(conversation.turns, id) }));
+  }
+
+  stop(): void {
+    this.run.value?.stop();
+  }
+
+  #change(change: (conversation: Conversation) => Conversation): void {
+    const conversation = this.current.value;
+    if (this.store.get(conversation.id)) void this.store.change(conversation.id, change);
+    else this.#draft.value = change(conversation);
+  }
+
+  #answer(conversation: Conversation, turns: readonly Turn[]): void {
+    const body = completionBody(
+      conversation.tier,
+      conversation,
+      turns,
+      this.choicesOf(conversation.tier),
+    );
+    const answer = newAnswer(conversation.tier, Date.now());
+    this.#start({ ...conversation, turns: [...turns, answer] }, answer, body, {});
+  }
+
+  #start(
+    conversation: Conversation,
+    answer: Answer,
+    body: CompletionBody,
+    options: RunOptions,
+  ): void {
+    this.#runs.value.get(conversation.id)?.stop();
+    const { id } = conversation;
+    void this.store.put({ ...conversation, updated_ms: Date.now() });
+    this.#currentId.value = id;
+    let saved_ms = Date.now();
+    const onFrame = (shown: Answer): void => {
+      if (Date.now() - saved_ms < SAVE_EVERY_MS) return;
+      saved_ms = Date.now();
+      this.#save(id, shown);
+    };
+    const run = startRun(answer, body, { ...options, onFrame });
+    this.#runs.value = new Map(this.#runs.value).set(id, run);
+    void run.done.then((last) => {
+      this.#save(id, last);
+      if (this.#runs.value.get(id) !== run) return;
+      const others = new Map(this.#runs.value);
+      others.delete(id);
+      this.#runs.value = others;
+    });
+  }
+
+  #save(id: string, answer: Answer): void {
+    void this.store.change(id, (conversation) => ({
+      ...conversation,
+      turns: withTurn(conversation.turns, answer),
+    }));
+  }
+}
+
+function storedChoices(): Readonly<Record<string, TierChoices>> {
+  const stored = parsed(localStorage.getItem(CHOICES) ?? "");
+  if (!isObject(stored)) return {};
+  return Object.fromEntries(
+    Object.entries(stored).map(([tier, choices]) => [tier, readChoices(choices)]),
+  );
+}

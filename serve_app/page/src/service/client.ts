@@ -1,0 +1,56 @@
+// Requests to the service this page came from, with the user's key.
+import { isObject, numberAt, parsed, textAt } from "./json.ts";
+import { key, keyWanted } from "./key.ts";
+
+/** The service answered with an error. `retryAfter_s`: when it says to ask again. */
+export class ServiceError extends Error {
+  override name = "ServiceError";
+  readonly status: number;
+  readonly code: string | null;
+  readonly retryAfter_s: number | null;
+
+  constructor(status: number, message: string, code: string | null, retryAfter_s: number | null) {
+    super(message);
+    this.status = status;
+    this.code = code;
+    this.retryAfter_s = retryAfter_s;
+  }
+}
+
+/** The answer to a request; throws ServiceError where it is none, and TypeError without network. */
+export async function send(path: string, init: RequestInit = {}): Promise<Response> {
+  const headers = new Headers(init.headers);
+  if (key.value) headers.set("authorization", `Bearer ${key.value}`);
+  const response = await fetch(path, { ...init, headers, credentials: "omit", cache: "no-store" });
+  if (response.ok) return response;
+  if (response.status === 401) keyWanted.value = true;
+  throw await errorOf(response);
+}
+
+export async function getJson(path: string, signal?: AbortSignal): Promise<unknown> {
+  const response = await send(path, signal ? { signal } : {});
+  return (await response.json()) as unknown;
+}
+
+async function errorOf(response: Response): Promise<ServiceError> {
+  const body = parsed(await response.text());
+  const error = isObject(body) ? body["error"] : undefined;
+  const message = textAt(error, "message") ?? `${response.status} ${response.statusText}`;
+  const after = retryAfter(response.headers.get("retry-after"));
+  return new ServiceError(response.status, message, textAt(error, "code"), after);
+}
+
+/** Seconds of a Retry-After header, which the service always writes as a number. */
+export function retryAfter(header: string | null): number | null {
+  if (header === null) return null;
+  const seconds = Number(header);
+  return header.trim() !== "" && Number.isFinite(seconds) && seconds >= 0 ? seconds : null;
+}
+
+/** The error of an event in a stream that had begun; null where it is another event. */
+export function errorInEvent(event: unknown): ServiceError | null {
+  if (!isObject(event) || !isObject(event["error"])) return null;
+  const error = event["error"];
+  const status = numberAt(error, "status") ?? 500;
+  return new ServiceError(status, textAt(error, "message") ?? "", textAt(error, "code"), null);
+}

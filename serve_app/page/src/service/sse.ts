@@ -1,0 +1,39 @@
+// Server-sent events as the service writes them: data, and comments such as ": waiting, 2 ahead".
+
+export type StreamItem =
+  | { readonly kind: "data"; readonly data: string }
+  | { readonly kind: "comment"; readonly text: string };
+
+/** Takes a stream's text in whatever pieces it comes, and gives its events and comments. */
+export class EventReader {
+  #rest = "";
+  #data: string[] = [];
+
+  push(piece: string): StreamItem[] {
+    const items: StreamItem[] = [];
+    // A CR at the end may be half of a CRLF.
+    const lines = (this.#rest + piece).split(/\r\n|\n|\r(?=.)/s);
+    this.#rest = lines.pop() ?? "";
+    for (const line of lines) this.#take(line, items);
+    return items;
+  }
+
+  #take(line: string, items: StreamItem[]): void {
+    if (line === "") {
+      if (this.#data.length > 0) items.push({ kind: "data", data: this.#data.join("\n") });
+      this.#data = [];
+    } else if (line.startsWith(":")) {
+      items.push({ kind: "comment", text: line.slice(1).trim() });
+    } else if (line.startsWith("data:")) {
+      this.#data.push(line.slice(5).replace(/^ /, ""));
+    }
+  }
+}
+
+const AHEAD = /^waiting, (\d+) ahead$/;
+
+/** The place in the queue that a heartbeat reports: requests ahead; null for another comment. */
+export function requestsAhead(comment: string): number | null {
+  const found = AHEAD.exec(comment);
+  return found?.[1] === undefined ? null : Number(found[1]);
+}

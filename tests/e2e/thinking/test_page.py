@@ -1,0 +1,116 @@
+"""The page in Chromium, in front of real vLLM: asked, folded, cut, stopped, gone on, and watched."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from tests.e2e.site import Site, wait_for
+from tests.page.browser import CHROMIUM, LAUNCH_ARGUMENTS, missing
+
+QUESTION = (
+    "Tom has 12 apples. Mia gives Tom 15 more. Then Tom loses 7 of them. How many apples does Tom "
+    "have now?"
+)
+TIMEOUT_MS = 60_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if reason := missing():
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=LAUNCH_ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Browser, site: Site) -> Iterator[Page]:
+    """The reasoning tier is chosen, and nothing may go wrong in the page."""
+    with browser.new_context(locale="en-US") as context:
+        opened = context.new_page()
+        opened.set_default_timeout(TIMEOUT_MS)
+        expect.set_options(timeout=TIMEOUT_MS)
+        wrong: list[str] = []
+        opened.on("pageerror", lambda error: wrong.append(str(error)))
+        opened.on("console", lambda each: wrong.append(each.text) if each.type == "error" else None)
+        opened.goto(site.url)
+        opened.get_by_role("radio", name="Reasoning").check()
+        yield opened
+        assert wrong == []
+
+
+def choose(page: Page, **fields: str) -> None:
+    """Settings by their labels."""
+    page.get_by_role("button", name="Settings").click()
+    for label, value in fields.items():
+        page.get_by_role("dialog").get_by_label(label.replace("_", " ")).fill(value)
+    page.keyboard.press("Escape")
+
+
+def ask(page: Page, text: str) -> Locator:
+    """The answer, once it has ended."""
+    answer = page.locator("article.answer").nth(page.locator("article.answer").count())
+    page.get_by_role("textbox", name="Message").fill(text)
+    page.keyboard.press("Enter")
+    expect(answer.get_by_role("button", name="Delete")).to_be_visible()
+    return answer
+
+
+def test_a_question_is_answered_with_its_reasoning_folded_and_its_figures_exact(page: Page) -> None:
+    choose(page, Temperature="0")
+    answer = ask(page, QUESTION)
+    expect(answer.locator(".markdown")).to_contain_text("20 apples")
+    expect(answer.locator(".maths-boxed")).to_have_text("20")
+    expect(answer.locator(".reasoning-text")).to_be_hidden()
+    answer.locator("summary").click()
+    expect(answer.locator(".reasoning-text")).to_contain_text("27-7=20")
+    for figure in ("tokens", "speed", "ttft", "total", "reasoning-tokens", "reasoning-time"):
+        expect(answer.locator(f"[data-figure={figure}]")).to_contain_text(re.compile(r"^[^≈]*\d"))
+
+
+def test_reasoning_that_was_cut_at_its_budget_says_so(page: Page) -> None:
+    choose(page, Temperature="0", Most_tokens_of_reasoning="20")
+    answer = ask(page, QUESTION)
+    expect(answer.locator("summary")).to_contain_text("cut at its budget")
+    expect(answer.locator(".markdown")).to_contain_text("apples")
+
+
+def test_the_tier_is_switched_in_mid_conversation(page: Page) -> None:
+    ask(page, QUESTION)
+    page.get_by_role("radio", name="Chat").check()
+    ask(page, "And if two more are lost?")
+    expect(page.locator("article.answer .tier-mark")).to_have_text(["Reasoning", "Chat"])
+
+
+def test_an_answer_at_its_limit_goes_on_where_it_stopped(page: Page) -> None:
+    choose(page, Temperature="0", Most_tokens_of_an_answer="9", Most_tokens_of_reasoning="0")
+    answer = ask(page, QUESTION)
+    expect(answer.locator(".ending")).to_contain_text("Stopped at its limit of tokens.")
+    begun = answer.locator(".markdown").inner_text().strip()
+    answer.get_by_role("button", name="Go on").click()
+    expect(answer.locator("[data-figure=tokens]")).to_have_text("18 tokens")
+    whole = answer.locator(".markdown").inner_text().strip()
+    assert whole.startswith(begun)
+    assert len(whole) > len(begun)
+
+
+def test_stop_gives_the_slot_back(page: Page, site: Site) -> None:
+    page.get_by_role("textbox", name="Message").fill(QUESTION)
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("article.answer").get_by_role("button", name="Delete")).to_be_visible()
+    wait_for(site.is_idle, "the slot of a stopped answer given back")
+
+
+def test_the_status_shows_what_was_just_answered(page: Page) -> None:
+    ask(page, QUESTION)
+    page.get_by_role("link", name="Status").click()
+    tier = page.get_by_role("region", name="Reasoning")
+    expect(tier.locator("[data-tile=slots]")).to_contain_text("0 / 32")
+    expect(tier.get_by_role("table")).to_contain_text("ready")
+    expect(tier.locator("[data-tile=ttft] .value")).to_contain_text(re.compile(r"\d s"))
+    expect(tier.locator("canvas")).to_have_count(6)
+    expect(tier.locator(".decisions")).to_contain_text("running 0 in 32 slots")

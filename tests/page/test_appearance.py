@@ -1,0 +1,326 @@
+"""The page for everyone: safe from what a model writes, quick, steady, and readable by all."""
+
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Page, Request, expect
+
+from serve_app.api.page import DIST
+from tests.page.chat_page import ask, ended, send
+from tests.page.conftest import Running, watch
+from tests.page.scripted_service import Script
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
+
+AXE = DIST.parent / "node_modules" / "axe-core" / "axe.min.js"
+ATTACKS = [
+    "<img src=x onerror=\"window.attacked='img'\">",
+    "<svg onload=\"window.attacked='svg'\"><script>window.attacked='svg'</script></svg>",
+    "<script>window.attacked='script'</script>",
+    "[click](javascript:window.attacked='link')",
+    "[click](  JaVaScRiPt:window.attacked='link')",
+    "<a href=\"javascript:window.attacked='a'\">click</a>",
+    "[click](data:text/html,<script>window.attacked='data'</script>)",
+    "![x](https://evil.example/leak.png)",
+    "![x](javascript:window.attacked='image')",
+    '<iframe srcdoc="<script>parent.attacked=1</script>"></iframe>',
+    "<style>body{display:none}</style>",
+    "<form action=https://evil.example><input name=key></form>",
+    "<math><mtext><img src=x onerror=\"window.attacked='math'\"></mtext></math>",
+    "$\\href{javascript:window.attacked='tex'}{x}$",
+    "$\\class{evil}{x}\\style{position:fixed}{y}$",
+    "```html\n<img src=x onerror=\"window.attacked='code'\">\n```",
+    "```\"><img src=x onerror=window.attacked='lang'>\nx\n```",
+    "| <img src=x onerror=window.attacked='cell'> | b |\n|---|---|\n| 1 | 2 |",
+    '<div style="position:fixed;inset:0">cover</div>',
+    "<base href=https://evil.example>",
+]
+# Counts blocks that are taken away, and changes in those that stood before the last frame.
+STEADY = """() => {
+    window.steady = {removed: 0, changed: 0};
+    const standing = new Set();
+    new MutationObserver(records => {
+        for (const {target, removedNodes} of records) {
+            if (target.matches?.('.markdown')) steady.removed += removedNodes.length;
+            if (standing.has(target.closest?.('.markdown > div'))) steady.changed += 1;
+        }
+        for (const block of document.querySelectorAll('.markdown > div'))
+            if (block.nextElementSibling) standing.add(block);
+    }).observe(document.body, {subtree: true, childList: true});
+}"""
+EVERYTHING = """\
+A [link](https://a.b), `code`, \\(x\\)
+
+```python
+def f(): return 'a' # b
+```
+
+| a |
+|---|
+| 1 |
+"""
+
+
+async def test_nothing_that_a_model_writes_acts_or_loads(
+    page: Page, script: Script, running: Running
+) -> None:
+    script.text = "\n\n".join(ATTACKS)
+    script.reasoning = ATTACKS[0]
+    foreign: list[str] = []
+
+    def seen(request: Request) -> None:
+        if not request.url.startswith((running.url, "blob:")):
+            foreign.append(request.url)
+
+    page.on("request", seen)
+    answer = await ask(page, ATTACKS[0])
+    for link in await answer.locator("a").all():
+        assert (await link.get_attribute("href") or "").startswith(("http", "mailto:"))
+        assert await link.get_attribute("rel") == "noopener noreferrer nofollow"
+    await expect(
+        page.locator("article :is(img, iframe, script, style, form, object)")
+    ).to_have_count(0)
+    await expect(page.locator(".markdown :is(div, pre) svg")).to_have_count(0)
+    await expect(page.locator("article .markdown [style]")).to_have_count(0)
+    await expect(answer).to_contain_text("<script>window.attacked='script'</script>")
+    await page.get_by_role("button", name="Show as code").click()
+    assert await page.evaluate("window.attacked") is None
+    assert foreign == []
+
+
+async def test_a_model_that_streams_an_attack_slowly_gains_nothing_by_it(
+    page: Page, script: Script
+) -> None:
+    script.text, script.events_per_s = "\n\n".join(ATTACKS[:6]), 100
+    await ask(page, "Slowly")
+    assert await page.evaluate("window.attacked") is None
+
+
+async def test_the_key_is_asked_for_and_only_remembered_when_the_user_says_so(
+    browser: Browser, running: Running, script: Script
+) -> None:
+    script.key = "ts-good"
+    for remember, kept in ((False, (True, False)), (True, (False, True))):
+        async with await browser.new_context(locale="en-US") as context:
+            page = await context.new_page()
+            await page.goto(running.url)
+            dialog = page.get_by_role("dialog")
+            await dialog.get_by_label("Key", exact=True).fill("ts-wrong")
+            await dialog.get_by_role("button", name="Use this key").click()
+            await expect(dialog).to_contain_text("does not take this key")
+            await dialog.get_by_label("Key", exact=True).fill("ts-good")
+            if remember:
+                await dialog.get_by_label("Remember").check()
+            await dialog.get_by_role("button", name="Use this key").click()
+            await ask(page, "Hello")
+            stored = await page.evaluate(
+                "[sessionStorage, localStorage].map(s => JSON.stringify(s).includes('ts-good'))"
+            )
+            assert tuple(stored) == kept
+            await page.get_by_role("button", name="Show as code").click()
+            await expect(page.get_by_role("dialog").locator("pre")).to_contain_text(
+                "$TIERSERVE_KEY"
+            )
+            assert "ts-good" not in await page.content()
+
+
+async def test_a_users_key_chats_and_the_status_says_that_it_is_for_administrators(
+    browser: Browser, running: Running, script: Script
+) -> None:
+    script.key, script.users_key = "ts-admin", "ts-user"
+    async with await browser.new_context(locale="en-US") as context:
+        page = await context.new_page()
+        await page.goto(running.url)
+        await page.get_by_role("dialog").get_by_label("Key", exact=True).fill("ts-user")
+        await page.get_by_role("button", name="Use this key").click()
+        await ask(page, "Hello")
+        await page.get_by_role("link", name="Status").click()
+        await expect(page.get_by_role("alert")).to_contain_text("for administrators")
+        await page.get_by_role("alert").get_by_role("button", name="Key").click()
+        await page.get_by_role("dialog").get_by_label("Key", exact=True).fill("ts-admin")
+        await page.get_by_role("button", name="Use this key").click()
+        await expect(page.get_by_role("region", name="Chat")).to_be_visible()
+
+
+async def test_the_status_has_figures_replicas_charts_decisions_and_usage(
+    page: Page, script: Script
+) -> None:
+    script.usage = [{"key": "mia", "requests": 3, "prompt_tokens": 10, "answer_tokens": 20}]
+    await page.get_by_role("link", name="Status").click()
+    tier = page.get_by_role("region", name="Reasoning")
+    await expect(tier.locator("[data-tile=slots]")).to_contain_text("0 / 32")
+    await expect(tier.locator("[data-tile=ttft]")).to_contain_text("p95")
+    await expect(tier.get_by_role("table")).to_contain_text("ready")
+    await expect(tier.get_by_role("img")).to_have_count(6)
+    await expect(tier.locator("canvas")).to_have_count(6)
+    await expect(tier.locator(".decisions")).to_contain_text("2 desired, 1 ordered")
+    await expect(page.get_by_role("region", name="Usage by key")).to_contain_text("mia")
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+async def test_axe_finds_nothing(
+    browser: Browser, running: Running, script: Script, colours: Any
+) -> None:
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed (make setup, with npm's registry)")
+    script.reasoning, script.end = "Hm. ", "cut"
+    script.text = EVERYTHING
+    script.usage = [{"key": "mia", "requests": 3}]
+    async with await browser.new_context(
+        color_scheme=colours, bypass_csp=True, locale="en-US"
+    ) as context:
+        page = await context.new_page()
+        await page.goto(running.url)
+        await page.get_by_role("textbox", name="Message").wait_for()
+        await page.add_script_tag(path=AXE)
+        assert await findings(page) == []
+        answer = await ask(page, "Hello")
+        await answer.locator("summary").click()
+        assert await findings(page) == []
+        await page.get_by_role("button", name="Settings").click()
+        assert await findings(page) == []
+        await page.keyboard.press("Escape")
+        await page.get_by_role("button", name="Show as code").click()
+        assert await findings(page) == []
+        await page.keyboard.press("Escape")
+        await page.get_by_role("link", name="Status").click()
+        await page.locator("canvas").first.wait_for()
+        assert await findings(page) == []
+
+
+async def findings(page: Page) -> list[str]:
+    """What axe-core has to say of the page as it is."""
+    result = await page.evaluate("axe.run(document)")
+    return [
+        f"{each['id']}: {node['html'][:200]} {node['failureSummary']}"
+        for each in result["violations"]
+        for node in each["nodes"]
+    ]
+
+
+async def test_a_phone_shows_everything_without_scrolling_sideways(
+    browser: Browser, running: Running, script: Script
+) -> None:
+    script.text = "```\n" + "wide " * 60 + "\n```\n\n" + "verylongword" * 20
+    phone = {"width": 360, "height": 740}
+    async with await browser.new_context(
+        viewport=phone,
+        is_mobile=True,
+        has_touch=True,
+        locale="en-US",  # type: ignore[arg-type]
+    ) as context:
+        page = await context.new_page()
+        await page.goto(running.url)
+        await ask(page, "Wide")
+        for view in ("#chat", "#status"):
+            await page.goto(f"{running.url}/{view}")
+            await page.locator("main").wait_for()
+            assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+        await page.goto(f"{running.url}/#chat")
+        await expect(page.get_by_role("searchbox")).to_be_hidden()
+        await page.get_by_role("button", name="Show conversations").click()
+        await page.locator(".list li .open").click()
+        await expect(page.get_by_role("searchbox")).to_be_hidden()
+        await expect(page.locator("article.question")).to_contain_text("Wide")
+
+
+async def test_chinese_is_spoken_to_a_chinese_browser_and_to_whoever_chooses_it(
+    browser: Browser, running: Running, script: Script
+) -> None:
+    async with await browser.new_context(locale="zh-CN") as context:
+        page = await context.new_page()
+        await page.goto(running.url)
+        await expect(page.get_by_role("textbox", name="消息")).to_be_visible()
+        assert await page.get_attribute("html", "lang") == "zh-CN"
+        await page.get_by_label("语言").select_option("en")
+        await expect(page.get_by_role("textbox", name="Message")).to_be_visible()
+        await page.reload()
+        await expect(page.get_by_role("textbox", name="Message")).to_be_visible()
+
+
+async def test_enter_belongs_to_the_input_method_while_it_composes(
+    page: Page, script: Script
+) -> None:
+    area = page.get_by_role("textbox", name="Message")
+    await area.fill("ni hao")
+    await area.evaluate(
+        "area => area.dispatchEvent(new KeyboardEvent('keydown',"
+        " {key: 'Enter', isComposing: true, bubbles: true, cancelable: true}))"
+    )
+    await expect(area).to_have_value("ni hao")
+    assert script.asked == []
+
+
+async def test_text_from_right_to_left_keeps_its_direction(page: Page, script: Script) -> None:
+    script.text = "الجواب هو أربعة.\n\nThe answer is four."
+    await ask(page, "كم يساوي اثنان زائد اثنان؟")
+    direction = "element => getComputedStyle(element).direction"
+    question = page.locator(".question-text")
+    assert await question.evaluate(direction) == "rtl"
+    paragraphs = page.locator(".markdown > div")
+    assert [await each.evaluate(direction) for each in await paragraphs.all()] == ["rtl", "ltr"]
+
+
+async def test_the_theme_is_the_systems_until_another_one_is_chosen(
+    browser: Browser, running: Running, script: Script
+) -> None:
+    async with await browser.new_context(color_scheme="dark", locale="en-US") as context:
+        page = await context.new_page()
+        await page.goto(running.url)
+        ground = "getComputedStyle(document.body).backgroundColor"
+        await page.get_by_role("textbox", name="Message").wait_for()
+        dark = await page.evaluate(ground)
+        await page.get_by_label("Theme").select_option("light")
+        assert await page.evaluate(ground) != dark
+        await page.reload()
+        await page.get_by_role("textbox", name="Message").wait_for()
+        assert await page.evaluate(ground) != dark
+
+
+async def test_at_300_tokens_a_second_what_stands_is_not_drawn_again(
+    page: Page, script: Script
+) -> None:
+    """No flicker: a block that is complete stays the same node, and none is ever taken away."""
+    script.text = "\n\n".join(
+        f"Paragraph {number} has some **bold** words." for number in range(60)
+    )
+    script.events_per_s = 300
+    await page.evaluate(STEADY)
+    await send(page, "Fast")
+    await ended(page.locator("article.answer"))
+    await expect(page.locator(".markdown > div")).to_have_count(60)
+    assert await page.evaluate("steady") == {"removed": 0, "changed": 0}
+    speed = await page.locator("[data-figure=speed]").inner_text()
+    assert float(speed.split()[0]) > 200
+
+
+async def test_the_page_can_be_used_within_a_second_of_a_cold_cache(
+    browser: Browser, running: Running, script: Script
+) -> None:
+    took_ms: list[float] = []
+    for _ in range(3):
+        async with await browser.new_context() as context:
+            page = await context.new_page()
+            await page.goto(running.url, wait_until="commit")
+            await page.locator("textarea").wait_for()
+            took_ms.append(
+                await page.evaluate("performance.getEntriesByType('paint')[0].startTime")
+            )
+    assert min(took_ms) < 1000
+
+
+async def test_a_visit_without_the_service_says_so(
+    browser: Browser, running: Running, script: Script
+) -> None:
+    async with await browser.new_context(locale="en-US") as context:
+        page = await context.new_page()
+        wrong = watch(page)
+        await page.goto(running.url)
+        await page.get_by_role("textbox", name="Message").wait_for()
+        await context.set_offline(True)
+        await send(page, "Anyone?")
+        await expect(page.locator(".ending")).to_contain_text("cannot be reached")
+        await context.set_offline(False)
+        await page.get_by_role("button", name="Try again").click()
+        await expect(page.locator(".markdown")).to_have_text("It is 4.")
+        assert wrong == []

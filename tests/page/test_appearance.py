@@ -142,6 +142,16 @@ async def test_a_users_key_chats_and_the_status_says_that_it_is_for_administrato
         await expect(page.get_by_role("region", name="Chat")).to_be_visible()
 
 
+async def test_the_status_of_a_service_without_keys_asks_for_none(
+    page: Page, script: Script
+) -> None:
+    async with page.expect_response("**/api/usage*"):
+        await page.get_by_role("link", name="Status").click()
+    await expect(page.get_by_role("region", name="Chat")).to_be_visible()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    await expect(page.get_by_role("region", name="Usage by key")).to_have_count(0)
+
+
 async def test_the_status_has_figures_replicas_charts_decisions_and_usage(
     page: Page, script: Script
 ) -> None:

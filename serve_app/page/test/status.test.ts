@@ -29,7 +29,7 @@ test("usage is summed over days, tiers and models", () => {
     { key: "b", requests: 1, prompt_tokens: 90, answer_tokens: 1, refused: 2, gpu_s: 1.5 },
     { key: "a", requests: 2, prompt_tokens: 5, answer_tokens: 5, reasoning_tokens: 10 },
   ];
-  assert.deepEqual(usageByKey({ usage: rows }), [
+  assert.deepEqual(usageByKey({ data: rows }), [
     { key: "b", requests: 1, promptTokens: 90, answerTokens: 1, refused: 2, gpu_s: 1.5 },
     { key: "a", requests: 3, promptTokens: 10, answerTokens: 20, refused: 0, gpu_s: 0 },
   ]);

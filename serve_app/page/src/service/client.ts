@@ -17,18 +17,33 @@ export class ServiceError extends Error {
   }
 }
 
-/** The answer to a request; throws ServiceError where it is none, and TypeError without network. */
+/** The answer to a request; throws ServiceError where it is none, and TypeError without network.
+ * The user is asked for a key where one is needed. */
 export async function send(path: string, init: RequestInit = {}): Promise<Response> {
+  try {
+    return await sendQuietly(path, init);
+  } catch (error) {
+    if (error instanceof ServiceError && error.status === 401) keyWanted.value = true;
+    throw error;
+  }
+}
+
+/** The same for what the user can do without: nobody is asked for a key. */
+async function sendQuietly(path: string, init: RequestInit = {}): Promise<Response> {
   const headers = new Headers(init.headers);
   if (key.value) headers.set("authorization", `Bearer ${key.value}`);
   const response = await fetch(path, { ...init, headers, credentials: "omit", cache: "no-store" });
   if (response.ok) return response;
-  if (response.status === 401) keyWanted.value = true;
   throw await errorOf(response);
 }
 
 export async function getJson(path: string, signal?: AbortSignal): Promise<unknown> {
   const response = await send(path, signal ? { signal } : {});
+  return (await response.json()) as unknown;
+}
+
+export async function getQuietly(path: string, signal: AbortSignal): Promise<unknown> {
+  const response = await sendQuietly(path, { signal });
   return (await response.json()) as unknown;
 }
 

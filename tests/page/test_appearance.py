@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, CDPSession, Page, Request, expect
+from playwright.async_api import Browser, CDPSession, Page, Request, ViewportSize, expect
 
 from serve_app.api.page import DIST
 from tests.page.chat_page import ask, ended, send
@@ -212,12 +212,12 @@ async def test_a_phone_shows_everything_without_scrolling_sideways(
     browser: Browser, running: Running, script: Script
 ) -> None:
     script.text = "```\n" + "wide " * 60 + "\n```\n\n" + "verylongword" * 20
-    phone = {"width": 360, "height": 740}
+    phone = ViewportSize(width=360, height=740)
     async with await browser.new_context(
         viewport=phone,
         is_mobile=True,
         has_touch=True,
-        locale="en-US",  # type: ignore[arg-type]
+        locale="en-US",
     ) as context:
         page = await context.new_page()
         await page.goto(running.url)

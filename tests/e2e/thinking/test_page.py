@@ -1,4 +1,4 @@
-"""The page in Chromium, in front of real vLLM: asked, folded, cut, stopped, gone on, and watched."""
+"""The page in Chromium, in front of real vLLM: asked, cut, stopped, gone on, and watched."""
 
 import re
 from collections.abc import Iterator

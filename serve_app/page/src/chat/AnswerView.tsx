@@ -25,7 +25,9 @@ export function AnswerView({ session, kept, run, last }: AnswerViewProps) {
   return (
     <article class="answer" aria-label={t("answerOf", { tier: tierName(answer.tier) })}>
       <header>
-        <span class="tier-mark" data-tier={answer.tier}>{tierName(answer.tier)}</span>
+        <span class="tier-mark" data-tier={answer.tier}>
+          {tierName(answer.tier)}
+        </span>
         <FiguresLine answer={answer} now_ms={now_ms} />
       </header>
       {answer.reasoning !== "" && <Reasoning answer={answer} now_ms={now_ms} />}
@@ -114,7 +116,11 @@ function Ending({ session, answer }: PartProps) {
   return (
     <>
       {text !== null && (
-        <p class="ending" data-state={answer.state} role={answer.state === "done" ? undefined : "alert"}>
+        <p
+          class="ending"
+          data-state={answer.state}
+          role={answer.state === "done" ? undefined : "alert"}
+        >
           <span>
             {text} {answer.error !== null && <span dir="auto">{answer.error}</span>}
           </span>
@@ -168,7 +174,11 @@ function Actions({ session, answer, last }: PartProps & { readonly last: boolean
           onClick={() => openDialog({ kind: "request", body })}
         />
       )}
-      <IconButton icon="trash" label={t("deleteTurn")} onClick={() => session.deleteTurn(answer.id)} />
+      <IconButton
+        icon="trash"
+        label={t("deleteTurn")}
+        onClick={() => session.deleteTurn(answer.id)}
+      />
     </div>
   );
 }

@@ -2,7 +2,13 @@
 import { useEffect, useState } from "preact/hooks";
 import { Dialog } from "../shell/Dialog.tsx";
 import { getJson } from "../service/client.ts";
-import { fieldBounds, samplingDefault, tasksOf, type Bounds, type TierOffer } from "../service/offers.ts";
+import {
+  fieldBounds,
+  samplingDefault,
+  tasksOf,
+  type Bounds,
+  type TierOffer,
+} from "../service/offers.ts";
 import { count, t } from "../words/language.ts";
 import type { ChatSession } from "./session.ts";
 import {
@@ -93,9 +99,27 @@ function Choices({ offer, fields, choices, onChange }: ChoicesProps) {
   const reasons = offer.reasons !== false && limits.budget.most > 0;
   return (
     <div class="fields">
-      <NumberField {...common} name="temperature" label={t("temperature")} step={0.05} byDefault={samplingDefault(offer, "temperature")} />
-      <NumberField {...common} name="topP" label={t("topP")} step={0.01} byDefault={samplingDefault(offer, "top_p")} />
-      <NumberField {...common} name="limit" label={t("limit")} step={1} byDefault={offer.maxNewTokens} />
+      <NumberField
+        {...common}
+        name="temperature"
+        label={t("temperature")}
+        step={0.05}
+        byDefault={samplingDefault(offer, "temperature")}
+      />
+      <NumberField
+        {...common}
+        name="topP"
+        label={t("topP")}
+        step={0.01}
+        byDefault={samplingDefault(offer, "top_p")}
+      />
+      <NumberField
+        {...common}
+        name="limit"
+        label={t("limit")}
+        step={1}
+        byDefault={offer.maxNewTokens}
+      />
       {reasons ? (
         <>
           <NumberField {...common} name="budget" label={t("budget")} step={1} byDefault={null} />
@@ -172,8 +196,15 @@ function written(value: number): string {
   return Number.isInteger(value) ? count(value) : String(value);
 }
 
-function EffortField({ choices, change }: { readonly choices: TierChoices; readonly change: Change }) {
-  const chosen = (value: string): Effort | null => EFFORTS.find((effort) => effort === value) ?? null;
+function EffortField({
+  choices,
+  change,
+}: {
+  readonly choices: TierChoices;
+  readonly change: Change;
+}) {
+  const chosen = (value: string): Effort | null =>
+    EFFORTS.find((effort) => effort === value) ?? null;
   return (
     <label class="field">
       <span>{t("effort")}</span>
@@ -194,7 +225,13 @@ function EffortField({ choices, change }: { readonly choices: TierChoices; reado
   );
 }
 
-function SchemaField({ choices, change }: { readonly choices: TierChoices; readonly change: Change }) {
+function SchemaField({
+  choices,
+  change,
+}: {
+  readonly choices: TierChoices;
+  readonly change: Change;
+}) {
   const wrong = !isSchema(choices);
   return (
     <label class="field whole">

@@ -1,10 +1,6 @@
 // What the user does in the chat: asks, stops, regenerates, edits, goes on.
 import { computed, signal, type ReadonlySignal } from "@preact/signals";
-import {
-  completionBody,
-  continuationBody,
-  type CompletionBody,
-} from "../service/completion.ts";
+import { completionBody, continuationBody, type CompletionBody } from "../service/completion.ts";
 import { parsed, isObject } from "../service/json.ts";
 import type { TierOffer } from "../service/offers.ts";
 import {
@@ -138,7 +134,10 @@ export class ChatSession {
 
   deleteTurn(id: string): void {
     this.run.value?.stop();
-    this.#change((conversation) => ({ ...conversation, turns: withoutTurn(conversation.turns, id) }));
+    this.#change((conversation) => ({
+      ...conversation,
+      turns: withoutTurn(conversation.turns, id),
+    }));
   }
 
   stop(): void {

@@ -23,7 +23,10 @@ export interface StatusSample {
   readonly tiers: Readonly<Record<string, TierSample>>;
 }
 
-export async function fetchHistory(since_s: number, signal: AbortSignal): Promise<readonly StatusSample[]> {
+export async function fetchHistory(
+  since_s: number,
+  signal: AbortSignal,
+): Promise<readonly StatusSample[]> {
   return readHistory(await getQuietly(`/api/history?since=${since_s}`, signal));
 }
 

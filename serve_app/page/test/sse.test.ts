@@ -33,5 +33,6 @@ test("an event that has not ended is none yet", () => {
 test("the place in the queue is read from heartbeats alone", () => {
   assert.equal(requestsAhead("waiting, 0 ahead"), 0);
   assert.equal(requestsAhead("waiting, 17 ahead"), 17);
-  assert.equal(requestsAhead("keep-alive"), null);
+  assert.equal(requestsAhead("waiting for a replica"), null);
+  assert.equal(requestsAhead("keep-alive"), undefined);
 });

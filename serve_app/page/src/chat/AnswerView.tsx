@@ -104,7 +104,8 @@ function Waiting({ session, answer, now_ms }: PartProps & { readonly now_ms: num
 function waitingText(answer: Answer, left_s: number): string {
   if (answer.state === "refused") return t("refused", { time: `${Math.ceil(left_s)} s` });
   if (answer.state === "queued") {
-    return answer.ahead === 0 ? t("queuedNext") : t("queued", { ahead: answer.ahead ?? 0 });
+    if (answer.ahead === null) return t("queuedStart");
+    return answer.ahead === 0 ? t("queuedNext") : t("queued", { ahead: answer.ahead });
   }
   return t("sent");
 }

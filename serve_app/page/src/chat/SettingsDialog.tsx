@@ -1,5 +1,5 @@
 // The settings of one tier, each with what the tier allows and does by itself.
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { Dialog } from "../shell/Dialog.tsx";
 import { getJson } from "../service/client.ts";
 import {
@@ -165,14 +165,18 @@ function NumberField({ name, label, step, byDefault, limits, choices, change }: 
   const value = choices[name];
   const shown = value === null ? "" : String(value);
   const [text, setText] = useState(shown);
+  const input = useRef<HTMLInputElement>(null);
   // What was entered beyond the limit is shown, once it is entered, as what is sent.
   const settle = (): void => setText(shown);
-  useEffect(settle, [value === null]);
+  useEffect(() => {
+    if (document.activeElement !== input.current) settle();
+  }, [shown]);
   const bounded = most < Number.MAX_SAFE_INTEGER;
   return (
     <label class="field">
       <span>{label}</span>
       <input
+        ref={input}
         type="number"
         inputMode="decimal"
         min={least}

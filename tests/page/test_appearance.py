@@ -105,6 +105,7 @@ async def test_the_key_is_asked_for_and_only_remembered_when_the_user_says_so(
             page = await context.new_page()
             await page.goto(running.url)
             dialog = page.get_by_role("dialog")
+            await expect(dialog).to_contain_text("A key is needed")
             await dialog.get_by_label("Key", exact=True).fill("ts-wrong")
             await dialog.get_by_role("button", name="Use this key").click()
             await expect(dialog).to_contain_text("does not take this key")

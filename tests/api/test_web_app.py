@@ -85,6 +85,20 @@ async def test_the_models_are_the_tiers_and_the_served_model() -> None:
     assert (none.status_code, none.json()["error"]["code"]) == (404, "model_not_found")
 
 
+async def test_a_model_says_what_a_request_gets_that_leaves_it_out() -> None:
+    settings = {"max_new_tokens": 1024, "sampling": {"temperature": 0.6}, "tasks": {"math": {}}}
+    known = {tier: [a_replica(settings=settings, reasons=True)] for tier in BOTH}
+    silent: dict[Tier, list[dict[str, Any]]] = {tier: [] for tier in BOTH}
+    for replicas, ready, defaults in (
+        (known, True, {"reasons": True, "tasks": {"math": {}}, "sampling": {"temperature": 0.6}}),
+        (silent, False, {"reasons": None, "tasks": None, "sampling": None}),
+    ):
+        async with a_client(FakeTiers(replicas)) as client:
+            model = (await client.get("/v1/models/chat")).json()
+        assert model["ready"] is ready
+        assert model["defaults"] == {"thinking": None, **defaults}
+
+
 async def test_unknown_routes_and_methods_get_openais_error_form() -> None:
     async with a_client() as client:
         missing, wrong = await client.get("/nothing"), await client.get("/v1/chat/completions")

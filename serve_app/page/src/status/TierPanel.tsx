@@ -193,7 +193,7 @@ function Decisions({ tier }: { readonly tier: TierStatus }) {
       {tier.decisions.length === 0 ? (
         <p class="note">{t("noDecisions")}</p>
       ) : (
-        <ol>
+        <ol tabIndex={0} aria-label={t("decisions")}>
           {tier.decisions.map((decision) => (
             <li key={decision.at_s}>
               <time dateTime={new Date(decision.at_s * 1000).toISOString()}>

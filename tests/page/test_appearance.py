@@ -340,6 +340,23 @@ async def test_the_page_can_be_used_within_a_second_of_a_cold_cache(
     assert min(took_ms) < 1000
 
 
+async def test_a_browser_that_blocks_storage_chats_all_the_same(
+    browser: Browser, running: Running, script: Script
+) -> None:
+    async with await browser.new_context(locale="en-US") as context:
+        page = await context.new_page()
+        wrong = watch(page)
+        await page.add_init_script(
+            "for (const name of ['localStorage', 'sessionStorage', 'indexedDB'])"
+            " Object.defineProperty(window, name, {get() { throw new DOMException('blocked'); }});"
+        )
+        await page.goto(running.url)
+        await ask(page, "Hello")
+        await page.get_by_label("Theme").select_option("dark")
+        await expect(page.locator(".list li")).to_have_count(1)
+        assert wrong == []
+
+
 async def test_a_visit_without_the_service_says_so(
     browser: Browser, running: Running, script: Script
 ) -> None:

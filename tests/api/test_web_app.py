@@ -55,6 +55,17 @@ async def test_api_tiers_says_what_each_tier_is_and_how_it_is_now() -> None:
     )
 
 
+async def test_who_takes_an_older_answer_asks_no_replica_again() -> None:
+    tiers = FakeTiers()
+    async with a_client(tiers) as client:
+        for running, asked, shown in ((2, "0", 2), (5, "60", 2), (5, "", 5), (7, "60", 5)):
+            tiers.replicas = {tier: [a_replica(running=running)] for tier in BOTH}
+            answer = await client.get("/api/tiers", params={"max_age_s": asked} if asked else {})
+            assert answer.json()["tiers"][0]["running"] == shown
+        refused = await client.get("/api/tiers", params={"max_age_s": "young"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "max_age_s")
+
+
 async def test_a_tier_whose_replicas_are_late_is_as_it_was_and_says_so() -> None:
     async with a_client(FakeTiers(late_s=4.2)) as client:
         chat, _ = (await client.get("/api/tiers")).json()["tiers"]

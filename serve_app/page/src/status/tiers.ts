@@ -48,8 +48,11 @@ export interface TierStatus {
   readonly replicas: readonly ReplicaStatus[];
 }
 
+/** All who look share one question to the replicas a second. */
+const AGE_S = 0.9;
+
 export async function fetchTiers(signal: AbortSignal): Promise<readonly TierStatus[]> {
-  return readTiers(await getQuietly("/api/tiers", signal));
+  return readTiers(await getQuietly(`/api/tiers?max_age_s=${AGE_S}`, signal));
 }
 
 export function readTiers(body: unknown): readonly TierStatus[] {

@@ -306,7 +306,7 @@ async def test_at_300_tokens_a_second_what_stands_is_not_drawn_again(
 
 
 async def test_a_long_stream_keeps_no_earlier_state_of_itself(page: Page, script: Script) -> None:
-    """4,800 tokens in twelve seconds are 0.5 MB; every tree that they were drawn in would be 3."""
+    """4,800 tokens in twelve seconds are 1.5 MB; with every tree that they were drawn in, 4.5."""
     paragraph = "Words with **bold** and \\(x^2\\) and some more of them. " * 4
     script.text = paragraph
     await ask(page, "At first")
@@ -315,7 +315,7 @@ async def test_a_long_stream_keeps_no_earlier_state_of_itself(page: Page, script
     before_bytes = await heap_bytes(devtools)
     await send(page, "At length")
     await page.locator("article.answer .actions").nth(1).wait_for(timeout=60_000)
-    assert await heap_bytes(devtools) - before_bytes < 1_500_000
+    assert await heap_bytes(devtools) - before_bytes < 2_500_000
 
 
 async def heap_bytes(devtools: CDPSession) -> int:

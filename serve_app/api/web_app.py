@@ -99,6 +99,8 @@ class _Pages:
     shared: SharedAnswers = field(default_factory=SharedAnswers)
     page: Page = field(default_factory=Page.read)
     history: StatusHistory = field(init=False)
+    # The last answer of `/api/tiers`, and when its replicas were asked.
+    listed: tuple[float, bytes | memoryview] | None = None
     # What was written last of the interface, and when: it takes a hundredth of a second.
     written: tuple[float, bytes] | None = None
     versions: dict[str, str | None] = field(default_factory=lambda: _versions())
@@ -163,15 +165,17 @@ class _Pages:
         return JSONResponse({"status": "ready", "tiers": [tier.value for tier in self.tiers]})
 
     async def list_tiers(self, request: Request) -> Response:
-        described = await self._describe_all()
-        return JSONResponse({"tiers": described})
+        """`max_age_s`: an answer that old will do, as for pages that ask again all the time."""
+        max_age_s = _number(request, "max_age_s")
+        if self.listed is None or time.monotonic() - self.listed[0] > max_age_s or not max_age_s:
+            asked_s = time.monotonic()
+            described = await self._describe_all()
+            self.listed = asked_s, JSONResponse({"tiers": described}).body
+        return Response(self.listed[1], media_type="application/json")
 
     async def list_history(self, request: Request) -> Response:
         """`since`: seconds since the epoch; only what is newer."""
-        try:
-            since_s = float(request.query_params.get("since", "0"))
-        except ValueError:
-            raise RequestError(400, "`since` must be a number.", param="since") from None
+        since_s = _number(request, "since")
         samples = [sample.as_dict() for sample in self.history.samples(since_s)]
         return JSONResponse({"samples": samples})
 
@@ -357,6 +361,14 @@ _ERRORS: Mapping[Any, Any] = {
     HTTPException: _on_http_error,
     Exception: _on_bug,
 }
+
+
+def _number(request: Request, name: str) -> float:
+    """A parameter of the query; 0 where it is left out. Raises RequestError."""
+    try:
+        return float(request.query_params.get(name, "0"))
+    except ValueError:
+        raise RequestError(400, f"`{name}` must be a number.", param=name) from None
 
 
 def _versions() -> dict[str, str | None]:

@@ -55,6 +55,17 @@ async def test_api_tiers_says_what_each_tier_is_and_how_it_is_now() -> None:
     )
 
 
+async def test_who_takes_an_older_answer_asks_no_replica_again() -> None:
+    tiers = FakeTiers()
+    async with a_client(tiers) as client:
+        for running, asked, shown in ((2, "0", 2), (5, "60", 2), (5, "", 5), (7, "60", 5)):
+            tiers.replicas = {tier: [a_replica(running=running)] for tier in BOTH}
+            answer = await client.get("/api/tiers", params={"max_age_s": asked} if asked else {})
+            assert answer.json()["tiers"][0]["running"] == shown
+        refused = await client.get("/api/tiers", params={"max_age_s": "young"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "max_age_s")
+
+
 async def test_a_tier_whose_replicas_are_late_is_as_it_was_and_says_so() -> None:
     async with a_client(FakeTiers(late_s=4.2)) as client:
         chat, _ = (await client.get("/api/tiers")).json()["tiers"]
@@ -83,6 +94,20 @@ async def test_the_models_are_the_tiers_and_the_served_model() -> None:
     assert [model["id"] for model in listed["data"]] == ["chat", "reasoning", "org/model"]
     assert one.json()["id"] == "org/model"
     assert (none.status_code, none.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_a_model_says_what_a_request_gets_that_leaves_it_out() -> None:
+    settings = {"max_new_tokens": 1024, "sampling": {"temperature": 0.6}, "tasks": {"math": {}}}
+    known = {tier: [a_replica(settings=settings, reasons=True)] for tier in BOTH}
+    silent: dict[Tier, list[dict[str, Any]]] = {tier: [] for tier in BOTH}
+    for replicas, ready, defaults in (
+        (known, True, {"reasons": True, "tasks": {"math": {}}, "sampling": {"temperature": 0.6}}),
+        (silent, False, {"reasons": None, "tasks": None, "sampling": None}),
+    ):
+        async with a_client(FakeTiers(replicas)) as client:
+            model = (await client.get("/v1/models/chat")).json()
+        assert model["ready"] is ready
+        assert model["defaults"] == {"thinking": None, **defaults}
 
 
 async def test_unknown_routes_and_methods_get_openais_error_form() -> None:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Page, ViewportSize
 
 from tests.api.loopback import served
 from tests.page.browser import a_browser, missing
 from tests.page.scripted_service import Script, ScriptedService
 
-WIDE = {"width": 1200, "height": 800}
+WIDE = ViewportSize(width=1200, height=800)
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ def script(running: Running) -> Script:
 async def page(browser: Browser, running: Running, script: Script) -> AsyncIterator[Page]:
     """The page, opened for the first time. At its end nothing may have gone wrong in it, nor been
     blocked by its policy."""
-    async with await browser.new_context(viewport=WIDE, locale="en-US") as context:  # type: ignore[arg-type]
+    async with await browser.new_context(viewport=WIDE, locale="en-US") as context:
         opened = await context.new_page()
         wrong = watch(opened)
         await opened.goto(running.url)

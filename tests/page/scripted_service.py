@@ -98,8 +98,9 @@ class ScriptedService:
 
     async def _usage(self, request: Request) -> Response:
         if self.script.usage is None:
-            return _error(404, "There is no GET /api/usage.", "not_found")
-        return self._refused(request, admin=True) or JSONResponse({"usage": self.script.usage})
+            # As where keys are off.
+            return _error(401, "Usage is that of a key: send yours.", "invalid_api_key")
+        return self._refused(request, admin=True) or JSONResponse({"data": self.script.usage})
 
     async def _answer(self, request: Request) -> Response:
         body = await request.json()

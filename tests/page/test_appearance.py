@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, Request, expect
+from playwright.async_api import Browser, CDPSession, Page, Request, ViewportSize, expect
 
 from serve_app.api.page import DIST
 from tests.page.chat_page import ask, ended, send
@@ -105,6 +105,7 @@ async def test_the_key_is_asked_for_and_only_remembered_when_the_user_says_so(
             page = await context.new_page()
             await page.goto(running.url)
             dialog = page.get_by_role("dialog")
+            await expect(dialog).to_contain_text("A key is needed")
             await dialog.get_by_label("Key", exact=True).fill("ts-wrong")
             await dialog.get_by_role("button", name="Use this key").click()
             await expect(dialog).to_contain_text("does not take this key")
@@ -140,6 +141,16 @@ async def test_a_users_key_chats_and_the_status_says_that_it_is_for_administrato
         await page.get_by_role("dialog").get_by_label("Key", exact=True).fill("ts-admin")
         await page.get_by_role("button", name="Use this key").click()
         await expect(page.get_by_role("region", name="Chat")).to_be_visible()
+
+
+async def test_the_status_of_a_service_without_keys_asks_for_none(
+    page: Page, script: Script
+) -> None:
+    async with page.expect_response("**/api/usage*"):
+        await page.get_by_role("link", name="Status").click()
+    await expect(page.get_by_role("region", name="Chat")).to_be_visible()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    await expect(page.get_by_role("region", name="Usage by key")).to_have_count(0)
 
 
 async def test_the_status_has_figures_replicas_charts_decisions_and_usage(
@@ -202,12 +213,12 @@ async def test_a_phone_shows_everything_without_scrolling_sideways(
     browser: Browser, running: Running, script: Script
 ) -> None:
     script.text = "```\n" + "wide " * 60 + "\n```\n\n" + "verylongword" * 20
-    phone = {"width": 360, "height": 740}
+    phone = ViewportSize(width=360, height=740)
     async with await browser.new_context(
         viewport=phone,
         is_mobile=True,
         has_touch=True,
-        locale="en-US",  # type: ignore[arg-type]
+        locale="en-US",
     ) as context:
         page = await context.new_page()
         await page.goto(running.url)
@@ -294,6 +305,26 @@ async def test_at_300_tokens_a_second_what_stands_is_not_drawn_again(
     assert float(speed.split()[0]) > 200
 
 
+async def test_a_long_stream_keeps_no_earlier_state_of_itself(page: Page, script: Script) -> None:
+    """4,800 tokens in twelve seconds are 1.5 MB; with every tree that they were drawn in, 4.5."""
+    paragraph = "Words with **bold** and \\(x^2\\) and some more of them. " * 4
+    script.text = paragraph
+    await ask(page, "At first")
+    script.text, script.events_per_s = (paragraph + "\n\n") * 90, 400
+    devtools = await page.context.new_cdp_session(page)
+    before_bytes = await heap_bytes(devtools)
+    await send(page, "At length")
+    await page.locator("article.answer .actions").nth(1).wait_for(timeout=60_000)
+    assert await heap_bytes(devtools) - before_bytes < 2_500_000
+
+
+async def heap_bytes(devtools: CDPSession) -> int:
+    """What the page's scripts hold, without what nobody can reach any more."""
+    await devtools.send("HeapProfiler.collectGarbage")
+    used = await devtools.send("Runtime.getHeapUsage")
+    return int(used["usedSize"])
+
+
 async def test_the_page_can_be_used_within_a_second_of_a_cold_cache(
     browser: Browser, running: Running, script: Script
 ) -> None:
@@ -307,6 +338,23 @@ async def test_the_page_can_be_used_within_a_second_of_a_cold_cache(
                 await page.evaluate("performance.getEntriesByType('paint')[0].startTime")
             )
     assert min(took_ms) < 1000
+
+
+async def test_a_browser_that_blocks_storage_chats_all_the_same(
+    browser: Browser, running: Running, script: Script
+) -> None:
+    async with await browser.new_context(locale="en-US") as context:
+        page = await context.new_page()
+        wrong = watch(page)
+        await page.add_init_script(
+            "for (const name of ['localStorage', 'sessionStorage', 'indexedDB'])"
+            " Object.defineProperty(window, name, {get() { throw new DOMException('blocked'); }});"
+        )
+        await page.goto(running.url)
+        await ask(page, "Hello")
+        await page.get_by_label("Theme").select_option("dark")
+        await expect(page.locator(".list li")).to_have_count(1)
+        assert wrong == []
 
 
 async def test_a_visit_without_the_service_says_so(

@@ -18,7 +18,7 @@ from serve_app.core.tiers import Tier
 from serve_app.engine.fake.engine import FakeEngine
 from serve_app.serving.access_start import StartedAccess
 from serve_app.serving.running_tier import RunningTier
-from serve_app.telemetry import make_tier_metrics
+from serve_app.telemetry import TTFT_BUCKETS_S, WAIT_BUCKETS_S, make_tier_metrics
 from tests.builders import lenders, peers, some_settings
 from tests.virtual_time import virtual
 
@@ -109,3 +109,18 @@ async def test_the_policy_gets_the_slo_that_holds_now() -> None:
     finally:
         tier.engine.shutdown()
         await asyncio.sleep(0)
+
+
+@virtual
+async def test_a_report_counts_what_the_metrics_observed() -> None:
+    tier = await a_tier(some_settings())
+    try:
+        metrics = tier.edge.metrics
+        metrics.ttft_s.observe(0.03)
+        metrics.refused.labels(reason="queue_full").inc(2)
+        observed = tier.report()["observed"]
+        assert observed["ttft"] == [float(bound >= 0.03) for bound in (*TTFT_BUCKETS_S, 99)]
+        assert observed["queue_wait"] == [0] * (len(WAIT_BUCKETS_S) + 1)
+        assert observed["refused"] == 2
+    finally:
+        tier.engine.shutdown()

@@ -3,6 +3,7 @@ import { render } from "preact";
 import { openDrive } from "./chat/drive.ts";
 import { ChatSession } from "./chat/session.ts";
 import { ConversationStore } from "./chat/store.ts";
+import { ServiceError } from "./service/client.ts";
 import { recallKey } from "./service/key.ts";
 import { fetchOffers } from "./service/offers.ts";
 import { App } from "./shell/App.tsx";
@@ -23,20 +24,35 @@ async function start(root: HTMLElement): Promise<void> {
   const store = new ConversationStore(await openDrive());
   await store.load();
   const session = new ChatSession(store);
-  let timer = 0;
-  const followOffers = async (): Promise<void> => {
-    clearTimeout(timer);
-    let again_ms = OFFERS_EVERY_MS;
+  const offers = new OfferFollower(session);
+  render(<App session={session} onKey={() => void offers.ask()} />, root);
+  await offers.ask();
+}
+
+/** Keeps what the tiers offer up to date, and waits for a key where one is needed. */
+class OfferFollower {
+  readonly #session: ChatSession;
+  #timer = 0;
+
+  constructor(session: ChatSession) {
+    this.#session = session;
+  }
+
+  async ask(): Promise<void> {
+    clearTimeout(this.#timer);
     try {
-      if (!document.hidden) session.offers.value = await fetchOffers();
-      if (session.offers.value.some((tier) => !tier.ready)) again_ms = OFFERS_AGAIN_MS;
-    } catch {
-      again_ms = OFFERS_AGAIN_MS;
+      this.#session.offers.value = await fetchOffers();
+    } catch (error) {
+      if (error instanceof ServiceError && error.status === 401) return;
     }
-    timer = setTimeout(() => void followOffers(), again_ms);
-  };
-  render(<App session={session} onKey={() => void followOffers()} />, root);
-  await followOffers();
+    this.#timer = setTimeout(() => void this.ask(), this.#period_ms());
+  }
+
+  #period_ms(): number {
+    const offers = this.#session.offers.value;
+    const allReady = offers.length > 0 && offers.every((offer) => offer.ready);
+    return allReady || document.hidden ? OFFERS_EVERY_MS : OFFERS_AGAIN_MS;
+  }
 }
 
 const root = document.getElementById("page");

@@ -71,21 +71,36 @@ test("an answer whose page was closed keeps what had come", () => {
   const streaming = answered("It is", { state: "answering" });
   const waiting = answered("", { state: "queued", ahead: 3 });
   const { turns } = afterReload({ ...about(), turns: [streaming, waiting] });
-  assert.deepEqual(turns.map((turn) => turn.role === "assistant" && turn.state), ["broken", "failed"]);
+  assert.deepEqual(
+    turns.map((turn) => turn.role === "assistant" && turn.state),
+    ["broken", "failed"],
+  );
 });
 
 test("the newest conversation is the first, and each change is kept on the drive", async () => {
   const old = { ...about("old"), updated_ms: 1 };
   const recent = { ...about("new"), updated_ms: 2 };
   const store = await aStore(old, recent);
-  assert.deepEqual(store.all.value.map(({ id }) => id), [recent.id, old.id]);
+  assert.deepEqual(
+    store.all.value.map(({ id }) => id),
+    [recent.id, old.id],
+  );
   await store.put({ ...old, updated_ms: 3, title: "Old" });
-  assert.deepEqual(store.all.value.map(({ title }) => title), ["Old", ""]);
+  assert.deepEqual(
+    store.all.value.map(({ title }) => title),
+    ["Old", ""],
+  );
   store.search.value = "new";
-  assert.deepEqual(store.found.value.map(({ id }) => id), [recent.id]);
+  assert.deepEqual(
+    store.found.value.map(({ id }) => id),
+    [recent.id],
+  );
   await store.remove(recent.id);
   await store.change(recent.id, (gone) => ({ ...gone, title: "back?" }));
-  assert.deepEqual(store.all.value.map(({ id }) => id), [old.id]);
+  assert.deepEqual(
+    store.all.value.map(({ id }) => id),
+    [old.id],
+  );
   await store.clear();
   assert.deepEqual(store.all.value, []);
 });
@@ -94,7 +109,13 @@ test("what is exported can be imported, and is the same", async () => {
   const store = await aStore(about("a", "b"), { ...about("c"), title: "C", system: "Be brief." });
   const other = await aStore();
   assert.equal(await other.import(store.exported(0)), 2);
-  const texts = (from: ConversationStore) => from.all.value.map(({ id, title, system, turns }) => [id, title, system, turns.map((turn) => [turn.role, turn.id, turn.text])]);
+  const texts = (from: ConversationStore) =>
+    from.all.value.map(({ id, title, system, turns }) => [
+      id,
+      title,
+      system,
+      turns.map((turn) => [turn.role, turn.id, turn.text]),
+    ]);
   assert.deepEqual(new Set(texts(other).map(String)), new Set(texts(store).map(String)));
   assert.equal(await other.import(store.exported(0)), 2);
   assert.equal(other.all.value.length, 2);
@@ -104,7 +125,20 @@ test("a file that is none of ours is refused, and odd values in one become harml
   for (const text of ["", "[]", "{}", '{"format":"tierserve.conversations","version":2}']) {
     assert.throws(() => imported(text), ImportError);
   }
-  const odd = { format: "tierserve.conversations", version: 1, conversations: [null, 3, { turns: [4, { role: "assistant", text: 7, state: "answering", figures: { answerTokens: "many" } }] }] };
+  const odd = {
+    format: "tierserve.conversations",
+    version: 1,
+    conversations: [
+      null,
+      3,
+      {
+        turns: [
+          4,
+          { role: "assistant", text: 7, state: "answering", figures: { answerTokens: "many" } },
+        ],
+      },
+    ],
+  };
   const [only, ...others] = imported(JSON.stringify(odd));
   assert.equal(others.length, 0);
   const [turn] = only?.turns ?? [];

@@ -34,15 +34,28 @@ So \\boxed{20}.
 `;
 
 function kinds(text: string): readonly string[] {
-  return reader.lexer(text).filter(({ type }) => type !== "space").map(({ type }) => type);
+  return reader
+    .lexer(text)
+    .filter(({ type }) => type !== "space")
+    .map(({ type }) => type);
 }
 
 test("a text that grows by a character is read as the whole text is", () => {
   const growing = new GrowingMarkdown();
   for (let end = 1; end <= TEXT.length; end += 1) growing.blocks(TEXT.slice(0, end));
   const blocks = growing.blocks(TEXT).filter(({ type }) => type !== "space");
-  assert.deepEqual(blocks.map(({ type }) => type), kinds(TEXT));
-  assert.equal(blocks.map(({ raw }) => raw.trim()).join("|"), reader.lexer(TEXT).filter(({ type }) => type !== "space").map(({ raw }) => raw.trim()).join("|"));
+  assert.deepEqual(
+    blocks.map(({ type }) => type),
+    kinds(TEXT),
+  );
+  assert.equal(
+    blocks.map(({ raw }) => raw.trim()).join("|"),
+    reader
+      .lexer(TEXT)
+      .filter(({ type }) => type !== "space")
+      .map(({ raw }) => raw.trim())
+      .join("|"),
+  );
 });
 
 test("blocks before the last one stay the same objects, so that nothing flickers", () => {
@@ -68,7 +81,10 @@ test("reading on costs what is new, not what was there", () => {
 test("another text is read from its start", () => {
   const growing = new GrowingMarkdown();
   growing.blocks("# One\n\nTwo");
-  assert.deepEqual(growing.blocks("Other").map(({ raw }) => raw), ["Other"]);
+  assert.deepEqual(
+    growing.blocks("Other").map(({ raw }) => raw),
+    ["Other"],
+  );
 });
 
 test("mathematics is found in each of its spellings, and prices are left alone", () => {
@@ -83,8 +99,19 @@ test("mathematics is found in each of its spellings, and prices are left alone",
 });
 
 test("only three schemes become links", () => {
-  for (const address of ["https://a.b/c", "http://a.b", "mailto:a@b.c"]) assert.notEqual(safeAddress(address), null);
-  for (const address of ["javascript:alert(1)", "JaVaScRiPt:alert(1)", " javascript:x", "data:text/html,x", "vbscript:x", "//a.b", "/api", "blob:x", "file:///etc"]) {
+  for (const address of ["https://a.b/c", "http://a.b", "mailto:a@b.c"])
+    assert.notEqual(safeAddress(address), null);
+  for (const address of [
+    "javascript:alert(1)",
+    "JaVaScRiPt:alert(1)",
+    " javascript:x",
+    "data:text/html,x",
+    "vbscript:x",
+    "//a.b",
+    "/api",
+    "blob:x",
+    "file:///etc",
+  ]) {
     assert.equal(safeAddress(address), null, address);
   }
 });

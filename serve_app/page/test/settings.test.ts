@@ -1,7 +1,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { newAnswer, newQuestion } from "../src/chat/conversation.ts";
-import { limitsOf, NO_CHOICES, readChoices, SchemaTextError, withinLimits, type TierChoices } from "../src/chat/settings.ts";
+import {
+  limitsOf,
+  NO_CHOICES,
+  readChoices,
+  SchemaTextError,
+  withinLimits,
+  type TierChoices,
+} from "../src/chat/settings.ts";
 import { completionBody, continuationBody } from "../src/service/completion.ts";
 import { fieldBounds, readOffers, type TierOffer } from "../src/service/offers.ts";
 import { asCurl, asPython, python } from "../src/service/snippet.ts";
@@ -37,7 +44,10 @@ function sent(choices: Partial<TierChoices>, offer = anOffer()): TierChoices {
 }
 
 test("the model's own name is no third tier", () => {
-  assert.deepEqual(readOffers(MODELS).map(({ name }) => name), ["reasoning"]);
+  assert.deepEqual(
+    readOffers(MODELS).map(({ name }) => name),
+    ["reasoning"],
+  );
 });
 
 test("nothing is ever above the tier's limits, whatever was entered", () => {
@@ -53,11 +63,31 @@ test("nothing is ever above the tier's limits, whatever was entered", () => {
 
 test("bounds of the service's own description count where they are narrower", () => {
   const document = {
-    paths: { "/api/chat/v1/chat/completions": { post: { requestBody: { content: { "application/json": { schema: { $ref: "#/components/schemas/chat.x" } } } } } } },
-    components: { schemas: { "chat.x": { properties: { temperature: { anyOf: [{ type: "number", maximum: 1.5 }, { type: "null" }] }, n: { type: "integer", minimum: 1 } } } } },
+    paths: {
+      "/api/chat/v1/chat/completions": {
+        post: {
+          requestBody: {
+            content: { "application/json": { schema: { $ref: "#/components/schemas/chat.x" } } },
+          },
+        },
+      },
+    },
+    components: {
+      schemas: {
+        "chat.x": {
+          properties: {
+            temperature: { anyOf: [{ type: "number", maximum: 1.5 }, { type: "null" }] },
+            n: { type: "integer", minimum: 1 },
+          },
+        },
+      },
+    },
   };
   const fields = fieldBounds(document, "chat");
-  assert.deepEqual(fields, { temperature: { least: null, most: 1.5 }, n: { least: 1, most: null } });
+  assert.deepEqual(fields, {
+    temperature: { least: null, most: 1.5 },
+    n: { least: 1, most: null },
+  });
   assert.equal(limitsOf(anOffer(), fields, NO_CHOICES).temperature.most, 1.5);
   assert.deepEqual(fieldBounds(null, "chat"), {});
 });
@@ -77,42 +107,77 @@ test("a request has only what was chosen", () => {
     stream: true,
     stream_options: { include_usage: true },
   });
-  const chosen: TierChoices = { temperature: 0, topP: 1, limit: 64, budget: null, effort: "low", task: "math", seed: 7, schema: '{"type":"object"}' };
+  const chosen: TierChoices = {
+    temperature: 0,
+    topP: 1,
+    limit: 64,
+    budget: null,
+    effort: "low",
+    task: "math",
+    seed: 7,
+    schema: '{"type":"object"}',
+  };
   const full = completionBody("reasoning", { system: "Be brief." }, turns, chosen);
   assert.deepEqual(full.messages[0], { role: "system", content: "Be brief." });
   assert.deepEqual(
     [full.temperature, full.max_completion_tokens, full.reasoning_effort, full.task, full.seed],
     [0, 64, "low", "math", 7],
   );
-  assert.deepEqual(full.response_format, { type: "json_schema", json_schema: { name: "answer", schema: { type: "object" } } });
-  assert.throws(() => completionBody("chat", { system: "" }, turns, { ...NO_CHOICES, schema: "{" }), SchemaTextError);
+  assert.deepEqual(full.response_format, {
+    type: "json_schema",
+    json_schema: { name: "answer", schema: { type: "object" } },
+  });
+  assert.throws(
+    () => completionBody("chat", { system: "" }, turns, { ...NO_CHOICES, schema: "{" }),
+    SchemaTextError,
+  );
 });
 
 test("answers of which nothing came are not sent, and reasoning never is", () => {
   const answer = { ...newAnswer("chat", 0), text: "It is 4.", reasoning: "Secret." };
-  const turns = [newQuestion("a"), newAnswer("chat", 0), newQuestion("b"), answer, newQuestion("c")];
+  const turns = [
+    newQuestion("a"),
+    newAnswer("chat", 0),
+    newQuestion("b"),
+    answer,
+    newQuestion("c"),
+  ];
   const { messages } = completionBody("chat", { system: "" }, turns, NO_CHOICES);
-  assert.deepEqual(messages.map(({ content }) => content), ["a", "b", "It is 4.", "c"]);
+  assert.deepEqual(
+    messages.map(({ content }) => content),
+    ["a", "b", "It is 4.", "c"],
+  );
 });
 
 test("going on twice continues one beginning", () => {
   const body = completionBody("chat", { system: "" }, [newQuestion("a")], NO_CHOICES);
   const again = continuationBody(continuationBody(body, "It"), "It is");
-  assert.deepEqual(again.messages.slice(1), [{ role: "assistant", content: "It is", prefix: true }]);
+  assert.deepEqual(again.messages.slice(1), [
+    { role: "assistant", content: "It is", prefix: true },
+  ]);
 });
 
 test("what was stored by another release is read without its surprises", () => {
-  assert.deepEqual(readChoices({ temperature: "hot", effort: "extreme", schema: 4, seed: 3 }), { ...NO_CHOICES, seed: 3 });
+  assert.deepEqual(readChoices({ temperature: "hot", effort: "extreme", schema: 4, seed: 3 }), {
+    ...NO_CHOICES,
+    seed: 3,
+  });
   assert.deepEqual(readChoices(null), NO_CHOICES);
 });
 
 test("snippets never have the key, and quote what a shell or Python would read", () => {
-  const body = completionBody("chat", { system: "" }, [newQuestion(`it's "$HOME" \\ \n`)], { ...NO_CHOICES, task: "math" });
+  const body = completionBody("chat", { system: "" }, [newQuestion(`it's "$HOME" \\ \n`)], {
+    ...NO_CHOICES,
+    task: "math",
+  });
   const curl = asCurl("http://h:8000", body, true);
   assert.match(curl, /authorization: Bearer \$TIERSERVE_KEY/);
   assert.ok(curl.includes(`it'\\''s`));
   const program = asPython("http://h:8000", body, false);
   assert.match(program, /extra_body=\{\n {8}"task": "math",/);
   assert.match(program, /stream=True/);
-  assert.equal(python({ a: [null, false, 1.5] }, 0), '{\n    "a": [\n        None,\n        False,\n        1.5,\n    ],\n}');
+  assert.equal(
+    python({ a: [null, false, 1.5] }, 0),
+    '{\n    "a": [\n        None,\n        False,\n        1.5,\n    ],\n}',
+  );
 });

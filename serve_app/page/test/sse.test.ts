@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { EventReader, requestsAhead, type StreamItem } from "../src/service/sse.ts";
 
-const STREAM = ': waiting, 2 ahead\n\ndata: {"a":"é 好"}\n\nevent: x\ndata: one\ndata: two\r\n\r\n: ok\n\ndata: [DONE]\n\n';
+const STREAM =
+  ': waiting, 2 ahead\n\ndata: {"a":"é 好"}\n\nevent: x\ndata: one\ndata: two\r\n\r\n: ok\n\ndata: [DONE]\n\n';
 const ITEMS: readonly StreamItem[] = [
   { kind: "comment", text: "waiting, 2 ahead" },
   { kind: "data", data: '{"a":"é 好"}' },
@@ -32,5 +33,6 @@ test("an event that has not ended is none yet", () => {
 test("the place in the queue is read from heartbeats alone", () => {
   assert.equal(requestsAhead("waiting, 0 ahead"), 0);
   assert.equal(requestsAhead("waiting, 17 ahead"), 17);
-  assert.equal(requestsAhead("keep-alive"), null);
+  assert.equal(requestsAhead("waiting for a replica"), null);
+  assert.equal(requestsAhead("keep-alive"), undefined);
 });

@@ -12,12 +12,20 @@ function at(...times_s: readonly number[]): readonly StatusSample[] {
 
 test("newer samples follow older ones once, and what is older than an hour goes", () => {
   const joined = extended(at(100, 105), at(105, 110));
-  assert.deepEqual(joined.map(({ at_s }) => at_s), [100, 105, 110]);
-  assert.deepEqual(extended(joined, at(3706)).map(({ at_s }) => at_s), [110, 3706]);
+  assert.deepEqual(
+    joined.map(({ at_s }) => at_s),
+    [100, 105, 110],
+  );
+  assert.deepEqual(
+    extended(joined, at(3706)).map(({ at_s }) => at_s),
+    [110, 3706],
+  );
 });
 
 test("what nobody knows stays unknown", () => {
-  const [sample] = readHistory({ samples: [{ at_s: 5, tiers: { chat: { running: null, slots: 8 } } }] });
+  const [sample] = readHistory({
+    samples: [{ at_s: 5, tiers: { chat: { running: null, slots: 8 } } }],
+  });
   assert.deepEqual([sample?.tiers["chat"]?.running, sample?.tiers["chat"]?.slots], [null, 8]);
   const [tier] = readTiers({ tiers: [{ tier: "chat", replicas: [{ replica: "a" }] }] });
   assert.deepEqual([tier?.running, tier?.ready, tier?.replicas[0]?.gpu], [null, false, ""]);
@@ -29,14 +37,15 @@ test("usage is summed over days, tiers and models", () => {
     { key: "b", requests: 1, prompt_tokens: 90, answer_tokens: 1, refused: 2, gpu_s: 1.5 },
     { key: "a", requests: 2, prompt_tokens: 5, answer_tokens: 5, reasoning_tokens: 10 },
   ];
-  assert.deepEqual(usageByKey({ usage: rows }), [
+  assert.deepEqual(usageByKey({ data: rows }), [
     { key: "b", requests: 1, promptTokens: 90, answerTokens: 1, refused: 2, gpu_s: 1.5 },
     { key: "a", requests: 3, promptTokens: 10, answerTokens: 20, refused: 0, gpu_s: 0 },
   ]);
 });
 
 test("both languages fill in the same values", () => {
-  const values = (text: string): string => [...text.matchAll(/\{\w+\}/g)].map(String).toSorted().join();
+  const values = (text: string): string =>
+    [...text.matchAll(/\{\w+\}/g)].map(String).toSorted().join();
   for (const [name, text] of Object.entries(english)) {
     assert.equal(values(chinese[name as keyof typeof english]), values(text), name);
   }

@@ -1,62 +1,32 @@
-"""The page in Chromium, in front of real vLLM: asked, folded, cut, stopped, gone on, and watched."""
+"""The page in Chromium, in front of real vLLM: asked, cut, stopped, gone on, and watched."""
 
 import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from tests.e2e.page_visit import a_browser, a_visit, ask, choose
 from tests.e2e.site import Site, wait_for
-from tests.page.browser import CHROMIUM, LAUNCH_ARGUMENTS, missing
 
 QUESTION = (
     "Tom has 12 apples. Mia gives Tom 15 more. Then Tom loses 7 of them. How many apples does Tom "
     "have now?"
 )
-TIMEOUT_MS = 60_000
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if reason := missing():
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=LAUNCH_ARGUMENTS)
+    with a_browser() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
 def page(browser: Browser, site: Site) -> Iterator[Page]:
-    """The reasoning tier is chosen, and nothing may go wrong in the page."""
-    with browser.new_context(locale="en-US") as context:
-        opened = context.new_page()
-        opened.set_default_timeout(TIMEOUT_MS)
-        expect.set_options(timeout=TIMEOUT_MS)
-        wrong: list[str] = []
-        opened.on("pageerror", lambda error: wrong.append(str(error)))
-        opened.on("console", lambda each: wrong.append(each.text) if each.type == "error" else None)
-        opened.goto(site.url)
-        opened.get_by_role("radio", name="Reasoning").check()
-        yield opened
-        assert wrong == []
-
-
-def choose(page: Page, **fields: str) -> None:
-    """Settings by their labels."""
-    page.get_by_role("button", name="Settings").click()
-    for label, value in fields.items():
-        page.get_by_role("dialog").get_by_label(label.replace("_", " ")).fill(value)
-    page.keyboard.press("Escape")
-
-
-def ask(page: Page, text: str) -> Locator:
-    """The answer, once it has ended."""
-    answer = page.locator("article.answer").nth(page.locator("article.answer").count())
-    page.get_by_role("textbox", name="Message").fill(text)
-    page.keyboard.press("Enter")
-    expect(answer.get_by_role("button", name="Delete")).to_be_visible()
-    return answer
+    """The reasoning tier is chosen."""
+    with a_visit(browser, site.url) as visited:
+        visited.get_by_role("radio", name="Reasoning").check()
+        yield visited
 
 
 def test_a_question_is_answered_with_its_reasoning_folded_and_its_figures_exact(page: Page) -> None:

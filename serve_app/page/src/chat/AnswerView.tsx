@@ -25,7 +25,9 @@ export function AnswerView({ session, kept, run, last }: AnswerViewProps) {
   return (
     <article class="answer" aria-label={t("answerOf", { tier: tierName(answer.tier) })}>
       <header>
-        <span class="tier-mark" data-tier={answer.tier}>{tierName(answer.tier)}</span>
+        <span class="tier-mark" data-tier={answer.tier}>
+          {tierName(answer.tier)}
+        </span>
         <FiguresLine answer={answer} now_ms={now_ms} />
       </header>
       {answer.reasoning !== "" && <Reasoning answer={answer} now_ms={now_ms} />}
@@ -102,7 +104,8 @@ function Waiting({ session, answer, now_ms }: PartProps & { readonly now_ms: num
 function waitingText(answer: Answer, left_s: number): string {
   if (answer.state === "refused") return t("refused", { time: `${Math.ceil(left_s)} s` });
   if (answer.state === "queued") {
-    return answer.ahead === 0 ? t("queuedNext") : t("queued", { ahead: answer.ahead ?? 0 });
+    if (answer.ahead === null) return t("queuedStart");
+    return answer.ahead === 0 ? t("queuedNext") : t("queued", { ahead: answer.ahead });
   }
   return t("sent");
 }
@@ -114,7 +117,11 @@ function Ending({ session, answer }: PartProps) {
   return (
     <>
       {text !== null && (
-        <p class="ending" data-state={answer.state} role={answer.state === "done" ? undefined : "alert"}>
+        <p
+          class="ending"
+          data-state={answer.state}
+          role={answer.state === "done" ? undefined : "alert"}
+        >
           <span>
             {text} {answer.error !== null && <span dir="auto">{answer.error}</span>}
           </span>
@@ -168,7 +175,11 @@ function Actions({ session, answer, last }: PartProps & { readonly last: boolean
           onClick={() => openDialog({ kind: "request", body })}
         />
       )}
-      <IconButton icon="trash" label={t("deleteTurn")} onClick={() => session.deleteTurn(answer.id)} />
+      <IconButton
+        icon="trash"
+        label={t("deleteTurn")}
+        onClick={() => session.deleteTurn(answer.id)}
+      />
     </div>
   );
 }

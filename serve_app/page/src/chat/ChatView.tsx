@@ -20,8 +20,18 @@ export function ChatView({ session }: { readonly session: ChatSession }) {
       <aside aria-label={t("conversations")}>
         <ConversationList session={session} onChosen={() => setListOpen(false)} />
       </aside>
-      <button type="button" class="veil" tabIndex={-1} aria-hidden="true" onClick={() => setListOpen(false)} />
-      <section class="conversation" id="conversation" aria-label={titleOf(conversation, t("unnamed"))}>
+      <button
+        type="button"
+        class="veil"
+        tabIndex={-1}
+        aria-hidden="true"
+        onClick={() => setListOpen(false)}
+      />
+      <section
+        class="conversation"
+        id="conversation"
+        aria-label={titleOf(conversation, t("unnamed"))}
+      >
         <div class="conversation-bar">
           <IconButton icon="menu" label={t("openList")} onClick={() => setListOpen(!listOpen)} />
           <h1 dir="auto">{titleOf(conversation, t("unnamed"))}</h1>
@@ -104,7 +114,11 @@ function useFollowing(
 function Announcement({ session }: { readonly session: ChatSession }) {
   const last = session.current.value.turns.at(-1);
   const running = session.run.value !== null;
-  const text = running ? t("answering") : last?.role === "assistant" && hasEnded(last) ? t("answered") : "";
+  const text = running
+    ? t("answering")
+    : last?.role === "assistant" && hasEnded(last)
+      ? t("answered")
+      : "";
   return (
     <p class="unseen" role="status">
       {text}

@@ -60,16 +60,34 @@ export function Composer({ session }: { readonly session: ChatSession }) {
           onClick={() => openDialog({ kind: "settings", tier })}
         />
         {offer && !offer.ready && <span class="not-ready">{t("notReady")}</span>}
-        {running ? (
-          <button type="button" class="send stop" aria-label={t("stop")} title={t("stop")} onClick={() => session.stop()}>
-            <Icon name="stop" />
-          </button>
-        ) : (
-          <button type="submit" class="send" aria-label={t("send")} title={t("send")} disabled={text.trim() === ""}>
-            <Icon name="send" />
-          </button>
-        )}
+        <SendOrStop session={session} running={running} empty={text.trim() === ""} />
       </div>
     </form>
+  );
+}
+
+interface SendOrStopProps {
+  readonly session: ChatSession;
+  readonly running: boolean;
+  readonly empty: boolean;
+}
+
+function SendOrStop({ session, running, empty }: SendOrStopProps) {
+  const label = running ? t("stop") : t("send");
+  return running ? (
+    <button
+      key="stop"
+      type="button"
+      class="send stop"
+      aria-label={label}
+      title={label}
+      onClick={() => session.stop()}
+    >
+      <Icon name="stop" />
+    </button>
+  ) : (
+    <button key="send" type="submit" class="send" aria-label={label} title={label} disabled={empty}>
+      <Icon name="send" />
+    </button>
   );
 }

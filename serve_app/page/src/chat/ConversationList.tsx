@@ -44,7 +44,12 @@ export function ConversationList({ session, onChosen }: ListProps) {
       {found.length === 0 && <p class="none">{none}</p>}
       <ul tabIndex={-1}>
         {found.map((conversation) => (
-          <Entry key={conversation.id} session={session} conversation={conversation} onChosen={onChosen} />
+          <Entry
+            key={conversation.id}
+            session={session}
+            conversation={conversation}
+            onChosen={onChosen}
+          />
         ))}
       </ul>
       <Transfer session={session} />
@@ -113,7 +118,12 @@ function Transfer({ session }: { readonly session: ChatSession }) {
   };
   return (
     <footer>
-      <IconButton icon="out" label={t("export")} disabled={count === 0} onClick={() => save(store.exported(Date.now()))} />
+      <IconButton
+        icon="out"
+        label={t("export")}
+        disabled={count === 0}
+        onClick={() => save(store.exported(Date.now()))}
+      />
       <IconButton icon="in" label={t("import")} onClick={() => file.current?.click()} />
       <input
         ref={file}

@@ -6,7 +6,13 @@ import { t } from "../words/language.ts";
 import type { Question } from "./conversation.ts";
 import type { ChatSession } from "./session.ts";
 
-export function QuestionView({ session, question }: { readonly session: ChatSession; readonly question: Question }) {
+export function QuestionView({
+  session,
+  question,
+}: {
+  readonly session: ChatSession;
+  readonly question: Question;
+}) {
   const [editing, setEditing] = useState(false);
   if (editing) {
     return (
@@ -28,7 +34,11 @@ export function QuestionView({ session, question }: { readonly session: ChatSess
       <div class="actions">
         <CopyButton text={question.text} />
         <IconButton icon="pencil" label={t("editAndSend")} onClick={() => setEditing(true)} />
-        <IconButton icon="trash" label={t("deleteTurn")} onClick={() => session.deleteTurn(question.id)} />
+        <IconButton
+          icon="trash"
+          label={t("deleteTurn")}
+          onClick={() => session.deleteTurn(question.id)}
+        />
       </div>
     </article>
   );

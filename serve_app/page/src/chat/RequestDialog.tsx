@@ -14,7 +14,13 @@ const FORMS = {
 } as const;
 type Form = keyof typeof FORMS;
 
-export function RequestDialog({ body, onClose }: { readonly body: CompletionBody; readonly onClose: () => void }) {
+export function RequestDialog({
+  body,
+  onClose,
+}: {
+  readonly body: CompletionBody;
+  readonly onClose: () => void;
+}) {
   const [form, setForm] = useState<Form>("curl");
   const { write, language } = FORMS[form];
   const code = write(location.origin, body, key.value !== "");
@@ -24,7 +30,12 @@ export function RequestDialog({ body, onClose }: { readonly body: CompletionBody
         <legend class="unseen">{t("requestAs")}</legend>
         {(Object.keys(FORMS) as Form[]).map((name) => (
           <label key={name}>
-            <input type="radio" name="form" checked={name === form} onChange={() => setForm(name)} />
+            <input
+              type="radio"
+              name="form"
+              checked={name === form}
+              onChange={() => setForm(name)}
+            />
             <span>{name}</span>
           </label>
         ))}

@@ -1,8 +1,14 @@
 // The settings of one tier, each with what the tier allows and does by itself.
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { Dialog } from "../shell/Dialog.tsx";
 import { getJson } from "../service/client.ts";
-import { fieldBounds, samplingDefault, tasksOf, type Bounds, type TierOffer } from "../service/offers.ts";
+import {
+  fieldBounds,
+  samplingDefault,
+  tasksOf,
+  type Bounds,
+  type TierOffer,
+} from "../service/offers.ts";
 import { count, t } from "../words/language.ts";
 import type { ChatSession } from "./session.ts";
 import {
@@ -93,9 +99,27 @@ function Choices({ offer, fields, choices, onChange }: ChoicesProps) {
   const reasons = offer.reasons !== false && limits.budget.most > 0;
   return (
     <div class="fields">
-      <NumberField {...common} name="temperature" label={t("temperature")} step={0.05} byDefault={samplingDefault(offer, "temperature")} />
-      <NumberField {...common} name="topP" label={t("topP")} step={0.01} byDefault={samplingDefault(offer, "top_p")} />
-      <NumberField {...common} name="limit" label={t("limit")} step={1} byDefault={offer.maxNewTokens} />
+      <NumberField
+        {...common}
+        name="temperature"
+        label={t("temperature")}
+        step={0.05}
+        byDefault={samplingDefault(offer, "temperature")}
+      />
+      <NumberField
+        {...common}
+        name="topP"
+        label={t("topP")}
+        step={0.01}
+        byDefault={samplingDefault(offer, "top_p")}
+      />
+      <NumberField
+        {...common}
+        name="limit"
+        label={t("limit")}
+        step={1}
+        byDefault={offer.maxNewTokens}
+      />
       {reasons ? (
         <>
           <NumberField {...common} name="budget" label={t("budget")} step={1} byDefault={null} />
@@ -141,14 +165,18 @@ function NumberField({ name, label, step, byDefault, limits, choices, change }: 
   const value = choices[name];
   const shown = value === null ? "" : String(value);
   const [text, setText] = useState(shown);
+  const input = useRef<HTMLInputElement>(null);
   // What was entered beyond the limit is shown, once it is entered, as what is sent.
   const settle = (): void => setText(shown);
-  useEffect(settle, [value === null]);
+  useEffect(() => {
+    if (document.activeElement !== input.current) settle();
+  }, [shown]);
   const bounded = most < Number.MAX_SAFE_INTEGER;
   return (
     <label class="field">
       <span>{label}</span>
       <input
+        ref={input}
         type="number"
         inputMode="decimal"
         min={least}
@@ -172,8 +200,15 @@ function written(value: number): string {
   return Number.isInteger(value) ? count(value) : String(value);
 }
 
-function EffortField({ choices, change }: { readonly choices: TierChoices; readonly change: Change }) {
-  const chosen = (value: string): Effort | null => EFFORTS.find((effort) => effort === value) ?? null;
+function EffortField({
+  choices,
+  change,
+}: {
+  readonly choices: TierChoices;
+  readonly change: Change;
+}) {
+  const chosen = (value: string): Effort | null =>
+    EFFORTS.find((effort) => effort === value) ?? null;
   return (
     <label class="field">
       <span>{t("effort")}</span>
@@ -194,7 +229,13 @@ function EffortField({ choices, change }: { readonly choices: TierChoices; reado
   );
 }
 
-function SchemaField({ choices, change }: { readonly choices: TierChoices; readonly change: Change }) {
+function SchemaField({
+  choices,
+  change,
+}: {
+  readonly choices: TierChoices;
+  readonly change: Change;
+}) {
   const wrong = !isSchema(choices);
   return (
     <label class="field whole">

@@ -34,7 +34,12 @@ export function ended(
   return { ...answer, state, ahead: null, retryAt_ms: null, error, figures };
 }
 
-function afterChunk(answer: Answer, chunk: unknown, now_ms: number, before: Figures | null): Answer {
+function afterChunk(
+  answer: Answer,
+  chunk: unknown,
+  now_ms: number,
+  before: Figures | null,
+): Answer {
   if (!isObject(chunk)) return answer;
   let next = answer;
   const choice = listAt(chunk, "choices")[0];

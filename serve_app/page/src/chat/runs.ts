@@ -56,7 +56,9 @@ async function runToEnd(
       const state = answer.state === "done" || answer.finish !== null ? "done" : broken(answer);
       if (answer.state !== "done") show(ended(answer, state, now_ms()));
     } catch (error) {
-      const wait_s = signal.aborted ? null : retryWait(error);
+      // Asking again would write behind what has come.
+      const nothingCame = answer.text === begun.text && answer.reasoning === begun.reasoning;
+      const wait_s = signal.aborted || !nothingCame ? null : retryWait(error);
       if (wait_s !== null) {
         show({ ...answer, state: "refused", ahead: null, retryAt_ms: now_ms() + wait_s * 1000 });
         await pause(wait_s * 1000, signal);

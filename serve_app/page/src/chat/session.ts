@@ -1,11 +1,8 @@
 // What the user does in the chat: asks, stops, regenerates, edits, goes on.
 import { computed, signal, type ReadonlySignal } from "@preact/signals";
-import {
-  completionBody,
-  continuationBody,
-  type CompletionBody,
-} from "../service/completion.ts";
+import { completionBody, continuationBody, type CompletionBody } from "../service/completion.ts";
 import { parsed, isObject } from "../service/json.ts";
+import { keep, recalled } from "../service/storage.ts";
 import type { TierOffer } from "../service/offers.ts";
 import {
   newAnswer,
@@ -73,7 +70,7 @@ export class ChatSession {
 
   choose(tier: string, choices: TierChoices): void {
     this.#choices.value = { ...this.#choices.value, [tier]: choices };
-    localStorage.setItem(CHOICES, JSON.stringify(this.#choices.value));
+    keep(CHOICES, JSON.stringify(this.#choices.value));
   }
 
   chooseTier(tier: string): void {
@@ -138,7 +135,10 @@ export class ChatSession {
 
   deleteTurn(id: string): void {
     this.run.value?.stop();
-    this.#change((conversation) => ({ ...conversation, turns: withoutTurn(conversation.turns, id) }));
+    this.#change((conversation) => ({
+      ...conversation,
+      turns: withoutTurn(conversation.turns, id),
+    }));
   }
 
   stop(): void {
@@ -198,7 +198,7 @@ export class ChatSession {
 }
 
 function storedChoices(): Readonly<Record<string, TierChoices>> {
-  const stored = parsed(localStorage.getItem(CHOICES) ?? "");
+  const stored = parsed(recalled(CHOICES) ?? "");
   if (!isObject(stored)) return {};
   return Object.fromEntries(
     Object.entries(stored).map(([tier, choices]) => [tier, readChoices(choices)]),

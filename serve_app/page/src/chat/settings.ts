@@ -32,7 +32,9 @@ export const NO_CHOICES: TierChoices = {
 export type NumericChoice = "temperature" | "topP" | "limit" | "budget" | "seed";
 
 /** The bounds of each number, from the tier's live settings and its interface. */
-export type Limits = Readonly<Record<NumericChoice, { readonly least: number; readonly most: number }>>;
+export type Limits = Readonly<
+  Record<NumericChoice, { readonly least: number; readonly most: number }>
+>;
 
 export function limitsOf(
   tier: TierOffer,

@@ -1,6 +1,7 @@
 // An answer's Markdown. Each block is drawn again only when its own text changes.
 import type { Token, Tokens } from "marked";
-import { useMemo, useRef } from "preact/hooks";
+import { Component } from "preact";
+import { useRef } from "preact/hooks";
 import { CopyButton } from "../shell/CopyButton.tsx";
 import { t } from "../words/language.ts";
 import { GrowingMarkdown } from "./blocks.ts";
@@ -20,21 +21,27 @@ export function Markdown({ text }: { readonly text: string }) {
   );
 }
 
-function Block({ block }: { readonly block: Token }) {
-  if (block.type === "space" || block.type === "def") return null;
-  if (block.type === "code") return <Code block={block as Tokens.Code} />;
-  return <Prose block={block} />;
+interface BlockProps {
+  readonly block: Token;
 }
 
-function Prose({ block }: { readonly block: Token }) {
-  const html = useMemo(() => htmlOf(block), [block]);
-  // Set only when it changes, so that a selection in it stays.
-  return useMemo(() => <div dir="auto" dangerouslySetInnerHTML={{ __html: html }} />, [html]);
+/** Skipped, rather than drawn from memory: an element that is kept keeps the tree it was drawn in,
+ * and so all states of a text that grows. */
+class Block extends Component<BlockProps> {
+  override shouldComponentUpdate(next: BlockProps): boolean {
+    return next.block !== this.props.block;
+  }
+
+  override render() {
+    const { block } = this.props;
+    if (block.type === "space" || block.type === "def") return null;
+    if (block.type === "code") return <Code block={block as Tokens.Code} />;
+    return <div dir="auto" dangerouslySetInnerHTML={{ __html: htmlOf(block) }} />;
+  }
 }
 
 function Code({ block }: { readonly block: Tokens.Code }) {
   const language = /^[\w+#.-]*/.exec(block.lang ?? "")?.[0].toLowerCase() ?? "";
-  const html = useMemo(() => highlighted(block.text, language), [block, language]);
   const label = language || t("code");
   return (
     <figure class="code" dir="ltr">
@@ -43,7 +50,7 @@ function Code({ block }: { readonly block: Tokens.Code }) {
         <CopyButton text={block.text} label={t("copyCode")} />
       </figcaption>
       <pre tabIndex={0} aria-label={label}>
-        <code dangerouslySetInnerHTML={{ __html: html }} />
+        <code dangerouslySetInnerHTML={{ __html: highlighted(block.text, language) }} />
       </pre>
     </figure>
   );

@@ -49,8 +49,40 @@ export function htmlOf(block: Token): string {
   return clean(writer.parser([block]));
 }
 
-const REFUSED_TAGS = ["img", "svg", "style", "form", "input", "button", "textarea", "select", "iframe", "audio", "video", "source", "picture", "link", "meta", "base", "object", "embed", "dialog", "template"];
-const REFUSED_ATTRIBUTES = ["style", "src", "srcset", "action", "formaction", "background", "poster", "xlink:href", "id", "name"];
+const REFUSED_TAGS = [
+  "img",
+  "svg",
+  "style",
+  "form",
+  "input",
+  "button",
+  "textarea",
+  "select",
+  "iframe",
+  "audio",
+  "video",
+  "source",
+  "picture",
+  "link",
+  "meta",
+  "base",
+  "object",
+  "embed",
+  "dialog",
+  "template",
+];
+const REFUSED_ATTRIBUTES = [
+  "style",
+  "src",
+  "srcset",
+  "action",
+  "formaction",
+  "background",
+  "poster",
+  "xlink:href",
+  "id",
+  "name",
+];
 
 /** Values of attributes: three schemes, or what has none. */
 const VALUES = /^(?:(?:https?|mailto):|[^a-z]|[a-z+.-]+(?:[^a-z+.\-:]|$))/i;
@@ -68,7 +100,12 @@ export function clean(html: string): string {
 }
 
 function drawn(token: MathsToken): string {
-  const settings = { displayMode: token.display, throwOnError: false, trust: false, maxExpand: 200 };
+  const settings = {
+    displayMode: token.display,
+    throwOnError: false,
+    trust: false,
+    maxExpand: 200,
+  };
   const math = styleless(temml.renderToString(token.tex, settings));
   return token.display ? `<div class="wide" tabindex="0" role="group">${math}</div>` : math;
 }
@@ -82,6 +119,11 @@ function styleless(math: string): string {
 }
 
 export function escaped(text: string): string {
-  const names: Readonly<Record<string, string>> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
+  const names: Readonly<Record<string, string>> = {
+    "&": "&amp;",
+    "<": "&lt;",
+    ">": "&gt;",
+    '"': "&quot;",
+  };
   return text.replace(/[&<>"]/g, (char) => names[char] ?? char);
 }

@@ -1,5 +1,5 @@
 // Requests to the service this page came from, with the user's key.
-import { isObject, numberAt, parsed, textAt } from "./json.ts";
+import { isObject, parsed, textAt } from "./json.ts";
 import { key, keyWanted } from "./key.ts";
 
 /** The service answered with an error. `retryAfter_s`: when it says to ask again. */
@@ -17,18 +17,33 @@ export class ServiceError extends Error {
   }
 }
 
-/** The answer to a request; throws ServiceError where it is none, and TypeError without network. */
+/** The answer to a request; throws ServiceError where it is none, and TypeError without network.
+ * The user is asked for a key where one is needed. */
 export async function send(path: string, init: RequestInit = {}): Promise<Response> {
+  try {
+    return await sendQuietly(path, init);
+  } catch (error) {
+    if (error instanceof ServiceError && error.status === 401) keyWanted.value = true;
+    throw error;
+  }
+}
+
+/** The same for what the user can do without: nobody is asked for a key. */
+async function sendQuietly(path: string, init: RequestInit = {}): Promise<Response> {
   const headers = new Headers(init.headers);
   if (key.value) headers.set("authorization", `Bearer ${key.value}`);
   const response = await fetch(path, { ...init, headers, credentials: "omit", cache: "no-store" });
   if (response.ok) return response;
-  if (response.status === 401) keyWanted.value = true;
   throw await errorOf(response);
 }
 
 export async function getJson(path: string, signal?: AbortSignal): Promise<unknown> {
   const response = await send(path, signal ? { signal } : {});
+  return (await response.json()) as unknown;
+}
+
+export async function getQuietly(path: string, signal: AbortSignal): Promise<unknown> {
+  const response = await sendQuietly(path, { signal });
   return (await response.json()) as unknown;
 }
 
@@ -47,10 +62,18 @@ export function retryAfter(header: string | null): number | null {
   return header.trim() !== "" && Number.isFinite(seconds) && seconds >= 0 ? seconds : null;
 }
 
+/** Of a refusal that comes behind heartbeats, whose status and Retry-After have gone before. */
+const STATUSES: Readonly<Record<string, number>> = {
+  rate_limit_error: 429,
+  service_unavailable_error: 503,
+};
+const LATE_RETRY_S = 5;
+
 /** The error of an event in a stream that had begun; null where it is another event. */
 export function errorInEvent(event: unknown): ServiceError | null {
   if (!isObject(event) || !isObject(event["error"])) return null;
   const error = event["error"];
-  const status = numberAt(error, "status") ?? 500;
-  return new ServiceError(status, textAt(error, "message") ?? "", textAt(error, "code"), null);
+  const status = STATUSES[textAt(error, "type") ?? ""] ?? 500;
+  const after_s = status === 500 ? null : LATE_RETRY_S;
+  return new ServiceError(status, textAt(error, "message") ?? "", textAt(error, "code"), after_s);
 }

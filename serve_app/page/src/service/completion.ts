@@ -74,7 +74,7 @@ function messagesOf(system: string, turns: readonly Turn[]): readonly Message[] 
 
 export type StreamEvent =
   | { readonly kind: "opened"; readonly warning: string | null }
-  | { readonly kind: "waiting"; readonly ahead: number }
+  | { readonly kind: "waiting"; readonly ahead: number | null }
   | { readonly kind: "chunk"; readonly chunk: unknown }
   | { readonly kind: "end" };
 
@@ -100,7 +100,7 @@ export async function* streamCompletion(
       for (const item of reader.push(value)) {
         if (item.kind === "comment") {
           const ahead = requestsAhead(item.text);
-          if (ahead !== null) yield { kind: "waiting", ahead };
+          if (ahead !== undefined) yield { kind: "waiting", ahead };
           continue;
         }
         if (item.data === "[DONE]") {

@@ -1,5 +1,6 @@
 // The user's key: of this tab only, unless the user says "remember".
 import { signal } from "@preact/signals";
+import { forget, keep, recalled } from "./storage.ts";
 
 const NAME = "tierserve.key";
 
@@ -11,16 +12,15 @@ export function useKey(value: string, remember: boolean): void {
   forgetKey();
   key.value = value.trim();
   keyWanted.value = false;
-  if (key.value) (remember ? localStorage : sessionStorage).setItem(NAME, key.value);
+  if (key.value) keep(NAME, key.value, remember ? "local" : "session");
 }
 
 export function forgetKey(): void {
   key.value = "";
-  localStorage.removeItem(NAME);
-  sessionStorage.removeItem(NAME);
+  forget(NAME);
 }
 
 /** What was entered before in this tab, or is remembered. */
 export function recallKey(): void {
-  key.value = sessionStorage.getItem(NAME) ?? localStorage.getItem(NAME) ?? "";
+  key.value = recalled(NAME, "session") ?? recalled(NAME) ?? "";
 }

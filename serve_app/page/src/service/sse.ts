@@ -30,10 +30,12 @@ export class EventReader {
   }
 }
 
-const AHEAD = /^waiting, (\d+) ahead$/;
+const WAITING = /^waiting(?:, (\d+) ahead| for a replica)$/;
 
-/** The place in the queue that a heartbeat reports: requests ahead; null for another comment. */
-export function requestsAhead(comment: string): number | null {
-  const found = AHEAD.exec(comment);
-  return found?.[1] === undefined ? null : Number(found[1]);
+/** What a heartbeat reports: the requests ahead in the queue, or null while no replica runs that
+ * could have one; undefined: the comment is no heartbeat. */
+export function requestsAhead(comment: string): number | null | undefined {
+  const found = WAITING.exec(comment);
+  if (found === null) return undefined;
+  return found[1] === undefined ? null : Number(found[1]);
 }

@@ -21,9 +21,7 @@ export function App({ session, onKey }: AppProps) {
   return (
     <>
       <TopBar />
-      <main>
-        {view.value === "chat" ? <ChatView session={session} /> : <StatusView />}
-      </main>
+      <main>{view.value === "chat" ? <ChatView session={session} /> : <StatusView />}</main>
       <OpenDialog session={session} onKey={onKey} />
     </>
   );

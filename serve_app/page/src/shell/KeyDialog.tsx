@@ -4,7 +4,13 @@ import { forgetKey, key, keyWanted, useKey } from "../service/key.ts";
 import { t } from "../words/language.ts";
 import { Dialog } from "./Dialog.tsx";
 
-export function KeyDialog({ onKey, onClose }: { readonly onKey: () => void; readonly onClose: () => void }) {
+export function KeyDialog({
+  onKey,
+  onClose,
+}: {
+  readonly onKey: () => void;
+  readonly onClose: () => void;
+}) {
   const [value, setValue] = useState("");
   const [remember, setRemember] = useState(false);
   const refused = keyWanted.value && key.value !== "";

@@ -7,7 +7,12 @@ export type OpenDialog =
   | { readonly kind: "request"; readonly body: CompletionBody }
   | { readonly kind: "rename"; readonly id: string; readonly title: string }
   | { readonly kind: "key" }
-  | { readonly kind: "confirm"; readonly text: string; readonly act: string; readonly onConfirm: () => void };
+  | {
+      readonly kind: "confirm";
+      readonly text: string;
+      readonly act: string;
+      readonly onConfirm: () => void;
+    };
 
 export const dialog = signal<OpenDialog | null>(null);
 

@@ -1,5 +1,6 @@
 // Light, dark, or as the system is.
 import { effect, signal } from "@preact/signals";
+import { keep, recalled } from "../service/storage.ts";
 
 export type Theme = "auto" | "light" | "dark";
 const NAME = "tierserve.theme";
@@ -8,7 +9,7 @@ export const theme = signal<Theme>(stored());
 
 export function chooseTheme(chosen: Theme): void {
   theme.value = chosen;
-  localStorage.setItem(NAME, chosen);
+  keep(NAME, chosen);
 }
 
 export function followTheme(): void {
@@ -18,6 +19,6 @@ export function followTheme(): void {
 }
 
 function stored(): Theme {
-  const value = localStorage.getItem(NAME);
+  const value = recalled(NAME);
   return value === "light" || value === "dark" ? value : "auto";
 }

@@ -80,7 +80,12 @@ function options(
 ): uPlot.Options {
   const line = colourOf(element, "line");
   const text = colourOf(element, "soft");
-  const axis = { stroke: text, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: "11px system-ui" };
+  const axis = {
+    stroke: text,
+    grid: { stroke: line, width: 1 },
+    ticks: { show: false },
+    font: "11px system-ui",
+  };
   return {
     width: element.clientWidth,
     height: HEIGHT_PX,
@@ -89,8 +94,20 @@ function options(
     padding: [6, 4, 0, 0],
     scales: { y: { range: (_plot, _least, most) => [0, most > 0 ? most * 1.1 : 1] } },
     axes: [
-      { ...axis, grid: { show: false }, space: 70, size: 22, values: (_plot, times_s) => times_s.map(clockTime) },
-      { ...axis, size: 52, space: 34, values: (_plot, values) => values.map(written), ...(whole && { incrs: WHOLE_STEPS }) },
+      {
+        ...axis,
+        grid: { show: false },
+        space: 70,
+        size: 22,
+        values: (_plot, times_s) => times_s.map(clockTime),
+      },
+      {
+        ...axis,
+        size: 52,
+        space: 34,
+        values: (_plot, values) => values.map(written),
+        ...(whole && { incrs: WHOLE_STEPS }),
+      },
     ],
     series: [
       {},

@@ -46,7 +46,9 @@ function Row({ replica }: { readonly replica: ReplicaStatus }) {
         <span class={`state ${replica.ready ? "good" : "warn"}`}>
           {replica.ready ? t("ready") : t("starting")}
         </span>
-        {replica.stale && <span class="note"> {t("late", { time: duration(replica.reportAge_s) })}</span>}
+        {replica.stale && (
+          <span class="note"> {t("late", { time: duration(replica.reportAge_s) })}</span>
+        )}
       </td>
       <td>{phase(replica)}</td>
       <td>

@@ -18,7 +18,9 @@ export function StatusView() {
       <h1 class="unseen">{t("status")}</h1>
       <Trouble />
       {known === null && trouble.value === null && <p class="note">{t("loading")}</p>}
-      {known?.map((tier) => <TierPanel key={tier.name} tier={tier} />)}
+      {known?.map((tier) => (
+        <TierPanel key={tier.name} tier={tier} />
+      ))}
       {known !== null && usage.value !== null && <UsageTable usage={usage.value} />}
     </div>
   );

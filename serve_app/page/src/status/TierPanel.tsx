@@ -32,18 +32,48 @@ export function TierPanel({ tier }: { readonly tier: TierStatus }) {
   );
 }
 
-function Figures({ tier, last }: { readonly tier: TierStatus; readonly last: TierSample | undefined }) {
+function Figures({
+  tier,
+  last,
+}: {
+  readonly tier: TierStatus;
+  readonly last: TierSample | undefined;
+}) {
   const desired = tier.replicasDesired ?? t("notKnown");
   const used = tier.slots ? Math.min(1, (tier.running ?? 0) / tier.slots) : 0;
   return (
     <dl class="tiles">
-      <Tile name="replicas" label={t("replicas")} value={t("replicasOf", { running: tier.replicasRunning, desired })} />
-      <Tile name="slots" label={t("slots")} value={`${known(tier.running)} / ${known(tier.slots)}`} share={used} />
+      <Tile
+        name="replicas"
+        label={t("replicas")}
+        value={t("replicasOf", { running: tier.replicasRunning, desired })}
+      />
+      <Tile
+        name="slots"
+        label={t("slots")}
+        value={`${known(tier.running)} / ${known(tier.slots)}`}
+        share={used}
+      />
       <Tile name="queue" label={t("queue")} value={known(tier.queueDepth)} more={wait(tier)} />
       <Tile name="speed" label={t("speed")} value={known(tier.tokensPerS)} />
-      <Tile name="ttft" label={`${t("ttft")}, p50`} value={time(last?.ttftP50_s)} more={p95(last?.ttftP95_s)} />
-      <Tile name="wait" label={`${t("queueWait")}, p50`} value={time(last?.waitP50_s)} more={p95(last?.waitP95_s)} />
-      <Tile name="refused" label={t("refusals")} value={known(last?.refused)} more={t("lastMinute")} />
+      <Tile
+        name="ttft"
+        label={`${t("ttft")}, p50`}
+        value={time(last?.ttftP50_s)}
+        more={p95(last?.ttftP95_s)}
+      />
+      <Tile
+        name="wait"
+        label={`${t("queueWait")}, p50`}
+        value={time(last?.waitP50_s)}
+        more={p95(last?.waitP95_s)}
+      />
+      <Tile
+        name="refused"
+        label={t("refusals")}
+        value={known(last?.refused)}
+        more={t("lastMinute")}
+      />
     </dl>
   );
 }
@@ -85,7 +115,13 @@ function wait(tier: TierStatus): string {
   return tier.expectedWait_s ? t("expectedWait", { time: duration(tier.expectedWait_s) }) : "";
 }
 
-function Charts({ tier, samples }: { readonly tier: string; readonly samples: readonly StatusSample[] }) {
+function Charts({
+  tier,
+  samples,
+}: {
+  readonly tier: string;
+  readonly samples: readonly StatusSample[];
+}) {
   if (samples.length < 2) return null;
   const times_s = samples.map((sample) => sample.at_s);
   const of = (name: keyof TierSample): readonly (number | null)[] =>
@@ -97,21 +133,50 @@ function Charts({ tier, samples }: { readonly tier: string; readonly samples: re
   const common = { times_s };
   return (
     <div class="charts" role="group" aria-label={t("lastHour")}>
-      <Chart {...common} title={t("speed")} whole written={count} series={[{ label: "", tone: "accent", values: of("tokensPerS") }]} />
+      <Chart
+        {...common}
+        title={t("speed")}
+        whole
+        written={count}
+        series={[{ label: "", tone: "accent", values: of("tokensPerS") }]}
+      />
       <Chart
         {...common}
         title={`${t("slots")} · ${t("queue")}`}
-        whole written={count}
+        whole
+        written={count}
         series={[
           { label: t("slots"), tone: "soft", values: of("slots") },
           { label: t("running"), tone: "accent", values: of("running") },
           { label: t("queue"), tone: "violet", values: of("queueDepth") },
         ]}
       />
-      <Chart {...common} title={t("ttft")} written={seconds} series={quantiles("ttftP50_s", "ttftP95_s")} />
-      <Chart {...common} title={t("queueWait")} written={seconds} series={quantiles("waitP50_s", "waitP95_s")} />
-      <Chart {...common} title={t("refusals")} whole written={count} series={[{ label: "", tone: "violet", values: of("refused") }]} />
-      <Chart {...common} title={t("replicas")} whole written={count} series={[{ label: "", tone: "accent", values: of("replicas") }]} />
+      <Chart
+        {...common}
+        title={t("ttft")}
+        written={seconds}
+        series={quantiles("ttftP50_s", "ttftP95_s")}
+      />
+      <Chart
+        {...common}
+        title={t("queueWait")}
+        written={seconds}
+        series={quantiles("waitP50_s", "waitP95_s")}
+      />
+      <Chart
+        {...common}
+        title={t("refusals")}
+        whole
+        written={count}
+        series={[{ label: "", tone: "violet", values: of("refused") }]}
+      />
+      <Chart
+        {...common}
+        title={t("replicas")}
+        whole
+        written={count}
+        series={[{ label: "", tone: "accent", values: of("replicas") }]}
+      />
     </div>
   );
 }
@@ -128,11 +193,15 @@ function Decisions({ tier }: { readonly tier: TierStatus }) {
       {tier.decisions.length === 0 ? (
         <p class="note">{t("noDecisions")}</p>
       ) : (
-        <ol>
+        <ol tabIndex={0} aria-label={t("decisions")}>
           {tier.decisions.map((decision) => (
             <li key={decision.at_s}>
-              <time dateTime={new Date(decision.at_s * 1000).toISOString()}>{clockTime(decision.at_s)}</time>
-              <strong>{t("decision", { desired: decision.desired, target: decision.target })}</strong>
+              <time dateTime={new Date(decision.at_s * 1000).toISOString()}>
+                {clockTime(decision.at_s)}
+              </time>
+              <strong>
+                {t("decision", { desired: decision.desired, target: decision.target })}
+              </strong>
               <span>{decision.reason}</span>
             </li>
           ))}

@@ -1,5 +1,5 @@
 // `/api/history`: how each tier was every few seconds of the last hour.
-import { getJson } from "../service/client.ts";
+import { getQuietly } from "../service/client.ts";
 import { isObject, listAt, numberAt, objectAt, type JsonObject } from "../service/json.ts";
 
 const KEPT_S = 3600;
@@ -23,8 +23,11 @@ export interface StatusSample {
   readonly tiers: Readonly<Record<string, TierSample>>;
 }
 
-export async function fetchHistory(since_s: number, signal: AbortSignal): Promise<readonly StatusSample[]> {
-  return readHistory(await getJson(`/api/history?since=${since_s}`, signal));
+export async function fetchHistory(
+  since_s: number,
+  signal: AbortSignal,
+): Promise<readonly StatusSample[]> {
+  return readHistory(await getQuietly(`/api/history?since=${since_s}`, signal));
 }
 
 export function readHistory(body: unknown): readonly StatusSample[] {

@@ -1,5 +1,5 @@
 // `/api/tiers`: how each tier is now, for those who may see it.
-import { getJson } from "../service/client.ts";
+import { getQuietly } from "../service/client.ts";
 import { isObject, listAt, numberAt, textAt, objectAt, type JsonObject } from "../service/json.ts";
 
 export interface ReplicaStatus {
@@ -48,8 +48,11 @@ export interface TierStatus {
   readonly replicas: readonly ReplicaStatus[];
 }
 
-export async function fetchTiers(signal?: AbortSignal): Promise<readonly TierStatus[]> {
-  return readTiers(await getJson("/api/tiers", signal));
+/** All who look share one question to the replicas a second. */
+const AGE_S = 0.9;
+
+export async function fetchTiers(signal: AbortSignal): Promise<readonly TierStatus[]> {
+  return readTiers(await getQuietly(`/api/tiers?max_age_s=${AGE_S}`, signal));
 }
 
 export function readTiers(body: unknown): readonly TierStatus[] {

@@ -1,5 +1,5 @@
 // `/api/usage`: what each key has used, where keys exist.
-import { getJson, ServiceError } from "../service/client.ts";
+import { getQuietly, ServiceError } from "../service/client.ts";
 import { isObject, listAt, numberAt, textAt, type JsonObject } from "../service/json.ts";
 
 export interface KeyUsage {
@@ -16,7 +16,7 @@ export interface KeyUsage {
 /** null: this service counts no usage, or not for this key. */
 export async function fetchUsage(signal: AbortSignal): Promise<readonly KeyUsage[] | null> {
   try {
-    return usageByKey(await getJson("/api/usage", signal));
+    return usageByKey(await getQuietly("/api/usage?group_by=key", signal));
   } catch (error) {
     if (error instanceof ServiceError) return null;
     throw error;
@@ -26,9 +26,8 @@ export async function fetchUsage(signal: AbortSignal): Promise<readonly KeyUsage
 /** Summed over days, tiers and models; the key that used most comes first. */
 export function usageByKey(body: unknown): readonly KeyUsage[] {
   const byKey = new Map<string, KeyUsage>();
-  const rows = [...listAt(body, "usage"), ...listAt(body, "rows"), ...listAt(body, "data")];
-  for (const row of rows.filter(isObject)) {
-    const key = textAt(row, "key") ?? textAt(row, "key_name") ?? "";
+  for (const row of listAt(body, "data").filter(isObject)) {
+    const key = textAt(row, "key") ?? "";
     const before = byKey.get(key);
     byKey.set(key, {
       key,

@@ -65,6 +65,7 @@ export const chinese: Words = {
 
   sent: "已发送，等待服务…",
   queued: "排队中：前面还有 {ahead} 个。",
+  queuedStart: "等待副本启动。",
   queuedNext: "排队中：下一个就是。",
   refused: "该层级已满，{time}后自动重试。",
   stopped: "已停止。",

@@ -64,6 +64,7 @@ export const english = {
 
   sent: "Sent, waiting for the service…",
   queued: "In the queue: {ahead} ahead.",
+  queuedStart: "Waiting for a replica to start.",
   queuedNext: "In the queue: next.",
   refused: "The tier is full. Asking again in {time}.",
   stopped: "Stopped.",

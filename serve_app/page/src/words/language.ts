@@ -1,5 +1,6 @@
 // The language of the page: the browser's, or the one that the user chose.
 import { computed, effect, signal } from "@preact/signals";
+import { keep, recalled } from "../service/storage.ts";
 import { chinese } from "./chinese.ts";
 import { english, type WordName, type Words } from "./english.ts";
 
@@ -23,7 +24,7 @@ export function filled(text: string, values: Values): string {
 
 export function chooseLanguage(chosen: Language): void {
   language.value = chosen;
-  localStorage.setItem(NAME, chosen);
+  keep(NAME, chosen);
 }
 
 export function followLanguage(): void {
@@ -46,7 +47,7 @@ export function count(value: number): string {
 }
 
 function chosen(): Language {
-  const stored = localStorage.getItem(NAME);
+  const stored = recalled(NAME);
   if (stored === "en" || stored === "zh") return stored;
   return navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
 }

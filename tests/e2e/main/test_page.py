@@ -1,0 +1,17 @@
+"""The page in Chromium, in front of a model that does not reason."""
+
+from playwright.sync_api import expect
+
+from tests.e2e.page_visit import a_browser, a_visit, ask, choose
+from tests.e2e.site import Site
+
+
+def test_a_model_that_does_not_reason_answers_and_is_offered_no_reasoning(site: Site) -> None:
+    with a_browser() as browser, a_visit(browser, site.url) as page:
+        choose(page, Temperature="0", Most_tokens_of_an_answer="40")
+        answer = ask(page, "What is the capital of France?")
+        expect(answer.locator(".markdown")).to_contain_text("Paris")
+        expect(answer.locator("details.reasoning")).to_have_count(0)
+        page.get_by_role("button", name="Settings").click()
+        expect(page.get_by_role("dialog")).to_contain_text("does not reason")
+        expect(page.get_by_role("dialog").get_by_label("Most tokens of reasoning")).to_have_count(0)

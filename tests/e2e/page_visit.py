@@ -1,0 +1,55 @@
+"""A visit of a service's page in Chromium."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from tests.page.browser import CHROMIUM, LAUNCH_ARGUMENTS, missing
+
+TIMEOUT_MS = 60_000
+
+
+@contextmanager
+def a_browser() -> Iterator[Browser]:
+    """Skips where there is none, or no page."""
+    if reason := missing():
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=LAUNCH_ARGUMENTS)
+        yield started
+        started.close()
+
+
+@contextmanager
+def a_visit(browser: Browser, url: str) -> Iterator[Page]:
+    """Of somebody who was never there. Nothing may go wrong in the page, nor be blocked; that a
+    resource is not there, as usage without keys, is none of its errors."""
+    expect.set_options(timeout=TIMEOUT_MS)
+    with browser.new_context(locale="en-US") as context:
+        page = context.new_page()
+        page.set_default_timeout(TIMEOUT_MS)
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda each: wrong.append(each.text) if each.type == "error" else None)
+        page.goto(url)
+        yield page
+        assert [text for text in wrong if not text.startswith("Failed to load resource")] == []
+
+
+def choose(page: Page, **fields: str) -> None:
+    """Settings by their labels."""
+    page.get_by_role("button", name="Settings").click()
+    for label, value in fields.items():
+        page.get_by_role("dialog").get_by_label(label.replace("_", " ")).fill(value)
+    page.keyboard.press("Escape")
+
+
+def ask(page: Page, text: str) -> Locator:
+    """The answer, once it has ended."""
+    answer = page.locator("article.answer").nth(page.locator("article.answer").count())
+    page.get_by_role("textbox", name="Message").fill(text)
+    page.keyboard.press("Enter")
+    expect(answer.get_by_role("button", name="Delete")).to_be_visible()
+    return answer

@@ -30,7 +30,8 @@ def micro_vocabulary() -> str:
 
 @asynccontextmanager
 async def a_sandbox(vocabulary: str, **config: Any) -> AsyncIterator[GrammarSandbox]:
-    sandbox = GrammarSandbox(vocabulary, StructureConfig(**config))
+    # On a busy machine a worker is slow to start, and nobody is refused for that.
+    sandbox = GrammarSandbox(vocabulary, StructureConfig(**{"max_wait_s": 30.0, **config}))
     try:
         yield sandbox
     finally:

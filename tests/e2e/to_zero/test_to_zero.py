@@ -18,8 +18,6 @@ REQUESTS = 12
 IDLE_WITHIN_S = 150.0
 # A machine that starts an engine is slow, and a head that is late must not look like none.
 HEARTBEAT_S = 1.0
-# By default a minute at least.
-HOLD = {"least_hold_s": 10.0, "most_hold_s": 60.0}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +27,6 @@ def site() -> Iterator[Site]:
         if app["name"] == "web":
             app["args"]["heartbeat_s"] = HEARTBEAT_S
         if app["name"] in list(Tier):
-            app["deployments"][0]["user_config"]["scaling"] = HOLD
             app["deployments"][0]["autoscaling_config"] |= {
                 "min_replicas": 0,
                 "initial_replicas": 0,

@@ -257,9 +257,10 @@ async def test_a_worker_that_dies_is_started_again_and_its_work_done_anew(
 async def test_a_worker_that_hangs_is_given_up(
     vocabulary: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.engine.grammar.sandbox.GRACE_S", 0.1)
     async with a_sandbox(vocabulary, compile_timeout_s=0.2) as sandbox:
         await sandbox.check(YES)
+        # Enough for the next one's start.
+        monkeypatch.setattr("serve_app.engine.grammar.sandbox.GRACE_S", 2.0)
         pid = sandbox.worker_pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)

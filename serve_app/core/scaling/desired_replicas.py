@@ -121,6 +121,8 @@ def desired_replicas(
     replicas = 0 if to_none else max(needed.to_order, kept, 1)
     inputs = _inputs(demand, expected, need, needed, hold)
     reason = _reason(demand, inputs)
+    if to_keep > needed.to_keep:
+        reason = f"{reason}, keeps {to_keep - needed.to_keep} to lend"
     if replicas < replicas_target and len(fresh) < replicas_running:
         missing = replicas_running - len(fresh)
         reason = f"{reason}; missing reports: {missing}, hold"

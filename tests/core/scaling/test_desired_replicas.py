@@ -253,6 +253,7 @@ def test_what_another_tier_lives_on_is_kept_after_the_hold() -> None:
     lends = decide(calm, memory=memory, now_s=5000.0, borrower=short, lend_share=0.5)
     assert alone.replicas == 1
     assert lends.replicas == lends.needed == 2
+    assert lends.reason.endswith("keeps 1 to lend")
     assert decide(calm, borrower=short, lend_share=0.5, target=1).replicas == 1, "none is ordered"
 
 

@@ -5,6 +5,7 @@ Light keys alone, beside another load, and beside a flood, some minutes:
 """
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,14 @@ from loadtest.simulation.sim_request import SimRequest
 from loadtest.simulation.tier_state import TierState
 from serve_app.core.admission.fairness import Flow
 from serve_app.core.tiers import Tier
-from tests.loadtest.simulation.gate_promise import MAX_WAIT_S, Mix, capacity_of
+from tests.loadtest.simulation.gate_promise import (
+    MAX_WAIT_S,
+    Mix,
+    capacity_of,
+    exponential,
+    fixed,
+    log_uniform,
+)
 
 TURNS = 30
 # Of the load's duration, the first part is the way to its level.
@@ -151,3 +159,51 @@ def _requests(
     while (now_s := now_s + rng.expovariate(one.load * capacity_rps)) < duration_s:
         requests.append(SimRequest(0, Tier.CHAT, now_s, *one.mix(rng), limit, one.flow))
     return requests
+
+
+LIGHT, FLOOD, ALL = Flow("light"), Flow("flood"), Flow("")
+# By name: what the light key asks for, and the flood.
+MIXES: dict[str, tuple[Mix, Mix]] = {
+    "100 / 400": (exponential(100, 400), exponential(100, 400)),
+    "100 / 400 beside 2000 / 15": (exponential(100, 400), fixed(2000, 15)),
+    "10 / 50 beside 500 / 300": (fixed(10, 50), exponential(500, 300)),
+    "10 to 1000 / 10 to 1000": (log_uniform(10, 1000), log_uniform(10, 1000)),
+}
+HEAD = (
+    "light beside             GPU     alone beside 0.95 one queue | flood no express express |"
+    " refused, honest flood, work\n"
+)
+
+
+def main() -> None:
+    sys.stdout.write(HEAD)
+    for gpu in ("T4", "RTX4090"):
+        for name, (light, flood) in MIXES.items():
+            sys.stdout.write(f"{name:27s} {gpu:8s}{_row(gpu, light, flood)}\n")
+            sys.stdout.flush()
+
+
+def _row(gpu: str, light: Mix, flood: Mix, *, part: float = 0.2, times: float = 20.0) -> str:
+    own, seconds = FlowLoad(LIGHT, part, light), 60.0
+    flooding = FlowLoad(FLOOD, times, flood)
+
+    def p95(*loads: FlowLoad, express: int = 2, name: str = "light") -> float:
+        played = play(loads, gpu=gpu, express=express, duration_s=seconds, retries=0)
+        return played[name].p(95)
+
+    alone, beside = p95(own), p95(own, FlowLoad(FLOOD, 0.95 - part, flood))
+    together = play(
+        [FlowLoad(ALL, part, light), FlowLoad(Flow("", 1.0), times, flood)],
+        gpu=gpu, express=0, duration_s=seconds, retries=0,
+    )[""]  # fmt: skip
+    without, with_express = p95(own, flooding, express=0), p95(own, flooding)
+    kept = play([own, FlowLoad(FLOOD, 3.0, flood)], gpu=gpu, express=2, duration_s=seconds)
+    work = sum(one.work_s for one in kept.values()) / ((1 - SETTLED_FROM) * seconds)
+    return (
+        f"{alone:6.3f} {beside:11.3f} {together.p(95):9.3f} | {without:16.3f} {with_express:7.3f} |"
+        f" {kept['light'].refused} {kept['flood'].honest or 1:.0%} {work:.0%}"
+    )
+
+
+if __name__ == "__main__":
+    main()

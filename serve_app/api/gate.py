@@ -287,9 +287,12 @@ class Gate:
         return self.room.ahead(prompt_tokens, queued_tokens, flow_tokens)
 
     def _work_s(self, slots_held_s: float, prompt_tokens: float) -> float:
-        """Seconds of the GPU: of prefill, and its part of the steps while slots are held."""
-        prefill_s = 0.0 if self.room is None else self.room.prefill_s(prompt_tokens)
-        return prefill_s + slots_held_s / max(1, self.limits.slots)
+        """Seconds of the GPU: its prefill, and of the time in which it holds slots its part of what
+        others' prefill leaves for decoding."""
+        decode_s = slots_held_s / max(1, self.limits.slots)
+        if self.room is None:
+            return decode_s
+        return self.room.prefill_s(prompt_tokens) + decode_s * self.room.decode_fraction()
 
     def _admit(
         self, sequences: int, key: int | None, returning: bool, prompt_tokens: float, flow: Flow

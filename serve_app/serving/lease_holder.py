@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 Report = Callable[[ReplicaReport], Awaitable[LedgerAnswer]]
 # Each report costs both ends about a millisecond: a burst of reservations shares one.
 LEAST_GAP_S = 0.005
-# The request that makes a report due goes to the engine first, which then has the time of a prefill.
+# The request that makes a report due goes to the engine first, whose prefill takes longer.
 GATHER_S = 0.001
 # What is leased elsewhere comes back with the next reports there.
 ASK_LIMIT_S = 1.5

@@ -4,7 +4,8 @@ import asyncio
 from dataclasses import dataclass
 
 from serve_app.api.forwarding import Forwarder
-from serve_app.api.gate import Gate, QueueEntry
+from serve_app.api.gate import Gate
+from serve_app.api.queue_entry import QueueEntry
 from serve_app.api.request_context import RequestContext
 from serve_app.api.request_record import RequestOutcome
 from serve_app.api.response import TierResponse

@@ -340,7 +340,7 @@ class LeaseBook:
 
     def _resolve(self, name: str, lease: _KeyLease, answer: LedgerAnswer) -> None:
         """Asks of the answered report, the first one first."""
-        lease.refusal = answer.refusals.get(name, lease.refusal)
+        lease.refusal = answer.refusals.get(name)
         waiting: deque[Ask] = deque()
         for ask in lease.asks:
             asked = ask.sequence is not None and ask.sequence <= answer.sequence

@@ -84,14 +84,36 @@ def test_an_old_report_that_comes_late_does_not_free_what_is_reserved() -> None:
 
 def test_an_answer_from_before_its_death_gives_a_replica_nothing() -> None:
     pair = Pair(tokens_per_day=1000)
-    pair.first.ask(pair.key, Amounts(1, 1000, 1))
+    ask = pair.first.ask(pair.key, Amounts(1, 1000, 1))
     answer = pair.ledger.report(pair.first.report(pair.now_s), pair.now_s)
+    pair.first.give_up(ask)
     pair.ledger.forget("r1", pair.now_s)
     assert pair.request(pair.second, 1000) is not None
     pair.talk(pair.first)
 
     pair.first.apply(answer, pair.now_s)
 
+    assert pair.first.reserve(pair.key, Amounts(1, 1, 1)) is None
+
+
+def test_what_lay_idle_at_a_replica_that_was_taken_for_dead_is_gone() -> None:
+    pair = Pair(tokens_per_day=1000)
+    ask = pair.first.ask(pair.key, Amounts(1, 900, 1))
+    pair.talk(pair.first)
+    pair.first.give_up(ask)
+    # Granted, and what it gives back has not reached the ledger.
+    reservation = pair.request(pair.first, 50)
+    pair.talk(pair.first)
+    idle = pair.ledger.replicas["r1"].keys["ada"].idle.tokens
+    assert idle > 0
+    pair.ledger.forget("r1", pair.now_s)
+    left = 1000 - pair.day_tokens
+    assert pair.request(pair.second, left) is not None
+
+    pair.talk(pair.first)
+
+    assert reservation is not None
+    assert not reservation.void
     assert pair.first.reserve(pair.key, Amounts(1, 1, 1)) is None
 
 
@@ -113,7 +135,8 @@ def test_idle_concurrency_is_leased_too() -> None:
     for reservation in held:
         assert reservation is not None
         pair.first.settle(reservation, Amounts(1, 1))
-    # Without a report: the ledger knows of six that run.
+    pair.talk(pair.first)
+    assert pair.ledger.idle("ada").concurrent > 0
     taken = [pair.request(pair.second, 1) for _ in range(8)]
     again = [pair.first.reserve(pair.key, Amounts(1, 1, 1)) for _ in range(8)]
     running = sum(each is not None for each in (*taken, *again))

@@ -344,6 +344,7 @@ class _Call:
         assert thought is not None
         ids = thought.marks.closing
         sequence.token_ids += ids
+        sequence.facts.tokens += len(ids)
         thought.cut(ids)
         result = result_of(whole, ids, self.guard.decode(ids))
         result.outputs[0].index = index

@@ -35,8 +35,9 @@ def shown(ids: list[int]) -> str:
 
 
 def answered(outcome: Outcome, ids: list[int], finish: str = "stop") -> None:
-    """One sequence with these ids, one text that fits them, one end, at the end."""
+    """One sequence with these ids, which count, one text that fits them, one end, at the end."""
     assert outcome.ids == {0: ids}
+    assert outcome.generation.sequences[0].tokens == len(ids)
     assert outcome.texts == {0: shown(ids)}
     assert outcome.finish == {0: [finish]}
     assert outcome.results[-1].finished
@@ -209,6 +210,8 @@ async def test_the_prompts_of_one_request_are_reported_one_after_the_other() -> 
             async for _ in outputs:
                 pass
     assert [facts.repeated for facts in generation.sequences.values()] == [False] * 3 + [True]
+    assert [facts.tokens for facts in generation.sequences.values()] == [2, 2, 2, 2]
+    assert generation.prompt_tokens == 2
 
 
 # --- probabilities, and a client that leaves

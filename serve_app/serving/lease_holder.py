@@ -158,10 +158,15 @@ class LeaseHolder:
         try:
             async with asyncio.timeout(self.config.acknowledge_within_s):
                 answer = await self.report(report)
+            self.book.apply(answer, time.time())
         except (LedgerLostError, TimeoutError) as error:
             self._lose(str(error) or "it does not answer")
             return
-        self.book.apply(answer, time.time())
+        # A bug here must not end the reports for ever: the next one says all of it again.
+        except Exception:
+            log.exception("a report to the ledger of quotas failed")
+            self._lose("a fault")
+            return
         if self.book.snapshot.revision != self._revision:
             self._revision = self.book.snapshot.revision
             self._records = records_by_id(self.book.snapshot)

@@ -20,7 +20,7 @@ from ray.actor import exit_actor
 from ray.exceptions import RayError
 
 from serve_app.access.credentials import Pepper, load_pepper
-from serve_app.access.database import open_database
+from serve_app.access.database import KeyStoreError, open_database
 from serve_app.access.ledger import Ledger, LedgerSupersededError
 from serve_app.api.access import LedgerLostError
 from serve_app.core.access.lease import LedgerAnswer, ReplicaReport
@@ -113,7 +113,11 @@ class LedgerActor:
                     continue
                 del self._heard_s[replica]
                 log.warning("a replica is dead: its leases come back", extra={"replica": replica})
-                await self._in_thread(self._owner, self._ledger.forget, replica)
+                try:
+                    await self._in_thread(self._owner, self._ledger.forget, replica)
+                except KeyStoreError as error:
+                    # Silent for long enough, it is dead for the ledger too.
+                    log.error("a dead replica stays in the books", extra={"error": str(error)})
 
     async def _in_thread(self, threads: ThreadPoolExecutor, call: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(threads, call, *args)

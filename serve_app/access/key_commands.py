@@ -6,11 +6,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -205,12 +206,21 @@ def _stored_as_json(stored: StoredKey) -> dict[str, Any]:
     }
 
 
-def _usage_table(rows: Iterable[UsageRow], since: str) -> Table:
-    table = Table(caption=f"UTC days since {since}; tokens of prompt, reasoning and answer")
-    for name in ("day", "key", "tier", "model"):
+def _usage_table(rows: Sequence[UsageRow], since: str) -> Table:
+    """One model is named below the table; several have a column."""
+    models = {row.model for row in rows}
+    what = f"of {models.pop()} " if len(models) == 1 else ""
+    table = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        caption=f"UTC days since {since}; tokens {what}in prompts, reasoning and answers",
+        caption_justify="left",
+    )
+    table.add_column("day", no_wrap=True)
+    for name in ("key", "tier", *(("model",) if models else ())):
         table.add_column(name, overflow="fold")
     for name in ("requests", "refused", "prompt", "reasoning", "answer", "GPU"):
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         counts = (
             row.requests,
@@ -220,7 +230,8 @@ def _usage_table(rows: Iterable[UsageRow], since: str) -> Table:
             row.answer_tokens,
         )
         numbers = (f"{count:,}" for count in counts)
-        table.add_row(row.day, row.key, row.tier, row.model, *numbers, _gpu_time(row.gpu_s))
+        labels = (row.day, row.key, row.tier, *((row.model,) if models else ()))
+        table.add_row(*labels, *numbers, _gpu_time(row.gpu_s))
     return table
 
 

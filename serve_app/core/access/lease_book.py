@@ -119,8 +119,10 @@ class LeaseBook:
     # What a request does.
 
     def reserve(self, key: AccessKey, need: Amounts) -> Reservation | None:
-        """From the lease, at once; None where it does not cover `need`, or others of this key wait
-        already: then `ask`."""
+        """From the lease, at once; None where it does not cover `need`, where others of this key
+        wait already, or where the key is none any more: then `ask`."""
+        if self._revoked(key.name):
+            return None
         leased = limited(need, key.limits)
         if leased == NOTHING:
             return Reservation(key.name, NOTHING, self._day, sequence=0)
@@ -290,6 +292,9 @@ class LeaseBook:
     def _lease(self, name: str) -> _KeyLease:
         return self._leases.setdefault(name, _KeyLease())
 
+    def _revoked(self, name: str) -> bool:
+        return self.snapshot.revision > 0 and name not in self._keys
+
     def _changed(self, lease: _KeyLease) -> None:
         lease.changed_at = self._sequence
 
@@ -339,7 +344,7 @@ class LeaseBook:
         waiting: deque[Ask] = deque()
         for ask in lease.asks:
             asked = ask.sequence is not None and ask.sequence <= answer.sequence
-            if lease.idle.covers(ask.need):
+            if lease.idle.covers(ask.need) and not self._revoked(name):
                 ask.reservation = self._reserved(name, lease, ask.need)
             elif asked and name in answer.refusals and name not in answer.recalling:
                 ask.refusal = answer.refusals[name]

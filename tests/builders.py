@@ -21,6 +21,7 @@ from serve_app.config.admission import AdmissionConfig
 from serve_app.config.answers import SamplingConfig
 from serve_app.config.tier import TierSettings
 from serve_app.core.admission.admission import Admission, GateLoad, admit
+from serve_app.core.admission.fairness import Standing
 from serve_app.core.admission.prefill import PrefillAhead
 from serve_app.core.admission.queue_drain import Drain, ServiceTime
 from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
@@ -50,6 +51,7 @@ def an_admission(
     slots: int = 1,
     running: int = 1,
     queued: int = 0,
+    standing: Standing | None = None,
     reserved: int = 0,
     drain: Drain | None = None,
     prefill: PrefillAhead | None = None,
@@ -60,7 +62,7 @@ def an_admission(
     margin: float = 1.0,
 ) -> Admission:
     return admit(
-        GateLoad(slots, running, queued, reserved),
+        GateLoad(slots, running, reserved, standing or Standing(queued=queued)),
         a_drain(remaining_s=(1.0,) * slots) if drain is None else drain,
         prefill or PrefillAhead(),
         sequences=sequences,

@@ -17,6 +17,8 @@ HERE = Path(__file__).parent
 # Simulated days and whole processes: half of the unit tests' time. `make check` leaves them out,
 # `make test` runs them.
 SLOW = (
+    "access/test_ledger_kill.py",
+    "core/access/test_ledger_machine.py",
     "engine/grammar/test_sandbox.py",
     "loadtest/load/test_interrupt.py",
     "loadtest/load/test_run.py",

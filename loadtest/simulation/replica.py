@@ -168,6 +168,7 @@ class SimulatedReplica:
             max_new_tokens=request.limit,
             forwarded=forwarded,
             prompt_tokens=request.prompt_tokens,
+            flow=request.flow,
         )
         request.place = at_gate.__enter__()
         request.at_gate, request.runner = at_gate, self

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from serve_app.api.gate import QueueEntry
+from serve_app.core.admission.fairness import ANONYMOUS, Flow
 from serve_app.core.tiers import Tier
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class SimRequest:
     prompt_tokens: int
     new_tokens: int
     limit: int
+    flow: Flow = ANONYMOUS
     attempts: int = 0
     entry: "SimulatedReplica | None" = None
     runner: "SimulatedReplica | None" = None

@@ -114,8 +114,7 @@ def _add_rights(action: argparse.ArgumentParser, *, default: str) -> None:
     )
     add(
         "--priority",
-        type=Priority,
-        choices=list(Priority),
+        choices=[each.value for each in Priority],
         metavar="CLASS",
         help=f"{' or '.join(Priority)}; the first goes before the second (default: "
         f"{Priority.INTERACTIVE if is_new else default})",

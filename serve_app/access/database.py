@@ -22,6 +22,7 @@ DATABASE_VARIABLE = "TIERSERVE_KEYS"
 SCHEMA_VERSION = 1
 # How long a writer waits for another one, as `tierserve keys` for the ledger.
 BUSY_S = 5.0
+_READS = "tierserve_reads"
 # PostgreSQL's lock under which one process makes the tables: any number that is ours.
 _SCHEMA_LOCK = 0x7469657273
 
@@ -166,9 +167,14 @@ class Database:
         except SQLAlchemyError as error:
             raise _explained(self.address, error) from None
 
-    @property
-    def is_sqlite(self) -> bool:
-        return self.address.path is not None
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One that only reads, of one moment, and keeps no writer waiting."""
+        try:
+            with self._engine.connect() as connection:
+                yield connection.execution_options(**{_READS: True})
+        except SQLAlchemyError as error:
+            raise _explained(self.address, error) from None
 
     def close(self) -> None:
         self._engine.dispose()
@@ -258,7 +264,7 @@ def _engine(address: DatabaseAddress) -> Engine:
             ) from None
     engine = sa.create_engine(address.url, hide_parameters=True, connect_args={"timeout": BUSY_S})
     event.listen(engine, "connect", _prepare_connection)
-    event.listen(engine, "begin", _begin_immediate)
+    event.listen(engine, "begin", _begin)
     return engine
 
 
@@ -268,8 +274,9 @@ def _prepare_connection(connection: Any, _: object) -> None:
     connection.execute("PRAGMA synchronous=FULL")
 
 
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin(connection: Connection) -> None:
+    only_reads = connection.get_execution_options().get(_READS, False)
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
 
 
 def _check_schema(address: DatabaseAddress, connection: Connection, *, create: bool) -> None:

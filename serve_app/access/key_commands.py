@@ -120,11 +120,13 @@ def _with_options(key: AccessKey, options: argparse.Namespace) -> AccessKey:
     expires_at_s = key.expires_at_s
     if options.expires is not None:
         expires_at_s = None if options.expires == "none" else time.time() + options.expires
-    rights = {
+    rights: dict[str, Any] = {
         name: value
-        for name in ("tiers", "weight", "priority", "admin")
+        for name in ("tiers", "weight", "admin")
         if (value := getattr(options, name)) is not None
     }
+    if options.priority is not None:
+        rights["priority"] = Priority(options.priority)
     return replace(key, limits=replace(key.limits, **limits), expires_at_s=expires_at_s, **rights)
 
 

@@ -66,7 +66,7 @@ class KeyStore:
 
     def stored(self) -> list[StoredKey]:
         """By name."""
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(sa.select(keys).order_by(keys.c.name)).mappings().all()
             ids = connection.execute(
                 sa.select(credentials.c.name, credentials.c.key_id)
@@ -91,7 +91,7 @@ class KeyStore:
             _raise_revision(connection)
 
     def get(self, name: str) -> AccessKey:
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             _require(connection, name)
             row = connection.execute(sa.select(keys).where(keys.c.name == name)).mappings().one()
         return _key(row)
@@ -124,7 +124,7 @@ class KeyStore:
         return presented
 
     def snapshot(self) -> KeySnapshot:
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             return read_snapshot(connection, self._now_s())
 
     def _add_credential(self, connection: Connection, name: str) -> Secret:

@@ -59,7 +59,7 @@ def read_usage(
         query = query.where(usage.c.day <= until_day)
     if key is not None:
         query = query.where(usage.c.key == key)
-    with database.transaction() as connection:
+    with database.reading() as connection:
         return [UsageRow(*row) for row in connection.execute(query)]
 
 

@@ -6,20 +6,18 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from serve_app.api.demand import DemandMeter
+from serve_app.api.queue_entry import QueueEntry
 from serve_app.core.admission.kv_pool import MEAN_SHARE, NO_LIMIT, AnswersLeft, Held, peak_tokens
 from serve_app.core.admission.prefill import (
+    STEP_TOKENS,
     PrefillAhead,
     PrefillPace,
     engine_limit_s,
     observe_prefill,
     prompt_token_s,
 )
-
-if TYPE_CHECKING:
-    from serve_app.api.gate import QueueEntry
 
 # Over so long a time is counted which part of it prompts take.
 READ_S = 20.0
@@ -58,9 +56,12 @@ class EngineRoom:
     sequences: int = 0
     # The limit of new tokens of the request that came last stands for those that will.
     typical_limit: int = NO_LIMIT
-    _running: dict["QueueEntry", None] = field(default_factory=dict["QueueEntry", None])
+    # Several flows come here: the engine is given no more to read than a step takes, and one more,
+    # so that no flow's prompt waits there for those of another.
+    shared: bool = False
+    _running: dict[QueueEntry, None] = field(default_factory=dict[QueueEntry, None])
     # Those without a first token yet, in order of their starts; since when the first is read.
-    _reading: dict["QueueEntry", None] = field(default_factory=dict["QueueEntry", None])
+    _reading: dict[QueueEntry, None] = field(default_factory=dict[QueueEntry, None])
     _reading_since_s: float = 0.0
     _reading_tokens: float = 0.0
     # Of all that run.
@@ -74,7 +75,7 @@ class EngineRoom:
     _own_height: _Height = field(default_factory=_Height)
     _read_height: _Height = field(default_factory=_Height)
 
-    def begin(self, entry: "QueueEntry") -> None:
+    def begin(self, entry: QueueEntry) -> None:
         """The gate has granted its slots."""
         now_s = self.clock_s()
         if not self._reading:
@@ -91,7 +92,7 @@ class EngineRoom:
             self._own_sequences += entry.sequences
             self._own_height.observe(self._own_sequences, now_s)
 
-    def end(self, entry: "QueueEntry") -> None:
+    def end(self, entry: QueueEntry) -> None:
         """Its slots are free again."""
         if entry in self._running:
             del self._running[entry]
@@ -102,7 +103,7 @@ class EngineRoom:
             self._pool_room = None
             self._end_reading(entry)
 
-    def prompt_counted(self, entry: "QueueEntry", prompt_tokens: int) -> None:
+    def prompt_counted(self, entry: QueueEntry, prompt_tokens: int) -> None:
         """The engine has counted the prompt, which was an estimate until now."""
         if entry in self._reading:
             more_tokens = prompt_tokens - entry.prompt_tokens
@@ -111,7 +112,7 @@ class EngineRoom:
             entry.reckoned_s = max(0.0, entry.reckoned_s + more_tokens * self._reckoned_token_s())
             entry.prompt_tokens, entry.prompt_counted = prompt_tokens, True
 
-    def first_token(self, entry: "QueueEntry") -> bool:
+    def first_token(self, entry: QueueEntry) -> bool:
         """Its prompt is read; False if that was known, or is nothing of this engine."""
         if entry not in self._reading:
             return False
@@ -119,21 +120,24 @@ class EngineRoom:
         now_s = entry.first_token_s = self.clock_s()
         took_s = now_s - entry.started_s
         self.pace = observe_prefill(self.pace, took_s=took_s, reckoned_s=entry.reckoned_s)
-        read_s = entry.prompt_tokens * self._prompt_token_ms() / 1e3
+        read_s = self.prefill_s(entry.prompt_tokens)
         self._read_fraction = self._fraction_read(now_s) + read_s / READ_S
         self._read_at_s = now_s
         self._read_height.observe(self._read_fraction, now_s)
         self._end_reading(entry)
         return True
 
-    def takes(self, sequences: int, entry: "QueueEntry | None" = None) -> bool:
+    def takes(self, sequences: int, entry: QueueEntry | None = None) -> bool:
         """Whether the engine is given another request now, a typical one if none is named: it has
         less to read than it is given at once, and its pool has room for it. One that runs alone
         always is, however long."""
         return not self._running or (self._reads_soon() and self._pool_fits(sequences, entry))
 
-    def ahead(self, prompt_tokens: float, queued_tokens: float) -> PrefillAhead:
-        """What a request with that prompt finds, behind so many tokens of prompts at the gate."""
+    def ahead(
+        self, prompt_tokens: float, queued_tokens: float, flow_tokens: float = 0.0
+    ) -> PrefillAhead:
+        """What a request with that prompt finds, behind so many tokens of prompts at the gate, and
+        so many until those of its flow are read."""
         token_s = self._reckoned_token_s() * self.pace.factor
         engine_s = self._reading_tokens * token_s
         if self._reading:
@@ -142,10 +146,15 @@ class EngineRoom:
         return PrefillAhead(
             engine_s=max(0.0, engine_s),
             queued_s=queued_tokens * token_s,
+            flow_s=flow_tokens * token_s,
             own_s=prompt_tokens * token_s,
             mean_s=self.demand.lengths.prompt_tokens * token_s,
             open=self.takes(1),
         )
+
+    def prefill_s(self, prompt_tokens: float) -> float:
+        """Seconds of the GPU that so many prompt tokens take."""
+        return prompt_tokens * self._prompt_token_ms() / 1e3
 
     def slots(self, slots: int) -> int:
         """How many of the slots can be busy: fewer where the pool has room for no more."""
@@ -165,14 +174,14 @@ class EngineRoom:
         """The same beside what would be lent, while its own load is at its height."""
         now_s = self.clock_s()
         own = max(0.0, self._own_height.at(now_s) - self._own_sequences)
-        read_s = prompt_tokens * self._prompt_token_ms() / 1e3
+        read_s = self.prefill_s(prompt_tokens)
         fraction = max(self._fraction_read(now_s), self._read_height.at(now_s)) + read_s / READ_S
         return self._token_s(sequences + own, fraction)
 
     def _token_s(self, more: float, fraction: float) -> float:
         return self._step_ms(more) / 1e3 / (1 - min(fraction, MAX_READ_FRACTION))
 
-    def _end_reading(self, entry: "QueueEntry") -> None:
+    def _end_reading(self, entry: QueueEntry) -> None:
         if entry in self._reading:
             del self._reading[entry]
             self._reading_tokens -= entry.prompt_tokens
@@ -181,10 +190,12 @@ class EngineRoom:
     def _reads_soon(self) -> bool:
         if not self._reading:
             return True
+        if self.shared and self._reading_tokens >= STEP_TOKENS:
+            return False
         reading_s = self._reading_tokens * self._reckoned_token_s() * self.pace.factor
         return reading_s < engine_limit_s(self.max_wait_s)
 
-    def _pool_fits(self, sequences: int, entry: "QueueEntry | None") -> bool:
+    def _pool_fits(self, sequences: int, entry: QueueEntry | None) -> bool:
         if not self.kv_tokens:
             return True
         prompt_tokens = self.demand.lengths.prompt_tokens if entry is None else entry.prompt_tokens

@@ -10,7 +10,8 @@ from starlette.types import ASGIApp
 
 from serve_app.api.cancellation import ClientSend, StallWatch, Watched, call_engine
 from serve_app.api.forwarding import ClusterSecret
-from serve_app.api.gate import Gate, QueueEntry
+from serve_app.api.gate import Gate
+from serve_app.api.queue_entry import QueueEntry
 from serve_app.api.request_body import PromptEstimate
 from serve_app.api.request_context import RequestContext
 from serve_app.api.request_record import RequestOutcome

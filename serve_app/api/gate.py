@@ -1,17 +1,19 @@
-"""The FIFO gate in front of a replica's engine; its state is the one source of queue depth."""
+"""The gate in front of a replica's engine: in order of arrival for each flow, and fair among flows.
+Its state is the one source of queue depth."""
 
 import asyncio
-from bisect import bisect_left, bisect_right, insort
-from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from serve_app.api.demand import DemandMeter
 from serve_app.api.engine_room import EngineRoom
-from serve_app.core.admission.admission import Admission, GateLoad, Verdict, admit
+from serve_app.api.queue_entry import GateFullError, QueueEntry
+from serve_app.core.admission.admission import GateLoad, Verdict, admit
+from serve_app.core.admission.fair_queue import FairQueue
 from serve_app.core.admission.fairness import ANONYMOUS, Flow
 from serve_app.core.admission.prefill import PrefillAhead
+from serve_app.core.admission.promises import Promises
 from serve_app.core.admission.queue_drain import (
     Drain,
     ServiceTime,
@@ -23,19 +25,6 @@ from serve_app.core.admission.slot_lending import Lending, may_lend
 
 # Of the longest wait; shorter forecasts say nothing about those near it.
 MIN_FORECAST_FRACTION = 0.1
-# Clients retry no earlier than Retry-After says, but for rounding, and a little later.
-EARLY_S = 0.05
-LATE_S = 2.0
-# About the last 50 reservations say how many of those who got a Retry-After retry at all.
-NEWEST_WEIGHT = 0.02
-# Of a hundred forecasts one may fall short.
-COVERED_FRACTION = 0.99
-# They are forgotten after a while: the load has changed.
-MOST_FORECASTS, KEPT_S = 200, 200.0
-# With fewer, a forecast is taken to fall this much short.
-FEW_FORECASTS, DERIVED_MARGIN = 20, 1.25
-# What falls short by more is no chance, and a margin no remedy.
-MOST_MARGIN = 2.0
 
 
 @dataclass(slots=True)
@@ -50,46 +39,8 @@ class GateLimits:
     slo_tpot_s: float = 0.1
     # The engine's KV pool; 0: not known, and not looked at.
     kv_tokens: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class QueueEntry:
-    """One request at the gate, by order of arrival. `granted` is done once it has its slots."""
-
-    arrival: int
-    sequences: int
-    entered_s: float
-    granted: asyncio.Future[None]
-    work: float
-    borrowed: bool = False
-    max_new_tokens: int = 0
-    # Of its prompt: an estimate until the engine has counted them.
-    prompt_tokens: float = 0.0
-    # The wait for its first token that was forecast as it came in; None: it did not wait.
-    forecast_s: float | None = None
-    flow: Flow = ANONYMOUS
-    prompt_counted: bool = False
-    started_s: float | None = None
-    first_token_s: float | None = None
-    # How long its prompt was reckoned to take from its start on.
-    reckoned_s: float = 0.0
-    running_at_start: int = 0
-    # Its slots are free again, whether or not its client has taken all of the answer.
-    released_s: float | None = None
-
-    @property
-    def wait_s(self) -> float:
-        return 0.0 if self.started_s is None else self.started_s - self.entered_s
-
-
-class GateFullError(Exception):
-    """The gate refuses the request; `admission` says why and when to retry."""
-
-    def __init__(self, admission: Admission, key: int | None, due_s: float) -> None:
-        super().__init__(admission.reason)
-        self.admission = admission
-        self.key = key
-        self.due_s = due_s
+    # Above `slots`, for flows below their share while others have all slots.
+    express_slots: int = 0
 
 
 def new_future() -> asyncio.Future[None]:
@@ -98,24 +49,21 @@ def new_future() -> asyncio.Future[None]:
 
 @dataclass(slots=True)
 class Gate:
-    """Admits requests in order of arrival. All times come from `clock_s` (monotonic seconds)."""
+    """Admits requests. All times come from `clock_s` (monotonic seconds)."""
 
     limits: GateLimits
     service: ServiceTime
     clock_s: Callable[[], float]
     demand: DemandMeter | None = None
-    reservations: "RetryReservations" = field(default_factory=lambda: RetryReservations())
-    forecasts: "Forecasts" = field(default_factory=lambda: Forecasts())
+    promises: Promises = field(default_factory=Promises)
     # What a request waits for until it has its slots; a simulation has no running loop.
     make_grant: Callable[[], asyncio.Future[None]] = new_future
     # All that have a slot, and those of them that belong to the other tier.
     running_sequences: int = 0
     borrowed_sequences: int = 0
     _running: dict[QueueEntry, None] = field(default_factory=dict)
-    _queue: deque[QueueEntry] = field(default_factory=deque)
+    _queue: FairQueue[QueueEntry] = field(default_factory=FairQueue[QueueEntry])
     _arrivals: int = 0
-    # Of the prompts that wait here.
-    _queued_tokens: float = 0.0
     # None where nothing is known of the engine's speed.
     room: EngineRoom | None = field(init=False, default=None)
 
@@ -141,13 +89,13 @@ class Gate:
         waiting = [(entry.sequences, entry.max_new_tokens) for entry in self._queue]
         return self.demand.queued_requests(waiting, in_engine)
 
-    def has_room(self, sequences: int) -> bool:
+    def has_room(self, sequences: int, flow: Flow = ANONYMOUS) -> bool:
         """Whether a request of that size would run at once."""
-        return (
-            not self._queue
-            and self.running_sequences + sequences <= self.limits.slots
-            and (self.room is None or self.room.takes(sequences))
-        )
+        limits, queue, running = self.limits, self._queue, self.running_sequences + sequences
+        fits = running <= limits.slots and (not queue or queue.standing(flow).ahead == 0)
+        if not fits and limits.slots < running <= limits.slots + limits.express_slots:
+            fits = queue.is_below_share(flow, sequences, limits.slots)
+        return fits and (self.room is None or self.room.takes(sequences))
 
     def may_lend(self, sequences: int, prompt_tokens: float | None = None) -> Lending:
         """Whether a request of the other tier may run here, at once."""
@@ -155,10 +103,11 @@ class Gate:
         if self.room is not None:
             if not self.room.takes(sequences):
                 return Lending(False, "its engine has enough to do")
-            ahead = self._prefill_ahead(self._prompt_tokens(prompt_tokens))
+            own_tokens = self._prompt_tokens(prompt_tokens)
+            ahead = self.room.ahead(own_tokens, self._queue.prompt_tokens)
             # Of the next request of its own, behind that one.
             ttft_s = ahead.read_s + ahead.own_s + ahead.mean_s
-            tpot_s = self.room.lender_token_s(sequences, self._prompt_tokens(prompt_tokens))
+            tpot_s = self.room.lender_token_s(sequences, own_tokens)
         return may_lend(
             slots=self.limits.slots,
             running=self.running_sequences,
@@ -173,15 +122,19 @@ class Gate:
         )
 
     def ahead_of(self, entry: QueueEntry) -> int:
-        """How many wait before `entry`; 0 for the head of the queue."""
-        return self._queue.index(entry)
+        """How many begin before `entry`, as things stand; 0 for the head of the queue."""
+        return self._queue.ahead_of(entry)
+
+    def is_head(self, entry: QueueEntry) -> bool:
+        """Whether it is the next one to begin."""
+        return self._queue.first() is entry
 
     def expected_wait_s(self) -> float:
         """What a request that comes now would wait until its prompt is read."""
         if self.has_room(1):
             return 0.0
         slot_free_s = self.drain().start_in_s(self.queued_requests)
-        return max(slot_free_s, self._prefill_ahead(0.0).read_s)
+        return max(slot_free_s, self._prefill_ahead(0.0, self._queue.prompt_tokens).read_s)
 
     def drain(self) -> Drain:
         now_s = self.clock_s()
@@ -228,15 +181,17 @@ class Gate:
         the demand that counts here is of neither. `prompt_tokens` None: a typical prompt. `flow` is
         whose request it is.
         """
-        returning = self.reservations.redeem(key, self.clock_s(), retried=retried)  # (1)
+        reservations = self.promises.of(flow).reservations
+        returning = reservations.redeem(key, self.clock_s(), retried=retried)  # (1)
         if self.demand is not None and not (returning or borrowed or forwarded):  # (2)
             self.demand.arrived(
                 sequences=sequences, max_new_tokens=max_new_tokens, prompt_tokens=prompt_tokens
             )
         prompt_tokens = self._prompt_tokens(prompt_tokens)
-        if self.room is not None and max_new_tokens:
-            self.room.typical_limit = max_new_tokens
-        forecast_s = self._admit(sequences, key, returning, prompt_tokens)  # (3)
+        if self.room is not None:
+            self.room.typical_limit = max_new_tokens or self.room.typical_limit
+            self.room.shared = self._queue.known_flows > 1
+        forecast_s = self._admit(sequences, key, returning, prompt_tokens, flow)  # (3)
         self._arrivals += 1
         entry = QueueEntry(
             self._arrivals,
@@ -249,9 +204,9 @@ class Gate:
             prompt_tokens,
             forecast_s,
             flow,
+            self._work_s(sequences * self.service.mean_s * work, prompt_tokens),
         )
-        self._queue.append(entry)  # (4)
-        self._queued_tokens += prompt_tokens
+        self._queue.push(entry)  # (4)
         self._start_next()
         try:
             yield entry
@@ -270,12 +225,10 @@ class Gate:
         """While another replica is asked to run what waits at `entry`, it takes no slot here, or
         it would run twice. Afterwards it has its old position again."""
         self._queue.remove(entry)
-        self._queued_tokens -= entry.prompt_tokens
         try:
             yield
         finally:
-            insort(self._queue, entry, key=lambda waiting: waiting.arrival)
-            self._queued_tokens += entry.prompt_tokens
+            self._queue.put_back(entry)
             self._start_next()
 
     def prompt_counted(self, entry: QueueEntry, prompt_tokens: int) -> None:
@@ -291,7 +244,8 @@ class Gate:
         if forecast_s is not None and forecast_s > MIN_FORECAST_FRACTION * self.limits.max_wait_s:
             now_s = self.clock_s()
             took_s = now_s - entry.entered_s
-            self.forecasts.observe(now_s=now_s, forecast_s=forecast_s, took_s=took_s)
+            forecasts = self.promises.of(entry.flow).forecasts
+            forecasts.observe(now_s=now_s, forecast_s=forecast_s, took_s=took_s)
         self._start_next()
 
     def observe_service(self, entry: QueueEntry) -> None:
@@ -307,7 +261,7 @@ class Gate:
 
     def withdraw(self, refused: GateFullError) -> None:
         """Forget the reservation of a refused request that another replica ran after all."""
-        self.reservations.withdraw(refused.key, refused.due_s)
+        self.promises.of(refused.flow).reservations.withdraw(refused.key, refused.due_s)
 
     def _expected_service(self) -> ServiceTime:
         """The service time of what runs and waits now."""
@@ -325,59 +279,80 @@ class Gate:
             return known or 0.0
         return self.demand.lengths.prompt_tokens
 
-    def _prefill_ahead(self, prompt_tokens: float) -> PrefillAhead:
+    def _prefill_ahead(
+        self, prompt_tokens: float, queued_tokens: float, flow_tokens: float = 0.0
+    ) -> PrefillAhead:
         if self.room is None:
             return PrefillAhead()
-        return self.room.ahead(prompt_tokens, self._queued_tokens)
+        return self.room.ahead(prompt_tokens, queued_tokens, flow_tokens)
+
+    def _work_s(self, slots_held_s: float, prompt_tokens: float) -> float:
+        """Seconds of the GPU: of prefill, and its part of the steps while slots are held."""
+        prefill_s = 0.0 if self.room is None else self.room.prefill_s(prompt_tokens)
+        return prefill_s + slots_held_s / max(1, self.limits.slots)
 
     def _admit(
-        self, sequences: int, key: int | None, returning: bool, prompt_tokens: float
+        self, sequences: int, key: int | None, returning: bool, prompt_tokens: float, flow: Flow
     ) -> float | None:
         """The forecast wait for the first token of one that waits. Raises GateFullError."""
         now_s = self.clock_s()
         # `admit` would say so too; the drain of all that runs is not worth estimating for it.
-        if self.has_room(sequences):
+        if self.has_room(sequences, flow):
             return None
+        promises, standing = self.promises.of(flow), self._queue.standing(flow)
+        flow_tokens = standing.own_tokens / standing.drain_share
+        tokens_ahead = max(standing.tokens_ahead, flow_tokens)
         admission = admit(
             GateLoad(
                 slots=self.limits.slots,
                 running=self.running_sequences,
-                queued=self.queued_requests,
-                reserved=self.reservations.outstanding(now_s),
+                reserved=promises.reservations.outstanding(now_s),
+                standing=standing,
             ),
             self.drain(),
-            self._prefill_ahead(prompt_tokens),
+            self._prefill_ahead(prompt_tokens, tokens_ahead, flow_tokens),
             sequences=sequences,
             returning=returning,
             max_queued_requests=self.limits.max_queued_requests,
             max_wait_s=self.limits.max_wait_s,
-            margin=self.forecasts.margin(now_s),
+            margin=promises.forecasts.margin(now_s),
         )
         if admission.verdict is Verdict.REFUSE:
             due_s = now_s + admission.retry_after_s
-            self.reservations.add(key, due_s)
-            raise GateFullError(admission, key, due_s)
+            promises.reservations.add(key, due_s)
+            raise GateFullError(admission, key, due_s, flow)
         return admission.wait_s
 
     def _start_next(self) -> None:
-        free = self.limits.slots - self.running_sequences
-        while self._queue:
-            entry = self._queue[0]
-            # A request that is larger than lowered limits runs alone instead of never.
-            if entry.sequences > free and self._running:
-                return
-            if self.room is not None and not self.room.takes(entry.sequences, entry):
-                return
-            self._queue.popleft()
-            self._queued_tokens -= entry.prompt_tokens
+        while (entry := self._next()) is not None:
+            self._queue.start(entry)
             entry.started_s = self.clock_s()
             self._count_running(entry, 1)
             self._running[entry] = None
             entry.running_at_start = self.running_sequences
             if self.room is not None:
                 self.room.begin(entry)
-            free -= entry.sequences
             entry.granted.set_result(None)
+
+    def _next(self) -> QueueEntry | None:
+        """Who begins now, if anybody does."""
+        entry = self._queue.first()
+        if entry is None:
+            return None
+        # A request that is larger than lowered limits runs alone instead of never.
+        if self._running and self.running_sequences + entry.sequences > self.limits.slots:
+            entry = self._express()
+        if entry is None or (self.room and not self.room.takes(entry.sequences, entry)):
+            return None
+        return entry
+
+    def _express(self) -> QueueEntry | None:
+        """The next one that may begin above the limit of slots, while all are busy."""
+        slots = self.limits.slots
+        free = slots + self.limits.express_slots - self.running_sequences
+        if self.running_sequences < slots or free <= 0:
+            return None
+        return self._queue.first_below_share(slots, most_sequences=free)
 
     def _leave(self, entry: QueueEntry) -> None:
         if entry in self._running:
@@ -386,96 +361,21 @@ class Gate:
             self._count_running(entry, -1)
             if self.room is not None:
                 self.room.end(entry)
+            self._queue.end(entry, self._took_s(entry))
         else:
             self._queue.remove(entry)
-            self._queued_tokens -= entry.prompt_tokens
             entry.granted.cancel()
         self._start_next()
+
+    def _took_s(self, entry: QueueEntry) -> float:
+        """What it took of the GPU, in the end."""
+        assert entry.started_s is not None
+        assert entry.released_s is not None
+        since_s = entry.started_s if entry.first_token_s is None else entry.first_token_s
+        held_s = entry.released_s - since_s
+        return self._work_s(entry.sequences * held_s, entry.prompt_tokens)
 
     def _count_running(self, entry: QueueEntry, sign: int) -> None:
         self.running_sequences += sign * entry.sequences
         if entry.borrowed:
             self.borrowed_sequences += sign * entry.sequences
-
-
-@dataclass(slots=True)
-class RetryReservations:
-    """When refused clients are due to retry, so that capacity can be kept for them: times in
-    order, each with the key of its request (a hash of body and sender)."""
-
-    _due: list[tuple[float, int]] = field(default_factory=list)
-    _keys: Counter[int] = field(default_factory=Counter)
-    _kept_fraction: float = 1.0
-
-    def add(self, key: int | None, due_s: float) -> None:
-        """Remember that a request is due to retry at `due_s`."""
-        key = 0 if key is None else key
-        insort(self._due, (due_s, key))
-        self._keys[key] += 1
-
-    def withdraw(self, key: int | None, due_s: float) -> None:
-        """Forget one reservation, unless it is redeemed or expired already."""
-        reservation = (due_s, 0 if key is None else key)
-        index = bisect_left(self._due, reservation)
-        if index < len(self._due) and self._due[index] == reservation:
-            self._take(index)
-
-    def outstanding(self, now_s: float) -> int:
-        """How many are still expected to come, by the fraction that came so far."""
-        self._forget(now_s)
-        return round(len(self._due) * self._kept_fraction)
-
-    def redeem(self, key: int | None, now_s: float, *, retried: bool = False) -> bool:
-        """Whether this request was refused here before and retries after its Retry-After, or
-        earlier where it says itself that it is `retried`. One that was not refused is never
-        returning."""
-        self._forget(now_s)
-        if key is not None and self._keys[key]:
-            due = len(self._due) if retried else bisect_right(self._due, (now_s + EARLY_S, 1 << 64))
-            for index in range(due):
-                if self._due[index][1] == key:
-                    self._take(index)
-                    self._kept_fraction += NEWEST_WEIGHT * (1 - self._kept_fraction)
-                    return True
-        return False
-
-    def _take(self, index: int) -> None:
-        _, key = self._due.pop(index)
-        self._keys[key] -= 1
-        if not self._keys[key]:
-            del self._keys[key]
-
-    def _forget(self, now_s: float) -> None:
-        while self._due and self._due[0][0] < now_s - LATE_S:
-            self._take(0)
-            self._kept_fraction -= NEWEST_WEIGHT * self._kept_fraction
-
-
-@dataclass(slots=True)
-class Forecasts:
-    """How well the gate has forecast first tokens, for the margin that it allows itself: the ratios
-    of waits to what was forecast, of requests that waited."""
-
-    _ratios: deque[tuple[float, float]] = field(default_factory=deque[tuple[float, float]])
-    _ranked: list[float] = field(default_factory=list[float])
-
-    def observe(self, *, now_s: float, forecast_s: float, took_s: float) -> None:
-        """A request that waited has its first token."""
-        if len(self._ratios) == MOST_FORECASTS:
-            self._forget_one()
-        ratio = min(took_s / forecast_s, MOST_MARGIN)
-        self._ratios.append((now_s, ratio))
-        insort(self._ranked, ratio)
-
-    def margin(self, now_s: float) -> float:
-        """Forecasts times this fall short once in a hundred; at least 1."""
-        while self._ratios and self._ratios[0][0] < now_s - KEPT_S:
-            self._forget_one()
-        ranked = self._ranked
-        least = DERIVED_MARGIN if len(ranked) < FEW_FORECASTS else 1.0
-        if not ranked:
-            return least
-        return max(least, ranked[min(len(ranked) - 1, int(COVERED_FRACTION * len(ranked)))])
-
-    def _forget_one(self) -> None:
-        self._ranked.remove(self._ratios.popleft()[1])

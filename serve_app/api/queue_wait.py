@@ -4,7 +4,8 @@ import asyncio
 from dataclasses import dataclass
 
 from serve_app.api.forwarding import Forwarder
-from serve_app.api.gate import Gate, QueueEntry
+from serve_app.api.gate import Gate
+from serve_app.api.queue_entry import QueueEntry
 from serve_app.api.request_context import RequestContext
 from serve_app.api.request_record import RequestOutcome
 from serve_app.api.response import TierResponse
@@ -46,7 +47,7 @@ class QueueWait:
                     await response.heartbeat(self.gate.ahead_of(entry))
                     next_heartbeat_s += admission.heartbeat_s
                 # Each await may have let the gate grant the slots.
-                if entry.granted.done() or self.gate.ahead_of(entry) > 0:
+                if entry.granted.done() or not self.gate.is_head(entry):
                     continue
                 if await self.forwarder.has_somewhere() and not entry.granted.done():  # (3)
                     with self.gate.step_aside(entry):

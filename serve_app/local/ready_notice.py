@@ -75,7 +75,9 @@ def who_gets_in(exposure: Exposure, port: int, *, has_keys: bool = False) -> lis
             "It listens on 127.0.0.1 only: --keys (make serve KEYS=1) or --allow-anonymous opens",
             "it to other machines.",
         ]
-    if exposure.database is not None and not has_keys:
+    if exposure.database is not None and exposure.allow_anonymous:
+        lines.append("Whoever has a key has its quota; requests without one are served too.")
+    elif exposure.database is not None and not has_keys:
         lines += [
             "It asks for a key and nobody has one yet. Make one, and again for each of you:",
             "  tierserve keys add NAME",
@@ -88,7 +90,7 @@ def who_gets_in(exposure: Exposure, port: int, *, has_keys: bool = False) -> lis
     return [
         *lines,
         f"It listens on {where}, port {port}, and asks for no key: close the port to strangers,",
-        "or give everybody a key: --keys (make serve KEYS=1; docs/access.md).",
+        "or give everybody a key: --keys without --allow-anonymous (docs/access.md).",
     ]
 
 

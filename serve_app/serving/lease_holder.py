@@ -172,7 +172,7 @@ class LeaseHolder:
             self._records = records_by_id(self.book.snapshot)
         if not self.up:
             self.up = True
-            log.info("the ledger of quotas answers", extra={"phase": "ledger"})
+            log.info("the ledger of quotas answers")
         self._wake()
 
     def _lose(self, why: str) -> None:

@@ -18,7 +18,7 @@ from serve_app.api.gate import Gate, GateLimits
 from serve_app.api.lending import LendingDesk
 from serve_app.api.request_record import count_from_zero
 from serve_app.config.tier import TierArgs, TierSettings
-from serve_app.core.admission.capacity import Limits, derive_limits
+from serve_app.core.admission.capacity import Limits, derive_limits, express_slots
 from serve_app.core.admission.queue_drain import DrainLimit, ServiceTime, drain_limit_s
 from serve_app.core.placement.hardware import Hardware, model_shape
 from serve_app.core.scaling.step_time import derived_step_model
@@ -241,8 +241,9 @@ def _demand_meter(
 def _gate_limits(settings: TierSettings, derived: Limits, engine: Engine) -> GateLimits:
     admission = settings.admission
     queued = admission.max_queued_requests
+    slots = admission.max_running_sequences or derived.slots
     return GateLimits(
-        slots=admission.max_running_sequences or derived.slots,
+        slots=slots,
         max_queued_requests=derived.max_queued_requests if queued is None else queued,
         max_wait_s=admission.max_wait_s,
         batch_cost=derived.batch_cost,
@@ -250,4 +251,5 @@ def _gate_limits(settings: TierSettings, derived: Limits, engine: Engine) -> Gat
         slo_ttft_s=settings.slo.ttft_s,
         slo_tpot_s=settings.slo.tpot_s,
         kv_tokens=engine.kv_tokens,
+        express_slots=express_slots(slots),
     )

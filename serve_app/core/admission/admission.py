@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from serve_app.core.admission.fairness import Standing
 from serve_app.core.admission.prefill import PrefillAhead
 from serve_app.core.admission.queue_drain import Drain
 
@@ -21,13 +22,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GateLoad:
-    """One replica's gate. `reserved` counts refused requests that got a Retry-After and are
-    still expected."""
+    """One replica's gate, as a request of one flow finds it. `reserved` counts refused requests of
+    that flow that got a Retry-After and are still expected."""
 
     slots: int
     running: int
-    queued: int
     reserved: int
+    standing: Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,34 +61,48 @@ def admit(
     worse. Retry-After is the time at which the queue, with all earlier reservations in it, will be
     half full: what varies is then as likely to leave it shorter as longer.
 
+    All of this is by flow: of the places, and of the starts in time, a flow has what the others
+    leave, and never less than its share. Where it has fewer sequences than its share of the slots,
+    only others can be in its way, and it is not refused for them.
+
     A prompt that alone takes longer than `max_wait_s` to read runs when no other is before it.
     """
-    if load.queued == 0 and load.running + sequences <= load.slots and prefill.open:
+    own = load.standing
+    if own.ahead == 0 and load.running + sequences <= load.slots and prefill.open:
         return Admission(Verdict.RUN, "a slot is free", 0, 0.0)
     longest_s = (2 * max_wait_s if returning else max_wait_s) / margin
     to_start_s = longest_s - prefill.own_s
     places = max_queued_requests * 3 // 2 if returning else max_queued_requests
+    places = _left_by_others(places, own.others_queued, own.share)
     in_time = drain.starts_within(max(0.0, to_start_s))
-    bound = min(places, in_time)
-    wait_s = prefill.first_token_in_s(drain.start_in_s(load.queued))
+    own_in_time = _left_by_others(in_time, own.others_ahead, own.share)
+    bound = min(places, own_in_time, math.floor(in_time * own.drain_share))
+    wait_s = prefill.first_token_in_s(drain.start_in_s(own.starts_ahead))
     kept = 0 if returning else min(load.reserved, bound // 2)
-    read_s = prefill.read_s
-    kept_s = 0.0 if returning else min(load.reserved * prefill.mean_s, to_start_s / 2)
+    read_s, mean_s = prefill.read_s, prefill.mean_s / own.drain_share
+    kept_s = 0.0 if returning else min(load.reserved * mean_s, to_start_s / 2)
     alone = read_s == 0.0
-    if load.queued + kept < bound and (alone or read_s + kept_s <= to_start_s):
+    comes_in_time = own.queued + kept < bound and (alone or read_s + kept_s <= to_start_s)
+    not_its_own = own.below_share(sequences, load.slots) and prefill.flow_s <= to_start_s
+    if comes_in_time or (not_its_own and own.queued < places):
         reason = "all slots are busy" if prefill.open else "prompts are ahead"
-        return Admission(Verdict.QUEUE, reason, load.queued, wait_s)
-    places_s = drain.start_in_s(load.queued + load.reserved - bound // 2)
+        return Admission(Verdict.QUEUE, reason, own.ahead, wait_s)
+    coming = own.queued + load.reserved
+    places_s = drain.start_in_s(own.starts(coming - bound // 2))
     # Slots may come free all at once, and then none for long.
-    places_s = max(places_s, drain.start_in_s(load.queued + load.reserved) - max(0.0, to_start_s))
+    places_s = max(places_s, drain.start_in_s(own.starts(coming)) - max(0.0, to_start_s))
     places_s = _with_spare(places_s, load.slots + bound)
-    prompts_s = read_s + load.reserved * prefill.mean_s - max(0.0, to_start_s) / 2
+    prompts_s = read_s + load.reserved * mean_s - max(0.0, to_start_s) / 2
     prompts_s = _with_spare(prompts_s, longest_s / max(prefill.mean_s, 1e-6))
     room_s = max(places_s, prompts_s)
-    reason = "queue_full" if load.queued + kept >= places else "wait_too_long"
+    reason = "queue_full" if own.queued + kept >= places else "wait_too_long"
     return Admission(
-        Verdict.REFUSE, reason, load.queued, wait_s, retry_after_s=max(1, math.ceil(room_s))
+        Verdict.REFUSE, reason, own.ahead, wait_s, retry_after_s=max(1, math.ceil(room_s))
     )
+
+
+def _left_by_others(all_of_it: int, others: int, share: float) -> int:
+    return max(all_of_it - others, math.ceil(all_of_it * share))
 
 
 def _with_spare(room_s: float, places: float) -> float:

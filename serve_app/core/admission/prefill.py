@@ -57,11 +57,12 @@ def engine_limit_s(max_wait_s: float) -> float:
 @dataclass(frozen=True, slots=True)
 class PrefillAhead:
     """What a request finds before it, in seconds of reading: inside the engine, and of those that
-    wait at the gate. `own_s` is its own prompt's, `mean_s` that of one that comes back. `open`: the
-    engine takes another request at once."""
+    wait at the gate; `flow_s`: until those of its own flow are read. `own_s` is its own prompt's,
+    `mean_s` that of one that comes back. `open`: the engine takes another request at once."""
 
     engine_s: float = 0.0
     queued_s: float = 0.0
+    flow_s: float = 0.0
     own_s: float = 0.0
     mean_s: float = 0.0
     open: bool = True

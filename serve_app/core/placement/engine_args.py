@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from serve_app.core.admission.capacity import express_slots
 from serve_app.core.model_family import R1_PARSER
 from serve_app.core.placement.hardware import Hardware
 
@@ -45,7 +46,7 @@ def engine_args(spec: EngineSpec, hardware: Hardware) -> list[str]:
         "model": spec.model,
         "dtype": spec.dtype or hardware.dtype,
         "max-model-len": spec.max_model_len,
-        "max-num-seqs": hardware.max_sequences,
+        "max-num-seqs": hardware.max_sequences + express_slots(hardware.max_sequences),
         "seed": spec.seed,
         "enforce-eager": on_cpu if spec.enforce_eager is None else spec.enforce_eager,
         "quantization": spec.quantization,

@@ -90,7 +90,7 @@ class KeySite:
     def spent(self, key: str) -> int:
         """Tokens, as the ledger has counted them."""
         return sum(
-            row.usage.prompt_tokens + row.usage.reasoning_tokens + row.usage.answer_tokens
+            row.prompt_tokens + row.reasoning_tokens + row.answer_tokens
             for row in read_usage(self.database, key=key)
         )
 

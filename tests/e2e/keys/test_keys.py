@@ -6,6 +6,8 @@ import time
 import httpx
 import pytest
 
+from serve_app.access.credentials import load_pepper
+from serve_app.core.access.access_key import AccessKey
 from serve_app.core.tiers import Tier
 from tests.e2e.keys.conftest import LIVE_WITHIN_S, TIERS, KeySite, headers
 from tests.e2e.site import wait_for
@@ -68,7 +70,7 @@ def test_changes_are_live_within_two_seconds_and_drop_no_request(key_site: KeySi
     asking = threading.Thread(target=keep_asking)
     asking.start()
     try:
-        secret = key_site.store.add(_key("comes")).reveal()
+        secret = key_site.store.add(AccessKey("comes")).reveal()
         came_s = wait_for(lambda: key_site.known_everywhere(secret), "the new key", 10)
         key_site.store.revoke("comes")
         revoked_s = wait_for(lambda: _refused_everywhere(key_site, secret), "its end", 10)
@@ -79,12 +81,6 @@ def test_changes_are_live_within_two_seconds_and_drop_no_request(key_site: KeySi
     # Each look takes some time itself: eight requests for each door.
     assert came_s < LIVE_WITHIN_S + 1.0
     assert revoked_s < LIVE_WITHIN_S + 1.0
-
-
-def _key(name: str):
-    from serve_app.core.access.access_key import AccessKey
-
-    return AccessKey(name)
 
 
 def _refused_everywhere(site: KeySite, secret: str) -> bool:
@@ -112,7 +108,11 @@ def test_neither_keys_nor_the_pepper_are_in_any_log(key_site: KeySite) -> None:
     key = key_site.add("secretive")
     key_site.chat(key)
     key_site.chat(WRONG)
-    secrets = (key.rpartition("-")[2], WRONG.rpartition("-")[2], key_site.store._pepper.reveal())
+    secrets = (
+        key.rpartition("-")[2],
+        WRONG.rpartition("-")[2],
+        load_pepper(key_site.database.address).reveal(),
+    )
     for file in key_site.site.cluster.log_dir.rglob("*"):
         if file.is_file():
             text = file.read_text(errors="replace")

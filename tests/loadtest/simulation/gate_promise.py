@@ -97,7 +97,7 @@ def play(
     state.target = 1
     fleet = Fleet({Tier.CHAT: state}, Counter({gpu: 1}), Clock(), log, retries=1)
     fleet.reconcile(Tier.CHAT, 0.0, at_once=True)
-    capacity_rps, capacity_at_once = _capacity(mix, state.replicas[0])
+    capacity_rps, capacity_at_once = capacity_of(mix, state.replicas[0])
     turn_s = capacity_at_once / capacity_rps
     duration_s = min(max(60.0, TURNS * turn_s), most_requests / (load * capacity_rps))
     rng, now_s, number = random.Random(seed), 0.0, 0
@@ -113,7 +113,7 @@ def play(
     return _kept(log, duration_s, capacity_at_once)
 
 
-def _capacity(mix: Mix, replica: SimulatedReplica) -> tuple[float, int]:
+def capacity_of(mix: Mix, replica: SimulatedReplica) -> tuple[float, int]:
     """Requests a second, and how many at once: as many as the KV pool holds."""
     rng = random.Random(1)
     drawn = [mix(rng) for _ in range(1000)]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.api.gate import DERIVED_MARGIN, KEPT_S, MOST_MARGIN, Forecasts
+from serve_app.core.admission.forecasts import DERIVED_MARGIN, KEPT_S, MOST_MARGIN, Forecasts
 
 RATIOS = st.lists(st.floats(0.1, 5), min_size=100, max_size=400)
 

@@ -1,6 +1,6 @@
 """What refused clients were told, and who of them is known again."""
 
-from serve_app.api.gate import LATE_S, RetryReservations
+from serve_app.core.admission.retry_reservations import LATE_S, RetryReservations
 
 
 def test_a_reservation_is_redeemed_once_when_its_time_has_come() -> None:

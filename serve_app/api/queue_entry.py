@@ -1,0 +1,53 @@
+"""One request at the gate: what is known of it, and its refusal."""
+
+import asyncio
+from dataclasses import dataclass
+
+from serve_app.core.admission.admission import Admission
+from serve_app.core.admission.fairness import ANONYMOUS, Flow
+
+
+@dataclass(slots=True, eq=False)
+class QueueEntry:
+    """One request at the gate, by order of arrival. `granted` is done once it has its slots, and
+    `work_s` is what it is expected to take of the GPU."""
+
+    arrival: int
+    sequences: int
+    entered_s: float
+    granted: asyncio.Future[None]
+    work: float
+    borrowed: bool = False
+    max_new_tokens: int = 0
+    # Of its prompt: an estimate until the engine has counted them.
+    prompt_tokens: float = 0.0
+    # The wait for its first token that was forecast as it came in; None: it did not wait.
+    forecast_s: float | None = None
+    flow: Flow = ANONYMOUS
+    work_s: float = 0.0
+    # Kept by the queue.
+    charge_ns: int = 0
+    mark_ns: int = 0
+    prompt_counted: bool = False
+    started_s: float | None = None
+    first_token_s: float | None = None
+    # How long its prompt was reckoned to take from its start on.
+    reckoned_s: float = 0.0
+    running_at_start: int = 0
+    # Its slots are free again, whether or not its client has taken all of the answer.
+    released_s: float | None = None
+
+    @property
+    def wait_s(self) -> float:
+        return 0.0 if self.started_s is None else self.started_s - self.entered_s
+
+
+class GateFullError(Exception):
+    """The gate refuses the request; `admission` says why and when to retry."""
+
+    def __init__(self, admission: Admission, key: int | None, due_s: float, flow: Flow) -> None:
+        super().__init__(admission.reason)
+        self.admission = admission
+        self.key = key
+        self.due_s = due_s
+        self.flow = flow

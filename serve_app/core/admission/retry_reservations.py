@@ -1,0 +1,64 @@
+"""Who was refused with a Retry-After and is still expected, so that capacity is kept for them."""
+
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter
+from dataclasses import dataclass, field
+
+# Clients retry no earlier than Retry-After says, but for rounding, and a little later.
+EARLY_S = 0.05
+LATE_S = 2.0
+# About the last 50 reservations say how many of those who got a Retry-After retry at all.
+NEWEST_WEIGHT = 0.02
+
+
+@dataclass(slots=True)
+class RetryReservations:
+    """When refused clients are due to retry, so that capacity can be kept for them: times in
+    order, each with the key of its request (a hash of body and sender)."""
+
+    _due: list[tuple[float, int]] = field(default_factory=list)
+    _keys: Counter[int] = field(default_factory=Counter)
+    _kept_fraction: float = 1.0
+
+    def add(self, key: int | None, due_s: float) -> None:
+        """Remember that a request is due to retry at `due_s`."""
+        key = 0 if key is None else key
+        insort(self._due, (due_s, key))
+        self._keys[key] += 1
+
+    def withdraw(self, key: int | None, due_s: float) -> None:
+        """Forget one reservation, unless it is redeemed or expired already."""
+        reservation = (due_s, 0 if key is None else key)
+        index = bisect_left(self._due, reservation)
+        if index < len(self._due) and self._due[index] == reservation:
+            self._take(index)
+
+    def outstanding(self, now_s: float) -> int:
+        """How many are still expected to come, by the fraction that came so far."""
+        self._forget(now_s)
+        return round(len(self._due) * self._kept_fraction)
+
+    def redeem(self, key: int | None, now_s: float, *, retried: bool = False) -> bool:
+        """Whether this request was refused here before and retries after its Retry-After, or
+        earlier where it says itself that it is `retried`. One that was not refused is never
+        returning."""
+        self._forget(now_s)
+        if key is not None and self._keys[key]:
+            due = len(self._due) if retried else bisect_right(self._due, (now_s + EARLY_S, 1 << 64))
+            for index in range(due):
+                if self._due[index][1] == key:
+                    self._take(index)
+                    self._kept_fraction += NEWEST_WEIGHT * (1 - self._kept_fraction)
+                    return True
+        return False
+
+    def _take(self, index: int) -> None:
+        _, key = self._due.pop(index)
+        self._keys[key] -= 1
+        if not self._keys[key]:
+            del self._keys[key]
+
+    def _forget(self, now_s: float) -> None:
+        while self._due and self._due[0][0] < now_s - LATE_S:
+            self._take(0)
+            self._kept_fraction -= NEWEST_WEIGHT * self._kept_fraction

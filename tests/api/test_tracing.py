@@ -23,6 +23,7 @@ from serve_app.api.tracing import make_tracer, traces_url
 from serve_app.api.web_app import make_web_app
 from serve_app.core.tiers import Tier
 from tests.api.asgi import Call, FakeEngine, answers, answers_on, breaks, call, streams
+from tests.api.fake_keys import TEAM, WRONG, FakeQuotas, a_fake_desk, bearer
 from tests.api.loopback import served, unreachable
 from tests.api.test_edge_cache import SURE, caching
 from tests.api.test_forwarding import a_pair, until
@@ -284,6 +285,18 @@ async def test_no_text_of_a_request_is_in_a_span_with_the_prompts_in_the_log_nei
     await call(edge, "", {"prompt": "zebra", "temperature": "zebra"}, headers=secret)
     assert len(recorded.spans) >= 4
     assert "zebra" not in "".join(span.to_json() for span in recorded.spans)
+
+
+@virtual
+async def test_a_span_has_the_name_of_a_key_and_nothing_of_the_key_itself() -> None:
+    recorded = Recorded()
+    edge = recorded.on(an_edge(FakeEngine(answers(DONE))))
+    edge.access = a_fake_desk(quotas=FakeQuotas())
+    assert (await call(edge, "", HI, headers=bearer(WRONG))).status == 401
+    assert not recorded.spans, "whoever has no key does not fill a collector either"
+    assert (await call(edge, "", HI, headers=bearer(TEAM))).status == 200
+    assert attributes(recorded.root)["tierserve.key"] == "team"
+    assert TEAM.decode() not in "".join(span.to_json() for span in recorded.spans)
 
 
 @virtual

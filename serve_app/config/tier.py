@@ -102,7 +102,7 @@ class TierArgs(_EnvironmentWins):
         default_factory=StructureConfig, description="See StructureConfig."
     )
     cors_origins: Origins = Field(default=(), description=CORS_ORIGINS)
-    otlp_endpoint: str | None = Field(default=None, description=OTLP_ENDPOINT)
+    otlp_endpoint: str | None = Field(default=None, pattern="^https?://", description=OTLP_ENDPOINT)
     access: AccessConfig = Field(default_factory=AccessConfig, description="See AccessConfig.")
 
 
@@ -195,7 +195,7 @@ class WebArgs(_EnvironmentWins):
         "request ends.",
     )
     cors_origins: Origins = Field(default=(), description=CORS_ORIGINS)
-    otlp_endpoint: str | None = Field(default=None, description=OTLP_ENDPOINT)
+    otlp_endpoint: str | None = Field(default=None, pattern="^https?://", description=OTLP_ENDPOINT)
     access: AccessConfig = Field(default_factory=AccessConfig, description="See AccessConfig.")
     usage: UsageConfig = Field(default_factory=UsageConfig, description="See UsageConfig.")
 

@@ -135,6 +135,22 @@ def test_a_protocol_that_is_not_supported_is_said_and_stops_nothing(
         assert caplog.records[-1].__dict__["variable"] == name
 
 
+@pytest.mark.parametrize("given", ["collector:4318", "grpc://collector:4317", "/v1/traces"])
+def test_an_address_that_is_no_url_is_said_and_stops_nothing(
+    given: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert make_tracer(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": given}) is None
+    assert "no http:// or https:// URL" in caplog.text
+
+
+def test_empty_variables_are_as_none() -> None:
+    names = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_SERVICE_NAME", "OTEL_BSP_SCHEDULE_DELAY")
+    tracer = make_tracer("http://127.0.0.1:9", dict.fromkeys(names, ""))
+    assert tracer is not None
+    assert tracer.provider.resource.attributes["service.name"] == "tierserve"
+    tracer.provider.shutdown()
+
+
 async def test_spans_reach_a_collector_as_otlp_over_http() -> None:
     with receiving() as receiver:
         tracer = make_tracer(receiver.url, {}, **{"tierserve.tier": "chat"})

@@ -156,6 +156,10 @@ class EngineRoom:
         """Seconds of the GPU that so many prompt tokens take."""
         return prompt_tokens * self._prompt_token_ms() / 1e3
 
+    def decode_fraction(self) -> float:
+        """Which part of the time is left for decoding beside the prompts that are read."""
+        return 1 - min(self._fraction_read(self.clock_s()), MAX_READ_FRACTION)
+
     def slots(self, slots: int) -> int:
         """How many of the slots can be busy: fewer where the pool has room for no more."""
         if not self._running or not self.kv_tokens:

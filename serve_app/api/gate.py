@@ -91,10 +91,10 @@ class Gate:
 
     def has_room(self, sequences: int, flow: Flow = ANONYMOUS) -> bool:
         """Whether a request of that size would run at once."""
-        limits, queue, running = self.limits, self._queue, self.running_sequences + sequences
-        fits = running <= limits.slots and (not queue or queue.standing(flow).ahead == 0)
-        if not fits and limits.slots < running <= limits.slots + limits.express_slots:
-            fits = queue.is_below_share(flow, sequences, limits.slots)
+        slots, queue, running = self.limits.slots, self._queue, self.running_sequences + sequences
+        fits = running <= slots and (not queue or queue.standing(flow).ahead == 0)
+        if not fits and sequences <= self._express_sequences():
+            fits = queue.is_below_share(flow, sequences, slots)
         return fits and (self.room is None or self.room.takes(sequences))
 
     def may_lend(self, sequences: int, prompt_tokens: float | None = None) -> Lending:
@@ -287,9 +287,12 @@ class Gate:
         return self.room.ahead(prompt_tokens, queued_tokens, flow_tokens)
 
     def _work_s(self, slots_held_s: float, prompt_tokens: float) -> float:
-        """Seconds of the GPU: of prefill, and its part of the steps while slots are held."""
-        prefill_s = 0.0 if self.room is None else self.room.prefill_s(prompt_tokens)
-        return prefill_s + slots_held_s / max(1, self.limits.slots)
+        """Seconds of the GPU: its prefill, and of the time in which it holds slots its part of what
+        others' prefill leaves for decoding."""
+        decode_s = slots_held_s / max(1, self.limits.slots)
+        if self.room is None:
+            return decode_s
+        return self.room.prefill_s(prompt_tokens) + decode_s * self.room.decode_fraction()
 
     def _admit(
         self, sequences: int, key: int | None, returning: bool, prompt_tokens: float, flow: Flow
@@ -336,23 +339,25 @@ class Gate:
 
     def _next(self) -> QueueEntry | None:
         """Who begins now, if anybody does."""
-        entry = self._queue.first()
-        if entry is None:
+        head = entry = self._queue.first()
+        if head is None:
             return None
         # A request that is larger than lowered limits runs alone instead of never.
-        if self._running and self.running_sequences + entry.sequences > self.limits.slots:
-            entry = self._express()
+        if self._running and self.running_sequences + head.sequences > self.limits.slots:
+            most = self._express_sequences()
+            entry = self._queue.first_below_share(self.limits.slots, most) if most > 0 else None
         if entry is None or (self.room and not self.room.takes(entry.sequences, entry)):
             return None
+        if entry is not head:
+            head.overtaken += entry.sequences
         return entry
 
-    def _express(self) -> QueueEntry | None:
-        """The next one that may begin above the limit of slots, while all are busy."""
-        slots = self.limits.slots
-        free = slots + self.limits.express_slots - self.running_sequences
-        if self.running_sequences < slots or free <= 0:
-            return None
-        return self._queue.first_below_share(slots, most_sequences=free)
+    def _express_sequences(self) -> int:
+        """How many may begin before the head of the queue, which does not fit."""
+        head, slots = self._queue.first(), self.limits.slots
+        if head is not None and head.overtaken >= slots:
+            return 0
+        return slots + self.limits.express_slots - self.running_sequences
 
     def _leave(self, entry: QueueEntry) -> None:
         if entry in self._running:

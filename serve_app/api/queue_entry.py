@@ -25,6 +25,8 @@ class QueueEntry:
     forecast_s: float | None = None
     flow: Flow = ANONYMOUS
     work_s: float = 0.0
+    # Sequences that began before it although it was at the head.
+    overtaken: int = 0
     # Kept by the queue.
     charge_ns: int = 0
     mark_ns: int = 0

@@ -159,7 +159,9 @@ def test_usage_is_shown_as_table_json_and_csv(keys: Keys, tmp_path: Path) -> Non
     book = LeaseBook("r1")
     used = Usage(requests=1200, refused=3, prompt_tokens=10, answer_tokens=99, gpu_s=7200)
     book.count(UsageLabels("ada", Tier.CHAT, "=micro-r1", "2026-11-29"), used)
-    Ledger(database).report(book.report(time.time()))
+    ledger = Ledger(database)
+    for _ in range(2):
+        book.apply(ledger.report(book.report(time.time())), time.time())
     database.close()
 
     table = keys("usage", "--since", "2026-11-01")[1]

@@ -224,7 +224,7 @@ def test_a_revoked_key_is_gone_at_the_next_report_and_what_runs_goes_on(services
 
 def test_usage_counts_once_however_often_it_is_reported(services: Services) -> None:
     service = services(key())
-    book = LeaseBook("r1")
+    book = service.replica("r1")
     labels = UsageLabels("ada", Tier.CHAT, "micro-r1", "2024-10-04")
     book.count(labels, Usage(requests=1, prompt_tokens=10, reasoning_tokens=5, answer_tokens=7))
     report = book.report(service.clock())

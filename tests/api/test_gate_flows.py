@@ -148,6 +148,30 @@ def test_a_light_flow_runs_above_the_limit_of_slots_and_a_flood_does_not() -> No
     run_virtual(scene())
 
 
+def test_a_request_for_all_slots_is_overtaken_a_few_times_and_not_for_ever() -> None:
+    async def scene() -> None:
+        gate = a_gate(slots=4, max_queued_requests=64, service_s=10.0)
+        gate.configure(replace(gate.limits, express_slots=2))
+        with (
+            gate.enter(4, flow=FLOOD) as first,
+            gate.enter(4, flow=FLOOD) as second,
+            ExitStack() as running,
+        ):
+            gate.release(first)
+            assert second.granted.done()
+            third = running.enter_context(gate.enter(4, flow=FLOOD))
+            light = [running.enter_context(gate.enter(1, flow=LIGHT)) for _ in range(20)]
+            begun = 0
+            while not third.granted.done():
+                await asyncio.sleep(1.0)
+                for entry in [second, *(entry for entry in light if entry.granted.done())]:
+                    gate.release(entry)
+                begun = sum(entry.granted.done() for entry in light)
+            assert 2 <= begun <= 12
+
+    run_virtual(scene())
+
+
 def test_reservations_of_the_refused_are_kept_by_flow() -> None:
     async def scene() -> None:
         gate = a_gate(slots=1, max_queued_requests=0)

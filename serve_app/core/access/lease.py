@@ -135,8 +135,8 @@ class KeyReport:
 @dataclass(frozen=True, slots=True)
 class ReplicaReport:
     """`replica` is unique to one process; `sequence` rises with each report. `epoch` and `day` are
-    those of the ledger's last answer (0 and "" before it). A key that is not in `keys` has not
-    changed since a report that was acknowledged."""
+    those of the ledger's last answer; before it 0 and "", and nothing of the report is read. A key
+    that is not in `keys` has not changed since a report that was acknowledged."""
 
     replica: str
     sequence: int

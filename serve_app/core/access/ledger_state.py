@@ -171,10 +171,8 @@ class LedgerState:
         replica = self.replicas.get(report.replica)
         if replica is not None:
             return replica
-        # Leases of which nothing is known are not honoured.
-        has_leases = any(key.accounted != NOTHING for key in report.keys.values())
-        is_new = report.epoch == 0 and not has_leases
-        replica = ReplicaAccount(epoch=0 if is_new else report.epoch + 1, seen_s=now_s)
+        # Its first epoch, or after the loss of a database one in which no old lease is valid.
+        replica = ReplicaAccount(epoch=report.epoch + 1, seen_s=now_s)
         self.replicas[report.replica] = replica
         return replica
 
@@ -232,13 +230,12 @@ class LedgerState:
         self.changes.accounts.add((replica_name, key))
         accounts = self.replicas[replica_name].keys
         if key not in accounts:
-            # What a lost database had granted, or an account that is long removed: not drawn again.
+            # What ended under a database that was lost is not drawn again; what runs is.
             accounts[key] = KeyAccount(
-                granted=report.accounted,
+                granted=report.accounted - report.reserved,
                 settled=report.settled,
                 refunded=report.refunded,
                 returned=report.returned,
-                reserved=report.reserved,
             )
             self._holders.setdefault(key, set()).add(replica_name)
         return accounts[key]

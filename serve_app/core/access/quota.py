@@ -7,7 +7,8 @@ back unused is put back. Concurrency is not drawn: the leases themselves are cou
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import date, timedelta
+from functools import lru_cache
 
 from serve_app.core.access.access_key import KeyLimits
 from serve_app.core.access.lease import NOTHING, Amounts, KeyBalance, Refusal
@@ -26,7 +27,12 @@ DAY_S = 86_400.0
 
 def utc_day(now_s: float) -> str:
     """`2026-11-29`, of a Unix time."""
-    return datetime.fromtimestamp(now_s, UTC).date().isoformat()
+    return _day(int(now_s // DAY_S))
+
+
+@lru_cache(maxsize=4)
+def _day(days: int) -> str:
+    return (date(1970, 1, 1) + timedelta(days)).isoformat()
 
 
 def limited(amounts: Amounts, limits: KeyLimits) -> Amounts:
@@ -57,25 +63,30 @@ class Quota:
             day = self.day
         elif day != self.day:
             day_tokens = idle.tokens
-        return replace(
-            self,
-            requests=self.requests and self.requests.refilled(now_s, idle.requests),
-            tokens=self.tokens and self.tokens.refilled(now_s, idle.tokens),
-            day=day,
-            day_tokens=day_tokens,
+        return Quota(
+            self.limits,
+            self.requests and self.requests.refilled(now_s, idle.requests),
+            self.tokens and self.tokens.refilled(now_s, idle.tokens),
+            day,
+            day_tokens,
         )
 
     def drawn(self, amounts: Amounts) -> "Quota":
         """With `amounts` leased, or spent without a lease."""
-        return replace(
-            self,
-            requests=self.requests and self.requests.drawn(amounts.requests),
-            tokens=self.tokens and self.tokens.drawn(amounts.tokens),
-            day_tokens=self.day_tokens + amounts.tokens,
+        if amounts == NOTHING:
+            return self
+        return Quota(
+            self.limits,
+            self.requests and self.requests.drawn(amounts.requests),
+            self.tokens and self.tokens.drawn(amounts.tokens),
+            self.day,
+            self.day_tokens + amounts.tokens,
         )
 
     def put_back(self, amounts: Amounts, *, day_tokens: int) -> "Quota":
         """With `amounts` unused; `day_tokens` of them were drawn of this day's."""
+        if amounts == NOTHING:
+            return self
         back = self.drawn(NOTHING - amounts)
         return replace(back, day_tokens=max(0, self.day_tokens - day_tokens))
 
@@ -179,7 +190,7 @@ def _follows(day: str, known: str) -> bool:
     days does."""
     if day >= known:
         return True
-    ahead = datetime.fromisoformat(known) - datetime.fromisoformat(day)
+    ahead = date.fromisoformat(known) - date.fromisoformat(day)
     return ahead.days > 1
 
 

@@ -3,7 +3,7 @@
 In any span of t seconds no more is drawn, less what was put back, than `limit * (1 + t / 60)`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 MINUTE_S = 60.0
 
@@ -26,15 +26,15 @@ class TokenBucket:
         leases together never exceed the limit. A clock that steps back refills nothing."""
         elapsed_s = max(0.0, now_s - self.at_s)
         level = self.level + elapsed_s * self.per_s
-        return replace(self, level=min(level, float(self.limit - idle)), at_s=now_s)
+        return TokenBucket(self.limit, min(level, float(self.limit - idle)), now_s)
 
     def drawn(self, amount: int) -> "TokenBucket":
         """With `amount` less; a negative one puts back."""
-        return replace(self, level=self.level - amount)
+        return TokenBucket(self.limit, self.level - amount, self.at_s)
 
     def resized(self, limit: int) -> "TokenBucket":
         """With another limit: what was drawn lately stays drawn."""
-        return replace(self, limit=limit, level=self.level + limit - self.limit)
+        return TokenBucket(limit, self.level + limit - self.limit, self.at_s)
 
     def wait_s(self, amount: float) -> float | None:
         """Until `amount` can be drawn; None where nothing is ever added."""

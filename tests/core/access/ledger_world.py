@@ -102,10 +102,10 @@ class World:
         replica.asks.append(replica.book.ask(KEY, Amounts(1, tokens, 1)))
         return False
 
-    def fall_silent(self, name: str, tokens: int) -> None:
+    def fall_silent(self, name: str, tokens: int, *, reserves_first: bool) -> None:
         """A replica is cut off with what it has leased, and taken for dead; the others use up what
-        it had. Then it is heard again."""
-        while self._reserve_at_once(name, tokens):
+        it had. Then it is heard again, and tries to use it, if it did not before."""
+        while reserves_first and self._reserve_at_once(name, tokens):
             pass
         others = [other for other in self.replicas if other != name]
         for _ in range(4):
@@ -117,9 +117,11 @@ class World:
                 self.reserve(other, 150)
             self.exchange(other)
             self.exchange(other)
-        self.exchange(name)
-        self.check()
-        self.exchange(name)
+        for _ in range(3):
+            self.exchange(name)
+            self.check()
+            while self._reserve_at_once(name, tokens):
+                pass
 
     def end(self, name: str, index: int, fraction: float) -> None:
         """One request ends, with a part of what it had reserved."""
@@ -131,6 +133,14 @@ class World:
             return  # has no byte of an answer yet; it may only be cancelled
         tokens = int(request.reservation.leased.tokens * fraction)
         self._settle(replica, request, Amounts(int(fraction > 0), tokens))
+
+    def end_all(self, name: str) -> None:
+        """All requests that were acknowledged end, and leave their concurrency at the replica."""
+        replica = self.replicas[name]
+        for request in replica.running:
+            if replica.book.acknowledged(request.reservation):
+                leased = request.reservation.leased
+                self._settle(replica, request, Amounts(1, leased.tokens))
 
     def send(self, name: str) -> None:
         self.reports.append(self.replicas[name].book.report(self.now_s))
@@ -237,7 +247,7 @@ class World:
 
     def _read(self, report: ReplicaReport, *, commits: bool) -> LedgerAnswer:
         known = self.ledger.replicas.get(report.replica)
-        is_read = (known is None and report.epoch == 0) or (
+        is_read = (
             known is not None and known.epoch == report.epoch and known.sequence < report.sequence
         )
         answer = self.ledger.report(report, self.now_s)
@@ -252,7 +262,7 @@ class World:
     def _note_deaths(self) -> None:
         for name, replica in self.replicas.items():
             account = self.ledger.replicas.get(name)
-            if account is not None and (not account.alive or account.epoch > 0):
+            if account is not None and (not account.alive or account.epoch > 1):
                 replica.declared_dead = True
 
     def _take_effect(self, report: ReplicaReport) -> None:

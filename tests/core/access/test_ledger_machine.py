@@ -29,9 +29,13 @@ class LedgerMachine(RuleBasedStateMachine):
             self.world.exchange(name)
             self.world.exchange(name)
 
-    @rule(index=INDEX, tokens=st.sampled_from((1, 10, 30)))
-    def fall_silent(self, index: int, tokens: int) -> None:
-        self.world.fall_silent(self._name(index), tokens)
+    @rule(index=INDEX, tokens=st.sampled_from((1, 10, 30)), reserves_first=st.booleans())
+    def fall_silent(self, index: int, tokens: int, reserves_first: bool) -> None:
+        self.world.fall_silent(self._name(index), tokens, reserves_first=reserves_first)
+
+    @rule(index=INDEX)
+    def end_all(self, index: int) -> None:
+        self.world.end_all(self._name(index))
 
     @rule(index=INDEX, which=INDEX, fraction=st.sampled_from((0.0, 0.3, 1.0)))
     def end(self, index: int, which: int, fraction: float) -> None:

@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.core.admission.capacity import Limits, decode_step_ms, derive_limits
+from serve_app.core.admission.capacity import (
+    Limits,
+    decode_step_ms,
+    derive_limits,
+    express_slots,
+)
 from serve_app.core.placement.hardware import CPU, RTX_4090, T4, Hardware, hardware_for, model_shape
 from tests.builders import R1_DISTILL_QWEN_1_5B
 
@@ -140,3 +145,7 @@ def test_an_unknown_gpu_is_treated_as_the_smallest_and_says_so() -> None:
     assert (gpu.name, gpu.memory_bytes, gpu.dtype) == ("H100", T4.memory_bytes, "auto")
     assert gpu.attention_backend is None
     assert "unknown" in gpu.status
+
+
+def test_a_few_sequences_run_above_the_slots_and_never_more_than_there_are_slots() -> None:
+    assert [express_slots(slots) for slots in (1, 2, 8, 32, 126, 256)] == [1, 2, 2, 2, 7, 16]

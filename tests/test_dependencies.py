@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 # What serve_app has at runtime; the other folders run in a checkout, with all extras.
-RUNTIME = ("gpu", "cpu", "engine", "embedded", "completion")
+RUNTIME = ("gpu", "cpu", "engine", "embedded", "completion", "tracing")
 LOCKS = {"gpu": "requirements-gpu.txt", "cpu": "requirements-cpu.txt"}
 
 

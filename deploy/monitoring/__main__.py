@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from deploy.monitoring.binaries import UNPACKED, MonitoringError, prometheus_binary
-from deploy.monitoring.board import Source
+from deploy.monitoring.board import NOT_EVERYWHERE
 from deploy.monitoring.names import NAMES_FILE, record_names
 from deploy.monitoring.queries import PrometheusApi, ask_all
 from deploy.monitoring.run import RUN_DIR, command, find_ray_targets, lay_out
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         help="ask a Prometheus for each recorded series, each dashboard's query, and what fires",
         description="Exit status: 0 all have data, 1 some have none, 2 Prometheus does not answer. "
-        "What needs a GPU is asked and may have none.",
+        "What needs a GPU or API keys is asked and may have none.",
     )
     check.add_argument("--prometheus", default="http://127.0.0.1:9090", help="its base URL")
     check.add_argument("--minutes", type=float, default=30.0, help="how far to look back")
@@ -105,9 +105,9 @@ def _check(api: PrometheusApi, minutes: float, console: Console) -> int:
     questions = ask_all(api, start_s=now_s - 60 * minutes, end_s=now_s)
     asked = list(track(questions, "asking", console=console, transient=True))
     empty = [each for each in asked if each.series == 0]
-    lacking = [each for each in empty if each.source is not Source.GPU]
+    lacking = [each for each in empty if each.source not in NOT_EVERYWHERE]
     for each in empty:
-        word = "needs a GPU" if each.source is Source.GPU else "no data"
+        word = NOT_EVERYWHERE.get(each.source, "no data")
         console.print(f"{word}: {each.place}: {each.expr}", markup=False)
     console.print(f"{len(asked) - len(empty)} of {len(asked)} have data")
     for name, tier, severity in sorted(api.firing()):

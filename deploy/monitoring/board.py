@@ -14,6 +14,12 @@ class Source(StrEnum):
     RAY = "ray"
     # Ray's too, but only of a node with a GPU.
     GPU = "gpu"
+    # The application's, but only where API keys are on.
+    KEYS = "keys"
+
+
+# What not every application has.
+NOT_EVERYWHERE = {Source.GPU: "needs a GPU", Source.KEYS: "needs API keys"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,27 @@ GPU_NAMES: Mapping[str, frozenset[str]] = {
     for name in ("ray_node_gpus_utilization", "ray_node_gram_used", "ray_node_gram_available")
 }
 
+# Of no application without API keys; the names are those of serve_app/api/usage.py.
+KEYS_NAMES: Mapping[str, frozenset[str]] = {
+    "tierserve_key_day_tokens_used_ratio": frozenset({"key"}),
+    "tierserve_key_gpu_seconds_total": frozenset({"key", "tier"}),
+    "tierserve_key_refused_total": frozenset({"key", "tier"}),
+    "tierserve_key_requests_total": frozenset({"key", "tier"}),
+    "tierserve_key_tokens_total": frozenset({"key", "tier", "kind"}),
+    "tierserve_keys_refused_total": frozenset({"reason", "replica", "tier"}),
+    "tierserve_price_per_gpu_hour": frozenset(),
+}
+
 
 def recorded_names() -> dict[str, frozenset[str]]:
-    """Each series of the pages recorded last, with its labels; and what only a GPU adds."""
+    """Each series of the pages recorded last, with its labels; and what only a GPU adds, and what
+    only API keys do."""
     recorded = json.loads(NAMES_FILE.read_text())
-    return {**{name: frozenset(labels) for name, labels in recorded.items()}, **GPU_NAMES}
+    return {
+        **{name: frozenset(labels) for name, labels in recorded.items()},
+        **GPU_NAMES,
+        **KEYS_NAMES,
+    }
 
 
 def record_names(application: str, ray_targets: Path) -> int:

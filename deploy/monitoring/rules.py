@@ -50,7 +50,8 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 def filled_in(expr: str, rate_interval: str = "1m") -> str:
     """A dashboard's query with all values of Grafana's variables."""
-    expr = expr.replace("$__rate_interval", rate_interval)
+    for name in ("$__rate_interval", "$__range"):
+        expr = expr.replace(name, rate_interval)
     return re.sub(r"\$(tier|instance)\b", ".*", expr)
 
 

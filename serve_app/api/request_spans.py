@@ -67,10 +67,10 @@ class Tracer:
         cls, url: str, environment: Mapping[str, str], resource: Mapping[str, str]
     ) -> "Tracer":
         """With a provider of its own: vLLM sets the one of the whole process."""
-        service = environment.get("OTEL_SERVICE_NAME", SERVICE)
+        service = environment.get("OTEL_SERVICE_NAME") or SERVICE
         of_all = Resource.create({"service.name": service, **resource})
         provider = TracerProvider(resource=of_all)
-        every_ms = float(environment.get("OTEL_BSP_SCHEDULE_DELAY", EXPORT_EVERY_MS))
+        every_ms = float(environment.get("OTEL_BSP_SCHEDULE_DELAY") or EXPORT_EVERY_MS)
         exporter = OTLPSpanExporter(endpoint=url)
         provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=every_ms))
         return cls(url, provider.get_tracer(SERVICE), provider)

@@ -177,6 +177,7 @@ WEB_ROUTES = (
     _open("/readyz", "every tier can answer", Work.REPLICAS),
     _status("/api/tiers", "what each tier is, and how it is now"),
     _status("/api/history", "how each tier was in the last hour"),
+    Route("GET", "/api/usage", "what a key has used; an admin key sees all", Work.LOOP),
     _status("/metrics", "metrics of every replica, for Prometheus; no Ingress forwards it"),
     _open("/health", "whether any tier can answer", Work.REPLICAS, also=("/ping",)),
     _open("/version", "the versions of tierserve and vLLM"),

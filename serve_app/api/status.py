@@ -144,18 +144,28 @@ def merge_metrics(
     tiers: Sequence[Tier],
     texts: Mapping[tuple[str, str], Kept[str]],
     scaling: Mapping[Tier, ScalingRecord],
+    more: Sequence[Metric] = (),
 ) -> bytes:
     """One exposition of all replicas' metrics, with labels `tier` and `replica` added, and of each
     tier's replicas and scaling.
 
     `texts` holds each replica's exposition by (tier, replica); of one that is late the last, with
     its age. Each of `tiers` has a count of its reporting replicas, which is 0 where none reports: a
-    tier without replicas does not just vanish.
+    tier without replicas does not just vanish. `more` families are appended as they are.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Merged(tiers, texts))
     registry.register(_Scaling(scaling))
+    registry.register(_AsTheyAre(more))
     return generate_latest(registry)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _AsTheyAre(Collector):
+    families: Sequence[Metric]
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self.families)
 
 
 class _Scaling(Collector):

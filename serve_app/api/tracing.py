@@ -41,8 +41,11 @@ def make_tracer(
     url = traces_url(configured, environment)
     if url is None:
         return None
+    if not url.startswith(("http://", "https://")):
+        log.error("no tracing: the endpoint is no http:// or https:// URL")
+        return None
     for name in PROTOCOL_VARIABLES:
-        if environment.get(name, HTTP_PROTOCOL) != HTTP_PROTOCOL:
+        if (environment.get(name) or HTTP_PROTOCOL) != HTTP_PROTOCOL:
             log.error("no tracing: only http/protobuf is supported", extra={"variable": name})
             return None
     try:

@@ -31,6 +31,7 @@ from serve_app.api.request_context import (
 )
 from serve_app.api.routes import WEB_ROUTES, meant_path, no_route, web_callers
 from serve_app.api.status import Tiers, describe_tier, list_models, merge_metrics
+from serve_app.api.usage import UsagePages
 from serve_app.core.tiers import Tier
 from serve_app.errors import ClientDisconnectedError, RequestError, internal_error
 
@@ -96,6 +97,8 @@ class _Pages:
     tiers: Sequence[Tier]
     source: Tiers
     started_s: float
+    # None: keys are off.
+    usage: UsagePages | None = None
     shared: SharedAnswers = field(default_factory=SharedAnswers)
     page: Page = field(default_factory=Page.read)
     history: StatusHistory = field(init=False)
@@ -193,6 +196,15 @@ class _Pages:
             404, f"There is no model `{wanted[:200]}`.", param="model", code="model_not_found"
         )
 
+    async def list_usage(self, request: Request) -> Response:
+        if self.usage is None:
+            raise RequestError(
+                404,
+                "Usage is counted by key, and keys are off: start with --keys (docs/access.md).",
+                code="keys_off",
+            )
+        return await self.usage.answer(request, request.scope[CALLER])
+
     async def metrics(self, request: Request) -> Response:
         return PlainTextResponse(
             await self.shared.get("metrics", self._metrics_text),
@@ -212,7 +224,8 @@ class _Pages:
             for tier, record in zip(self.tiers, records, strict=True)
             if record is not None
         }
-        return await asyncio.to_thread(merge_metrics, self.tiers, by_replica, scaling)
+        more = [] if self.usage is None else await self.usage.metrics()
+        return await asyncio.to_thread(merge_metrics, self.tiers, by_replica, scaling, more)
 
     async def _describe_all(self) -> list[dict[str, Any]]:
         # Whoever waits for the tiers to be ready asks, so it begins with the service.
@@ -247,9 +260,10 @@ def make_web_app(
     client_stall_s: float = 30.0,
     access: AccessDesk | None = None,
     tracer: "Tracer | None" = None,
+    usage: UsagePages | None = None,
 ) -> "Door":
     """The ASGI application at `/`. `access` None: keys are off."""
-    pages = _Pages(tiers, source, time.time())
+    pages = _Pages(tiers, source, time.time(), usage)
     app = Starlette(
         routes=[
             StarletteRoute("/", pages.index),
@@ -259,6 +273,7 @@ def make_web_app(
             StarletteRoute("/readyz", pages.readyz),
             StarletteRoute("/api/tiers", pages.list_tiers),
             StarletteRoute("/api/history", pages.list_history),
+            StarletteRoute("/api/usage", pages.list_usage),
             StarletteRoute("/metrics", pages.metrics),
             StarletteRoute("/health", pages.health),
             StarletteRoute("/version", pages.version),

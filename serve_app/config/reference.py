@@ -27,6 +27,7 @@ from serve_app.config.tier import (
     TierSettings,
     WebArgs,
 )
+from serve_app.config.usage import UsageConfig
 
 _INTRODUCTION = f"""# Configuration
 
@@ -68,6 +69,7 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel], str], ...] = (
     ("`user_config.answer_cache`", "Changes live.", AnswerCacheConfig, "answer_cache."),
     ("`args` of web", "Needs a new replica of web.", WebArgs, ""),
     ("`args.access` of web and a tier", "Needs new replicas.", AccessConfig, "access."),
+    ("`args.usage` of web", "Needs a new replica of web.", UsageConfig, "usage."),
 )
 
 

@@ -33,6 +33,7 @@ from serve_app.config.cors import CORS_ORIGINS, Origins
 from serve_app.config.engine import EngineConfig
 from serve_app.config.scaling import ScalingConfig, SloConfig
 from serve_app.config.structure import StructureConfig
+from serve_app.config.usage import UsageConfig
 from serve_app.core.default_model import DEFAULT_MODEL
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 
@@ -101,7 +102,7 @@ class TierArgs(_EnvironmentWins):
         default_factory=StructureConfig, description="See StructureConfig."
     )
     cors_origins: Origins = Field(default=(), description=CORS_ORIGINS)
-    otlp_endpoint: str | None = Field(default=None, description=OTLP_ENDPOINT)
+    otlp_endpoint: str | None = Field(default=None, pattern="^https?://", description=OTLP_ENDPOINT)
     access: AccessConfig = Field(default_factory=AccessConfig, description="See AccessConfig.")
 
 
@@ -194,8 +195,9 @@ class WebArgs(_EnvironmentWins):
         "request ends.",
     )
     cors_origins: Origins = Field(default=(), description=CORS_ORIGINS)
-    otlp_endpoint: str | None = Field(default=None, description=OTLP_ENDPOINT)
+    otlp_endpoint: str | None = Field(default=None, pattern="^https?://", description=OTLP_ENDPOINT)
     access: AccessConfig = Field(default_factory=AccessConfig, description="See AccessConfig.")
+    usage: UsageConfig = Field(default_factory=UsageConfig, description="See UsageConfig.")
 
 
 def tier_args(args: Mapping[str, Any]) -> TierArgs:

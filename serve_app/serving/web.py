@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
 from starlette.types import ASGIApp
@@ -15,15 +15,22 @@ from serve_app.api.asgi import with_cors
 from serve_app.api.gateway import Gateway
 from serve_app.api.status import DeploymentState, Kept, Report
 from serve_app.api.tracing import make_tracer
+from serve_app.api.usage import UsagePages
 from serve_app.api.web_app import make_web_app
 from serve_app.autoscaling.decision_store import read_record
 from serve_app.config.tier import WebArgs
+from serve_app.core.access.access_key import AccessKey
 from serve_app.core.scaling.decision_record import ScalingRecord
 from serve_app.core.tiers import Tier
 from serve_app.serving.access_start import StartedAccess, start_access
+from serve_app.serving.lease_holder import LeaseHolder
+from serve_app.serving.ledger_actor import LedgerLink
 from serve_app.serving.replica_answers import Broadcast, ReplicaAnswers
 from serve_app.serving.status_listener import StatusListener
 from serve_app.serving.topology import http_port
+
+if TYPE_CHECKING:
+    from serve_app.access.usage import UsageRow
 
 
 class Web:
@@ -48,7 +55,13 @@ class Web:
         self._access = await start_access(args.access)
         tracer = make_tracer(args.otlp_endpoint, os.environ)
         app = make_web_app(
-            args.tiers, source, gateway, args.client_stall_s, self._access.desk, tracer
+            args.tiers,
+            source,
+            gateway,
+            args.client_stall_s,
+            self._access.desk,
+            tracer,
+            _usage_pages(args, self._access),
         )
         if args.access.database is not None and args.access.status_listener is not None:
             listener = StatusListener(app.status_app(), args.access.status_listener)
@@ -59,6 +72,26 @@ class Web:
         for task in (self._listening, self._access and self._access.reporting):
             if task is not None:
                 task.cancel()
+
+
+def _usage_pages(args: WebArgs, access: StartedAccess) -> UsagePages | None:
+    if access.link is None or access.holder is None:
+        return None
+    return UsagePages(_LedgerUsage(access.link, access.holder), args.usage, args.tiers)
+
+
+@dataclass(frozen=True, slots=True)
+class _LedgerUsage:
+    link: LedgerLink
+    holder: LeaseHolder
+
+    async def usage(
+        self, since_day: str | None, until_day: str | None, key: str | None
+    ) -> Sequence["UsageRow"]:
+        return await self.link.usage(since_day, until_day, key)
+
+    def valid_keys(self) -> Sequence[AccessKey]:
+        return [record.key for record in self.holder.book.snapshot.records]
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from serve_app.api.tracing import make_tracer, traces_url
 from serve_app.api.web_app import make_web_app
 from serve_app.core.tiers import Tier
 from tests.api.asgi import Call, FakeEngine, answers, answers_on, breaks, call, streams
+from tests.api.fake_keys import TEAM, WRONG, FakeQuotas, a_fake_desk, bearer
 from tests.api.loopback import served, unreachable
 from tests.api.test_edge_cache import SURE, caching
 from tests.api.test_forwarding import a_pair, until
@@ -132,6 +133,22 @@ def test_a_protocol_that_is_not_supported_is_said_and_stops_nothing(
         with caplog.at_level(logging.ERROR):
             assert make_tracer("http://c", {name: "grpc"}) is None
         assert caplog.records[-1].__dict__["variable"] == name
+
+
+@pytest.mark.parametrize("given", ["collector:4318", "grpc://collector:4317", "/v1/traces"])
+def test_an_address_that_is_no_url_is_said_and_stops_nothing(
+    given: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert make_tracer(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": given}) is None
+    assert "no http:// or https:// URL" in caplog.text
+
+
+def test_empty_variables_are_as_none() -> None:
+    names = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_SERVICE_NAME", "OTEL_BSP_SCHEDULE_DELAY")
+    tracer = make_tracer("http://127.0.0.1:9", dict.fromkeys(names, ""))
+    assert tracer is not None
+    assert tracer.provider.resource.attributes["service.name"] == "tierserve"
+    tracer.provider.shutdown()
 
 
 async def test_spans_reach_a_collector_as_otlp_over_http() -> None:
@@ -284,6 +301,18 @@ async def test_no_text_of_a_request_is_in_a_span_with_the_prompts_in_the_log_nei
     await call(edge, "", {"prompt": "zebra", "temperature": "zebra"}, headers=secret)
     assert len(recorded.spans) >= 4
     assert "zebra" not in "".join(span.to_json() for span in recorded.spans)
+
+
+@virtual
+async def test_a_span_has_the_name_of_a_key_and_nothing_of_the_key_itself() -> None:
+    recorded = Recorded()
+    edge = recorded.on(an_edge(FakeEngine(answers(DONE))))
+    edge.access = a_fake_desk(quotas=FakeQuotas())
+    assert (await call(edge, "", HI, headers=bearer(WRONG))).status == 401
+    assert not recorded.spans, "whoever has no key does not fill a collector either"
+    assert (await call(edge, "", HI, headers=bearer(TEAM))).status == 200
+    assert attributes(recorded.root)["tierserve.key"] == "team"
+    assert TEAM.decode() not in "".join(span.to_json() for span in recorded.spans)
 
 
 @virtual

@@ -91,6 +91,7 @@ def test_the_scrape_keeps_each_of_rays_metrics_that_is_shown() -> None:
 def test_a_dashboards_variables_stand_for_everything() -> None:
     asked = 'rate(x{tier=~"$tier",instance=~"$instance"}[$__rate_interval])'
     assert filled_in(asked) == 'rate(x{tier=~".*",instance=~".*"}[1m])'
+    assert filled_in("increase(x[$__range])", "2m") == "increase(x[2m])"
 
 
 def test_shortened_rules_have_shorter_times_and_the_same_names() -> None:

@@ -69,6 +69,16 @@ MUTANTS = {
         "max without (replica) (tierserve_settings_invalid) == 1",
         "min without (replica) (tierserve_settings_invalid) == 1",
     ),
+    "ledger: all replicas only": (
+        "min without (replica) (tierserve_ledger_up) == 0",
+        "max without (replica) (tierserve_ledger_up) == 0",
+    ),
+    "ledger: one missed report": (
+        "for: 1m\n        labels: {severity: page}\n        annotations:\n"
+        '          summary: "The ledger',
+        'labels: {severity: page}\n        annotations:\n          summary: "The ledger',
+    ),
+    "key's day: half of it": ("used_ratio > 0.9", "used_ratio > 0.4"),
 }
 ALERT_OF = {
     "metrics missing": "TierserveMetricsMissing",
@@ -80,6 +90,8 @@ ALERT_OF = {
     "preemptions": "TierserveKVCachePressure",
     "scaling stopped": "TierserveScalingStopped",
     "settings": "TierserveSettingsRefused",
+    "ledger": "TierserveLedgerAway",
+    "key's day": "TierserveKeyNearItsDay",
 }
 
 

@@ -357,7 +357,7 @@ async def test_a_browser_that_blocks_storage_chats_all_the_same(
         assert wrong == []
 
 
-async def test_a_visit_without_the_service_says_so(
+async def test_an_open_page_without_the_service_says_so(
     browser: Browser, running: Running, script: Script
 ) -> None:
     async with await browser.new_context(locale="en-US") as context:

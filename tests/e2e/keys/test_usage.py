@@ -1,4 +1,4 @@
-"""Usage by key over two replicas: the sums are what the clients were told."""
+"""Usage by key over two replicas: the sums are what the clients were given."""
 
 import csv
 import io
@@ -41,9 +41,9 @@ def test_usage_is_the_sum_of_what_the_answers_said(key_site: KeySite) -> None:
     key, admin = key_site.add("counted"), key_site.add("auditor", admin=True)
     said: dict[str, Counter[str]] = {"chat": Counter(), "reasoning": Counter()}
     for number in range(REQUESTS):
-        tier, told = ask(key_site, key, number)
+        tier, reported = ask(key_site, key, number)
         said[tier] += Counter(
-            requests=1, prompt=told["prompt_tokens"], made=told["completion_tokens"]
+            requests=1, prompt=reported["prompt_tokens"], made=reported["completion_tokens"]
         )
 
     def counted() -> dict[str, Counter[str]]:
@@ -72,14 +72,14 @@ def test_usage_is_the_sum_of_what_the_answers_said(key_site: KeySite) -> None:
 
 def test_the_metrics_have_the_same_by_the_name_of_the_key(key_site: KeySite) -> None:
     key = key_site.add("metered", tokens_per_day=1000)
-    told = key_site.chat(key, tokens=40).json()["usage"]
+    reported = key_site.chat(key, tokens=40).json()["usage"]
 
     def value(name: str, **labels: str) -> float:
         page = Metrics(httpx.get(f"{key_site.status_url}/metrics").text)
         return page.value(f"tierserve_key_{name}", key="metered", **labels)
 
     wait_for(lambda: value("requests_total", tier="chat") == 1, "the request is counted", 10)
-    assert value("tokens_total") == told["total_tokens"]
-    assert value("tokens_total", kind="prompt") == told["prompt_tokens"]
-    assert value("day_tokens_used_ratio") == told["total_tokens"] / 1000
+    assert value("tokens_total") == reported["total_tokens"]
+    assert value("tokens_total", kind="prompt") == reported["prompt_tokens"]
+    assert value("day_tokens_used_ratio") == reported["total_tokens"] / 1000
     assert key not in httpx.get(f"{key_site.status_url}/metrics").text

@@ -2,12 +2,12 @@
 
 from playwright.sync_api import expect
 
-from tests.e2e.page_visit import a_browser, a_visit, ask, choose
+from tests.e2e.browser import a_browser, an_open_page, ask, choose
 from tests.e2e.site import Site
 
 
 def test_a_model_that_does_not_reason_answers_and_is_offered_no_reasoning(site: Site) -> None:
-    with a_browser() as browser, a_visit(browser, site.url) as page:
+    with a_browser() as browser, an_open_page(browser, site.url) as page:
         choose(page, Temperature="0", Most_tokens_of_an_answer="40")
         answer = ask(page, "What is the capital of France?")
         expect(answer.locator(".markdown")).to_contain_text("Paris")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.page_visit import a_browser, a_visit, ask, choose
+from tests.e2e.browser import a_browser, an_open_page, ask, choose
 from tests.e2e.site import Site, wait_for
 
 QUESTION = (
@@ -24,7 +24,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, site: Site) -> Iterator[Page]:
     """The reasoning tier is chosen."""
-    with a_visit(browser, site.url) as visited:
+    with an_open_page(browser, site.url) as visited:
         visited.get_by_role("radio", name="Reasoning").check()
         yield visited
 

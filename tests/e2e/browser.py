@@ -23,7 +23,7 @@ def a_browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def a_visit(browser: Browser, url: str) -> Iterator[Page]:
+def an_open_page(browser: Browser, url: str) -> Iterator[Page]:
     """Of somebody who was never there. Nothing may go wrong in the page, nor be blocked; that a
     resource is not there, as usage without keys, is none of its errors."""
     expect.set_options(timeout=TIMEOUT_MS)

@@ -26,7 +26,6 @@ def mixed_config(
     lend_share: float = 0.5,
     engine: dict[str, Any] | None = None,
     model: str = "smollm2",
-    downscale_delay_s: int = DOWNSCALE_DELAY_S,
 ) -> dict[str, Any]:
     """Least and most replicas of each tier, on the fake engine; chat's `engine` may be another."""
     config = load_profile("mixed")
@@ -57,7 +56,7 @@ def mixed_config(
         deployment["autoscaling_config"] |= {
             "min_replicas": least,
             "max_replicas": most,
-            "downscale_delay_s": downscale_delay_s,
+            "downscale_delay_s": DOWNSCALE_DELAY_S,
         }
     return config
 

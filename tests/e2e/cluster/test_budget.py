@@ -19,15 +19,10 @@ TOKENS = 300
 # (40 s), and reasoning's second burst outlasts that.
 SHORT, LONG, CHAT_STREAMS = 24, 90, 60
 WITHIN_S = 100.0
-# Nothing here has to outlast it: a GPU is free as soon as it is not needed.
-DOWNSCALE_DELAY_S = 5
 
 
 def test_a_gpu_goes_to_who_queues_and_back(site: Site) -> None:
-    config = mixed_config(
-        chat=(1, 3), reasoning=(1, 2), lend_share=0.0, downscale_delay_s=DOWNSCALE_DELAY_S
-    )
-    deploy(site, config)
+    deploy(site, mixed_config(chat=(1, 3), reasoning=(1, 2), lend_share=0.0))
     await_replicas(site, chat=1, reasoning=1)
     asyncio.run(_to_and_fro(site))
     await_replicas(site, chat=1, reasoning=1)

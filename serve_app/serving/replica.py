@@ -63,7 +63,10 @@ class TierReplica:
         tracer = _make_tracer(self._args)
         with kept_serve_logs():
             engine, hardware = await start_engine(
-                self._args, placed_on, self._phases.timed, tracer and tracer.url
+                self._args,
+                placed_on,
+                self._phases.timed,
+                tracer.url if tracer is not None else None,
             )
         if engine.compile_s is not None:
             self._phases.record("compile", engine.compile_s)

@@ -69,7 +69,7 @@ class Web:
         return with_cors(app, args.cors_origins)
 
     def __del__(self) -> None:
-        for task in (self._listening, self._access and self._access.reporting):
+        for task in (self._listening, self._access.reporting if self._access is not None else None):
             if task is not None:
                 task.cancel()
 

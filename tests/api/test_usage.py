@@ -30,7 +30,7 @@ TODAY = "2026-11-29"
 
 
 def a_row(key: str = "team", day: str = TODAY, tier: str = "chat", **counts: Any) -> UsageRow:
-    given = {
+    given: dict[str, Any] = {
         "requests": 1,
         "refused": 0,
         "prompt_tokens": 10,

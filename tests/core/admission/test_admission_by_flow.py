@@ -1,5 +1,7 @@
 """Run, queue or refuse by what a flow finds: its own queue, its share, what others leave."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,12 +15,15 @@ from tests.builders import a_drain, an_admission
 def admission(standing: Standing, **more: object) -> Admission:
     """At a full replica of eight slots, with a queue of 16 places."""
     drain = a_drain(remaining_s=[1.0] * 8, service_s=4.0)
-    return an_admission(
-        **{
-            "slots": 8, "running": 8, "drain": drain, "max_queued_requests": 16,
-            "max_wait_s": 10.0, "standing": standing, **more,
-        }  # pyright: ignore[reportArgumentType]
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "slots": 8,
+        "running": 8,
+        "drain": drain,
+        "max_queued_requests": 16,
+        "max_wait_s": 10.0,
+        "standing": standing,
+    }
+    return an_admission(**(settings | more))
 
 
 def test_what_others_have_waiting_is_not_the_flows_own_queue() -> None:

@@ -12,7 +12,7 @@ from serve_app.core.admission.prefill import PrefillAhead
 from tests.builders import a_drain, an_admission
 
 
-def admission(standing: Standing, **more: object) -> Admission:
+def admission(standing: Standing, **more: Any) -> Admission:
     """At a full replica of eight slots, with a queue of 16 places."""
     drain = a_drain(remaining_s=[1.0] * 8, service_s=4.0)
     settings: dict[str, Any] = {

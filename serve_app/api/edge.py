@@ -401,7 +401,7 @@ class TierEdge:
             lending = self.gate.may_lend(sequences, prompt_tokens)
             if not lending.allowed:
                 raise no_capacity(f"Nothing to lend: {lending.reason}.")
-        elif context.forwarded_here and not self.gate.has_room(sequences):
+        elif context.forwarded_here and not self.gate.has_room(sequences, context.caller.flow):
             raise no_capacity("No room for a forwarded request.")
 
     def _refusal(self, full: GateFullError) -> RequestError:

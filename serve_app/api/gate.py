@@ -12,8 +12,8 @@ from serve_app.api.queue_entry import GateFullError, QueueEntry
 from serve_app.core.admission.admission import GateLoad, Verdict, admit
 from serve_app.core.admission.fair_queue import FairQueue
 from serve_app.core.admission.fairness import ANONYMOUS, Flow
+from serve_app.core.admission.flow_history import FlowHistories
 from serve_app.core.admission.prefill import PrefillAhead
-from serve_app.core.admission.promises import Promises
 from serve_app.core.admission.queue_drain import (
     Drain,
     ServiceTime,
@@ -55,7 +55,7 @@ class Gate:
     service: ServiceTime
     clock_s: Callable[[], float]
     demand: DemandMeter | None = None
-    promises: Promises = field(default_factory=Promises)
+    histories: FlowHistories = field(default_factory=FlowHistories)
     # What a request waits for until it has its slots; a simulation has no running loop.
     make_grant: Callable[[], asyncio.Future[None]] = new_future
     # All that have a slot, and those of them that belong to the other tier.
@@ -183,7 +183,7 @@ class Gate:
         the demand that counts here is of neither. `prompt_tokens` None: a typical prompt. `flow` is
         whose request it is.
         """
-        reservations = self.promises.of(flow).reservations
+        reservations = self.histories.of(flow).reservations
         returning = reservations.redeem(key, self.clock_s(), retried=retried)  # (1)
         if self.demand is not None and not (returning or borrowed or forwarded):  # (2)
             self.demand.arrived(
@@ -246,7 +246,7 @@ class Gate:
         if forecast_s is not None and forecast_s > MIN_FORECAST_FRACTION * self.limits.max_wait_s:
             now_s = self.clock_s()
             took_s = now_s - entry.entered_s
-            forecasts = self.promises.of(entry.flow).forecasts
+            forecasts = self.histories.of(entry.flow).forecasts
             forecasts.observe(now_s=now_s, forecast_s=forecast_s, took_s=took_s)
         self._start_next()
 
@@ -265,7 +265,7 @@ class Gate:
 
     def withdraw(self, refused: GateFullError) -> None:
         """Forget the reservation of a refused request that another replica ran after all."""
-        self.promises.of(refused.flow).reservations.withdraw(refused.key, refused.due_s)
+        self.histories.of(refused.flow).reservations.withdraw(refused.key, refused.due_s)
 
     def _expected_service(self) -> ServiceTime:
         """The service time of what runs and waits now."""
@@ -308,14 +308,14 @@ class Gate:
         # `admit` would say so too; the drain of all that runs is not worth estimating for it.
         if self.has_room(sequences, flow):
             return None
-        promises, standing = self.promises.of(flow), self._queue.standing(flow)
+        history, standing = self.histories.of(flow), self._queue.standing(flow)
         flow_tokens = standing.own_tokens / standing.drain_share
         tokens_ahead = max(standing.tokens_ahead, flow_tokens)
         admission = admit(
             GateLoad(
                 slots=self.limits.slots,
                 running=self.running_sequences,
-                reserved=promises.reservations.outstanding(now_s),
+                reserved=history.reservations.outstanding(now_s),
                 standing=standing,
             ),
             self.drain(),
@@ -324,11 +324,11 @@ class Gate:
             returning=returning,
             max_queued_requests=self.limits.max_queued_requests,
             max_wait_s=self.limits.max_wait_s,
-            margin=promises.forecasts.margin(now_s),
+            margin=history.forecasts.margin(now_s),
         )
         if admission.verdict is Verdict.REFUSE:
             due_s = now_s + admission.retry_after_s
-            promises.reservations.add(key, due_s)
+            history.reservations.add(key, due_s)
             raise GateFullError(admission, key, due_s, flow)
         return admission.wait_s
 

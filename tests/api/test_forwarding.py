@@ -121,7 +121,7 @@ async def test_a_request_that_is_refused_here_runs_where_there_is_room() -> None
         await first.done
         assert second.status == 200
         assert len(pair.there_engine.asked) == 1
-        assert pair.here.gate.promises.of().reservations.outstanding(time.monotonic()) == 0
+        assert pair.here.gate.histories.of().reservations.outstanding(time.monotonic()) == 0
         assert count(pair.here, "refused_total") == 0
 
 

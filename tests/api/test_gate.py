@@ -130,10 +130,10 @@ def test_a_withdrawn_refusal_no_longer_has_a_reservation() -> None:
         with gate.enter(1):
             with pytest.raises(GateFullError) as first:
                 gate.enter(1, key=7).__enter__()
-            assert gate.promises.of().reservations.outstanding(now_s()) == 1
+            assert gate.histories.of().reservations.outstanding(now_s()) == 1
             gate.withdraw(first.value)
             gate.withdraw(first.value)
-            assert gate.promises.of().reservations.outstanding(now_s()) == 0
+            assert gate.histories.of().reservations.outstanding(now_s()) == 0
 
     run_virtual(scene())
 

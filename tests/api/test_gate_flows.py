@@ -178,10 +178,10 @@ def test_reservations_of_the_refused_are_kept_by_flow() -> None:
         with gate.enter(1, flow=FLOOD):
             with pytest.raises(GateFullError) as refused:
                 gate.enter(1, key=7, flow=FLOOD).__enter__()
-            assert gate.promises.of(FLOOD).reservations.outstanding(now_s()) == 1
-            assert gate.promises.of(LIGHT).reservations.outstanding(now_s()) == 0
+            assert gate.histories.of(FLOOD).reservations.outstanding(now_s()) == 1
+            assert gate.histories.of(LIGHT).reservations.outstanding(now_s()) == 0
             gate.withdraw(refused.value)
-            assert gate.promises.of(FLOOD).reservations.outstanding(now_s()) == 0
+            assert gate.histories.of(FLOOD).reservations.outstanding(now_s()) == 0
 
     run_virtual(scene())
 

@@ -1,4 +1,4 @@
-"""What the requests of each flow were promised, and how well that was kept."""
+"""What is kept of each flow's past: who is due to retry, how well first tokens were forecast."""
 
 from dataclasses import dataclass, field
 
@@ -9,23 +9,23 @@ from serve_app.core.admission.retry_reservations import RetryReservations
 
 
 @dataclass(slots=True)
-class FlowPromises:
-    """Who was told when to come back, and when first tokens were to come."""
+class FlowHistory:
+    """Of one flow."""
 
     reservations: RetryReservations = field(default_factory=RetryReservations)
     forecasts: Forecasts = field(default_factory=Forecasts)
 
 
 @dataclass(slots=True)
-class Promises:
+class FlowHistories:
     """By flow; of very many, those that came first are forgotten first."""
 
-    _of: dict[str, FlowPromises] = field(default_factory=dict[str, FlowPromises])
+    _of: dict[str, FlowHistory] = field(default_factory=dict[str, FlowHistory])
 
-    def of(self, flow: Flow = ANONYMOUS) -> FlowPromises:
-        promises = self._of.get(flow.name)
-        if promises is None:
+    def of(self, flow: Flow = ANONYMOUS) -> FlowHistory:
+        history = self._of.get(flow.name)
+        if history is None:
             if len(self._of) >= MOST_FLOWS:
                 del self._of[next(iter(self._of))]
-            promises = self._of[flow.name] = FlowPromises()
-        return promises
+            history = self._of[flow.name] = FlowHistory()
+        return history

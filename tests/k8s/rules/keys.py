@@ -22,8 +22,9 @@ def clients_come_with_keys(m: Manifests) -> Iterator[str]:
     for kind, paths, backends in routes:
         if backends != {SERVICE}:
             yield f"{kind} leads to {sorted(backends)}"
-        if not paths or any(path in ("/", "/metrics") for path in paths):
-            yield f"{kind}: {paths or 'all paths'} show the metrics to clients"
+        if not paths or any(_leads_to_metrics(path, how) for path, how in paths):
+            shown = [path for path, _ in paths] or "all paths"
+            yield f"{kind}: {shown} show the metrics to clients"
 
 
 def keys_outlive_pods(m: Manifests) -> Iterator[str]:
@@ -75,14 +76,22 @@ def _of_postgres(m: Manifests, url: str) -> Iterator[str]:
         yield "the head does not reach PostgreSQL"
 
 
-def _routes(m: Manifests) -> Iterator[tuple[str, list[str], set[str]]]:
+def _leads_to_metrics(path: str, how: str) -> bool:
+    """`how` is the path's type: the page's `/` is Exact."""
+    return path == "/metrics" or (path == "/" and how != "Exact")
+
+
+def _routes(m: Manifests) -> Iterator[tuple[str, list[tuple[str, str]], set[str]]]:
+    """Of each route its kind, its paths with their types, and the Services that it leads to."""
     for route in m.all("HTTPRoute"):
         for rule in route["spec"]["rules"]:
-            paths = [match["path"]["value"] for match in rule.get("matches", [])]
+            matched = [match["path"] for match in rule.get("matches", [])]
+            paths = [(path["value"], path.get("type", "PathPrefix")) for path in matched]
             yield "HTTPRoute", paths, {backend["name"] for backend in rule["backendRefs"]}
     for ingress in m.all("Ingress"):
         for path in (p for rule in ingress["spec"]["rules"] for p in rule["http"]["paths"]):
-            yield "Ingress", [path["path"]], {path["backend"]["service"]["name"]}
+            how = path.get("pathType", "Prefix")
+            yield "Ingress", [(path["path"], how)], {path["backend"]["service"]["name"]}
 
 
 def _runtime(m: Manifests) -> dict[str, str]:

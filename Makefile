@@ -72,7 +72,7 @@ check-security: setup ## Both locks against the known vulnerabilities; needs PyP
 	$(PY) -m deploy.audit
 
 e2e: setup
-	$(PY) -m pytest -m e2e --ignore=tests/e2e/replicas --ignore=tests/k8s --ignore=tests/hostile $(TESTS)
+	$(PY) -m pytest -m e2e --durations=20 --ignore=tests/e2e/replicas --ignore=tests/k8s --ignore=tests/hostile $(TESTS)
 
 test-hostile: setup ## Attacks on real vLLM: TESTS="-k headers" for one kind, HOSTILE_REQUESTS=20000
 	$(PY) -m pytest -m hostile tests/hostile $(TESTS)

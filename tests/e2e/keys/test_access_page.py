@@ -20,7 +20,8 @@ def test_a_team_has_its_keys_after_what_the_page_says(key_site: KeySite) -> None
     assert start == "make serve KEYS=1 MODEL=micro-r1\n"
     (shown,) = SHOWN.findall(page)
 
-    typed = "".join(blocks).replace(ADDRESS, key_site.site.url)
+    # Whoever reads on takes longer than a change of keys, which the page gives two seconds.
+    typed = "sleep 2\n".join(blocks).replace(ADDRESS, key_site.site.url)
     folder = Path(sys.executable).parent
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", typed],

@@ -32,7 +32,7 @@ def fake_config(chat_replicas: int = 2) -> dict[str, Any]:
     for app in config["applications"]:
         if app["name"] not in list(Tier):
             continue
-        app["args"]["engine"] = {"fake": {"start_s": 0.1, "speed": 12.0}}
+        app["args"]["engine"] = {"fake": {"start_s": 0.1, "speed": 48.0}}
         (deployment,) = app["deployments"]
         deployment["user_config"] = {
             "max_new_tokens": 1000,

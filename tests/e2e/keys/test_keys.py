@@ -37,7 +37,7 @@ def test_a_key_is_taken_from_either_header_at_either_door(key_site: KeySite) -> 
 
 
 def test_health_is_open_and_the_operators_pages_are_not(key_site: KeySite) -> None:
-    user, boss = key_site.add("user"), key_site.add("boss", admin=True)
+    user, boss = key_site.add("user"), key_site.add("operator", admin=True)
     for path in ("/healthz", "/readyz", "/health", "/version", "/"):
         assert key_site.ask(None, path).status_code == 200
     for path in ("/metrics", "/api/tiers"):
@@ -66,21 +66,21 @@ def test_changes_are_live_within_two_seconds_and_drop_no_request(key_site: KeySi
     def keep_asking() -> None:
         while not done.is_set():
             statuses.append(key_site.chat(steady, 2).status_code)
+            time.sleep(0.02)
 
     asking = threading.Thread(target=keep_asking)
     asking.start()
     try:
         secret = key_site.store.add(AccessKey("comes")).reveal()
-        came_s = wait_for(lambda: key_site.known_everywhere(secret), "the new key", 10)
+        time.sleep(LIVE_WITHIN_S)
+        assert key_site.known_everywhere(secret)
         key_site.store.revoke("comes")
-        revoked_s = wait_for(lambda: _refused_everywhere(key_site, secret), "its end", 10)
+        time.sleep(LIVE_WITHIN_S)
+        assert _refused_everywhere(key_site, secret)
     finally:
         done.set()
         asking.join()
     assert set(statuses) == {200}
-    # Each look takes some time itself: eight requests for each door.
-    assert came_s < LIVE_WITHIN_S + 1.0
-    assert revoked_s < LIVE_WITHIN_S + 1.0
 
 
 def _refused_everywhere(site: KeySite, secret: str) -> bool:

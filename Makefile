@@ -40,6 +40,8 @@ doctor: setup ## What the running service, this cluster or machine can run, why 
 UNIT ?= not e2e and not slow
 UNIT_IGNORES ?= tests/e2e tests/hostile tests/k8s
 SANDBOXED := --allow-hosts=127.0.0.1,::1 --allow-unix-socket
+# One more than cores, up to four: some tests wait for a while.
+UNIT_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 STATIC ?= check-format check-lint check-imports check-types
 
 check: setup ## Format, lint, import rules, types, unit tests, all at once; what fails stops no other
@@ -51,7 +53,7 @@ check: setup ## Format, lint, import rules, types, unit tests, all at once; what
 	[ $$tests = 0 ] && [ $$others = 0 ]
 
 check-tests: setup
-	@$(PY) -m pytest -m "$(UNIT)" $(UNIT_IGNORES:%=--ignore=%) -n logical --maxprocesses 4 $(SANDBOXED) $(TESTS)
+	@$(PY) -m pytest -m "$(UNIT)" $(UNIT_IGNORES:%=--ignore=%) -n $(UNIT_WORKERS) $(SANDBOXED) $(TESTS)
 
 check-format: setup
 	$(BIN)/ruff format --check .

@@ -25,6 +25,7 @@ SLOW = (
     "loadtest/load/test_run.py",
     "loadtest/simulation/test_cell.py",
     "loadtest/simulation/test_commands.py",
+    "loadtest/simulation/test_flood.py",
     "loadtest/simulation/test_gate_promise.py",
     "loadtest/simulation/test_initial.py",
     "loadtest/simulation/test_policies.py",

@@ -66,9 +66,12 @@ class KeySite:
         return secret
 
     def known_everywhere(self, secret: str) -> bool:
-        """Asked often enough that each replica has answered."""
-        statuses = {self.ask(secret, "/v1/models", tier).status_code for tier in TIERS * 8}
-        return 401 not in statuses
+        """Whether each replica takes the key."""
+        return 401 not in self.statuses_everywhere(secret)
+
+    def statuses_everywhere(self, secret: str) -> set[int]:
+        """Asked often enough that both of chat's replicas have answered."""
+        return {self.ask(secret, "/v1/models", tier).status_code for tier in (*TIERS, *7 * CHAT)}
 
     def ask(self, key: str | None, path: str, tier: str = "") -> httpx.Response:
         return self.site.http.get(f"{tier}{path}", headers=headers(key))
@@ -99,7 +102,8 @@ class KeySite:
         return self.site.cluster.status_url
 
 
-TIERS = ["/api/chat", "/api/reasoning", ""]
+CHAT = ["/api/chat"]
+TIERS = [*CHAT, "/api/reasoning", ""]
 
 
 def headers(key: str | None) -> dict[str, str]:

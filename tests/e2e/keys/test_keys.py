@@ -9,7 +9,7 @@ import pytest
 from serve_app.access.credentials import load_pepper
 from serve_app.core.access.access_key import AccessKey
 from serve_app.core.tiers import Tier
-from tests.e2e.keys.conftest import LIVE_WITHIN_S, TIERS, KeySite, headers
+from tests.e2e.keys.conftest import LIVE_WITHIN_S, KeySite, headers
 from tests.e2e.site import wait_for
 
 WRONG = f"ts-{'a' * 8}-{'b' * 43}"
@@ -76,20 +76,17 @@ def test_changes_are_live_within_two_seconds_and_drop_no_request(key_site: KeySi
         assert key_site.known_everywhere(secret)
         key_site.store.revoke("comes")
         time.sleep(LIVE_WITHIN_S)
-        assert _refused_everywhere(key_site, secret)
+        assert key_site.statuses_everywhere(secret) == {401}
     finally:
         done.set()
         asking.join()
     assert set(statuses) == {200}
 
 
-def _refused_everywhere(site: KeySite, secret: str) -> bool:
-    return {site.ask(secret, "/v1/models", tier).status_code for tier in TIERS * 8} == {401}
-
-
 def test_an_expired_key_is_no_key(key_site: KeySite) -> None:
-    key = key_site.add("soon", expires_at_s=time.time() + 4.0)
+    key = key_site.add("soon")
     assert key_site.chat(key).status_code == 200
+    key_site.store.change(AccessKey("soon", expires_at_s=time.time() + 1.0))
     wait_for(lambda: key_site.chat(key).status_code == 401, "the key to expire", 10)
 
 

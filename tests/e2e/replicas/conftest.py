@@ -32,7 +32,8 @@ def started_site(collector: Receiver) -> Iterator[Site]:
 
 @pytest.fixture
 def site(started_site: Site) -> Iterator[Site]:
-    """Two replicas of chat that answer and one of reasoning, idle before and after."""
+    """Two replicas of chat that answer and one of reasoning, idle before and after. The
+    last test of the folder (test_scale_down.py) leaves one of chat."""
 
     def complete() -> bool:
         if not answers(started_site):

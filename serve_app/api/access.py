@@ -16,10 +16,11 @@ from starlette.types import Scope
 from serve_app.api.limit_headers import limit_headers
 from serve_app.api.request_context import header
 from serve_app.api.routes import Callers
-from serve_app.api.spending import Grant, Spending, utc_day
+from serve_app.api.spending import Grant, Spending
 from serve_app.core.access.access_key import AccessKey, Priority
 from serve_app.core.access.caller import NOBODY, Caller
 from serve_app.core.access.lease import Amounts, KeyBalance, Refusal, Usage, UsageLabels
+from serve_app.core.access.quota import utc_day
 from serve_app.core.admission.fairness import ANONYMOUS, Flow
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError

@@ -12,7 +12,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Protocol
 
 from serve_app.core.access.lease import Amounts, Usage
@@ -127,8 +126,3 @@ def read_usage(written: bytes) -> Usage | None:
         return Usage(int(requests), 0, int(prompt), int(reasoning), int(answer), seconds)
     except ValueError:
         return None
-
-
-def utc_day(now_s: float) -> str:
-    """The UTC day of a Unix time, as `2026-11-29`."""
-    return datetime.fromtimestamp(now_s, UTC).date().isoformat()

@@ -1,6 +1,7 @@
 """The web application: unified /v1, status, health and metrics. Light: it computes nothing."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -379,11 +380,15 @@ _ERRORS: Mapping[Any, Any] = {
 
 
 def _number(request: Request, name: str) -> float:
-    """A parameter of the query; 0 where it is left out. Raises RequestError."""
+    """A parameter of the query; 0 where it is left out. Raises RequestError, for what is no number
+    of seconds too: nan is neither above nor below anything, so that no answer would be too old."""
     try:
-        return float(request.query_params.get(name, "0"))
+        value = float(request.query_params.get(name, "0"))
     except ValueError:
-        raise RequestError(400, f"`{name}` must be a number.", param=name) from None
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise RequestError(400, f"`{name}` must be a number of seconds, 0 or more.", param=name)
+    return value
 
 
 def _versions() -> dict[str, str | None]:

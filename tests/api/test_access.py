@@ -105,7 +105,7 @@ def test_with_its_key_a_request_is_served_and_the_engine_never_sees_the_key(
 
 
 @virtual
-async def test_a_key_of_another_tier_is_told_which_it_may_use() -> None:
+async def test_a_key_of_another_tier_is_refused_with_those_that_it_may_use() -> None:
     keys = FakeKeys({TEAM: AccessKey("team", frozenset({Tier.REASONING}))})
     edge = a_guarded_edge(FakeEngine(answers(DONE)), keys=keys)
     made = await call(edge, "", HI, headers=bearer(TEAM))
@@ -115,7 +115,7 @@ async def test_a_key_of_another_tier_is_told_which_it_may_use() -> None:
 
 
 @virtual
-async def test_until_the_keys_are_read_nobody_gets_in_and_is_told_to_retry() -> None:
+async def test_until_the_keys_are_read_nobody_gets_in_and_retry_after_is_sent() -> None:
     edge = a_guarded_edge(FakeEngine(answers(DONE)), keys=FakeKeys(loaded=False))
     made = await call(edge, "", HI, headers=bearer(TEAM))
     assert (made.status, made.error["code"]) == (503, "ledger_unavailable")

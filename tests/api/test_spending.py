@@ -134,7 +134,7 @@ async def test_of_several_prompts_none_is_taken_for_the_last() -> None:
         (Refusal("tokens_per_minute", 100, None), "rate_limit_exceeded", None, "`max_tokens`"),
     ],
 )
-def test_over_its_quota_a_key_is_told_which_limit_and_when_to_retry(
+def test_over_its_quota_the_refusal_names_the_limit_and_the_time_to_retry(
     refusal: Refusal, code: str, retry: str | None, words: str
 ) -> None:
     quotas = FakeQuotas(refusal)

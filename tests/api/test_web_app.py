@@ -62,8 +62,9 @@ async def test_who_takes_an_older_answer_asks_no_replica_again() -> None:
             tiers.replicas = {tier: [a_replica(running=running)] for tier in BOTH}
             answer = await client.get("/api/tiers", params={"max_age_s": asked} if asked else {})
             assert answer.json()["tiers"][0]["running"] == shown
-        refused = await client.get("/api/tiers", params={"max_age_s": "young"})
-    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "max_age_s")
+        for odd in ("young", "nan", "inf", "-1"):
+            refused = await client.get("/api/tiers", params={"max_age_s": odd})
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "max_age_s")
 
 
 async def test_a_tier_whose_replicas_are_late_is_as_it_was_and_says_so() -> None:

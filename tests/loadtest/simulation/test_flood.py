@@ -38,7 +38,7 @@ def test_beside_a_flood_first_tokens_come_as_beside_a_load_that_is_none(
     assert flood["flood"].refused > flood["flood"].served
 
 
-def test_who_floods_is_told_honestly_when_to_come_back() -> None:
+def test_retry_after_is_honest_for_the_flood() -> None:
     flood = flooded("100 / 400", 3.0, retries=1)
     assert flood["flood"].refused > 100
     assert (flood["flood"].honest or 0.0) >= 0.9

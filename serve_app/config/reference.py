@@ -19,6 +19,7 @@ from serve_app.config.answers import (
     ThinkingConfig,
 )
 from serve_app.config.engine import EngineConfig, FakeEngineConfig, FakeGpuConfig
+from serve_app.config.replay import ReplayConfig
 from serve_app.config.scaling import ScalingConfig, SloConfig
 from serve_app.config.structure import StructureConfig
 from serve_app.config.tier import (
@@ -70,6 +71,7 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel], str], ...] = (
     ("`args` of web", "Needs a new replica of web.", WebArgs, ""),
     ("`args.access` of web and a tier", "Needs new replicas.", AccessConfig, "access."),
     ("`args.usage` of web", "Needs a new replica of web.", UsageConfig, "usage."),
+    ("`args.replay` of web", "Needs a new replica of web.", ReplayConfig, "replay."),
 )
 
 

@@ -31,6 +31,7 @@ from serve_app.config.answers import (
 )
 from serve_app.config.cors import CORS_ORIGINS, Origins
 from serve_app.config.engine import EngineConfig
+from serve_app.config.replay import ReplayConfig
 from serve_app.config.scaling import ScalingConfig, SloConfig
 from serve_app.config.structure import StructureConfig
 from serve_app.config.usage import UsageConfig
@@ -198,6 +199,7 @@ class WebArgs(_EnvironmentWins):
     otlp_endpoint: str | None = Field(default=None, pattern="^https?://", description=OTLP_ENDPOINT)
     access: AccessConfig = Field(default_factory=AccessConfig, description="See AccessConfig.")
     usage: UsageConfig = Field(default_factory=UsageConfig, description="See UsageConfig.")
+    replay: ReplayConfig = Field(default_factory=ReplayConfig, description="See ReplayConfig.")
 
 
 def tier_args(args: Mapping[str, Any]) -> TierArgs:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from serve_app.core.reasoning.budget import ThinkingPlan
 from serve_app.core.reasoning.trace import ThoughtTrace
+from serve_app.core.replay.journal import Journal
 
 
 @dataclass(slots=True)
@@ -44,6 +45,8 @@ class Generation:
     engine_ids: list[str] = field(default_factory=list[str])
     # Prompts are found in the prefix cache by requests of the same salt only; None: by all.
     cache_salt: str | None = None
+    # What other replicas have done for it, and what this one does; None: nobody follows it.
+    journal: Journal | None = None
     # Told once the engine knows its prompts, in tokens of all of them, and once it has read them.
     on_prompt: Callable[[int], None] = lambda _: None
     on_first_token: Callable[[], None] = lambda: None

@@ -1,0 +1,76 @@
+"""How `/v1` and a tier's edge talk of a stream that may have to go on at another replica.
+
+The gateway marks a generating request with `JOURNAL_HEADER`. The edge that takes it says so by
+the same header on its response, and puts comments into the stream: the steps that the engine took
+for the events behind them, and what becomes of the stream where that is not its end. The gateway
+keeps the steps, and no comment of these reaches a client. To continue, it sends the request again
+with `RESUME_HEADER`, and the steps behind its body.
+
+Marks are keyed hashes (`ClusterSecret`): what a client writes into these headers is taken off.
+"""
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import Self
+
+JOURNAL_HEADER = b"x-tierserve-journal"
+RESUME_HEADER = b"x-tierserve-resume"
+REPLAYED_HEADER = b"x-tierserve-replayed"
+# Each stands in front of the event that it belongs to, in one chunk with it, and ends as an event
+# does. Steps as `core/replay/journal.py` writes them.
+STEPS_COMMENT = b":j "
+# The engine or the replica has no more of it; behind it a reason of one word.
+LOST_COMMENT = b":lost "
+# The replica drains: it goes on, but another one that has room may have it.
+OFFER_COMMENT = b":offer"
+EVENT_END = b"\n\n"
+
+
+def journal_mark(key: bytes, request_id: str) -> str:
+    """The value of JOURNAL_HEADER on a request."""
+    return _keyed(key, f"journal {request_id}")
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """Where a request goes on. `journal_bytes` of its body, the last ones, are the journal;
+    `events` is how many events its client has; `replays` counts the times that it was continued,
+    this one included; `created_s` is what its first event gave as its time, None where it has had
+    none. `only_with_room`: not where it would have to wait."""
+
+    journal_bytes: int
+    events: int
+    replays: int
+    created_s: int | None = None
+    only_with_room: bool = False
+
+    def header(self, key: bytes, request_id: str) -> str:
+        """The value of RESUME_HEADER."""
+        said = self._said()
+        return f"{_keyed(key, f'resume {request_id} {said}')} {said}"
+
+    @classmethod
+    def from_header(cls, value: bytes, key: bytes, request_id: str) -> Self | None:
+        """None where nobody who has the key has written it."""
+        mark, _, said = value.decode("latin-1").partition(" ")
+        expected = _keyed(key, f"resume {request_id} {said}")
+        if not hmac.compare_digest(mark.encode("latin-1"), expected.encode()):
+            return None
+        size, events, replays, created, room = said.split(" ")
+        return cls(
+            int(size),
+            int(events),
+            int(replays),
+            int(created) if created != "-" else None,
+            room == "1",
+        )
+
+    def _said(self) -> str:
+        created = "-" if self.created_s is None else str(self.created_s)
+        numbers = f"{self.journal_bytes} {self.events} {self.replays}"
+        return f"{numbers} {created} {int(self.only_with_room)}"
+
+
+def _keyed(key: bytes, text: str) -> str:
+    return hmac.new(key, text.encode("latin-1"), hashlib.sha256).hexdigest()

@@ -1,0 +1,1 @@
+"""What a generation needs to go on at another replica as if nothing had happened."""

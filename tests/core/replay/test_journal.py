@@ -1,0 +1,40 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.core.replay.journal import EngineStep, Journal, JournalError, read, written
+
+IDS = st.lists(st.integers(0, 1 << 20), max_size=5).map(tuple)
+REASONS = st.none() | st.integers(0, 1 << 20) | st.text(max_size=10)
+STEPS = st.builds(
+    EngineStep,
+    st.integers(0, 9),
+    st.integers(0, 9),
+    IDS,
+    st.sampled_from(["stop", "length"]),
+    REASONS,
+) | st.builds(EngineStep, st.integers(0, 9), st.integers(0, 9), IDS)
+
+
+@given(st.lists(STEPS, max_size=8))
+def test_a_journal_is_read_as_it_was_written(steps: list[EngineStep]) -> None:
+    text = written(steps)
+    assert text.isascii()
+    assert "\n" not in text
+    assert read(text) == tuple(steps)
+
+
+@pytest.mark.parametrize("text", ["x", "1", "1 2", "1 2 x", "1 2 3 stop", "1 2 3 stop {", ";"])
+def test_what_is_no_journal_is_refused(text: str) -> None:
+    with pytest.raises(JournalError):
+        read(text)
+
+
+def test_a_step_is_sent_once_and_what_is_past_never() -> None:
+    past = EngineStep(0, 0, (1,))
+    journal = Journal((past,))
+    journal.record(EngineStep(0, 0, (2,)))
+    assert journal.take_unsent() == "0 0 2"
+    assert journal.take_unsent() == ""
+    assert list(journal.past_of(0)) == [past]
+    assert list(journal.past_of(1)) == []

@@ -41,7 +41,7 @@ ARGS = TierArgs.model_validate(
         "model": "micro-r1",
         "engine": {
             "max_model_len": 512,
-            "extra_args": {"max-num-seqs": 16, "max-num-batched-tokens": 64, "block-size": 16},
+            "extra_args": {"max-num-seqs": 16, "max-num-batched-tokens": 64, "block-size": 32},
         },
     }
 )

@@ -39,13 +39,14 @@ EVENT_IDS: ContextVar[EventIds | None] = ContextVar("EVENT_IDS", default=None)
 
 
 def with_event_ids(app: ASGIApp) -> ASGIApp:
-    """Each request to `app` finds its ids in its context."""
+    """Each request to `app` that has an id finds those of its events in its context."""
 
     async def with_ids(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        request_id = dict(scope.get("headers", ())).get(b"x-request-id")
+        if not request_id:
             await app(scope, receive, send)
             return
-        ids = EventIds(dict(scope["headers"]).get(b"x-request-id", b""))
+        ids = EventIds(request_id)
 
         async def read() -> Message:
             message = await receive()

@@ -5,7 +5,9 @@ from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
+from serve_app.core.generation import Generation
 from serve_app.engine.event_ids import EVENT_IDS, with_event_ids
+from tests.engine.fake_generation import asked_by_the_edge
 
 
 async def made(request_id: str, *body: bytes, count: int = 3) -> list[bytes]:
@@ -43,6 +45,12 @@ def test_another_id_or_body_has_others() -> None:
     for request_id, body in (("a", b"{}"), ("b", b"{}"), ("a", b"[]")):
         all_ids += asyncio.run(made(request_id, body))
     assert len(set(all_ids)) == 9
+
+
+def test_the_clients_id_counts_where_the_engine_knows_the_request_by_another_one() -> None:
+    with asked_by_the_edge(Generation(request_id="a")):
+        first = asyncio.run(made("a-1234", b"{}"))
+    assert first == asyncio.run(made("a", b"{}"))
 
 
 def test_without_an_id_they_are_left_to_vllm() -> None:

@@ -90,9 +90,9 @@ def _take_choices(found: Content, event: dict[str, Any]) -> None:
 def _take_logprobs(found: Content, index: str, logprobs: dict[str, Any]) -> None:
     for each in logprobs.get("content") or ():
         found.add_logprob(index, each["token"], each["logprob"])
-    pairs = zip(logprobs.get("tokens") or (), logprobs.get("token_logprobs") or (), strict=True)
-    for token, logprob in pairs:
-        found.add_logprob(index, token, logprob)
+    of_text = [logprobs.get(key) or () for key in ("tokens", "token_logprobs", "text_offset")]
+    for token, logprob, offset in zip(*of_text, strict=True):
+        found.add_logprob(index, f"{token} at {offset}", logprob)
 
 
 def _take_typed(found: Content, event: dict[str, Any]) -> None:

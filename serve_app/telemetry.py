@@ -54,6 +54,9 @@ class TierMetrics:
     lent: Counter
     disconnected: Counter
     stalled: Counter
+    left_streams: Counter
+    resumed_streams: Counter
+    replay_mismatches: Counter
     settings_refused: Counter
     settings_invalid: Gauge
     ledger_up: Gauge
@@ -104,6 +107,18 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
         lent=counter("lent", "Requests of another tier that this replica ran.", "borrower"),
         disconnected=counter("disconnected", "Clients that went away before the end."),
         stalled=counter("stalled", "Of those, clients that took nothing for too long."),
+        left_streams=counter(
+            "left_streams",
+            "Streams that ended here before their end and may go on at another replica, by why.",
+            "reason",
+        ),
+        resumed_streams=counter(
+            "resumed_streams", "Streams of another replica that went on at this one."
+        ),
+        replay_mismatches=counter(
+            "replay_mismatches",
+            "Streams that went on without the events that their clients had coming again.",
+        ),
         settings_refused=counter("settings_refused", "Live settings refused as invalid."),
         settings_invalid=gauge(
             "settings_invalid", "1 while the newest live settings are refused, and older ones hold."

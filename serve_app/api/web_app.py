@@ -281,7 +281,7 @@ def make_web_app(
             StarletteRoute("/favicon.ico", pages.favicon),
             StarletteRoute("/v1/models", pages.models),
             StarletteRoute("/v1/models/{model:path}", pages.model),
-            *(StarletteRoute(path, gateway.forward, methods=["POST"]) for path in FORWARDED_PATHS),
+            *(StarletteRoute(path, gateway, methods=["POST"]) for path in FORWARDED_PATHS),
         ],
         exception_handlers=_ERRORS,
     )

@@ -87,4 +87,4 @@ async def a_client(
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://web") as client:
         yield client
-    await gateway.close()
+    gateway.close()

@@ -91,7 +91,7 @@ class Gateway:
         """This gateway's metrics in Prometheus' text format."""
         return generate_latest(self.registry).decode()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.pool.close()
 
     async def _read(self, scope: Scope, receive: Receive, send: Send, kept: Kept) -> Relay:

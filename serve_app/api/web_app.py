@@ -226,7 +226,10 @@ class _Pages:
             if record is not None
         }
         more = [] if self.usage is None else await self.usage.metrics()
-        return await asyncio.to_thread(merge_metrics, self.tiers, by_replica, scaling, more)
+        gateways = await self.source.gateways()
+        return await asyncio.to_thread(
+            merge_metrics, self.tiers, by_replica, scaling, more, gateways
+        )
 
     async def _describe_all(self) -> list[dict[str, Any]]:
         # Whoever waits for the tiers to be ready asks, so it begins with the service.

@@ -137,7 +137,7 @@ async def test_a_stream_passes_through_chunk_by_chunk() -> None:
                 taken.set()
                 assert await anext(chunks) == b"data: 2\n\n"
             assert response.headers["content-type"].startswith("text/event-stream")
-        gateway.close()
+        await gateway.close()
 
 
 async def test_a_client_that_leaves_ends_the_work_in_the_tier() -> None:
@@ -167,7 +167,7 @@ async def test_a_client_that_leaves_ends_the_work_in_the_tier() -> None:
                 await anext(response.aiter_bytes())
             async with asyncio.timeout(1.0):
                 await ended.wait()
-        gateway.close()
+        await gateway.close()
 
 
 async def test_a_refusal_of_the_tier_passes_with_its_time_to_come_back() -> None:

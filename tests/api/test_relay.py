@@ -3,170 +3,37 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
 
-import httpx
 import pytest
 
-from serve_app.api.forwarding import ClusterSecret
-from serve_app.api.gateway import Gateway
 from serve_app.api.relay import FIRST_PAUSE_S
 from serve_app.api.replay_wire import JOURNAL_HEADER, RESUME_HEADER
-from serve_app.api.web_app import make_web_app
-from serve_app.config.replay import ReplayConfig
 from tests.api.asgi import sse_data
-from tests.api.loopback import served
+from tests.api.relay_scene import (
+    CHAT,
+    EVENTS,
+    GENERATION,
+    NO_SERVER,
+    STREAM,
+    WHOLE,
+    a_scene,
+    continues,
+    cut_after,
+    says,
+)
 from tests.api.scripted_tier import (
     JOURNALED,
-    KEY,
     SSE_HEAD,
     Answer,
     Asked,
     Connection,
-    Generation,
     Reply,
-    ScriptedTier,
     framed,
     refused,
-    serving,
-    whole,
 )
 from tests.api.test_forwarding import until
-from tests.api.web_client import BOTH, FakeTiers
 
-EVENTS = [b'data: {"created":7,"n":%d}\n\n' % number for number in range(4)]
-DONE = b"data: [DONE]\n\n"
-# Events of one step, of none and of two in one chunk.
-GENERATION = Generation([[EVENTS[0]], [], [EVENTS[1], EVENTS[2]], [EVENTS[3]], [DONE]])
-CHAT = "/v1/chat/completions"
-STREAM = {"model": "chat", "stream": True}
-WHOLE = whole(200, b'{"choices":[]}')
-NO_SERVER = refused(503, "no_server")
-
-
-def continues(asked: Asked) -> bytes:
-    """As an edge that has all the time it needs."""
-    return GENERATION.stream(asked.past, asked.dropped)
-
-
-def cut_after(size_bytes: int) -> Answer:
-    """The same, but for the connection, which breaks."""
-    return lambda asked: Reply(continues(asked)[:size_bytes], cut=True)
-
-
-def says(data: bytes) -> Answer:
-    return lambda asked: data
-
-
-@dataclass
-class Clock:
-    """Goes on by itself, and by leaps."""
-
-    leaps_s: float = 0.0
-
-    def __call__(self) -> float:
-        return asyncio.get_running_loop().time() + self.leaps_s
-
-
-@dataclass
-class Scene:
-    """The web application in front of a scripted tier."""
-
-    tier: ScriptedTier
-    gateway: Gateway
-    client: httpx.AsyncClient
-    clock: Clock
-    url: str
-
-    async def post(self, path: str = CHAT, payload: Any = STREAM, **headers: str) -> httpx.Response:
-        return await self.client.post(path, json=payload, headers=headers)
-
-    def count(self, result: str, tier: str = "chat") -> float:
-        labels = {"tier": tier, "result": result}
-        return self.value("tierserve_replays_total", labels)
-
-    def value(self, metric: str, labels: dict[str, str] | None = None) -> float:
-        value = self.gateway.registry.get_sample_value(metric, labels)
-        assert value is not None
-        return value
-
-
-@asynccontextmanager
-async def a_scene(
-    *answers: Answer, heartbeat_s: float = 3.0, lives_s: float = 0.0, **settings: Any
-) -> AsyncIterator[Scene]:
-    """`lives_s`: by the gateway's clock each replica lives so long before it is lost. At the end no
-    memory may be in use."""
-    clock = Clock()
-
-    async def live(connection: Connection) -> None:
-        await asyncio.sleep(0.02)
-        clock.leaps_s += lives_s
-        connection.transport.close()
-
-    def living(answer: Answer) -> Answer:
-        def answered(asked: Asked) -> Reply | bytes:
-            reply = answer(asked)
-            cut = lives_s and isinstance(reply, Reply) and reply.cut
-            return Reply(reply.data, then=live) if cut else reply
-
-        return answered
-
-    tier = ScriptedTier([living(answer) for answer in answers])
-    async with serving(tier) as url:
-
-        async def base_url() -> str:
-            return url
-
-        gateway = Gateway(
-            base_url,
-            BOTH,
-            100_000,
-            heartbeat_s,
-            replay=ReplayConfig(**settings),
-            secret=ClusterSecret(KEY),
-            clock_s=clock,
-        )
-        async with (
-            served(make_web_app(BOTH, FakeTiers(), gateway)) as web_url,
-            httpx.AsyncClient(base_url=web_url, timeout=20) as client,
-        ):
-            yield Scene(tier, gateway, client, clock, web_url)
-        gateway.close()
-        assert gateway.memory.kept_bytes == 0
-
-
-# --- every place at which a stream may break
-
-
-async def test_wherever_a_stream_breaks_its_client_has_each_event_once_and_in_order() -> None:
-    """Cut behind every byte: of the head, of HTTP's chunks, of steps and of events."""
-    sizes = range(len(GENERATION.stream()))
-    answers = [answer for size in sizes for answer in (cut_after(size), continues)]
-    async with a_scene(*answers) as scene:
-        for size in sizes:
-            answer = await scene.post()
-            assert (size, answer.content) == (size, GENERATION.text)
-            first, *resumed = scene.tier.asked
-            assert (first.journal, first.body) == (None, first.body)
-            # Once [DONE] is there, nothing is left to be asked for.
-            assert len(resumed) == (size < GENERATION.stream().index(DONE) + len(DONE))
-            for asked in resumed:
-                _fits(asked)
-            scene.tier.answers = scene.tier.answers[2:]
-            scene.tier.asked.clear()
-
-
-def _fits(asked: Asked) -> None:
-    """The journal is what the engine did for the events that the client has, and no step more."""
-    steps, events = 0, 0
-    while events < asked.dropped:
-        events += len(GENERATION.events_of_steps[steps])
-        steps += 1
-    assert asked.journal is None or list(asked.journal) == GENERATION.steps(0, steps)
+# --- once, and again
 
 
 @pytest.mark.parametrize("second", [0, 30, 150, 200, 220])

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -18,11 +19,10 @@ from serve_app.api.field_rules import FieldBounds, SchemaRules
 from serve_app.api.forwarding import FLOW_HEADER, Forwarder, Marks
 from serve_app.api.gate import Gate, GateFullError
 from serve_app.api.hand_over import HandOver
-from serve_app.api.journaled_stream import journal_of
+from serve_app.api.journaled_stream import followed_form, journal_of
 from serve_app.api.lending import LendingDesk
 from serve_app.api.queue_wait import QueueWait
 from serve_app.api.refusals import refuse_forwarded, refuse_handed_over, tier_full
-from serve_app.api.replay_wire import JOURNALED, REPLAYED_HEADER
 from serve_app.api.request_body import BodyReader, PromptEstimate, as_json, parse_object
 from serve_app.api.request_context import (
     RequestContext,
@@ -36,7 +36,6 @@ from serve_app.api.request_record import RequestOutcome, RequestRecord
 from serve_app.api.response import ResponseForm, TierResponse
 from serve_app.api.routes import (
     TIER_ROUTES,
-    Endpoint,
     Route,
     Work,
     generating_endpoint,
@@ -97,6 +96,8 @@ class TierEdge:
     # Whether the engine is dead, and whether it has finished what it was asked in a generation.
     engine_dead: Callable[[], bool] = lambda: False
     engine_done: Callable[[Generation], bool] = lambda _: False
+    # Whether the engine can go on with what another one has begun.
+    journals: bool = True
     bodies: BodyReader = field(default_factory=BodyReader)
     # Mean seconds a streamed token, of the streams that ended lately; None before the first.
     token_s: float | None = None
@@ -149,7 +150,9 @@ class TierEdge:
             await TierResponse(send, form, self.metrics, self.clock_s).fail(error)
             return
         if not marks.forwarded:
-            form = replace(form, limit_headers=self._limit_headers(caller, form.endpoint))
+            anthropic = form.endpoint.anthropic
+            limits = partial(self.access.headers, caller, anthropic=anthropic)
+            form = replace(form, limit_headers=limits)
         client = ClientSend(send, self.clock_s)
         if endpoint is None:
             response = TierResponse(client, form, self.metrics, self.clock_s)
@@ -163,11 +166,6 @@ class TierEdge:
         if forwarded_here:
             return Caller(flow=read_flow(header(scope, FLOW_HEADER)))
         return self.access.caller_of(scope, route.callers)
-
-    def _limit_headers(
-        self, caller: Caller, endpoint: Endpoint
-    ) -> Callable[[], Sequence[tuple[bytes, bytes]]]:
-        return lambda: self.access.headers(caller, anthropic=endpoint.anthropic)
 
     async def _generate(
         self,
@@ -271,8 +269,8 @@ class TierEdge:
             most = self.settings.max_new_tokens
             prepared = self.desk.prepare(scope, payload, endpoint, borrower, most)
         journal = None
-        if marks.followed:
-            journal = journal_of(marks.resumption, written, prepared, endpoint)
+        if marks.followed and self.journals:
+            journal = journal_of(marks.resumption, written, prepared)
         if trace is not None:
             trace.prepared(prepared)
         return RequestContext(
@@ -335,25 +333,18 @@ class TierEdge:
         lookup: CacheLookup | None,
         spending: Spending,
     ) -> TierResponse:
-        prepared, borrower, resumption = context.prepared, context.borrower, context.resumption
-        followed = context.journal is not None and (lookup is None or lookup.kept is None)
-        replayed = () if resumption is None else ((REPLAYED_HEADER, b"%d" % resumption.replays),)
+        prepared, borrower = context.prepared, context.borrower
         warnings = [(WARNING_HEADER, text.encode()) for text in prepared.warnings]
         form = replace(
             form,
-            headers=(
-                *warnings,
-                *(() if lookup is None else lookup.headers),
-                *((JOURNALED,) if followed else ()),
-                *replayed,
-            ),
+            headers=(*warnings, *(() if lookup is None else lookup.headers)),
             renamed=None if borrower is None else (self.tier.value, borrower.value),
             written_as=prepared.written_as,
             max_new_tokens=prepared.max_new_tokens,
             says_usage=context.forwarded_here,
-            followed=followed,
-            replays=0 if resumption is None else resumption.replays,
         )
+        if context.journal is not None and (lookup is None or lookup.kept is None):
+            form = followed_form(form, context.resumption)
         recording = None if lookup is None else lookup.recording
         return TierResponse(client, form, self.metrics, self.clock_s, spending, recording)
 

@@ -7,7 +7,7 @@ vLLM's application writes it anew from its first event, and those that its clien
 
 import re
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from starlette.types import Message, Send
@@ -15,16 +15,17 @@ from starlette.types import Message, Send
 from serve_app.api.engine_errors import ERROR_STARTS
 from serve_app.api.replay_wire import (
     EVENT_END,
+    JOURNALED,
     LOST_COMMENT,
+    REPLAYED_HEADER,
     STEPS_COMMENT,
     Resumption,
 )
-from serve_app.api.routes import COMPLETIONS, Endpoint
 from serve_app.core.replay.journal import Journal, JournalError, read
 from serve_app.errors import RequestError, invalid
 
 if TYPE_CHECKING:
-    from serve_app.api.response import TierResponse
+    from serve_app.api.response import ResponseForm, TierResponse
     from serve_app.api.rules import PreparedRequest
 
 _SSE = b"text/event-stream"
@@ -35,23 +36,28 @@ _CREATED = re.compile(rb'("created(?:_at)?":)\d+(?:\.\d+)?')
 
 
 def journal_of(
-    resumption: Resumption | None, written: bytes, prepared: "PreparedRequest", endpoint: Endpoint
+    resumption: Resumption | None, written: bytes, prepared: "PreparedRequest"
 ) -> Journal | None:
     """The journal of a request that is followed; `written` is what other replicas have done for it.
-    None for one whose answer cannot go on elsewhere: a whole one, which is asked for anew; and one
-    of more prompts, which the engine answers side by side, so that events and steps have no common
-    order. Raises RequestError 400 where a request is to go on and cannot."""
-    goes_on = prepared.streaming and (
-        endpoint is not COMPLETIONS or prepared.sequences == (prepared.payload.get("n") or 1)
-    )
+    None for a whole answer, which is asked for anew. Raises RequestError 400 where a request is to
+    go on and cannot."""
     if resumption is None:
-        return Journal() if goes_on else None
-    if not goes_on:
+        return Journal() if prepared.streaming else None
+    if not prepared.streaming:
         raise _no_journal("this request has none")
     try:
         return Journal(read(written.decode("ascii")))
     except (JournalError, UnicodeDecodeError) as error:
         raise _no_journal("it cannot be read") from error
+
+
+def followed_form(form: "ResponseForm", resumption: Resumption | None) -> "ResponseForm":
+    """The form of a response whose stream carries its journal, and says how often it has moved."""
+    if resumption is None:
+        return replace(form, headers=(*form.headers, JOURNALED), followed=True)
+    replayed = (REPLAYED_HEADER, b"%d" % resumption.replays)
+    headers = (*form.headers, JOURNALED, replayed)
+    return replace(form, headers=headers, followed=True, replays=resumption.replays)
 
 
 def with_steps(journal: Journal) -> Callable[[bytes], bytes]:

@@ -30,6 +30,9 @@ from serve_app.errors import engine_stopped
 from serve_app.serving.access_start import StartedAccess
 from serve_app.telemetry import TierMetrics, counted, cumulative_counts
 
+# Of vLLM's patches, those without which a journal would not fit the events of a stream.
+PATCHES_FOR_JOURNALS = ("resumed_output", "event_ids")
+
 
 @dataclass(slots=True)
 class RunningTier:
@@ -81,6 +84,7 @@ class RunningTier:
             },
             engine_dead=lambda: engine.dead,
             engine_done=engine.has_finished,
+            journals=all(engine.patches.get(patch, True) for patch in PATCHES_FOR_JOURNALS),
             desk=LendingDesk(args.tier),
             cache=AnswerCache(settings.answer_cache),
             access=access.desk,

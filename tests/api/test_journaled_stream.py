@@ -32,7 +32,7 @@ from tests.api.followed import (
     marked,
     resumed,
 )
-from tests.builders import SECRET, a_gate, an_edge, count, idle, some_settings
+from tests.builders import SECRET, an_edge, count, idle, some_settings
 from tests.virtual_time import run_virtual, virtual
 
 # What each step of the engine leads to: nothing, as for half a character, or some events.
@@ -120,16 +120,12 @@ async def test_a_whole_answer_carries_no_journal() -> None:
 
 
 @virtual
-async def test_prompts_that_are_answered_side_by_side_have_no_journal() -> None:
-    engine = SteppingEngine(HELLO)
-    edge = an_edge(FakeEngine(engine), gate=a_gate(slots=4))
-    both = {"prompt": ["a", "b"], "stream": True, "max_tokens": 5}
-    made = await call(edge, "/v1/completions", both, headers=marked())
-    one = await call(edge, "/v1/completions", {**both, "prompt": "a", "n": 1}, headers=marked())
-    assert made.status == 200
+async def test_an_engine_that_cannot_go_on_with_a_journal_is_given_none() -> None:
+    edge, engine = an_edge_of(HELLO)
+    edge.journals = False
+    made = await call(edge, payload=STREAM, headers=marked())
+    assert engine.journals == [None]
     assert JOURNAL_HEADER.decode() not in made.headers
-    assert one.headers[JOURNAL_HEADER.decode()] == "1"
-    assert engine.journals[0] is None
 
 
 @virtual

@@ -271,7 +271,10 @@ class Relay:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                upstream = await self._ask()
+                async with asyncio.timeout(self._answers_within_s(until_s)):
+                    upstream = await self._ask()
+            except TimeoutError as error:
+                raise self._given_up("held_too_long") from error
             except ConnectError:
                 pass
             except UpstreamError:
@@ -287,6 +290,12 @@ class Relay:
                 raise self._given_up("held_too_long")
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MOST_PAUSE_S)
+
+    def _answers_within_s(self, until_s: float) -> float | None:
+        """Whoever goes on with a stream answers before it computes; one that has not begun, and a
+        whole answer, may take their time. Ray's own proxy keeps requests while it knows of no
+        replica at all."""
+        return max(0.0, until_s - self.parts.clock_s()) if self.stream.events else None
 
     async def _handed_over(self) -> Upstream | None:
         """The response of another replica that has room for a stream that is offered. None: the

@@ -8,8 +8,7 @@ number and time; then the client gets an error.
 import asyncio
 import json
 import logging
-import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -17,7 +16,8 @@ from starlette.types import Send
 
 from serve_app.api.asgi import HOP_BY_HOP, SERVERS_OWN
 from serve_app.api.engine_errors import error_event
-from serve_app.api.replay_memory import Kept, ReplayMemory
+from serve_app.api.gateway_request import GatewayRequest, RelayParts
+from serve_app.api.replay_memory import Kept
 from serve_app.api.replay_wire import (
     JOURNAL_HEADER,
     REPLAYED_HEADER,
@@ -27,20 +27,14 @@ from serve_app.api.replay_wire import (
 from serve_app.api.replayed_stream import ReplayedStream
 from serve_app.api.request_context import REQUEST_ID_HEADER
 from serve_app.api.response import SSE_HEADERS
-from serve_app.api.routes import Endpoint
 from serve_app.api.upstream import (
-    Address,
     ConnectError,
     Headers,
     Upstream,
     UpstreamError,
-    UpstreamPool,
 )
-from serve_app.config.replay import ReplayConfig
 from serve_app.core.replay.losses import Losses
-from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
-from serve_app.telemetry import GatewayMetrics
 
 log = logging.getLogger(__name__)
 
@@ -64,34 +58,6 @@ _REASONS = {
 }
 
 Coming = TypeVar("Coming")
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayRequest:
-    """A request as its tier gets it. `endpoint` is None where it generates nothing; `streams`: its
-    answer is a stream of events."""
-
-    tier: Tier
-    path: str
-    headers: Headers
-    request_id: str
-    endpoint: Endpoint | None = None
-    streams: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RelayParts:
-    """What all requests of a gateway share. `proxy` is where this cluster's proxy listens, `key`
-    the cluster's."""
-
-    proxy: Callable[[], Awaitable[Address]]
-    key: bytes
-    settings: ReplayConfig
-    heartbeat_s: float
-    memory: ReplayMemory
-    metrics: GatewayMetrics
-    pool: UpstreamPool = field(default_factory=UpstreamPool)
-    clock_s: Callable[[], float] = time.monotonic
 
 
 @dataclass(slots=True)

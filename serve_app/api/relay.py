@@ -395,9 +395,9 @@ def _forwardable(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in headers if name not in _OWN_HEADERS]
 
 
-def _code_in(body: bytes) -> object:
-    """The code of an error response; None where it is none of this service's."""
+def _code_in(body: bytes) -> str:
+    """The code of an error response; "" where it is none of this service's."""
     try:
-        return json.loads(body)["error"]["code"]
+        return str(json.loads(body)["error"]["code"])
     except (ValueError, TypeError, KeyError):
-        return None
+        return ""

@@ -19,7 +19,7 @@ from serve_app.api.routes import Callers
 from serve_app.api.spending import Grant, Spending
 from serve_app.core.access.access_key import AccessKey, Priority
 from serve_app.core.access.caller import NOBODY, Caller
-from serve_app.core.access.lease import Amounts, KeyBalance, Refusal, Usage, UsageLabels
+from serve_app.core.access.lease import NOTHING, Amounts, KeyBalance, Refusal, Usage, UsageLabels
 from serve_app.core.access.quota import utc_day
 from serve_app.core.admission.fairness import ANONYMOUS, Flow
 from serve_app.core.tiers import Tier
@@ -139,10 +139,11 @@ class AccessDesk:
             yield spending
             return
         try:
-            if not key.limits.unlimited:
+            if not key.limits.unlimited and need != NOTHING:
                 spending.grant = await self.quotas.reserve(key, need)
         except QuotaExceededError as over:
-            self.quotas.count(self._labels(key), Usage(refused=1))
+            # The rest of a stream that another replica has is no request, and goes on there.
+            self.quotas.count(self._labels(key), Usage(refused=min(1, need.requests)))
             raise over_quota(key, over.refusal) from over
         except LedgerLostError as lost:
             raise ledger_away("The ledger of quotas does not answer.") from lost

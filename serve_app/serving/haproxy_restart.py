@@ -1,5 +1,5 @@
 """HAProxy as a child: this process, which Ray has started in its place, has the listening sockets,
-and starts HAProxy again in them when it dies (docs/adr/0044).
+and starts HAProxy again in them when it dies (docs/adr/0021).
 
 Ray knows HAProxy by the number that its admin socket reports. So Ray's admin socket is this
 process's, which hands commands to HAProxy and reports its own number for HAProxy's. At a reload

@@ -1,0 +1,173 @@
+"""`python -m loadtest continuity`: streams of `/v1` whose replicas are killed or replaced."""
+
+import argparse
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+
+from loadtest.errors import MeasurementError, UserError
+from loadtest.options import positive
+from loadtest.report.pages import write_section
+from loadtest.report.results_file import META, RESULTS, provenance, write
+from loadtest.servers.systems import START_TIMEOUT_S, chat_only_config
+from loadtest.studies.continuity.asks import asks
+from loadtest.studies.continuity.faults import FAULTS, LEAST_REPLICAS, Service, until
+from loadtest.studies.continuity.results import SECTION, Cut, figures, table
+from loadtest.studies.continuity.streams import Ask, Stream, differences, read
+from serve_app.config.tier import EngineConfig
+from serve_app.core.tiers import Tier
+from serve_app.engine.models.model_dir import MICRO_MODEL, ModelNotFoundError, resolve_model
+from serve_app.local.cluster import ClusterError, LocalCluster
+from serve_app.local.profiles import load_profile
+
+OUT = RESULTS / "continuity.json"
+STREAM_LIMIT_S = 300.0
+# Where in what the unbroken streams wrote together the fault comes; later on many have ended.
+EARLIEST, LATEST = 0.02, 0.8
+SLOTS_FOR_EACH_STREAM = 2
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "continuity",
+        description="Starts the chat tier and lets streams of /v1 run, greedily, of several kinds; "
+        "at a random place a replica or its engine is killed, or replicas are replaced or taken "
+        "away. Counts the streams that are cut, compares each with the same one unbroken, and "
+        "measures the longest silence. Writes loadtest/results/continuity.json and the table of "
+        "the docs.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", default=MICRO_MODEL, help="an embedded model's name, or a model's directory")
+    add("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="what is done")
+    add("--replicas", type=positive, nargs="+", default=[1, 2], help="of chat, one after the other")
+    add("--streams", type=positive, default=8, help="that run at once")
+    add("--cuts", type=positive, default=100, help="running streams that a fault must have met")
+    add("--seed", type=int, default=0, help="of the requests and of the places")
+    add("--out", type=Path, default=OUT, help="results file")
+
+
+def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
+    """1 where a stream was cut or differs; raises MeasurementError where nothing was measured."""
+    try:
+        model = resolve_model(options.model)
+    except ModelNotFoundError as error:
+        raise UserError(str(error)) from None
+    meta = provenance(argv) | {"model": Path(model).name, "streams_at_once": options.streams}
+    rows: list[dict[str, Any]] = []
+    control = {"streams": 0, "differ": 0}
+    for replicas in options.replicas:
+        faults = [name for name in options.faults if replicas >= LEAST_REPLICAS.get(name, 1)]
+        try:
+            measured = asyncio.run(_measure(options, str(model), replicas, faults, console))
+        except ClusterError as error:
+            raise MeasurementError(f"{error}\n{getattr(error, 'detail', '')}") from None
+        rows += measured["faults"]
+        control = {name: control[name] + measured["control"][name] for name in control}
+        results = {META: meta, "control": control, "faults": rows}
+        write(options.out, results)
+    console.print(table(results), highlight=False, soft_wrap=True)
+    if options.out == OUT:
+        write_section(SECTION, table(results))
+    return int(any(row["cut"] or row["invalid"] for row in rows))
+
+
+async def _measure(
+    options: argparse.Namespace, model: str, replicas: int, faults: Sequence[str], console: Console
+) -> dict[str, Any]:
+    """All faults on one start of the tier, and how far two unbroken runs differ."""
+    asked = asks(Tier.CHAT, options.streams, options.seed)
+    rng = random.Random(f"places {options.seed} {replicas}")
+    rows: list[dict[str, Any]] = []
+    async with _running(options, model, replicas) as service:
+        unbroken = await _unbroken(service, asked)
+        again = await _unbroken(service, asked)
+        differ = [differences(a, b) for a, b in zip(again, unbroken, strict=True)]
+        control = {"streams": len(asked), "differ": sum(map(bool, differ))}
+        console.print(f"{replicas} replicas; of the unbroken ones {control['differ']} differ")
+        for name in faults:
+            cuts: list[Cut] = []
+            gone_s: list[float] = []
+            while len(cuts) < options.cuts:
+                more, seconds = await _one_fault(service, name, asked, unbroken, rng)
+                cuts += more
+                gone_s.append(seconds)
+                console.print(
+                    f"{name}: {len(cuts)} streams met, {sum(not c.whole for c in cuts)} cut, "
+                    f"{sum(bool(c.differences) for c in cuts)} differ, "
+                    f"longest silence {max(c.gap_s for c in cuts):.1f} s",
+                    highlight=False,
+                )
+            rows.append({"fault": name, "replicas": replicas, **figures(cuts, gone_s)})
+    return {"control": control, "faults": rows}
+
+
+@asynccontextmanager
+async def _running(
+    options: argparse.Namespace, model: str, replicas: int
+) -> AsyncIterator[Service]:
+    slots = SLOTS_FOR_EACH_STREAM * options.streams
+    engine = EngineConfig(max_model_len=2048, cpu_slice="0/1")
+    config = chat_only_config(load_profile("local-cpu"), Path(model), engine, slots)
+    (app,) = (app for app in config["applications"] if app["name"] == Tier.CHAT)
+    (deployment,) = app["deployments"]
+    deployment["autoscaling_config"] |= {"min_replicas": replicas, "max_replicas": replicas}
+    timeout = aiohttp.ClientTimeout(total=STREAM_LIMIT_S)
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    cluster = LocalCluster(environment={"HF_HUB_OFFLINE": "1"})
+    await asyncio.to_thread(cluster.start)
+    try:
+        await asyncio.to_thread(cluster.deploy, config, timeout_s=START_TIMEOUT_S)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            service = Service(cluster, session, config, Tier.CHAT, replicas)
+            await service.await_complete(without=set())
+            yield service
+    finally:
+        await asyncio.to_thread(cluster.stop)
+
+
+async def _unbroken(service: Service, asked: Sequence[Ask]) -> list[Stream]:
+    streams = [Stream(ask) for ask in asked]
+    await asyncio.gather(*(read(service.session, service.base_url, each) for each in streams))
+    for stream in streams:
+        if not stream.whole or not stream.ask.is_valid(stream):
+            raise MeasurementError(f"{stream.ask.kind}, unbroken: {stream.fault or stream.errors}")
+    return streams
+
+
+async def _one_fault(
+    service: Service,
+    name: str,
+    asked: Sequence[Ask],
+    unbroken: Sequence[Stream],
+    rng: random.Random,
+) -> tuple[list[Cut], float]:
+    """Of the streams that ran when it came; and after how many seconds its victim had ended."""
+    streams = [Stream(ask) for ask in asked]
+    place = rng.uniform(EARLIEST, LATEST) * sum(len(each.events) for each in unbroken)
+    reading = [
+        asyncio.create_task(read(service.session, service.base_url, each)) for each in streams
+    ]
+
+    async def at_the_place() -> bool:
+        return sum(len(each.events) for each in streams) >= place
+
+    try:
+        await until(at_the_place, "the streams are at the place", poll_s=0.002)
+        running = [
+            (each, like, len(each.events))
+            for each, like in zip(streams, unbroken, strict=True)
+            if each.ended_s is None and each.has_begun
+        ]
+        done = await FAULTS[name](service, rng)
+        await asyncio.gather(*reading)
+    finally:
+        for each in reading:
+            each.cancel()
+    return [Cut.of(*each, done.order_s) for each in running], done.gone_s

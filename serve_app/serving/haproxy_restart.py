@@ -178,7 +178,9 @@ class _Run:
         parent, command = os.getpid(), [self._binary, *words, "-f", f"/dev/fd/{config}"]
         child = os.fork()
         if child == 0:
-            # Without this process nobody could stop it: it ends what it has begun, and goes.
+            # Without this process nobody could stop it: it ends what it has begun, and goes. Ray
+            # may end its actor's process group with the actor.
+            os.setsid()
             self._set_death_signal(_PR_SET_PDEATHSIG, signal.SIGUSR1, 0, 0, 0)
             if os.getppid() == parent:
                 with contextlib.suppress(OSError):

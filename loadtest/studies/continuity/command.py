@@ -17,9 +17,10 @@ from loadtest.report.pages import write_section
 from loadtest.report.results_file import META, RESULTS, provenance, write
 from loadtest.servers.systems import START_TIMEOUT_S, chat_only_config
 from loadtest.studies.continuity.asks import asks
-from loadtest.studies.continuity.faults import FAULTS, LEAST_REPLICAS, Service, until
+from loadtest.studies.continuity.faults import FAULTS, LEAST_REPLICAS, Service
 from loadtest.studies.continuity.results import SECTION, Cut, figures, table
-from loadtest.studies.continuity.streams import Ask, Stream, differences, read
+from loadtest.studies.continuity.rounds import one_fault, unbroken_streams
+from loadtest.studies.continuity.streams import differences
 from serve_app.config.tier import EngineConfig
 from serve_app.core.tiers import Tier
 from serve_app.engine.models.model_dir import MICRO_MODEL, ModelNotFoundError, resolve_model
@@ -28,8 +29,6 @@ from serve_app.local.profiles import load_profile
 
 OUT = RESULTS / "continuity.json"
 STREAM_LIMIT_S = 300.0
-# Where in what the unbroken streams wrote together the fault comes; later on many have ended.
-EARLIEST, LATEST = 0.02, 0.8
 SLOTS_FOR_EACH_STREAM = 2
 
 
@@ -62,6 +61,7 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     meta = provenance(argv) | {"model": Path(model).name, "streams_at_once": options.streams}
     rows: list[dict[str, Any]] = []
     control = {"streams": 0, "differ": 0}
+    results = {META: meta, "control": control, "faults": rows}
     for replicas in options.replicas:
         faults = [name for name in options.faults if replicas >= LEAST_REPLICAS.get(name, 1)]
         try:
@@ -69,8 +69,8 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
         except ClusterError as error:
             raise MeasurementError(f"{error}\n{getattr(error, 'detail', '')}") from None
         rows += measured["faults"]
-        control = {name: control[name] + measured["control"][name] for name in control}
-        results = {META: meta, "control": control, "faults": rows}
+        for name, count in measured["control"].items():
+            control[name] += count
         write(options.out, results)
     console.print(table(results), highlight=False, soft_wrap=True)
     if options.out == OUT:
@@ -86,8 +86,8 @@ async def _measure(
     rng = random.Random(f"places {options.seed} {replicas}")
     rows: list[dict[str, Any]] = []
     async with _running(options, model, replicas) as service:
-        unbroken = await _unbroken(service, asked)
-        again = await _unbroken(service, asked)
+        unbroken = await unbroken_streams(service, asked)
+        again = await unbroken_streams(service, asked)
         differ = [differences(a, b) for a, b in zip(again, unbroken, strict=True)]
         control = {"streams": len(asked), "differ": sum(map(bool, differ))}
         console.print(f"{replicas} replicas; of the unbroken ones {control['differ']} differ")
@@ -95,7 +95,7 @@ async def _measure(
             cuts: list[Cut] = []
             gone_s: list[float] = []
             while len(cuts) < options.cuts:
-                more, seconds = await _one_fault(service, name, asked, unbroken, rng)
+                more, seconds = await one_fault(service, name, asked, unbroken, rng)
                 cuts += more
                 gone_s.append(seconds)
                 console.print(
@@ -130,44 +130,3 @@ async def _running(
             yield service
     finally:
         await asyncio.to_thread(cluster.stop)
-
-
-async def _unbroken(service: Service, asked: Sequence[Ask]) -> list[Stream]:
-    streams = [Stream(ask) for ask in asked]
-    await asyncio.gather(*(read(service.session, service.base_url, each) for each in streams))
-    for stream in streams:
-        if not stream.whole or not stream.ask.is_valid(stream):
-            raise MeasurementError(f"{stream.ask.kind}, unbroken: {stream.fault or stream.errors}")
-    return streams
-
-
-async def _one_fault(
-    service: Service,
-    name: str,
-    asked: Sequence[Ask],
-    unbroken: Sequence[Stream],
-    rng: random.Random,
-) -> tuple[list[Cut], float]:
-    """Of the streams that ran when it came; and after how many seconds its victim had ended."""
-    streams = [Stream(ask) for ask in asked]
-    place = rng.uniform(EARLIEST, LATEST) * sum(len(each.events) for each in unbroken)
-    reading = [
-        asyncio.create_task(read(service.session, service.base_url, each)) for each in streams
-    ]
-
-    async def at_the_place() -> bool:
-        return sum(len(each.events) for each in streams) >= place
-
-    try:
-        await until(at_the_place, "the streams are at the place", poll_s=0.002)
-        running = [
-            (each, like, len(each.events))
-            for each, like in zip(streams, unbroken, strict=True)
-            if each.ended_s is None and each.has_begun
-        ]
-        done = await FAULTS[name](service, rng)
-        await asyncio.gather(*reading)
-    finally:
-        for each in reading:
-            each.cancel()
-    return [Cut.of(*each, done.order_s) for each in running], done.gone_s

@@ -4,7 +4,7 @@ import json
 import logging
 import tempfile
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -20,6 +20,7 @@ PREFIX = "tierserve"
 WAIT_BUCKETS_S = (0.005, 0.05, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60)
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40)
 ITL_BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+GAP_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 40, 60)
 E2E_BUCKETS_S = (0.1, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 
 
@@ -54,6 +55,9 @@ class TierMetrics:
     lent: Counter
     disconnected: Counter
     stalled: Counter
+    left_streams: Counter
+    resumed_streams: Counter
+    replay_mismatches: Counter
     settings_refused: Counter
     settings_invalid: Gauge
     ledger_up: Gauge
@@ -104,6 +108,18 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
         lent=counter("lent", "Requests of another tier that this replica ran.", "borrower"),
         disconnected=counter("disconnected", "Clients that went away before the end."),
         stalled=counter("stalled", "Of those, clients that took nothing for too long."),
+        left_streams=counter(
+            "left_streams",
+            "Streams that ended here before their end and may go on at another replica, by why.",
+            "reason",
+        ),
+        resumed_streams=counter(
+            "resumed_streams", "Streams of another replica that went on at this one."
+        ),
+        replay_mismatches=counter(
+            "replay_mismatches",
+            "Streams that went on without the events that their clients had coming again.",
+        ),
         settings_refused=counter("settings_refused", "Live settings refused as invalid."),
         settings_invalid=gauge(
             "settings_invalid", "1 while the newest live settings are refused, and older ones hold."
@@ -144,6 +160,55 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
         itl_s=itl_s,
         e2e_s=histogram("e2e_seconds", "Whole request, waiting included.", E2E_BUCKETS_S),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayMetrics:
+    """The metrics of one gateway process. `gateway` is added by whoever collects them."""
+
+    replays: Counter
+    held: Gauge
+    journal_bytes: Gauge
+    gap_s: Histogram
+
+
+# What became of a request whose replica was lost, or handed it over.
+REPLAY_RESULTS = ("continued", "asked_again", "handed_over", "not_handed_over", "given_up")
+
+
+def make_gateway_metrics(
+    registry: CollectorRegistry, tiers: Iterable[str], journal_bytes: Callable[[], float]
+) -> GatewayMetrics:
+    """Register the metrics of a gateway."""
+    replays = Counter(
+        f"{PREFIX}_replays",
+        "Requests whose replica was lost, or handed them over, by what became of them.",
+        ("tier", "result"),
+        registry=registry,
+    )
+    held = Gauge(
+        f"{PREFIX}_held_requests",
+        "Requests whose replica was lost, and that none continues yet.",
+        ("tier",),
+        registry=registry,
+    )
+    for tier in tiers:
+        held.labels(tier=tier)
+        for result in REPLAY_RESULTS:
+            replays.labels(tier=tier, result=result)
+    journals = Gauge(
+        f"{PREFIX}_journal_bytes",
+        "Memory for what running streams would need to go on at another replica.",
+        registry=registry,
+    )
+    journals.set_function(journal_bytes)
+    gap_s = Histogram(
+        f"{PREFIX}_replay_gap_seconds",
+        "From the loss of a stream's replica to its next event.",
+        buckets=GAP_BUCKETS_S,
+        registry=registry,
+    )
+    return GatewayMetrics(replays, held, journals, gap_s)
 
 
 def cumulative_counts(histogram: Histogram) -> list[int]:

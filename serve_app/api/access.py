@@ -19,7 +19,7 @@ from serve_app.api.routes import Callers
 from serve_app.api.spending import Grant, Spending
 from serve_app.core.access.access_key import AccessKey, Priority
 from serve_app.core.access.caller import NOBODY, Caller
-from serve_app.core.access.lease import Amounts, KeyBalance, Refusal, Usage, UsageLabels
+from serve_app.core.access.lease import NOTHING, Amounts, KeyBalance, Refusal, Usage, UsageLabels
 from serve_app.core.access.quota import utc_day
 from serve_app.core.admission.fairness import ANONYMOUS, Flow
 from serve_app.core.tiers import Tier
@@ -139,7 +139,7 @@ class AccessDesk:
             yield spending
             return
         try:
-            if not key.limits.unlimited:
+            if not key.limits.unlimited and need != NOTHING:
                 spending.grant = await self.quotas.reserve(key, need)
         except QuotaExceededError as over:
             self.quotas.count(self._labels(key), Usage(refused=1))

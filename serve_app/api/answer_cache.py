@@ -124,8 +124,9 @@ class AnswerCache:
 
     def lookup(self, context: RequestContext) -> CacheLookup | None:
         """None for a request whose answer is not to be kept: a random one, one that carries another
-        tier's name and is kept there, or the cache is off."""
-        if context.borrower is not None:
+        tier's name and is kept there, the end of one that another replica has begun, or the cache
+        is off."""
+        if context.borrower is not None or context.resumption is not None:
             return None
         key = self.key(context.client, context.endpoint, context.prepared)
         if key is None:

@@ -96,17 +96,23 @@ class _Connection:
 _STOPPING = "The replica is being stopped and its time to drain is over. Please retry."
 
 
+def replica_stopping() -> RequestError:
+    """The 503 at the end of a drain."""
+    return RequestError(503, _STOPPING, code="replica_stopping", retry_after_s=1)
+
+
 @dataclass(slots=True)
 class Deadlines:
     """One for each running request, which never comes unless they are ended."""
 
     _all: set[asyncio.Timeout] = field(default_factory=set)
     _stalled: set[asyncio.Timeout] = field(default_factory=set)
+    _why: Callable[[], RequestError] = replica_stopping
 
     @asynccontextmanager
     async def until_ended(self) -> AsyncIterator[asyncio.Timeout]:
-        """Raises RequestError 503 in the block when the requests are ended, and ClientStalledError
-        when `stall` has ended this one."""
+        """Raises the RequestError for which the requests are ended in the block, and
+        ClientStalledError when `stall` has ended this one."""
         deadline = asyncio.timeout(None)
         self._all.add(deadline)
         try:
@@ -117,7 +123,7 @@ class Deadlines:
                 raise
             if deadline in self._stalled:
                 raise ClientStalledError from error
-            raise RequestError(503, _STOPPING, code="replica_stopping", retry_after_s=1) from error
+            raise self._why() from error
         finally:
             self._all.discard(deadline)
             self._stalled.discard(deadline)
@@ -127,8 +133,9 @@ class Deadlines:
         self._stalled.add(deadline)
         deadline.reschedule(asyncio.get_running_loop().time())
 
-    def end(self) -> int:
+    def end(self, why: Callable[[], RequestError] = replica_stopping) -> int:
         """End all; their number."""
+        self._why = why
         deadlines = list(self._all)
         for deadline in deadlines:
             deadline.reschedule(asyncio.get_running_loop().time())

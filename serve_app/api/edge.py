@@ -2,8 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -14,10 +16,13 @@ from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch
 from serve_app.api.direct_routes import DirectRoutes, direct_endpoint, refuse_route
 from serve_app.api.engine_run import EngineRun
 from serve_app.api.field_rules import FieldBounds, SchemaRules
-from serve_app.api.forwarding import FLOW_HEADER, Forwarder
+from serve_app.api.forwarding import FLOW_HEADER, Forwarder, Marks
 from serve_app.api.gate import Gate, GateFullError
-from serve_app.api.lending import LendingDesk, no_capacity
+from serve_app.api.hand_over import HandOver
+from serve_app.api.journaled_stream import followed_form, journal_of
+from serve_app.api.lending import LendingDesk
 from serve_app.api.queue_wait import QueueWait
+from serve_app.api.refusals import refuse_forwarded, refuse_handed_over, tier_full
 from serve_app.api.request_body import BodyReader, PromptEstimate, as_json, parse_object
 from serve_app.api.request_context import (
     RequestContext,
@@ -31,7 +36,6 @@ from serve_app.api.request_record import RequestOutcome, RequestRecord
 from serve_app.api.response import ResponseForm, TierResponse
 from serve_app.api.routes import (
     TIER_ROUTES,
-    Endpoint,
     Route,
     Work,
     generating_endpoint,
@@ -39,10 +43,9 @@ from serve_app.api.routes import (
     tier_route,
 )
 from serve_app.api.rules import RuleBook, prepare
-from serve_app.api.spending import Spending, most_tokens
+from serve_app.api.spending import ONE_REQUEST, Spending, need_of
 from serve_app.config.tier import TierSettings
 from serve_app.core.access.caller import Caller
-from serve_app.core.access.lease import Amounts
 from serve_app.core.admission.queue_drain import NEWEST_WEIGHT, relative_work
 from serve_app.core.generation import Generation
 from serve_app.core.structure.schema_limits import SchemaLimits
@@ -93,11 +96,14 @@ class TierEdge:
     # Whether the engine is dead, and whether it has finished what it was asked in a generation.
     engine_dead: Callable[[], bool] = lambda: False
     engine_done: Callable[[Generation], bool] = lambda _: False
+    # Whether the engine can go on with what another one has begun.
+    journals: bool = True
     bodies: BodyReader = field(default_factory=BodyReader)
     # Mean seconds a streamed token, of the streams that ended lately; None before the first.
     token_s: float | None = None
     deadlines: Deadlines = field(default_factory=Deadlines)
     prompts: PromptEstimate = field(default_factory=PromptEstimate)
+    hand_over: HandOver = field(default_factory=HandOver)
     # None: requests are not traced.
     tracer: "Tracer | None" = None
     _direct: DirectRoutes = field(init=False)
@@ -132,27 +138,27 @@ class TierEdge:
         if (route := tier_route(method, path)) is None:
             await refuse_route(scope, send, request_id)
             return
-        forwarded_here = self.forwarder.secret.take_forwarded(scope, request_id.value)
+        marks = self.forwarder.secret.take_marks(scope, request_id.value)
         endpoint = generating_endpoint(path) if route.work is Work.ENGINE else None
         form = ResponseForm(
             endpoint or direct_endpoint(route), request_id, engine_dead=self.engine_dead
         )
         try:
-            caller = self._caller(scope, route, forwarded_here)
+            caller = self._caller(scope, route, marks.forwarded)
         except RequestError as error:
             self.metrics.requests.labels(endpoint=form.endpoint.name, status=error.status).inc()
             await TierResponse(send, form, self.metrics, self.clock_s).fail(error)
             return
-        if not forwarded_here:
-            form = replace(form, limit_headers=self._limit_headers(caller, form.endpoint))
+        if not marks.forwarded:
+            anthropic = form.endpoint.anthropic
+            limits = partial(self.access.headers, caller, anthropic=anthropic)
+            form = replace(form, limit_headers=limits)
         client = ClientSend(send, self.clock_s)
         if endpoint is None:
             response = TierResponse(client, form, self.metrics, self.clock_s)
             await self._direct.answer(scope, receive, response, client, route, self.settings)
         else:
-            await self._generate(
-                scope, receive, client, form, caller, forwarded_here=forwarded_here
-            )
+            await self._generate(scope, receive, client, form, caller, marks)
 
     def _caller(self, scope: Scope, route: Route, forwarded_here: bool) -> Caller:
         """Whose request it is. What another replica has forwarded was authenticated there. Raises
@@ -161,11 +167,6 @@ class TierEdge:
             return Caller(flow=read_flow(header(scope, FLOW_HEADER)))
         return self.access.caller_of(scope, route.callers)
 
-    def _limit_headers(
-        self, caller: Caller, endpoint: Endpoint
-    ) -> Callable[[], Sequence[tuple[bytes, bytes]]]:
-        return lambda: self.access.headers(caller, anthropic=endpoint.anthropic)
-
     async def _generate(
         self,
         scope: Scope,
@@ -173,8 +174,7 @@ class TierEdge:
         client: ClientSend,
         form: ResponseForm,
         caller: Caller,
-        *,
-        forwarded_here: bool,
+        marks: Marks,
     ) -> None:
         """A generating request from its first byte to the record of its outcome.
 
@@ -193,18 +193,21 @@ class TierEdge:
             self.clock_s,
             form.endpoint,
             form.request_id.value,
-            forwarded_here,
+            marks.forwarded,
             self.clock_s(),
             trace,
+            marks.replays,
         )
         try:
             if self.engine_dead():
                 raise engine_stopped()
             context = await self._read(  # (1)
-                scope, receive, form, caller, forwarded_here, trace
+                scope, receive, form, caller, marks, trace
             )
             lookup = self._look_up(context)
-            need = self._need(context, lookup)
+            need = need_of(context, None if self.bounds is None else self.bounds.context_tokens)
+            if lookup is not None and lookup.kept is not None:
+                need = ONE_REQUEST
             async with self.access.reserved(caller, need) as spending:  # (2)
                 response = self._response(client, form, context, lookup, spending)  # (3)
                 if lookup is not None and lookup.kept is not None:
@@ -212,18 +215,26 @@ class TierEdge:
                     await response.replay(lookup.kept)
                     record.end(200, outcome="cached")
                     return
+                offered = nullcontext()
+                if context.journal is not None:
+                    offered = self.hand_over.followed(response, client)
                 async with self.deadlines.until_ended() as deadline:  # (4)
-                    outcome = await self._serve(
-                        context, response, client, stall=lambda: self.deadlines.stall(deadline)
-                    )
+                    with offered:
+                        outcome = await self._serve(
+                            context, response, client, stall=lambda: self.deadlines.stall(deadline)
+                        )
                 self._learn_speed(outcome, client)  # (5)
                 record.end_served(context, outcome, with_prompt=self.settings.log_prompts)
         except RequestError as error:
-            await response.fail(error)
-            record.end(error.status, reason=error.code)
+            goes_on = await response.fail(error)
+            end = record.end_elsewhere if goes_on else record.end
+            end(error.status, reason=error.code)
         except (ClientDisconnectedError, asyncio.CancelledError) as ended:
             stalled = isinstance(ended, ClientStalledError)
-            record.end_disconnected("client_stalled" if stalled else "client_gone")
+            if response.offered and not stalled:
+                record.end_elsewhere(499, "handed_over")
+            else:
+                record.end_disconnected("client_stalled" if stalled else "client_gone")
             if isinstance(ended, asyncio.CancelledError):
                 raise
         except Exception:
@@ -237,17 +248,19 @@ class TierEdge:
         receive: Receive,
         form: ResponseForm,
         caller: Caller,
-        forwarded_here: bool,
+        marks: Marks,
         trace: "RequestTrace | None",
     ) -> RequestContext:
         """Read the body, and apply the rules of its tier. Raises RequestError."""
-        borrower = self.desk.borrower_of(scope) if forwarded_here else None
+        borrower = self.desk.borrower_of(scope) if marks.forwarded else None
         received = await self.bodies.read(
             scope,
             receive,
-            limit_bytes=self.settings.max_body_bytes,
+            limit_bytes=self.settings.max_body_bytes + marks.journal_bytes,
             timeout_s=self.settings.admission.body_timeout_s,
         )
+        end = max(0, len(received) - marks.journal_bytes)
+        received, written = received[:end], received[end:]
         payload, endpoint = parse_object(received), form.endpoint
         if borrower is None:
             book = self._book(bare=path_below_root(scope) in ("", "/"))
@@ -255,6 +268,9 @@ class TierEdge:
         else:
             most = self.settings.max_new_tokens
             prepared = self.desk.prepare(scope, payload, endpoint, borrower, most)
+        journal = None
+        if marks.followed and self.journals:
+            journal = journal_of(marks.resumption, written, prepared)
         if trace is not None:
             trace.prepared(prepared)
         return RequestContext(
@@ -266,24 +282,13 @@ class TierEdge:
             received,
             prepared,
             as_json(prepared.payload),
-            forwarded_here,
+            marks.forwarded,
             borrower,
             caller,
             trace,
+            journal,
+            marks.resumption,
         )
-
-    def _need(self, context: RequestContext, lookup: CacheLookup | None) -> Amounts:
-        """The most that it uses of its caller's quota. A kept answer takes no tokens."""
-        if lookup is not None and lookup.kept is not None:
-            return Amounts(requests=1, concurrent=1)
-        prepared = context.prepared
-        tokens = most_tokens(
-            len(context.body),
-            sequences=prepared.sequences,
-            max_new_tokens=prepared.max_new_tokens,
-            context_tokens=None if self.bounds is None else self.bounds.context_tokens,
-        )
-        return Amounts(requests=1, tokens=tokens, concurrent=1)
 
     def _book(self, *, bare: bool) -> RuleBook:
         """The rules as they are now: written anew once settings or limits are others."""
@@ -311,9 +316,9 @@ class TierEdge:
         return book
 
     def _look_up(self, context: RequestContext) -> CacheLookup | None:
-        """None for one that is not kept: its answer is another one each time, or it is kept where
-        it came in."""
-        if context.borrower is not None or not context.prepared.deterministic:
+        """None for one that is not kept: its answer is another one each time, or `AnswerCache` has
+        a reason."""
+        if not context.prepared.deterministic:
             return None
         lookup = self.cache.lookup(context)
         if lookup is not None:
@@ -338,6 +343,8 @@ class TierEdge:
             max_new_tokens=prepared.max_new_tokens,
             says_usage=context.forwarded_here,
         )
+        if context.journal is not None and (lookup is None or lookup.kept is None):
+            form = followed_form(form, context.resumption)
         recording = None if lookup is None else lookup.recording
         return TierResponse(client, form, self.metrics, self.clock_s, spending, recording)
 
@@ -350,7 +357,7 @@ class TierEdge:
     ) -> RequestOutcome:
         """Queue it, run it here or elsewhere, or refuse it.
 
-        (1) One that another replica has forwarded runs at once, or goes back to it.
+        (1) One that another replica has forwarded, or hands over, runs at once or goes back to it.
         (2) Enter the gate, which queues the request until its slots are granted, or is full.
         (3) Wait in the queue, with heartbeats; at its head, look for another replica.
         (4) Run it on this replica's engine.
@@ -358,22 +365,30 @@ class TierEdge:
             retry.
         """
         prepared, prompt_tokens = context.prepared, self.prompts.tokens(len(context.body))
-        self._take_forwarded(context, prompt_tokens)  # (1)
+        resumption = context.resumption
+        past_tokens = 0 if resumption is None else context.past_tokens
+        if context.forwarded_here:  # (1)
+            refuse_forwarded(context, self.gate, prompt_tokens)
         try:
             entering = self.gate.enter(  # (2)
                 prepared.sequences,
-                key=context.retry_key,
-                retried=context.is_retry,
+                key=context.retry_key if resumption is None else None,
+                retried=context.is_retry and resumption is None,
                 work=relative_work(
                     prepared.max_new_tokens, self.settings.admission.expected_new_tokens
                 ),
                 borrowed=context.borrower is not None,
-                max_new_tokens=prepared.max_new_tokens,
+                max_new_tokens=max(1, prepared.max_new_tokens - past_tokens),
                 forwarded=context.forwarded_here,
-                prompt_tokens=prompt_tokens,
+                prompt_tokens=prompt_tokens + past_tokens,
                 flow=context.caller.flow,
+                resumed=resumption is not None,
             )
             with entering as entry:
+                if resumption is not None:
+                    draining = self.hand_over.draining
+                    refuse_handed_over(resumption, entry, draining=draining)  # (1)
+                    self.metrics.resumed_streams.inc()
                 generation = self._engine.generation(
                     entry, context, response.spending, self.settings
                 )
@@ -393,27 +408,9 @@ class TierEdge:
             self.gate.withdraw(full)
             return outcome
 
-    def _take_forwarded(self, context: RequestContext, prompt_tokens: float) -> None:
-        """Raises RequestError where one that another replica has forwarded would not run at
-        once."""
-        sequences = context.prepared.sequences
-        if context.borrower is not None:
-            lending = self.gate.may_lend(sequences, prompt_tokens)
-            if not lending.allowed:
-                raise no_capacity(f"Nothing to lend: {lending.reason}.")
-        elif context.forwarded_here and not self.gate.has_room(sequences, context.caller.flow):
-            raise no_capacity("No room for a forwarded request.")
-
     def _refusal(self, full: GateFullError) -> RequestError:
-        admission = full.admission
-        self.metrics.refused.labels(reason=admission.reason).inc()
-        return RequestError(
-            429,
-            f"The {self.tier} tier is full: {admission.ahead} requests are ahead, about "
-            f"{admission.wait_s:.0f} s of work. Come back in {admission.retry_after_s} s.",
-            code=admission.reason,
-            retry_after_s=admission.retry_after_s,
-        )
+        self.metrics.refused.labels(reason=full.admission.reason).inc()
+        return tier_full(self.tier, full)
 
     def _learn_speed(self, outcome: RequestOutcome, client: ClientSend) -> None:
         token_s = outcome.timing.token_s

@@ -1,27 +1,32 @@
 """One generating request on this replica's engine: what the engine is told of it, how it is called,
 and what it took."""
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Send
 
 from serve_app.api.cancellation import ClientSend, StallWatch, Watched, call_engine
 from serve_app.api.forwarding import ClusterSecret
 from serve_app.api.gate import Gate
+from serve_app.api.journaled_stream import EngineEvents
 from serve_app.api.queue_entry import QueueEntry
 from serve_app.api.request_body import PromptEstimate
 from serve_app.api.request_context import RequestContext
 from serve_app.api.request_record import RequestOutcome
 from serve_app.api.response import TierResponse
 from serve_app.api.routes import COMPLETIONS
-from serve_app.api.spending import Spending
+from serve_app.api.spending import Spending, usage_of
 from serve_app.config.tier import TierSettings
+from serve_app.core.access.lease import Usage
 from serve_app.core.generation import Generation
-from serve_app.errors import ClientDisconnectedError
+from serve_app.errors import ClientDisconnectedError, engine_stopped
 from serve_app.telemetry import TierMetrics
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -51,12 +56,14 @@ class EngineRun:
             salt = self.secret.cache_salt(context.client)
 
         def on_first_token() -> None:
-            if context.borrower is None and entry.prompt_counted:
+            own = context.borrower is None and context.resumption is None
+            if own and entry.prompt_counted:
                 self.prompts.observe(body_bytes=len(context.body), tokens=entry.prompt_tokens)
             self.gate.first_token(entry)
 
         def on_prompt(tokens: int) -> None:
-            self.gate.prompt_counted(entry, tokens)
+            # What other replicas have made is read as the prompt is.
+            self.gate.prompt_counted(entry, tokens + context.past_tokens)
             # A legacy completion may have more prompts, which are counted one by one.
             if context.endpoint is not COMPLETIONS:
                 spending.prompt_counted(tokens, prepared.sequences * prepared.max_new_tokens)
@@ -66,6 +73,7 @@ class EngineRun:
             prepared.stop_repetition,
             prepared.structure_field,
             cache_salt=salt,
+            journal=context.journal,
             on_prompt=on_prompt,
             on_first_token=on_first_token,
         )
@@ -95,11 +103,17 @@ class EngineRun:
         response: TierResponse,
     ) -> RequestOutcome:
         """Once its slots are granted. Raises ClientDisconnectedError where the answer was not
-        taken to its end."""
+        taken to its end, and RequestError 503 where a stream that may go on elsewhere has lost its
+        engine."""
         own = context.borrower is None
         response.spending.runs_here(generation, lambda: self._gpu_s(entry))
         if own:
             self.metrics.queue_wait_s.observe(entry.wait_s)
+        send: Send | EngineEvents = response.from_engine(
+            generation, observed=own, before_whole=lambda: self.gate.release(entry)
+        )
+        if context.journal is not None:
+            send = self._followed(send, entry, generation, context, response)
         if context.trace is not None:
             context.trace.enter("engine")
         with self._engine_id(context.request_id) as engine_id:
@@ -108,16 +122,51 @@ class EngineRun:
                 context.engine_scope(engine_id),
                 body=context.body,
                 receive=context.receive,
-                send=response.from_engine(
-                    generation, observed=own, before_whole=lambda: self.gate.release(entry)
-                ),
+                send=send,
                 generation=generation,
             )
+        if isinstance(send, EngineEvents) and send.lost:
+            raise engine_stopped()
         if not response.complete:
             raise ClientDisconnectedError
-        if response.status == 200:
+        if response.status == 200 and context.resumption is None:
             self.gate.observe_service(entry)
         return RequestOutcome(response.status, response.timing, entry.wait_s, generation)
+
+    def _followed(
+        self,
+        send: Send,
+        entry: QueueEntry,
+        generation: Generation,
+        context: RequestContext,
+        response: TierResponse,
+    ) -> EngineEvents:
+        """The `send` of a stream that may go on elsewhere, or does so here. What other replicas
+        have made of it is charged there."""
+        journal, resumption = context.journal, context.resumption
+        assert journal is not None
+
+        def report(why: str) -> None:
+            self.metrics.replay_mismatches.inc()
+            log.error("a replay differs", extra={"request_id": context.request_id, "why": why})
+
+        events = EngineEvents(send, response, resumption, report)
+        if resumption is None:
+            return events
+        before: Usage | None = None
+
+        def first_step() -> None:
+            nonlocal before
+            journal.on_step = lambda: None
+            before = usage_of(generation, 0.0)
+            events.goes_on()
+
+        def made_elsewhere() -> Usage:
+            return before or usage_of(generation, 0.0) or Usage()
+
+        journal.on_step = first_step
+        response.spending.goes_on_here(generation, lambda: self._gpu_s(entry), made_elsewhere)
+        return events
 
     def _gpu_s(self, entry: QueueEntry) -> float:
         """Of the GPU a request has what it holds of its slots."""

@@ -22,7 +22,15 @@ from starlette.types import Message, Scope, Send
 
 from serve_app.api.access import written_flow
 from serve_app.api.asgi import HOP_BY_HOP, NOT_FORWARDED, SERVERS_OWN
+from serve_app.api.journaled_stream import whole_events
 from serve_app.api.lending import BORROWED_HEADER, NOT_TAKEN, PLAN_HEADER, Lender, written_plan
+from serve_app.api.replay_wire import (
+    JOURNAL_HEADER,
+    RESUME_HEADER,
+    Resumption,
+    journal_mark,
+    read_marks,
+)
 from serve_app.api.request_context import (
     REQUEST_ID_HEADER,
     RequestContext,
@@ -38,9 +46,30 @@ from serve_app.errors import ClientDisconnectedError, RequestError
 FORWARDED_HEADER = b"x-tierserve-relayed"
 # Whose request it is, as its own edge has authenticated it.
 FLOW_HEADER = b"x-tierserve-flow"
-INTERNAL_HEADERS = frozenset({FORWARDED_HEADER, FLOW_HEADER, BORROWED_HEADER, PLAN_HEADER})
+INTERNAL_HEADERS = frozenset(
+    {
+        *(FORWARDED_HEADER, FLOW_HEADER, BORROWED_HEADER, PLAN_HEADER),
+        *(JOURNAL_HEADER, RESUME_HEADER),
+    }
+)
 CONNECT_TIMEOUT_S = 1.0
 Replica = TypeVar("Replica")
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What others of this cluster have written on a request: `forwarded`, another replica has
+    forwarded it; `followed`, its stream may go on elsewhere; `resumption`, where it goes on, with
+    `journal_bytes` behind its body, after it has moved `replays` times."""
+
+    forwarded: bool = False
+    followed: bool = False
+    resumption: Resumption | None = None
+    journal_bytes: int = 0
+    replays: int = 0
+
+
+UNMARKED = Marks()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +91,25 @@ class ClusterSecret:
             return secrets.token_hex(16)
         return hmac.new(self.key, b"salt " + client, hashlib.sha256).hexdigest()
 
-    def take_forwarded(self, scope: Scope, request_id: str) -> bool:
-        """Whether another replica has forwarded this request. If not, its internal headers are
-        taken off the scope."""
+    def take_marks(self, scope: Scope, request_id: str) -> Marks:
+        """What is truly marked on a request. The internal headers of one that no replica has
+        forwarded are taken off the scope."""
         names = {name.lower() for name, _ in scope["headers"]}
         if names.isdisjoint(INTERNAL_HEADERS):
-            return False
+            return UNMARKED
         mark = header(scope, FORWARDED_HEADER) or b""
         flow = header(scope, FLOW_HEADER) or b""
-        if hmac.compare_digest(mark, self.mark(request_id, flow).encode()):
-            return True
-        scope["headers"] = [
-            (name, value)
-            for name, value in scope["headers"]
-            if name.lower() not in INTERNAL_HEADERS
-        ]
-        return False
+        forwarded = hmac.compare_digest(mark, self.mark(request_id, flow).encode())
+        followed, resumption = read_marks(scope["headers"], self.key, request_id)
+        if not forwarded:
+            scope["headers"] = [
+                (name, value)
+                for name, value in scope["headers"]
+                if name.lower() not in INTERNAL_HEADERS
+            ]
+        if resumption is None:
+            return Marks(forwarded, followed)
+        return Marks(forwarded, True, resumption, resumption.journal_bytes, resumption.replays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +151,7 @@ class Forwarder:
         A replica without a free slot refuses a forwarded request at once, so trying costs one local
         round trip. A request is forwarded once only: whoever takes it runs it now.
         """
-        if context.forwarded_here:
+        if context.forwarded_here or context.resumption is not None:
             return None
         if context.trace is not None:
             context.trace.offer()
@@ -151,7 +183,13 @@ class Forwarder:
             if context.trace is not None:
                 context.trace.offer_taken()
             try:
-                await _copy(taken.response, response.from_replica(observed=lent), response.spending)
+                send = response.from_replica(observed=lent)
+                await _copy(
+                    taken.response,
+                    send,
+                    response.spending,
+                    journaled=context.journal is not None,
+                )
             except aiohttp.ClientError as error:
                 raise RequestError(
                     502, "The replica that ran this request was lost.", code="replica_lost"
@@ -173,6 +211,9 @@ class Forwarder:
         flow = written_flow(context.caller.flow)
         headers.append((FLOW_HEADER.decode(), flow.decode()))
         headers.append((FORWARDED_HEADER.decode(), self.secret.mark(context.request_id, flow)))
+        if context.journal is not None:
+            mark = journal_mark(self.secret.key, context.request_id)
+            headers.append((JOURNAL_HEADER.decode(), mark))
         async with AsyncExitStack() as stack:
             for peer in _in_any_order(await self.peers()):
                 response = await self._ask(stack, peer + scope["path"], context.received, headers)
@@ -230,8 +271,11 @@ def _in_any_order(replicas: Sequence[Replica]) -> list[Replica]:
     return random.sample(replicas, len(replicas))
 
 
-async def _copy(response: aiohttp.ClientResponse, send: Send, spending: Spending) -> None:
-    """What the other replica says of the usage is for this one only."""
+async def _copy(
+    response: aiohttp.ClientResponse, send: Send, spending: Spending, *, journaled: bool
+) -> None:
+    """What the other replica says of the usage is for this one only. Of a stream that may go on
+    elsewhere only whole events are sent, so that what stands behind the last one can be read."""
     headers = [
         (key.lower(), value)
         for key, value in response.raw_headers
@@ -241,7 +285,10 @@ async def _copy(response: aiohttp.ClientResponse, send: Send, spending: Spending
     if (said := response.headers.get(USAGE_HEADER.decode())) is not None:
         spending.said_elsewhere(said.encode())
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    async for chunk in without_usage(response.content.iter_any(), spending):
+    chunks = without_usage(response.content.iter_any(), spending)
+    if journaled and response.content_type == "text/event-stream":
+        chunks = whole_events(chunks)
+    async for chunk in chunks:
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -1,17 +1,19 @@
-"""The gate in front of a replica's engine: in order of arrival for each flow, and fair among flows.
-Its state is the one source of queue depth."""
+"""The gate in front of a replica's engine: in order of arrival for each flow, and fair among flows;
+before all of them what other replicas have begun. Its state is the one source of queue depth."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from serve_app.api.demand import DemandMeter
 from serve_app.api.engine_room import EngineRoom
 from serve_app.api.queue_entry import GateFullError, QueueEntry
 from serve_app.core.admission.admission import GateLoad, Verdict, admit
 from serve_app.core.admission.fair_queue import FairQueue
-from serve_app.core.admission.fairness import ANONYMOUS, Flow
+from serve_app.core.admission.fairness import ANONYMOUS, Flow, Standing
 from serve_app.core.admission.flow_history import FlowHistories
 from serve_app.core.admission.prefill import PrefillAhead
 from serve_app.core.admission.queue_drain import (
@@ -63,6 +65,8 @@ class Gate:
     borrowed_sequences: int = 0
     _running: dict[QueueEntry, None] = field(default_factory=dict)
     _queue: FairQueue[QueueEntry] = field(default_factory=FairQueue[QueueEntry])
+    # What waits and was begun by other replicas; in the queue only as it starts.
+    _resumed: deque[QueueEntry] = field(default_factory=deque[QueueEntry])
     _arrivals: int = 0
     # None where nothing is known of the engine's speed.
     room: EngineRoom | None = field(init=False, default=None)
@@ -80,18 +84,20 @@ class Gate:
 
     @property
     def queued_requests(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + len(self._resumed)
 
     def queued_typical(self, in_engine: int) -> float:
         """What waits here, and so many requests that wait inside the engine, in typical ones."""
         if self.demand is None:
             return 0.0
-        waiting = [(entry.sequences, entry.max_new_tokens) for entry in self._queue]
+        waiting = [(entry.sequences, entry.max_new_tokens) for entry in self._waiting()]
         return self.demand.queued_requests(waiting, in_engine)
 
     def has_room(self, sequences: int, flow: Flow = ANONYMOUS) -> bool:
         """Whether a request of that size would run at once."""
         slots, queue, running = self.limits.slots, self._queue, self.running_sequences + sequences
+        if self._resumed:
+            return False
         fits = running <= slots and (not queue or queue.standing(flow).ahead == 0)
         if not fits and sequences <= self._express_sequences():
             fits = queue.is_below_share(flow, sequences, slots)
@@ -123,11 +129,13 @@ class Gate:
 
     def ahead_of(self, entry: QueueEntry) -> int:
         """How many begin before `entry`, as things stand; 0 for the head of the queue."""
-        return self._queue.ahead_of(entry)
+        if entry.resumed:
+            return self._resumed.index(entry)
+        return len(self._resumed) + self._queue.ahead_of(entry)
 
     def is_head(self, entry: QueueEntry) -> bool:
         """Whether it is the next one to begin."""
-        return self._queue.first() is entry
+        return (self._resumed[0] if self._resumed else self._queue.first()) is entry
 
     def expected_wait_s(self) -> float:
         """What a request that comes now would wait until its prompt is read."""
@@ -169,6 +177,7 @@ class Gate:
         forwarded: bool = False,
         prompt_tokens: float | None = None,
         flow: Flow = ANONYMOUS,
+        resumed: bool = False,
     ) -> Iterator[QueueEntry]:
         """Hold an entry, running or waiting (see `QueueEntry.granted`), until the block is left.
 
@@ -181,11 +190,13 @@ class Gate:
         client itself says so; `work` is its fraction of a whole request (`relative_work`);
         `borrowed` marks one of the other tier (`may_lend`), `forwarded` one that came in elsewhere;
         the demand that counts here is of neither. `prompt_tokens` None: a typical prompt. `flow` is
-        whose request it is.
+        whose request it is. `resumed`: another replica has begun it, so that it is no demand, and
+        is never refused.
         """
         reservations = self.histories.of(flow).reservations
         returning = reservations.redeem(key, self.clock_s(), retried=retried)  # (1)
-        if self.demand is not None and not (returning or borrowed or forwarded):  # (2)
+        elsewhere = borrowed or forwarded or resumed
+        if self.demand is not None and not (returning or elsewhere):  # (2)
             self.demand.arrived(
                 sequences=sequences, max_new_tokens=max_new_tokens, prompt_tokens=prompt_tokens
             )
@@ -193,7 +204,9 @@ class Gate:
         if self.room is not None:
             self.room.typical_limit = max_new_tokens or self.room.typical_limit
             self.room.shared = self._queue.known_flows > 1
-        forecast_s = self._admit(sequences, key, returning, prompt_tokens, flow)  # (3)
+        forecast_s = None
+        if not resumed:
+            forecast_s = self._admit(sequences, key, returning, prompt_tokens, flow)  # (3)
         self._arrivals += 1
         entry = QueueEntry(
             self._arrivals,
@@ -206,9 +219,10 @@ class Gate:
             prompt_tokens,
             forecast_s,
             flow,
+            resumed,
             self._work_s(sequences * self.service.mean_s * work, prompt_tokens),
         )
-        self._queue.push(entry)  # (4)
+        (self._resumed.append if resumed else self._queue.push)(entry)  # (4)
         self._start_next()
         try:
             yield entry
@@ -277,7 +291,7 @@ class Gate:
         return service.times(self._mean_work())
 
     def _mean_work(self) -> float:
-        works = [entry.work for entry in (*self._running, *self._queue)]
+        works = [entry.work for entry in (*self._running, *self._waiting())]
         return sum(works) / len(works) if works else 1.0
 
     def _prompt_tokens(self, known: float | None) -> float:
@@ -308,7 +322,7 @@ class Gate:
         # `admit` would say so too; the drain of all that runs is not worth estimating for it.
         if self.has_room(sequences, flow):
             return None
-        history, standing = self.histories.of(flow), self._queue.standing(flow)
+        history, standing = self.histories.of(flow), self._standing(flow)
         flow_tokens = standing.own_tokens / standing.drain_share
         tokens_ahead = max(standing.tokens_ahead, flow_tokens)
         admission = admit(
@@ -334,6 +348,9 @@ class Gate:
 
     def _start_next(self) -> None:
         while (entry := self._next()) is not None:
+            if entry.resumed:
+                self._resumed.popleft()
+                self._queue.push(entry)
             self._queue.start(entry)
             entry.started_s = self.clock_s()
             self._count_running(entry, 1)
@@ -345,12 +362,12 @@ class Gate:
 
     def _next(self) -> QueueEntry | None:
         """Who begins now, if anybody does."""
-        head = entry = self._queue.first()
+        head = entry = self._resumed[0] if self._resumed else self._queue.first()
         if head is None:
             return None
         # A request that is larger than lowered limits runs alone instead of never.
         if self._running and self.running_sequences + head.sequences > self.limits.slots:
-            most = self._express_sequences()
+            most = 0 if self._resumed else self._express_sequences()
             entry = self._queue.first_below_share(self.limits.slots, most) if most > 0 else None
         if entry is None or (self.room and not self.room.takes(entry.sequences, entry)):
             return None
@@ -374,9 +391,24 @@ class Gate:
                 self.room.end(entry)
             self._queue.end(entry, self._took_s(entry))
         else:
-            self._queue.remove(entry)
+            (self._resumed if entry.resumed else self._queue).remove(entry)
             entry.granted.cancel()
         self._start_next()
+
+    def _standing(self, flow: Flow) -> Standing:
+        """What the flow's next request would find, behind what other replicas have begun too."""
+        standing, resumed = self._queue.standing(flow), self._resumed
+        if not resumed:
+            return standing
+        return replace(
+            standing,
+            others_queued=standing.others_queued + len(resumed),
+            others_ahead=standing.others_ahead + len(resumed),
+            tokens_ahead=standing.tokens_ahead + sum(each.prompt_tokens for each in resumed),
+        )
+
+    def _waiting(self) -> Iterator[QueueEntry]:
+        return chain(self._resumed, self._queue)
 
     def _took_s(self, entry: QueueEntry) -> float:
         """What it took of the GPU, in the end."""

@@ -1,33 +1,39 @@
 """The unified /v1: find the tier that `model` names, forward the request, stream the answer.
 
-A stream whose tier says nothing yet, as while its first replica starts, is kept alive by
-heartbeats.
+What a request goes through from there on is in `relay.py`. A stream whose tier says nothing yet, as
+while its first replica starts, is kept alive by heartbeats.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from io import BytesIO
+from functools import lru_cache
+from urllib.parse import urlsplit
 
-import aiohttp
-from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from prometheus_client import CollectorRegistry, generate_latest
+from starlette.types import Receive, Scope, Send
 
-from serve_app.api.asgi import HOP_BY_HOP, NOT_FORWARDED, SERVERS_OWN
-from serve_app.api.engine_errors import error_event
-from serve_app.api.forwarding import INTERNAL_HEADERS
+from serve_app.api.asgi import NOT_FORWARDED
+from serve_app.api.forwarding import INTERNAL_HEADERS, ClusterSecret
+from serve_app.api.relay import GatewayRequest, Relay, RelayParts
+from serve_app.api.replay_memory import Kept, ReplayMemory
+from serve_app.api.replay_wire import JOURNAL_HEADER, RESUME_HEADER
 from serve_app.api.request_body import BodyReader, parse_object
-from serve_app.api.request_context import REQUEST_ID_HEADER
-from serve_app.api.response import SSE_HEADERS
-from serve_app.api.routes import CHAT_COMPLETIONS, GENERATING, Endpoint, generating_endpoint
+from serve_app.api.request_context import REQUEST_ID_HEADER, header, path_below_root
+from serve_app.api.routes import GENERATING
+from serve_app.api.upstream import Address, UpstreamPool
+from serve_app.config.replay import ReplayConfig
 from serve_app.core.tiers import Tier
 from serve_app.errors import ClientDisconnectedError, RequestError
+from serve_app.telemetry import make_gateway_metrics
 
-CONNECT_TIMEOUT_S = 5.0
 FORWARDED_PATHS = (*GENERATING, "/tokenize", "/detokenize", "/v1/messages/count_tokens")
-# Of the tier's response, what this application sets itself.
-_OWN_HEADERS = HOP_BY_HOP | SERVERS_OWN | {REQUEST_ID_HEADER, b"vary"}
+_NOT_FORWARDED = (
+    NOT_FORWARDED | INTERNAL_HEADERS | {JOURNAL_HEADER, RESUME_HEADER, b"expect", b"te", b"trailer"}
+)
+_MIB = 1024 * 1024
 
 
 def tier_of(model: object, tiers: Sequence[Tier]) -> Tier:
@@ -38,131 +44,108 @@ def tier_of(model: object, tiers: Sequence[Tier]) -> Tier:
 
 @dataclass(slots=True)
 class Gateway:
-    """`base_url` gives the address of this cluster's own proxy, which balances the replicas."""
+    """ASGI application. `base_url` gives the address of this cluster's own proxy, which balances
+    the replicas; `secret` is what they know this gateway by."""
 
     base_url: Callable[[], Awaitable[str]]
     tiers: Sequence[Tier]
     max_body_bytes: int
     heartbeat_s: float = 3.0
     body_timeout_s: float = 30.0
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    secret: ClusterSecret = field(default_factory=ClusterSecret)
     bodies: BodyReader = field(default_factory=BodyReader)
-    _session: aiohttp.ClientSession | None = None
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    pool: UpstreamPool = field(default_factory=UpstreamPool)
+    clock_s: Callable[[], float] = time.monotonic
+    memory: ReplayMemory = field(init=False)
+    _parts: RelayParts = field(init=False)
 
-    async def forward(self, request: Request) -> Response:
-        """Send the request to its tier and stream the answer through, chunk by chunk. A stream
-        whose tier says nothing for `heartbeat_s` is opened and kept alive."""
+    def __post_init__(self) -> None:
+        self.memory = ReplayMemory(self.replay.max_journal_mib * _MIB)
+        metrics = make_gateway_metrics(
+            self.registry, [tier.value for tier in self.tiers], lambda: self.memory.kept_bytes
+        )
+        self._parts = RelayParts(
+            self._proxy,
+            self.secret.key,
+            self.replay,
+            self.heartbeat_s,
+            self.memory,
+            metrics,
+            self.pool,
+            self.clock_s,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the request to its tier and stream the answer through, chunk by chunk; where the
+        client disconnects, end it. Raises RequestError where no response has begun."""
+        with self.memory.keeping() as kept:
+            relay = await self._read(scope, receive, send, kept)
+            # Nobody is there to be answered.
+            with suppress(ClientDisconnectedError):
+                async with while_connected(receive):
+                    await relay.run()
+
+    def metrics_text(self) -> str:
+        """This gateway's metrics in Prometheus' text format."""
+        return generate_latest(self.registry).decode()
+
+    async def close(self) -> None:
+        self.pool.close()
+
+    async def _read(self, scope: Scope, receive: Receive, send: Send, kept: Kept) -> Relay:
         try:
             body = await self.bodies.read(
-                request.scope,
-                request.receive,
-                limit_bytes=self.max_body_bytes,
-                timeout_s=self.body_timeout_s,
+                scope, receive, limit_bytes=self.max_body_bytes, timeout_s=self.body_timeout_s
             )
         except ClientDisconnectedError as error:
             raise RequestError(499, "The client left.", code="client_gone") from error
         payload = parse_object(body)
-        tier = tier_of(payload.get("model"), self.tiers)
-        url = f"{await self.base_url()}{tier.route_prefix}{request.url.path}"
-        headers = [(key.decode(), value.decode("latin-1")) for key, value in request.headers.raw]
-        forwarded = [
-            (key, value)
-            for key, value in headers
-            if key.encode() not in NOT_FORWARDED | INTERNAL_HEADERS
-        ]
-        opening = asyncio.create_task(self._open(tier, url, body, forwarded))
-        try:
-            streams = payload.get("stream") is True
-            await asyncio.wait({opening}, timeout=self.heartbeat_s if streams else None)
-        except asyncio.CancelledError:
-            await close(opening)
-            raise
-        if not opening.done():
-            endpoint = generating_endpoint(request.url.path) or CHAT_COMPLETIONS
-            kept = kept_alive(opening, self.heartbeat_s, endpoint)
-            headers = {key.decode(): value.decode() for key, value in SSE_HEADERS}
-            return StreamingResponse(kept, headers=headers)
-        upstream = opening.result()
-        answer = StreamingResponse(upstream.chunks(), status_code=upstream.response.status)
-        # One by one: a header may come more than once.
-        answer.raw_headers += [
-            (key.lower(), value)
-            for key, value in upstream.response.raw_headers
-            if key.lower() not in _OWN_HEADERS
-        ]
-        return answer
+        tier, path = tier_of(payload.get("model"), self.tiers), path_below_root(scope)
+        endpoint = GENERATING.get(path)
+        request = GatewayRequest(
+            tier,
+            f"{tier.route_prefix}{path}",
+            [each for each in scope["headers"] if each[0].lower() not in _NOT_FORWARDED],
+            (header(scope, REQUEST_ID_HEADER) or b"").decode(),
+            endpoint,
+            streams=endpoint is not None and payload.get("stream") is True,
+        )
+        return Relay(self._parts, request, body, send, kept)
 
-    async def _open(
-        self, tier: Tier, url: str, body: bytes, headers: Sequence[tuple[str, str]]
-    ) -> "Upstream":
-        async with AsyncExitStack() as stack:
-            try:
-                # Bytes above a megabyte are not sent without a warning.
-                response = await stack.enter_async_context(
-                    self._client().post(url, data=BytesIO(body), headers=headers)
-                )
-            except aiohttp.ClientError as error:
-                raise RequestError(
-                    502, f"The {tier} tier cannot be reached: {error}.", code="tier_unreachable"
-                ) from error
-            return Upstream(response, stack.pop_all())
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    def _client(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
-            connector = aiohttp.TCPConnector(limit=0)
-            self._session = aiohttp.ClientSession(
-                timeout=timeout, connector=connector, auto_decompress=False
-            )
-        return self._session
+    async def _proxy(self) -> Address:
+        return _address(await self.base_url())
 
 
-HEARTBEAT = b": waiting for a replica\n\n"
+@lru_cache(maxsize=16)
+def _address(base_url: str) -> Address:
+    url = urlsplit(base_url)
+    return Address(url.hostname or "127.0.0.1", url.port or 80)
 
 
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """An answer that has begun. Leaving `closing` ends the work in the tier."""
+@asynccontextmanager
+async def while_connected(receive: Receive) -> AsyncIterator[None]:
+    """Raises ClientDisconnectedError in the block when the client disconnects."""
+    connected = asyncio.timeout(None)
 
-    response: aiohttp.ClientResponse
-    closing: AsyncExitStack
+    def end(_: object) -> None:
+        connected.reschedule(asyncio.get_running_loop().time())
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        async with self.closing:
-            async for chunk in self.response.content.iter_any():
-                yield chunk
-
-
-async def kept_alive(
-    opening: "asyncio.Task[Upstream]", heartbeat_s: float, endpoint: Endpoint
-) -> AsyncIterator[bytes]:
-    """An SSE comment every `heartbeat_s` until `opening` is done, then its answer. The status has
-    been sent by then, so a refusal can only be an error event."""
+    disconnected = asyncio.ensure_future(_disconnected(receive))
+    disconnected.add_done_callback(end)
     try:
-        while not opening.done():
-            yield HEARTBEAT
-            await asyncio.wait({opening}, timeout=heartbeat_s)
-        try:
-            upstream = opening.result()
-        except RequestError as error:
-            yield error_event(error.body(anthropic=endpoint.anthropic), endpoint)
-            return
-        if upstream.response.content_type == "text/event-stream":
-            async for chunk in upstream.chunks():
-                yield chunk
-        else:
-            body = b"".join([chunk async for chunk in upstream.chunks()])
-            yield error_event(body, endpoint)
+        async with connected:
+            yield
+    except TimeoutError as error:
+        if not connected.expired():
+            raise
+        raise ClientDisconnectedError from error
     finally:
-        await close(opening)
+        disconnected.remove_done_callback(end)
+        disconnected.cancel()
 
 
-async def close(opening: "asyncio.Task[Upstream]") -> None:
-    """End it, whether it has begun or not."""
-    opening.cancel()
-    await asyncio.wait({opening})
-    if not opening.cancelled() and opening.exception() is None:
-        await opening.result().closing.aclose()
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -24,6 +24,8 @@ class QueueEntry:
     # The wait for its first token that was forecast as it came in; None: it did not wait.
     forecast_s: float | None = None
     flow: Flow = ANONYMOUS
+    # Another replica has begun it: it goes before all that have nothing yet.
+    resumed: bool = False
     work_s: float = 0.0
     # Sequences that began before it although it was at the head.
     overtaken: int = 0

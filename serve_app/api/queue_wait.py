@@ -26,7 +26,7 @@ class QueueWait:
 
         (1) Wake up for the grant, a disconnect, or after a while.
         (2) Keep the client's connection alive.
-        (3) At the queue's head, offer it to other replicas.
+        (3) At the queue's head, offer it to other replicas, unless it has moved already.
         """
         admission, clock_s = self.admission, self.gate.clock_s
         if context.trace is not None:
@@ -47,7 +47,8 @@ class QueueWait:
                     await response.heartbeat(self.gate.ahead_of(entry))
                     next_heartbeat_s += admission.heartbeat_s
                 # Each await may have let the gate grant the slots.
-                if entry.granted.done() or not self.gate.is_head(entry):
+                may_leave = self.gate.is_head(entry) and not entry.resumed
+                if entry.granted.done() or not may_leave:
                     continue
                 if await self.forwarder.has_somewhere() and not entry.granted.done():  # (3)
                     with self.gate.step_aside(entry):

@@ -11,6 +11,7 @@ Marks are keyed hashes (`ClusterSecret`): what a client writes into these header
 
 import hashlib
 import hmac
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -25,6 +26,7 @@ LOST_COMMENT = b":lost "
 # The replica drains: it goes on, but another one that has room may have it.
 OFFER_COMMENT = b":offer"
 EVENT_END = b"\n\n"
+JOURNALED = (JOURNAL_HEADER, b"1")
 
 
 def journal_mark(key: bytes, request_id: str) -> str:
@@ -70,6 +72,22 @@ class Resumption:
         created = "-" if self.created_s is None else str(self.created_s)
         numbers = f"{self.journal_bytes} {self.events} {self.replays}"
         return f"{numbers} {created} {int(self.only_with_room)}"
+
+
+def read_marks(
+    headers: Iterable[tuple[bytes, bytes]], key: bytes, request_id: str
+) -> tuple[bool, Resumption | None]:
+    """Whether a request's stream is to carry its journal, and where it goes on, by those of its
+    headers that somebody with the key has written."""
+    journaled, resumption = False, None
+    for name, value in headers:
+        lower = name.lower()
+        if lower == RESUME_HEADER:
+            resumption = resumption or Resumption.from_header(value, key, request_id)
+        elif lower == JOURNAL_HEADER:
+            mark = journal_mark(key, request_id).encode()
+            journaled = journaled or hmac.compare_digest(value, mark)
+    return journaled or resumption is not None, resumption
 
 
 def _keyed(key: bytes, text: str) -> str:

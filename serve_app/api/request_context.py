@@ -15,9 +15,11 @@ from urllib.parse import quote
 
 from starlette.types import Message, Receive, Scope
 
+from serve_app.api.replay_wire import Resumption
 from serve_app.api.routes import Endpoint
 from serve_app.api.rules import PreparedRequest
 from serve_app.core.access.caller import NOBODY, Caller
+from serve_app.core.replay.journal import Journal
 from serve_app.core.tiers import Tier
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ class RequestContext:
     """`received` is the body as it came, `body` the request after the tier's rules; `client` a
     digest of its credentials, None without any; `forwarded_here`: another replica has forwarded
     it; `borrower`: the tier whose rules those were, where this one only lends its slots; `caller`:
-    whose request it is."""
+    whose request it is; `journal`: what the engines have done for it, None where nobody follows
+    its stream; `resumption`: where it goes on, of one that another replica has begun."""
 
     scope: Scope
     receive: Receive
@@ -62,6 +65,14 @@ class RequestContext:
     caller: Caller = NOBODY
     # None: requests are not traced.
     trace: "RequestTrace | None" = None
+    journal: Journal | None = None
+    resumption: Resumption | None = None
+
+    @property
+    def past_tokens(self) -> int:
+        """Of its answers, those that other replicas have made."""
+        past = () if self.journal is None else self.journal.past
+        return sum(len(step.token_ids) for step in past)
 
     @property
     def retry_key(self) -> int:

@@ -1,7 +1,7 @@
 """What became of a generating request: its outcome, and the one count and log line of it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,30 +60,24 @@ class RequestRecord:
     forwarded_here: bool
     started_s: float
     trace: "RequestTrace | None" = None
+    # Of a stream that goes on here: how often it has moved. Its times are those of a part.
+    replays: int = 0
 
     def end(self, status: int, **fields: object) -> None:
-        e2e_s = self.clock_s() - self.started_s
+        self._end(status, fields, elsewhere=self.replays > 0 and status in (429, 503))
+
+    def end_elsewhere(self, status: int, reason: str | None) -> None:
+        """Its stream goes on at another replica, and counts there."""
         if not self.forwarded_here:
-            self.metrics.e2e_s.observe(e2e_s)
-            self.metrics.requests.labels(endpoint=self.endpoint.name, status=str(status)).inc()
-        details = {
-            "request_id": self.request_id,
-            "endpoint": self.endpoint.name,
-            "status": status,
-            "e2e_s": round(e2e_s, 4),
-            **fields,
-        }
-        if self.trace is not None:
-            self.trace.end(status, details)
-        refused_forward = self.forwarded_here and status == 429
-        log.log(logging.DEBUG if refused_forward else logging.INFO, "request", extra=details)
+            self.metrics.left_streams.labels(reason=reason).inc()
+        self._end(status, {"reason": reason}, elsewhere=True)
 
     def end_served(
         self, context: RequestContext, outcome: RequestOutcome, *, with_prompt: bool
     ) -> None:
         """The end of a request that an engine, here or elsewhere, has answered."""
         timing = outcome.timing
-        if timing.first_chunk_s is not None and not self.forwarded_here:
+        if timing.first_chunk_s is not None and not (self.forwarded_here or self.replays):
             self.metrics.ttft_s.observe(timing.first_chunk_s - self.started_s)
         if outcome.forwarded:
             self.metrics.relayed.inc()
@@ -106,6 +100,25 @@ class RequestRecord:
             self.metrics.stalled.inc(reason == "client_stalled")
         self.end(499, reason=reason)
 
+    def _end(self, status: int, fields: Mapping[str, object], *, elsewhere: bool) -> None:
+        e2e_s = self.clock_s() - self.started_s
+        if not (self.forwarded_here or elsewhere):
+            if not self.replays:
+                self.metrics.e2e_s.observe(e2e_s)
+            self.metrics.requests.labels(endpoint=self.endpoint.name, status=str(status)).inc()
+        details = {
+            "request_id": self.request_id,
+            "endpoint": self.endpoint.name,
+            "status": status,
+            "e2e_s": round(e2e_s, 4),
+            **({"replayed": self.replays} if self.replays else {}),
+            **fields,
+        }
+        if self.trace is not None:
+            self.trace.end(status, details)
+        refused = (self.forwarded_here or self.replays) and status in (429, 503)
+        log.log(logging.DEBUG if refused else logging.INFO, "request", extra=details)
+
     def _count_reasoning(self, outcome: RequestOutcome) -> None:
         """Where the engine ran it, as it has reported beside the answer."""
         generation = outcome.generation
@@ -126,7 +139,8 @@ class RequestRecord:
 
 
 def _used(outcome: RequestOutcome) -> dict[str, int]:
-    """The tokens of a request, as its key is charged for them, where this replica ran it."""
+    """The tokens of a request, as its key is charged for them, where this replica ran it; of a
+    stream that went on here all of them."""
     usage = None if outcome.generation is None else usage_of(outcome.generation, 0.0)
     if usage is None:
         return {}

@@ -37,6 +37,7 @@ _OUTCOME = {
     "reason": "error.type",
     "queue_wait_s": "tierserve.queue_wait_s",
     "chunks": "tierserve.chunks",
+    "replayed": "tierserve.replayed",
     "lender": "tierserve.lender",
     "borrower": "tierserve.borrower",
     "prompt_tokens": "gen_ai.usage.input_tokens",

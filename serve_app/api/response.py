@@ -14,6 +14,7 @@ from starlette.types import Message, Send
 from serve_app.api.answer_cache import KeptAnswer, Recording
 from serve_app.api.asgi import send_error
 from serve_app.api.engine_errors import ERROR_STARTS, client_error, error_event, error_in
+from serve_app.api.journaled_stream import lost_event, with_steps, without_comments
 from serve_app.api.request_context import RequestId
 from serve_app.api.response_metadata import REASONING_HEADER, in_chunk, in_whole
 from serve_app.api.routes import Endpoint
@@ -66,7 +67,8 @@ class ResponseForm:
     request has set them; `renamed`: the model's name in the engine, and the client's name for it;
     `written_as`: the client's names of fields by the engine's; `max_new_tokens`: of each answer;
     `limit_headers`: of the caller's key, as they are when the response begins; `says_usage`: to
-    the replica that has forwarded the request."""
+    the replica that has forwarded the request; `followed`: a stream that may go on elsewhere, and
+    has gone on `replays` times."""
 
     endpoint: Endpoint
     request_id: RequestId
@@ -77,6 +79,8 @@ class ResponseForm:
     engine_dead: Callable[[], bool] = lambda: False
     limit_headers: Callable[[], Iterable[tuple[bytes, bytes]]] = tuple
     says_usage: bool = False
+    followed: bool = False
+    replays: int = 0
 
 
 @dataclass(slots=True)
@@ -93,6 +97,8 @@ class TierResponse:
     status: int = 0
     started: bool = False
     complete: bool = False
+    # Other replicas may have it: this one drains.
+    offered: bool = False
     timing: ResponseTiming = field(default_factory=ResponseTiming)
 
     def from_engine(
@@ -114,7 +120,7 @@ class TierResponse:
 
     def from_replica(self, *, observed: bool) -> Send:
         """The `send` of a response that another replica's edge has brought into form."""
-        chunk = () if self.recording is None else (self.recording.chunk,)
+        chunk = () if self.recording is None else (_recording(self.recording, self.form),)
         return _Incoming(self, chunk, lambda body: (body, []), None, observed=observed)
 
     async def heartbeat(self, ahead: int) -> None:
@@ -137,15 +143,17 @@ class TierResponse:
             self.measure(observed=False)
             await self.chunk(part, more=number < len(parts))
 
-    async def fail(self, error: RequestError) -> None:
-        """End a response that nobody else ends: as an error response, or as an error event."""
+    async def fail(self, error: RequestError) -> bool:
+        """End a response that nobody else ends: as an error response, or as an error event. True
+        for a stream that may go on elsewhere, whose end says no more than that."""
         if self.complete:
-            return
+            return False
+        lost = lost_event(error) if self.form.followed else None
         self.complete, self.status = True, error.status
         anthropic = self.form.endpoint.anthropic
         says_usage = self.form.says_usage
         if self.started:
-            event = self.error_event(error.body(anthropic=anthropic))
+            event = lost or self.error_event(error.body(anthropic=anthropic))
             await self.chunk(event + (self.usage_comment() if says_usage else b""), more=False)
         else:
             usage = [(USAGE_HEADER, self.usage())] if says_usage else []
@@ -156,6 +164,7 @@ class TierResponse:
                 anthropic=anthropic,
                 headers=[*usage, *self.form.limit_headers()],
             )
+        return lost is not None
 
     async def start(self, status: int, headers: HeaderList) -> None:
         self.started, self.status = True, status
@@ -331,15 +340,32 @@ def _of_a_chunk(
         transforms.append(_under_both_names)
     transforms.append(with_our_error)
     if generation is not None and endpoint.ending is not None:
-        transforms.append(_with_metadata(endpoint, endpoint.ending, generation))
+        transforms.append(_with_metadata(endpoint, endpoint.ending, generation, form.replays))
     if recording is not None:
         transforms.append(recording.chunk)
+    if generation is not None and generation.journal is not None:
+        transforms.append(with_steps(generation.journal))
     return tuple(transforms)
 
 
-def _with_metadata(endpoint: Endpoint, ending: bytes, generation: Generation) -> ChunkTransform:
+def _recording(recording: Recording, form: ResponseForm) -> ChunkTransform:
+    """Of what another replica sends."""
+    if not form.followed:
+        return recording.chunk
+
+    def transform(body: bytes) -> bytes:
+        if events := without_comments(body):
+            recording.chunk(events)
+        return body
+
+    return transform
+
+
+def _with_metadata(
+    endpoint: Endpoint, ending: bytes, generation: Generation, replays: int
+) -> ChunkTransform:
     """At the last chunk of each answer, what the engine has reported of it."""
-    return lambda body: in_chunk(body, endpoint, generation) if ending in body else body
+    return lambda body: in_chunk(body, endpoint, generation, replays) if ending in body else body
 
 
 def _of_a_whole(form: ResponseForm, generation: Generation | None) -> WholeTransform:

@@ -19,8 +19,9 @@ _NO_REASON, _END_TURN = b'"stop_reason":null', b'"stop_reason":"end_turn"'
 _COMPLETED, _INCOMPLETE = b"response.completed", b"response.incomplete"
 
 
-def in_chunk(body: bytes, endpoint: Endpoint, generation: Generation) -> bytes:
-    """The last chunk of an answer with its metadata, as a field of the event's object."""
+def in_chunk(body: bytes, endpoint: Endpoint, generation: Generation, replays: int = 0) -> bytes:
+    """The last chunk of an answer with its metadata, as a field of the event's object; `replays`
+    counts the times that it went on at another replica."""
     sequences = generation.sequences
     index = _INDEX.search(body)
     if endpoint in (CHAT_COMPLETIONS, COMPLETIONS) and index is not None:
@@ -31,7 +32,7 @@ def in_chunk(body: bytes, endpoint: Endpoint, generation: Generation) -> bytes:
         body = body.replace(_NO_REASON, _END_TURN)
     if endpoint is RESPONSES:
         body = _named_by_its_status(body)
-    metadata = _metadata(sequences)
+    metadata = {**_metadata(sequences), **({"replayed": replays} if replays else {})}
     if not metadata or not body.endswith(b"}\n\n"):
         return body
     addition = json.dumps({FIELD: metadata}, separators=(",", ":")).encode()

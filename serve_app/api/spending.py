@@ -7,15 +7,20 @@
 | ran here, to its end or not | one request, its prompt, and what was generated |
 | ran at another replica | the same, as that one says behind its answer |
 | ran at another replica that was lost, or whose client left | all that was reserved |
+| went on here after another replica had begun it | what was generated here, and no request |
+| went on here after that one was lost | nothing: all that was reserved there is spent |
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from serve_app.core.access.lease import Amounts, Usage
+from serve_app.core.access.lease import NOTHING, Amounts, Usage
 from serve_app.core.generation import Generation
+
+if TYPE_CHECKING:
+    from serve_app.api.request_context import RequestContext
 
 # What a replica says to the one that has forwarded a request: a header of a whole answer, a comment
 # at the end of a stream.
@@ -23,6 +28,8 @@ USAGE_HEADER = b"x-tierserve-usage"
 USAGE_COMMENT = b": tierserve-usage "
 # What a chat template and its markers put around the text of a request, at most.
 TEMPLATE_TOKENS = 128
+# Of a kept answer, which takes no tokens.
+ONE_REQUEST = Amounts(requests=1, concurrent=1)
 
 
 class Grant(Protocol):
@@ -55,6 +62,17 @@ class Spending:
     def runs_here(self, generation: Generation, gpu_s: Callable[[], float]) -> None:
         """This replica's engine gets it; `gpu_s` says what it has taken of the GPU so far."""
         self._run = lambda: usage_of(generation, gpu_s())
+
+    def goes_on_here(
+        self, generation: Generation, gpu_s: Callable[[], float], before: Callable[[], Usage]
+    ) -> None:
+        """The same for one that others have begun: `before` says what they have made of it."""
+
+        def made() -> Usage | None:
+            usage = usage_of(generation, gpu_s())
+            return None if usage is None else usage.since(before())
+
+        self._run = made
 
     def runs_elsewhere(self) -> None:
         """Another replica has taken it: until that one says what it used, it is all of it."""
@@ -98,6 +116,24 @@ def usage_of(generation: Generation, gpu_s: float) -> Usage | None:
         answer_tokens=max(0, made - reasoning),
         gpu_s=gpu_s,
     )
+
+
+def need_of(context: "RequestContext", context_tokens: int | None) -> Amounts:
+    """The most that it uses of its caller's quota. What a lost replica had reserved for it is
+    spent, and is for whoever goes on with it; a living one settles its part itself."""
+    prepared, resumption = context.prepared, context.resumption
+    if resumption is not None and not resumption.only_with_room:
+        return NOTHING
+    sequences, new_tokens = prepared.sequences, prepared.max_new_tokens
+    if resumption is not None:
+        return Amounts(tokens=max(0, sequences * new_tokens - context.past_tokens))
+    tokens = most_tokens(
+        len(context.body),
+        sequences=sequences,
+        max_new_tokens=new_tokens,
+        context_tokens=context_tokens,
+    )
+    return Amounts(requests=1, tokens=tokens, concurrent=1)
 
 
 def most_tokens(

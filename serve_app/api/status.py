@@ -95,6 +95,10 @@ class Tiers(Protocol):
         """Prometheus text by replica, as it is now or was last."""
         ...
 
+    async def gateways(self) -> Mapping[str, Kept[str]]:
+        """The same of the processes behind `/v1`."""
+        ...
+
 
 _SUMMED = (
     *("running", "lent", "borrowed", "queued", "queue_depth", "slots", "max_queued_requests"),
@@ -145,18 +149,21 @@ def merge_metrics(
     texts: Mapping[tuple[str, str], Kept[str]],
     scaling: Mapping[Tier, ScalingRecord],
     more: Sequence[Metric] = (),
+    gateways: Mapping[str, Kept[str]] | None = None,
 ) -> bytes:
     """One exposition of all replicas' metrics, with labels `tier` and `replica` added, and of each
     tier's replicas and scaling.
 
     `texts` holds each replica's exposition by (tier, replica); of one that is late the last, with
     its age. Each of `tiers` has a count of its reporting replicas, which is 0 where none reports: a
-    tier without replicas does not just vanish. `more` families are appended as they are.
+    tier without replicas does not just vanish. `more` families are appended as they are, those of
+    `gateways` with the label `gateway`.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Merged(tiers, texts))
     registry.register(_Scaling(scaling))
     registry.register(_AsTheyAre(more))
+    registry.register(_Gateways(gateways or {}))
     return generate_latest(registry)
 
 
@@ -166,6 +173,17 @@ class _AsTheyAre(Collector):
 
     def collect(self) -> Iterator[Metric]:
         return iter(self.families)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Gateways(Collector):
+    texts: Mapping[str, Kept[str]]
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for replica, each in self.texts.items():
+            _merge(families, each.value, {"gateway": replica})
+        return iter(families.values())
 
 
 class _Scaling(Collector):
@@ -231,16 +249,20 @@ class _Merged(Collector):
         for (tier, replica), each in self._texts.items():
             replicas.add_metric([tier, replica], 1.0)
             ages.add_metric([tier, replica], each.age_s if each.stale else 0.0)
-            labels = {"tier": tier, "replica": replica}
-            for family in text_string_to_metric_families(each.value):
-                merged = families.setdefault(
-                    family.name, Metric(family.name, family.documentation, family.type)
-                )
-                merged.samples += [
-                    sample._replace(labels={**sample.labels, **labels}) for sample in family.samples
-                ]
+            _merge(families, each.value, {"tier": tier, "replica": replica})
         yield from (reporting, replicas, ages)
         yield from families.values()
+
+
+def _merge(families: dict[str, Metric], text: str, labels: Mapping[str, str]) -> None:
+    """Add what one process exposes, with these labels, to the families of all."""
+    for family in text_string_to_metric_families(text):
+        merged = families.setdefault(
+            family.name, Metric(family.name, family.documentation, family.type)
+        )
+        merged.samples += [
+            sample._replace(labels={**sample.labels, **labels}) for sample in family.samples
+        ]
 
 
 def list_models(described: Sequence[Mapping[str, Any]], *, created_s: int) -> list[dict[str, Any]]:

@@ -226,7 +226,10 @@ class _Pages:
             if record is not None
         }
         more = [] if self.usage is None else await self.usage.metrics()
-        return await asyncio.to_thread(merge_metrics, self.tiers, by_replica, scaling, more)
+        gateways = await self.source.gateways()
+        return await asyncio.to_thread(
+            merge_metrics, self.tiers, by_replica, scaling, more, gateways
+        )
 
     async def _describe_all(self) -> list[dict[str, Any]]:
         # Whoever waits for the tiers to be ready asks, so it begins with the service.
@@ -281,7 +284,7 @@ def make_web_app(
             StarletteRoute("/favicon.ico", pages.favicon),
             StarletteRoute("/v1/models", pages.models),
             StarletteRoute("/v1/models/{model:path}", pages.model),
-            *(StarletteRoute(path, gateway.forward, methods=["POST"]) for path in FORWARDED_PATHS),
+            *(StarletteRoute(path, gateway, methods=["POST"]) for path in FORWARDED_PATHS),
         ],
         exception_handlers=_ERRORS,
     )

@@ -38,6 +38,7 @@ from serve_app.engine.grammar.structure import (
     may_call,
     tokens_before_call,
 )
+from serve_app.engine.journaled import JournaledEngine
 from serve_app.engine.vllm.first_tokens import FirstTokens
 from serve_app.engine.vllm.stop_scope import stop_behind, stop_outside_calls
 from serve_app.errors import RequestError
@@ -71,6 +72,8 @@ class AnswerGuard:
     decode: Callable[[Sequence[int]], str]
     # Where somebody follows which prompts are read.
     first_tokens: FirstTokens | None = None
+    # `generate` for requests with a journal; None where this engine cannot go on with one.
+    journaled: JournaledEngine | None = None
 
     def __call__(
         self, prompt: "EnginePrompt", params: "SamplingParams", request_id: str, **options: Any
@@ -135,6 +138,8 @@ class _Call:
     tails: list[OpenTail] = field(default_factory=list[OpenTail])
     engine_ids: list[str] = field(default_factory=list[str])
     generation: Generation | None = None
+    # The number of its first call of the engine, in a request with a journal.
+    first_number: int = 0
 
     def enter(self, generation: Generation) -> None:
         """Put the sequences among the request's, in the order of its prompts, and its prompt among
@@ -144,6 +149,9 @@ class _Call:
         if generation.cache_salt is not None:
             salt = generation.cache_salt + (self.prompt.get("cache_salt") or "")
             self.prompt = {**self.prompt, "cache_salt": salt}
+        if generation.journal is not None:
+            calls = 1 + self.params.n * MOST_TURNS
+            self.first_number = generation.journal.number_calls(calls)
         first = len(generation.sequences)
         for index in range(self.params.n):
             facts = generation.sequences[first + index] = SequenceFacts()
@@ -224,7 +232,7 @@ class _Call:
         assert self.generation is not None
         self.generation.prompt_tokens += len(self.prompt["prompt_token_ids"])
         self.engine_ids.append(self.request_id)
-        outputs = self.guard.generate(self.prompt, self.params, self.request_id, **self.options)
+        outputs = self._engine_call(0, self.prompt, self.params, self.request_id, self.options)
         async with aclosing(outputs) as results:
             with self._prompt_followed():
                 async for result in results:
@@ -251,6 +259,22 @@ class _Call:
                 facts.text = output.text
                 facts.answer_at = answer_at(output, facts.thought, self.guard.decode)
             yield whole
+
+    def _engine_call(
+        self,
+        number: int,
+        prompt: "EnginePrompt",
+        params: "SamplingParams",
+        request_id: str,
+        options: dict[str, Any],
+    ) -> "Outputs":
+        """`number` is the call's among those of this prompt."""
+        assert self.generation is not None
+        journal, journaled = self.generation.journal, self.guard.journaled
+        if journal is None or journaled is None or not self._streamed:
+            return self.guard.generate(prompt, params, request_id, **options)
+        number += self.first_number
+        return journaled(journal, number, prompt, params, request_id, **options)
 
     @contextmanager
     def _prompt_followed(self) -> Iterator[None]:
@@ -325,7 +349,8 @@ class _Call:
             options = {**self.options, "reasoning_ended": True}
             name = f"{self.request_id}-{index}-{turn}"
             self.engine_ids.append(name)
-            outputs = self.guard.generate(prompt, params, name, **options)
+            number = index * MOST_TURNS + turn
+            outputs = self._engine_call(number, prompt, params, name, options)
             async with aclosing(outputs) as results:
                 async for result in results:
                     for output in result.outputs:

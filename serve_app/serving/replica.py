@@ -19,7 +19,6 @@ from serve_app.api.tracing import make_tracer
 from serve_app.config.accelerator_costs import times_the_preferred
 from serve_app.config.tier import TierArgs, tier_settings
 from serve_app.core.placement.hardware import hardware_for, model_shape
-from serve_app.engine.interface import Engine
 from serve_app.serving.access_start import start_access
 from serve_app.serving.cluster_secret import cluster_secret
 from serve_app.serving.engine_start import start_engine
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ENGINE_CHECK_PERIOD_S = 0.5
-# Streams get the engine's own error event before the process ends.
+# Streams get their last event, or the word that they go on elsewhere, before the process ends.
 LAST_WORDS_S = 0.5
 
 
@@ -90,7 +89,7 @@ class TierReplica:
         tier.edge.tracer = tracer
         self._started = tier
         self._background = [
-            asyncio.create_task(_exit_when_engine_dies(engine)),
+            asyncio.create_task(_exit_when_engine_dies(tier)),
             asyncio.create_task(_end_streams_after_drain(tier)),
             asyncio.create_task(exchange_limits(tier)),
             *([access.reporting] if access.reporting else []),
@@ -175,23 +174,27 @@ class TierReplica:
         return self._started
 
 
-async def _exit_when_engine_dies(engine: Engine) -> None:
+async def _exit_when_engine_dies(tier: RunningTier) -> None:
     """A refused connection sends the client to another replica at once; a replica that only turns
     unhealthy would answer 500 until Serve has noticed."""
-    while not engine.dead:  # noqa: ASYNC110 - vLLM offers a flag, no event
+    while not tier.engine.dead:  # noqa: ASYNC110 - vLLM offers a flag, no event
         await asyncio.sleep(ENGINE_CHECK_PERIOD_S)
-    log.critical("the engine died; this replica ends and Serve starts another one")
+    ended = tier.engine_died()
+    log.critical(
+        "the engine died; this replica ends and Serve starts another one",
+        extra={"ended_requests": ended},
+    )
     await asyncio.sleep(LAST_WORDS_S)
     os._exit(1)
 
 
 async def _end_streams_after_drain(tier: RunningTier) -> None:
-    """When Serve stops this replica, let answers end for as long as the longest one needs."""
+    """When Serve stops this replica, hand over what can go on elsewhere, and let answers end for as
+    long as the longest one needs."""
     await until_draining()
     limit = tier.drain_limit()
     log.info("draining", extra={"phase": "drain", "limit_s": limit.seconds, "why": limit.reason})
-    await asyncio.sleep(limit.seconds)
-    ended = tier.edge.deadlines.end()
+    ended = await tier.drain(limit.seconds)
     log.warning("drain time is over", extra={"phase": "drain", "ended_requests": ended})
 
 

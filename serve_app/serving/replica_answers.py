@@ -16,7 +16,6 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.api.status import Kept, KeptAnswers
-from serve_app.core.tiers import Tier
 from serve_app.serving.ray_internals import replica_references
 
 Answers = Mapping[str, Awaitable[Any]]
@@ -24,17 +23,18 @@ Answers = Mapping[str, Awaitable[Any]]
 
 @dataclass(slots=True)
 class Broadcast:
-    """Puts a question to all replicas of a tier that run: the call of one of their methods."""
+    """Puts a question to all replicas that run of the ingress of an application, as a tier is one:
+    the call of one of their methods."""
 
-    tier: Tier
+    application: str
     method: str
     _handle: DeploymentHandle | None = None
 
     async def __call__(self) -> Answers:
         """What each replica is going to answer, by its actor's id. Raises RayServeException where
-        the tier is not deployed or has no replica."""
+        it is not deployed or has no replica."""
         if self._handle is None:
-            self._handle = await asyncio.to_thread(serve.get_app_handle, self.tier.value)
+            self._handle = await asyncio.to_thread(serve.get_app_handle, self.application)
         return await replica_references(self._handle, self.method)
 
 

@@ -1,5 +1,6 @@
 """A started replica: its engine and edge, its live settings, and what it reports of itself."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,8 +26,12 @@ from serve_app.core.scaling.step_time import derived_step_model
 from serve_app.core.scaling.workload import LearntLengths
 from serve_app.core.structure.schema_limits import SchemaLimits
 from serve_app.engine.interface import Engine
+from serve_app.errors import engine_stopped
 from serve_app.serving.access_start import StartedAccess
 from serve_app.telemetry import TierMetrics, counted, cumulative_counts
+
+# Of vLLM's patches, those without which a journal would not fit the events of a stream.
+PATCHES_FOR_JOURNALS = ("resumed_output", "event_ids")
 
 
 @dataclass(slots=True)
@@ -79,6 +84,7 @@ class RunningTier:
             },
             engine_dead=lambda: engine.dead,
             engine_done=engine.has_finished,
+            journals=all(engine.patches.get(patch, True) for patch in PATCHES_FOR_JOURNALS),
             desk=LendingDesk(args.tier),
             cache=AnswerCache(settings.answer_cache),
             access=access.desk,
@@ -133,6 +139,20 @@ class RunningTier:
             token_s=self.edge.token_s or self.engine.token_s,
             queue_wait_s=self.edge.gate.expected_wait_s(),
         )
+
+    async def drain(self, limit_s: float) -> int:
+        """Offer the streams that may go on elsewhere, and let the others end by themselves; how
+        many were ended when the time was over."""
+        offering = asyncio.create_task(self.edge.hand_over.offer())
+        try:
+            await asyncio.sleep(limit_s)
+            return self.edge.deadlines.end()
+        finally:
+            offering.cancel()
+
+    def engine_died(self) -> int:
+        """End what the engine did not end itself; how many that were."""
+        return self.edge.deadlines.end(engine_stopped)
 
     def report(self) -> dict[str, Any]:
         """What this replica is and does now, for `/api/tiers` and `/readyz`."""

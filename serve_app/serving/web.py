@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import logging
+import logging.config
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,11 +25,14 @@ from serve_app.core.access.access_key import AccessKey
 from serve_app.core.scaling.decision_record import ScalingRecord
 from serve_app.core.tiers import Tier
 from serve_app.serving.access_start import StartedAccess, start_access
+from serve_app.serving.cluster_secret import cluster_secret
 from serve_app.serving.lease_holder import LeaseHolder
 from serve_app.serving.ledger_actor import LedgerLink
 from serve_app.serving.replica_answers import Broadcast, ReplicaAnswers
+from serve_app.serving.serve_logs import kept_serve_logs
 from serve_app.serving.status_listener import StatusListener
 from serve_app.serving.topology import http_port
+from serve_app.telemetry import logging_config
 
 if TYPE_CHECKING:
     from serve_app.access.usage import UsageRow
@@ -37,8 +42,13 @@ class Web:
     """Plain class; `serving/app.py` makes a Serve deployment of it."""
 
     def __init__(self, args: WebArgs) -> None:
+        with kept_serve_logs():
+            logging.config.dictConfig(
+                logging_config(replica=serve.get_replica_context().replica_tag)
+            )
         self._args = args
         self._access: StartedAccess | None = None
+        self._gateway: Gateway | None = None
         self._listening: asyncio.Task[None] | None = None
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -48,8 +58,14 @@ class Web:
             return base_url
 
         args = self._args
-        gateway = Gateway(
-            own_proxy, args.tiers, args.max_body_bytes, args.heartbeat_s, args.body_timeout_s
+        gateway = self._gateway = Gateway(
+            own_proxy,
+            args.tiers,
+            args.max_body_bytes,
+            args.heartbeat_s,
+            args.body_timeout_s,
+            args.replay,
+            await asyncio.to_thread(cluster_secret),
         )
         source = ServeTiers(args.report_timeout_s, args.report_keep_s)
         self._access = await start_access(args.access)
@@ -67,6 +83,11 @@ class Web:
             listener = StatusListener(app.status_app(), args.access.status_listener)
             self._listening = asyncio.create_task(listener.run())
         return with_cors(app, args.cors_origins)
+
+    async def gateway_metrics(self) -> tuple[str, str]:
+        """This replica's name, and the metrics of its gateway in Prometheus' text format."""
+        text = "" if self._gateway is None else self._gateway.metrics_text()
+        return serve.get_replica_context().replica_tag, text
 
     def __del__(self) -> None:
         for task in (self._listening, self._access.reporting if self._access is not None else None):
@@ -101,8 +122,8 @@ class ServeTiers:
 
     timeout_s: float
     keep_s: float
-    _asked: dict[tuple[Tier, str], ReplicaAnswers] = field(
-        default_factory=dict[tuple[Tier, str], ReplicaAnswers]
+    _asked: dict[tuple[str, str], ReplicaAnswers] = field(
+        default_factory=dict[tuple[str, str], ReplicaAnswers]
     )
     _schemas: Mapping[str, Mapping[str, Any]] | None = None
 
@@ -122,12 +143,12 @@ class ServeTiers:
         )
 
     async def reports(self, tier: Tier) -> Sequence[Kept[Report]]:
-        return await self._ask_replicas(tier, "report")
+        return await self._ask_replicas(tier.value, "report")
 
     async def schemas(self) -> Mapping[str, Mapping[str, Any]]:
         # They are the vLLM release's, so one answer is for good.
         for tier in Tier if self._schemas is None else ():
-            answers = await self._ask_replicas(tier, "request_schemas")
+            answers = await self._ask_replicas(tier.value, "request_schemas")
             if answers:
                 self._schemas = json.loads(zlib.decompress(answers[0].value))
                 break
@@ -137,11 +158,15 @@ class ServeTiers:
         return await asyncio.to_thread(read_record, tier)
 
     async def metrics(self, tier: Tier) -> Mapping[str, Kept[str]]:
-        reports = await self._ask_replicas(tier, "metrics_text")
+        reports = await self._ask_replicas(tier.value, "metrics_text")
         return {kept.value[0]: replace(kept, value=kept.value[1]) for kept in reports}
 
-    async def _ask_replicas(self, tier: Tier, method: str) -> list[Kept[Any]]:
-        if (tier, method) not in self._asked:
-            put = Broadcast(tier, method)
-            self._asked[tier, method] = ReplicaAnswers(put, self.timeout_s, self.keep_s)
-        return await self._asked[tier, method].ask()
+    async def gateways(self) -> Mapping[str, Kept[str]]:
+        reports = await self._ask_replicas(serve.get_replica_context().app_name, "gateway_metrics")
+        return {kept.value[0]: replace(kept, value=kept.value[1]) for kept in reports}
+
+    async def _ask_replicas(self, application: str, method: str) -> list[Kept[Any]]:
+        if (application, method) not in self._asked:
+            put = Broadcast(application, method)
+            self._asked[application, method] = ReplicaAnswers(put, self.timeout_s, self.keep_s)
+        return await self._asked[application, method].ask()

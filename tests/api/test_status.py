@@ -89,3 +89,11 @@ def test_a_late_replicas_last_metrics_stay_on_the_page_with_their_age() -> None:
         line = f'tierserve_replica_report_age_seconds{{replica="{replica}",tier="chat"}} {age}'
         assert line in lines
         assert f'tierserve_replica_up{{replica="{replica}",tier="chat"}} 1.0' in lines
+
+
+def test_the_metrics_of_each_gateway_are_on_the_page_under_its_name() -> None:
+    text = '# TYPE tierserve_replays counter\ntierserve_replays_total{tier="chat",result="x"} 2.0\n'
+    texts = {"g1": Kept(text), "g2": Kept(text)}
+    lines = merge_metrics([], {}, {}, gateways=texts).decode().splitlines()
+    for gateway in texts:
+        assert f'tierserve_replays_total{{gateway="{gateway}",result="x",tier="chat"}} 2.0' in lines

@@ -138,8 +138,10 @@ async def test_every_answer_carries_a_request_id() -> None:
 
 async def test_the_metrics_of_all_replicas_come_out_of_one_page() -> None:
     texts = {Tier.CHAT: {"a": exposition(2, 0.1)}, Tier.REASONING: {"b": exposition(5, 0.3)}}
-    async with a_client(FakeTiers(texts=texts)) as client:
+    gateways = {"g": "# TYPE tierserve_journal_bytes gauge\ntierserve_journal_bytes 7.0\n"}
+    async with a_client(FakeTiers(texts=texts, gateway_texts=gateways)) as client:
         answer = await client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert 'tierserve_journal_bytes{gateway="g"} 7.0' in answer.text
     assert 'tierserve_replica_up{replica="a",tier="chat"} 1.0' in answer.text
     assert answer.text.count("# TYPE tierserve_requests_total counter") == 1

@@ -26,6 +26,7 @@ class FakeTiers:
         default_factory=lambda: {tier: [a_replica()] for tier in BOTH}
     )
     texts: Mapping[Tier, Mapping[str, str]] = field(default_factory=dict)
+    gateway_texts: Mapping[str, str] = field(default_factory=dict)
     # Replicas that run, where it is not those that have said something.
     running: int | None = None
     # Seconds that all of them are late.
@@ -46,6 +47,9 @@ class FakeTiers:
 
     async def metrics(self, tier: Tier) -> Mapping[str, Kept[str]]:
         return {name: self._kept(text) for name, text in self.texts.get(tier, {}).items()}
+
+    async def gateways(self) -> Mapping[str, Kept[str]]:
+        return {name: self._kept(text) for name, text in self.gateway_texts.items()}
 
     def _kept(self, said: Said) -> Kept[Said]:
         return Kept(said, self.late_s, stale=self.late_s > 0)

@@ -83,6 +83,45 @@ def test_a_thought_is_closed_after_exactly_its_budget_and_never_again(budget: in
     assert trace.end == "cut"
 
 
+def forced_next(holder: Any, ids: list[int], budget: int) -> int | None:
+    """Behind this output, the id that the holder makes the model write."""
+    import torch
+
+    holder.update_state([ids], None)
+    logits = holder.apply_to_logits(torch.zeros(1, VOCABULARY), False, None)
+    return int(logits.argmax()) if logits.any() else None
+
+
+@pytest.mark.parametrize("natural", [True, False])
+def test_an_output_that_is_there_counts_as_if_it_had_been_written_here(natural: bool) -> None:
+    """A request that was preempted, or that began elsewhere, joins the batch with its output."""
+    import torch
+
+    _, patched = holders()
+    budget = 9
+    wants = [5, 6, END, *[9] * 30] if natural else [9] * 40
+    whole = written(patched, wants, budget)
+    params = SimpleNamespace(thinking_token_budget=budget)
+    for cut in range(1, len(whole)):
+        holder = patched(CONFIG, 2, 0, torch.device("cpu"), False)
+        ids = whole[:cut]
+        batch = SimpleNamespace(removed=[], added=[(0, params, PROMPT, ids)], moved=[])
+        holder.sync_batch(batch)
+        unbroken = patched(CONFIG, 2, 0, torch.device("cpu"), False)
+        grown: list[int] = []
+        unbroken.sync_batch(
+            SimpleNamespace(removed=[], added=[(0, params, PROMPT, grown)], moved=[])
+        )
+        for token in whole[:cut]:
+            forced_next(unbroken, grown, budget)
+            grown.append(token)
+        for token in [*whole[cut:], 9, 9]:
+            expected = forced_next(unbroken, grown, budget)
+            assert forced_next(holder, ids, budget) == expected, (cut, ids)
+            ids.append(token if expected is None else expected)
+            grown.append(ids[-1])
+
+
 class FakeTokenizer:
     def get_vocab(self) -> dict[str, int]:
         return {"<think>": START, "</think>": END}

@@ -8,9 +8,13 @@ calls, JSON, stop strings, usage) is in the state in which it was.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from serve_app.core.replay.order import ReplayOrder
 
 _BETWEEN_STEPS, _BETWEEN_PARTS, _BETWEEN_IDS = ";", " ", ","
+# Behind the index.
+_BEFORE_CACHED = "+"
 
 
 class JournalError(ValueError):
@@ -21,9 +25,10 @@ class JournalError(ValueError):
 class EngineStep:
     """What one result of the engine added to one sequence.
 
-    `call` counts the engine's calls for the request in the order in which they were made, from 0;
-    `index` is the sequence's within that call. `finish_reason` and `stop_reason` are the engine's
-    own, and None but at a sequence's last step.
+    `call` is the number of the engine's call for the request (`Journal.number_calls`); `index` is
+    the sequence's within that call. `finish_reason` and `stop_reason` are the engine's own, and
+    None but at a sequence's last step. `cached_tokens` are those of the prompt that the engine
+    found in its prefix cache, at a sequence's first step.
     """
 
     call: int
@@ -31,6 +36,7 @@ class EngineStep:
     token_ids: tuple[int, ...]
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    cached_tokens: int = 0
 
 
 def written(steps: Sequence[EngineStep]) -> str:
@@ -58,6 +64,18 @@ class Journal:
     past: tuple[EngineStep, ...] = ()
     _unsent: list[EngineStep] = field(default_factory=list[EngineStep])
     on_step: Callable[[], None] = lambda: None
+    order: ReplayOrder = field(init=False)
+    _calls: int = 0
+
+    def __post_init__(self) -> None:
+        self.order = ReplayOrder(len(self.past))
+
+    def number_calls(self, calls: int) -> int:
+        """The first of as many numbers of the engine's calls, from 0. Each prompt takes those that
+        it may need when it begins, so that a call has the same number on each replica, whichever
+        prompt's next call comes first there."""
+        first, self._calls = self._calls, self._calls + calls
+        return first
 
     def record(self, step: EngineStep) -> None:
         self._unsent.append(step)
@@ -69,13 +87,15 @@ class Journal:
         self._unsent.clear()
         return text
 
-    def past_of(self, call: int) -> Iterator[EngineStep]:
-        """What is to be replayed in the place of an engine's call, in its order."""
-        return (step for step in self.past if step.call == call)
+    def past_of(self, call: int) -> Iterator[tuple[int, EngineStep]]:
+        """What is to be replayed in the place of an engine's call, with its position in all of the
+        past."""
+        return ((at, step) for at, step in enumerate(self.past) if step.call == call)
 
 
 def _written_step(step: EngineStep) -> str:
-    parts = [str(step.call), str(step.index), _BETWEEN_IDS.join(map(str, step.token_ids))]
+    cached = f"{_BEFORE_CACHED}{step.cached_tokens}" if step.cached_tokens else ""
+    parts = [str(step.call), f"{step.index}{cached}", _BETWEEN_IDS.join(map(str, step.token_ids))]
     if step.finish_reason is not None:
         parts.append(step.finish_reason)
         # Last, for a stop string may hold what stands between parts.
@@ -86,8 +106,9 @@ def _written_step(step: EngineStep) -> str:
 
 def _read_step(text: str) -> EngineStep:
     parts = text.split(_BETWEEN_PARTS, 4)
-    call, index, ids = int(parts[0]), int(parts[1]), parts[2]
-    token_ids = tuple(map(int, ids.split(_BETWEEN_IDS))) if ids else ()
+    index, _, cached = parts[1].partition(_BEFORE_CACHED)
+    token_ids = tuple(map(int, parts[2].split(_BETWEEN_IDS))) if parts[2] else ()
+    step = EngineStep(int(parts[0]), int(index), token_ids, cached_tokens=int(cached or 0))
     if len(parts) == 3:
-        return EngineStep(call, index, token_ids)
-    return EngineStep(call, index, token_ids, parts[3], json.loads(parts[4]))
+        return step
+    return replace(step, finish_reason=parts[3], stop_reason=json.loads(parts[4]))

@@ -20,6 +20,7 @@ from serve_app.config.engine import FakeEngineConfig
 from serve_app.core.generation import GENERATION, Generation, SequenceFacts
 from serve_app.engine.fake.batch import FakeBatch, FakeReply
 from serve_app.engine.fake.form import FakeForm, Kind, made_tokens
+from serve_app.engine.fake.journal import FakeJournal
 from serve_app.errors import RequestError, invalid
 
 CHARACTERS_PER_TOKEN = 4
@@ -108,14 +109,17 @@ class _Completions:
         generation.on_prompt(form.prompt_tokens * len(lengths))
         generation.prompt_tokens = form.prompt_tokens
         on_read = generation.on_first_token
+        # Whole answers have none.
+        journal = FakeJournal(generation.journal if body.stream else None)
+        past_tokens = journal.past_tokens(len(lengths))
         with (
-            self.batch.reply(form.prompt_tokens, lengths, on_read) as reply,
+            self.batch.reply(form.prompt_tokens, lengths, on_read, past_tokens) as reply,
             _counted(reply, generation),
             _ended(reply, receive),
         ):
             if body.stream:
                 usage = body.stream_options is not None and body.stream_options.include_usage
-                await _stream(form, reply, send, usage=usage)
+                await _stream(form, reply, send, journal, usage=usage)
                 return
             async for _ in reply.parts():
                 pass
@@ -202,14 +206,18 @@ def _counted(reply: FakeReply, generation: Generation) -> Iterator[None]:
             generation.sequences[index] = SequenceFacts(tokens=sequence.made_tokens)
 
 
-async def _stream(form: FakeForm, reply: FakeReply, send: Send, *, usage: bool) -> None:
+async def _stream(
+    form: FakeForm, reply: FakeReply, send: Send, journal: FakeJournal, *, usage: bool
+) -> None:
     started = False
-    async for index, first, last in reply.parts():
+    async for index, first, last, is_past in journal.parts(reply):
         if not started:
             await _start(send, b"text/event-stream; charset=utf-8")
             started = True
         sequence = reply.sequences[index]
         reason = form.finish_reason(last) if last == sequence.reply_tokens else None
+        if not is_past:
+            journal.record(index, first, last, reason)
         await _send(send, form.chunk(index, first, last, reason))
     if reply.disconnected:
         return

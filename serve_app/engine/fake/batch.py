@@ -20,31 +20,39 @@ CATCH_UP_S = 1.0
 @dataclass(slots=True, eq=False)
 class FakeSequence:
     """`to_read` are the tokens that are still to be read before it decodes, of the prompt and of
-    what it had made when it lost its place in the KV pool; `pool_tokens` those it has there."""
+    what it had made when it lost its place in the KV pool; `pool_tokens` those it has there.
+    `past_tokens` were made elsewhere."""
 
     prompt_tokens: int
     reply_tokens: int
     changed: asyncio.Event
+    past_tokens: int = 0
     to_read: int = field(init=False)
     pool_tokens: int = 0
-    made_tokens: int = 0
-    reported_tokens: int = 0
+    made_tokens: int = field(init=False)
+    reported_tokens: int = field(init=False)
     disconnected: bool = False
     # Called with its first token.
     on_first_token: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        self.to_read = self.prompt_tokens
+        self.made_tokens = self.reported_tokens = self.past_tokens
+        self.to_read = self.prompt_tokens + self.past_tokens
 
     @property
     def finished(self) -> bool:
-        return self.disconnected or self.made_tokens == self.reply_tokens
+        return self.disconnected or self.made_tokens >= self.reply_tokens
+
+    @property
+    def is_read(self) -> bool:
+        """Whether it has got a token here, or needs none."""
+        return self.finished or self.made_tokens > self.past_tokens
 
     def add_token(self, stream_interval: int) -> None:
         """Its reader hears of the first one, of the last one, and of each `stream_interval`."""
         self.made_tokens += 1
         self.pool_tokens += 1
-        if self.made_tokens == 1:
+        if self.made_tokens == self.past_tokens + 1:
             self.on_first_token()
         if self.reported_tokens in (0, self.made_tokens - stream_interval) or self.finished:
             self.reported_tokens = self.made_tokens
@@ -64,8 +72,9 @@ class FakeReply:
     changed: asyncio.Event
 
     async def parts(self) -> AsyncIterator[tuple[int, int, int]]:
-        """(sequence, its tokens sent before, its tokens sent now) until all have ended."""
-        sent = [0] * len(self.sequences)
+        """(sequence, its tokens sent before, its tokens sent now) until all have ended. Those that
+        were made elsewhere are sent."""
+        sent = [sequence.past_tokens for sequence in self.sequences]
         while True:
             ended = all(sequence.finished for sequence in self.sequences)
             for index, sequence in enumerate(self.sequences):
@@ -121,19 +130,28 @@ class FakeBatch:
         prompt_tokens: int,
         reply_tokens: Sequence[int],
         on_first_tokens: Callable[[], None] = lambda: None,
+        past_tokens: Sequence[int] | None = None,
     ) -> Iterator[FakeReply]:
         """A sequence for each of `reply_tokens`, all after the same prompt. They leave the batch
-        with the block. `on_first_tokens` is called once all of them have one."""
+        with the block. `on_first_tokens` is called once all of them have one. `past_tokens` of each
+        were made elsewhere, and are read like the prompt."""
         changed = asyncio.Event()
-        sequences = [FakeSequence(prompt_tokens, tokens, changed) for tokens in reply_tokens]
+        sequences = [
+            FakeSequence(prompt_tokens, tokens, changed, past)
+            for tokens, past in zip(
+                reply_tokens, past_tokens or [0] * len(reply_tokens), strict=True
+            )
+        ]
 
         def look() -> None:
-            if all(sequence.made_tokens for sequence in sequences):
+            if all(sequence.is_read for sequence in sequences):
                 on_first_tokens()
 
         for sequence in sequences:
             sequence.on_first_token = look
-        self._waiting.extend(sequences)
+        if all(sequence.finished for sequence in sequences):
+            on_first_tokens()
+        self._waiting.extend(sequence for sequence in sequences if not sequence.finished)
         self._added.set()
         reply = FakeReply(sequences, changed)
         try:

@@ -22,10 +22,12 @@ from serve_app.core.reasoning.repetition import ENDLESS
 from serve_app.core.reasoning.trace import ThoughtMarks
 from serve_app.core.structure.schema_limits import SchemaLimits
 from serve_app.engine.answer_guard import AnswerGuard
+from serve_app.engine.event_ids import with_event_ids
 from serve_app.engine.grammar.checked_start import checking_starts
 from serve_app.engine.grammar.sandbox import GrammarSandbox
 from serve_app.engine.grammar.structure import GrammarSyntax, StructureBinder
 from serve_app.engine.interface import EngineLoad
+from serve_app.engine.journaled import JournaledEngine
 from serve_app.engine.vllm.fast_path import (
     FAST_CHUNKS,
     FAST_ROUTES,
@@ -33,13 +35,16 @@ from serve_app.engine.vllm.fast_path import (
     collect_garbage_rarely,
 )
 from serve_app.engine.vllm.first_tokens import FirstTokens
+from serve_app.engine.vllm.past_results import PastVllmResults
 from serve_app.engine.vllm.patches import (
     assistant_prefill,
+    event_ids,
     grammar_validation,
     long_prompts,
     output_yield,
+    resumed_output,
 )
-from serve_app.engine.vllm.patches.registry import active, install_in_this_process
+from serve_app.engine.vllm.patches.registry import active, install_in_this_process, outcomes
 from serve_app.engine.vllm.stats import load_recorder
 from serve_app.engine.vllm.worker_extension import (
     compile_s,
@@ -118,7 +123,7 @@ class VllmEngine:
             token_s = await _warm_up(client)
         cache, schemas = config.cache_config, _schemas()
         return cls(
-            app=_with_late_errors(checking_starts(app)),
+            app=with_event_ids(_with_late_errors(checking_starts(app))),
             load=load,
             kv_tokens=(cache.num_gpu_blocks or 0) * (cache.block_size or 0),
             max_model_len=client.model_config.max_model_len,
@@ -221,6 +226,7 @@ async def _application(client: "AsyncLLM", namespace: "Namespace") -> "FastAPI":
     long_prompts.PATCH.install(client.renderer)
     output_yield.PATCH.install(client.engine_core)
     assistant_prefill.PATCH.install()
+    event_ids.PATCH.install()
     schemas = _schemas()
     NO_HTTP_METRICS.install(app, schemas)
     FAST_ROUTES.install(app, {**schemas, **_tokenizer_schemas()})
@@ -265,11 +271,12 @@ def _answer_guard(
         grammar_of_choices=choice_as_grammar,
     )
     limits = SchemaLimits(structure.max_bytes, structure.max_nesting, structure.max_nodes)
+    max_model_len = client.model_config.max_model_len
     return AnswerGuard(
         generate=client.generate,
         marks=_thought_marks(client.vllm_config.reasoning_config, tokenizer),
         eos=tokenizer.eos_token_id,
-        max_model_len=client.model_config.max_model_len,
+        max_model_len=max_model_len,
         repetition=RepetitionDetectionParams(
             max_pattern_size=ENDLESS.most_tokens,
             min_pattern_size=ENDLESS.least_tokens,
@@ -279,6 +286,11 @@ def _answer_guard(
         # As vLLM decodes an answer, without a tokenizer's own tidying up.
         decode=partial(tokenizer.decode, clean_up_tokenization_spaces=False),
         first_tokens=first_tokens,
+        journaled=JournaledEngine(
+            client.generate, partial(PastVllmResults, tokenizer), max_model_len
+        )
+        if outcomes()[resumed_output.PATCH.name]
+        else None,
     )
 
 

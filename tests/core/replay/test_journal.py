@@ -13,6 +13,7 @@ STEPS = st.builds(
     IDS,
     st.sampled_from(["stop", "length"]),
     REASONS,
+    cached_tokens=st.integers(0, 9),
 ) | st.builds(EngineStep, st.integers(0, 9), st.integers(0, 9), IDS)
 
 
@@ -36,5 +37,10 @@ def test_a_step_is_sent_once_and_what_is_past_never() -> None:
     journal.record(EngineStep(0, 0, (2,)))
     assert journal.take_unsent() == "0 0 2"
     assert journal.take_unsent() == ""
-    assert list(journal.past_of(0)) == [past]
+    assert list(journal.past_of(0)) == [(0, past)]
     assert list(journal.past_of(1)) == []
+
+
+def test_a_prompt_takes_the_numbers_of_all_calls_that_it_may_make() -> None:
+    journal = Journal()
+    assert [journal.number_calls(4), journal.number_calls(7), journal.number_calls(1)] == [0, 4, 11]

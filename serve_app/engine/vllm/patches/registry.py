@@ -6,6 +6,7 @@ from serve_app.engine.vllm import fast_path
 from serve_app.engine.vllm.cpu import computes_on_cpu
 from serve_app.engine.vllm.patches import (
     assistant_prefill,
+    event_ids,
     grammar_budget,
     grammar_compilers,
     grammar_validation,
@@ -13,6 +14,7 @@ from serve_app.engine.vllm.patches import (
     output_yield,
     r1_parser,
     repetition_interval,
+    resumed_output,
     seeded_prefill,
     stop_strings,
     stop_token_ids,
@@ -29,6 +31,7 @@ IN_EVERY_PROCESS = (
     repetition_interval.PATCH,
     grammar_budget.PATCH,
     grammar_compilers.PATCH,
+    resumed_output.PATCH,
 )
 # There too, where vLLM computes on the CPU.
 ON_CPU = (seeded_prefill.PATCH,)
@@ -38,6 +41,7 @@ IN_API_PROCESS = (
     long_prompts.PATCH,
     output_yield.PATCH,
     assistant_prefill.PATCH,
+    event_ids.PATCH,
     fast_path.NO_HTTP_METRICS,
     fast_path.FAST_ROUTES,
     fast_path.FAST_CHUNKS,

@@ -1,4 +1,5 @@
-"""vLLM's budget of a reasoning, which ends with the reasoning also where the model ends it."""
+"""vLLM's budget of a reasoning, which ends with the reasoning also where the model ends it, and
+counts an output that is there when its request joins the batch."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,7 +7,11 @@ from serve_app.engine.vllm.patches.patch import Patch, replace
 
 if TYPE_CHECKING:
     from vllm.config.reasoning import ReasoningConfig
+    from vllm.v1.sample.logits_processor.interface import BatchUpdate
     from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
+
+# A closing phrase may have begun so many ids before what its length and the budget say.
+COUNT_MARGIN_TOKENS = 2
 
 
 def ended_with_the_reasoning(
@@ -23,6 +28,23 @@ def ended_with_the_reasoning(
             super().__init__(reasoning_config, *args, **options)
             natural = reasoning_config and reasoning_config.natural_reasoning_end_token_ids
             self._natural_end = natural[-1] if natural else None
+
+        def sync_batch(self, batch_update: "BatchUpdate | None") -> None:
+            """vLLM counts an output that is there already, of a preempted request or one that began
+            elsewhere, as one step: where that ends inside the closing phrase, the phrase would be
+            written from its begin once more. Its last ids are counted one by one."""
+            super().sync_batch(batch_update)
+            for index, _, _, output_ids in batch_update.added if batch_update else ():
+                if output_ids and index in self._state:
+                    self._count(self._state[index], output_ids)
+
+        def _count(self, state: dict[str, Any], output_ids: list[int]) -> None:
+            one_by_one = len(self.think_end_token_ids) + COUNT_MARGIN_TOKENS
+            for until in range(max(1, len(output_ids) - one_by_one), len(output_ids) + 1):
+                state["output_tok_ids"] = output_ids[:until]
+                self._update_think_state(state)
+            # The list that goes on growing.
+            state["output_tok_ids"] = output_ids
 
         def _update_think_state(self, state: dict[str, Any]) -> None:
             if state["thinking_token_budget"] == -1:
@@ -50,10 +72,11 @@ PATCH = Patch(
     name="thinking_budget",
     versions=">=0.32,<0.33",
     upstream="vllm/v1/sample/thinking_budget_state.py, "
-    "ThinkingBudgetStateHolder._update_think_state",
-    remove_when="the CPU runs model runner V2, or V1 ends the count at the model's own end mark",
+    "ThinkingBudgetStateHolder._update_think_state and sync_batch",
+    remove_when="the CPU runs model runner V2, or V1 ends the count at the model's own end mark, "
+    "and counts the output of a request that joins the batch",
     apply=_install,
-    replaces=(_HOLDER, f"{_HOLDER}._update_think_state"),
+    replaces=(_HOLDER, f"{_HOLDER}._update_think_state", f"{_HOLDER}.sync_batch"),
     relies_on=(
         "vllm.v1.sample.thinking_budget_state:maybe_create_thinking_budget_state_holder",
         "vllm.config.reasoning:ReasoningConfig.natural_reasoning_end_token_ids",

@@ -1,0 +1,41 @@
+"""Why a tier does not run a request now: it is full, or has no room for one from elsewhere."""
+
+from serve_app.api.gate import Gate
+from serve_app.api.lending import no_capacity
+from serve_app.api.queue_entry import GateFullError, QueueEntry
+from serve_app.api.replay_wire import Resumption
+from serve_app.api.request_context import RequestContext
+from serve_app.core.tiers import Tier
+from serve_app.errors import RequestError
+
+
+def refuse_forwarded(context: RequestContext, gate: Gate, prompt_tokens: float) -> None:
+    """Raises RequestError where one that another replica has forwarded would not run at once."""
+    sequences = context.prepared.sequences
+    if context.borrower is not None:
+        lending = gate.may_lend(sequences, prompt_tokens)
+        if not lending.allowed:
+            raise no_capacity(f"Nothing to lend: {lending.reason}.")
+    elif not gate.has_room(sequences, context.caller.flow):
+        raise no_capacity("No room for a forwarded request.")
+
+
+def refuse_handed_over(resumption: Resumption, entry: QueueEntry, *, draining: bool) -> None:
+    """Raises RequestError where a stream that another replica runs would not go on at once, or
+    would have to move again."""
+    if resumption.only_with_room and (draining or not entry.granted.done()):
+        raise RequestError(
+            503, "No room for a stream that is handed over.", code="no_capacity", retry_after_s=1
+        )
+
+
+def tier_full(tier: Tier, full: GateFullError) -> RequestError:
+    """The 429 of a request that the gate has refused."""
+    admission = full.admission
+    return RequestError(
+        429,
+        f"The {tier} tier is full: {admission.ahead} requests are ahead, about "
+        f"{admission.wait_s:.0f} s of work. Come back in {admission.retry_after_s} s.",
+        code=admission.reason,
+        retry_after_s=admission.retry_after_s,
+    )

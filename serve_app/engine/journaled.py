@@ -1,0 +1,229 @@
+"""The engine's own `generate`, whose results are recorded in a journal, and which goes on where a
+journal ends.
+
+What another replica's engine has done for a request is given again, result for result, in the
+engine's place; then the engine goes on behind those ids. Whoever stands above (the answer guard,
+vLLM's handlers) sees the same results as there. Knows vLLM's objects by their attributes only.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from serve_app.core.replay.journal import EngineStep, Journal
+from serve_app.engine.vllm.resumption import resume_behind
+
+if TYPE_CHECKING:
+    from serve_app.engine.vllm.types import EnginePrompt, RequestOutput, SamplingParams
+
+    Outputs = AsyncGenerator[RequestOutput, None]
+
+# A long journal is replayed in so many steps at a time, for others to have their turn.
+STEPS_AT_A_TIME = 32
+
+
+class JournalMismatchError(RuntimeError):
+    """A journal holds steps that no call of the request can have made."""
+
+
+class PastResults(Protocol):
+    """The results of one call, made anew from what a journal has of them."""
+
+    def result(self, step: EngineStep, *, finished: bool) -> "RequestOutput":
+        """The result that has become this step; they come in their order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCall:
+    """What the engine is asked with."""
+
+    prompt: "EnginePrompt"
+    params: "SamplingParams"
+    request_id: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class JournaledEngine:
+    """`generate` is the engine's own; `past_results` makes its results anew. A sequence ends where
+    prompt and output have `max_model_len` tokens."""
+
+    generate: "Callable[..., Outputs]"
+    past_results: Callable[[EngineCall], PastResults]
+    max_model_len: int
+
+    def __call__(
+        self,
+        journal: Journal,
+        number: int,
+        prompt: "EnginePrompt",
+        params: "SamplingParams",
+        request_id: str,
+        **options: Any,
+    ) -> "Outputs":
+        """As `generate`, for the request's call of this number. Raises JournalMismatchError, or
+        ReplayOrderError, for the journal of another request."""
+        call = EngineCall(prompt, params, request_id, options)
+        past = list(journal.past_of(number))
+        if not past:
+            return self._recorded(journal, number, call)
+        return _Resumed(self, journal, number, call, past).run()
+
+    async def _recorded(self, journal: Journal, number: int, call: EngineCall) -> "Outputs":
+        recorder = _Recorder(journal, number)
+        outputs = self.generate(call.prompt, call.params, call.request_id, **call.options)
+        async with aclosing(outputs) as results:
+            async for result in results:
+                async with journal.order.handling():
+                    recorder.record(result)
+                    yield result
+
+
+@dataclass(slots=True)
+class _Recorder:
+    journal: Journal
+    number: int
+    _begun: set[int] = field(default_factory=set[int])
+
+    def record(self, result: "RequestOutput") -> None:
+        for output in result.outputs:
+            cached_tokens = 0
+            if output.index not in self._begun:
+                self._begun.add(output.index)
+                cached_tokens = result.num_cached_tokens or 0
+            self.journal.record(
+                EngineStep(
+                    self.number,
+                    output.index,
+                    tuple(output.token_ids),
+                    output.finish_reason,
+                    output.stop_reason,
+                    cached_tokens,
+                )
+            )
+
+
+@dataclass(slots=True)
+class _Resumed:
+    """One call of which another replica has had results."""
+
+    engine: JournaledEngine
+    journal: Journal
+    number: int
+    call: EngineCall
+    past: Sequence[tuple[int, EngineStep]]
+    ids: list[list[int]] = field(init=False)
+    ended: set[int] = field(default_factory=set[int])
+    cached_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self.ids = [[] for _ in range(self.call.params.n)]
+
+    async def run(self) -> "Outputs":
+        self._read_past()
+        past_results = self.engine.past_results(self.call)
+        open_sequences = [index for index in range(len(self.ids)) if index not in self.ended]
+        # The engine reads the prompt and the past while the past is given again.
+        streams = [_Stream(index, self._go_on(index, past_results)) for index in open_sequences]
+        try:
+            async for result in self._again(past_results):
+                yield result
+            async for result in self._new(streams):
+                yield result
+        finally:
+            for stream in streams:
+                await stream.close()
+
+    def _read_past(self) -> None:
+        for _, step in self.past:
+            if not 0 <= step.index < len(self.ids) or step.index in self.ended:
+                raise JournalMismatchError(f"the journal has a step that cannot be: {step}")
+            self.ids[step.index] += step.token_ids
+            self.cached_tokens = self.cached_tokens or step.cached_tokens
+            if step.finish_reason is not None:
+                self.ended.add(step.index)
+
+    async def _again(self, past_results: PastResults) -> "Outputs":
+        ended = 0
+        for count, (position, step) in enumerate(self.past, 1):
+            ended += step.finish_reason is not None
+            async with self.journal.order.handling(position):
+                result = past_results.result(step, finished=ended == len(self.ids))
+                result.num_cached_tokens = self.cached_tokens
+                yield result
+            if count % STEPS_AT_A_TIME == 0:
+                await asyncio.sleep(0)
+
+    async def _new(self, streams: "Sequence[_Stream]") -> "Outputs":
+        """What the sequences get from now on, as it comes."""
+        recorder = _Recorder(self.journal, self.number, set(range(len(self.ids))))
+        async for stream, result in _merged(streams):
+            for output in result.outputs:
+                output.index = stream.index
+                if output.finish_reason is not None:
+                    self.ended.add(stream.index)
+            result.finished = len(self.ended) == len(self.ids)
+            result.num_cached_tokens = self.cached_tokens
+            async with self.journal.order.handling():
+                recorder.record(result)
+                yield result
+
+    def _go_on(self, index: int, past_results: PastResults) -> "Outputs":
+        """One sequence, behind what it has."""
+        params, ids = self.call.params.clone(), self.ids[index]
+        if params.seed is not None:
+            # As vLLM seeds the sequences of one request.
+            params.seed += index
+        params.n = 1
+        if ids:
+            # The first result of the past has had them.
+            params.prompt_logprobs = None
+            resume_behind(params, ids)
+        limit = self.engine.max_model_len - len(self.call.prompt["prompt_token_ids"])
+        assert params.max_tokens is not None
+        if ids and len(ids) >= min(params.max_tokens, limit):
+            return _at_its_limit(EngineStep(self.number, index, (), "length"), past_results)
+        call = self.call
+        return self.engine.generate(call.prompt, params, call.request_id, **call.options)
+
+
+async def _at_its_limit(step: EngineStep, past_results: PastResults) -> "Outputs":
+    """A sequence that has all that it may have; vLLM would give it one token more."""
+    yield past_results.result(step, finished=True)
+
+
+class _Stream:
+    """One sequence's results, of which the next one is always asked for."""
+
+    def __init__(self, index: int, results: "Outputs") -> None:
+        self.index = index
+        self.results = results
+        self.next = asyncio.ensure_future(anext(results, None))
+
+    def take(self) -> "RequestOutput | None":
+        """The one that has come, None for the end; asks for the next one."""
+        result = self.next.result()
+        if result is not None:
+            self.next = asyncio.ensure_future(anext(self.results, None))
+        return result
+
+    async def close(self) -> None:
+        self.next.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await self.next
+        await self.results.aclose()
+
+
+async def _merged(streams: "Sequence[_Stream]") -> "AsyncIterator[tuple[_Stream, RequestOutput]]":
+    left = list(streams)
+    while left:
+        await asyncio.wait([stream.next for stream in left], return_when=asyncio.FIRST_COMPLETED)
+        for stream in [stream for stream in left if stream.next.done()]:
+            result = stream.take()
+            if result is None:
+                left.remove(stream)
+            else:
+                yield stream, result

@@ -1,0 +1,130 @@
+"""vLLM in this process, as a replica has it, and requests to it with a journal: what each event of
+a stream needed of the engine, and the same request continued from any of its events."""
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import Message, Scope
+
+from serve_app.api.cancellation import call_engine
+from serve_app.core.generation import Generation
+from serve_app.core.reasoning.budget import ThinkingPlan
+from serve_app.core.replay.journal import Journal, read
+from serve_app.engine.interface import Engine
+
+CHAT, LEGACY = "/v1/chat/completions", "/v1/completions"
+RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
+# What a replica puts into an event beside what it was asked for: the edge writes the first one's.
+TIMES = ("created", "created_at")
+
+
+@contextmanager
+def untimed(_: str) -> Iterator[None]:
+    yield
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request. `plan` is the edge's; None where the model is not to think of its own."""
+
+    path: str
+    body: Mapping[str, Any]
+    plan: ThinkingPlan | None = None
+    stop_repetition: bool = False
+    request_id: str = "a-request"
+    cache_salt: str | None = None
+
+
+@dataclass
+class Stream:
+    """A stream's events, and for each the journal of all that it and those before it needed.
+    `new_at`: the events that were there when the engine's first new step was recorded."""
+
+    generation: Generation
+    status: int = 0
+    events: list[str] = field(default_factory=list)
+    journals: list[str] = field(default_factory=list)
+    new_at: int | None = None
+
+    @property
+    def parsed(self) -> list[Any]:
+        return [timeless(event) for event in self.events]
+
+
+def timeless(event: str) -> Any:
+    """An event's content, without the times in it."""
+    data = event.partition("data: ")[2]
+    if data == "[DONE]":
+        return data
+    return _without(json.loads(data))
+
+
+def _without(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without(value) for key, value in content.items() if key not in TIMES}
+    if isinstance(content, list):
+        return [_without(value) for value in content]
+    return content
+
+
+async def streamed(engine: Engine, asked: Asked, past: str | None = "") -> Stream:
+    """One stream to its end, as the edge has it made. `past` is another one's journal; None: it is
+    to have none at all."""
+    journal = None if past is None else Journal(read(past))
+    generation = Generation(
+        asked.plan,
+        asked.stop_repetition,
+        cache_salt=asked.cache_salt,
+        journal=journal,
+    )
+    stream = Stream(generation)
+    written = past or ""
+    body = json.dumps(asked.body).encode()
+
+    if journal is not None:
+
+        def on_step() -> None:
+            if stream.new_at is None:
+                stream.new_at = len(stream.events)
+
+        journal.on_step = on_step
+
+    async def send(message: Message) -> None:
+        nonlocal written
+        if message["type"] == "http.response.start":
+            stream.status = message["status"]
+            return
+        if journal is not None and (unsent := journal.take_unsent()):
+            written = f"{written};{unsent}" if written else unsent
+        for event in message.get("body", b"").decode().split("\n\n"):
+            if event:
+                stream.events.append(event)
+                stream.journals.append(written)
+        # As a socket does now and then.
+        await asyncio.sleep(0)
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    scope: Scope = {
+        "type": "http",
+        "method": "POST",
+        "path": asked.path,
+        "raw_path": asked.path.encode(),
+        "query_string": b"",
+        "headers": [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-request-id", asked.request_id.encode()),
+        ],
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+    }
+    await call_engine(
+        engine.app, scope, body=body, receive=receive, send=send, generation=generation
+    )
+    return stream

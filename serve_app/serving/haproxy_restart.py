@@ -160,7 +160,7 @@ class _Run:
             if self._admin is None and first_answer in ready:
                 first_answer.close()
                 self._admin = _listening_at(self._watched.admin_path, self._watched.admin_mode)
-            elif self._admin in ready:
+            elif self._admin is not None and self._admin in ready:
                 self._answer_one(self._admin)
 
     def _asked(self) -> socket.socket:

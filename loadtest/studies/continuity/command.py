@@ -47,7 +47,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="what is done")
     add("--replicas", type=positive, nargs="+", default=[1, 2], help="of chat, one after the other")
     add("--streams", type=positive, default=8, help="that run at once")
-    add("--cuts", type=positive, default=100, help="running streams that a fault must have met")
+    add("--cuts", type=positive, default=100, help="streams whose replica a fault must have taken")
     add("--seed", type=int, default=0, help="of the requests and of the places")
     add("--out", type=Path, default=OUT, help="results file")
 
@@ -94,14 +94,15 @@ async def _measure(
         for name in faults:
             cuts: list[Cut] = []
             gone_s: list[float] = []
-            while len(cuts) < options.cuts:
+            while sum(cut.met for cut in cuts) < options.cuts:
                 more, seconds = await one_fault(service, name, asked, unbroken, rng)
                 cuts += more
                 gone_s.append(seconds)
                 console.print(
-                    f"{name}: {len(cuts)} streams met, {sum(not c.whole for c in cuts)} cut, "
+                    f"{name}: {sum(c.met for c in cuts)} of {len(cuts)} streams met, "
+                    f"{sum(not c.whole for c in cuts)} cut, "
                     f"{sum(bool(c.differences) for c in cuts)} differ, "
-                    f"longest silence {max(c.gap_s for c in cuts):.1f} s",
+                    f"longest silence {max(c.gap_s for c in cuts):.1f} s, gone {seconds:.1f} s",
                     highlight=False,
                 )
             rows.append({"fault": name, "replicas": replicas, **figures(cuts, gone_s)})

@@ -41,9 +41,16 @@ class Service:
 
     async def pids(self) -> set[int]:
         """Of the tier's ready replicas; none where nobody answers."""
+        return {entry["pid"] for entry in await self._replicas()}
+
+    async def busy(self) -> list[int]:
+        """The pids of those that run streams."""
+        return sorted(entry["pid"] for entry in await self._replicas() if entry["running"])
+
+    async def _replicas(self) -> list[Any]:
         tiers = await tiers_of(self.session, self.base_url) or {}
         entries = tiers.get(self.tier.value, {}).get("replicas", ())
-        return {entry["pid"] for entry in entries if entry["ready"]}
+        return [entry for entry in entries if entry["ready"]]
 
     async def deploy(self, change: Callable[[dict[str, Any]], None]) -> None:
         """`change` gets the tier's application."""
@@ -74,18 +81,30 @@ Fault = Callable[[Service, random.Random], Awaitable[Done]]
 
 
 async def kill_replica(service: Service, rng: random.Random) -> Done:
-    victim = rng.choice(sorted(await service.pids()))
+    victim = await _busy(service, rng)
     return await _killed(service, victim, of_replica=victim)
 
 
 async def kill_engine(service: Service, rng: random.Random) -> Done:
     """The process that computes; its replica ends by itself, and is replaced."""
-    replica = rng.choice(sorted(await service.pids()))
+    replica = await _busy(service, rng)
     children = psutil.Process(replica).children()
     engines = [each for each in children if title_of(each).startswith((ENGINE_TITLE, SPAWNED))]
     if len(engines) != 1:
         raise MeasurementError(f"replica {replica} has {len(engines)} engines")
     return await _killed(service, engines[0].pid, of_replica=replica)
+
+
+async def _busy(service: Service, rng: random.Random) -> int:
+    """One that runs streams: what happens to another one harms nobody."""
+    found: list[int] = []
+
+    async def reported() -> bool:
+        found[:] = await service.busy()
+        return bool(found)
+
+    await until(reported, "a replica reports that it runs streams")
+    return rng.choice(found)
 
 
 async def _killed(service: Service, pid: int, *, of_replica: int) -> Done:

@@ -12,9 +12,10 @@ from loadtest.studies.continuity.streams import Stream, differences, percentile
 SECTION = "continuity"
 EXAMPLES = 5
 HEADER = (
-    "| done to chat | replicas | streams that ran | cut | text or usage differs "
-    "| JSON or limit broken | silence p50 | p95 | longest | victim gone after, p50 | longest |",
-    "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    "| done to chat | replicas | streams that ran | went on elsewhere | cut "
+    "| text or usage differs | JSON or limit broken | silence p50 | p95 | longest "
+    "| victim gone after, p50 | longest |",
+    "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
 )
 
 
@@ -30,6 +31,11 @@ class Cut:
     gap_s: float
     differences: Sequence[str]
     why: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether it lost its replica, which another one may still have had."""
+        return self.replays > 0 or not self.whole
 
     @classmethod
     def of(cls, stream: Stream, unbroken: Stream, at_event: int, order_s: float) -> Self:
@@ -47,8 +53,8 @@ class Cut:
 
 
 def figures(cuts: Sequence[Cut], gone_s: Sequence[float]) -> dict[str, Any]:
-    """A row of the results file. Silences are of the streams that ended."""
-    silences_s = [cut.gap_s for cut in cuts if cut.whole]
+    """A row of the results file. Silences are of the streams that went on elsewhere."""
+    silences_s = [cut.gap_s for cut in cuts if cut.whole and cut.met]
     differ = [cut for cut in cuts if cut.differences]
     return {
         "faults": len(gone_s),
@@ -80,7 +86,7 @@ def table(results: Mapping[str, Any]) -> str:
         "budget, JSON, log probabilities, completions, Anthropic's messages), each compared with "
         f"the same one unbroken; of {control['streams']} unbroken ones {control['differ']} "
         "differed from another unbroken run. The silence is the longest one between two events "
-        "of a stream from the fault on. "
+        "of a stream that went on elsewhere, from the fault on. "
         f"Model `{meta['model']}`, real vLLM, {taken_on(meta)}; `python -m loadtest continuity` "
         "measures it again."
     )
@@ -90,7 +96,10 @@ def table(results: Mapping[str, Any]) -> str:
 def _row(row: Mapping[str, Any]) -> str:
     cells = (
         NAMES[row["fault"]],
-        *(str(row[name]) for name in ("replicas", "streams", "cut", "differ", "invalid")),
+        *(
+            str(row[name])
+            for name in ("replicas", "streams", "replayed", "cut", "differ", "invalid")
+        ),
         *(f"{row[f'silence_{name}_s']:.1f} s" for name in ("p50", "p95", "max")),
         *(f"{row[f'gone_{name}_s']:.1f} s" for name in ("p50", "max")),
     )

@@ -30,7 +30,19 @@ def test_a_cut_stream_a_different_one_and_one_that_breaks_its_promise_are_told_a
     assert found["why_cut"] == ["text at 2: no last event"]
     assert found["how_different"] == ["text at 2: 0.content from character 2 on: 'd' for 'c'"]
     assert (found["faults"], found["gone_p50_s"], found["gone_max_s"]) == (2, 4.0, 5.0)
-    assert found["silence_max_s"] == 1.0
+    # One lost its replica and was cut; none of the others did.
+    assert (found["replayed"], found["silence_max_s"]) == (0, 0.0)
+
+
+def test_silences_are_of_the_streams_that_went_on_elsewhere() -> None:
+    unbroken = stream("abc")
+    continued = stream("ab", ends=False)
+    continued.feed('data: {"choices": [], "tierserve": {"replayed": 1}}\n\n', 7.0)
+    continued.feed(END, 7.0)
+    cuts = [Cut.of(stream("abc"), unbroken, 1, 0.5), Cut.of(continued, unbroken, 1, 0.5)]
+    found = figures(cuts, [1.0])
+    assert (found["streams"], found["replayed"]) == (2, 1)
+    assert (found["silence_p50_s"], found["silence_max_s"]) == (6.0, 6.0)
 
 
 def test_the_table_has_a_row_for_each_fault_and_says_how_it_was_measured() -> None:
@@ -48,7 +60,7 @@ def test_the_table_has_a_row_for_each_fault_and_says_how_it_was_measured() -> No
     }
     header, _, row, _, caption = table(results).splitlines()
     assert row == (
-        "| `kill -9` of a replica | 2 | 1 | 0 | 0 | 0 | 1.0 s | 1.0 s | 1.0 s | 0.2 s | 0.2 s |"
+        "| `kill -9` of a replica | 2 | 1 | 0 | 0 | 0 | 0 | 0.0 s | 0.0 s | 0.0 s | 0.2 s | 0.2 s |"
     )
     assert header.count("|") == row.count("|")
     for part in ("8 streams of `/v1`", "of 8 unbroken ones 0 differed", "2 cores of X", "abc"):

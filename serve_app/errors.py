@@ -2,7 +2,8 @@
 
     RequestError                  any error response; its body is in OpenAI's or Anthropic's form
       the client's fault
-        400                       a field or the body is invalid (`invalid`); the code says how
+        400                       a field or the body is invalid (`invalid`); the code says how. A
+                                  journal that cannot be read is the gateway's fault
         401                       no API key, or none that is valid
         403                       the key is not for this tier or route; a header that only another
                                   tier's replicas may send
@@ -15,7 +16,8 @@
       the engine or a replica
         502                       the replica that ran it was lost; a tier cannot be reached
         503                       the engine has stopped (`engine_stopped`), the replica is
-                                  stopping, no replica is ready
+                                  stopping, no replica is ready; no room for a stream that another
+                                  one hands over (`no_capacity`), which runs on there
       our bug
         500                       everything else (`internal_error`), logged with its trace
     ClientDisconnectedError       the client closed its connection: no response, logged as 499

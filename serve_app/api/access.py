@@ -142,7 +142,8 @@ class AccessDesk:
             if not key.limits.unlimited and need != NOTHING:
                 spending.grant = await self.quotas.reserve(key, need)
         except QuotaExceededError as over:
-            self.quotas.count(self._labels(key), Usage(refused=1))
+            # The rest of a stream that another replica has is no request, and goes on there.
+            self.quotas.count(self._labels(key), Usage(refused=min(1, need.requests)))
             raise over_quota(key, over.refusal) from over
         except LedgerLostError as lost:
             raise ledger_away("The ledger of quotas does not answer.") from lost

@@ -117,6 +117,8 @@ class EngineRun:
         if context.trace is not None:
             context.trace.enter("engine")
         with self._engine_id(context.request_id) as engine_id:
+            if isinstance(send, EngineEvents) and engine_id != context.request_id:
+                send.renamed = engine_id.encode(), context.request_id.encode()
             await call_engine(
                 self.app,
                 context.engine_scope(engine_id),

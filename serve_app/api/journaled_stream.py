@@ -102,12 +102,16 @@ class EngineEvents:
     (2) Of a stream that goes on, the events are dropped that its client has. With the first of them
         the response begins, so that whoever asked knows that it was taken.
     (3) The time at which it was created is that of its begin.
+    (4) Its id is the client's, also where the engine knows it by another one: that would be yet
+        another one elsewhere.
     """
 
     send_on: Send
     response: "TierResponse"
     resumption: Resumption | None = None
     on_mismatch: Callable[[str], None] = lambda _: None
+    # The request's id in the engine, and the client's, where those differ.
+    renamed: tuple[bytes, bytes] | None = None
     lost: bool = False
     _left: int = 0
     _streaming: bool = False
@@ -126,7 +130,9 @@ class EngineEvents:
             return
         if message["type"] == "http.response.start":
             self._streaming = any(value.startswith(_SSE) for _, value in message["headers"])
-        if resumption is None or not self._streaming or message["type"] == "http.response.start":
+            await self.send_on(message)
+            return
+        if not self._streaming or (resumption is None and self.renamed is None):
             await self.send_on(message)
             return
         ends = not message.get("more_body", False)
@@ -138,8 +144,10 @@ class EngineEvents:
             if dropped and not body and not ends and self._opened:
                 return
             self._opened = True
-        if resumption.created_s is not None:  # (3)
+        if resumption is not None and resumption.created_s is not None:  # (3)
             body = _CREATED.sub(b"\\g<1>%d" % resumption.created_s, body)
+        if self.renamed is not None:  # (4)
+            body = body.replace(*self.renamed)
         await self.send_on({**message, "body": body})
 
     def goes_on(self) -> None:

@@ -45,6 +45,8 @@ class Generation:
     engine_ids: list[str] = field(default_factory=list[str])
     # Prompts are found in the prefix cache by requests of the same salt only; None: by all.
     cache_salt: str | None = None
+    # The client's, of which the ids in its events are made; None: the engine's own id of it.
+    request_id: str | None = None
     # What other replicas have done for it, and what this one does; None: nobody follows it.
     journal: Journal | None = None
     # Told once the engine knows its prompts, in tokens of all of them, and once it has read them.

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.core.generation import GENERATION
+
 # As of a UUID.
 ID_BYTES = 16
 
@@ -39,13 +41,19 @@ EVENT_IDS: ContextVar[EventIds | None] = ContextVar("EVENT_IDS", default=None)
 
 
 def with_event_ids(app: ASGIApp) -> ASGIApp:
-    """Each request to `app` finds its ids in its context."""
+    """Each request to `app` that has an id finds those of its events in its context. The engine
+    may know a request by another id than its client, and by another one elsewhere."""
 
     async def with_ids(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        generation = GENERATION.get()
+        if generation is not None and generation.request_id is not None:
+            request_id = generation.request_id.encode()
+        else:
+            request_id = dict(scope.get("headers", ())).get(b"x-request-id")
+        if not request_id:
             await app(scope, receive, send)
             return
-        ids = EventIds(dict(scope["headers"]).get(b"x-request-id", b""))
+        ids = EventIds(request_id)
 
         async def read() -> Message:
             message = await receive()

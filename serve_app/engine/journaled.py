@@ -77,7 +77,8 @@ class JournaledEngine:
         outputs = self.generate(call.prompt, call.params, call.request_id, **call.options)
         async with aclosing(outputs) as results:
             async for result in results:
-                async with journal.order.handling():
+                await journal.order.turn()
+                with journal.order:
                     recorder.record(result)
                     yield result
 
@@ -150,7 +151,8 @@ class _Resumed:
         ended = 0
         for count, (position, step) in enumerate(self.past, 1):
             ended += step.finish_reason is not None
-            async with self.journal.order.handling(position):
+            await self.journal.order.turn(position)
+            with self.journal.order:
                 result = past_results.result(step, finished=ended == len(self.ids))
                 result.num_cached_tokens = self.cached_tokens
                 yield result
@@ -167,7 +169,8 @@ class _Resumed:
                     self.ended.add(stream.index)
             result.finished = len(self.ended) == len(self.ids)
             result.num_cached_tokens = self.cached_tokens
-            async with self.journal.order.handling():
+            await self.journal.order.turn()
+            with self.journal.order:
                 recorder.record(result)
                 yield result
 

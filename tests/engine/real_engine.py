@@ -15,11 +15,10 @@ from serve_app.core.generation import Generation
 from serve_app.core.reasoning.budget import ThinkingPlan
 from serve_app.core.replay.journal import Journal, read
 from serve_app.engine.interface import Engine
+from tests.engine.stream_content import timeless
 
 CHAT, LEGACY = "/v1/chat/completions", "/v1/completions"
 RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
-# What a replica puts into an event beside what it was asked for: the edge writes the first one's.
-TIMES = ("created", "created_at")
 
 
 @contextmanager
@@ -53,22 +52,6 @@ class Stream:
     @property
     def parsed(self) -> list[Any]:
         return [timeless(event) for event in self.events]
-
-
-def timeless(event: str) -> Any:
-    """An event's content, without the times in it."""
-    data = event.partition("data: ")[2]
-    if data == "[DONE]":
-        return data
-    return _without(json.loads(data))
-
-
-def _without(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _without(value) for key, value in content.items() if key not in TIMES}
-    if isinstance(content, list):
-        return [_without(value) for value in content]
-    return content
 
 
 async def streamed(engine: Engine, asked: Asked, past: str | None = "") -> Stream:

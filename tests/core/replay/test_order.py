@@ -1,7 +1,6 @@
 """Results of a request's engine calls are handled one at a time, those of its past first."""
 
 import asyncio
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -15,7 +14,8 @@ async def test_the_past_is_handled_in_its_order_before_all_that_is_new() -> None
     handled: list[int | None] = []
 
     async def handle(position: int | None) -> None:
-        async with order.handling(position):
+        await order.turn(position)
+        with order:
             handled.append(position)
 
     await asyncio.gather(handle(None), handle(1), handle(None), handle(0))
@@ -29,7 +29,8 @@ async def test_no_two_results_are_handled_at_a_time() -> None:
 
     async def handle() -> None:
         nonlocal handling
-        async with order.handling():
+        await order.turn()
+        with order:
             handling += 1
             assert handling == 1
             await asyncio.sleep(1)
@@ -42,24 +43,16 @@ async def test_no_two_results_are_handled_at_a_time() -> None:
 @virtual
 async def test_one_who_gives_up_does_not_keep_the_others_waiting() -> None:
     order = ReplayOrder(0)
-
-    @asynccontextmanager
-    async def soon():
-        async with asyncio.timeout(1), order.handling():
-            yield
-
-    async with order.handling():
-        with pytest.raises(TimeoutError):
-            async with soon():
-                pass
-    async with order.handling():
-        assert now_s() == 1
+    with order, pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await order.turn()
+    await order.turn()
+    assert now_s() == 1
 
 
 @virtual
 async def test_a_step_that_nobody_asks_for_is_an_error() -> None:
     order = ReplayOrder(1)
     with pytest.raises(ReplayOrderError, match="step 0 of 1"):
-        async with order.handling():
-            pass
+        await order.turn()
     assert now_s() == LONGEST_WAIT_S

@@ -70,7 +70,7 @@ def test_a_stream_goes_on_from_any_of_its_events(
     cut: int, again_at: int, copies: int, interval: int, path: str, ignore_eos: bool
 ) -> None:
     prompt: Any = {"messages": HELLO} if path == CHAT else {"prompt": ["a", "b"]}
-    body = {
+    body: dict[str, Any] = {
         **prompt,
         "max_tokens": 60,
         "n": copies,

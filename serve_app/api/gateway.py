@@ -17,7 +17,8 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.api.asgi import NOT_FORWARDED
 from serve_app.api.forwarding import INTERNAL_HEADERS, ClusterSecret
-from serve_app.api.relay import GatewayRequest, Relay, RelayParts
+from serve_app.api.gateway_request import GatewayRequest, RelayParts
+from serve_app.api.relay import Relay
 from serve_app.api.replay_memory import Kept, ReplayMemory
 from serve_app.api.replay_wire import JOURNAL_HEADER, RESUME_HEADER
 from serve_app.api.request_body import BodyReader, parse_object

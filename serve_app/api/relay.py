@@ -8,8 +8,7 @@ number and time; then the client gets an error.
 import asyncio
 import json
 import logging
-import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -17,7 +16,8 @@ from starlette.types import Send
 
 from serve_app.api.asgi import HOP_BY_HOP, SERVERS_OWN
 from serve_app.api.engine_errors import error_event
-from serve_app.api.replay_memory import Kept, ReplayMemory
+from serve_app.api.gateway_request import GatewayRequest, RelayParts
+from serve_app.api.replay_memory import Kept
 from serve_app.api.replay_wire import (
     JOURNAL_HEADER,
     REPLAYED_HEADER,
@@ -27,20 +27,14 @@ from serve_app.api.replay_wire import (
 from serve_app.api.replayed_stream import ReplayedStream
 from serve_app.api.request_context import REQUEST_ID_HEADER
 from serve_app.api.response import SSE_HEADERS
-from serve_app.api.routes import Endpoint
 from serve_app.api.upstream import (
-    Address,
     ConnectError,
     Headers,
     Upstream,
     UpstreamError,
-    UpstreamPool,
 )
-from serve_app.config.replay import ReplayConfig
 from serve_app.core.replay.losses import Losses
-from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
-from serve_app.telemetry import GatewayMetrics
 
 log = logging.getLogger(__name__)
 
@@ -64,34 +58,6 @@ _REASONS = {
 }
 
 Coming = TypeVar("Coming")
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayRequest:
-    """A request as its tier gets it. `endpoint` is None where it generates nothing; `streams`: its
-    answer is a stream of events."""
-
-    tier: Tier
-    path: str
-    headers: Headers
-    request_id: str
-    endpoint: Endpoint | None = None
-    streams: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RelayParts:
-    """What all requests of a gateway share. `proxy` is where this cluster's proxy listens, `key`
-    the cluster's."""
-
-    proxy: Callable[[], Awaitable[Address]]
-    key: bytes
-    settings: ReplayConfig
-    heartbeat_s: float
-    memory: ReplayMemory
-    metrics: GatewayMetrics
-    pool: UpstreamPool = field(default_factory=UpstreamPool)
-    clock_s: Callable[[], float] = time.monotonic
 
 
 @dataclass(slots=True)
@@ -271,7 +237,10 @@ class Relay:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                upstream = await self._ask()
+                async with asyncio.timeout(self._answers_within_s(until_s)):
+                    upstream = await self._ask()
+            except TimeoutError as error:
+                raise self._given_up("held_too_long") from error
             except ConnectError:
                 pass
             except UpstreamError:
@@ -287,6 +256,12 @@ class Relay:
                 raise self._given_up("held_too_long")
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MOST_PAUSE_S)
+
+    def _answers_within_s(self, until_s: float) -> float | None:
+        """Whoever goes on with a stream answers before it computes; one that has not begun, and a
+        whole answer, may take their time. Ray's own proxy keeps requests while it knows of no
+        replica at all."""
+        return max(0.0, until_s - self.parts.clock_s()) if self.stream.events else None
 
     async def _handed_over(self) -> Upstream | None:
         """The response of another replica that has room for a stream that is offered. None: the
@@ -420,9 +395,9 @@ def _forwardable(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in headers if name not in _OWN_HEADERS]
 
 
-def _code_in(body: bytes) -> object:
-    """The code of an error response; None where it is none of this service's."""
+def _code_in(body: bytes) -> str:
+    """The code of an error response; "" where it is none of this service's."""
     try:
-        return json.loads(body)["error"]["code"]
+        return str(json.loads(body)["error"]["code"])
     except (ValueError, TypeError, KeyError):
-        return None
+        return ""

@@ -100,8 +100,9 @@ async def a_scene(
     def living(answer: Answer) -> Answer:
         def answered(asked: Asked) -> Reply | bytes:
             reply = answer(asked)
-            cut = lives_s and isinstance(reply, Reply) and reply.cut
-            return Reply(reply.data, then=live) if cut else reply
+            if lives_s and isinstance(reply, Reply) and reply.cut:
+                return Reply(reply.data, then=live)
+            return reply
 
         return answered
 

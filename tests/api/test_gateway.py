@@ -243,3 +243,34 @@ async def test_a_whole_answer_is_waited_for_and_keeps_its_status() -> None:
     async with passing_to(answering_late(refusal, 0.25), heartbeat_s=0.1) as client:
         waited = await client.post("/v1/chat/completions", json={"model": "chat"})
     assert (waited.status_code, waited.json()) == (429, {"error": "full"})
+
+
+async def test_behind_two_servers_date_and_server_stand_once_in_an_answer() -> None:
+    """Both of them write theirs; RFC 9110 has each once."""
+
+    async def answer(request: Request) -> Response:
+        if (await request.json()).get("stream"):
+            return StreamingResponse(iter([b"data: 1\n\n"]), media_type="text/event-stream")
+        return JSONResponse({})
+
+    tiers = Starlette(routes=[Route("/api/{rest:path}", answer, methods=["POST"])])
+    async with served(tiers) as url:
+
+        async def base_url() -> str:
+            return url
+
+        gateway = Gateway(base_url, BOTH, 1024)
+        web = make_web_app(BOTH, FakeTiers(), gateway)
+        async with served(web) as web_url, httpx.AsyncClient(base_url=web_url) as client:
+            for payload in ({"model": "chat"}, STREAM):
+                answered = await client.post("/v1/chat/completions", json=payload)
+                names = [name.lower() for name, _ in answered.headers.raw]
+                for name in (b"date", b"server", b"content-type", b"x-request-id"):
+                    assert (name, names.count(name)) == (name, 1)
+        await gateway.close()
+
+
+async def test_a_whole_answer_keeps_its_length() -> None:
+    async with passing_to(echo) as client:
+        answer = await client.post("/v1/completions", json={})
+    assert int(answer.headers["content-length"]) == len(answer.content)

@@ -97,6 +97,13 @@ async def test_a_stream_is_given_up_when_it_was_held_too_long(answer: Answer) ->
         assert (scene.count("given_up"), scene.count("continued")) == (1, 0)
 
 
+async def test_a_stream_that_somebody_keeps_without_a_word_is_given_up_too() -> None:
+    answers = (cut_after(len(JOURNALED) + 50), says(b""))
+    async with a_scene(*answers, max_hold_s=0.2, heartbeat_s=0.05) as scene:
+        text = (await scene.post()).text
+        assert json.loads(sse_data(text)[1])["error"]["code"] == "replica_lost"
+
+
 @pytest.mark.parametrize(
     ("path", "begin"),
     [

@@ -129,6 +129,9 @@ bench-overhead: setup ## What serving adds to bare vLLM; writes loadtest/results
 	@# What promises are on, in so many rounds that their few milliseconds are told from the machine's.
 	$(PY) -m loadtest overhead --rounds 20 --systems bare ours --concurrency 1 8 32 --open-loop-rate 0 \
 		--no-pure-path --out loadtest/results/overhead-promises.json
+	@# What `/v1` costs beside the tier's own route.
+	$(PY) -m loadtest overhead --rounds 12 --systems ours-v1 --concurrency 1 8 32 --open-loop-rate 0 \
+		--no-pure-path --out loadtest/results/overhead-routes.json
 	$(PY) -m loadtest readme
 
 replay-scaling: setup ## Scaling laws on real Ray in real time beside the simulation: an hour; CELLS="azure step"

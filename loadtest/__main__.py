@@ -50,6 +50,9 @@ COMMANDS = (
     Command("replay-scaling", "studies.replay_scaling.command", "scaling on real Ray in real time"),
     Command("cold-start", "studies.cold_start", "a replica's start, eager and compiled"),
     Command("faults", "studies.faults", "kill parts under load and count what it costs"),
+    Command(
+        "continuity", "studies.continuity.command", "streams whose replica dies or is replaced"
+    ),
     Command("first-run", "studies.first_run", "a clean clone, `make serve`, curl, `make test`"),
     Command("train-micro-r1", "studies.micro_r1.command", "train the embedded reasoning model"),
 )

@@ -36,6 +36,7 @@ SLOW = (
     "loadtest/soak/test_course.py",
     "loadtest/soak/test_judge.py",
     "local/test_supervisor.py",
+    "serving/test_haproxy_restart.py",
     "serving/test_haproxy_wrapper.py",
 )
 # Set to 1: a test that did not run is a failure.

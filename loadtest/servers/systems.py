@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ WORKER_PROCESS = "VLLM::Worker"
 PLUGINS, OWN_PLUGIN = "vllm.general_plugins", "tierserve"
 BARE = "bare"
 OURS = "ours"
+# The same tierserve, asked at the route that finds the tier by the request's model.
+OURS_V1 = "ours-v1"
 # The bare server, while a tierserve that nobody asks runs on the same machine.
 BARE_BESIDE_OURS = "bare-beside-ours"
 
@@ -72,6 +74,12 @@ def our_chat_tier(
         cluster.deploy(config, timeout_s=START_TIMEOUT_S, on_poll=lambda _: on_wait())
         url = f"{cluster.base_url}{Tier.CHAT.route_prefix}/v1/chat/completions"
         yield System(OURS, url, cluster.run_id)
+
+
+def at_v1(ours: System) -> System:
+    """The same server at `/v1`: its gateway asks the chat tier for the client."""
+    url = ours.chat_url.replace(Tier.CHAT.route_prefix, "", 1)
+    return replace(ours, name=OURS_V1, chat_url=url)
 
 
 def chat_only_config(

@@ -1,5 +1,5 @@
-"""HAProxy as Ray Serve starts it, hardened: edits the configuration that Ray rendered, then becomes
-HAProxy. Ray has no settings for these edits (docs/adr/0021).
+"""HAProxy as Ray Serve starts it, hardened: edits the configuration that Ray rendered, then starts
+HAProxy and watches it (`haproxy_restart.py`). Ray has no settings for these edits (docs/adr/0021).
 
 Started at each reload, between Ray and HAProxy: standard library only, and none of its slow parts.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from serve_app.errors import error_body
+from serve_app.serving import haproxy_restart
 
 HEADER_TIMEOUT_VARIABLE = "TIERSERVE_HAPROXY_HEADER_TIMEOUT_S"
 BODY_TIMEOUT_VARIABLE = "TIERSERVE_HAPROXY_BODY_TIMEOUT_S"
@@ -105,8 +106,7 @@ Edit = Callable[[list[Section], ClientLimits], None]
 
 
 def main() -> None:
-    """`tierserve-haproxy`, with HAProxy's own arguments; the process stays the same one, for Ray
-    knows HAProxy by its number."""
+    """`tierserve-haproxy`, with HAProxy's own arguments."""
     arguments = sys.argv[1:]
     binary = haproxy_binary(os.environ)
     try:
@@ -116,6 +116,11 @@ def main() -> None:
             _harden_file(Path(file), limits, binary)
     except (OSError, ValueError) as error:
         _warn(f"HAProxy starts as Ray configured it: {error}")
+    try:
+        if "-c" not in arguments:
+            sys.exit(haproxy_restart.run(binary, arguments))
+    except (OSError, haproxy_restart.NotWatchedError) as error:
+        _warn(f"HAProxy is not watched: {error}")
     os.execv(binary, [binary, *arguments])
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -162,13 +161,6 @@ def test_a_configuration_that_haproxy_refuses_is_left_as_it_was(tmp_path: Path) 
     assert file.read_text() == broken
     assert "HAProxy starts as Ray configured it" in started.stderr
     assert list(tmp_path.glob("haproxy.cfg.*[0-9]")) == []
-
-
-def test_the_process_stays_the_same_one(site: HaproxySite) -> None:
-    """Ray knows HAProxy by the number of the process that it started."""
-    command = Path(f"/proc/{site.process.pid}/cmdline").read_text().split("\0")
-    assert Path(command[0]).name == "haproxy"
-    assert str(site.config) in command
 
 
 # --- who is refused, and how ---
@@ -396,25 +388,3 @@ def test_idle_connections_beyond_maxconn_give_way_in_time(site: HaproxySite) -> 
     finally:
         for each in idle:
             each.close()
-
-
-def test_a_reload_leaves_streams_alone_and_is_hardened_again(tmp_path: Path) -> None:
-    """As Ray does it: a new file, a new process that takes the listeners over."""
-    with haproxy_site(tmp_path) as site:
-        text = rendered(tmp_path, site.port, site.backend.port).read_text()
-        assert not text.startswith("# hardened")
-        admin = str(tmp_path / "admin.sock")
-        takeover = ["-sf", str(site.process.pid), "-x", admin]
-        began_s = time.monotonic()
-        with (tmp_path / "second").open("wb") as output:
-            second = subprocess.Popen(
-                [WRAPPER, "-db", "-f", site.config, "-dR", *takeover], stdout=output, stderr=output
-            )
-        try:
-            assert site.process.wait(10) == 0
-            assert time.monotonic() - began_s < 5
-            assert site.get("/", b"x-session-id: \xff").status == 400
-            assert site.config.read_text().startswith("# hardened")
-        finally:
-            second.send_signal(signal.SIGTERM)
-            second.wait()

@@ -25,7 +25,9 @@ from loadtest.servers.systems import (
     BARE,
     BARE_BESIDE_OURS,
     OURS,
+    OURS_V1,
     System,
+    at_v1,
     bare_vllm,
     our_chat_tier,
 )
@@ -79,7 +81,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         choices=SYSTEMS,
         default=SYSTEMS,
         help="what is measured; the others are compared with `bare`, which is always measured; "
-        f"`{BARE_BESIDE_OURS}` needs `{OURS}`",
+        f"`{BARE_BESIDE_OURS}` and `{OURS_V1}` need `{OURS}`",
     )
     add(
         "--concurrency",
@@ -190,6 +192,8 @@ def _servers(
                 systems[name] = running.enter_context(starts[name](tick))
         if BARE_BESIDE_OURS in names:
             systems[BARE_BESIDE_OURS] = beside(systems[BARE], systems[OURS])
+        if OURS_V1 in names:
+            systems[OURS_V1] = at_v1(systems[OURS])
         try:
             yield [systems[name] for name in names]
         finally:

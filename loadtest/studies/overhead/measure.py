@@ -22,7 +22,7 @@ from loadtest.load.run import on_own_loop
 from loadtest.report.statistics import Estimate, bootstrap
 from loadtest.scenario import Poisson
 from loadtest.servers.processes import cpu_by_part_s, frozen, machine_busy_s
-from loadtest.servers.systems import MODEL_NAME, System
+from loadtest.servers.systems import BARE_BESIDE_OURS, MODEL_NAME, OURS_V1, System
 from loadtest.studies.overhead.plan import Level, OpenLoop, Plan
 
 REQUEST_TIMEOUT_S = 300.0
@@ -31,6 +31,7 @@ SETTLE_S = 1.0
 QUIET_WAIT_S = 10.0
 WARM_UP_TOKENS = 8
 PROMPT_WORDS = 24
+_MARKS_OF_SHARED_SERVERS = {BARE_BESIDE_OURS: "+", OURS_V1: "-"}
 WORDS = ("the", "sea", "and", "a", "ship", "went", "over", "cold", "water", "under", "old", "stars")
 
 
@@ -221,7 +222,8 @@ def _asleep(system: System, systems: Sequence[System]) -> set[str]:
 def label_of(system: System, level: Level, turn: Turn) -> str:
     """Another one, of the same length, for a system that shares its server: its prompts would be
     in that server's cache already."""
-    return f"{level.name}{'+' if system.beside else '/'}{turn.round_number}.{turn.attempt}"
+    mark = _MARKS_OF_SHARED_SERVERS.get(system.name, "/")
+    return f"{level.name}{mark}{turn.round_number}.{turn.attempt}"
 
 
 def await_quiet(system: System, plan: Plan) -> None:

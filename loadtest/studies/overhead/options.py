@@ -7,13 +7,13 @@ from pathlib import Path
 
 from loadtest.report.results_file import RESULTS
 from loadtest.servers.random_model import make_random_qwen2
-from loadtest.servers.systems import BARE, BARE_BESIDE_OURS, OURS
+from loadtest.servers.systems import BARE, BARE_BESIDE_OURS, OURS, OURS_V1
 from loadtest.studies.overhead.plan import ClosedLoop, Plan, full_plan, quick_plan
 from loadtest.studies.overhead.ray_systems import RAY_SERVE_LLM, SERVE_PROXY_HANDLE
 from serve_app.engine.models.model_dir import EMBEDDED_MODEL, ModelNotFoundError, resolve_model
 
 RANDOM = "random"
-SYSTEMS = (BARE, BARE_BESIDE_OURS, OURS, RAY_SERVE_LLM, SERVE_PROXY_HANDLE)
+SYSTEMS = (BARE, BARE_BESIDE_OURS, OURS, OURS_V1, RAY_SERVE_LLM, SERVE_PROXY_HANDLE)
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -62,7 +62,7 @@ def results_file_of(options: argparse.Namespace, *, whole: bool) -> Path:
 def systems_of(options: argparse.Namespace) -> list[str]:
     """The chosen systems in the order of the table, with those that they need."""
     chosen = {BARE, *options.systems}
-    if BARE_BESIDE_OURS in chosen:
+    if chosen & {BARE_BESIDE_OURS, OURS_V1}:
         chosen.add(OURS)
     return [name for name in SYSTEMS if name in chosen]
 

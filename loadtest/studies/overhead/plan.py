@@ -134,8 +134,8 @@ def place_of(level_name: str) -> str:
 
 def full_plan() -> Plan:
     return Plan(
-        # Each of five systems has each place in the order twice.
-        rounds=10,
+        # Each of six systems has each place in the order twice.
+        rounds=12,
         levels=(
             ClosedLoop(1, 8),
             ClosedLoop(8, 40),

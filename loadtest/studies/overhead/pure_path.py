@@ -12,7 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loadtest.servers.systems import MODEL_NAME, OURS, System, our_chat_tier, supervised
+from loadtest.servers.systems import (
+    MODEL_NAME,
+    OURS,
+    OURS_V1,
+    System,
+    at_v1,
+    our_chat_tier,
+    supervised,
+)
 from loadtest.studies.overhead.measure import Measured, Repetition, estimate, rate_ratio
 from loadtest.studies.overhead.plan import ClosedLoop, Plan
 from serve_app.config.engine import FakeEngineConfig
@@ -40,8 +48,8 @@ def pure_path_plan(plan: Plan) -> Plan:
 @contextlib.contextmanager
 def pure_path_systems(
     model_dir: Path, *, port: int, slots: int, on_wait: Callable[[], None]
-) -> Iterator[tuple[System, System]]:
-    """The plain server and tierserve, with the same fake engine."""
+) -> Iterator[tuple[System, ...]]:
+    """The plain server and tierserve, at both of its routes, with the same fake engine."""
     engine = EngineConfig(fake=FakeEngineConfig(start_s=0, speed=SPEED))
     command = [
         *(sys.executable, "-m", "loadtest.studies.overhead.plain_asgi"),
@@ -52,22 +60,30 @@ def pure_path_systems(
         supervised(PLAIN, command, {}, port=port, on_wait=on_wait) as plain,
         our_chat_tier(model_dir, engine, slots=slots, on_wait=on_wait) as ours,
     ):
-        yield plain, ours
+        yield plain, ours, at_v1(ours)
 
 
 def pure_path_results(measured: Measured) -> dict[str, Any]:
-    """`{system: {streams: figures}}`, and tierserve over the plain server by streams."""
+    """`{system: {streams: figures}}`; by streams, tierserve over the plain server, and its `/v1`
+    over its own route."""
     figures = {
         system: {level: _figures(measured.repetitions(level, system)) for level in measured.rounds}
-        for system in (PLAIN, OURS)
+        for system in (PLAIN, OURS, OURS_V1)
     }
-    ratios = {
+    return {
+        **figures,
+        "chunks_per_s_ratio": _ratios(measured, PLAIN, OURS),
+        "v1_chunks_per_s_ratio": _ratios(measured, OURS, OURS_V1),
+    }
+
+
+def _ratios(measured: Measured, base: str, other: str) -> dict[str, dict[str, float]]:
+    return {
         level: estimate(
-            measured.pairs(level, PLAIN, OURS), lambda pairs: rate_ratio(pairs, "chunks_per_s")
+            measured.pairs(level, base, other), lambda pairs: rate_ratio(pairs, "chunks_per_s")
         ).rounded(3)
         for level in measured.rounds
     }
-    return {**figures, "chunks_per_s_ratio": ratios}
 
 
 def _figures(repetitions: Sequence[Repetition]) -> dict[str, float]:

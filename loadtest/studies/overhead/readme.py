@@ -12,7 +12,7 @@ from loadtest.studies.overhead.results import table
 from loadtest.studies.overhead.summary import SUMMARY, summary
 
 # What `make bench-overhead` writes.
-STEMS = ("overhead-promises", "overhead", f"overhead-{RANDOM}")
+STEMS = ("overhead-promises", "overhead-routes", "overhead", f"overhead-{RANDOM}")
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -28,5 +28,6 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
         text = page.read_text(encoding="utf-8")
         body = table(read(results))
         page.write_text(between_markers(text, results.stem, body), encoding="utf-8")
-    write_section(SUMMARY, summary(read(RESULTS / "overhead.json")))
+    routes = read(RESULTS / "overhead-routes.json")
+    write_section(SUMMARY, summary(read(RESULTS / "overhead.json"), routes))
     return 0

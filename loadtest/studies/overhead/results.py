@@ -5,7 +5,7 @@ from typing import Any
 
 from loadtest.report.results_file import META, provenance, taken_on
 from loadtest.servers.processes import HAPROXY, RAY, SERVER
-from loadtest.servers.systems import BARE, BARE_BESIDE_OURS, OURS
+from loadtest.servers.systems import BARE, BARE_BESIDE_OURS, OURS, OURS_V1
 from loadtest.studies.overhead.measure import (
     Measured,
     Pair,
@@ -23,6 +23,9 @@ from loadtest.studies.overhead.ray_systems import RAY_SERVE_LLM, SERVE_PROXY_HAN
 MIN_THROUGHPUT_RATIO = 0.97
 MAX_ADDED_TTFT_P50_MS = 2.0
 MAX_ADDED_TTFT_P95_MS = 10.0
+# Of `/v1` over `/api/<tier>/v1`.
+MIN_V1_THROUGHPUT_RATIO = 0.98
+MAX_V1_ADDED_TTFT_P50_MS = 1.0
 
 
 def rows(systems: Sequence[str], measured: Measured) -> dict[str, Any]:
@@ -74,6 +77,23 @@ def bar(compared: Mapping[str, Any]) -> dict[str, bool]:
     return kept
 
 
+def v1_bar(compared: Mapping[str, Any]) -> dict[str, bool]:
+    """The promises on `/v1`, compared with the tier's own route."""
+    kept: dict[str, bool] = {}
+    for level in ("1", "8", "32"):
+        if level in compared:
+            ratio = compared[level]["tokens_per_s_ratio"]["value"]
+            added_ms = compared[level]["ttft_p50_added_ms"]["value"]
+            over = f"{place_of(level)} on /v1"
+            kept[f"tokens a second {over}: at least {MIN_V1_THROUGHPUT_RATIO} of /api/chat/v1"] = (
+                ratio >= MIN_V1_THROUGHPUT_RATIO
+            )
+            kept[f"TTFT p50 {over}: at most {MAX_V1_ADDED_TTFT_P50_MS:g} ms over /api/chat/v1"] = (
+                added_ms <= MAX_V1_ADDED_TTFT_P50_MS
+            )
+    return kept
+
+
 def starts_measured(plan: Plan, measured: Measured) -> int:
     """Starts of the servers that have a round in the results: fewer in an interrupted run."""
     rounds = max(map(len, measured.rounds.values()), default=0)
@@ -90,6 +110,7 @@ def meta(
     engine: Mapping[str, Any],
 ) -> dict[str, Any]:
     over_bare = comparison(systems, measured)
+    over_ours = comparison((OURS_V1,), measured, OURS) if OURS_V1 in systems else {}
     open_loop = next((level for level in plan.levels if isinstance(level, OpenLoop)), None)
     return {
         **provenance(argv),
@@ -113,7 +134,10 @@ def meta(
         "over_bare_beside_ours": (
             comparison((OURS,), measured, BARE_BESIDE_OURS) if BARE_BESIDE_OURS in systems else {}
         ),
-        "bar": bar(over_bare[OURS]) if OURS in over_bare else {},
+        # What the gateway costs.
+        "over_ours": over_ours,
+        "bar": (bar(over_bare[OURS]) if OURS in over_bare else {})
+        | v1_bar(over_ours.get(OURS_V1, {})),
     }
 
 
@@ -121,6 +145,7 @@ LABELS = {
     BARE: "bare vLLM server",
     BARE_BESIDE_OURS: "bare, beside an idle tierserve",
     OURS: "tierserve",
+    OURS_V1: "tierserve, at `/v1`",
     RAY_SERVE_LLM: "Ray Serve LLM",
     SERVE_PROXY_HANDLE: "Serve proxy and handle",
 }
@@ -136,7 +161,13 @@ def table(results: Mapping[str, Any]) -> str:
     levels = list(dict.fromkeys(level for name in systems for level in results[name]))
     lines = [_row(level, name, results) for level in levels for name in systems]
     meta = results[META]
-    captions = [_caption(meta), *_beside(meta), *_parts(meta), *_pure_path(meta)]
+    captions = [
+        _caption(meta),
+        *_beside(meta),
+        *_at_v1(meta),
+        *_parts(meta),
+        *_pure_path(meta),
+    ]
     return "\n".join([*HEADER, *lines, "", "\n\n".join(captions)])
 
 
@@ -213,16 +244,29 @@ def _beside(meta: Mapping[str, Any]) -> list[str]:
     over = meta.get("over_bare_beside_ours", {}).get(OURS)
     if not over:
         return []
-    by_level = "; ".join(
+    return [
+        "Ray's processes use a share of these cores whether or not anyone asks. Over a bare "
+        f"server beside a tierserve that nobody asks, tierserve has, {_by_level(over)}."
+    ]
+
+
+def _at_v1(meta: Mapping[str, Any]) -> list[str]:
+    over = meta.get("over_ours", {}).get(OURS_V1)
+    if not over:
+        return []
+    return [
+        "`/v1` finds the tier by the request's `model` and asks it through the gateway. Over "
+        f"`/api/chat/v1` of the same server it has, {_by_level(over)}."
+    ]
+
+
+def _by_level(over: Mapping[str, Any]) -> str:
+    return "; ".join(
         f"{place_of(level)}: {_interval(figures['tokens_per_s_ratio'], 2)} of its tokens a second, "
         f"TTFT p50 {figures['ttft_p50_added_ms']['value']:+.1f} ms and p95 "
         f"{figures['ttft_p95_added_ms']['value']:+.1f} ms"
         for level, figures in over.items()
     )
-    return [
-        "Ray's processes use a share of these cores whether or not anyone asks. Over a bare "
-        f"server beside a tierserve that nobody asks, tierserve has, {by_level}."
-    ]
 
 
 def _parts(meta: Mapping[str, Any]) -> list[str]:
@@ -252,10 +296,17 @@ def _pure_path(meta: Mapping[str, Any]) -> list[str]:
         f"{pure[OURS][level]['cpu_s_per_kchunk'] * 1e3:.0f} µs of CPU a chunk"
         for level, ratio in pure["chunks_per_s_ratio"].items()
     )
-    return [
+    said = (
         "The path alone, with the fake engine at full speed: chunks a second of its application on "
         f"a plain uvicorn and behind all of tierserve, by streams: {by_level}."
-    ]
+    )
+    if OURS_V1 in pure:
+        at_v1 = "; ".join(
+            f"at {level} {pure[OURS_V1][level]['chunks_per_s']:,.0f}, {_interval(ratio, 2)} of it"
+            for level, ratio in pure["v1_chunks_per_s_ratio"].items()
+        )
+        said += f" At `/v1`: {at_v1}."
+    return [said]
 
 
 def _interval(figure: Mapping[str, float], digits: int) -> str:

@@ -1,10 +1,11 @@
-"""README's three rows: what tierserve and Ray Serve LLM add to vLLM's own server."""
+"""README's three rows: what tierserve and Ray Serve LLM add to vLLM's own server; and a sentence on
+what `/v1` adds to the tier's own route."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from loadtest.report.results_file import META
-from loadtest.servers.systems import OURS
+from loadtest.servers.systems import OURS, OURS_V1
 from loadtest.studies.overhead.ray_systems import RAY_SERVE_LLM
 
 # The README's markers. The rows are of the run that has every system.
@@ -17,8 +18,9 @@ HEADS = {
 }
 
 
-def summary(results: Mapping[str, Any]) -> str:
-    """The table of a results file with all systems, and one sentence on how it was measured."""
+def summary(results: Mapping[str, Any], routes: Mapping[str, Any]) -> str:
+    """The table of a results file with all systems, one sentence on how it was measured, and one on
+    tierserve's two routes from the results file of these."""
     over = results[META]["over_bare"]
     systems = [name for name in HEADS if name in over]
     heads = [head for name in systems for head in HEADS[name]]
@@ -27,7 +29,21 @@ def summary(results: Mapping[str, Any]) -> str:
         if all(level in over[name] for name in systems):
             cells = [cell for name in systems for cell in _cells(over[name][level])]
             lines.append(f"| {level} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _caption(results[META])])
+    return "\n".join([*lines, "", _routes(routes[META]), "", _caption(results[META])])
+
+
+def _routes(meta: Mapping[str, Any]) -> str:
+    over = meta["over_ours"][OURS_V1]
+    by_level = "; ".join(
+        f"at {level} {over[level]['tokens_per_s_ratio']['value']:.2f} of the tokens and "
+        f"{over[level]['ttft_p50_added_ms']['value']:+.1f} ms TTFT p50"
+        for level in LEVELS
+        if level in over
+    )
+    return (
+        "This is what `/api/<tier>` and `/api/<tier>/v1` cost. Of `/api/<tier>/v1`, `/v1`, which "
+        f"goes through the gateway, has, by streams: {by_level} (commit {meta['commit']})."
+    )
 
 
 def _cells(over: Mapping[str, Any]) -> tuple[str, str, str]:

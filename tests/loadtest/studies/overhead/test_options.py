@@ -19,15 +19,17 @@ from serve_app.engine.models.model_dir import ModelNotFoundError
 
 def test_all_systems_are_measured_unless_others_are_chosen() -> None:
     assert systems_of(parse(["overhead"])) == [
-        "bare", "bare-beside-ours", "ours", "ray-serve-llm", "serve-proxy-handle",
+        "bare", "bare-beside-ours", "ours", "ours-v1", "ray-serve-llm", "serve-proxy-handle",
     ]  # fmt: skip
     assert systems_of(parse(["overhead", "--systems", "ours"])) == ["bare", "ours"]
 
 
-def test_a_bare_server_beside_ours_needs_ours() -> None:
+def test_a_bare_server_beside_ours_needs_ours_and_so_does_its_other_route() -> None:
     options = parse(["overhead", "--systems", "bare-beside-ours"])
+    v1 = parse(["overhead", "--systems", "ours-v1"])
 
     assert systems_of(options) == ["bare", "bare-beside-ours", "ours"]
+    assert systems_of(v1) == ["bare", "ours", "ours-v1"]
 
 
 def test_the_command_line_chooses_the_plan() -> None:
@@ -47,7 +49,7 @@ def test_rounds_are_shared_among_starts() -> None:
     quick = plan_of(parse(["overhead", "--quick"]))
 
     assert chosen.rounds_by_start() == [range(2), range(2, 4), range(4, 7)]
-    assert usual.rounds_by_start() == [range(5), range(5, 10)]
+    assert usual.rounds_by_start() == [range(6), range(6, 12)]
     assert quick.rounds_by_start() == [range(2)]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from loadtest.client.chat import chat_body
 from loadtest.client.record import Record
-from loadtest.servers.systems import System
+from loadtest.servers.systems import System, at_v1
 from loadtest.studies.overhead import measure as repetition
 from loadtest.studies.overhead.command import beside
 from loadtest.studies.overhead.measure import (
@@ -39,13 +39,14 @@ def test_no_prompt_comes_twice() -> None:
 def test_a_server_that_is_measured_twice_in_a_round_gets_no_prompt_again() -> None:
     bare, ours = System("bare", "", "bare-run"), System("ours", "", "ours-run")
     level, turn = ClosedLoop(8, 40), Turn(0)
-    alone, again, theirs = (
+    alone, again, theirs, at_their_v1 = (
         make_prompts(level.requests, label_of(system, level, turn))
-        for system in (bare, beside(bare, ours), ours)
+        for system in (bare, beside(bare, ours), ours, at_v1(ours))
     )
 
     assert alone == theirs
     assert set(alone).isdisjoint(again)
+    assert set(theirs).isdisjoint(at_their_v1)
 
 
 def test_a_request_is_of_fixed_work() -> None:

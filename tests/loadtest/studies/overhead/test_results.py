@@ -98,7 +98,7 @@ def test_an_interrupted_run_names_the_starts_that_it_had() -> None:
     first = measured().rounds["1"]
 
     assert starts_measured(full_plan(), Measured(rounds={"1": first * 2})) == 1
-    assert starts_measured(full_plan(), Measured(rounds={"1": first * 3, "8": first * 2})) == 2
+    assert starts_measured(full_plan(), Measured(rounds={"1": first * 4, "8": first * 2})) == 2
 
 
 def test_tierserve_is_compared_with_a_bare_server_beside_it_too() -> None:
@@ -120,6 +120,23 @@ def test_tierserve_is_compared_with_a_bare_server_beside_it_too() -> None:
     assert found["bar"]["tokens a second at 1: at least 0.97 of bare"] is False
 
 
+def test_v1_is_compared_with_the_tiers_own_route_and_has_promises_of_its_own() -> None:
+    rounds: list[Round] = [
+        {
+            "bare": repetition(tokens_per_s=100.0, ttft_ms=(20.0,)),
+            "ours": repetition(tokens_per_s=98.0, ttft_ms=(21.0,)),
+            "ours-v1": repetition(tokens_per_s=98.0 * 0.975, ttft_ms=(22.0,)),
+        }
+    ]
+    done = Measured(rounds={"8": rounds})
+
+    found = meta(tuple(rounds[0]), done, full_plan(), argv=["overhead"], model="random", engine={})
+
+    assert found["over_ours"]["ours-v1"]["8"]["ttft_p50_added_ms"]["value"] == 1.0
+    assert found["bar"]["tokens a second at 8 on /v1: at least 0.98 of /api/chat/v1"] is False
+    assert found["bar"]["TTFT p50 at 8 on /v1: at most 1 ms over /api/chat/v1"] is True
+
+
 def test_the_pure_path_counts_chunks_and_says_when_they_hold_several_tokens() -> None:
     done = Measured(
         rounds={
@@ -127,6 +144,7 @@ def test_the_pure_path_counts_chunks_and_says_when_they_hold_several_tokens() ->
                 {
                     "plain": repetition(tokens_per_s=20_000),
                     "ours": repetition(tokens_per_s=20_000, tokens_per_chunk=2.0),
+                    "ours-v1": repetition(tokens_per_s=9_000),
                 }
             ]
         }
@@ -139,6 +157,7 @@ def test_the_pure_path_counts_chunks_and_says_when_they_hold_several_tokens() ->
     assert found["ours"]["32"]["tokens_per_chunk"] == 2.0
     assert found["ours"]["32"]["cpu_s_per_kchunk"] == 0.05
     assert found["chunks_per_s_ratio"]["32"]["value"] == 0.5
+    assert found["v1_chunks_per_s_ratio"]["32"]["value"] == 0.9
 
 
 def test_the_pure_path_has_levels_of_its_own() -> None:

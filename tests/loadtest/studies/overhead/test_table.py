@@ -75,6 +75,16 @@ def test_what_is_left_without_rays_idle_share_is_told() -> None:
     )
 
 
+def test_what_the_gateway_costs_is_told() -> None:
+    shown = results()
+    shown["meta"]["over_ours"] = {"ours-v1": {"8": compared(0.97, 1.5, 2.0)}}
+
+    assert (
+        "Over `/api/chat/v1` of the same server it has, at 8: 0.97 (0.96 to 0.98) of its tokens a "
+        "second, TTFT p50 +1.5 ms and p95 +2.0 ms." in table(shown)
+    )
+
+
 def test_where_the_cpu_goes_is_told() -> None:
     shown = results()
     ours = {"engine": 0.7, "server": 0.29, "haproxy": 0.05, "ray": 0.13}
@@ -94,6 +104,11 @@ def test_the_pure_path_is_told_beside_the_plain_server() -> None:
         "chunks_per_s_ratio": {"32": {"value": 0.5, "low": 0.4, "high": 0.6}},
     }
 
+    shown["meta"]["pure_path"]["ours-v1"] = {"32": {"chunks_per_s": 9000.0}}
+    shown["meta"]["pure_path"]["v1_chunks_per_s_ratio"] = {
+        "32": {"value": 0.9, "low": 0.8, "high": 1.0}
+    }
+    assert "At `/v1`: at 32 9,000, 0.90 (0.80 to 1.00) of it." in table(shown)
     assert (
         "at 32 20,000 and 10,000, 0.50 (0.40 to 0.60) of it, 50 and 100 µs of CPU a chunk"
         in table(shown)

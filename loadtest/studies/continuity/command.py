@@ -1,0 +1,133 @@
+"""`python -m loadtest continuity`: streams of `/v1` whose replicas are killed or replaced."""
+
+import argparse
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+
+from loadtest.errors import MeasurementError, UserError
+from loadtest.options import positive
+from loadtest.report.pages import write_section
+from loadtest.report.results_file import META, RESULTS, provenance, write
+from loadtest.servers.systems import START_TIMEOUT_S, chat_only_config
+from loadtest.studies.continuity.asks import asks
+from loadtest.studies.continuity.faults import FAULTS, LEAST_REPLICAS, Service
+from loadtest.studies.continuity.results import SECTION, Cut, figures, table
+from loadtest.studies.continuity.rounds import one_fault, unbroken_streams
+from loadtest.studies.continuity.streams import differences
+from serve_app.config.tier import EngineConfig
+from serve_app.core.tiers import Tier
+from serve_app.engine.models.model_dir import MICRO_MODEL, ModelNotFoundError, resolve_model
+from serve_app.local.cluster import ClusterError, LocalCluster
+from serve_app.local.profiles import load_profile
+
+OUT = RESULTS / "continuity.json"
+STREAM_LIMIT_S = 300.0
+SLOTS_FOR_EACH_STREAM = 2
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "continuity",
+        description="Starts the chat tier and lets streams of /v1 run, greedily, of several kinds; "
+        "at a random place a replica or its engine is killed, or replicas are replaced or taken "
+        "away. Counts the streams that are cut, compares each with the same one unbroken, and "
+        "measures the longest silence. Writes loadtest/results/continuity.json and the table of "
+        "the docs.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", default=MICRO_MODEL, help="an embedded model's name, or a model's directory")
+    add("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="what is done")
+    add("--replicas", type=positive, nargs="+", default=[1, 2], help="of chat, one after the other")
+    add("--streams", type=positive, default=8, help="that run at once")
+    add("--cuts", type=positive, default=100, help="streams whose replica a fault must have taken")
+    add("--seed", type=int, default=0, help="of the requests and of the places")
+    add("--out", type=Path, default=OUT, help="results file")
+
+
+def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
+    """1 where a stream was cut or differs; raises MeasurementError where nothing was measured."""
+    try:
+        model = resolve_model(options.model)
+    except ModelNotFoundError as error:
+        raise UserError(str(error)) from None
+    meta = provenance(argv) | {"model": Path(model).name, "streams_at_once": options.streams}
+    rows: list[dict[str, Any]] = []
+    control = {"streams": 0, "differ": 0}
+    results = {META: meta, "control": control, "faults": rows}
+    for replicas in options.replicas:
+        faults = [name for name in options.faults if replicas >= LEAST_REPLICAS.get(name, 1)]
+        try:
+            measured = asyncio.run(_measure(options, str(model), replicas, faults, console))
+        except ClusterError as error:
+            raise MeasurementError(f"{error}\n{getattr(error, 'detail', '')}") from None
+        rows += measured["faults"]
+        for name, count in measured["control"].items():
+            control[name] += count
+        write(options.out, results)
+    console.print(table(results), highlight=False, soft_wrap=True)
+    if options.out == OUT:
+        write_section(SECTION, table(results))
+    return int(any(row["cut"] or row["invalid"] for row in rows))
+
+
+async def _measure(
+    options: argparse.Namespace, model: str, replicas: int, faults: Sequence[str], console: Console
+) -> dict[str, Any]:
+    """All faults on one start of the tier, and how far two unbroken runs differ."""
+    asked = asks(Tier.CHAT, options.streams, options.seed)
+    rng = random.Random(f"places {options.seed} {replicas}")
+    rows: list[dict[str, Any]] = []
+    async with _running(options, model, replicas) as service:
+        unbroken = await unbroken_streams(service, asked)
+        again = await unbroken_streams(service, asked)
+        differ = [differences(a, b) for a, b in zip(again, unbroken, strict=True)]
+        control = {"streams": len(asked), "differ": sum(map(bool, differ))}
+        console.print(f"{replicas} replicas; of the unbroken ones {control['differ']} differ")
+        for name in faults:
+            cuts: list[Cut] = []
+            gone_s: list[float] = []
+            while sum(cut.met for cut in cuts) < options.cuts:
+                more, seconds = await one_fault(service, name, asked, unbroken, rng)
+                cuts += more
+                gone_s.append(seconds)
+                console.print(
+                    f"{name}: {sum(c.met for c in cuts)} of {len(cuts)} streams met, "
+                    f"{sum(not c.whole for c in cuts)} cut, "
+                    f"{sum(bool(c.differences) for c in cuts)} differ, "
+                    f"longest silence {max(c.gap_s for c in cuts):.1f} s, gone {seconds:.1f} s",
+                    highlight=False,
+                )
+            rows.append({"fault": name, "replicas": replicas, **figures(cuts, gone_s)})
+    return {"control": control, "faults": rows}
+
+
+@asynccontextmanager
+async def _running(
+    options: argparse.Namespace, model: str, replicas: int
+) -> AsyncIterator[Service]:
+    slots = SLOTS_FOR_EACH_STREAM * options.streams
+    engine = EngineConfig(max_model_len=2048, cpu_slice="0/1")
+    config = chat_only_config(load_profile("local-cpu"), Path(model), engine, slots)
+    (app,) = (app for app in config["applications"] if app["name"] == Tier.CHAT)
+    (deployment,) = app["deployments"]
+    deployment["autoscaling_config"] |= {"min_replicas": replicas, "max_replicas": replicas}
+    timeout = aiohttp.ClientTimeout(total=STREAM_LIMIT_S)
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    cluster = LocalCluster(environment={"HF_HUB_OFFLINE": "1"})
+    await asyncio.to_thread(cluster.start)
+    try:
+        await asyncio.to_thread(cluster.deploy, config, timeout_s=START_TIMEOUT_S)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            service = Service(cluster, session, config, Tier.CHAT, replicas)
+            await service.await_complete(without=set())
+            yield service
+    finally:
+        await asyncio.to_thread(cluster.stop)

@@ -1,0 +1,201 @@
+"""What is done to a tier under its streams, and how the service looks until it is over."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import psutil
+
+from loadtest.client.server_info import tiers_of
+from loadtest.errors import MeasurementError
+from loadtest.servers.processes import ENGINE_TITLE, SPAWNED, title_of
+from serve_app.core.tiers import Tier
+from serve_app.local.cluster import LocalCluster
+from serve_app.local.profiles import with_http_port
+
+POLL_S = 0.1
+OVER_WITHIN_S = 240.0
+
+
+@dataclass(slots=True)
+class Service:
+    """The cluster with the config that it runs; faults change that, and change it back."""
+
+    cluster: LocalCluster
+    session: aiohttp.ClientSession
+    config: dict[str, Any]
+    tier: Tier
+    replicas: int
+
+    @property
+    def base_url(self) -> str:
+        return self.cluster.base_url
+
+    async def pids(self) -> set[int]:
+        """Of the tier's ready replicas; none where nobody answers."""
+        return {entry["pid"] for entry in await self._replicas()}
+
+    async def busy(self) -> list[int]:
+        """The pids of those that run streams."""
+        return sorted(entry["pid"] for entry in await self._replicas() if entry["running"])
+
+    async def _replicas(self) -> list[Any]:
+        tiers = await tiers_of(self.session, self.base_url) or {}
+        entries = tiers.get(self.tier.value, {}).get("replicas", ())
+        return [entry for entry in entries if entry["ready"]]
+
+    async def deploy(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """`change` gets the tier's application."""
+        (app,) = (app for app in self.config["applications"] if app["name"] == self.tier)
+        change(app)
+        config = with_http_port(deepcopy(self.config), self.cluster.port)
+        await asyncio.to_thread(self.cluster.api.deploy, config)
+
+    async def await_complete(self, without: set[int]) -> None:
+        """As many replicas as there should be are ready, none of them one of `without`."""
+
+        async def complete() -> bool:
+            found = await self.pids()
+            return len(found) == self.replicas and not found & without
+
+        await until(complete, f"{self.replicas} replicas of {self.tier} are ready")
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """`gone_s`: from the order until the last process that had to end had ended."""
+
+    order_s: float
+    gone_s: float
+
+
+Fault = Callable[[Service, random.Random], Awaitable[Done]]
+
+
+async def kill_replica(service: Service, rng: random.Random) -> Done:
+    victim = await _busy(service, rng)
+    return await _killed(service, victim, of_replica=victim)
+
+
+async def kill_engine(service: Service, rng: random.Random) -> Done:
+    """The process that computes; its replica ends by itself, and is replaced."""
+    replica = await _busy(service, rng)
+    children = psutil.Process(replica).children()
+    engines = [each for each in children if title_of(each).startswith((ENGINE_TITLE, SPAWNED))]
+    if len(engines) != 1:
+        raise MeasurementError(f"replica {replica} has {len(engines)} engines")
+    return await _killed(service, engines[0].pid, of_replica=replica)
+
+
+async def _busy(service: Service, rng: random.Random) -> int:
+    """One that runs streams: what happens to another one harms nobody."""
+    found: list[int] = []
+
+    async def reported() -> bool:
+        found[:] = await service.busy()
+        return bool(found)
+
+    await until(reported, "a replica reports that it runs streams")
+    return rng.choice(found)
+
+
+async def _killed(service: Service, pid: int, *, of_replica: int) -> Done:
+    order_s = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    await until(_ended([of_replica]), f"replica {of_replica} has ended")
+    gone_s = time.monotonic() - order_s
+    await service.await_complete(without={of_replica})
+    return Done(order_s, gone_s)
+
+
+async def redeploy(service: Service, _rng: random.Random) -> Done:
+    """Another context length: every replica is replaced."""
+
+    def change(app: dict[str, Any]) -> None:
+        engine = app["args"]["engine"]
+        engine["max_model_len"] = 2048 + 2047 - engine.get("max_model_len", 2048)
+
+    return await _replaced(service, change)
+
+
+async def drain(service: Service, _rng: random.Random) -> Done:
+    """One replica less, until it has ended; then as many as before."""
+    before, order_s = await service.pids(), time.monotonic()
+    await service.deploy(lambda app: _scale(app, service.replicas - 1))
+    gone: set[int] = set()
+
+    async def one_has_ended() -> bool:
+        gone.update(pid for pid in before if not psutil.pid_exists(pid))
+        return bool(gone)
+
+    await until(one_has_ended, "a replica has ended")
+    gone_s = time.monotonic() - order_s
+    await service.deploy(lambda app: _scale(app, service.replicas))
+    await service.await_complete(without=gone)
+    return Done(order_s, gone_s)
+
+
+def _scale(app: dict[str, Any], replicas: int) -> None:
+    (deployment,) = app["deployments"]
+    deployment["autoscaling_config"] |= {
+        "min_replicas": replicas,
+        "max_replicas": replicas,
+        "downscale_delay_s": 0,
+    }
+
+
+async def _replaced(service: Service, change: Callable[[dict[str, Any]], None]) -> Done:
+    before, order_s = await service.pids(), time.monotonic()
+    await service.deploy(change)
+    await until(_ended(before), "all replicas of before have ended")
+    gone_s = time.monotonic() - order_s
+    await service.await_complete(without=before)
+    return Done(order_s, gone_s)
+
+
+FAULTS: Mapping[str, Fault] = {
+    "replica": kill_replica,
+    "engine": kill_engine,
+    "redeploy": redeploy,
+    "drain": drain,
+}
+NAMES = {
+    "replica": "`kill -9` of a replica",
+    "engine": "`kill -9` of its engine",
+    "redeploy": "redeploy",
+    "drain": "scale-down by one",
+}
+# A tier of one replica has no other one to be left with.
+LEAST_REPLICAS = {"drain": 2}
+
+
+def _ended(pids: set[int] | list[int]) -> Callable[[], Awaitable[bool]]:
+    async def ended() -> bool:
+        return not any(_runs(pid) for pid in pids)
+
+    return ended
+
+
+def _runs(pid: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+async def until(
+    condition: Callable[[], Awaitable[bool]], what: str, poll_s: float = POLL_S
+) -> None:
+    """Raises MeasurementError where it takes minutes."""
+    deadline_s = time.monotonic() + OVER_WITHIN_S
+    while not await condition():
+        if time.monotonic() > deadline_s:
+            raise MeasurementError(f"after {OVER_WITHIN_S:.0f} s still not: {what}")
+        await asyncio.sleep(poll_s)

@@ -86,10 +86,10 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "keys.sqlite"
     open_database(str(file), create=True).close()
     connection = sqlite3.connect(file)
-    connection.execute("UPDATE tierserve_service SET schema_version = 2")
+    connection.execute("UPDATE tierserve_service SET schema_version = 3")
     connection.commit()
     connection.close()
-    with pytest.raises(KeyStoreError, match="schema version 2"):
+    with pytest.raises(KeyStoreError, match="schema version 3"):
         open_database(str(file))
 
 

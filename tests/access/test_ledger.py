@@ -301,4 +301,4 @@ def test_keys_changed_beside_the_ledger_are_seen_within_a_second(services: Servi
     assert {record.key.name for record in book.snapshot.records} == {"ada", "bob"}
     assert service.ledger.snapshot(book.snapshot.revision) is None
     assert isinstance(service.ledger, Ledger)
-    assert book.reserve(key("bob"), Amounts(1, 10**6, 1)) is not None
+    assert book.reserve(key("bob"), Amounts(1, 10**6, 1), service.clock()) is not None

@@ -3,9 +3,12 @@
 Nothing here waits or reads a clock. What was reserved and not used goes back to the ledger and not
 into the lease, since the key's bucket has been refilled meanwhile; concurrency, which does not
 refill, stays. A request that the lease does not cover asks, and is answered by the report that
-follows. Of a key that was used lately, about a second's demand is kept leased.
+follows. Of a key that was used lately, about a second's demand is kept leased, and of that a few
+requests are prepaid: they begin without the ledger, which counts so much as spent should this
+replica die.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass, field, replace
 
@@ -21,18 +24,32 @@ from serve_app.core.access.lease import (
     Usage,
     UsageLabels,
 )
-from serve_app.core.access.quota import limited
+from serve_app.core.access.ledger_state import OFFLINE_KEPT_S
+from serve_app.core.access.quota import UNLIMITED, limited
 
 # Demand is taken over spans of this length.
 DEMAND_SPAN_S = 1.0
 # A key that had no request for this long keeps no lease.
 KEPT_S = 600.0
+# So many of the largest requests of late are prepaid: a few that come between two reports.
+PREPAID_REQUESTS = 4
+# Without an answer for so long this replica may have been declared dead: nothing is prepaid.
+FRESH_S = 1.5
+# Half of the time for which the ledger keeps a silent replica's leases for it.
+VALID_S = OFFLINE_KEPT_S / 2
+# While the ledger is lost all of a lease is spent without it. Not sooner than so long after the
+# last report that said otherwise: a death just after it gives back what lay idle.
+OFFLINE_FROM_S = 2.0
+_ALL = Amounts(UNLIMITED, UNLIMITED, UNLIMITED)
+# More reports than one are under way only while the ledger is lost.
+_MOST_UNANSWERED = 8
 
 
 @dataclass(eq=False, slots=True)
 class Reservation:
-    """Of one request: `leased` is what of its need has a limit. `void`: the ledger had declared
-    this replica dead before it knew of the reservation; the request must not be answered."""
+    """Of one request: `leased` is what of its need has a limit; `sequence` is of the report that
+    holds it, 0 where it was prepaid. `void`: the ledger had declared this replica dead before it
+    knew of the reservation; the request must not be answered."""
 
     key: str
     leased: Amounts
@@ -59,14 +76,25 @@ class Ask:
 
 
 @dataclass(slots=True)
+class _Prepaid:
+    """What may still be spent of what the report `sequence` has called prepaid."""
+
+    sequence: int
+    left: Amounts
+
+
+@dataclass(slots=True)
 class _KeyLease:
-    """What this replica has of one key. `granted` is the ledger's word."""
+    """What this replica has of one key. `granted` is the ledger's word. `prepaid`: of the last
+    report that was acknowledged and of those under way, any of which the ledger may have read."""
 
     granted: Amounts = NOTHING
     settled: Amounts = NOTHING
     refunded: Amounts = NOTHING
     returned: Amounts = NOTHING
     reserved: Amounts = NOTHING
+    unleased: Amounts = NOTHING
+    prepaid: list[_Prepaid] = field(default_factory=list[_Prepaid])
     day_refunded_tokens: int = 0
     running: set[Reservation] = field(default_factory=set[Reservation])
     asks: deque[Ask] = field(default_factory=deque[Ask])
@@ -79,6 +107,8 @@ class _KeyLease:
     demand: Amounts = NOTHING
     demand_before: Amounts = NOTHING
     last_need: Amounts = NOTHING
+    largest: Amounts = NOTHING
+    largest_before: Amounts = NOTHING
     used_at_s: float = 0.0
 
     @property
@@ -96,6 +126,37 @@ class _KeyLease:
         if self.recalled:
             return NOTHING
         return self.demand.at_least(self.demand_before).at_least(self.last_need)
+
+    @property
+    def request(self) -> Amounts:
+        """The largest of late."""
+        return self.largest.at_least(self.largest_before).at_least(self.last_need)
+
+    @property
+    def to_prepay(self) -> Amounts:
+        """Nothing while others wait: what is granted to an ask that is given up comes back."""
+        is_short = self.recalled or self.asks
+        return NOTHING if is_short else self.request.times(PREPAID_REQUESTS)
+
+    def prepays(self, need: Amounts, acknowledged: int) -> bool:
+        """Whether every state in which the ledger can be counts `need` as spent, should this
+        replica die."""
+        known = any(report.sequence <= acknowledged for report in self.prepaid)
+        return known and all(report.left.covers(need) for report in self.prepaid)
+
+    def spend_prepaid(self, need: Amounts) -> None:
+        for report in self.prepaid:
+            report.left -= need
+
+    @property
+    def low(self) -> bool:
+        """Whether half of what should lie idle, or of what should be prepaid, is gone."""
+        if self.recalled:
+            return True
+        idle = self.idle
+        return not (idle + idle).covers(self.target) or any(
+            not (report.left + report.left).covers(self.to_prepay) for report in self.prepaid
+        )
 
 
 class LeaseBook:
@@ -115,22 +176,33 @@ class LeaseBook:
         self._day = ""
         self._due = False
         self._span_began_s = 0.0
+        self._sent_s: dict[int, float] = {}  # of the reports that are not answered yet
+        self._fresh_s = -math.inf  # when the last report that was acknowledged was sent
+        self._is_offline = False
+        self._offline_from_s = math.inf
 
     # What a request does.
 
-    def reserve(self, key: AccessKey, need: Amounts) -> Reservation | None:
+    def reserve(self, key: AccessKey, need: Amounts, now_s: float) -> Reservation | None:
         """From the lease, at once; None where it does not cover `need`, where others of this key
-        wait already, or where the key is none any more: then `ask`."""
+        wait already, where the ledger was not heard for so long that the lease may be another's,
+        or where the key is none any more: then `ask`."""
         if self._revoked(key.name):
             return None
         leased = limited(need, key.limits)
         if leased == NOTHING:
             return Reservation(key.name, NOTHING, self._day, sequence=0)
         lease = self._lease(key.name)
+        silent_s = now_s - self._fresh_s
         if any(ask.pending for ask in lease.asks) or not lease.idle.covers(leased):
             return None
+        if silent_s > VALID_S:
+            return None
         self._demanded(lease, leased)
-        return self._reserved(key.name, lease, leased)
+        is_prepaid = silent_s <= FRESH_S and lease.prepays(leased, self._acknowledged)
+        if is_prepaid:
+            lease.spend_prepaid(leased)
+        return self._reserved(key.name, lease, leased, is_prepaid=is_prepaid)
 
     def ask(self, key: AccessKey, need: Amounts) -> Ask:
         """For what the lease does not cover; it goes with the next report."""
@@ -184,8 +256,28 @@ class LeaseBook:
         self._changed(lease)
         self._due = self._due or lease.recalled
 
+    def use_unleased(self, key: AccessKey, used: Amounts) -> None:
+        """A request was served without a reservation, while the ledger was lost."""
+        amounts = limited(replace(used, concurrent=0), key.limits)
+        if amounts != NOTHING:
+            lease = self._lease(key.name)
+            lease.unleased += amounts
+            self._changed(lease)
+
+    def go_offline(self) -> None:
+        """The ledger is lost: until it answers, all of a lease may be spent without it."""
+        if self._is_offline:
+            return
+        self._is_offline = True
+        for lease in self._leases.values():
+            self._changed(lease)
+
+    def offline_in_s(self, now_s: float) -> float:
+        """How long until a reservation need not be acknowledged any more, once offline."""
+        return max(0.0, self._offline_from_s - now_s)
+
     def acknowledged(self, reservation: Reservation) -> bool:
-        """Whether the ledger has it on disk."""
+        """Whether the ledger counts it as spent, whatever happens to this replica."""
         return not reservation.void and reservation.sequence <= self._acknowledged
 
     def count(self, labels: UsageLabels, usage: Usage) -> None:
@@ -226,8 +318,13 @@ class LeaseBook:
         for lease in self._leases.values():
             self._return_idle(lease)
         sequence, self._sequence = self._sequence, self._sequence + 1
+        self._sent_s[sequence] = now_s
+        if len(self._sent_s) > _MOST_UNANSWERED:
+            del self._sent_s[min(self._sent_s)]
+        if not self._is_offline:
+            self._offline_from_s = now_s + OFFLINE_FROM_S
         keys = {
-            name: _key_report(lease, sequence)
+            name: _key_report(lease, sequence, is_offline=self._is_offline)
             for name, lease in self._leases.items()
             if lease.changed_at > self._acknowledged or lease.asks
         }
@@ -266,7 +363,11 @@ class LeaseBook:
         if is_void or answer.sequence <= self._acknowledged:
             return
         self._acknowledged = answer.sequence
+        self._fresh_s = self._sent_s.get(answer.sequence, self._fresh_s)
+        self._sent_s = {at: sent for at, sent in self._sent_s.items() if at > answer.sequence}
+        self._back_online()
         for name, lease in self._leases.items():
+            _forget_prepaid(lease, answer.sequence)
             lease.recalled = name in answer.recalled
             self._due = self._due or (lease.recalled and lease.idle.at_least(NOTHING) != NOTHING)
             if name in answer.balances:
@@ -283,6 +384,7 @@ class LeaseBook:
         for name, lease in self._leases.items():
             if name not in self._keys:
                 lease.demand = lease.demand_before = lease.last_need = NOTHING
+                lease.largest = lease.largest_before = NOTHING
                 continue
             for ask in lease.asks:
                 ask.need = limited(ask.whole_need, self._keys[name].limits)
@@ -301,14 +403,24 @@ class LeaseBook:
     def _demanded(self, lease: _KeyLease, leased: Amounts) -> None:
         lease.demand += leased
         lease.last_need = leased
+        lease.largest = lease.largest.at_least(leased)
 
-    def _reserved(self, name: str, lease: _KeyLease, leased: Amounts) -> Reservation:
-        reservation = Reservation(name, leased, self._day, self._sequence)
+    def _back_online(self) -> None:
+        if self._is_offline:
+            self._is_offline = False
+            for lease in self._leases.values():
+                self._changed(lease)
+
+    def _reserved(
+        self, name: str, lease: _KeyLease, leased: Amounts, *, is_prepaid: bool = False
+    ) -> Reservation:
+        sequence = 0 if is_prepaid else self._sequence
+        reservation = Reservation(name, leased, self._day, sequence)
         lease.running.add(reservation)
         lease.reserved += leased
         lease.drawn_since += leased
         self._changed(lease)
-        self._due = True
+        self._due = self._due or not is_prepaid or lease.low
         return reservation
 
     def _end(self, lease: _KeyLease, reservation: Reservation, used: Amounts) -> None:
@@ -364,6 +476,7 @@ class LeaseBook:
                     lease.running.discard(reservation)
                     self._end(lease, reservation, NOTHING)
             lease.granted = NOTHING
+            lease.prepaid = []
             self._changed(lease)
         self._usage_changed_at = dict.fromkeys(self._usage, self._sequence)
         self._due = True
@@ -375,19 +488,38 @@ def _roll_demand(lease: _KeyLease, now_s: float) -> None:
     elif now_s - lease.used_at_s > KEPT_S:
         lease.last_need = NOTHING
     lease.demand_before, lease.demand = lease.demand, NOTHING
+    lease.largest_before, lease.largest = lease.largest, NOTHING
 
 
-def _key_report(lease: _KeyLease, sequence: int) -> KeyReport:
+def _forget_prepaid(lease: _KeyLease, acknowledged: int) -> None:
+    """What was said before the last report that the ledger is known to have read."""
+    known = [report.sequence for report in lease.prepaid if report.sequence <= acknowledged]
+    if known:
+        lease.prepaid = [report for report in lease.prepaid if report.sequence >= max(known)]
+
+
+def _key_report(lease: _KeyLease, sequence: int, *, is_offline: bool) -> KeyReport:
     for ask in lease.asks:
         ask.sequence = ask.sequence or sequence
+    prepaid = _ALL if is_offline else lease.to_prepay
+    if len(lease.prepaid) > _MOST_UNANSWERED:
+        # One for both: as little as either, and as late.
+        earlier = lease.prepaid.pop()
+        lease.prepaid[-1] = _Prepaid(
+            earlier.sequence, lease.prepaid[-1].left.at_most(earlier.left)
+        )
+    lease.prepaid.append(_Prepaid(sequence, prepaid))
     return KeyReport(
         settled=lease.settled,
         refunded=lease.refunded,
         returned=lease.returned,
         reserved=lease.reserved,
+        prepaid=prepaid,
+        unleased=lease.unleased,
         day_refunded_tokens=lease.day_refunded_tokens,
         asks=tuple(ask.need for ask in lease.asks),
         wanted=(lease.target - lease.idle).at_least(NOTHING),
+        request=NOTHING if lease.recalled else lease.request,
     )
 
 

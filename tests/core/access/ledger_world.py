@@ -120,16 +120,39 @@ class World:
             self.tick(4.0)
             for other in others:
                 self.exchange(other)
-        for other in others:
-            for _ in range(6):
-                self.reserve(other, 150)
-            self.exchange(other)
-            self.exchange(other)
+        self.use_up(*others)
         for _ in range(3):
             self.exchange(name)
             self.check()
             while self._reserve_at_once(name, tokens):
                 pass
+
+    def use_up(self, *names: str) -> None:
+        """What there is in the minute, to the last token."""
+        for name in names:
+            for tokens in (512, 256, 128, 64, 32, 16, 8, 4, 2, 1):
+                self.reserve(name, tokens)
+                self.exchange(name)
+            self.give_up(name)
+
+    def begin_without_the_ledger(self, name: str, tokens: int, count: int) -> None:
+        """A replica with an idle lease gets requests; nobody is asked."""
+        for _ in range(6):
+            self.reserve(name, tokens)
+        self.exchange(name)
+        self.exchange(name)
+        self.end_all(name)
+        for _ in range(3):
+            self.exchange(name)
+        for _ in range(count):
+            self.begin(name, tokens)
+
+    def begin(self, name: str, tokens: int) -> None:
+        self._reserve_at_once(name, tokens)
+
+    def lose(self, name: str) -> None:
+        """A report that never arrives."""
+        self.replicas[name].book.report(self.now_s)
 
     def end(self, name: str, index: int, fraction: float) -> None:
         """One request ends, with a part of what it had reserved."""

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 
-from serve_app.access.ledger import Ledger, LedgerError, LedgerSupersededError
+from serve_app.access.ledger import Ledger
+from serve_app.access.ledger_owner import LedgerError, LedgerSupersededError
 from serve_app.core.access.lease import Amounts, Usage, UsageLabels
 from serve_app.core.access.lease_book import LeaseBook
 from serve_app.core.tiers import Tier

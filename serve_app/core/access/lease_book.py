@@ -505,9 +505,7 @@ def _key_report(lease: _KeyLease, sequence: int, *, is_offline: bool) -> KeyRepo
     if len(lease.prepaid) > _MOST_UNANSWERED:
         # One for both: as little as either, and as late.
         earlier = lease.prepaid.pop()
-        lease.prepaid[-1] = _Prepaid(
-            earlier.sequence, lease.prepaid[-1].left.at_most(earlier.left)
-        )
+        lease.prepaid[-1] = _Prepaid(earlier.sequence, lease.prepaid[-1].left.at_most(earlier.left))
     lease.prepaid.append(_Prepaid(sequence, prepaid))
     return KeyReport(
         settled=lease.settled,

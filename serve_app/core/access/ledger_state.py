@@ -1,9 +1,10 @@
 """The ledger's decisions over all keys and replicas, without its database.
 
 A lease is drawn from the key's quota when it is granted. At a replica's death what its requests
-had reserved counts as spent, and so does the prepaid part of what lay idle; the rest comes back. Should the replica be alive after all,
-it learns of a later epoch and drops what was given to others. Little is left of a key: nothing
-lies idle anywhere, each request asks for what it needs, and what lies idle is recalled.
+had reserved counts as spent, and so does the prepaid part of what lay idle; the rest comes back.
+Should the replica be alive after all, it learns of a later epoch and drops what was given to
+others. Little is left of a key: nothing lies idle anywhere, each request asks for what it needs,
+and what lies idle is recalled.
 """
 
 from collections.abc import Iterable
@@ -28,7 +29,7 @@ from serve_app.core.access.replica_account import KeyAccount, ReplicaAccount, bo
 SHORT_S = 2.0
 # A replica that reported within this time before its death has spent no more than its prepaid part
 # without the ledger's knowledge.
-OFFLINE_AFTER_S = 1.0
+OFFLINE_AFTER_S = 1.4
 # A replica that answers from its leases while it reaches no ledger, and that nobody has seen die,
 # counts as alive for so long.
 OFFLINE_KEPT_S = 600.0

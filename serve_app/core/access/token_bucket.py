@@ -35,9 +35,7 @@ class TokenBucket:
     def emptied_by(self, amount: int) -> "TokenBucket":
         """With `amount` less, and no less than nothing: of what was used in minutes that are over
         and whose refill was never given."""
-        return TokenBucket(
-            self.limit, min(self.level, max(0.0, self.level - amount)), self.at_s
-        )
+        return TokenBucket(self.limit, min(self.level, max(0.0, self.level - amount)), self.at_s)
 
     def resized(self, limit: int) -> "TokenBucket":
         """With another limit: what was drawn lately stays drawn."""

@@ -2,9 +2,10 @@
 was spent in truth, kept beside theirs.
 
 A reservation takes effect when the ledger commits the report that holds it: no byte is answered
-before; one that was prepaid takes effect at once. Its end does with the report that holds it. What the limits allow is checked against buckets of the truth, which
-are drawn at the first moment and get back at the second what was unused: never less than zero
-means that in no span of time more was spent than the limit and its refill.
+before; one that was prepaid takes effect at once. Its end does with the report that holds it. What
+the limits allow is checked against buckets of the truth, which are drawn at the first moment and
+get back at the second what was unused: never less than zero means that in no span of time more was
+spent than the limit and its refill.
 """
 
 import pickle
@@ -90,8 +91,13 @@ class World:
         replica = self.replicas.pop(name)
         self.lost += replica.requests
         if is_noticed:
-            with self._noting_deaths():
-                self.ledger.forget(name, self.now_s)
+            self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """The ledger is made to believe that it is dead."""
+        with self._noting_deaths():
+            self.ledger.forget(name, self.now_s)
+        self._note_deaths()
 
     def restart_ledger(self) -> None:
         """Killed; what it had committed is read again."""
@@ -331,7 +337,10 @@ class World:
                 request.end_known = True
 
     def _collect(self, replica: Replica) -> None:
-        """Reservations that asks were given."""
+        """Reservations that asks were given; one that is void now was never answered."""
+        for request in replica.requests:
+            if request.reservation.void and request.used is None:
+                request.used, request.end_sequence = Amounts(), replica.book._sequence
         for ask in replica.asks:
             if ask.reservation is not None:
                 self._began(replica, ask.reservation)

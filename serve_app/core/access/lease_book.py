@@ -10,14 +10,14 @@ replica die.
 
 import math
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from serve_app.core.access.access_key import AccessKey, KeySnapshot
+from serve_app.core.access.key_lease import MOST_UNANSWERED, Ask, KeyLease, Reservation
 from serve_app.core.access.lease import (
     NOTHING,
     Amounts,
     KeyBalance,
-    KeyReport,
     LedgerAnswer,
     Refusal,
     ReplicaReport,
@@ -25,14 +25,10 @@ from serve_app.core.access.lease import (
     UsageLabels,
 )
 from serve_app.core.access.ledger_state import OFFLINE_KEPT_S
-from serve_app.core.access.quota import UNLIMITED, limited
+from serve_app.core.access.quota import limited
 
 # Demand is taken over spans of this length.
 DEMAND_SPAN_S = 1.0
-# A key that had no request for this long keeps no lease.
-KEPT_S = 600.0
-# So many of the largest requests of late are prepaid: a few that come between two reports.
-PREPAID_REQUESTS = 4
 # Without an answer for so long this replica may have been declared dead: nothing is prepaid.
 FRESH_S = 1.5
 # Half of the time for which the ledger keeps a silent replica's leases for it.
@@ -40,123 +36,6 @@ VALID_S = OFFLINE_KEPT_S / 2
 # While the ledger is lost all of a lease is spent without it. Not sooner than so long after the
 # last report that said otherwise: a death just after it gives back what lay idle.
 OFFLINE_FROM_S = 2.0
-_ALL = Amounts(UNLIMITED, UNLIMITED, UNLIMITED)
-# More reports than one are under way only while the ledger is lost.
-_MOST_UNANSWERED = 8
-
-
-@dataclass(eq=False, slots=True)
-class Reservation:
-    """Of one request: `leased` is what of its need has a limit; `sequence` is of the report that
-    holds it, 0 where it was prepaid. `void`: the ledger had declared this replica dead before it
-    knew of the reservation; the request must not be answered."""
-
-    key: str
-    leased: Amounts
-    day: str
-    sequence: int
-    void: bool = False
-    settled: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class Ask:
-    """A request that waits for a lease, until it has a reservation or a refusal."""
-
-    key: str
-    whole_need: Amounts
-    need: Amounts  # what of it has a limit
-    sequence: int | None = None
-    reservation: Reservation | None = None
-    refusal: Refusal | None = None
-
-    @property
-    def pending(self) -> bool:
-        return self.reservation is None and self.refusal is None
-
-
-@dataclass(slots=True)
-class _Prepaid:
-    """What may still be spent of what the report `sequence` has called prepaid."""
-
-    sequence: int
-    left: Amounts
-
-
-@dataclass(slots=True)
-class _KeyLease:
-    """What this replica has of one key. `granted` is the ledger's word. `prepaid`: of the last
-    report that was acknowledged and of those under way, any of which the ledger may have read."""
-
-    granted: Amounts = NOTHING
-    settled: Amounts = NOTHING
-    refunded: Amounts = NOTHING
-    returned: Amounts = NOTHING
-    reserved: Amounts = NOTHING
-    unleased: Amounts = NOTHING
-    prepaid: list[_Prepaid] = field(default_factory=list[_Prepaid])
-    day_refunded_tokens: int = 0
-    running: set[Reservation] = field(default_factory=set[Reservation])
-    asks: deque[Ask] = field(default_factory=deque[Ask])
-    changed_at: int = 0
-    recalled: bool = False
-    refusal: Refusal | None = None
-    balance: KeyBalance | None = None
-    balance_at_s: float = 0.0
-    drawn_since: Amounts = NOTHING
-    demand: Amounts = NOTHING
-    demand_before: Amounts = NOTHING
-    last_need: Amounts = NOTHING
-    largest: Amounts = NOTHING
-    largest_before: Amounts = NOTHING
-    used_at_s: float = 0.0
-
-    @property
-    def accounted(self) -> Amounts:
-        return self.settled + self.refunded + self.returned + self.reserved
-
-    @property
-    def idle(self) -> Amounts:
-        """May be negative after a later epoch, until the ledger has booked what it did not know."""
-        return self.granted - self.accounted
-
-    @property
-    def target(self) -> Amounts:
-        """What should lie idle: a second's demand, or one request of a key in use."""
-        if self.recalled:
-            return NOTHING
-        return self.demand.at_least(self.demand_before).at_least(self.last_need)
-
-    @property
-    def request(self) -> Amounts:
-        """The largest of late."""
-        return self.largest.at_least(self.largest_before).at_least(self.last_need)
-
-    @property
-    def to_prepay(self) -> Amounts:
-        """Nothing while others wait: what is granted to an ask that is given up comes back."""
-        is_short = self.recalled or self.asks
-        return NOTHING if is_short else self.request.times(PREPAID_REQUESTS)
-
-    def prepays(self, need: Amounts, acknowledged: int) -> bool:
-        """Whether every state in which the ledger can be counts `need` as spent, should this
-        replica die."""
-        known = any(report.sequence <= acknowledged for report in self.prepaid)
-        return known and all(report.left.covers(need) for report in self.prepaid)
-
-    def spend_prepaid(self, need: Amounts) -> None:
-        for report in self.prepaid:
-            report.left -= need
-
-    @property
-    def low(self) -> bool:
-        """Whether half of what should lie idle, or of what should be prepaid, is gone."""
-        if self.recalled:
-            return True
-        idle = self.idle
-        return not (idle + idle).covers(self.target) or any(
-            not (report.left + report.left).covers(self.to_prepay) for report in self.prepaid
-        )
 
 
 class LeaseBook:
@@ -167,7 +46,7 @@ class LeaseBook:
         self.replica = replica
         self.snapshot = KeySnapshot(revision=0)
         self._keys: dict[str, AccessKey] = {}
-        self._leases: dict[str, _KeyLease] = {}
+        self._leases: dict[str, KeyLease] = {}
         self._usage: dict[UsageLabels, Usage] = {}
         self._usage_changed_at: dict[UsageLabels, int] = {}
         self._sequence = 1  # of the next report
@@ -314,17 +193,17 @@ class LeaseBook:
         if now_s - self._span_began_s >= DEMAND_SPAN_S:
             self._span_began_s = now_s
             for lease in self._leases.values():
-                _roll_demand(lease, now_s)
+                lease.roll_demand(now_s)
         for lease in self._leases.values():
             self._return_idle(lease)
         sequence, self._sequence = self._sequence, self._sequence + 1
         self._sent_s[sequence] = now_s
-        if len(self._sent_s) > _MOST_UNANSWERED:
+        if len(self._sent_s) > MOST_UNANSWERED:
             del self._sent_s[min(self._sent_s)]
         if not self._is_offline:
             self._offline_from_s = now_s + OFFLINE_FROM_S
         keys = {
-            name: _key_report(lease, sequence, is_offline=self._is_offline)
+            name: lease.report(sequence, is_offline=self._is_offline)
             for name, lease in self._leases.items()
             if lease.changed_at > self._acknowledged or lease.asks
         }
@@ -367,7 +246,7 @@ class LeaseBook:
         self._sent_s = {at: sent for at, sent in self._sent_s.items() if at > answer.sequence}
         self._back_online()
         for name, lease in self._leases.items():
-            _forget_prepaid(lease, answer.sequence)
+            lease.forget_prepaid(answer.sequence)
             lease.recalled = name in answer.recalled
             self._due = self._due or (lease.recalled and lease.idle.at_least(NOTHING) != NOTHING)
             if name in answer.balances:
@@ -391,16 +270,16 @@ class LeaseBook:
 
     # How.
 
-    def _lease(self, name: str) -> _KeyLease:
-        return self._leases.setdefault(name, _KeyLease())
+    def _lease(self, name: str) -> KeyLease:
+        return self._leases.setdefault(name, KeyLease())
 
     def _revoked(self, name: str) -> bool:
         return self.snapshot.revision > 0 and name not in self._keys
 
-    def _changed(self, lease: _KeyLease) -> None:
+    def _changed(self, lease: KeyLease) -> None:
         lease.changed_at = self._sequence
 
-    def _demanded(self, lease: _KeyLease, leased: Amounts) -> None:
+    def _demanded(self, lease: KeyLease, leased: Amounts) -> None:
         lease.demand += leased
         lease.last_need = leased
         lease.largest = lease.largest.at_least(leased)
@@ -412,7 +291,7 @@ class LeaseBook:
                 self._changed(lease)
 
     def _reserved(
-        self, name: str, lease: _KeyLease, leased: Amounts, *, is_prepaid: bool = False
+        self, name: str, lease: KeyLease, leased: Amounts, *, is_prepaid: bool = False
     ) -> Reservation:
         sequence = 0 if is_prepaid else self._sequence
         reservation = Reservation(name, leased, self._day, sequence)
@@ -423,7 +302,7 @@ class LeaseBook:
         self._due = self._due or not is_prepaid or lease.low
         return reservation
 
-    def _end(self, lease: _KeyLease, reservation: Reservation, used: Amounts) -> None:
+    def _end(self, lease: KeyLease, reservation: Reservation, used: Amounts) -> None:
         leased = reservation.leased
         # More than was reserved is booked too: the ledger draws it, as a debt if it must.
         spent = replace(used.at_least(NOTHING), concurrent=0)
@@ -441,7 +320,7 @@ class LeaseBook:
             lease.day_refunded_tokens += back.tokens
         self._changed(lease)
 
-    def _return_idle(self, lease: _KeyLease) -> None:
+    def _return_idle(self, lease: KeyLease) -> None:
         """What is recalled, or more than twice what is used now. Asks keep nothing either: they
         are granted from all that is there, and two replicas that each held a part would wait for
         one another."""
@@ -450,7 +329,7 @@ class LeaseBook:
             lease.returned += excess
             self._changed(lease)
 
-    def _resolve(self, name: str, lease: _KeyLease, answer: LedgerAnswer) -> None:
+    def _resolve(self, name: str, lease: KeyLease, answer: LedgerAnswer) -> None:
         """Asks of the answered report, the first one first."""
         lease.refusal = answer.refusals.get(name)
         waiting: deque[Ask] = deque()
@@ -480,45 +359,6 @@ class LeaseBook:
             self._changed(lease)
         self._usage_changed_at = dict.fromkeys(self._usage, self._sequence)
         self._due = True
-
-
-def _roll_demand(lease: _KeyLease, now_s: float) -> None:
-    if lease.demand != NOTHING:
-        lease.used_at_s = now_s
-    elif now_s - lease.used_at_s > KEPT_S:
-        lease.last_need = NOTHING
-    lease.demand_before, lease.demand = lease.demand, NOTHING
-    lease.largest_before, lease.largest = lease.largest, NOTHING
-
-
-def _forget_prepaid(lease: _KeyLease, acknowledged: int) -> None:
-    """What was said before the last report that the ledger is known to have read."""
-    known = [report.sequence for report in lease.prepaid if report.sequence <= acknowledged]
-    if known:
-        lease.prepaid = [report for report in lease.prepaid if report.sequence >= max(known)]
-
-
-def _key_report(lease: _KeyLease, sequence: int, *, is_offline: bool) -> KeyReport:
-    for ask in lease.asks:
-        ask.sequence = ask.sequence or sequence
-    prepaid = _ALL if is_offline else lease.to_prepay
-    if len(lease.prepaid) > _MOST_UNANSWERED:
-        # One for both: as little as either, and as late.
-        earlier = lease.prepaid.pop()
-        lease.prepaid[-1] = _Prepaid(earlier.sequence, lease.prepaid[-1].left.at_most(earlier.left))
-    lease.prepaid.append(_Prepaid(sequence, prepaid))
-    return KeyReport(
-        settled=lease.settled,
-        refunded=lease.refunded,
-        returned=lease.returned,
-        reserved=lease.reserved,
-        prepaid=prepaid,
-        unleased=lease.unleased,
-        day_refunded_tokens=lease.day_refunded_tokens,
-        asks=tuple(ask.need for ask in lease.asks),
-        wanted=(lease.target - lease.idle).at_least(NOTHING),
-        request=NOTHING if lease.recalled else lease.request,
-    )
 
 
 def _later(

@@ -8,13 +8,12 @@ import argparse
 import asyncio
 import random
 import statistics
-import time
 
-import aiohttp
 import numpy as np
 from rich.console import Console
 
 from loadtest.client.chat import chat_body, open_session
+from loadtest.client.first_token import first_token_s
 from loadtest.errors import MeasurementError
 from loadtest.load.run import on_own_loop
 from loadtest.options import positive
@@ -79,22 +78,14 @@ async def _measured(options: argparse.Namespace) -> list[tuple[float, float]]:
                 body = chat_body("chat", f"Count to {number}.", output_tokens=options.output_tokens)
                 url, times = f"{options.url}/chat/completions", {}
                 for session in rng.sample((keyed, anonymous), 2):
-                    times[session is keyed] = await _ttft_s(session, url, body)
+                    first_s = await first_token_s(session, url, body)
+                    if first_s is None:
+                        raise MeasurementError(
+                            "the service is full, or the key over its limit: fewer --streams, or "
+                            "a key with larger limits"
+                        )
+                    times[session is keyed] = first_s
                 pairs.append((times[True], times[False]))
 
         await asyncio.gather(*(stream() for _ in range(options.streams)))
     return pairs
-
-
-async def _ttft_s(session: aiohttp.ClientSession, url: str, body: bytes) -> float:
-    began_s = time.perf_counter()
-    async with session.post(url, data=body) as answer:
-        if answer.status != 200:
-            raise MeasurementError(f"{answer.status}: {(await answer.text())[:300]}")
-        first_s = None
-        async for chunk in answer.content.iter_any():
-            if first_s is None and b'"choices":[{' in chunk:
-                first_s = time.perf_counter() - began_s
-    if first_s is None:
-        raise MeasurementError("a stream ended without a token")
-    return first_s

@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
 
 DATABASE_VARIABLE = "TIERSERVE_KEYS"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # How long a writer waits for another one, as `tierserve keys` for the ledger.
 BUSY_S = 5.0
 _READS = "tierserve_reads"
@@ -34,7 +34,10 @@ service = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("schema_version", sa.Integer, nullable=False),
     sa.Column("revision", sa.BigInteger, nullable=False),  # of the keys
-    sa.Column("ledger", sa.String, nullable=False),  # the process that owns what is leased
+    # The process that owns what is leased, whose it is, and a number that rises while it lives.
+    sa.Column("ledger", sa.String, nullable=False),
+    sa.Column("ledger_service", sa.String, nullable=False, server_default=""),
+    sa.Column("ledger_beats", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 keys = sa.Table(
@@ -89,7 +92,9 @@ replicas = sa.Table(
     sa.Column("alive", sa.Boolean, nullable=False),
 )
 
-_COUNTERS = ("granted", "settled", "refunded", "returned", "reserved")
+_COUNTERS = ("granted", "settled", "refunded", "returned", "reserved", "prepaid", "unleased")
+# Since schema version 2.
+_NEW_COUNTERS = ("prepaid", "unleased")
 _AMOUNTS = ("requests", "tokens", "concurrent")
 
 leases = sa.Table(
@@ -98,7 +103,7 @@ leases = sa.Table(
     sa.Column("replica", sa.String, primary_key=True),
     sa.Column("key", sa.String, primary_key=True),
     *(
-        sa.Column(f"{counter}_{amount}", sa.BigInteger, nullable=False)
+        sa.Column(f"{counter}_{amount}", sa.BigInteger, nullable=False, server_default="0")
         for counter in _COUNTERS
         for amount in _AMOUNTS
     ),
@@ -292,11 +297,32 @@ def _check_schema(address: DatabaseAddress, connection: Connection, *, create: b
             service.insert().values(id=1, schema_version=SCHEMA_VERSION, revision=1, ledger="")
         )
     version = connection.execute(sa.select(service.c.schema_version)).scalar_one()
+    if version == 1:
+        _upgrade_from_1(connection)
+        version = SCHEMA_VERSION
     if version != SCHEMA_VERSION:
         raise KeyStoreError(
             f"The keys at {address} have schema version {version}, and this tierserve knows "
             f"version {SCHEMA_VERSION}: use the version that wrote them, or a newer one."
         )
+
+
+def _upgrade_from_1(connection: Connection) -> None:
+    """In place, in the transaction that has looked. A service of version 1 that still runs on it
+    ends: the ledger finds an owner that it does not know."""
+    added = {
+        service: ("ledger_service", "ledger_beats"),
+        leases: tuple(f"{counter}_{amount}" for counter in _NEW_COUNTERS for amount in _AMOUNTS),
+    }
+    for table, names in added.items():
+        for name in names:
+            column = table.c[name]
+            kind = column.type.compile(connection.dialect)
+            default = "''" if isinstance(column.type, sa.String) else "0"
+            connection.exec_driver_sql(
+                f"ALTER TABLE {table.name} ADD COLUMN {name} {kind} NOT NULL DEFAULT {default}"
+            )
+    connection.execute(service.update().values(schema_version=SCHEMA_VERSION, ledger=""))
 
 
 def _explained(address: DatabaseAddress, error: SQLAlchemyError) -> KeyStoreError:

@@ -2,8 +2,7 @@
 
 One process owns it. It holds its state in memory and writes what has changed in the transaction
 that a report causes; where that fails, the state is read again, so that nothing is in force that
-is not on the disk. A ledger that is started while another one runs takes over: the older one finds
-another owner in the database and refuses to go on.
+is not on the disk. Whose it is, and when another process may take it over, is in ledger_owner.py.
 """
 
 import time
@@ -15,6 +14,13 @@ from sqlalchemy.engine import Connection
 
 from serve_app.access.database import Database, KeyStoreError, service
 from serve_app.access.key_store import read_snapshot
+from serve_app.access.ledger_owner import (
+    BEAT_S,
+    LedgerError,
+    beat,
+    check_owner,
+    take_over,
+)
 from serve_app.access.ledger_rows import read_state, write_changes
 from serve_app.access.usage import UsageRow, read_usage
 from serve_app.core.access.access_key import KeySnapshot
@@ -24,14 +30,6 @@ from serve_app.core.access.ledger_state import Changes, LedgerState
 LEASE_TTL_S = 10.0
 # Reports that change nothing read the keys' revision no more often.
 POLL_S = 0.25
-
-
-class LedgerError(KeyStoreError):
-    """The database has failed; nothing of the call is in force, and the next one tries again."""
-
-
-class LedgerSupersededError(LedgerError):
-    """Another ledger has taken the database over: this one is to be stopped."""
 
 
 class Ledger:
@@ -44,19 +42,22 @@ class Ledger:
         *,
         lease_ttl_s: float = LEASE_TTL_S,
         offline_leases: bool = False,
+        service_name: str = "",
     ) -> None:
-        """Takes the database over. `offline_leases`: replicas answer from what they have leased
-        while no ledger can be reached (LedgerState). Raises LedgerError."""
+        """Takes the database over from a process of the same service, or of one that is dead, which
+        takes seconds (`take_over`). `offline_leases`: replicas answer from what they have leased
+        while no ledger can be reached (LedgerState). Raises LedgerError, LedgerTakenError."""
         self._database = database
         self._now_s = now_s
         self._lease_ttl_s = lease_ttl_s
         self._offline_leases = offline_leases
         self._owner = uuid.uuid4().hex
         self._state: LedgerState | None = None
-        self._polled_s = 0.0
+        self._polled_s = self._beat_s = 0.0
         try:
-            with database.transaction() as connection:
-                connection.execute(service.update().values(ledger=self._owner))
+            take_over(database, self._owner, service_name)
+        except LedgerError:
+            raise
         except KeyStoreError as error:
             raise LedgerError(str(error)) from None
         self._call(lambda _: None, is_write=True)
@@ -81,6 +82,15 @@ class Ledger:
         """Of a replica whose process has ended: what it had reserved is spent, the rest is free."""
         now_s = self._now_s()
         self._call(lambda state: state.forget(replica, now_s), is_write=True)
+
+    def living_replicas(self) -> list[str]:
+        """Those that nobody has seen die."""
+        state = self._call(lambda _: None, is_write=False)
+        return [name for name, replica in state.replicas.items() if replica.alive]
+
+    def keep(self) -> None:
+        """Say that this ledger lives, where no report does. To be called every second."""
+        self._call(lambda _: None, is_write=False)
 
     def snapshot(self, known_revision: int = 0) -> KeySnapshot | None:
         """All valid keys; None where nothing has changed since `known_revision`."""
@@ -108,6 +118,9 @@ class Ledger:
                 state = self._current(connection, now_s)
                 change(state)
                 write_changes(connection, state)
+                if not 0 <= now_s - self._beat_s < BEAT_S:
+                    beat(connection)
+                    self._beat_s = now_s
             state.changes = Changes()
         except LedgerError:
             self._state = None
@@ -123,13 +136,8 @@ class Ledger:
 
     def _current(self, connection: Connection, now_s: float) -> LedgerState:
         """The state with the keys of now; it is read where there is none."""
-        row = sa.select(service.c.revision, service.c.ledger).with_for_update()
-        revision, owner = connection.execute(row).one()
-        if owner != self._owner:
-            raise LedgerSupersededError(
-                f"Another ledger has taken over {self._database.address}: two services with one "
-                "database of keys need databases of their own."
-            )
+        check_owner(self._database, connection, self._owner)
+        revision = connection.execute(sa.select(service.c.revision)).scalar_one()
         state = self._state
         if state is None:
             state = LedgerState(lease_ttl_s=self._lease_ttl_s, offline_leases=self._offline_leases)

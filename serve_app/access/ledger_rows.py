@@ -18,7 +18,7 @@ from serve_app.core.access.replica_account import KeyAccount, ReplicaAccount
 from serve_app.core.access.token_bucket import TokenBucket
 from serve_app.core.tiers import Tier
 
-_COUNTERS = ("granted", "settled", "refunded", "returned", "reserved")
+_COUNTERS = ("granted", "settled", "refunded", "returned", "reserved", "prepaid", "unleased")
 _USAGE = ("requests", "refused", "prompt_tokens", "reasoning_tokens", "answer_tokens", "gpu_s")
 
 

@@ -50,7 +50,12 @@ class QuotaExceededError(Exception):
 
 
 class LedgerLostError(Exception):
-    """The ledger does not answer, and what is leased here does not do."""
+    """The ledger does not answer, and what is leased here does not do. `is_taken`: its database is
+    another service's."""
+
+    def __init__(self, why: str = "", *, is_taken: bool = False) -> None:
+        super().__init__(why)
+        self.is_taken = is_taken
 
 
 class KeyDirectory(Protocol):

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 # The ledger's own process starts within seconds; its database may take longer to be reached.
 START_LIMIT_S = 60.0
 KEYS_LIMIT_S = 10.0
+# Another service has the database.
+TAKEN_LIMIT_S = 15.0
 RETRY_S = 0.5
 
 
@@ -64,11 +66,15 @@ async def start_access(
 
 
 async def _pepper(link: LedgerLink) -> Pepper:
-    deadline_s = time.monotonic() + START_LIMIT_S
+    began_s = time.monotonic()
+    deadline_s = began_s + START_LIMIT_S
     while True:
         try:
             return await link.pepper()
         except LedgerLostError as error:
+            if error.is_taken:
+                # That service may be one that is being stopped.
+                deadline_s = min(deadline_s, began_s + TAKEN_LIMIT_S)
             if time.monotonic() > deadline_s:
                 raise RuntimeError(f"The ledger of keys does not start: {error}") from error
             await asyncio.sleep(RETRY_S)

@@ -1,5 +1,5 @@
-"""A replica's side of keys and quotas: it reports to the ledger twice a second and at once after a
-reservation, and answers from what it holds, so that no request waits for the ledger.
+"""A replica's side of keys and quotas: it reports to the ledger twice a second, and at once where
+what it holds runs low, and answers from that, so that no request waits for the ledger.
 
 Knows no Ray: the ledger is a call that takes a report, and raises LedgerLostError where there is no
 answer.
@@ -64,17 +64,17 @@ class LeaseHolder:
         return verify(presented, self._records, self.pepper, time.time())
 
     def balance(self, key: AccessKey) -> KeyBalance | None:
-        return self.book.balance(key.name, time.time())
+        return self.book.balance(key.name, time.monotonic())
 
     def count(self, labels: UsageLabels, usage: Usage) -> None:
         self.book.count(labels, usage)
 
     async def reserve(self, key: AccessKey, need: Amounts) -> Grant:
-        reservation = self.book.reserve(key, need)
+        reservation = self.book.reserve(key, need, time.monotonic())
         if reservation is None:
             reservation = await self._asked(key, need)
         self._report_soon()
-        return LeaseGrant(self, reservation)
+        return LeaseGrant(self, key, reservation)
 
     async def run(self) -> None:
         """Report until cancelled."""
@@ -103,25 +103,36 @@ class LeaseHolder:
             return False
         return True
 
-    def settle(self, reservation: Reservation | None, used: Amounts) -> None:
-        if reservation is not None:
+    def settle(self, key: AccessKey, reservation: Reservation | None, used: Amounts) -> None:
+        if reservation is None:
+            self.book.use_unleased(key, used)
+        else:
             self.book.settle(reservation, used)
             self._report_soon()
 
     async def acknowledged(self, reservation: Reservation) -> None:
-        """Until the ledger has it on disk, or is lost. Raises RequestError 503 where the ledger had
-        taken this replica for dead, and given its leases to others."""
+        """Until the ledger has it on disk, or is lost; at once where it was prepaid. Raises
+        RequestError 503 where the ledger had taken this replica for dead, and given its leases to
+        others."""
         if not self.book.acknowledged(reservation):
             try:
                 async with asyncio.timeout(self.config.acknowledge_within_s):
-                    while self.up and not reservation.void:
-                        if self.book.acknowledged(reservation):
-                            return
-                        await self._changed.wait()
+                    await self._known(reservation)
             except TimeoutError:
                 self._lose("it does not acknowledge")
+            try:
+                async with asyncio.timeout(self.book.offline_in_s(time.monotonic())):
+                    await self._known(reservation, even_lost=True)
+            except TimeoutError:
+                pass
         if reservation.void:
             raise ledger_away("This replica was cut off from the ledger of quotas.")
+
+    async def _known(self, reservation: Reservation, *, even_lost: bool = False) -> None:
+        while (self.up or even_lost) and not reservation.void:
+            if self.book.acknowledged(reservation):
+                return
+            await self._changed.wait()
 
     async def _asked(self, key: AccessKey, need: Amounts) -> Reservation | None:
         """None: nobody knows, and the operator lets it pass."""
@@ -157,11 +168,11 @@ class LeaseHolder:
             self._due.set()
 
     async def _report_once(self) -> None:
-        report = self.book.report(time.time())
+        report = self.book.report(time.monotonic())
         try:
             async with asyncio.timeout(self.config.acknowledge_within_s):
                 answer = await self.report(report)
-            self.book.apply(answer, time.time())
+            self.book.apply(answer, time.monotonic())
         except (LedgerLostError, TimeoutError) as error:
             self._lose(str(error) or "it does not answer")
             return
@@ -179,6 +190,7 @@ class LeaseHolder:
         self._wake()
 
     def _lose(self, why: str) -> None:
+        self.book.go_offline()
         if self.up:
             self.up = False
             what = {
@@ -195,9 +207,10 @@ class LeaseHolder:
 
 @dataclass(frozen=True, slots=True)
 class LeaseGrant:
-    """`reservation` None: served while the ledger is lost."""
+    """`reservation` None: served while the ledger is lost, and drawn once it is back."""
 
     holder: LeaseHolder
+    key: AccessKey
     reservation: Reservation | None
 
     def lower(self, tokens: int) -> None:
@@ -213,4 +226,4 @@ class LeaseGrant:
         if used is not None:
             tokens = used.prompt_tokens + used.reasoning_tokens + used.answer_tokens
             amounts = Amounts(requests=used.requests, tokens=tokens)
-        self.holder.settle(self.reservation, amounts)
+        self.holder.settle(self.key, self.reservation, amounts)

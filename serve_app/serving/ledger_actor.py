@@ -2,26 +2,32 @@
 
 Whoever asks first starts it, and Ray restarts it for ever: what it knows is in its database before
 it answers. Reports that come while one is written are written together with the next. A replica
-that has been silent and that Ray no longer knows is dead, and its leases come back.
+that has been silent and that Ray no longer knows is dead, and its leases come back. Where another
+service has the database, this one's replicas are refused with its name, until that one has ended.
 """
 
 import asyncio
 import hashlib
 import logging
 import logging.config
+import math
+import socket
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import ray
-from ray.actor import exit_actor
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from serve_app.access.credentials import Pepper, load_pepper
 from serve_app.access.database import KeyStoreError, open_database
-from serve_app.access.ledger import Ledger, LedgerSupersededError
+from serve_app.access.ledger import Ledger
+from serve_app.access.ledger_owner import BEAT_S, LedgerSupersededError, LedgerTakenError
+from serve_app.access.usage import read_usage
 from serve_app.api.access import LedgerLostError
 from serve_app.core.access.lease import LedgerAnswer, ReplicaReport
 from serve_app.telemetry import logging_config
@@ -31,8 +37,12 @@ log = logging.getLogger(__name__)
 NAMESPACE = "tierserve"
 # Serve's own, in which its replicas are actors.
 REPLICAS_NAMESPACE = "serve"
-LOOK_EVERY_S = 1.0
-SILENT_S = 2.0
+# A living replica reports twice a second. A death that is noticed within OFFLINE_AFTER_S of the
+# last report gives back what lay idle there.
+LOOK_EVERY_S = 0.25
+SILENT_S = 0.75
+# After another service was found to have the database.
+TAKE_AGAIN_S = 5.0
 # A replica's name is its actor's, this, and what no other process of that name has.
 PROCESS_SEPARATOR = "~"
 
@@ -40,28 +50,32 @@ PROCESS_SEPARATOR = "~"
 class LedgerActor:
     """Plain class; `ledger_handle` makes an actor of it. One thread owns the ledger."""
 
-    def __init__(self, database: str) -> None:
+    def __init__(self, database: str, service_name: str) -> None:
+        """`service_name` is the same when Ray starts the actor again."""
         logging.config.dictConfig(logging_config(part="ledger"))
         self._owner = ThreadPoolExecutor(1, "ledger")
         self._reader = ThreadPoolExecutor(1, "usage")
-        opened = open_database(database, create=True)
-        self._pepper = load_pepper(opened.address, create=True)
-        make = partial(Ledger, opened, offline_leases=True)
-        self._ledger = self._owner.submit(make).result()
+        self._database = open_database(database, create=True)
+        self._pepper = load_pepper(self._database.address, create=True)
+        self._service_name = service_name
+        self._ledger: Ledger | None = None
+        self._taken: LedgerTakenError | None = None
+        self._taking = asyncio.Lock()
+        self._took_s = -math.inf
         self._waiting: list[tuple[ReplicaReport, asyncio.Future[LedgerAnswer]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._heard_s: dict[str, float] = {}
         self._looking: asyncio.Task[None] | None = None
-        log.info("the ledger is open", extra={"database": str(opened.address)})
+        self._kept_s = -math.inf
 
     async def pepper(self) -> str:
-        """For replicas on other nodes, which have no file of it."""
+        """For replicas on other nodes, which have no file of it. Raises LedgerError."""
+        await self._own()
         return self._pepper.reveal()
 
     async def report(self, report: ReplicaReport) -> LedgerAnswer:
         """Committed before it is answered. Raises LedgerError."""
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look_for_the_dead())
+        await self._own()
         self._heard_s[report.replica] = time.monotonic()
         answered = asyncio.get_running_loop().create_future()
         self._waiting.append((report, answered))
@@ -73,7 +87,37 @@ class LedgerActor:
         self, since_day: str | None = None, until_day: str | None = None, key: str | None = None
     ) -> list[Any]:
         """Rows of what was served. In a thread of its own: it holds up no report."""
-        return await self._in_thread(self._reader, self._ledger.usage, since_day, until_day, key)
+        read = partial(read_usage, since_day=since_day, until_day=until_day, key=key)
+        return await self._in_thread(self._reader, read, self._database)
+
+    async def _own(self) -> Ledger:
+        """The ledger; taken over first where it is not this actor's. Raises LedgerError."""
+        if self._ledger is not None:
+            return self._ledger
+        async with self._taking:
+            if self._ledger is not None:
+                return self._ledger
+            if self._taken is not None and time.monotonic() - self._took_s < TAKE_AGAIN_S:
+                raise self._taken
+            make = partial(
+                Ledger, self._database, offline_leases=True, service_name=self._service_name
+            )
+            try:
+                self._ledger = await self._in_thread(self._owner, make)
+            except LedgerTakenError as taken:
+                if self._taken is None:
+                    log.critical("another service has the keys", extra={"error": str(taken)})
+                self._taken, self._took_s = taken, time.monotonic()
+                raise
+        self._taken = None
+        # Those that died together with the former process are looked for as well.
+        now_s = time.monotonic()
+        for replica in await self._in_thread(self._owner, self._ledger.living_replicas):
+            self._heard_s.setdefault(replica, now_s)
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_for_the_dead())
+        log.info("the ledger is open", extra={"database": str(self._database.address)})
+        return self._ledger
 
     async def _write(self) -> None:
         try:
@@ -88,14 +132,11 @@ class LedgerActor:
     ) -> None:
         reports = [report for report, _ in batch]
         try:
-            answers = await self._in_thread(self._owner, self._ledger.report_all, reports)
-        except LedgerSupersededError:
-            log.critical("another ledger has taken the database over; this one ends")
-            exit_actor()
-            return
+            ledger = await self._own()
+            answers = await self._in_thread(self._owner, ledger.report_all, reports)
         # Each of them hears it, and reports all of it again.
         except Exception as error:  # noqa: BLE001
-            log.error("reports could not be written", extra={"error": str(error)})
+            self._failed(error, "reports could not be written")
             for _, answered in batch:
                 if not answered.done():
                     answered.set_exception(error)
@@ -104,9 +145,25 @@ class LedgerActor:
             if not answered.done():
                 answered.set_result(answer)
 
+    def _failed(self, error: Exception, what: str) -> None:
+        if isinstance(error, LedgerSupersededError):
+            log.critical("another service has taken the keys over", extra={"error": str(error)})
+            self._ledger = None
+        elif not isinstance(error, LedgerTakenError):
+            log.error(what, extra={"error": str(error)})
+
     async def _look_for_the_dead(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
+            if self._ledger is None:
+                continue
+            try:
+                if time.monotonic() - self._kept_s >= BEAT_S:
+                    self._kept_s = time.monotonic()
+                    await self._in_thread(self._owner, self._ledger.keep)
+            except KeyStoreError as error:
+                self._failed(error, "the database does not answer")
+                continue
             silent_since_s = time.monotonic() - SILENT_S
             for replica, heard_s in list(self._heard_s.items()):
                 if heard_s > silent_since_s or await asyncio.to_thread(_lives, replica):
@@ -117,7 +174,8 @@ class LedgerActor:
                     await self._in_thread(self._owner, self._ledger.forget, replica)
                 except KeyStoreError as error:
                     # Silent for long enough, it is dead for the ledger too.
-                    log.error("a dead replica stays in the books", extra={"error": str(error)})
+                    self._failed(error, "a dead replica stays in the books")
+                    break
 
     async def _in_thread(self, threads: ThreadPoolExecutor, call: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(threads, call, *args)
@@ -149,7 +207,13 @@ def ledger_handle(database: str) -> Any:
         # The database is a path on the head's volume.
         resources={"node:__internal_head__": 0.001},
     )
-    return actor.remote(database)
+    return actor.remote(database, _service_name())
+
+
+def _service_name() -> str:
+    """Of one service from its start to its end, for people too."""
+    since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"{uuid.uuid4().hex[:8]} on {socket.gethostname()}, since {since}"
 
 
 @dataclass(slots=True)
@@ -174,6 +238,10 @@ class LedgerLink:
             if self._actor is None:
                 self._actor = await asyncio.to_thread(ledger_handle, self.database)
             return await getattr(self._actor, method).remote(*args)
+        except RayTaskError as error:
+            # The actor has answered, with an error of its own.
+            is_taken = isinstance(error.cause, LedgerTakenError)
+            raise LedgerLostError(str(error.cause)[:500], is_taken=is_taken) from error
         # Ray knows no end of the ways in which a call fails; none of them is the caller's fault.
         except (RayError, ValueError, RuntimeError, OSError) as error:
             self._actor = None

@@ -65,7 +65,7 @@ class Service:
     def request(self, book: LeaseBook, of: AccessKey, tokens: int) -> Reservation | None:
         """A reservation, asked for where the lease does not cover it."""
         known = next((r.key for r in book.snapshot.records if r.key.name == of.name), of)
-        if reservation := book.reserve(known, need(tokens)):
+        if reservation := book.reserve(known, need(tokens), self.clock()):
             return reservation
         ask = book.ask(known, need(tokens))
         self.talk(book)

@@ -15,6 +15,10 @@ from serve_app.access.database import (
     default_database,
     open_database,
 )
+from serve_app.access.key_store import KeyStore
+from serve_app.access.ledger import Ledger
+from serve_app.core.access.lease_book import LeaseBook
+from tests.access.builders import PEPPER, key, need
 
 
 def test_a_path_or_url_is_understood_and_shown_without_its_password() -> None:
@@ -86,10 +90,10 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "keys.sqlite"
     open_database(str(file), create=True).close()
     connection = sqlite3.connect(file)
-    connection.execute("UPDATE tierserve_service SET schema_version = 2")
+    connection.execute("UPDATE tierserve_service SET schema_version = 3")
     connection.commit()
     connection.close()
-    with pytest.raises(KeyStoreError, match="schema version 2"):
+    with pytest.raises(KeyStoreError, match="schema version 3"):
         open_database(str(file))
 
 
@@ -121,3 +125,33 @@ def test_processes_that_start_at_once_make_one_database(database_url: str) -> No
     ]
     assert [start.communicate(timeout=50)[1] for start in starts] == [b""] * 4
     assert [start.returncode for start in starts] == [0] * 4
+
+
+def test_a_database_of_version_1_is_brought_up_to_date_and_keeps_its_keys(
+    database_url: str,
+) -> None:
+    database = open_database(database_url, create=True)
+    KeyStore(database, PEPPER).add(key("ada", tokens_per_day=1000))
+    new = {"tierserve_service": ("ledger_service", "ledger_beats")}
+    new["tierserve_leases"] = tuple(
+        f"{counter}_{amount}"
+        for counter in ("prepaid", "unleased")
+        for amount in ("requests", "tokens", "concurrent")
+    )
+    with database.transaction() as connection:
+        for table, columns in new.items():
+            for column in columns:
+                connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
+        connection.exec_driver_sql("UPDATE tierserve_service SET schema_version = 1")
+    database.close()
+
+    database = open_database(database_url)
+    service_of = Ledger(database)
+    book = LeaseBook("r1")
+    book.apply(service_of.report(book.report(0.0)), 0.0)
+    ask = book.ask(key("ada", tokens_per_day=1000), need(1000))
+    book.apply(service_of.report(book.report(1.0)), 1.0)
+    assert ask.reservation is not None
+    # A second look finds it done.
+    open_database(database_url).close()
+    database.close()

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 
-from serve_app.access.ledger import Ledger, LedgerError, LedgerSupersededError
+from serve_app.access.ledger import Ledger
+from serve_app.access.ledger_owner import LedgerError, LedgerSupersededError
 from serve_app.core.access.lease import Amounts, Usage, UsageLabels
 from serve_app.core.access.lease_book import LeaseBook
 from serve_app.core.tiers import Tier
@@ -301,4 +302,4 @@ def test_keys_changed_beside_the_ledger_are_seen_within_a_second(services: Servi
     assert {record.key.name for record in book.snapshot.records} == {"ada", "bob"}
     assert service.ledger.snapshot(book.snapshot.revision) is None
     assert isinstance(service.ledger, Ledger)
-    assert book.reserve(key("bob"), Amounts(1, 10**6, 1)) is not None
+    assert book.reserve(key("bob"), Amounts(1, 10**6, 1), service.clock()) is not None

@@ -1,6 +1,7 @@
 """A replica's side of quotas before a real ledger that a test may cut off."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,16 +28,19 @@ QUICK = AccessConfig(database="x", report_period_s=0.02, acknowledge_within_s=0.
 
 @dataclass
 class Line:
-    """The way to the ledger. `cut`: nobody answers; `slow_s`: answers are late."""
+    """The way to the ledger. `cut`: nobody answers; `slow_s`: answers are late, and with
+    `hangs_on_reserved` those to reports of running requests never come."""
 
     ledger: Ledger
     cut: bool = False
     slow_s: float = 0.0
+    hangs_on_reserved: bool = False
     reports: int = 0
 
     async def report(self, report: ReplicaReport) -> LedgerAnswer:
         self.reports += 1
-        await asyncio.sleep(self.slow_s)
+        hangs = self.hangs_on_reserved and any(key.reserved.tokens for key in report.keys.values())
+        await asyncio.sleep(60.0 if hangs else self.slow_s)
         if self.cut:
             raise LedgerLostError("cut")
         return self.ledger.report(report)
@@ -169,9 +173,16 @@ async def test_without_its_ledger_a_replica_goes_on_with_what_is_leased(
             grants = [await reserve(holder, scene) for _ in range(20)]
             assert grants[-1].reservation is None
             await grants[-1].acknowledged()
-            grants[-1].settle(Usage(requests=1))
+            unleased = [grant for grant in grants if grant.reservation is None]
+            unleased[0].settle(Usage(requests=1, prompt_tokens=20, answer_tokens=30))
+            unleased[1].settle(None)
         line.cut = False
         await until(lambda: holder.up)
+        await asyncio.sleep(0.1)
+        # What was served without a lease is drawn once the ledger is back.
+        running = sum(each.leased.tokens for each in holder.book._lease("team").running)
+        spent = 1000 - (holder.book.balance("team", time.monotonic()).remaining_tokens or 0)
+        assert spent == 100 + running + (50 if mode == "open" else 0)
     said = [record.message for record in caplog.records if record.levelname == "ERROR"]
     assert len(said) == 1
     assert "lost" in said[0]
@@ -181,14 +192,29 @@ async def test_a_ledger_that_does_not_acknowledge_keeps_no_answer_back_for_long(
     scene: Scene,
 ) -> None:
     async with scene.holder() as (holder, line):
+        line.hangs_on_reserved = True
+        grant = await reserve(holder, scene)
+        async with asyncio.timeout(4):
+            await grant.acknowledged()
+        assert not holder.up
+
+
+async def test_a_request_that_is_prepaid_waits_for_no_ledger(scene: Scene) -> None:
+    async with scene.holder() as (holder, line):
         (await reserve(holder, scene)).settle(Usage(requests=1, answer_tokens=100))
         await asyncio.sleep(0.2)
         line.slow_s = 60.0
         await asyncio.sleep(0.05)
-        grant = await reserve(holder, scene)
-        async with asyncio.timeout(2):
-            await grant.acknowledged()
-        assert not holder.up
+        async with asyncio.timeout(0.05):
+            await (await reserve(holder, scene)).acknowledged()
+        assert holder.up
+        # Answered, and never reported: it is spent all the same.
+        scene.ledger.forget(holder.book.replica)
+    async with scene.holder() as (other, _):
+        took = [await reserve(other, scene) for _ in range(8)]
+        assert len(took) == 8
+        with pytest.raises(QuotaExceededError):
+            await reserve(other, scene)
 
 
 async def test_a_client_that_leaves_while_its_request_asks_takes_nothing_along(
@@ -211,10 +237,8 @@ async def test_a_reservation_of_a_replica_that_was_taken_for_dead_is_not_answere
     scene: Scene,
 ) -> None:
     async with scene.holder() as (holder, line):
-        (await reserve(holder, scene)).settle(Usage(requests=1, answer_tokens=100))
-        await asyncio.sleep(0.2)
-        line.slow_s = 0.1
         grant = await reserve(holder, scene)
+        line.slow_s = 0.1
         scene.ledger.forget(holder.book.replica)
         with pytest.raises(RequestError, match="cut off"):
             await grant.acknowledged()

@@ -5,6 +5,10 @@ ledger; what the leases do not cover it asks for at once. Reports carry counters
 replica's start, and answers what was granted since then, never differences: a message that comes
 twice or not at all changes nothing, and the next one says all that was missed.
 
+Of what lies idle, a replica may spend its `prepaid` part before the ledger hears of it: should the
+replica die, the ledger counts that part as spent. The first byte of an answer waits for the ledger
+only where a request needs more.
+
 An epoch is a span in which the ledger believed the replica alive. Where it has declared a replica
 dead it has given its idle leases to others; a replica that learns of a later epoch therefore drops
 its idle leases, and every reservation of which it does not know that the ledger has it.
@@ -63,6 +67,10 @@ class Amounts:
             min(self.concurrent, ceiling.concurrent),
         )
 
+    def times(self, count: int) -> "Amounts":
+        """So many requests of this size."""
+        return Amounts(self.requests * count, self.tokens * count, self.concurrent * count)
+
 
 NOTHING = Amounts()
 
@@ -114,17 +122,23 @@ class KeyReport:
     with `concurrent` 0), what was reserved and not used (`refunded`, likewise), and what was given
     back without having been reserved (`returned`). Now: what running requests have `reserved`.
 
-    `day_refunded_tokens` are those of `refunded` that were reserved on the report's day.
+    `day_refunded_tokens` are those of `refunded` that were reserved on the report's day. `unleased`
+    was served since the start without a lease, while the ledger was lost: it is drawn all the same.
     `asks` are requests that wait for what their need says, the first one first; `wanted` is what
-    the replica would like to have idle beyond them."""
+    the replica would like to have idle beyond them, and `request` the largest request of late.
+    `prepaid`: of what lies idle, now or once it is granted, so much may be spent before the next
+    report."""
 
     settled: Amounts = NOTHING
     refunded: Amounts = NOTHING
     returned: Amounts = NOTHING
     reserved: Amounts = NOTHING
+    prepaid: Amounts = NOTHING
+    unleased: Amounts = NOTHING
     day_refunded_tokens: int = 0
     asks: tuple[Amounts, ...] = ()
     wanted: Amounts = NOTHING
+    request: Amounts = NOTHING
 
     @property
     def accounted(self) -> Amounts:

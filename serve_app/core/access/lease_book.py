@@ -3,99 +3,39 @@
 Nothing here waits or reads a clock. What was reserved and not used goes back to the ledger and not
 into the lease, since the key's bucket has been refilled meanwhile; concurrency, which does not
 refill, stays. A request that the lease does not cover asks, and is answered by the report that
-follows. Of a key that was used lately, about a second's demand is kept leased.
+follows. Of a key that was used lately, about a second's demand is kept leased, and of that a few
+requests are prepaid: they begin without the ledger, which counts so much as spent should this
+replica die.
 """
 
+import math
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from serve_app.core.access.access_key import AccessKey, KeySnapshot
+from serve_app.core.access.key_lease import MOST_UNANSWERED, Ask, KeyLease, Reservation
 from serve_app.core.access.lease import (
     NOTHING,
     Amounts,
     KeyBalance,
-    KeyReport,
     LedgerAnswer,
     Refusal,
     ReplicaReport,
     Usage,
     UsageLabels,
 )
+from serve_app.core.access.ledger_state import OFFLINE_KEPT_S
 from serve_app.core.access.quota import limited
 
 # Demand is taken over spans of this length.
 DEMAND_SPAN_S = 1.0
-# A key that had no request for this long keeps no lease.
-KEPT_S = 600.0
-
-
-@dataclass(eq=False, slots=True)
-class Reservation:
-    """Of one request: `leased` is what of its need has a limit. `void`: the ledger had declared
-    this replica dead before it knew of the reservation; the request must not be answered."""
-
-    key: str
-    leased: Amounts
-    day: str
-    sequence: int
-    void: bool = False
-    settled: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class Ask:
-    """A request that waits for a lease, until it has a reservation or a refusal."""
-
-    key: str
-    whole_need: Amounts
-    need: Amounts  # what of it has a limit
-    sequence: int | None = None
-    reservation: Reservation | None = None
-    refusal: Refusal | None = None
-
-    @property
-    def pending(self) -> bool:
-        return self.reservation is None and self.refusal is None
-
-
-@dataclass(slots=True)
-class _KeyLease:
-    """What this replica has of one key. `granted` is the ledger's word."""
-
-    granted: Amounts = NOTHING
-    settled: Amounts = NOTHING
-    refunded: Amounts = NOTHING
-    returned: Amounts = NOTHING
-    reserved: Amounts = NOTHING
-    day_refunded_tokens: int = 0
-    running: set[Reservation] = field(default_factory=set[Reservation])
-    asks: deque[Ask] = field(default_factory=deque[Ask])
-    changed_at: int = 0
-    recalled: bool = False
-    refusal: Refusal | None = None
-    balance: KeyBalance | None = None
-    balance_at_s: float = 0.0
-    drawn_since: Amounts = NOTHING
-    demand: Amounts = NOTHING
-    demand_before: Amounts = NOTHING
-    last_need: Amounts = NOTHING
-    used_at_s: float = 0.0
-
-    @property
-    def accounted(self) -> Amounts:
-        return self.settled + self.refunded + self.returned + self.reserved
-
-    @property
-    def idle(self) -> Amounts:
-        """May be negative after a later epoch, until the ledger has booked what it did not know."""
-        return self.granted - self.accounted
-
-    @property
-    def target(self) -> Amounts:
-        """What should lie idle: a second's demand, or one request of a key in use."""
-        if self.recalled:
-            return NOTHING
-        return self.demand.at_least(self.demand_before).at_least(self.last_need)
+# Without an answer for so long this replica may have been declared dead: nothing is prepaid.
+FRESH_S = 1.5
+# Half of the time for which the ledger keeps a silent replica's leases for it.
+VALID_S = OFFLINE_KEPT_S / 2
+# While the ledger is lost all of a lease is spent without it. Not sooner than so long after the
+# last report that said otherwise: a death just after it gives back what lay idle.
+OFFLINE_FROM_S = 2.0
 
 
 class LeaseBook:
@@ -106,7 +46,7 @@ class LeaseBook:
         self.replica = replica
         self.snapshot = KeySnapshot(revision=0)
         self._keys: dict[str, AccessKey] = {}
-        self._leases: dict[str, _KeyLease] = {}
+        self._leases: dict[str, KeyLease] = {}
         self._usage: dict[UsageLabels, Usage] = {}
         self._usage_changed_at: dict[UsageLabels, int] = {}
         self._sequence = 1  # of the next report
@@ -115,22 +55,33 @@ class LeaseBook:
         self._day = ""
         self._due = False
         self._span_began_s = 0.0
+        self._sent_s: dict[int, float] = {}  # of the reports that are not answered yet
+        self._fresh_s = -math.inf  # when the last report that was acknowledged was sent
+        self._is_offline = False
+        self._offline_from_s = math.inf
 
     # What a request does.
 
-    def reserve(self, key: AccessKey, need: Amounts) -> Reservation | None:
+    def reserve(self, key: AccessKey, need: Amounts, now_s: float) -> Reservation | None:
         """From the lease, at once; None where it does not cover `need`, where others of this key
-        wait already, or where the key is none any more: then `ask`."""
+        wait already, where the ledger was not heard for so long that the lease may be another's,
+        or where the key is none any more: then `ask`."""
         if self._revoked(key.name):
             return None
         leased = limited(need, key.limits)
         if leased == NOTHING:
             return Reservation(key.name, NOTHING, self._day, sequence=0)
         lease = self._lease(key.name)
+        silent_s = now_s - self._fresh_s
         if any(ask.pending for ask in lease.asks) or not lease.idle.covers(leased):
             return None
+        if silent_s > VALID_S:
+            return None
         self._demanded(lease, leased)
-        return self._reserved(key.name, lease, leased)
+        is_prepaid = silent_s <= FRESH_S and lease.prepays(leased, self._acknowledged)
+        if is_prepaid:
+            lease.spend_prepaid(leased)
+        return self._reserved(key.name, lease, leased, is_prepaid=is_prepaid)
 
     def ask(self, key: AccessKey, need: Amounts) -> Ask:
         """For what the lease does not cover; it goes with the next report."""
@@ -184,8 +135,28 @@ class LeaseBook:
         self._changed(lease)
         self._due = self._due or lease.recalled
 
+    def use_unleased(self, key: AccessKey, used: Amounts) -> None:
+        """A request was served without a reservation, while the ledger was lost."""
+        amounts = limited(replace(used, concurrent=0), key.limits)
+        if amounts != NOTHING:
+            lease = self._lease(key.name)
+            lease.unleased += amounts
+            self._changed(lease)
+
+    def go_offline(self) -> None:
+        """The ledger is lost: until it answers, all of a lease may be spent without it."""
+        if self._is_offline:
+            return
+        self._is_offline = True
+        for lease in self._leases.values():
+            self._changed(lease)
+
+    def offline_in_s(self, now_s: float) -> float:
+        """How long until a reservation need not be acknowledged any more, once offline."""
+        return max(0.0, self._offline_from_s - now_s)
+
     def acknowledged(self, reservation: Reservation) -> bool:
-        """Whether the ledger has it on disk."""
+        """Whether the ledger counts it as spent, whatever happens to this replica."""
         return not reservation.void and reservation.sequence <= self._acknowledged
 
     def count(self, labels: UsageLabels, usage: Usage) -> None:
@@ -222,12 +193,17 @@ class LeaseBook:
         if now_s - self._span_began_s >= DEMAND_SPAN_S:
             self._span_began_s = now_s
             for lease in self._leases.values():
-                _roll_demand(lease, now_s)
+                lease.roll_demand(now_s)
         for lease in self._leases.values():
             self._return_idle(lease)
         sequence, self._sequence = self._sequence, self._sequence + 1
+        self._sent_s[sequence] = now_s
+        if len(self._sent_s) > MOST_UNANSWERED:
+            del self._sent_s[min(self._sent_s)]
+        if not self._is_offline:
+            self._offline_from_s = now_s + OFFLINE_FROM_S
         keys = {
-            name: _key_report(lease, sequence)
+            name: lease.report(sequence, is_offline=self._is_offline)
             for name, lease in self._leases.items()
             if lease.changed_at > self._acknowledged or lease.asks
         }
@@ -266,7 +242,11 @@ class LeaseBook:
         if is_void or answer.sequence <= self._acknowledged:
             return
         self._acknowledged = answer.sequence
+        self._fresh_s = self._sent_s.get(answer.sequence, self._fresh_s)
+        self._sent_s = {at: sent for at, sent in self._sent_s.items() if at > answer.sequence}
+        self._back_online()
         for name, lease in self._leases.items():
+            lease.forget_prepaid(answer.sequence)
             lease.recalled = name in answer.recalled
             self._due = self._due or (lease.recalled and lease.idle.at_least(NOTHING) != NOTHING)
             if name in answer.balances:
@@ -283,35 +263,46 @@ class LeaseBook:
         for name, lease in self._leases.items():
             if name not in self._keys:
                 lease.demand = lease.demand_before = lease.last_need = NOTHING
+                lease.largest = lease.largest_before = NOTHING
                 continue
             for ask in lease.asks:
                 ask.need = limited(ask.whole_need, self._keys[name].limits)
 
     # How.
 
-    def _lease(self, name: str) -> _KeyLease:
-        return self._leases.setdefault(name, _KeyLease())
+    def _lease(self, name: str) -> KeyLease:
+        return self._leases.setdefault(name, KeyLease())
 
     def _revoked(self, name: str) -> bool:
         return self.snapshot.revision > 0 and name not in self._keys
 
-    def _changed(self, lease: _KeyLease) -> None:
+    def _changed(self, lease: KeyLease) -> None:
         lease.changed_at = self._sequence
 
-    def _demanded(self, lease: _KeyLease, leased: Amounts) -> None:
+    def _demanded(self, lease: KeyLease, leased: Amounts) -> None:
         lease.demand += leased
         lease.last_need = leased
+        lease.largest = lease.largest.at_least(leased)
 
-    def _reserved(self, name: str, lease: _KeyLease, leased: Amounts) -> Reservation:
-        reservation = Reservation(name, leased, self._day, self._sequence)
+    def _back_online(self) -> None:
+        if self._is_offline:
+            self._is_offline = False
+            for lease in self._leases.values():
+                self._changed(lease)
+
+    def _reserved(
+        self, name: str, lease: KeyLease, leased: Amounts, *, is_prepaid: bool = False
+    ) -> Reservation:
+        sequence = 0 if is_prepaid else self._sequence
+        reservation = Reservation(name, leased, self._day, sequence)
         lease.running.add(reservation)
         lease.reserved += leased
         lease.drawn_since += leased
         self._changed(lease)
-        self._due = True
+        self._due = self._due or not is_prepaid or lease.low
         return reservation
 
-    def _end(self, lease: _KeyLease, reservation: Reservation, used: Amounts) -> None:
+    def _end(self, lease: KeyLease, reservation: Reservation, used: Amounts) -> None:
         leased = reservation.leased
         # More than was reserved is booked too: the ledger draws it, as a debt if it must.
         spent = replace(used.at_least(NOTHING), concurrent=0)
@@ -329,7 +320,7 @@ class LeaseBook:
             lease.day_refunded_tokens += back.tokens
         self._changed(lease)
 
-    def _return_idle(self, lease: _KeyLease) -> None:
+    def _return_idle(self, lease: KeyLease) -> None:
         """What is recalled, or more than twice what is used now. Asks keep nothing either: they
         are granted from all that is there, and two replicas that each held a part would wait for
         one another."""
@@ -338,7 +329,7 @@ class LeaseBook:
             lease.returned += excess
             self._changed(lease)
 
-    def _resolve(self, name: str, lease: _KeyLease, answer: LedgerAnswer) -> None:
+    def _resolve(self, name: str, lease: KeyLease, answer: LedgerAnswer) -> None:
         """Asks of the answered report, the first one first."""
         lease.refusal = answer.refusals.get(name)
         waiting: deque[Ask] = deque()
@@ -364,31 +355,10 @@ class LeaseBook:
                     lease.running.discard(reservation)
                     self._end(lease, reservation, NOTHING)
             lease.granted = NOTHING
+            lease.prepaid = []
             self._changed(lease)
         self._usage_changed_at = dict.fromkeys(self._usage, self._sequence)
         self._due = True
-
-
-def _roll_demand(lease: _KeyLease, now_s: float) -> None:
-    if lease.demand != NOTHING:
-        lease.used_at_s = now_s
-    elif now_s - lease.used_at_s > KEPT_S:
-        lease.last_need = NOTHING
-    lease.demand_before, lease.demand = lease.demand, NOTHING
-
-
-def _key_report(lease: _KeyLease, sequence: int) -> KeyReport:
-    for ask in lease.asks:
-        ask.sequence = ask.sequence or sequence
-    return KeyReport(
-        settled=lease.settled,
-        refunded=lease.refunded,
-        returned=lease.returned,
-        reserved=lease.reserved,
-        day_refunded_tokens=lease.day_refunded_tokens,
-        asks=tuple(ask.need for ask in lease.asks),
-        wanted=(lease.target - lease.idle).at_least(NOTHING),
-    )
 
 
 def _later(

@@ -1,9 +1,10 @@
 """The ledger's decisions over all keys and replicas, without its database.
 
 A lease is drawn from the key's quota when it is granted. At a replica's death what its requests
-had reserved counts as spent and what lay idle comes back; should the replica be alive after all,
-it learns of a later epoch and drops what was given to others. Little is left of a key: nothing
-lies idle anywhere, each request asks for what it needs, and what lies idle is recalled.
+had reserved counts as spent, and so does the prepaid part of what lay idle; the rest comes back.
+Should the replica be alive after all, it learns of a later epoch and drops what was given to
+others. Little is left of a key: nothing lies idle anywhere, each request asks for what it needs,
+and what lies idle is recalled.
 """
 
 from collections.abc import Iterable
@@ -26,9 +27,11 @@ from serve_app.core.access.replica_account import KeyAccount, ReplicaAccount, bo
 
 # After a request found leases of its key lying idle elsewhere, none are left to lie.
 SHORT_S = 2.0
-# A replica that reported within this time before its death has answered nothing unacknowledged.
-OFFLINE_AFTER_S = 2.0
-# No longer does a replica answer from what it has leased while it reaches no ledger.
+# A replica that reported within this time before its death has spent no more than its prepaid part
+# without the ledger's knowledge.
+OFFLINE_AFTER_S = 1.4
+# A replica that answers from its leases while it reaches no ledger, and that nobody has seen die,
+# counts as alive for so long.
 OFFLINE_KEPT_S = 600.0
 # A dead replica's account is kept this long, should it come back.
 DEAD_KEPT_S = 2 * 86_400.0
@@ -56,9 +59,10 @@ class LedgerState:
 
     def __init__(self, *, lease_ttl_s: float, offline_leases: bool) -> None:
         """`lease_ttl_s`: without a report for so long a replica is dead. `offline_leases`: replicas
-        answer from their leases while the ledger is away, so that the idle lease of one that fell
-        silent may have been spent, and counts as spent until it reports again."""
-        self.lease_ttl_s = lease_ttl_s
+        answer from their leases while the ledger is away, so that one that fell silent may have
+        spent all of its idle lease, and its requests may still run: until somebody has seen it die
+        (`forget`), or for OFFLINE_KEPT_S, all of it counts."""
+        self.lease_ttl_s = OFFLINE_KEPT_S if offline_leases else lease_ttl_s
         self.offline_leases = offline_leases
         self.snapshot = KeySnapshot(revision=0)
         self.limits: dict[str, KeyLimits] = {}
@@ -135,11 +139,9 @@ class LedgerState:
                 replica.seen_s = now_s
             silent_s = now_s - replica.seen_s
             if replica.alive and silent_s >= self.lease_ttl_s:
-                self._silent(name, replica, now_s)
+                self._end_epoch(name, replica, now_s, spends_idle=self.offline_leases)
             elif not replica.alive and silent_s >= DEAD_KEPT_S:
                 self._remove(name, replica)
-            elif not replica.alive and silent_s >= OFFLINE_KEPT_S:
-                self._end_epoch(name, replica, now_s, spends_idle=True)
 
     def forget(self, name: str, now_s: float) -> None:
         """Of a replica whose process has ended."""
@@ -190,7 +192,8 @@ class LedgerState:
             return self._grant_unlimited(account, key_report), False
         # (1)
         booked = book(account, key_report, report.day, quota.day)
-        quota = quota.drawn(booked.overdrawn).put_back(booked.back, day_tokens=booked.day_tokens)
+        quota = quota.drawn(booked.overdrawn).used_unleased(booked.unleased)
+        quota = quota.put_back(booked.back, day_tokens=booked.day_tokens)
         quota = quota.at(now_s, self.idle(name))
         if name not in self.limits:
             self._set_quota(name, quota)
@@ -214,7 +217,7 @@ class LedgerState:
         # (3)
         if refusal is None and not self._is_short(name, quota, leased, now_s):
             alive = sum(replica.alive for replica in self.replicas.values())
-            extra = quota.idle_lease(key_report.wanted, leased, alive)
+            extra = quota.idle_lease(key_report.wanted, key_report.request, leased, alive)
             quota = quota.drawn(extra)
             account.granted += extra
         account.refresh()
@@ -236,6 +239,7 @@ class LedgerState:
                 settled=report.settled,
                 refunded=report.refunded,
                 returned=report.returned,
+                unleased=report.unleased,
             )
             self._holders.setdefault(key, set()).add(replica_name)
         return accounts[key]
@@ -279,28 +283,24 @@ class LedgerState:
 
     # A death.
 
-    def _silent(self, name: str, replica: ReplicaAccount, now_s: float) -> None:
-        if self.offline_leases:
-            replica.alive = False
-            self.changes.replicas.add(name)
-            return
-        self._end_epoch(name, replica, now_s, spends_idle=False)
-
     def _end_epoch(
         self, name: str, replica: ReplicaAccount, now_s: float, *, spends_idle: bool
     ) -> None:
-        """Reserved is spent, idle comes back. Of a replica that is dead already there is nothing
-        to do."""
-        if not replica.alive and not any(key.idle != NOTHING for key in replica.keys.values()):
+        """Reserved and prepaid is spent, idle comes back. Of a replica that is dead already there
+        is nothing to do. One that lives after all and reports what it has spent of the prepaid part
+        pays for it twice: so much was given up here."""
+        if not replica.alive:
             return
         for key, account in replica.keys.items():
-            idle = account.idle
+            idle, spent = account.idle, account.spent_at_death
             quota = self._quota(key, now_s)
             account.granted -= idle
+            account.prepaid = NOTHING
             account.refresh()
             self.changes.accounts.add((name, key))
             if quota is not None and not spends_idle:
-                quota = quota.put_back(idle, day_tokens=idle.tokens)
+                back = idle - spent
+                quota = quota.put_back(back, day_tokens=back.tokens)
                 self._set_quota(key, quota.at(now_s, self.idle(key)))
         replica.alive = False
         replica.epoch += 1

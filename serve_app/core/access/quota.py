@@ -22,6 +22,8 @@ CONCURRENCY_RETRY_S = 1.0
 SCARCE_FRACTION = 1 / 8
 # A lease is at most this part of what is left for each replica.
 LEASE_FRACTION = 1 / 4
+# Or one request, where so many for each replica are left.
+REQUESTS_LEFT = 2
 DAY_S = 86_400.0
 
 
@@ -83,6 +85,16 @@ class Quota:
             self.day_tokens + amounts.tokens,
         )
 
+    def used_unleased(self, amounts: Amounts) -> "Quota":
+        """With `amounts` that were served while the ledger was lost. All of it is of the day; the
+        minutes in which it was used have passed, so that their buckets are emptied at most."""
+        return replace(
+            self,
+            requests=self.requests and self.requests.emptied_by(amounts.requests),
+            tokens=self.tokens and self.tokens.emptied_by(amounts.tokens),
+            day_tokens=self.day_tokens + amounts.tokens,
+        )
+
     def put_back(self, amounts: Amounts, *, day_tokens: int) -> "Quota":
         """With `amounts` unused; `day_tokens` of them were drawn of this day's."""
         if amounts == NOTHING:
@@ -120,8 +132,12 @@ class Quota:
             or _scarce(rest.concurrent, self.limits.max_concurrent)
         )
 
-    def idle_lease(self, wanted: Amounts, leased_concurrent: int, replicas: int) -> Amounts:
-        """What of `wanted` a replica gets beyond what its requests need."""
+    def idle_lease(
+        self, wanted: Amounts, request: Amounts, leased_concurrent: int, replicas: int
+    ) -> Amounts:
+        """What of `wanted` a replica gets beyond what its requests need: a quarter of what is left
+        over all replicas, or one `request` where all replicas could have one and twice as much is
+        there; so that the next one need not ask."""
         part = LEASE_FRACTION / max(1, replicas)
         rest = self.rest(leased_concurrent)
         most = Amounts(
@@ -129,6 +145,9 @@ class Quota:
             math.floor(rest.tokens * part),
             math.floor(rest.concurrent * part),
         )
+        one = limited(request, self.limits)
+        if rest.covers(one.times(REQUESTS_LEFT * max(1, replicas))):
+            most = most.at_least(one)
         return limited(wanted, self.limits).at_most(most).at_least(NOTHING)
 
     def refusal(

@@ -15,6 +15,8 @@ class KeyAccount:
     refunded: Amounts = NOTHING
     returned: Amounts = NOTHING
     reserved: Amounts = NOTHING
+    prepaid: Amounts = NOTHING
+    unleased: Amounts = NOTHING
     day: str = ""
     day_refunded_tokens: int = 0
     idle: Amounts = field(init=False, default=NOTHING)
@@ -26,6 +28,11 @@ class KeyAccount:
     def accounted(self) -> Amounts:
         return self.settled + self.refunded + self.returned + self.reserved
 
+    @property
+    def spent_at_death(self) -> Amounts:
+        """What of the idle lease may have been spent without the ledger's knowledge."""
+        return self.idle.at_most(self.prepaid).at_least(NOTHING)
+
     def refresh(self) -> None:
         """After a change."""
         self.idle = self.granted - self.accounted
@@ -34,9 +41,11 @@ class KeyAccount:
 @dataclass(frozen=True, slots=True)
 class Booked:
     """What a report has changed in a key's quota: `overdrawn` was reserved without a grant that
-    the ledger still honours; the rest comes back, `day_tokens` of it to the day."""
+    the ledger still honours, `unleased` was served while the ledger was lost; `back` comes back,
+    `day_tokens` of it to the day."""
 
     overdrawn: Amounts
+    unleased: Amounts
     back: Amounts
     day_tokens: int
 
@@ -60,12 +69,15 @@ def book(account: KeyAccount, report: KeyReport, report_day: str, day: str) -> B
     returned = report.returned.at_least(account.returned)
     refund, handed_back = refunded - account.refunded, returned - account.returned
     account.settled, account.refunded, account.returned = settled, refunded, returned
-    account.reserved = report.reserved
+    account.reserved, account.prepaid = report.reserved, report.prepaid
+    unleased = (report.unleased - account.unleased).at_least(NOTHING)
+    account.unleased += unleased
     overdrawn = (account.accounted - account.granted).at_least(NOTHING)
     account.granted += overdrawn
     account.refresh()
     return Booked(
         overdrawn=overdrawn,
+        unleased=unleased,
         back=refund + handed_back,
         day_tokens=handed_back.tokens + _day_refund(account, report, report_day, day),
     )

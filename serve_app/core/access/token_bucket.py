@@ -32,6 +32,11 @@ class TokenBucket:
         """With `amount` less; a negative one puts back."""
         return TokenBucket(self.limit, self.level - amount, self.at_s)
 
+    def emptied_by(self, amount: int) -> "TokenBucket":
+        """With `amount` less, and no less than nothing: of what was used in minutes that are over
+        and whose refill was never given."""
+        return TokenBucket(self.limit, min(self.level, max(0.0, self.level - amount)), self.at_s)
+
     def resized(self, limit: int) -> "TokenBucket":
         """With another limit: what was drawn lately stays drawn."""
         return TokenBucket(limit, self.level + limit - self.limit, self.at_s)

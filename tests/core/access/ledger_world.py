@@ -2,12 +2,15 @@
 was spent in truth, kept beside theirs.
 
 A reservation takes effect when the ledger commits the report that holds it: no byte is answered
-before; and so does its end. What the limits allow is checked against buckets of the truth, which
-are drawn at the first moment and get back at the second what was unused: never less than zero
-means that in no span of time more was spent than the limit and its refill.
+before; one that was prepaid takes effect at once. Its end does with the report that holds it. What
+the limits allow is checked against buckets of the truth, which are drawn at the first moment and
+get back at the second what was unused: never less than zero means that in no span of time more was
+spent than the limit and its refill.
 """
 
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from serve_app.core.access.access_key import AccessKey, KeyLimits, KeyRecord, KeySnapshot
@@ -31,11 +34,14 @@ SLACK = 1e-6
 
 @dataclass(eq=False)
 class Request:
-    """`effective`: committed by the ledger. `end_sequence` is of the report that holds its end."""
+    """`effective`: may be answered. `sequence` is of the first report that holds it, `end_sequence`
+    of the one that holds its end; `known` and `end_known`: the ledger has read them."""
 
     replica: str
     reservation: Reservation
+    sequence: int
     effective: bool = False
+    known: bool = False
     used: Amounts | None = None
     end_sequence: int | None = None
     end_known: bool = False
@@ -66,6 +72,8 @@ class World:
         self.day_spent: dict[str, int] = {}
         self.lost: list[Request] = []  # of dead replicas
         self.served = 0
+        self.prepaid = 0  # requests that began without the ledger
+        self.given_up_tokens = 0  # spent at a death, used or not
         self.born = 0
         for _ in range(replicas):
             self.start_replica()
@@ -83,7 +91,13 @@ class World:
         replica = self.replicas.pop(name)
         self.lost += replica.requests
         if is_noticed:
+            self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """The ledger is made to believe that it is dead."""
+        with self._noting_deaths():
             self.ledger.forget(name, self.now_s)
+        self._note_deaths()
 
     def restart_ledger(self) -> None:
         """Killed; what it had committed is read again."""
@@ -112,16 +126,39 @@ class World:
             self.tick(4.0)
             for other in others:
                 self.exchange(other)
-        for other in others:
-            for _ in range(6):
-                self.reserve(other, 150)
-            self.exchange(other)
-            self.exchange(other)
+        self.use_up(*others)
         for _ in range(3):
             self.exchange(name)
             self.check()
             while self._reserve_at_once(name, tokens):
                 pass
+
+    def use_up(self, *names: str) -> None:
+        """What there is in the minute, to the last token."""
+        for name in names:
+            for tokens in (512, 256, 128, 64, 32, 16, 8, 4, 2, 1):
+                self.reserve(name, tokens)
+                self.exchange(name)
+            self.give_up(name)
+
+    def begin_without_the_ledger(self, name: str, tokens: int, count: int) -> None:
+        """A replica with an idle lease gets requests; nobody is asked."""
+        for _ in range(6):
+            self.reserve(name, tokens)
+        self.exchange(name)
+        self.exchange(name)
+        self.end_all(name)
+        for _ in range(3):
+            self.exchange(name)
+        for _ in range(count):
+            self.begin(name, tokens)
+
+    def begin(self, name: str, tokens: int) -> None:
+        self._reserve_at_once(name, tokens)
+
+    def lose(self, name: str) -> None:
+        """A report that never arrives."""
+        self.replicas[name].book.report(self.now_s)
 
     def end(self, name: str, index: int, fraction: float) -> None:
         """One request ends, with a part of what it had reserved."""
@@ -190,9 +227,9 @@ class World:
         replica.asks = []
 
     def _reserve_at_once(self, name: str, tokens: int) -> bool:
-        reservation = self.replicas[name].book.reserve(KEY, Amounts(1, tokens, 1))
+        reservation = self.replicas[name].book.reserve(KEY, Amounts(1, tokens, 1), self.now_s)
         if reservation is not None:
-            self.replicas[name].requests.append(Request(name, reservation))
+            self._began(self.replicas[name], reservation)
         return reservation is not None
 
     # What must hold.
@@ -225,7 +262,9 @@ class World:
         today = utc_day(self.now_s)
         spent = self.ledger.quotas["ada"].day_tokens - self.ledger.idle("ada").tokens
         if today == utc_day(START_S):
-            assert spent == self.day_spent.get(today, 0), "the day has a leak"
+            unknown = [r for r in self.lost if r.effective and not r.known]
+            given_up = self.given_up_tokens - sum(r.reservation.leased.tokens for r in unknown)
+            assert spent == self.day_spent.get(today, 0) + given_up, "the day has a leak"
         else:
             assert spent >= self.day_spent.get(today, 0), "what was spent is forgotten"
         for _ in range(20):
@@ -250,7 +289,8 @@ class World:
         is_read = (
             known is not None and known.epoch == report.epoch and known.sequence < report.sequence
         )
-        answer = self.ledger.report(report, self.now_s)
+        with self._noting_deaths(counts=commits):
+            answer = self.ledger.report(report, self.now_s)
         # The report itself may have come so late that it finds its replica dead.
         is_read = is_read and answer.epoch == report.epoch
         if commits:
@@ -258,6 +298,19 @@ class World:
             if is_read:
                 self._take_effect(report)
         return answer
+
+    @contextmanager
+    def _noting_deaths(self, *, counts: bool = True) -> Iterator[None]:
+        """What the ledger gives up where it takes a replica for dead in this block."""
+        before = {
+            name: (account.epoch, sum(key.spent_at_death.tokens for key in account.keys.values()))
+            for name, account in self.ledger.replicas.items()
+        }
+        yield
+        for name, (epoch, tokens) in before.items():
+            account = self.ledger.replicas.get(name)
+            if counts and account is not None and account.epoch != epoch:
+                self.given_up_tokens += tokens
 
     def _note_deaths(self) -> None:
         for name, replica in self.replicas.items():
@@ -270,8 +323,9 @@ class World:
         requests = self.lost if replica is None else replica.requests
         mine = [r for r in requests if r.replica == report.replica]
         for request in mine:
-            is_in_it = request.reservation.sequence <= report.sequence
-            if is_in_it and not request.effective and not request.reservation.void:
+            is_in_it = request.sequence <= report.sequence and not request.reservation.void
+            request.known = request.known or is_in_it
+            if is_in_it and not request.effective:
                 request.effective, request.day = True, utc_day(self.now_s)
                 self._spend(request.reservation.leased, request.day)
         for request in mine:
@@ -283,11 +337,23 @@ class World:
                 request.end_known = True
 
     def _collect(self, replica: Replica) -> None:
-        """Reservations that asks were given."""
+        """Reservations that asks were given; one that is void now was never answered."""
+        for request in replica.requests:
+            if request.reservation.void and request.used is None:
+                request.used, request.end_sequence = Amounts(), replica.book._sequence
         for ask in replica.asks:
             if ask.reservation is not None:
-                replica.requests.append(Request(replica.book.replica, ask.reservation))
+                self._began(replica, ask.reservation)
         replica.asks = [ask for ask in replica.asks if ask.pending]
+
+    def _began(self, replica: Replica, reservation: Reservation) -> None:
+        sequence = replica.book._sequence
+        request = Request(replica.book.replica, reservation, sequence)
+        replica.requests.append(request)
+        if not reservation.sequence:
+            self.prepaid += 1
+            request.effective, request.day = True, utc_day(self.now_s)
+            self._spend(reservation.leased, request.day)
 
     def _spend(self, spent: Amounts, day: str) -> None:
         self.tokens = self.tokens.refilled(self.now_s).drawn(spent.tokens)

@@ -33,6 +33,27 @@ class LedgerMachine(RuleBasedStateMachine):
     def fall_silent(self, index: int, tokens: int, reserves_first: bool) -> None:
         self.world.fall_silent(self._name(index), tokens, reserves_first=reserves_first)
 
+    @rule(
+        index=INDEX,
+        tokens=st.sampled_from((5, 20, 60)),
+        count=st.integers(1, 8),
+        then=st.sampled_from(("", "send", "lose", "lose", "die", "die unnoticed", "fall silent")),
+    )
+    def begin_without_the_ledger(self, index: int, tokens: int, count: int, then: str) -> None:
+        name = self._name(index)
+        self.world.begin_without_the_ledger(name, tokens, count)
+        if then == "send":
+            self.world.send(name)
+        elif then == "lose":
+            for _ in range(count):
+                self.world.lose(name)
+                self.world.begin(name, tokens)
+        elif then == "fall silent":
+            self.world.fall_silent(name, tokens, reserves_first=True)
+        elif then and len(self.world.replicas) > 1:
+            self.world.kill_replica(name, is_noticed=then == "die")
+            self.world.use_up(*self.world.replicas)
+
     @rule(index=INDEX)
     def end_all(self, index: int) -> None:
         self.world.end_all(self._name(index))

@@ -93,7 +93,7 @@ def test_an_answer_from_before_its_death_gives_a_replica_nothing() -> None:
 
     pair.first.apply(answer, pair.now_s)
 
-    assert pair.first.reserve(pair.key, Amounts(1, 1, 1)) is None
+    assert pair.first.reserve(pair.key, Amounts(1, 1, 1), pair.now_s) is None
 
 
 def test_what_lay_idle_at_a_replica_that_was_taken_for_dead_is_gone() -> None:
@@ -114,7 +114,7 @@ def test_what_lay_idle_at_a_replica_that_was_taken_for_dead_is_gone() -> None:
 
     assert reservation is not None
     assert not reservation.void
-    assert pair.first.reserve(pair.key, Amounts(1, 1, 1)) is None
+    assert pair.first.reserve(pair.key, Amounts(1, 1, 1), pair.now_s) is None
 
 
 def test_a_repeated_answer_to_what_was_not_read_acknowledges_nothing() -> None:
@@ -138,7 +138,7 @@ def test_idle_concurrency_is_leased_too() -> None:
     pair.talk(pair.first)
     assert pair.ledger.idle("ada").concurrent > 0
     taken = [pair.request(pair.second, 1) for _ in range(8)]
-    again = [pair.first.reserve(pair.key, Amounts(1, 1, 1)) for _ in range(8)]
+    again = [pair.first.reserve(pair.key, Amounts(1, 1, 1), pair.now_s) for _ in range(8)]
     running = sum(each is not None for each in (*taken, *again))
     assert running == 8
 

@@ -44,8 +44,8 @@ def test_the_cpu_skips_compilation_and_has_no_share_of_a_gpu() -> None:
 
 
 def test_the_engine_runs_a_few_sequences_more_than_the_gate_has_slots() -> None:
-    assert "--max-num-seqs 272 " in words(T4)
-    assert "--max-num-seqs 34 " in words(CPU)
+    assert "--max-num-seqs 320 " in words(T4)
+    assert "--max-num-seqs 40 " in words(CPU)
 
 
 def test_a_set_number_format_wins_over_the_gpus() -> None:
@@ -77,7 +77,7 @@ def test_further_arguments_win_and_can_turn_something_off() -> None:
         T4, extra_args={"max-num-seqs": 8, "stream-interval": 4, "enable-prefix-caching": False}
     )
     assert "--max-num-seqs 8 " in line
-    assert "--max-num-seqs 272 " not in line
+    assert "--max-num-seqs 320 " not in line
     assert "--stream-interval 4 " in line
     assert "--enable-prefix-caching" not in line
     # vLLM's own default is on, so that leaving the argument out would turn nothing off.

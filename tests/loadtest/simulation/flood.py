@@ -19,6 +19,7 @@ from loadtest.simulation.replica import Clock
 from loadtest.simulation.setup import Setup, tier_plan
 from loadtest.simulation.sim_request import SimRequest
 from loadtest.simulation.tier_state import TierState
+from serve_app.core.admission.capacity import express_slots
 from serve_app.core.admission.fairness import Flow
 from serve_app.core.tiers import Tier
 from tests.loadtest.simulation.gate_promise import (
@@ -126,8 +127,8 @@ def play(
     fleet = Fleet({Tier.CHAT: state}, Counter({gpu: 1}), Clock(), log, retries=retries)
     fleet.reconcile(Tier.CHAT, 0.0, at_once=True)
     replica = state.replicas[0]
-    if express is not None:
-        replica.gate.limits.express_slots = express
+    limits = replica.gate.limits
+    limits.express_slots = express_slots(limits.slots) if express is None else express
     duration_s = duration_s or max(
         120.0,
         *(
@@ -168,9 +169,10 @@ MIXES: dict[str, tuple[Mix, Mix]] = {
     "100 / 400 beside 2000 / 15": (exponential(100, 400), fixed(2000, 15)),
     "10 / 50 beside 500 / 300": (fixed(10, 50), exponential(500, 300)),
     "10 to 1000 / 10 to 1000": (log_uniform(10, 1000), log_uniform(10, 1000)),
+    "100 / 400, all of one length": (fixed(100, 400), fixed(100, 400)),
 }
 HEAD = (
-    "light beside             GPU     alone beside 0.95 one queue | flood no express express |"
+    "light beside                  GPU     alone beside 0.95 one queue | flood no express express |"
     " refused, honest flood, work\n"
 )
 
@@ -179,7 +181,7 @@ def main() -> None:
     sys.stdout.write(HEAD)
     for gpu in ("T4", "RTX4090"):
         for name, (light, flood) in MIXES.items():
-            sys.stdout.write(f"{name:27s} {gpu:8s}{_row(gpu, light, flood)}\n")
+            sys.stdout.write(f"{name:29s} {gpu:8s}{_row(gpu, light, flood)}\n")
             sys.stdout.flush()
 
 
@@ -187,7 +189,7 @@ def _row(gpu: str, light: Mix, flood: Mix, *, part: float = 0.2, times: float = 
     own, seconds = FlowLoad(LIGHT, part, light), 60.0
     flooding = FlowLoad(FLOOD, times, flood)
 
-    def p95(*loads: FlowLoad, express: int = 2, name: str = "light") -> float:
+    def p95(*loads: FlowLoad, express: int | None = None, name: str = "light") -> float:
         played = play(loads, gpu=gpu, express=express, duration_s=seconds, retries=0)
         return played[name].p(95)
 
@@ -197,7 +199,7 @@ def _row(gpu: str, light: Mix, flood: Mix, *, part: float = 0.2, times: float = 
         gpu=gpu, express=0, duration_s=seconds, retries=0,
     )[""]  # fmt: skip
     without, with_express = p95(own, flooding, express=0), p95(own, flooding)
-    kept = play([own, FlowLoad(FLOOD, 3.0, flood)], gpu=gpu, express=2, duration_s=seconds)
+    kept = play([own, FlowLoad(FLOOD, 3.0, flood)], gpu=gpu, duration_s=seconds)
     work = sum(one.work_s for one in kept.values()) / ((1 - SETTLED_FROM) * seconds)
     return (
         f"{alone:6.3f} {beside:11.3f} {together.p(95):9.3f} | {without:16.3f} {with_express:7.3f} |"

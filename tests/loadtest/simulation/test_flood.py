@@ -10,7 +10,12 @@ SLOWER = 1.3
 
 
 def flooded(
-    name: str, times: float, *, retries: int = 0, express: int = 2, slots: int | None = SLOTS
+    name: str,
+    times: float,
+    *,
+    retries: int = 0,
+    express: int | None = None,
+    slots: int | None = SLOTS,
 ) -> dict[str, FlowOutcome]:
     light, flood = MIXES[name]
     loads = [FlowLoad(LIGHT, 0.2, light), FlowLoad(FLOOD, times, flood)]
@@ -36,6 +41,21 @@ def test_beside_a_flood_first_tokens_come_as_beside_a_load_that_is_none(
     assert flood["light"].refused == 0
     assert flood["light"].p(95) <= SLOWER * beside.p(95)
     assert flood["flood"].refused > flood["flood"].served
+
+
+# The second one's steps grow by more with the batch.
+@pytest.mark.parametrize(("gpu", "slower"), [("T4", SLOWER), ("RTX4090", 1.5)])
+def test_answers_of_one_length_that_end_together_keep_nobody_else_waiting(
+    gpu: str, slower: float
+) -> None:
+    light, flood = MIXES["100 / 400, all of one length"]
+    loads = [FlowLoad(LIGHT, 0.2, light), FlowLoad(FLOOD, 20.0, flood)]
+    alone, beside = (
+        play(loads[:flows], gpu=gpu, slots=SLOTS, duration_s=SECONDS, retries=0)["light"]
+        for flows in (1, 2)
+    )
+    assert beside.refused == 0
+    assert beside.p(95) <= slower * alone.p(95)
 
 
 def test_retry_after_is_honest_for_the_flood() -> None:

@@ -1,0 +1,113 @@
+"""The measurement of fairness before a service whose first tokens are known."""
+
+import asyncio
+import io
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from rich.console import Console
+
+from loadtest.__main__ import parse
+from loadtest.errors import MeasurementError
+from loadtest.studies import fairness
+
+MOST_STREAMS = 6
+ALONE_S, BESIDE_S = 0.01, 0.1
+TOKEN = b'data: {"choices":[{"delta":{"content":"1"}}]}\n\n'
+
+
+class Service:
+    """Refuses the key `flood` above MOST_STREAMS; a first token takes longer beside others."""
+
+    def __init__(self, *, breaks: bool = False) -> None:
+        self.streams = 0
+        self.breaks = breaks
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        is_flood = request.headers["authorization"] == "Bearer flood"
+        if self.breaks:
+            return web.Response(status=500, text="broken")
+        if is_flood and self.streams >= MOST_STREAMS:
+            return web.Response(status=429, text="full")
+        first_s = BESIDE_S if self.streams else ALONE_S
+        self.streams += is_flood
+        try:
+            answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
+            await answer.prepare(request)
+            await answer.write(b": heartbeat\n\n")
+            await asyncio.sleep(first_s)
+            await answer.write(TOKEN)
+            await asyncio.sleep(0.05)
+            await answer.write(b"data: [DONE]\n\n")
+        finally:
+            self.streams -= is_flood
+        return answer
+
+
+@pytest.fixture
+def service() -> Iterator[tuple[Service, str]]:
+    served, loop = Service(), asyncio.new_event_loop()
+    runner = web.AppRunner(_app(served))
+
+    async def start() -> str:
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        return f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield served, asyncio.run_coroutine_threadsafe(start(), loop).result(5)
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(5)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def _app(service: Service) -> web.Application:
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", service.answer)
+    return app
+
+
+def measured(url: str, tmp_path: Path) -> tuple[str, dict[str, fairness.Phase]]:
+    argv = ["fairness", "--url", url, "--light-key", "light", "--flood-key", "flood"]
+    argv += ["--rate", "20", "--busy-streams", "4", "--flood-clients", "20", "--rounds", "1"]
+    argv += ["--phase-s", "1", "--json", str(tmp_path / "out.json")]
+    console = Console(file=io.StringIO(), width=200)
+    assert fairness.run(parse(argv), argv, console) == 0
+    document = json.loads((tmp_path / "out.json").read_text())
+    phases = {name: fairness.Phase(**phase) for name, phase in document["phases"].items()}
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue(), phases
+
+
+def test_each_phase_meets_its_load_and_the_table_compares_them(
+    service: tuple[Service, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fairness, "SETTLES_S", 0.2)
+    shown, phases = measured(service[1], tmp_path)
+
+    assert (phases["alone"].other_served, phases["alone"].other_refused) == (0, 0)
+    assert phases["busy"].other_served > 0
+    assert phases["busy"].other_refused == 0
+    assert phases["flood"].other_refused > 0
+    assert min(phases["flood"].ttft_s) >= BESIDE_S > max(phases["alone"].ttft_s)
+    row = next(line for line in shown.splitlines() if line.startswith("| flood |"))
+    ratio = float(row.split("|")[6].split("(")[0])
+    assert 2 < ratio < 12
+
+
+def test_an_error_of_the_service_is_no_measurement(
+    service: tuple[Service, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fairness, "SETTLES_S", 0.2)
+    service[0].breaks = True
+    with pytest.raises(MeasurementError, match="500: broken"):
+        measured(service[1], tmp_path)

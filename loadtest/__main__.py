@@ -45,6 +45,7 @@ COMMANDS = (
     Command("fetch-traces", "traces.fetch", "public traces of LLM traffic"),
     Command("overhead", "studies.overhead.command", "baseline vLLM, tierserve and Ray's own ways"),
     Command("key-overhead", "studies.key_overhead", "what a key and its quota add to the TTFT"),
+    Command("tabs", "studies.tab_cost", "what open status tabs take from the chat beside them"),
     Command("readme", "studies.overhead.readme", "write the overhead tables from the results"),
     Command("replay-scaling", "studies.replay_scaling.command", "scaling on real Ray in real time"),
     Command("cold-start", "studies.cold_start", "a replica's start, eager and compiled"),

@@ -22,6 +22,7 @@ from serve_app.api.status import list_models
 
 TIERS = json.loads((Path(__file__).parent / "tiers.json").read_text())
 BREAKS_AFTER_S = 0.3
+FOLLOW_EVERY_S = 1.0
 EVENTS = {"content-type": "text/event-stream", "cache-control": "no-cache"}
 
 
@@ -45,6 +46,8 @@ class Script:
     # One that may ask, but not see the status.
     users_key: str | None = None
     usage: list[dict[str, Any]] | None = None
+    # Nobody can say how the tiers are.
+    status_down: bool = False
     # The bodies that came.
     asked: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
@@ -55,6 +58,8 @@ class ScriptedService:
 
     script: Script = field(default_factory=Script)
     page: Page = field(default_factory=Page.read)
+    # Streams of the status that are open.
+    follows_open: int = 0
 
     def app(self) -> Starlette:
         """The routes that the page calls."""
@@ -68,7 +73,7 @@ class ScriptedService:
                 Route("/assets/{name}", self.page.asset),
                 Route("/favicon.ico", _icon),
                 Route("/v1/models", self._models),
-                Route("/api/tiers", self._tiers),
+                Route("/api/tiers/events", self._tier_events),
                 Route("/api/history", self._history),
                 Route("/api/usage", self._usage),
                 Route("/openapi.json", _openapi),
@@ -88,8 +93,22 @@ class ScriptedService:
         models = list_models(TIERS["tiers"], created_s=0)
         return self._refused(request) or JSONResponse({"object": "list", "data": models})
 
-    async def _tiers(self, request: Request) -> Response:
-        return self._refused(request, admin=True) or JSONResponse(TIERS)
+    async def _tier_events(self, request: Request) -> Response:
+        if refused := self._refused(request, admin=True):
+            return refused
+        if self.script.status_down:
+            return _error(503, "No replica answers.", "tiers_not_ready")
+        return StreamingResponse(self._follow(), headers=EVENTS)
+
+    async def _follow(self) -> AsyncIterator[bytes]:
+        self.follows_open += 1
+        try:
+            while not self.script.status_down:
+                newest = _an_hour(time.time())[-1:]
+                yield _event({**TIERS, "samples": newest})
+                await asyncio.sleep(FOLLOW_EVERY_S)
+        finally:
+            self.follows_open -= 1
 
     async def _history(self, request: Request) -> Response:
         since_s = float(request.query_params.get("since", "0"))

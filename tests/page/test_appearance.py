@@ -168,6 +168,38 @@ async def test_the_status_has_figures_replicas_charts_decisions_and_usage(
     await expect(page.get_by_role("region", name="Usage by key")).to_contain_text("mia")
 
 
+async def test_windows_of_one_browser_share_one_stream_of_the_status(
+    browser: Browser, running: Running, script: Script
+) -> None:
+    """And the next one takes over where the one that follows is closed."""
+    async with await browser.new_context(locale="en-US") as context:
+        pages = [await context.new_page() for _ in range(8)]
+        for page in pages:
+            await page.goto(f"{running.url}/#status")
+            await expect(page.get_by_role("region", name="Chat")).to_be_visible()
+        await pages[0].wait_for_timeout(1500)
+        open_before = running.service.follows_open
+        await pages.pop(0).close()
+        await pages[0].wait_for_timeout(2500)
+        assert (open_before, running.service.follows_open) == (1, 1)
+        for page in pages:
+            await expect(page.get_by_role("alert")).to_have_count(0)
+        # Of the six connections that a browser opens, the chat has the others.
+        await pages[0].get_by_role("link", name="Chat").click()
+        await ask(pages[0], "Hello")
+
+
+async def test_a_status_that_is_silent_says_how_old_its_figures_are(
+    page: Page, script: Script
+) -> None:
+    await page.get_by_role("link", name="Status").click()
+    await expect(page.get_by_role("region", name="Chat")).to_be_visible()
+    script.status_down = True
+    await expect(page.get_by_role("alert")).to_contain_text("these figures are")
+    script.status_down = False
+    await expect(page.get_by_role("alert")).to_have_count(0)
+
+
 @pytest.mark.parametrize("colours", ["light", "dark"])
 async def test_axe_finds_nothing(
     browser: Browser, running: Running, script: Script, colours: Any

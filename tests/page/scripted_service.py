@@ -42,6 +42,10 @@ class Script:
     ahead: tuple[int, ...] = ()
     ahead_s: float = 0.3
     break_after: int | None = None
+    # Comments come behind so many events of the answer, as while it is kept open for a replica that
+    # goes on with it; and how many did.
+    comments_after: int | None = None
+    replayed: int = 0
     key: str | None = None
     # One that may ask, but not see the status.
     users_key: str | None = None
@@ -146,13 +150,18 @@ class ScriptedService:
                 # As when a replica dies: no last chunk, no end; what came just before counts.
                 await asyncio.sleep(BREAKS_AFTER_S)
                 raise ConnectionResetError
+            if number == script.comments_after:
+                yield b": replaying\n\n: any other, with 3 ahead\n\n:\n\n"
             yield _event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
             if script.events_per_s:
                 await asyncio.sleep(max(0.0, began_s + number / script.events_per_s - loop.time()))
         reasoned = len(_pieces(script.reasoning))
         thought = {"index": 0, "end": script.end if reasoned else "off", "tokens": reasoned}
         last = {"index": 0, "delta": {}, "finish_reason": script.finish}
-        yield _event({"choices": [last], "tierserve": {"thoughts": [thought]}})
+        metadata: dict[str, Any] = {"thoughts": [thought]}
+        if script.replayed:
+            metadata["replayed"] = script.replayed
+        yield _event({"choices": [last], "tierserve": metadata})
         details = {"reasoning_tokens": reasoned}
         usage = {"prompt_tokens": 9, "completion_tokens": len(deltas) + 1}
         yield _event({"choices": [], "usage": {**usage, "completion_tokens_details": details}})

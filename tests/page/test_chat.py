@@ -168,6 +168,19 @@ async def test_a_broken_stream_says_what_is_kept_and_goes_on(page: Page, script:
     await expect(page.locator(".ending")).to_have_count(0)
 
 
+async def test_an_answer_that_another_replica_went_on_with_says_so(
+    page: Page, script: Script
+) -> None:
+    script.text, script.comments_after, script.replayed = "It is four.", 1, 1
+    answer = await ask(page, "Replica lost?")
+    await expect(answer.locator(".markdown")).to_have_text("It is four.")
+    await expect(answer.locator(".figures")).to_contain_text("continued at another replica")
+    await expect(answer.locator(".ending")).to_have_count(0)
+    await page.reload()
+    await page.locator(".list li .open").click()
+    await expect(page.locator(".figures")).to_contain_text("continued at another replica")
+
+
 async def test_settings_show_the_tiers_limits_and_are_never_above_them(
     page: Page, script: Script
 ) -> None:

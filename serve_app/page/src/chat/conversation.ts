@@ -46,6 +46,8 @@ export interface Answer {
   readonly warning: string | null;
   readonly end: ReasoningEnd | null;
   readonly finish: string | null;
+  /** How many times another replica went on with it, its own having gone. */
+  readonly replayed?: number;
   readonly figures: Figures;
   readonly body: CompletionBody | null;
 }

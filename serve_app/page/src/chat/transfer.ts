@@ -62,6 +62,7 @@ function readTurn(value: JsonObject): Turn {
     state: textAt(value, "state") === "done" ? "done" : "stopped",
     end: textAt(value, "end") as ReasoningEnd | null,
     finish: textAt(value, "finish"),
+    replayed: numberAt(value, "replayed") ?? 0,
     figures: {
       ...figures,
       promptTokens: numberAt(value, "figures", "promptTokens"),

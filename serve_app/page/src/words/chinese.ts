@@ -8,7 +8,7 @@ export const chinese: Words = {
   views: "视图",
   language: "语言",
   theme: "主题",
-  themeAuto: "跟随系统",
+  themeAuto: "自动",
   themeLight: "浅色",
   themeDark: "深色",
   close: "关闭",
@@ -36,6 +36,7 @@ export const chinese: Words = {
   deleteAll: "全部删除",
   reallyDeleteAll: "删除全部 {count} 个对话？它们只保存在此浏览器中。",
   delete: "删除",
+  showEarlier: "显示更早的消息（{count}）",
   openList: "显示对话列表",
 
   tier: "层级",
@@ -61,7 +62,7 @@ export const chinese: Words = {
   tokensPerS: "{speed} token/秒",
   firstToken: "首个 token {time}",
   total: "总计 {time}",
-  promptTokens: "提示 {count}",
+  replayed: "由另一个副本接续",
 
   sent: "已发送，等待服务…",
   queued: "排队中：前面还有 {ahead} 个。",

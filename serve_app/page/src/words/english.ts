@@ -7,7 +7,7 @@ export const english = {
   views: "Views",
   language: "Language",
   theme: "Theme",
-  themeAuto: "As the system",
+  themeAuto: "Auto",
   themeLight: "Light",
   themeDark: "Dark",
   close: "Close",
@@ -35,6 +35,7 @@ export const english = {
   deleteAll: "Delete all",
   reallyDeleteAll: "Delete all {count} conversations? They are in this browser only.",
   delete: "Delete",
+  showEarlier: "Show earlier messages ({count})",
   openList: "Show conversations",
 
   tier: "Tier",
@@ -60,7 +61,7 @@ export const english = {
   tokensPerS: "{speed} tokens/s",
   firstToken: "first token {time}",
   total: "total {time}",
-  promptTokens: "prompt {count}",
+  replayed: "continued at another replica",
 
   sent: "Sent, waiting for the service…",
   queued: "In the queue: {ahead} ahead.",

@@ -38,6 +38,8 @@ class Script:
     finish: str = "stop"
     events_per_s: float = 0.0
     refusals: int = 0
+    refusal: str = "The chat tier is full: 9 requests are ahead."
+    refusal_code: str = "queue_full"
     retry_after_s: int = 2
     ahead: tuple[int, ...] = ()
     ahead_s: float = 0.3
@@ -123,7 +125,8 @@ class ScriptedService:
         if self.script.usage is None:
             # As where keys are off.
             return _error(401, "Usage is that of a key: send yours.", "invalid_api_key")
-        return self._refused(request, admin=True) or JSONResponse({"data": self.script.usage})
+        # A user sees what his own key has used.
+        return self._refused(request) or JSONResponse({"data": self.script.usage})
 
     async def _answer(self, request: Request) -> Response:
         body = await request.json()
@@ -133,7 +136,7 @@ class ScriptedService:
         if script.refusals:
             script.refusals -= 1
             headers = {"retry-after": str(script.retry_after_s)}
-            return _error(429, "The tier is full.", "tier_full", headers)
+            return _error(429, script.refusal, script.refusal_code, headers)
         script.asked.append(body)
         return StreamingResponse(self._events(script, body), headers=EVENTS)
 

@@ -144,6 +144,7 @@ async def test_a_users_key_chats_and_the_status_says_that_it_is_for_administrato
     browser: Browser, running: Running, script: Script
 ) -> None:
     script.key, script.users_key = "ts-admin", "ts-user"
+    script.usage = [{"key": "mia", "requests": 3}]
     async with await browser.new_context(locale="en-US") as context:
         page = await context.new_page()
         await page.goto(running.url)
@@ -152,6 +153,8 @@ async def test_a_users_key_chats_and_the_status_says_that_it_is_for_administrato
         await ask(page, "Hello")
         await page.get_by_role("link", name="Status").click()
         await expect(page.get_by_role("alert")).to_contain_text("for administrators")
+        usage = page.get_by_role("region", name="Usage by key")
+        await expect(usage).to_contain_text("mia")
         await page.get_by_role("alert").get_by_role("button", name="Key").click()
         await page.get_by_role("dialog").get_by_label("Key", exact=True).fill("ts-admin")
         await page.get_by_role("button", name="Use this key").click()

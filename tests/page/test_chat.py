@@ -148,6 +148,20 @@ async def test_a_full_tier_counts_down_and_is_asked_again_by_itself(
     assert len(script.asked) == 1
 
 
+async def test_a_key_without_quota_is_told_so_and_waits_for_minutes_but_not_for_hours(
+    page: Page, script: Script
+) -> None:
+    script.refusal = "The API key `mia` has not enough left of its 10 requests a minute."
+    script.refusals, script.retry_after_s, script.refusal_code = 1, 1, "rate_limit_exceeded"
+    await send(page, "More?")
+    await expect(page.locator(".waiting")).to_contain_text("requests a minute. Asking again in 1 s")
+    await expect(page.locator(".markdown")).to_have_text("It is 4.")
+    script.refusals, script.retry_after_s, script.refusal_code = 1, 40_000, "insufficient_quota"
+    await send(page, "And more?")
+    await expect(page.locator(".ending")).to_contain_text("has not enough left")
+    await expect(page.locator(".ending").get_by_role("button", name="Try again")).to_be_visible()
+
+
 async def test_the_count_down_can_be_cancelled(page: Page, script: Script) -> None:
     script.refusals, script.retry_after_s = 1, 60
     await send(page, "Room?")

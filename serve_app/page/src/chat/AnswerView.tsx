@@ -107,7 +107,10 @@ function Waiting({ session, answer, now_ms }: PartProps & { readonly now_ms: num
 function waitingText(answer: Answer, left_s: number): string {
   // The clock of what is shown is up to a tick behind the refusal's.
   const whole_s = Math.max(1, Math.ceil(left_s - TICK_S));
-  if (answer.state === "refused") return t("refused", { time: `${whole_s} s` });
+  if (answer.state === "refused") {
+    const why = answer.error ?? t("tierFull");
+    return t("refused", { why, time: `${whole_s} s` });
+  }
   if (answer.state === "queued") {
     if (answer.ahead === null) return t("queuedStart");
     return answer.ahead === 0 ? t("queuedNext") : t("queued", { ahead: answer.ahead });

@@ -11,7 +11,7 @@ import contextlib
 import random
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,8 @@ SETTLE_S = 1.0
 SAMPLES = 2000
 ROUND_SEED = 0
 CLIENT = "this command"
+# The CPU time of these follows the tokens.
+RUN_THE_CHAT = frozenset({"engine chat", "replica chat", "haproxy"})
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -69,7 +71,10 @@ class Tokens:
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     """Raises MeasurementError where the chat or a tab is not answered."""
-    rounds = on_own_loop(_measured(options))
+    try:
+        rounds = on_own_loop(measured(options))
+    except aiohttp.ClientConnectionError as error:
+        raise MeasurementError(f"{options.url} cannot be reached: {error}") from error
     quiet, asked = zip(*rounds, strict=True)
     without = np.array([half.tokens_per_s for half in quiet])
     ratios = np.array([half.tokens_per_s for half in asked]) / without
@@ -81,16 +86,29 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     )
     roles = sorted({role for half in (*quiet, *asked) for role in half.cpu_ms_per_s})
     for role in roles:
-        before, after = (
-            np.array([half.cpu_ms_per_s.get(role, 0.0) for half in halves])
-            for halves in (quiet, asked)
-        )
-        low, high = _interval(after - before)
-        console.print(
-            f"  {role}: {before.mean():.1f} ms/s of CPU without, {(after - before).mean():+.1f} "
-            f"(95 %: {low:+.1f} to {high:+.1f}) with them"
-        )
+        _print_cpu(console, role, {role}, quiet, asked)
+    _print_cpu(console, "all but what runs the chat", set(roles) - RUN_THE_CHAT, quiet, asked)
     return 0
+
+
+def _print_cpu(
+    console: Console,
+    name: str,
+    roles: Collection[str],
+    quiet: Sequence[Half],
+    asked: Sequence[Half],
+) -> None:
+    before, after = (
+        np.array([sum(half.cpu_ms_per_s.get(role, 0.0) for role in roles) for half in halves])
+        for halves in (quiet, asked)
+    )
+    low, high = _interval(after - before)
+    console.print(
+        f"  {name}: {before.mean():.1f} ms/s of CPU without, {(after - before).mean():+.1f} "
+        f"(95 %: {low:+.1f} to {high:+.1f}) with them",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _interval(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> tuple[float, float]:
@@ -101,7 +119,7 @@ def _interval(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> tuple[f
     return float(low), float(high)
 
 
-async def _measured(options: argparse.Namespace) -> list[tuple[Half, Half]]:
+async def measured(options: argparse.Namespace) -> list[tuple[Half, Half]]:
     """Of each round the half without tabs and the half with them."""
     rng = random.Random(ROUND_SEED)
     rounds: list[tuple[Half, Half]] = []
@@ -159,8 +177,11 @@ async def _stream(
         body = chat_body("chat", prompt, output_tokens=options.output_tokens)
         async with session.post(f"{options.url}/v1/chat/completions", data=body) as answer:
             await _expect_200(answer)
+            before = tokens.count
             async for piece in answer.content.iter_any():
                 tokens.count += piece.count(b'"content":')
+            if tokens.count == before:
+                raise MeasurementError("a stream ended without a token")
 
 
 async def _tab(session: aiohttp.ClientSession, url: str, begins_s: float) -> None:

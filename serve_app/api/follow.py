@@ -5,7 +5,7 @@ same bytes. While nobody follows, nobody is asked.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -44,7 +44,7 @@ class StatusFeed:
         """A stream whose events have what `/api/tiers` answers, and new samples of the history."""
         return StreamingResponse(self.events(), headers=HEADERS, media_type="text/event-stream")
 
-    async def events(self) -> AsyncIterator[bytes]:
+    async def events(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events for `FOLLOWED_S`. One that is slow to take them misses some."""
         loop = asyncio.get_running_loop()
         ends_s = loop.time() + FOLLOWED_S

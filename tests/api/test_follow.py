@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,10 +28,10 @@ class Asked:
         return [{**entry, "asked": len(self.times_s)} for entry in described(a=observed())]
 
 
-async def first(events: AsyncIterator[bytes], count: int) -> list[bytes]:
+async def first(events: AsyncGenerator[bytes, None], count: int) -> list[bytes]:
     """As many events; then it is followed no longer."""
     taken = [await anext(events) for _ in range(count)]
-    await events.aclose()  # type: ignore[attr-defined]
+    await events.aclose()
     return taken
 
 

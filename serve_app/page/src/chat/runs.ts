@@ -8,6 +8,9 @@ import { afterEvent, ended } from "./progress.ts";
 /** Statuses after which the service asks to be asked again. */
 const RETRIED: ReadonlySet<number> = new Set([429, 503]);
 const HIDDEN_FRAME_MS = 500;
+const FRAME_MS = 16;
+/** Drawing takes a quarter of the time at most. */
+const REST_FOR_DRAWING = 3;
 /** For longer, as for the rest of a day, nobody waits with a question. */
 const LONGEST_WAIT_S = 600;
 /** Refusals of a tier that is full; of any other one, as of a key's quota, the service says why. */
@@ -109,10 +112,12 @@ function pause(duration_ms: number, signal: AbortSignal): Promise<void> {
   });
 }
 
-/** Shows the newest of many values once for each frame, and now and then where nothing is drawn. */
+/** Shows the newest of many values once for each frame, and now and then where nothing is drawn. A
+ * long table or list is drawn whole at each change: less often, so that the page stays quick. */
 class Frames {
   #newest: Answer | null = null;
   #scheduled = false;
+  #rest_ms = 0;
   readonly #draw: (answer: Answer) => void;
 
   constructor(draw: (answer: Answer) => void) {
@@ -125,6 +130,8 @@ class Frames {
     this.#scheduled = true;
     if (typeof document === "undefined" || document.hidden) {
       setTimeout(() => this.flush(), HIDDEN_FRAME_MS);
+    } else if (this.#rest_ms > FRAME_MS) {
+      setTimeout(() => requestAnimationFrame(() => this.flush()), this.#rest_ms);
     } else {
       requestAnimationFrame(() => this.flush());
     }
@@ -134,6 +141,12 @@ class Frames {
     this.#scheduled = false;
     const newest = this.#newest;
     this.#newest = null;
-    if (newest) this.#draw(newest);
+    if (!newest) return;
+    const began_ms = performance.now();
+    this.#draw(newest);
+    // What depends on the signal is drawn before the next task.
+    setTimeout(() => {
+      this.#rest_ms = (performance.now() - began_ms) * REST_FOR_DRAWING;
+    });
   }
 }

@@ -203,7 +203,7 @@ async def test_windows_of_one_browser_share_one_stream_of_the_status(
                 await closed.close()
             # None or several for a moment, while they find out who follows.
             async with asyncio.timeout(10):
-                while running.service.follows_open != 1:
+                while running.service.follows_open != 1:  # noqa: ASYNC110 - it has no event
                     await asyncio.sleep(0.05)
             await asyncio.sleep(SETTLED_S)
             assert running.service.follows_open == 1

@@ -46,6 +46,7 @@ async function follow(from: string, ending: AbortSignal): Promise<void> {
 
 /** Until the stream ends, in whatever way; how long to wait before the next one. */
 async function stream(others: OtherWindows, ending: AbortSignal): Promise<number> {
+  const began_ms = Date.now();
   const abort = new AbortController();
   const signal = AbortSignal.any([ending, abort.signal]);
   const onHidden = (): void => (document.hidden ? abort.abort() : undefined);
@@ -66,7 +67,8 @@ async function stream(others: OtherWindows, ending: AbortSignal): Promise<number
       others.say(news);
       void take(news, ending);
     }
-    return 0;
+    // It ends each minute; one that ends at once is not opened again and again.
+    return Date.now() - began_ms < AGAIN_MS ? AGAIN_MS : 0;
   } catch (error) {
     if (ending.aborted || (abort.signal.aborted && !isSilent(abort.signal))) return 0;
     trouble.value = isRefusal(error) ? "refused" : "silent";

@@ -14,7 +14,8 @@ interface Said {
  * opened first goes on. */
 export class OtherWindows {
   readonly #channel: BroadcastChannel | null;
-  readonly #window = Date.now() + Math.random();
+  /** When it opened, in milliseconds; no two are the same. */
+  readonly #window = performance.timeOrigin + performance.now() + Math.random() / 1000;
   #heard = 0;
   #heard_ms = -Infinity;
   /** Called while this window follows and hears that an earlier one does too. */

@@ -63,9 +63,14 @@ class StatusFeed:
             yield
         finally:
             self._followers -= 1
-            if not self._followers and self._draining is not None:
-                self._draining.cancel()
-                self._draining = None
+            if not self._followers:
+                self._end()
+
+    def _end(self) -> None:
+        for task in (self._draining, self._next):
+            if task is not None:
+                task.cancel()
+        self._draining = self._next = None
 
     async def _event(self) -> bytes:
         await asyncio.sleep(self._asked_s + PERIOD_S - asyncio.get_running_loop().time())

@@ -2,14 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import pytest
 
-from serve_app.api.follow import FOLLOWED_S, StatusFeed
+from serve_app.api.follow import FOLLOWED_S, PERIOD_S, StatusFeed
+from serve_app.api.gateway import Gateway
+from serve_app.api.status import Kept, Report
+from serve_app.api.web_app import make_web_app
+from serve_app.core.tiers import Tier
+from tests.api.loopback import served
 from tests.api.test_history import described, observed
+from tests.api.web_client import BOTH, FakeTiers
 from tests.virtual_time import now_s, virtual
 
 
@@ -26,6 +33,19 @@ class Asked:
         if self.fails:
             raise ConnectionError
         return [{**entry, "asked": len(self.times_s)} for entry in described(a=observed())]
+
+
+@dataclass
+class CountedTiers(FakeTiers):
+    asked: int = 0
+
+    async def reports(self, tier: Tier) -> Sequence[Kept[Report]]:
+        self.asked += 1
+        return await super().reports(tier)
+
+
+async def no_upstream() -> str:
+    return ""
 
 
 async def first(events: AsyncGenerator[bytes, None], count: int) -> list[bytes]:
@@ -110,3 +130,23 @@ async def test_who_follows_hears_of_a_question_that_failed_and_the_next_one_is_p
         await first(feed.events(), 1)
     asked.fails = False
     assert len(await first(feed.events(), 1)) == 1
+
+
+async def test_over_http_who_follows_gets_what_api_tiers_answers_and_who_leaves_is_forgotten() -> (
+    None
+):
+    tiers = CountedTiers()
+    app = make_web_app(BOTH, tiers, Gateway(no_upstream, BOTH, 1024, 3.0))
+    async with (
+        served(app) as url,
+        httpx.AsyncClient(base_url=url) as client,
+        client.stream("GET", "/api/tiers/events") as stream,
+    ):
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        assert stream.headers["x-accel-buffering"] == "no"
+        lines = stream.aiter_lines()
+        news = json.loads((await anext(lines)).removeprefix("data: "))
+        assert news["tiers"] == (await client.get("/api/tiers")).json()["tiers"]
+    asked = tiers.asked
+    await asyncio.sleep(2 * PERIOD_S)
+    assert tiers.asked == asked

@@ -176,6 +176,7 @@ WEB_ROUTES = (
     _open("/healthz", "alive"),
     _open("/readyz", "every tier can answer", Work.REPLICAS),
     _status("/api/tiers", "what each tier is, and how it is now"),
+    _status("/api/tiers/events", "the same each second, as server-sent events"),
     _status("/api/history", "how each tier was in the last hour"),
     Route("GET", "/api/usage", "what a key has used; an admin key sees all", Work.LOOP),
     _status("/metrics", "metrics of every replica, for Prometheus; no Ingress forwards it"),

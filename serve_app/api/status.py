@@ -76,7 +76,9 @@ class DeploymentState:
 class Tiers(Protocol):
     """What status needs to know of the running tiers."""
 
-    async def state(self, tier: Tier) -> DeploymentState: ...
+    async def state(self, tier: Tier, max_age_s: float = 0.0) -> DeploymentState:
+        """What Serve reported at most `max_age_s` ago."""
+        ...
 
     async def reports(self, tier: Tier) -> Sequence[Kept[Report]]:
         """What each replica reports, or reported last."""

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 from serve_app.api.access import AccessDesk
 from serve_app.api.asgi import send_error
 from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch, Watched
+from serve_app.api.follow import StatusFeed
 from serve_app.api.gateway import FORWARDED_PATHS, Gateway
 from serve_app.api.history import StatusHistory
 from serve_app.api.openapi import as_json, openapi_document
@@ -31,6 +32,7 @@ from serve_app.api.request_context import (
     with_path,
 )
 from serve_app.api.routes import WEB_ROUTES, meant_path, no_route, web_callers
+from serve_app.api.shared_answers import SharedAnswers
 from serve_app.api.status import Tiers, describe_tier, list_models, merge_metrics
 from serve_app.api.usage import UsagePages
 from serve_app.core.tiers import Tier
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from serve_app.api.request_spans import Tracer
 
 DOCUMENT_AGE_S = 10.0
+# For who follows the status: Serve's own is the dearest part of it, and changes least.
+STATE_AGE_S = 3.0
 # Of the scope: the `Caller` whose request it is.
 CALLER = "tierserve.caller"
 FAVICON = (
@@ -47,50 +51,6 @@ FAVICON = (
     '<path fill="#2563eb" d="M2 9h12v5H2z"/><path fill="#60a5fa" d="M4 2h8v5H4z"/></svg>'
 )
 FAVICON_AGE_S = 24 * 3600
-
-
-@dataclass(slots=True)
-class _Turn:
-    """One time that the question is put, for all who have come before it begins."""
-
-    task: "asyncio.Task[Any]"
-    begun: bool = False
-
-
-@dataclass(slots=True)
-class SharedAnswers:
-    """Each question is put at most every `every_s`, and never twice at once. Nobody gets an answer
-    that was asked for before he came. The questions are few."""
-
-    every_s: float = 0.25
-    clock_s: Callable[[], float] = time.monotonic
-    _turns: dict[Hashable, _Turn] = field(default_factory=dict[Hashable, _Turn])
-    _begun_s: dict[Hashable, float] = field(default_factory=dict[Hashable, float])
-
-    async def get(self, question: Hashable, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """The answer of `ask`, shared with all who wait for it. One that disconnects does not
-        end it for the others."""
-        turn = self._turns.get(question)
-        if turn is None or turn.begun:
-            before = None if turn is None else turn.task
-            task = asyncio.ensure_future(self._put(question, ask, before))
-            turn = self._turns[question] = _Turn(task)
-        return await asyncio.shield(turn.task)
-
-    async def _put(
-        self,
-        question: Hashable,
-        ask: Callable[[], Awaitable[Any]],
-        before: "asyncio.Task[Any] | None",
-    ) -> Any:
-        if before is not None:
-            await asyncio.wait({before})
-        next_s = self._begun_s.get(question, float("-inf")) + self.every_s
-        if (early_s := next_s - self.clock_s()) > 0:
-            await asyncio.sleep(early_s)
-        self._turns[question].begun = True
-        self._begun_s[question] = self.clock_s()
-        return await ask()
 
 
 @dataclass(slots=True)
@@ -102,7 +62,9 @@ class _Pages:
     usage: UsagePages | None = None
     shared: SharedAnswers = field(default_factory=SharedAnswers)
     page: Page = field(default_factory=Page.read)
+    until_draining: Callable[[], Awaitable[None]] | None = None
     history: StatusHistory = field(init=False)
+    feed: StatusFeed = field(init=False)
     # The last answer of `/api/tiers`, and when its replicas were asked.
     listed: tuple[float, bytes | memoryview] | None = None
     # What was written last of the interface, and when: it takes a hundredth of a second.
@@ -110,7 +72,8 @@ class _Pages:
     versions: dict[str, str | None] = field(default_factory=lambda: _versions())
 
     def __post_init__(self) -> None:
-        self.history = StatusHistory(self._describe_all)
+        self.feed = StatusFeed(self._describe_lately, self.until_draining)
+        self.history = self.feed.history
 
     async def index(self, request: Request) -> Response:
         if wants_page(request):
@@ -231,18 +194,23 @@ class _Pages:
             merge_metrics, self.tiers, by_replica, scaling, more, gateways
         )
 
-    async def _describe_all(self) -> list[dict[str, Any]]:
+    async def _describe_all(self, state_age_s: float = 0.0) -> list[dict[str, Any]]:
         # Whoever waits for the tiers to be ready asks, so it begins with the service.
         self.history.start()
 
         async def ask() -> list[dict[str, Any]]:
-            return await asyncio.gather(*(self._describe(tier) for tier in self.tiers))
+            return await asyncio.gather(*(self._describe(tier, state_age_s) for tier in self.tiers))
 
-        return await self.shared.get("tiers", ask)
+        return await self.shared.get(("tiers", state_age_s), ask)
 
-    async def _describe(self, tier: Tier) -> dict[str, Any]:
+    async def _describe_lately(self) -> list[dict[str, Any]]:
+        return await self._describe_all(STATE_AGE_S)
+
+    async def _describe(self, tier: Tier, state_age_s: float) -> dict[str, Any]:
         state, reports, scaling = await asyncio.gather(
-            self.source.state(tier), self.source.reports(tier), self.source.scaling(tier)
+            self.source.state(tier, state_age_s),
+            self.source.reports(tier),
+            self.source.scaling(tier),
         )
         return describe_tier(tier, state, reports, scaling)
 
@@ -265,9 +233,11 @@ def make_web_app(
     access: AccessDesk | None = None,
     tracer: "Tracer | None" = None,
     usage: UsagePages | None = None,
+    until_draining: Callable[[], Awaitable[None]] | None = None,
 ) -> "Door":
-    """The ASGI application at `/`. `access` None: keys are off."""
-    pages = _Pages(tiers, source, time.time(), usage)
+    """The ASGI application at `/`. `access` None: keys are off. `until_draining` returns when this
+    process is to stop."""
+    pages = _Pages(tiers, source, time.time(), usage, until_draining=until_draining)
     app = Starlette(
         routes=[
             StarletteRoute("/", pages.index),
@@ -276,6 +246,7 @@ def make_web_app(
             StarletteRoute("/healthz", pages.healthz),
             StarletteRoute("/readyz", pages.readyz),
             StarletteRoute("/api/tiers", pages.list_tiers),
+            StarletteRoute("/api/tiers/events", pages.feed.answer),
             StarletteRoute("/api/history", pages.list_history),
             StarletteRoute("/api/usage", pages.list_usage),
             StarletteRoute("/metrics", pages.metrics),

@@ -5,16 +5,19 @@ import json
 import logging
 import logging.config
 import os
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
+from ray.serve.schema import ServeStatus
 from starlette.types import ASGIApp
 
 from serve_app.api.asgi import with_cors
 from serve_app.api.gateway import Gateway
+from serve_app.api.shared_answers import SharedAnswers
 from serve_app.api.status import DeploymentState, Kept, Report
 from serve_app.api.tracing import make_tracer
 from serve_app.api.usage import UsagePages
@@ -30,6 +33,7 @@ from serve_app.serving.lease_holder import LeaseHolder
 from serve_app.serving.ledger_actor import LedgerLink
 from serve_app.serving.replica_answers import Broadcast, ReplicaAnswers
 from serve_app.serving.serve_logs import kept_serve_logs
+from serve_app.serving.shutdown import until_draining
 from serve_app.serving.status_listener import StatusListener
 from serve_app.serving.topology import http_port
 from serve_app.telemetry import logging_config
@@ -78,6 +82,7 @@ class Web:
             self._access.desk,
             tracer,
             _usage_pages(args, self._access),
+            until_draining,
         )
         if args.access.database is not None and args.access.status_listener is not None:
             listener = StatusListener(app.status_app(), args.access.status_listener)
@@ -126,9 +131,12 @@ class ServeTiers:
         default_factory=dict[tuple[str, str], ReplicaAnswers]
     )
     _schemas: Mapping[str, Mapping[str, Any]] | None = None
+    _shared: SharedAnswers = field(default_factory=SharedAnswers)
+    # Serve's last answer, which is about all tiers, and when it was asked for.
+    _status: tuple[float, ServeStatus] | None = None
 
-    async def state(self, tier: Tier) -> DeploymentState:
-        status = await asyncio.to_thread(serve.status)
+    async def state(self, tier: Tier, max_age_s: float = 0.0) -> DeploymentState:
+        status = await self._serve_status(max_age_s)
         application = status.applications.get(tier.value)
         deployment = application.deployments.get(tier.value) if application else None
         if application is None or deployment is None:
@@ -141,6 +149,13 @@ class ServeTiers:
             # Serve's status has no target; every replica that is not stopping is desired.
             replicas_wanted=sum(replicas.values()) - replicas.get("STOPPING", 0),
         )
+
+    async def _serve_status(self, max_age_s: float) -> ServeStatus:
+        now_s = time.monotonic()
+        if self._status is None or now_s - self._status[0] > max_age_s or not max_age_s:
+            status = await self._shared.get("status", lambda: asyncio.to_thread(serve.status))
+            self._status = now_s, status
+        return self._status[1]
 
     async def reports(self, tier: Tier) -> Sequence[Kept[Report]]:
         return await self._ask_replicas(tier.value, "report")

@@ -32,7 +32,7 @@ class FakeTiers:
     # Seconds that all of them are late.
     late_s: float = 0.0
 
-    async def state(self, tier: Tier) -> DeploymentState:
+    async def state(self, tier: Tier, max_age_s: float = 0.0) -> DeploymentState:
         running = len(self.replicas[tier]) if self.running is None else self.running
         return DeploymentState("HEALTHY", "", running, 3)
 

@@ -10,7 +10,12 @@ from serve_app.api.page import DIST
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Chromium's sandbox takes no root, whom containers often have.
-LAUNCH_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+# A name of this machine's that Chromium, other than localhost, does not take for secure.
+PLAIN_HOST = "tierserve.test"
+LAUNCH_ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
+    f"--host-resolver-rules=MAP {PLAIN_HOST} 127.0.0.1",
+]
 
 
 def missing() -> str | None:

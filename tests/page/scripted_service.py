@@ -22,6 +22,7 @@ from serve_app.api.status import list_models
 
 TIERS = json.loads((Path(__file__).parent / "tiers.json").read_text())
 BREAKS_AFTER_S = 0.3
+FOLLOW_EVERY_S = 1.0
 EVENTS = {"content-type": "text/event-stream", "cache-control": "no-cache"}
 
 
@@ -37,14 +38,22 @@ class Script:
     finish: str = "stop"
     events_per_s: float = 0.0
     refusals: int = 0
+    refusal: str = "The chat tier is full: 9 requests are ahead."
+    refusal_code: str = "queue_full"
     retry_after_s: int = 2
     ahead: tuple[int, ...] = ()
     ahead_s: float = 0.3
     break_after: int | None = None
+    # Comments come behind so many events of the answer, as while it is kept open for a replica that
+    # goes on with it; and how many did.
+    comments_after: int | None = None
+    replayed: int = 0
     key: str | None = None
     # One that may ask, but not see the status.
     users_key: str | None = None
     usage: list[dict[str, Any]] | None = None
+    # Nobody can say how the tiers are.
+    status_down: bool = False
     # The bodies that came.
     asked: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
@@ -55,6 +64,8 @@ class ScriptedService:
 
     script: Script = field(default_factory=Script)
     page: Page = field(default_factory=Page.read)
+    # Streams of the status that are open.
+    follows_open: int = 0
 
     def app(self) -> Starlette:
         """The routes that the page calls."""
@@ -68,7 +79,7 @@ class ScriptedService:
                 Route("/assets/{name}", self.page.asset),
                 Route("/favicon.ico", _icon),
                 Route("/v1/models", self._models),
-                Route("/api/tiers", self._tiers),
+                Route("/api/tiers/events", self._tier_events),
                 Route("/api/history", self._history),
                 Route("/api/usage", self._usage),
                 Route("/openapi.json", _openapi),
@@ -88,8 +99,22 @@ class ScriptedService:
         models = list_models(TIERS["tiers"], created_s=0)
         return self._refused(request) or JSONResponse({"object": "list", "data": models})
 
-    async def _tiers(self, request: Request) -> Response:
-        return self._refused(request, admin=True) or JSONResponse(TIERS)
+    async def _tier_events(self, request: Request) -> Response:
+        if refused := self._refused(request, admin=True):
+            return refused
+        if self.script.status_down:
+            return _error(503, "No replica answers.", "tiers_not_ready")
+        return StreamingResponse(self._follow(), headers=EVENTS)
+
+    async def _follow(self) -> AsyncIterator[bytes]:
+        self.follows_open += 1
+        try:
+            while not self.script.status_down:
+                newest = _an_hour(time.time())[-1:]
+                yield _event({**TIERS, "samples": newest})
+                await asyncio.sleep(FOLLOW_EVERY_S)
+        finally:
+            self.follows_open -= 1
 
     async def _history(self, request: Request) -> Response:
         since_s = float(request.query_params.get("since", "0"))
@@ -100,7 +125,8 @@ class ScriptedService:
         if self.script.usage is None:
             # As where keys are off.
             return _error(401, "Usage is that of a key: send yours.", "invalid_api_key")
-        return self._refused(request, admin=True) or JSONResponse({"data": self.script.usage})
+        # A user sees what his own key has used.
+        return self._refused(request) or JSONResponse({"data": self.script.usage})
 
     async def _answer(self, request: Request) -> Response:
         body = await request.json()
@@ -110,7 +136,7 @@ class ScriptedService:
         if script.refusals:
             script.refusals -= 1
             headers = {"retry-after": str(script.retry_after_s)}
-            return _error(429, "The tier is full.", "tier_full", headers)
+            return _error(429, script.refusal, script.refusal_code, headers)
         script.asked.append(body)
         return StreamingResponse(self._events(script, body), headers=EVENTS)
 
@@ -127,13 +153,18 @@ class ScriptedService:
                 # As when a replica dies: no last chunk, no end; what came just before counts.
                 await asyncio.sleep(BREAKS_AFTER_S)
                 raise ConnectionResetError
+            if number == script.comments_after:
+                yield b": replaying\n\n: any other, with 3 ahead\n\n:\n\n"
             yield _event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
             if script.events_per_s:
                 await asyncio.sleep(max(0.0, began_s + number / script.events_per_s - loop.time()))
         reasoned = len(_pieces(script.reasoning))
         thought = {"index": 0, "end": script.end if reasoned else "off", "tokens": reasoned}
         last = {"index": 0, "delta": {}, "finish_reason": script.finish}
-        yield _event({"choices": [last], "tierserve": {"thoughts": [thought]}})
+        metadata: dict[str, Any] = {"thoughts": [thought]}
+        if script.replayed:
+            metadata["replayed"] = script.replayed
+        yield _event({"choices": [last], "tierserve": metadata})
         details = {"reasoning_tokens": reasoned}
         usage = {"prompt_tokens": 9, "completion_tokens": len(deltas) + 1}
         yield _event({"choices": [], "usage": {**usage, "completion_tokens_details": details}})

@@ -1,11 +1,15 @@
 """The page for everyone: safe from what a model writes, quick, steady, and readable by all."""
 
+import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser, CDPSession, Page, Request, ViewportSize, expect
 
 from serve_app.api.page import DIST
+from tests.page.browser import PLAIN_HOST
 from tests.page.chat_page import ask, ended, send
 from tests.page.conftest import Running, watch
 from tests.page.scripted_service import Script
@@ -47,6 +51,20 @@ STEADY = """() => {
         for (const block of document.querySelectorAll('.markdown > div'))
             if (block.nextElementSibling) standing.add(block);
     }).observe(document.body, {subtree: true, childList: true});
+}"""
+# Events come each second, and a window that hears none looks once a second whether to follow.
+SETTLED_S = 1.2
+# How long each frame takes, in milliseconds.
+FRAMES = """() => {
+    window.frames = [];
+    let last = performance.now();
+    const next = () => {
+        const now = performance.now();
+        frames.push(now - last);
+        last = now;
+        requestAnimationFrame(next);
+    };
+    requestAnimationFrame(next);
 }"""
 EVERYTHING = """\
 A [link](https://a.b), `code`, \\(x\\)
@@ -129,6 +147,7 @@ async def test_a_users_key_chats_and_the_status_says_that_it_is_for_administrato
     browser: Browser, running: Running, script: Script
 ) -> None:
     script.key, script.users_key = "ts-admin", "ts-user"
+    script.usage = [{"key": "mia", "requests": 3}]
     async with await browser.new_context(locale="en-US") as context:
         page = await context.new_page()
         await page.goto(running.url)
@@ -137,6 +156,8 @@ async def test_a_users_key_chats_and_the_status_says_that_it_is_for_administrato
         await ask(page, "Hello")
         await page.get_by_role("link", name="Status").click()
         await expect(page.get_by_role("alert")).to_contain_text("for administrators")
+        usage = page.get_by_role("region", name="Usage by key")
+        await expect(usage).to_contain_text("mia")
         await page.get_by_role("alert").get_by_role("button", name="Key").click()
         await page.get_by_role("dialog").get_by_label("Key", exact=True).fill("ts-admin")
         await page.get_by_role("button", name="Use this key").click()
@@ -166,6 +187,42 @@ async def test_the_status_has_figures_replicas_charts_decisions_and_usage(
     await expect(tier.locator("canvas")).to_have_count(6)
     await expect(tier.locator(".decisions")).to_contain_text("2 desired, 1 ordered")
     await expect(page.get_by_role("region", name="Usage by key")).to_contain_text("mia")
+
+
+async def test_windows_of_one_browser_share_one_stream_of_the_status(
+    browser: Browser, running: Running, script: Script
+) -> None:
+    """And the next one takes over where the one that follows is closed."""
+    async with await browser.new_context(locale="en-US") as context:
+        pages = [await context.new_page() for _ in range(7)]
+        for page in pages:
+            await page.goto(f"{running.url}/#status")
+            await expect(page.get_by_role("region", name="Chat")).to_be_visible()
+        for closed in (None, pages.pop(0)):
+            if closed is not None:
+                await closed.close()
+            # None or several for a moment, while they find out who follows.
+            async with asyncio.timeout(10):
+                while running.service.follows_open != 1:  # noqa: ASYNC110 - it has no event
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(SETTLED_S)
+            assert running.service.follows_open == 1
+        for page in pages:
+            await expect(page.get_by_role("alert")).to_have_count(0)
+        # Of the six connections that a browser opens, the chat has the others.
+        await pages[0].get_by_role("link", name="Chat").click()
+        await ask(pages[0], "Hello")
+
+
+async def test_a_status_that_is_silent_says_how_old_its_figures_are(
+    page: Page, script: Script
+) -> None:
+    await page.get_by_role("link", name="Status").click()
+    await expect(page.get_by_role("region", name="Chat")).to_be_visible()
+    script.status_down = True
+    await expect(page.get_by_role("alert")).to_contain_text("these figures are")
+    script.status_down = False
+    await expect(page.get_by_role("alert")).to_have_count(0)
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
@@ -305,6 +362,33 @@ async def test_at_300_tokens_a_second_what_stands_is_not_drawn_again(
     assert float(speed.split()[0]) > 200
 
 
+async def test_a_conversation_of_ten_thousand_messages_opens_at_once_and_streams_smoothly(
+    page: Page, script: Script, tmp_path: Path
+) -> None:
+    """Without bounds on what is drawn it took 16 s, and each frame of a stream a second."""
+    turns = [
+        {"role": role, "id": f"{role}{number}", "text": f"{role} **{number}**", "state": "done"}
+        for number in range(5000)
+        for role in ("user", "assistant")
+    ]
+    file = tmp_path / "long.json"
+    conversation = {"id": "long", "title": "Long", "turns": turns}
+    exported = {"format": "tierserve.conversations", "version": 1, "conversations": [conversation]}
+    file.write_text(json.dumps(exported))
+    await page.locator("input[type=file]").set_input_files(file)
+    await page.evaluate(FRAMES)
+    await page.get_by_role("button", name="Long", exact=True).click()
+    await expect(page.get_by_text("assistant 4999")).to_be_visible()
+    script.text, script.events_per_s = "Some **more** words. " * 60, 300
+    answer = page.locator("article.answer").last
+    await send(page, "Go on")
+    await expect(answer).to_contain_text("Some more")
+    await ended(answer)
+    await page.get_by_role("button", name="Show earlier messages (9,942)").click()
+    await expect(page.locator("article")).to_have_count(120)
+    assert max(await page.evaluate("frames")) < 3000
+
+
 async def test_a_long_stream_keeps_no_earlier_state_of_itself(page: Page, script: Script) -> None:
     """4,800 tokens in twelve seconds are 1.5 MB; with every tree that they were drawn in, 4.5."""
     paragraph = "Words with **bold** and \\(x^2\\) and some more of them. " * 4
@@ -355,6 +439,26 @@ async def test_a_browser_that_blocks_storage_chats_all_the_same(
         await page.get_by_label("Theme").select_option("dark")
         await expect(page.locator(".list li")).to_have_count(1)
         assert wrong == []
+
+
+async def test_over_plain_http_from_another_machine_it_chats_and_copies_too(
+    browser: Browser, running: Running, script: Script
+) -> None:
+    script.text = "```\ncopied\n```"
+    async with await browser.new_context(locale="en-US") as context:
+        page = await context.new_page()
+        wrong = watch(page)
+        await page.goto(running.url.replace("127.0.0.1", PLAIN_HOST))
+        assert not await page.evaluate("isSecureContext")
+        answer = await ask(page, "Hello")
+        await answer.get_by_role("button", name="Copy code").click()
+        await expect(answer.get_by_role("button", name="Copied")).to_be_visible()
+        message = page.get_by_role("textbox", name="Message")
+        await message.focus()
+        await page.keyboard.press("Control+V")
+        await expect(message).to_have_value("copied")
+        # A header that Chromium takes with HTTPS only, and says so.
+        assert [text for text in wrong if "Cross-Origin-Opener-Policy" not in text] == []
 
 
 async def test_an_open_page_without_the_service_says_so(

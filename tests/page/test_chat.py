@@ -148,6 +148,20 @@ async def test_a_full_tier_counts_down_and_is_asked_again_by_itself(
     assert len(script.asked) == 1
 
 
+async def test_a_key_without_quota_is_told_so_and_waits_for_minutes_but_not_for_hours(
+    page: Page, script: Script
+) -> None:
+    script.refusal = "The API key `mia` has not enough left of its 10 requests a minute."
+    script.refusals, script.retry_after_s, script.refusal_code = 1, 1, "rate_limit_exceeded"
+    await send(page, "More?")
+    await expect(page.locator(".waiting")).to_contain_text("requests a minute. Asking again in 1 s")
+    await expect(page.locator(".markdown")).to_have_text("It is 4.")
+    script.refusals, script.retry_after_s, script.refusal_code = 1, 40_000, "insufficient_quota"
+    await send(page, "And more?")
+    await expect(page.locator(".ending")).to_contain_text("has not enough left")
+    await expect(page.locator(".ending").get_by_role("button", name="Try again")).to_be_visible()
+
+
 async def test_the_count_down_can_be_cancelled(page: Page, script: Script) -> None:
     script.refusals, script.retry_after_s = 1, 60
     await send(page, "Room?")
@@ -166,6 +180,19 @@ async def test_a_broken_stream_says_what_is_kept_and_goes_on(page: Page, script:
     await page.get_by_role("button", name="Go on").click()
     await expect(page.locator(".markdown")).to_have_text("It is as I said: four.")
     await expect(page.locator(".ending")).to_have_count(0)
+
+
+async def test_an_answer_that_another_replica_went_on_with_says_so(
+    page: Page, script: Script
+) -> None:
+    script.text, script.comments_after, script.replayed = "It is four.", 1, 1
+    answer = await ask(page, "Replica lost?")
+    await expect(answer.locator(".markdown")).to_have_text("It is four.")
+    await expect(answer.locator(".figures")).to_contain_text("continued at another replica")
+    await expect(answer.locator(".ending")).to_have_count(0)
+    await page.reload()
+    await page.locator(".list li .open").click()
+    await expect(page.locator(".figures")).to_contain_text("continued at another replica")
 
 
 async def test_settings_show_the_tiers_limits_and_are_never_above_them(

@@ -29,7 +29,8 @@ async function start(root: HTMLElement): Promise<void> {
   await offers.ask();
 }
 
-/** Keeps what the tiers offer up to date, and waits for a key where one is needed. */
+/** Keeps what the tiers offer up to date while the page is seen, and waits for a key where one is
+ * needed. */
 class OfferFollower {
   readonly #session: ChatSession;
   #timer = 0;
@@ -40,6 +41,10 @@ class OfferFollower {
 
   async ask(): Promise<void> {
     clearTimeout(this.#timer);
+    if (document.hidden) {
+      document.addEventListener("visibilitychange", () => void this.ask(), { once: true });
+      return;
+    }
     try {
       this.#session.offers.value = await fetchOffers();
     } catch (error) {
@@ -51,7 +56,7 @@ class OfferFollower {
   #period_ms(): number {
     const offers = this.#session.offers.value;
     const allReady = offers.length > 0 && offers.every((offer) => offer.ready);
-    return allReady || document.hidden ? OFFERS_EVERY_MS : OFFERS_AGAIN_MS;
+    return allReady ? OFFERS_EVERY_MS : OFFERS_AGAIN_MS;
   }
 }
 

@@ -129,3 +129,17 @@ test("what is no chunk changes nothing", () => {
     assert.deepEqual(afterEvent(answer, { kind: "chunk", chunk }, 1), answer);
   }
 });
+
+test("an answer that another replica went on with says so, and how often", () => {
+  const last = (replayed: number): StreamEvent => ({
+    kind: "chunk",
+    chunk: { choices: [{ index: 0, delta: {}, finish_reason: "stop" }], tierserve: { replayed } },
+  });
+  assert.equal(after([[100, delta({ content: "It" })]]).replayed, undefined);
+  const answer = after([
+    [100, delta({ content: "It is 4." })],
+    [200, last(2)],
+  ]);
+  assert.equal(answer.replayed, 2);
+  assert.equal(after([[300, last(1)]], answer).replayed, 3);
+});

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { extended, readHistory, type StatusSample } from "../src/status/history.ts";
+import { extended, followsOn, readHistory, type StatusSample } from "../src/status/history.ts";
 import { readTiers } from "../src/status/tiers.ts";
+import { OtherWindows } from "../src/status/windows.ts";
 import { usageByKey } from "../src/status/usage.ts";
 import { chinese } from "../src/words/chinese.ts";
 import { english } from "../src/words/english.ts";
@@ -20,6 +21,33 @@ test("newer samples follow older ones once, and what is older than an hour goes"
     extended(joined, at(3706)).map(({ at_s }) => at_s),
     [110, 3706],
   );
+});
+
+test("a sample that does not follow the last one shows that some are missing", () => {
+  assert.equal(followsOn([], []), false);
+  assert.equal(followsOn(at(100), []), true);
+  assert.equal(followsOn(at(100), at(105)), true);
+  assert.equal(followsOn(at(100), at(100)), true);
+  assert.equal(followsOn(at(100), at(110)), false);
+});
+
+test("the window that opened first goes on, and another one when it leaves", async (context) => {
+  const heard: unknown[] = [];
+  const first = new OtherWindows("k", () => undefined);
+  const second = new OtherWindows("k", (news) => heard.push(news));
+  const elsewhere = new OtherWindows("another key", (news) => heard.push(news));
+  context.after(() => [first, second, elsewhere].forEach((each) => each.close()));
+  const yielded: string[] = [];
+  first.onEarlier = () => yielded.push("first");
+  second.onEarlier = () => yielded.push("second");
+  first.say({ tiers: [] });
+  second.say({ tiers: [] });
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.deepEqual([yielded, heard], [["second"], [{ tiers: [] }]]);
+  assert.deepEqual([second.heardLately(), elsewhere.heardLately()], [true, false]);
+  first.leave();
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.equal(second.heardLately(), false);
 });
 
 test("what nobody knows stays unknown", () => {

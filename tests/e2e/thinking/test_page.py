@@ -1,6 +1,8 @@
 """The page in Chromium, in front of real vLLM: asked, cut, stopped, gone on, and watched."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -73,6 +75,26 @@ def test_stop_gives_the_slot_back(page: Page, site: Site) -> None:
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("article.answer").get_by_role("button", name="Delete")).to_be_visible()
     wait_for(site.is_idle, "the slot of a stopped answer given back")
+
+
+def test_the_request_is_shown_as_curl_and_python_that_run_as_they_are_shown(page: Page) -> None:
+    choose(page, Temperature="0", Most_tokens_of_reasoning="40", Seed="7")
+    answer = ask(page, f'It\'s like this: {QUESTION}\n"Quoted", $HOME, \\n and 数 too.')
+    text = answer.locator(".markdown").inner_text().strip()
+    number = text.split()[-1].strip(".")
+    answer.get_by_role("button", name="Show as code").click()
+    dialog = page.get_by_role("dialog")
+    curl = dialog.locator("code").inner_text()
+    dialog.get_by_role("radio", name="Python").check()
+    python = dialog.locator("code").inner_text()
+    for command in (["bash", "-c", curl], [sys.executable, "-c", python]):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert number in done.stdout
+    assert (
+        "data: [DONE]"
+        in subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=60).stdout
+    )
 
 
 def test_the_status_shows_what_was_just_answered(page: Page) -> None:

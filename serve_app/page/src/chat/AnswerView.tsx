@@ -11,16 +11,18 @@ import type { Run } from "./runs.ts";
 import type { ChatSession } from "./session.ts";
 import { tierName } from "./TierChoice.tsx";
 
+const TICK_S = 0.1;
+
 interface AnswerViewProps {
   readonly session: ChatSession;
   readonly kept: Answer;
+  /** Of this very answer, while it is streamed. */
   readonly run: Run | null;
   readonly last: boolean;
 }
 
 export function AnswerView({ session, kept, run, last }: AnswerViewProps) {
-  const live = run?.answer.value;
-  const answer = live?.id === kept.id ? live : kept;
+  const answer = run?.answer.value ?? kept;
   const now_ms = useNow(!hasEnded(answer));
   return (
     <article class="answer" aria-label={t("answerOf", { tier: tierName(answer.tier) })}>
@@ -53,6 +55,7 @@ function FiguresLine({ answer, now_ms }: { readonly answer: Answer; readonly now
         <li data-figure="ttft">{t("firstToken", { time: duration(firstToken_s) })}</li>
       )}
       <li data-figure="total">{t("total", { time: duration(total_s) })}</li>
+      {(answer.replayed ?? 0) > 0 && <li data-figure="replayed">{t("replayed")}</li>}
     </ul>
   );
 }
@@ -102,7 +105,12 @@ function Waiting({ session, answer, now_ms }: PartProps & { readonly now_ms: num
 }
 
 function waitingText(answer: Answer, left_s: number): string {
-  if (answer.state === "refused") return t("refused", { time: `${Math.ceil(left_s)} s` });
+  // The clock of what is shown is up to a tick behind the refusal's.
+  const whole_s = Math.max(1, Math.ceil(left_s - TICK_S));
+  if (answer.state === "refused") {
+    const why = answer.error ?? t("tierFull");
+    return t("refused", { why, time: `${whole_s} s` });
+  }
   if (answer.state === "queued") {
     if (answer.ahead === null) return t("queuedStart");
     return answer.ahead === 0 ? t("queuedNext") : t("queued", { ahead: answer.ahead });

@@ -1,7 +1,8 @@
 // The conversation on the screen, with its list beside it.
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { IconButton } from "../shell/Icon.tsx";
-import { t } from "../words/language.ts";
+import { steady } from "../shell/steady.tsx";
+import { count, t } from "../words/language.ts";
 import { AnswerView } from "./AnswerView.tsx";
 import { Composer } from "./Composer.tsx";
 import { hasEnded, titleOf } from "./conversation.ts";
@@ -11,6 +12,11 @@ import type { ChatSession } from "./session.ts";
 
 /** The reader is at the end while this little is below the screen. */
 const AT_END_PX = 80;
+/** Turns that are drawn at once: a thousand take seconds. */
+const SHOWN_TURNS = 60;
+
+const SteadyQuestion = steady(QuestionView);
+const SteadyAnswer = steady(AnswerView);
 
 export function ChatView({ session }: { readonly session: ChatSession }) {
   const [listOpen, setListOpen] = useState(false);
@@ -48,6 +54,8 @@ function Turns({ session }: { readonly session: ChatSession }) {
   const { id, turns } = session.current.value;
   const run = session.run.value;
   const scroller = useRef<HTMLDivElement>(null);
+  const [shown, setShown] = useState({ id, turns: SHOWN_TURNS });
+  const earlier = Math.max(0, turns.length - (shown.id === id ? shown.turns : SHOWN_TURNS));
   useFollowing(scroller, id, turns.length);
   if (turns.length === 0) {
     return (
@@ -60,16 +68,25 @@ function Turns({ session }: { readonly session: ChatSession }) {
   return (
     <div class="turns" ref={scroller} tabIndex={0} role="group" aria-label={t("conversations")}>
       <div class="column">
-        {turns.map((turn, at) =>
+        {earlier > 0 && (
+          <button
+            type="button"
+            class="earlier"
+            onClick={() => setShown({ id, turns: turns.length - earlier + SHOWN_TURNS })}
+          >
+            {t("showEarlier", { count: count(earlier) })}
+          </button>
+        )}
+        {turns.slice(earlier).map((turn) =>
           turn.role === "user" ? (
-            <QuestionView key={turn.id} session={session} question={turn} />
+            <SteadyQuestion key={turn.id} session={session} question={turn} />
           ) : (
-            <AnswerView
+            <SteadyAnswer
               key={turn.id}
               session={session}
               kept={turn}
-              run={run}
-              last={at === turns.length - 1}
+              run={run?.answer.peek().id === turn.id ? run : null}
+              last={turn === turns.at(-1)}
             />
           ),
         )}

@@ -2,8 +2,9 @@
 import { useRef, useState } from "preact/hooks";
 import { openDialog } from "../shell/dialogs.ts";
 import { Icon, IconButton } from "../shell/Icon.tsx";
+import { steady } from "../shell/steady.tsx";
 import { t } from "../words/language.ts";
-import { titleOf, type Conversation } from "./conversation.ts";
+import { titleOf } from "./conversation.ts";
 import type { ChatSession } from "./session.ts";
 import { ImportError } from "./transfer.ts";
 
@@ -44,10 +45,13 @@ export function ConversationList({ session, onChosen }: ListProps) {
       {found.length === 0 && <p class="none">{none}</p>}
       <ul tabIndex={-1}>
         {found.map((conversation) => (
-          <Entry
+          <SteadyEntry
             key={conversation.id}
             session={session}
-            conversation={conversation}
+            id={conversation.id}
+            title={titleOf(conversation, t("unnamed"))}
+            current={session.current.value.id === conversation.id}
+            running={session.runOf(conversation) !== null}
             onChosen={onChosen}
           />
         ))}
@@ -58,13 +62,15 @@ export function ConversationList({ session, onChosen }: ListProps) {
 }
 
 interface EntryProps extends ListProps {
-  readonly conversation: Conversation;
+  readonly id: string;
+  readonly title: string;
+  readonly current: boolean;
+  readonly running: boolean;
 }
 
-function Entry({ session, conversation, onChosen }: EntryProps) {
-  const title = titleOf(conversation, t("unnamed"));
-  const current = session.current.value.id === conversation.id;
-  const { id } = conversation;
+const SteadyEntry = steady(Entry);
+
+function Entry({ session, id, title, current, running, onChosen }: EntryProps) {
   return (
     <li class={current ? "current" : ""}>
       <button
@@ -76,7 +82,7 @@ function Entry({ session, conversation, onChosen }: EntryProps) {
           onChosen();
         }}
       >
-        {session.runOf(conversation) && <span class="pulse" aria-hidden="true" />}
+        {running && <span class="pulse" aria-hidden="true" />}
         <span dir="auto">{title}</span>
       </button>
       <IconButton

@@ -46,6 +46,8 @@ export interface Answer {
   readonly warning: string | null;
   readonly end: ReasoningEnd | null;
   readonly finish: string | null;
+  /** How many times another replica went on with it, its own having gone. */
+  readonly replayed?: number;
   readonly figures: Figures;
   readonly body: CompletionBody | null;
 }
@@ -66,15 +68,21 @@ export interface Conversation {
 const ENDED: ReadonlySet<AnswerState> = new Set(["done", "stopped", "broken", "failed"]);
 const TITLE_CHARS = 60;
 
+/** `crypto.randomUUID` is there with HTTPS and on localhost only. */
+export function newId(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 export function newConversation(tier: string, now_ms: number): Conversation {
-  const id = crypto.randomUUID();
+  const id = newId();
   return { id, title: "", created_ms: now_ms, updated_ms: now_ms, tier, system: "", turns: [] };
 }
 
 export function newAnswer(tier: string, now_ms: number): Answer {
   return {
     role: "assistant",
-    id: crypto.randomUUID(),
+    id: newId(),
     tier,
     text: "",
     reasoning: "",
@@ -100,7 +108,7 @@ export function newAnswer(tier: string, now_ms: number): Answer {
 }
 
 export function newQuestion(text: string): Question {
-  return { role: "user", id: crypto.randomUUID(), text };
+  return { role: "user", id: newId(), text };
 }
 
 export function hasEnded(answer: Answer): boolean {

@@ -4,6 +4,7 @@ import type { Conversation } from "./conversation.ts";
 export interface ConversationDrive {
   all(): Promise<readonly Conversation[]>;
   put(conversation: Conversation): Promise<void>;
+  putAll(conversations: readonly Conversation[]): Promise<void>;
   remove(id: string): Promise<void>;
   clear(): Promise<void>;
 }
@@ -35,6 +36,11 @@ class DatabaseDrive implements ConversationDrive {
     await settled(this.#store("readwrite").put(conversation));
   }
 
+  async putAll(conversations: readonly Conversation[]): Promise<void> {
+    const store = this.#store("readwrite");
+    await Promise.all(conversations.map((each) => settled(store.put(each))));
+  }
+
   async remove(id: string): Promise<void> {
     await settled(this.#store("readwrite").delete(id));
   }
@@ -57,6 +63,10 @@ export class MemoryDrive implements ConversationDrive {
 
   async put(conversation: Conversation): Promise<void> {
     this.#kept.set(conversation.id, conversation);
+  }
+
+  async putAll(conversations: readonly Conversation[]): Promise<void> {
+    for (const each of conversations) this.#kept.set(each.id, each);
   }
 
   async remove(id: string): Promise<void> {

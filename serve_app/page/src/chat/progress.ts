@@ -50,6 +50,8 @@ function afterChunk(
   }
   const repeated = textAt(chunk, "tierserve", "finish_reasons", "0");
   if (repeated !== null) next = { ...next, finish: repeated };
+  const replayed = numberAt(chunk, "tierserve", "replayed");
+  if (replayed !== null) next = { ...next, replayed: (next.replayed ?? 0) + replayed };
   const thought = listAt(chunk, "tierserve", "thoughts")[0];
   if (thought !== undefined) next = withEnd(next, thought, before);
   return isObject(chunk["usage"]) ? withUsage(next, chunk["usage"], before) : next;

@@ -8,6 +8,13 @@ import { afterEvent, ended } from "./progress.ts";
 /** Statuses after which the service asks to be asked again. */
 const RETRIED: ReadonlySet<number> = new Set([429, 503]);
 const HIDDEN_FRAME_MS = 500;
+const FRAME_MS = 16;
+/** Drawing takes a quarter of the time at most. */
+const REST_FOR_DRAWING = 3;
+/** For longer, as for the rest of a day, nobody waits with a question. */
+const LONGEST_WAIT_S = 600;
+/** Refusals of a tier that is full; of any other one, as of a key's quota, the service says why. */
+const FULL: ReadonlySet<string | null> = new Set(["queue_full", "wait_too_long"]);
 
 export interface Run {
   /** Changes at most once for each frame of the screen. */
@@ -60,10 +67,11 @@ async function runToEnd(
       const nothingCame = answer.text === begun.text && answer.reasoning === begun.reasoning;
       const wait_s = signal.aborted || !nothingCame ? null : retryWait(error);
       if (wait_s !== null) {
-        show({ ...answer, state: "refused", ahead: null, retryAt_ms: now_ms() + wait_s * 1000 });
+        const retryAt_ms = now_ms() + wait_s * 1000;
+        show({ ...answer, state: "refused", ahead: null, retryAt_ms, error: refusalOf(error) });
         await pause(wait_s * 1000, signal);
         if (!signal.aborted) {
-          show({ ...answer, state: "sent", retryAt_ms: null });
+          show({ ...answer, state: "sent", retryAt_ms: null, error: null });
           continue;
         }
       }
@@ -86,7 +94,12 @@ function broken(answer: Answer): "broken" | "failed" {
 
 function retryWait(error: unknown): number | null {
   if (!(error instanceof ServiceError) || !RETRIED.has(error.status)) return null;
-  return error.retryAfter_s;
+  const { retryAfter_s } = error;
+  return retryAfter_s === null || retryAfter_s > LONGEST_WAIT_S ? null : retryAfter_s;
+}
+
+function refusalOf(error: unknown): string | null {
+  return error instanceof ServiceError && !FULL.has(error.code) ? error.message : null;
 }
 
 function pause(duration_ms: number, signal: AbortSignal): Promise<void> {
@@ -99,10 +112,12 @@ function pause(duration_ms: number, signal: AbortSignal): Promise<void> {
   });
 }
 
-/** Shows the newest of many values once for each frame, and now and then where nothing is drawn. */
+/** Shows the newest of many values once for each frame, and now and then where nothing is drawn. A
+ * long table or list is drawn whole at each change: less often, so that the page stays quick. */
 class Frames {
   #newest: Answer | null = null;
   #scheduled = false;
+  #rest_ms = 0;
   readonly #draw: (answer: Answer) => void;
 
   constructor(draw: (answer: Answer) => void) {
@@ -115,6 +130,8 @@ class Frames {
     this.#scheduled = true;
     if (typeof document === "undefined" || document.hidden) {
       setTimeout(() => this.flush(), HIDDEN_FRAME_MS);
+    } else if (this.#rest_ms > FRAME_MS) {
+      setTimeout(() => requestAnimationFrame(() => this.flush()), this.#rest_ms);
     } else {
       requestAnimationFrame(() => this.flush());
     }
@@ -124,6 +141,12 @@ class Frames {
     this.#scheduled = false;
     const newest = this.#newest;
     this.#newest = null;
-    if (newest) this.#draw(newest);
+    if (!newest) return;
+    const began_ms = performance.now();
+    this.#draw(newest);
+    // What depends on the signal is drawn before the next task.
+    setTimeout(() => {
+      this.#rest_ms = (performance.now() - began_ms) * REST_FOR_DRAWING;
+    });
   }
 }

@@ -20,8 +20,10 @@ import { limitsOf, NO_CHOICES, readChoices, withinLimits, type TierChoices } fro
 import type { ConversationStore } from "./store.ts";
 
 const CHOICES = "tierserve.choices";
-/** A page that is closed in the middle of an answer loses no more of it. */
+/** A page that is closed in the middle of an answer loses no more of it; saving takes at most this
+ * share of the time, which counts where a conversation is very long. */
 const SAVE_EVERY_MS = 1000;
+const SAVING_SHARE = 0.02;
 
 export class ChatSession {
   readonly store: ConversationStore;
@@ -172,11 +174,13 @@ export class ChatSession {
     const { id } = conversation;
     void this.store.put({ ...conversation, updated_ms: Date.now() });
     this.#currentId.value = id;
-    let saved_ms = Date.now();
+    let next_ms = performance.now() + SAVE_EVERY_MS;
     const onFrame = (shown: Answer): void => {
-      if (Date.now() - saved_ms < SAVE_EVERY_MS) return;
-      saved_ms = Date.now();
+      const began_ms = performance.now();
+      if (began_ms < next_ms) return;
       this.#save(id, shown);
+      const took_ms = performance.now() - began_ms;
+      next_ms = began_ms + Math.max(SAVE_EVERY_MS, took_ms / SAVING_SHARE);
     };
     const run = startRun(answer, body, { ...options, onFrame });
     this.#runs.value = new Map(this.#runs.value).set(id, run);

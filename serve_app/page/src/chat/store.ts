@@ -54,8 +54,12 @@ export class ConversationStore {
 
   /** How many were added; those of the same id are replaced. Throws ImportError. */
   async import(text: string): Promise<number> {
-    const conversations = imported(text);
-    for (const conversation of conversations) await this.put(conversation);
-    return conversations.length;
+    const conversations = new Map(imported(text).map((each) => [each.id, each]));
+    const others = this.all.value.filter((each) => !conversations.has(each.id));
+    this.all.value = [...conversations.values(), ...others].toSorted(
+      (a, b) => b.updated_ms - a.updated_ms,
+    );
+    await this.#drive.putAll([...conversations.values()]);
+    return conversations.size;
   }
 }

@@ -3,6 +3,7 @@ import { isObject, listAt, numberAt, parsed, textAt, type JsonObject } from "../
 import {
   afterReload,
   newAnswer,
+  newId,
   type Answer,
   type Conversation,
   type ReasoningEnd,
@@ -33,7 +34,7 @@ export function imported(text: string): readonly Conversation[] {
 function readConversation(value: JsonObject): Conversation {
   const created_ms = numberAt(value, "created_ms") ?? 0;
   return afterReload({
-    id: textAt(value, "id") ?? crypto.randomUUID(),
+    id: textAt(value, "id") ?? newId(),
     title: textAt(value, "title") ?? "",
     created_ms,
     updated_ms: numberAt(value, "updated_ms") ?? created_ms,
@@ -44,7 +45,7 @@ function readConversation(value: JsonObject): Conversation {
 }
 
 function readTurn(value: JsonObject): Turn {
-  const id = textAt(value, "id") ?? crypto.randomUUID();
+  const id = textAt(value, "id") ?? newId();
   const text = textAt(value, "text") ?? "";
   if (value["role"] !== "assistant") return { role: "user", id, text };
   const blank = newAnswer(textAt(value, "tier") ?? "", 0);
@@ -61,6 +62,7 @@ function readTurn(value: JsonObject): Turn {
     state: textAt(value, "state") === "done" ? "done" : "stopped",
     end: textAt(value, "end") as ReasoningEnd | null,
     finish: textAt(value, "finish"),
+    replayed: numberAt(value, "replayed") ?? 0,
     figures: {
       ...figures,
       promptTokens: numberAt(value, "figures", "promptTokens"),

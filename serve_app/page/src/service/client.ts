@@ -29,7 +29,7 @@ export async function send(path: string, init: RequestInit = {}): Promise<Respon
 }
 
 /** The same for what the user can do without: nobody is asked for a key. */
-async function sendQuietly(path: string, init: RequestInit = {}): Promise<Response> {
+export async function sendQuietly(path: string, init: RequestInit = {}): Promise<Response> {
   const headers = new Headers(init.headers);
   if (key.value) headers.set("authorization", `Bearer ${key.value}`);
   const response = await fetch(path, { ...init, headers, credentials: "omit", cache: "no-store" });

@@ -3,7 +3,7 @@ import type { Conversation, Turn } from "../chat/conversation.ts";
 import { schemaOf, type TierChoices } from "../chat/settings.ts";
 import { errorInEvent, send } from "./client.ts";
 import { parsed, type JsonObject } from "./json.ts";
-import { EventReader, requestsAhead } from "./sse.ts";
+import { itemsOf, requestsAhead } from "./sse.ts";
 
 export interface Message {
   readonly role: "system" | "user" | "assistant";
@@ -90,31 +90,19 @@ export async function* streamCompletion(
     signal,
   });
   yield { kind: "opened", warning: response.headers.get("x-tierserve-warning") };
-  if (response.body === null) return;
-  const reader = new EventReader();
-  const pieces = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  try {
-    for (;;) {
-      const { value, done } = await pieces.read();
-      if (done) return;
-      for (const item of reader.push(value)) {
-        if (item.kind === "comment") {
-          const ahead = requestsAhead(item.text);
-          if (ahead !== undefined) yield { kind: "waiting", ahead };
-          continue;
-        }
-        if (item.data === "[DONE]") {
-          yield { kind: "end" };
-          return;
-        }
-        const chunk = parsed(item.data);
-        const error = errorInEvent(chunk);
-        if (error) throw error;
-        yield { kind: "chunk", chunk };
-      }
+  for await (const item of itemsOf(response, signal)) {
+    if (item.kind === "comment") {
+      const ahead = requestsAhead(item.text);
+      if (ahead !== undefined) yield { kind: "waiting", ahead };
+      continue;
     }
-  } finally {
-    pieces.releaseLock();
-    if (!signal.aborted) void response.body.cancel().catch(() => undefined);
+    if (item.data === "[DONE]") {
+      yield { kind: "end" };
+      return;
+    }
+    const chunk = parsed(item.data);
+    const error = errorInEvent(chunk);
+    if (error) throw error;
+    yield { kind: "chunk", chunk };
   }
 }

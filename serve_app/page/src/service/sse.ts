@@ -39,3 +39,22 @@ export function requestsAhead(comment: string): number | null | undefined {
   if (found === null) return undefined;
   return found[1] === undefined ? null : Number(found[1]);
 }
+
+/** The items of an answer's stream, until it ends. Throws TypeError where it breaks. */
+export async function* itemsOf(
+  response: Response,
+  signal: AbortSignal,
+): AsyncGenerator<StreamItem> {
+  if (response.body === null) return;
+  const reader = new EventReader();
+  const pieces = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  try {
+    for (;;) {
+      const { value, done } = await pieces.read();
+      if (done) return;
+      yield* reader.push(value);
+    }
+  } finally {
+    if (!signal.aborted) void pieces.cancel().catch(() => undefined);
+  }
+}

@@ -21,7 +21,7 @@ export function StatusView() {
       {known?.map((tier) => (
         <TierPanel key={tier.name} tier={tier} />
       ))}
-      {known !== null && usage.value !== null && <UsageTable usage={usage.value} />}
+      {usage.value !== null && <UsageTable usage={usage.value} />}
     </div>
   );
 }

@@ -3,6 +3,8 @@ import { getQuietly } from "../service/client.ts";
 import { isObject, listAt, numberAt, objectAt, type JsonObject } from "../service/json.ts";
 
 const KEPT_S = 3600;
+/** A sample is taken every five seconds, or a little later. */
+const GAP_S = 9;
 
 /** null is what nobody knew, or what no request had. */
 export interface TierSample {
@@ -67,4 +69,15 @@ export function extended(
   const all = [...samples, ...newer.filter((sample) => sample.at_s > last_s)];
   const until_s = all.at(-1)?.at_s ?? 0;
   return all.filter((sample) => sample.at_s > until_s - KEPT_S);
+}
+
+/** Whether nothing is missing between the samples and newer ones; so too where none are newer. */
+export function followsOn(
+  samples: readonly StatusSample[],
+  newer: readonly StatusSample[],
+): boolean {
+  const last = samples.at(-1);
+  const first = newer[0];
+  if (last === undefined) return false;
+  return first === undefined || first.at_s - last.at_s < GAP_S;
 }

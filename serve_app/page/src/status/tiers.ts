@@ -1,5 +1,4 @@
 // `/api/tiers`: how each tier is now, for those who may see it.
-import { getQuietly } from "../service/client.ts";
 import { isObject, listAt, numberAt, textAt, objectAt, type JsonObject } from "../service/json.ts";
 
 export interface ReplicaStatus {
@@ -46,13 +45,6 @@ export interface TierStatus {
   readonly scalingInputs: JsonObject;
   readonly decisions: readonly Decision[];
   readonly replicas: readonly ReplicaStatus[];
-}
-
-/** All who look share one question to the replicas a second. */
-const AGE_S = 0.9;
-
-export async function fetchTiers(signal: AbortSignal): Promise<readonly TierStatus[]> {
-  return readTiers(await getQuietly(`/api/tiers?max_age_s=${AGE_S}`, signal));
 }
 
 export function readTiers(body: unknown): readonly TierStatus[] {

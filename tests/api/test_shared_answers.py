@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import suppress
 
-from serve_app.api.web_app import SharedAnswers
+from serve_app.api.shared_answers import SharedAnswers
 from tests.virtual_time import now_s, virtual
 
 

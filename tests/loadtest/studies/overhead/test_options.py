@@ -24,7 +24,7 @@ def test_all_systems_are_measured_unless_others_are_chosen() -> None:
     assert systems_of(parse(["overhead", "--systems", "ours"])) == ["bare", "ours"]
 
 
-def test_a_bare_server_beside_ours_needs_ours() -> None:
+def test_a_baseline_server_beside_ours_needs_ours() -> None:
     options = parse(["overhead", "--systems", "bare-beside-ours"])
 
     assert systems_of(options) == ["bare", "bare-beside-ours", "ours"]

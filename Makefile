@@ -126,21 +126,22 @@ test-image: setup ## The image's CPU kind without Docker (root, debootstrap, 10 
 test-clients: setup ## The real clients of docs/clients.md against `make serve MODEL=micro-r1`; TESTS=--resume goes on
 	$(PY) -m tests.clients --base-url http://127.0.0.1:$(PORT) $(TESTS)
 
-test: export UNIT = not e2e
+test: export UNIT = not e2e and not timed
 test: export UNIT_IGNORES = tests/e2e tests/hostile
-# The slow ones keep their cores busy, and judge times.
+# The slow ones keep their cores busy.
 test: export UNIT_WORKERS = $(shell cores=$$(nproc); echo $$((cores < 4 ? cores : 4)))
 test: export STATIC = check-format check-lint check-imports check-types check-types-again
 # What runs beside the cluster may have to wait for a core; a test's own limit goes before this one.
 test: export PYTEST_TIMEOUT = 300
 test: setup ## Everything a machine without a GPU can prove: check, then real Ray and real vLLM
-	@# tests/e2e/cluster mostly waits, and judges times: what keeps cores busy runs beside it, where
-	@# it yields to it. Its output comes when both have ended. Only check ends all the rest.
+	@# tests/e2e/cluster mostly waits: what keeps cores busy and judges no time runs beside it. Its
+	@# output comes when both have ended. Only a failure of check and of the timed tests ends the rest.
 	@cluster=$$(mktemp); trap 'kill $$waiting 2>/dev/null || true; rm -f "$$cluster"' EXIT; \
 	make --no-print-directory e2e-cluster >"$$cluster" 2>&1 & waiting=$$!; \
 	nice make --no-print-directory check; \
 	failed=0; nice make --no-print-directory e2e-no-ray || failed=$$?; \
 	wait $$waiting || failed=$$?; cat "$$cluster"; \
+	UNIT=timed make --no-print-directory check-tests; \
 	make --no-print-directory e2e E2E_IGNORES="tests/e2e/cluster $(NO_RAY)" || failed=$$?; \
 	[ $$failed = 0 ]
 

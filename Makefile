@@ -19,7 +19,7 @@ CPU_OR_GPU := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 TESTS ?=
 CELLS ?=
 
-.PHONY: help setup serve doctor check check-tests check-format check-lint check-imports check-types check-types-again check-security test e2e test-hostile test-replicas test-k8s test-pods image sbom test-image test-clients soak bench-overhead replay-scaling monitoring lock docs-reference clean
+.PHONY: help setup serve doctor check check-tests check-format check-lint check-imports check-types check-types-again check-security test e2e e2e-cluster e2e-no-ray test-hostile test-replicas test-k8s test-pods image sbom test-image test-clients soak bench-overhead replay-scaling monitoring lock docs-reference clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -73,8 +73,18 @@ check-types-again: setup  # by basedpyright too, which takes ten times as long
 check-security: setup ## Both locks against the known vulnerabilities; needs PyPI or OSV, so not part of `make check`
 	$(PY) -m deploy.audit
 
+# Those of `make e2e` that need no Ray: vLLM in the test's own process, Prometheus' own tool.
+NO_RAY := tests/engine tests/e2e/monitoring/test_promtool.py
+# What else is left out: `make test` has run it before.
+E2E_IGNORES ?=
 e2e: setup
-	$(PY) -m pytest -m e2e --durations=20 --ignore=tests/e2e/replicas --ignore=tests/k8s --ignore=tests/hostile $(TESTS)
+	$(PY) -m pytest -m e2e --durations=20 $(addprefix --ignore=,tests/e2e/replicas tests/k8s tests/hostile $(E2E_IGNORES)) $(TESTS)
+
+e2e-cluster: setup  # fake engines on four Ray nodes
+	@$(PY) -m pytest -m e2e --durations=5 tests/e2e/cluster
+
+e2e-no-ray: setup
+	@$(PY) -m pytest -m e2e --durations=5 $(NO_RAY)
 
 test-hostile: setup ## Attacks on real vLLM: TESTS="-k headers" for one kind, HOSTILE_REQUESTS=20000
 	$(PY) -m pytest -m hostile tests/hostile $(TESTS)
@@ -116,12 +126,24 @@ test-image: setup ## The image's CPU kind without Docker (root, debootstrap, 10 
 test-clients: setup ## The real clients of docs/clients.md against `make serve MODEL=micro-r1`; TESTS=--resume goes on
 	$(PY) -m tests.clients --base-url http://127.0.0.1:$(PORT) $(TESTS)
 
-test: export UNIT = not e2e
+test: export UNIT = not e2e and not timed
 test: export UNIT_IGNORES = tests/e2e tests/hostile
-# The slow ones keep their cores busy, and judge times.
+# The slow ones keep their cores busy.
 test: export UNIT_WORKERS = $(shell cores=$$(nproc); echo $$((cores < 4 ? cores : 4)))
 test: export STATIC = check-format check-lint check-imports check-types check-types-again
-test: check e2e ## Everything a machine without a GPU can prove: check, then real Ray and real vLLM
+# What runs beside the cluster may have to wait for a core; a test's own limit goes before this one.
+test: export PYTEST_TIMEOUT = 300
+test: setup ## Everything a machine without a GPU can prove: check, then real Ray and real vLLM
+	@# tests/e2e/cluster mostly waits: what keeps cores busy and judges no time runs beside it. Its
+	@# output comes when both have ended. Only a failure of check and of the timed tests ends the rest.
+	@cluster=$$(mktemp); trap 'kill $$waiting 2>/dev/null || true; rm -f "$$cluster"' EXIT; \
+	make --no-print-directory e2e-cluster >"$$cluster" 2>&1 & waiting=$$!; \
+	nice make --no-print-directory check; \
+	failed=0; nice make --no-print-directory e2e-no-ray || failed=$$?; \
+	wait $$waiting || failed=$$?; cat "$$cluster"; \
+	UNIT=timed make --no-print-directory check-tests; \
+	make --no-print-directory e2e E2E_IGNORES="tests/e2e/cluster $(NO_RAY)" || failed=$$?; \
+	[ $$failed = 0 ]
 
 bench-overhead: setup ## What serving adds to bare vLLM; writes loadtest/results/overhead*.json, docs/overhead.md and README's table
 	$(PY) -m loadtest overhead

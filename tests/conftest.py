@@ -39,6 +39,13 @@ SLOW = (
     "serving/test_haproxy_restart.py",
     "serving/test_haproxy_wrapper.py",
 )
+# Of the slow ones those that only compute. The others judge times, or wait for whole processes:
+# `make test` runs them with nothing beside them.
+COMPUTED = (
+    "core/access/test_ledger_machine.py",
+    "loadtest/simulation",
+    "loadtest/soak/test_judge.py",
+)
 # Set to 1: a test that did not run is a failure.
 REQUIRE_ALL_VARIABLE = "REQUIRE_ALL"
 
@@ -66,12 +73,14 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if missing := [name for name in SLOW if not (HERE / name).exists()]:
+    if missing := [name for name in (*SLOW, *COMPUTED) if not (HERE / name).exists()]:
         raise pytest.UsageError(f"tests/conftest.py calls slow what is not there: {missing}")
-    slow = {HERE / name for name in SLOW}
+    slow, computed = {HERE / name for name in SLOW}, {HERE / name for name in COMPUTED}
     for item in items:
         if item.path in slow:
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("slow") and not computed & {item.path, *item.path.parents}:
+            item.add_marker(pytest.mark.timed)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

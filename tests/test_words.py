@@ -13,10 +13,22 @@ FOLDERS = (
     "serve_app",
     "loadtest",
     "deploy",
-    "tests/e2e",
-    "tests/local",
-    "tests/doctor",
+    "tests/autoscaling",
+    "tests/clients",
+    "tests/config",
+    "tests/core/admission",
+    "tests/core/placement",
+    "tests/core/reasoning",
+    "tests/core/scaling",
+    "tests/core/structure",
     "tests/deploy",
+    "tests/doctor",
+    "tests/e2e",
+    "tests/hostile",
+    "tests/k8s",
+    "tests/loadtest",
+    "tests/local",
+    "tests/monitoring",
 )
 # Private words for known ideas, each with the field's.
 REFUSED = {
@@ -49,11 +61,19 @@ KEPT = {
         "loadtest/simulation/capacity.py",
         "loadtest/simulation/command.py",
         "loadtest/simulation/plan.py",
+        "tests/loadtest/simulation/test_commands.py",
+        "tests/loadtest/studies/replay_scaling/test_cells.py",
     },
     "told_to_wait": {"loadtest/evaluation/ask.py", "loadtest/evaluation/summary.py"},
     "exchange_limits": {"serve_app/serving/replica.py", "serve_app/serving/tier_limits.py"},
     "visit": {"deploy/monitoring/rules.py"},
 }
+# Of these no comment and no docstring has one either; others are English words too.
+REFUSED_IN_PROSE = ("card", "cards", "dice", "landed", "mended", "roomy", "wish", "wishes")
+# A model's page on its hub.
+PROSE_KEPT = ("model card",)
+PROSE_WORD = re.compile(rf"\b({'|'.join(REFUSED_IN_PROSE)})\b", re.IGNORECASE)
+STATEMENT_BEGINS = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
@@ -69,12 +89,39 @@ def test_no_identifier_has_a_private_word_for_a_known_idea(folder: str) -> None:
     assert found == {}
 
 
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_comment_or_docstring_has_one_either(folder: str) -> None:
+    found = {
+        f"{path}: {text.strip()[:80]}": PROSE_WORD.findall(text)
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for text in prose(path)
+        if PROSE_WORD.search(text)
+    }
+    assert found == {}
+
+
 def test_what_keeps_its_name_is_still_there() -> None:
     for name, files in KEPT.items():
         assert all(name in set(identifiers(ROOT / file)) for file in files), name
 
 
 def identifiers(path: Path) -> Iterator[str]:
-    for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
-        if token.type == tokenize.NAME:
-            yield token.string
+    return (token.string for token in tokens(path) if token.type == tokenize.NAME)
+
+
+def prose(path: Path) -> Iterator[str]:
+    """Comments, and strings that stand alone as docstrings do, without what keeps its name."""
+    before = tokenize.NEWLINE
+    for token in tokens(path):
+        docstring = token.type == tokenize.STRING and before in STATEMENT_BEGINS
+        if token.type == tokenize.COMMENT or docstring:
+            text = token.string
+            for kept in PROSE_KEPT:
+                text = text.replace(kept, "")
+            yield text
+        if token.type not in (tokenize.COMMENT, tokenize.NL):
+            before = token.type
+
+
+def tokens(path: Path) -> Iterator[tokenize.TokenInfo]:
+    return tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)

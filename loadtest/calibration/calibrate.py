@@ -129,7 +129,7 @@ def context_tokens(target: Target) -> int:
 
 
 def _check(settings: CalibrationSettings, info: ServerInfo) -> None:
-    """Raises UserError for what the profile will lack, before minutes are spent."""
+    """Raises UserError for what the profile will miss, before minutes are spent."""
     _name(settings, info)
     _kv_tokens(settings, info)
     _max_sequences(settings, info)

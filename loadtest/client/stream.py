@@ -53,7 +53,7 @@ class StreamReader:
             self._take(event, now_s)
 
     def close(self, now_s: float) -> None:
-        """The stream ended: its last event may lack its empty line."""
+        """The stream ended: its last event may have no empty line behind it."""
         if self._rest:
             self._take(self._rest, now_s)
             self._rest = b""

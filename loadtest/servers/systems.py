@@ -111,7 +111,7 @@ def bare_vllm(
     name: str = BARE,
 ) -> Iterator[System]:
     """vLLM's own server with the command line that the tier's replica gives to its engine."""
-    command = bare_command(model_dir, engine, port)
+    command = baseline_command(model_dir, engine, port)
     with supervised(
         name, command, engine_environment(engine), port=port, on_wait=on_wait
     ) as system:
@@ -119,7 +119,7 @@ def bare_vllm(
         yield system
 
 
-def bare_command(model_dir: Path, engine: EngineConfig, port: int) -> list[str]:
+def baseline_command(model_dir: Path, engine: EngineConfig, port: int) -> list[str]:
     # The `vllm` command of the CPU build does not start; this module is the same server.
     server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     listen = ["--host", "127.0.0.1", "--port", str(port)]

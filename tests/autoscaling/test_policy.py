@@ -95,7 +95,7 @@ BURST: dict[str, Any] = {"queue_depth": 20.0, "queued_requests": 20.0, **arrivin
 QUIET: dict[str, Any] = arriving(0.0)
 
 
-def test_a_burst_orders_replicas_and_is_told_once(policy: Any) -> None:
+def test_a_burst_orders_replicas_and_is_logged_once(policy: Any) -> None:
     """Serve asks several times a second; the same demand is one decision."""
     state: dict[str, Any] = {}
     for tick in range(3):
@@ -170,7 +170,7 @@ def test_a_give_back_says_what_it_costs(policy: Any) -> None:
     assert "4.0 times as much" in policy.logged[-1]
 
 
-def test_a_tier_without_cards_takes_none_from_the_budget(policy: Any) -> None:
+def test_a_tier_without_gpus_takes_none_from_the_budget(policy: Any) -> None:
     policy.scale(context(tier="reasoning", target=3))
     assert policy.scale(context(gpus=0.0, **BURST))[0] == 4, "its own maximum"
 
@@ -203,7 +203,7 @@ def test_a_tier_that_may_goes_to_zero(policy: Any) -> None:
     assert policy.scale(context(least=1, state=state, now_s=later_s, **idle))[0] == 1
 
 
-def test_a_process_stands_by_where_a_card_stays_free(policy: Any) -> None:
+def test_a_worker_is_prestarted_where_a_gpu_stays_free(policy: Any) -> None:
     for tick in range(40):
         policy.scale(context(now_s=NOW_S + tick / 4))
     assert policy.prestarted == ["free"]

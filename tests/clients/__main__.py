@@ -1,6 +1,6 @@
 """Try the real clients against a running tierserve: the snippets of docs/clients.md, LiteLLM's
 proxy with deploy/litellm, Open WebUI with deploy/open-webui. Installs their packages below
-.cache/clients. One that was interrupted, or whose faults are mended, goes on with --resume."""
+.cache/clients. One that was interrupted, or whose faults are fixed, goes on with --resume."""
 
 import argparse
 import signal

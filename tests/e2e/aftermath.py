@@ -75,7 +75,7 @@ class Aftermath:
 
 
 def is_refusal(reply: Reply) -> bool:
-    """Told to come back later, and when."""
+    """Refused with a Retry-After."""
     return reply.status in (429, 503) and "retry-after" in reply.headers
 
 

@@ -1,4 +1,4 @@
-"""A visit of a service's page in Chromium."""
+"""A look at a service's page in Chromium."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

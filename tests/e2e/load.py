@@ -24,7 +24,7 @@ class Attempts:
 
 
 async def ask_with_retry(session: aiohttp.ClientSession, url: str, body: object) -> Attempts:
-    """Ask; if refused, come back once when told to."""
+    """Ask; if refused, retry once, after its Retry-After."""
     first = await ask(session, url, body)
     if first.status != 429 or "retry-after" not in first.headers:
         return Attempts(first)

@@ -15,7 +15,7 @@ from tests.e2e.site import Site, wait_for
 from tests.hostile.probe import Asked, Probe
 from tests.hostile.verdict import DETAIL, faults_of
 from tests.hostile.watch import Watch
-from tests.hostile.wire import JSON, Address, Answer, Headers, as_json, exchange, post
+from tests.hostile.wire import JSON, Address, Answer, Headers, as_json, post, round_trip
 
 CHAT, REASONING = Tier.CHAT.route_prefix, Tier.REASONING.route_prefix
 USER = [{"role": "user", "content": "hi"}]
@@ -52,7 +52,7 @@ class Attack:
             request: bytes | Iterable[bytes] = self.raw()
         else:
             request = post(self.path, self.body(), self.headers, self.method)
-        return exchange(address, request, limit_s=self.limit_s, method=self.method)
+        return round_trip(address, request, limit_s=self.limit_s, method=self.method)
 
     def faults(self, answer: Answer) -> list[str]:
         faults = faults_of(
@@ -178,7 +178,7 @@ class Target:
         return self.bear_all([attack], at_once=1)[0]
 
     def bear_all(self, attacks: Sequence[Attack], *, at_once: int = 8) -> list[Answer]:
-        """So many at a time; all faults are told together."""
+        """So many at a time; all faults are reported together."""
         faults: list[str] = []
 
         def send(attack: Attack) -> Answer:

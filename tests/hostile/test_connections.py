@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.machine_clock import clock_s
 from tests.hostile.attack import CHAT, Target
-from tests.hostile.wire import JSON, Address, as_json, exchange, head, post
+from tests.hostile.wire import JSON, Address, as_json, head, post, round_trip
 
 # More than the 4,096 at which HAProxy closed its door. A process has 20,000 descriptors here.
 CONNECTIONS = int(os.environ.get("HOSTILE_CONNECTIONS", "6000"))
@@ -78,7 +78,7 @@ def still_open(connections: Sequence[socket.socket]) -> int:
 
 def new_client_waits_s(target: Target, name: str, *, may_be_full: bool = False) -> float:
     """For a tiny answer, on a connection of its own."""
-    answer = exchange(target.address, post(CHAT, TINY), limit_s=20)
+    answer = round_trip(target.address, post(CHAT, TINY), limit_s=20)
     target.tally.add(f"a new client beside {name}", answer.status, answer.took_s)
     # A tier that works on what it was asked for may be full, and then says when to come back.
     is_full = answer.status == 429 and "retry-after" in dict(answer.headers)

@@ -10,7 +10,7 @@ import pytest
 from serve_app.core.tiers import Tier
 from tests.e2e.site import wait_for
 from tests.hostile.attack import CHAT, REASONING, Attack, Target
-from tests.hostile.wire import JSON, as_json, exchange, head, post
+from tests.hostile.wire import JSON, as_json, head, post, round_trip
 
 TINY = as_json({"prompt": "hi", "max_tokens": 1, "model": "chat"})
 V1 = "/v1/chat/completions"
@@ -328,7 +328,7 @@ def test_two_requests_with_one_id_are_two_requests(target: Target) -> None:
     ended: list[tuple[int, int]] = []
 
     def ask() -> None:
-        answer = exchange(target.address, post(CHAT, long, headers), limit_s=60)
+        answer = round_trip(target.address, post(CHAT, long, headers), limit_s=60)
         target.tally.add("the one that stays", answer.status, answer.took_s)
         tokens = answer.json()["usage"]["completion_tokens"] if answer.status == 200 else 0
         ended.append((answer.status, tokens))
@@ -360,7 +360,7 @@ def test_a_stranger_who_claims_to_be_a_replica_is_counted_like_anybody(
         before = counted()
         request = post(REASONING, TINY.replace(b'"chat"', b'"reasoning"'), (JSON, *headers))
         for _ in range(50):
-            answer = exchange(target.address, request)
+            answer = round_trip(target.address, request)
             target.tally.add(f"{headers}", answer.status, answer.took_s)
             assert answer.status in (200, 400, 403), answer.text
         return counted() - before

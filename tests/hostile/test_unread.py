@@ -15,7 +15,7 @@ from tests.e2e.site import wait_for
 from tests.hostile.attack import CHAT, REASONING, Target
 from tests.hostile.conftest import STALL_S
 from tests.hostile.test_connections import new_client_waits_s
-from tests.hostile.wire import as_json, exchange, post
+from tests.hostile.wire import as_json, post, round_trip
 
 SMALL_BUFFER = 2048
 # For what the engine has not finished when its client is given up.
@@ -197,7 +197,7 @@ def test_others_wait_no_longer_than_beside_a_client_that_reads(target: Target) -
     waits_s: dict[str, float] = {}
     with target.tally.filling(Tier.CHAT, "read"):
         reading = threading.Thread(
-            target=lambda: exchange(
+            target=lambda: round_trip(
                 target.address, post(CHAT, _body(n=slots, tokens=200)), limit_s=120
             )
         )
@@ -220,7 +220,7 @@ def _first_answer_s(target: Target) -> float:
     started_s = clock_s()
     body = as_json({"prompt": "hi", "max_tokens": 1})
     while clock_s() - started_s < 60:
-        answer = exchange(target.address, post(CHAT, body), limit_s=60)
+        answer = round_trip(target.address, post(CHAT, body), limit_s=60)
         target.tally.add("a new client", answer.status, answer.took_s)
         if answer.status == 200:
             return clock_s() - started_s

@@ -87,7 +87,7 @@ def faults_of_error(answer: Answer, *, anthropic: bool) -> Iterator[str]:
         yield f"{answer.status} is no error in the promised form{DETAIL}{answer.text[:300]}"
         return
     if missing or not isinstance(error["message"], str) or not error["message"]:
-        yield f"{answer.status} lacks {missing or 'its message'}"
+        yield f"{answer.status} without {missing or 'its message'}"
     if anthropic and body.get("type") != "error":
         yield f"{answer.status} is not in Anthropic's form{DETAIL}{answer.text[:200]}"
     if error.get("type") not in OPENAI_TYPES:

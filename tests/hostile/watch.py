@@ -27,7 +27,7 @@ class Part:
 
     @property
     def alive(self) -> bool:
-        # psutil tells a process from another that got its number later.
+        # psutil distinguishes a process from another that got its number later.
         with suppress(psutil.Error):
             return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
         return False

@@ -90,7 +90,7 @@ def as_json(payload: object) -> bytes:
     return json.dumps(payload).encode()
 
 
-def exchange(
+def round_trip(
     address: Address,
     request: bytes | Iterable[bytes],
     *,

@@ -19,8 +19,8 @@ def steps(word: str) -> list[str]:
 
 def test_hadolint_has_nothing_to_say() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
-    told = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True)
-    assert (told.returncode, told.stdout) == (0, "")
+    checked = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True)
+    assert (checked.returncode, checked.stdout) == (0, "")
 
 
 def test_all_that_is_copied_is_there_and_sent_to_the_builder() -> None:

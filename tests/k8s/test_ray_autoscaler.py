@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings(
 GIB = 2**30
 
 
-def test_it_plans_with_one_card_a_worker(rendered: Callable[[str], Manifests]) -> None:
+def test_it_plans_with_one_gpu_a_worker(rendered: Callable[[str], Manifests]) -> None:
     from ray.autoscaler._private.kuberay import autoscaling_config
 
     cluster = rendered("mixed").cluster

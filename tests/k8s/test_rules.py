@@ -41,5 +41,5 @@ def test_every_overlay_is_checked() -> None:
 def test_every_trap_of_the_page_has_a_mutant() -> None:
     page = (REPO / "docs" / "kubernetes.md").read_text()
     traps = set(re.findall(r"^\| (\d+) \|", page, re.MULTILINE))
-    told = " ".join(mutant.fault for mutant in (*MUTANTS, *SCHEMA_MUTANTS))
-    assert traps == set(re.findall(r"trap (\d+)", told))
+    faults = " ".join(mutant.fault for mutant in (*MUTANTS, *SCHEMA_MUTANTS))
+    assert traps == set(re.findall(r"trap (\d+)", faults))

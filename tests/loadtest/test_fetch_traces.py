@@ -79,7 +79,7 @@ def test_a_file_that_is_there_already_is_converted_with_its_source(tmp_path: Pat
     assert "Apache-2.0" in page
 
 
-def test_a_file_of_another_kind_is_told_and_ends_with_1(
+def test_a_file_of_another_kind_is_named_and_ends_with_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = tmp_path / "raw.csv"

@@ -61,7 +61,7 @@ def test_haproxy_is_started_through_the_wrapper_which_opens_the_http_port() -> N
 
 
 def deployed_host(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What Serve, and with it each replica, is told to listen on."""
+    """What Serve, and with it each replica, is to listen on."""
     deployed: list[dict[str, Any]] = []
     monkeypatch.setattr(ServeApi, "deploy", lambda _, config: deployed.append(config))
     monkeypatch.setattr(cluster, "_is_ready", lambda _path: True)

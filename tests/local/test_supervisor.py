@@ -47,7 +47,7 @@ def supervise(tmp_path: Path) -> Callable[[str], tuple[subprocess.Popen[bytes], 
     return start
 
 
-@pytest.mark.parametrize("how", ["told", "starter dies", "command is killed"])
+@pytest.mark.parametrize("how", ["asked to stop", "starter dies", "command is killed"])
 def test_nothing_outlives_the_supervisor(
     how: str,
     supervise: Callable[[str], tuple[subprocess.Popen[bytes], psutil.Process]],
@@ -57,7 +57,7 @@ def test_nothing_outlives_the_supervisor(
     )
     supervisor, daemon = supervise(end)
     assert supervisor.stdin is not None
-    if how == "told":
+    if how == "asked to stop":
         supervisor.terminate()
     elif how == "starter dies":
         supervisor.stdin.close()

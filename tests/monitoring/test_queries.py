@@ -73,7 +73,7 @@ def test_every_query_is_asked_without_grafanas_variables(
 @pytest.mark.parametrize(
     ("lacking", "status"), [("tierserve_slots", 1), ("ray_node_gpus", 0), ("nothing at all", 0)]
 )
-def test_the_command_fails_for_what_lacks_data_and_needs_no_gpu(
+def test_the_command_fails_for_what_has_no_data_and_needs_no_gpu(
     prometheus: Callable[[Answers], str],
     lacking: str,
     status: int,
@@ -86,7 +86,7 @@ def test_the_command_fails_for_what_lacks_data_and_needs_no_gpu(
     assert "fires: A chat (page)" in said
 
 
-def test_a_prometheus_that_is_not_there_is_told_by_its_address(
+def test_a_prometheus_that_is_not_there_is_named_by_its_address(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["check", "--prometheus", "http://127.0.0.1:9"]) == 2
@@ -98,7 +98,7 @@ def test_an_address_without_a_port_is_refused(capsys: pytest.CaptureFixture[str]
     assert "--application localhost: host:port is needed" in capsys.readouterr().out
 
 
-def test_without_prometheus_and_apt_one_is_told_what_to_install(
+def test_without_prometheus_and_apt_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)

@@ -131,7 +131,7 @@ def test_whoever_is_admitted_behind_prompts_is_expected_in_time(
         assert admission.wait_s * margin <= 30.0 + 1e-6
 
 
-def test_room_is_kept_for_those_who_come_back_when_they_were_told_to() -> None:
+def test_room_is_kept_for_those_who_retry_at_their_retry_after() -> None:
     load: dict[str, Any] = {"queued": 3, "reserved": 1, "max_queued_requests": 4}
     assert an_admission(**load, returning=False).verdict is Verdict.REFUSE
     assert an_admission(**load, returning=True).verdict is Verdict.QUEUE

@@ -106,12 +106,12 @@ def test_a_flow_that_takes_more_than_expected_is_expected_to() -> None:
 
 @given(SEEDS)
 def test_with_one_flow_it_is_first_in_first_out(seed: int) -> None:
-    dice, queue, model = Random(seed), FairQueue[Entry](), deque[Entry]()
+    rng, queue, model = Random(seed), FairQueue[Entry](), deque[Entry]()
     running: list[Entry] = []
     for arrival in range(60):
-        act = dice.random()
+        act = rng.random()
         if act < 0.5 or not model:
-            entry = Entry(arrival, FLOWS[0], dice.uniform(0, 3))
+            entry = Entry(arrival, FLOWS[0], rng.uniform(0, 3))
             queue.push(entry)
             model.append(entry)
         elif act < 0.7:
@@ -120,9 +120,9 @@ def test_with_one_flow_it_is_first_in_first_out(seed: int) -> None:
             queue.start(entry)
             running.append(entry)
         elif act < 0.8 and running:
-            queue.end(running.pop(), dice.uniform(0, 9))
+            queue.end(running.pop(), rng.uniform(0, 9))
         else:
-            entry = dice.choice(model)
+            entry = rng.choice(model)
             model.remove(entry)
             queue.remove(entry)
         assert [queue.ahead_of(entry) for entry in model] == list(range(len(model)))
@@ -133,9 +133,9 @@ def test_with_one_flow_it_is_first_in_first_out(seed: int) -> None:
 @given(SEEDS)
 def test_positions_are_those_in_which_they_start(seed: int) -> None:
     """After any history, for those that wait, and for the next one to come."""
-    dice, queue = Random(seed), FairQueue[Entry]()
-    waiting = _some_history(dice, queue)
-    flow = dice.choice(FLOWS)
+    rng, queue = Random(seed), FairQueue[Entry]()
+    waiting = _some_history(rng, queue)
+    flow = rng.choice(FLOWS)
     standing = queue.standing(flow)
     queue.push(newest := Entry(10**6, flow, 1.0))
     waiting.append(newest)
@@ -156,12 +156,12 @@ def test_positions_are_those_in_which_they_start(seed: int) -> None:
 
 @given(SEEDS)
 def test_who_steps_aside_has_the_old_position_again(seed: int) -> None:
-    dice, queue = Random(seed), FairQueue[Entry]()
-    waiting = _some_history(dice, queue)
+    rng, queue = Random(seed), FairQueue[Entry]()
+    waiting = _some_history(rng, queue)
     if not waiting:
         return
     before = [queue.ahead_of(entry) for entry in waiting]
-    aside = dice.sample(waiting, min(3, len(waiting)))
+    aside = rng.sample(waiting, min(3, len(waiting)))
     for entry in aside:
         queue.remove(entry)
     for entry in aside:
@@ -181,7 +181,7 @@ def test_the_work_of_flows_with_something_waiting_differs_by_no_more_than_a_boun
     """For two flows that always have something waiting, by weight: the largest request of each slot
     and one more, however long it goes on (VTC's theorem has 2 of its unit U, all that is in the
     engine at once)."""
-    dice, queue, slots = Random(seed), FairQueue[Entry](), 4
+    rng, queue, slots = Random(seed), FairQueue[Entry](), 4
     flows, longest_s = FLOWS[:3], 5.0
     done: dict[str, float] = dict.fromkeys((flow.name for flow in flows), 0.0)
     running: list[tuple[float, Entry]] = []
@@ -195,10 +195,10 @@ def test_the_work_of_flows_with_something_waiting_differs_by_no_more_than_a_boun
             entry = queue.first()
             assert entry is not None
             queue.start(entry)
-            took_s = dice.uniform(0, longest_s)
+            took_s = rng.uniform(0, longest_s)
             running.append((took_s, entry))
             done[entry.flow.name] += took_s / entry.flow.weight
-        took_s, entry = running.pop(dice.randrange(slots))
+        took_s, entry = running.pop(rng.randrange(slots))
         queue.end(entry, took_s)
         # The flow's expectation may be the longest as well.
         bound_s = (slots + 2) * longest_s / min(flow.weight for flow in flows)
@@ -207,8 +207,8 @@ def test_the_work_of_flows_with_something_waiting_differs_by_no_more_than_a_boun
 
 @given(SEEDS)
 def test_what_is_counted_balances_after_any_history(seed: int) -> None:
-    dice, queue = Random(seed), FairQueue[Entry]()
-    for entry in _some_history(dice, queue, end_all=True):
+    rng, queue = Random(seed), FairQueue[Entry]()
+    for entry in _some_history(rng, queue, end_all=True):
         queue.remove(entry)
     assert (len(queue), queue.prompt_tokens, queue.first()) == (0, 0.0, None)
     standing = queue.standing(FLOWS[0])
@@ -269,19 +269,19 @@ def test_the_only_flow_never_goes_above_the_limit() -> None:
     assert not queue.is_below_share(Flow("only"), 1, slots=8)
 
 
-def _some_history(dice: Random, queue: FairQueue[Entry], *, end_all: bool = False) -> list[Entry]:
+def _some_history(rng: Random, queue: FairQueue[Entry], *, end_all: bool = False) -> list[Entry]:
     """Pushes, starts, ends, leaves. Those that wait afterwards."""
     waiting: list[Entry] = []
     running: list[Entry] = []
-    for arrival in range(dice.randint(1, 60)):
-        act = dice.random()
+    for arrival in range(rng.randint(1, 60)):
+        act = rng.random()
         if act < 0.6 or not waiting:
             entry = Entry(
                 arrival,
-                dice.choice(FLOWS),
-                dice.choice((0.0, 1.0, 1.0, dice.uniform(0, 4))),
-                dice.randint(1, 3),
-                float(dice.randint(0, 99)),
+                rng.choice(FLOWS),
+                rng.choice((0.0, 1.0, 1.0, rng.uniform(0, 4))),
+                rng.randint(1, 3),
+                float(rng.randint(0, 99)),
             )
             queue.push(entry)
             waiting.append(entry)
@@ -292,9 +292,9 @@ def _some_history(dice: Random, queue: FairQueue[Entry], *, end_all: bool = Fals
             waiting.remove(entry)
             running.append(entry)
         elif act < 0.9 and running:
-            queue.end(running.pop(dice.randrange(len(running))), dice.uniform(0, 6))
+            queue.end(running.pop(rng.randrange(len(running))), rng.uniform(0, 6))
         else:
-            entry = waiting.pop(dice.randrange(len(waiting)))
+            entry = waiting.pop(rng.randrange(len(waiting)))
             queue.remove(entry)
     if end_all:
         for entry in running:

@@ -1,4 +1,4 @@
-"""What refused clients were told, and who of them is known again."""
+"""The Retry-After of refused clients, and who of them is known again."""
 
 from serve_app.core.admission.retry_reservations import LATE_S, RetryReservations
 

@@ -85,7 +85,7 @@ def test_two_halves_of_a_gpu_are_a_place_each() -> None:
          "0 of 0"),
     ],
 )  # fmt: skip
-def test_a_replica_without_a_place_is_told_what_is_missing(
+def test_a_replica_without_a_place_names_what_is_missing(
     nodes: list[NodeView], asked: DeploymentRequest, code: str, says: str
 ) -> None:
     found, sentence, remedy = only_finding(nodes, asked)

@@ -56,7 +56,7 @@ def test_the_first_served_name_is_the_one_that_answers_carry() -> None:
     assert words(T4).endswith("--served-model-name chat some/model ")
 
 
-def test_the_engine_is_told_how_to_close_an_r1_models_thought() -> None:
+def test_the_engine_is_configured_to_close_an_r1_models_reasoning() -> None:
     line = words(T4, reasoning_parser=R1_PARSER, thinking_transition="\n\nEnough.\n")
     assert f"--reasoning-parser {R1_PARSER} " in line
     assert '"reasoning_end_str": "\\n\\nEnough.\\n</think>"' in line

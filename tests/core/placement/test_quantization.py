@@ -53,13 +53,13 @@ def choose(
         ({"quant_method": "bitsandbytes"}, "bitsandbytes"),
     ],
 )
-def test_a_models_own_config_tells_its_quantization(
+def test_a_models_own_config_names_its_quantization(
     stored: Mapping[str, Any] | None, name: str | None
 ) -> None:
     assert declared_quantization({"quantization_config": stored}) == name
 
 
-def test_vllm_is_told_only_what_the_model_does_not_say_itself() -> None:
+def test_vllm_is_given_only_what_the_model_does_not_say_itself() -> None:
     assert choose("fp8").argument == "fp8_per_tensor"
     assert choose("fp8", {"quant_method": "fp8"}).argument is None
     assert choose("awq", AWQ).argument is None

@@ -108,9 +108,9 @@ def test_every_type_is_in_the_order_and_who_keeps_the_limit_comes_first(
     assert sorted(order.types) == sorted(by_name)
     keeps = [by_name[name].token_ms <= most_token_ms for name in order.types]
     assert keeps == sorted(keeps, reverse=True)
-    told = [by_name[name].usd_per_million_tokens for name in order.types[: sum(keeps)]]
-    known = [usd for usd in told if usd is not None]
-    assert told == [*sorted(known), *([None] * (len(told) - len(known)))]
+    listed = [by_name[name].usd_per_million_tokens for name in order.types[: sum(keeps)]]
+    known = [usd for usd in listed if usd is not None]
+    assert listed == [*sorted(known), *([None] * (len(listed) - len(known)))]
 
 
 @given(st.floats(0.01, 10), st.floats(1.0, 10.0), st.floats(5.0, 200.0))

@@ -81,7 +81,7 @@ def test_the_effort_is_a_share_of_what_the_limit_leaves() -> None:
         (a_plan(), 4, "4 tokens leave 0 beside the answer's 1"),
     ],
 )
-def test_where_there_is_to_be_no_thought_the_reason_is_told(
+def test_where_there_is_to_be_no_reasoning_the_cause_is_reported(
     plan: ThinkingPlan, max_tokens: int, why: str
 ) -> None:
     assert budget(plan, max_tokens) == ThoughtBudget(None, why)

@@ -97,7 +97,7 @@ def test_a_thought_without_the_phrase_is_complete_even_at_its_budget(own: list[i
     assert traced([*own, END], budget=len(own)).end is ThoughtEnd.COMPLETE
 
 
-def test_without_a_phrase_only_the_budget_tells_a_cut() -> None:
+def test_without_a_phrase_only_the_budget_shows_a_truncation() -> None:
     bare = ThoughtMarks(START, END, opening=(START,), closing=(END,), none=(END,))
     for own, end in ([5, 5], ThoughtEnd.CUT), ([5], ThoughtEnd.COMPLETE):
         trace = ThoughtTrace(bare, 2)

@@ -13,7 +13,7 @@ def decided(
     )
 
 
-def test_only_a_change_of_the_wish_is_a_decision() -> None:
+def test_only_a_change_of_the_desired_replicas_is_a_decision() -> None:
     record = decided(decided(decided(None, 1), 2), 2)
     assert record.decisions_total == 1
     assert [entry.replicas_wanted for entry in record.last] == [2]

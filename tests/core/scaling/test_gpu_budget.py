@@ -36,7 +36,7 @@ def test_a_tier_never_takes_the_others_minimum() -> None:
     assert "allocated" in chat.reason
 
 
-def test_a_tier_that_needs_its_card_back_gets_it_from_the_one_with_more() -> None:
+def test_a_tier_that_needs_its_gpu_back_gets_it_from_the_one_with_more() -> None:
     chat, reasoning = shares(demand(3, 2), demand(2, 1))
     assert (chat.replicas, reasoning.replicas) == (2, 1), "one each is left, and two want it"
     chat, reasoning = shares(demand(2, 2), demand(4, 1))
@@ -55,7 +55,7 @@ def test_what_idles_goes_to_who_queues() -> None:
     assert (chat.replicas, reasoning.replicas) == (1, 2)
 
 
-def test_parts_of_a_card_count_as_parts() -> None:
+def test_parts_of_a_gpu_count_as_parts() -> None:
     chat, reasoning = shares(demand(2, 1, part=0.5), demand(1, 1, part=0.5), gpus=1)
     assert (chat.replicas, reasoning.replicas) == (1, 1)
     chat, reasoning = shares(demand(2, 1, part=0.1), demand(1, 1, part=0.2), gpus=0.4)
@@ -68,7 +68,7 @@ demands = st.builds(
 
 
 @given(demands, demands, st.integers(2, 8))
-def test_new_cards_are_never_more_than_there_are(
+def test_new_gpus_are_never_more_than_there_are(
     chat: GpuDemand, reasoning: GpuDemand, gpus: int
 ) -> None:
     shared = shares(chat, reasoning, gpus)

@@ -14,19 +14,19 @@ def starts(*sights: Mapping[str, float], per_replica: float = 1.0) -> Sequence[l
     return started
 
 
-def test_a_card_that_stays_free_gets_one_process() -> None:
+def test_a_gpu_that_stays_free_gets_one_process() -> None:
     assert starts({"a": 1}, {"a": 1}, {"a": 1}) == [[], ["a"], []]
 
 
-def test_a_card_that_the_next_replica_takes_at_once_gets_none() -> None:
+def test_a_gpu_that_the_next_replica_takes_at_once_gets_none() -> None:
     assert starts({"a": 0}, {"a": 1}, {"a": 0}, {"a": 0}) == [[], [], [], []]
 
 
-def test_a_card_that_is_taken_and_free_again_gets_another() -> None:
+def test_a_gpu_that_is_taken_and_free_again_gets_another() -> None:
     assert starts({"a": 1}, {"a": 1}, {"a": 0}, {"a": 1}, {"a": 1})[-1] == ["a"]
 
 
-def test_of_several_cards_each_replica_takes_the_process() -> None:
+def test_of_several_gpus_each_replica_takes_the_process() -> None:
     sights = [{"a": 4}, {"a": 4}, {"a": 3}, {"a": 3}, {"a": 4}, {"a": 4}]
     assert starts(*sights) == [[], ["a"], [], ["a"], [], []]
 

@@ -88,7 +88,7 @@ def test_a_lull_is_from_when_a_replica_was_needed_until_it_is_again() -> None:
     assert memory.needed_s == (3000.0, 3000.0, 3000.0)
 
 
-def test_as_many_are_held_as_were_needed_within_the_hold() -> None:
+def test_as_many_are_kept_as_were_needed_within_the_hold() -> None:
     memory = needs({0.0: 4, 100.0: 2})
     assert [held_replicas(memory, now_s, 150.0) for now_s in (120.0, 160.0, 300.0)] == [4, 2, 0]
 

@@ -63,14 +63,14 @@ def test_the_variation_of_prompts_is_learnt_from_many() -> None:
 
 def test_measured_steps_correct_the_derived_ones() -> None:
     """A GPU that decodes twice and prefills three times as slowly as derived."""
-    speed, dice = StepSpeed(), random.Random(1)
+    speed, rng = StepSpeed(), random.Random(1)
     for _ in range(3000):
-        sequences, prompt = dice.randint(1, 30), dice.choice((0, 0, 200))
+        sequences, prompt = rng.randint(1, 30), rng.choice((0, 0, 200))
         took_ms = 2 * MODEL.step_ms(sequences) + 3 * MODEL.per_prompt_token_ms * prompt
         speed = observe_step(
             speed,
             MODEL,
-            took_ms=took_ms * dice.uniform(0.8, 1.2),
+            took_ms=took_ms * rng.uniform(0.8, 1.2),
             sequences=sequences,
             prompt_tokens=prompt,
         )
@@ -80,8 +80,8 @@ def test_measured_steps_correct_the_derived_ones() -> None:
 
 
 def arrive(rate: ArrivalRate, rps: float, from_s: float, to_s: float, seed: int = 3) -> ArrivalRate:
-    dice, now_s = random.Random(seed), from_s
-    while (now_s := now_s + dice.expovariate(rps)) < to_s:
+    rng, now_s = random.Random(seed), from_s
+    while (now_s := now_s + rng.expovariate(rps)) < to_s:
         rate = observe_arrival(rate, now_s=now_s, requests=1, prompt_tokens=100)
     return rate.at(to_s)
 
@@ -123,8 +123,8 @@ def test_nothing_arrives_at_all() -> None:
 def test_answers_that_still_run_count_for_their_length() -> None:
     """Twenty a second begin, each as long as chance has it; after half a minute the short ones have
     ended, and their mean is far too low."""
-    dice = random.Random(5)
-    lengths = [dice.expovariate(1 / 1000) for _ in range(600)]
+    rng = random.Random(5)
+    lengths = [rng.expovariate(1 / 1000) for _ in range(600)]
     rate, ended, made = AnswerRate(0.0), 0, lengths
     for second in range(1, 31):
         made = [min(length, 20.0 * (second - i / 20)) for i, length in enumerate(lengths)]

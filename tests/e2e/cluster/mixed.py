@@ -1,4 +1,4 @@
-"""deploy/mixed.yaml as the tests deploy it, and where their replicas have landed."""
+"""deploy/mixed.yaml as the tests deploy it, and where their replicas are placed."""
 
 from typing import Any
 

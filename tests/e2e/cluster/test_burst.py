@@ -51,7 +51,7 @@ def test_a_burst_adds_a_replica_in_time_and_the_calm_takes_it_away(site: Site) -
 
 def _deploy_anew(site: Site, *, seed: int) -> None:
     """With a chat replica that has learnt nothing: the probes of a round before teach that answers
-    are short, and then the law rightly expects the same burst to be over soon."""
+    are short, and then the policy rightly expects the same burst to be over soon."""
     before = ready_names(site, Tier.CHAT)
     engine = {"fake": {**FAKE, "seed": seed, "speed": SPEED}}
     deploy(site, mixed_config(chat=(1, 2), slots=SLOTS, engine=engine))
@@ -61,10 +61,10 @@ def _deploy_anew(site: Site, *, seed: int) -> None:
     wait_for(lambda: site.tier(Tier.CHAT)["replicas_wanted"] == 1, "Serve counts it")
     (replica,) = ready(site, Tier.CHAT)
     assert not replica["service_measured"]
-    # As on a cluster at rest; seconds after a card became free a replica starts slower (ADR 15).
+    # As on a cluster at rest; seconds after a GPU became free a replica starts slower (ADR 15).
     # Where the old replica still held its GPU, the new one has taken the other type.
     free = RTX_4090 if accelerator_types(site, Tier.CHAT) == [T4] else T4
-    wait_for(lambda: idle_processes(free), "a process stands by", REPLICAS_WITHIN_S)
+    wait_for(lambda: idle_processes(free), "a worker is pre-started", REPLICAS_WITHIN_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
-"""Both tiers' replicas land on the GPU whose token costs least, one on each, and on the other type
-when none of it is left."""
+"""Both tiers' replicas are placed on the GPU whose token costs least, one on each, and on the other
+type when none of it is left."""
 
 import json
 import subprocess
@@ -63,7 +63,7 @@ def test_a_replica_waits_while_every_gpu_is_taken(site: Site) -> None:
         report.update(doctor(site))
         return "gpu-taken" in [finding["code"] for finding in report["findings"]]
 
-    wait_for(is_reported, "the doctor tells why it waits")
+    wait_for(is_reported, "the doctor reports why it waits")
     assert report["status"] == "problems"
     (chat,) = (tier for tier in report["tiers"] if tier["name"] == "chat")
     assert (chat["replicas_wanted"], chat["replicas_placed"]) == (3, 2)

@@ -48,7 +48,7 @@ class Sight:
         return self.tiers[tier]["running"]
 
     def accelerator_types(self, tier: Tier) -> list[str]:
-        """The accelerator types that they landed on."""
+        """The accelerator types that they were placed on."""
         return sorted(replica["accelerator_type"] for replica in self.tiers[tier]["replicas"])
 
     def computing(self, tier: Tier) -> frozenset[str]:

@@ -29,7 +29,7 @@ def profile(path: Path, *, host: str = "127.0.0.1", **chat_args: str) -> Path:
         return {
             "name": name,
             "route_prefix": prefix,
-            "import_path": "bare_apps:build",
+            "import_path": "small_apps:build",
             "args": {"name": name, **args},
         }
 

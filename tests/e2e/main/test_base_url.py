@@ -98,7 +98,7 @@ def test_the_tiers_own_route_refuses_it_and_names_a_tier_that_would_take_it(site
         assert error["code"] == "max_tokens_exceeds_tier_limit"
         return error["message"]
 
-    # Replicas tell each other their limits every few seconds.
+    # Replicas exchange their limits every few seconds.
     wait_for(lambda: "POST /api/reasoning" in refusal(2048), "reasoning is named")
     assert "POST /api/" not in refusal(2049)
     above = site.post("/api/reasoning", {"prompt": "hi", "max_tokens": 2049}).json()["error"]

@@ -41,4 +41,4 @@ def faults_of(answer: httpx.Response) -> list[str]:
         missing = {"message", "type", "param", "code"} - set(error)
     except (ValueError, KeyError, TypeError):
         return [f"{answer.status_code} is no error in OpenAI's form: {answer.text[:200]}"]
-    return [f"{answer.status_code} lacks {missing}"] if missing or not error["message"] else []
+    return [f"{answer.status_code} without {missing}"] if missing or not error["message"] else []

@@ -1,4 +1,4 @@
-"""Engines on the CPU have what tells glibc to keep their memory: a real cluster's processes."""
+"""Engines on the CPU have the variables that let glibc keep their memory, in a real cluster."""
 
 from pathlib import Path
 

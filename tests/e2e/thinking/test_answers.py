@@ -45,7 +45,7 @@ def body_of(problem: Problem, budget: int, **more: object) -> dict[str, object]:
 
 
 @pytest.mark.timeout(600)
-async def test_all_answers_are_there_and_more_thought_answers_better(
+async def test_all_answers_are_there_and_more_reasoning_answers_better(
     site: Site, problems: list[Problem]
 ) -> None:
     accuracy: dict[int, float] = {}
@@ -156,7 +156,7 @@ async def test_many_long_prompts_with_a_seed_are_answered(site: Site) -> None:
     assert [reply.status for reply in replies] == [200] * AT_ONCE
 
 
-def test_a_thought_that_the_model_closes_is_not_closed_again(
+def test_reasoning_that_the_model_closes_is_not_closed_again(
     site: Site, problems: list[Problem]
 ) -> None:
     answer = site.post("/api/chat", body_of(problems[0], 400, max_tokens=900)).json()

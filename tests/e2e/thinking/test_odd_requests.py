@@ -87,7 +87,7 @@ def test_tokens_are_counted_at_the_base_url(site: Site) -> None:
     assert 10 < counted < 100
 
 
-def test_an_effort_in_anthropics_words_bounds_the_thought(site: Site) -> None:
+def test_an_effort_in_anthropics_words_bounds_the_reasoning(site: Site) -> None:
     body = {**ASKED, "model": "chat", "max_tokens": 80}
     low, high, none = (
         answered(site.post("/v1/messages", {**body, "output_config": {"effort": effort}}))

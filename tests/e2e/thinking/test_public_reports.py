@@ -21,7 +21,7 @@ def bound(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("stop", ["15", "\n\n", "</think>", "Check"])
-def test_a_stop_string_in_the_thought_changes_nothing(site: Site, stop: str) -> None:
+def test_a_stop_string_in_the_reasoning_changes_nothing(site: Site, stop: str) -> None:
     plain = message(site.post("/api/chat", ASKED).json())
     stopped = message(site.post("/api/chat", {**ASKED, "stop": [stop]}).json())
     assert stopped == plain

@@ -29,7 +29,7 @@ def prompt_of(raw: Any) -> str:
     return raw.parse().model_extra["prompt_text"]
 
 
-def test_the_system_message_is_folded_and_earlier_thoughts_are_gone(api: openai.OpenAI) -> None:
+def test_the_system_message_is_folded_and_earlier_reasoning_is_removed(api: openai.OpenAI) -> None:
     raw = create(
         api,
         [

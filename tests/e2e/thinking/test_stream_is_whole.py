@@ -158,7 +158,7 @@ def test_stops_are_looked_for_in_the_answer_alone(site: Site, stop: list[str]) -
     assert "15" not in in_thought["choices"][0]["reasoning"].partition("Time is up")[0]
 
 
-def test_a_stop_id_does_not_end_the_thought(site: Site) -> None:
+def test_a_stop_id_does_not_end_the_reasoning(site: Site) -> None:
     body = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0}
     plain, _ = both(site, body)
     ids = site.post("/api/chat/tokenize", {"prompt": " 15", "add_special_tokens": False}).json()

@@ -36,7 +36,7 @@ def as_format(schema: dict[str, object]) -> dict[str, object]:
 
 
 @pytest.mark.timeout(600)
-async def test_every_generated_schema_is_kept_behind_a_thought(
+async def test_every_generated_schema_is_kept_behind_the_reasoning(
     site: Site, problems: list[Problem]
 ) -> None:
     asked = schemas(SCHEMAS)
@@ -68,7 +68,7 @@ async def test_every_generated_schema_is_kept_behind_a_thought(
 @pytest.mark.parametrize(
     "choice", ["required", {"type": "function", "function": {"name": "calculate"}}], ids=str
 )
-def test_a_call_that_is_wanted_comes_behind_the_thought(
+def test_a_call_that_is_asked_for_comes_behind_the_reasoning(
     site: Site, problems: list[Problem], choice: object, stream: bool
 ) -> None:
     body = {

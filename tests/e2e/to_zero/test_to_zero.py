@@ -39,7 +39,9 @@ def site() -> Iterator[Site]:
             yield site
 
 
-async def test_a_stream_is_held_with_heartbeats_and_then_answered(site: Site) -> None:
+async def test_a_stream_gets_heartbeats_until_a_replica_is_up_and_is_then_answered(
+    site: Site,
+) -> None:
     body = work("hi", 20, stream=True, model="chat")
     async with client_session() as session:
         held = await ask(session, f"{site.url}/v1/chat/completions", body)
@@ -51,7 +53,7 @@ async def test_a_stream_is_held_with_heartbeats_and_then_answered(site: Site) ->
     keep_figures("to zero, stream", ttft_s=round(held.ttft_s, 1), heartbeats=beats)
 
 
-async def test_whole_answers_are_held_and_none_is_lost(site: Site) -> None:
+async def test_whole_answers_wait_for_a_replica_and_none_is_lost(site: Site) -> None:
     async with client_session() as session:
         url = f"{site.url}/api/reasoning"
         replies = await asyncio.gather(

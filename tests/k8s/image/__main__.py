@@ -65,9 +65,9 @@ def prove(stage: Stage) -> None:
             {"content-type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
-            told = json.load(answer)
-        assert told["choices"][0]["message"]["content"], told
-        print(f"answered: {told['usage']['completion_tokens']} tokens")
+            reply = json.load(answer)
+        assert reply["choices"][0]["message"]["content"], reply
+        print(f"answered: {reply['usage']['completion_tokens']} tokens")
     finally:
         # unshare itself takes no notice of it.
         for child in psutil.Process(server.pid).children():

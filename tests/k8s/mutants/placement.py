@@ -74,7 +74,7 @@ PLACEMENT_MUTANTS = (
         (Edit(f"{WORKER}/template/spec/nodeSelector/nvidia.com~1gpu.product", "NVIDIA-T4"),),
     ),
     Mutant(
-        "cards that are shared out",
+        "GPUs that are shared out",
         "gpu_nodes_are_selected_and_tolerated",
         (Edit(f"{WORKER}/template/spec/nodeSelector/nvidia.com~1gpu.replicas"),),
     ),
@@ -85,7 +85,7 @@ PLACEMENT_MUTANTS = (
         overlay="t4-gke",
     ),
     Mutant(
-        "T4 Pods on nodes of an instance type with another card",
+        "T4 Pods on nodes of an instance type with another GPU",
         "gpu_nodes_are_selected_and_tolerated",
         (
             Edit(
@@ -101,7 +101,7 @@ PLACEMENT_MUTANTS = (
         (Edit(f"{WORKER}/labels"),),
     ),
     Mutant(
-        "Ray's label with a constant of other cards",
+        "Ray's label with a constant of other GPUs",
         "every_deployment_has_a_place",
         (Edit(f"{WORKER}/labels/ray.io~1accelerator-type", "RTX4090"),),
         overlay="rtx4090",
@@ -144,24 +144,24 @@ PLACEMENT_MUTANTS = (
     ),
     Mutant("an HPA on Ray's Pods (trap 1)", "autoscaling_is_rays_v2", (), added=_HPA),
     Mutant(
-        "NewCluster with no spare card (trap 3)",
-        "upgrade_has_the_cards_it_needs",
+        "NewCluster with no spare GPU (trap 3)",
+        "upgrade_has_the_gpus_it_needs",
         (Edit("spec/upgradeStrategy/type", "NewCluster"),),
     ),
     Mutant(
         "no strategy, which is NewCluster (trap 3)",
-        "upgrade_has_the_cards_it_needs",
+        "upgrade_has_the_gpus_it_needs",
         (Edit("spec/upgradeStrategy"),),
     ),
     Mutant(
-        "None, though there are cards for an upgrade (trap 3)",
-        "upgrade_has_the_cards_it_needs",
+        "None, though there are GPUs for an upgrade (trap 3)",
+        "upgrade_has_the_gpus_it_needs",
         (Edit("spec/upgradeStrategy/type", "None"),),
         overlay="t4-eks",
     ),
     Mutant(
-        "more workers than cards",
-        "upgrade_has_the_cards_it_needs",
+        "more workers than GPUs",
+        "upgrade_has_the_gpus_it_needs",
         (Edit(f"{WORKER}/maxReplicas", 8),),
     ),
     Mutant(
@@ -170,7 +170,7 @@ PLACEMENT_MUTANTS = (
         edit_of("PersistentVolumeClaim", "tierserve-cache", "spec/accessModes", ["ReadWriteOnce"]),
     ),
     Mutant(
-        "both kinds of card share compiled code",
+        "both kinds of GPU share compiled code",
         "cache_reaches_every_node",
         (Edit(f"{WORKER_RAY}/volumeMounts/4/subPath", "compiled-rtx4090"),),
     ),

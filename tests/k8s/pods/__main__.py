@@ -64,7 +64,7 @@ def table(results: Mapping[str, Any]) -> str:
          f"{start['serving_s']:.0f} s; both workers ready {start['ready_s']:.0f} s later"),
         ("`user_config` changed under a stream", f"holds {pods['reload']['seconds']:.1f} s later; "
          "same engine processes, the stream whole"),
-        *((what, _told(pods[what])) for what in pods if "back_s" in pods[what]),
+        *((what, _outcome_text(pods[what])) for what in pods if "back_s" in pods[what]),
         ("most memory of a Pod", ", ".join(f"{role} {used / MIB:,.0f} MiB"
          for role, used in sorted(memory.items()) if used)),
     ]  # fmt: skip
@@ -76,7 +76,7 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"| {a} | {b} |" for a, b in rows), "", caption])
 
 
-def _told(figures: Mapping[str, Any]) -> str:
+def _outcome_text(figures: Mapping[str, Any]) -> str:
     parts = [f"back after {figures['back_s']:.0f} s"]
     for tier, counts in figures.items():
         if not isinstance(counts, Mapping):

@@ -28,8 +28,8 @@ _WEIGHTS = "huggingface/random-qwen2"
 
 
 def adapted(manifests: Manifests) -> Manifests:
-    """A copy for a machine with no card and no hub: models that are at hand, in float32 on the CPU,
-    each on a core of its own; no PostgreSQL, so no keys. The cards stay, as numbers that only Ray
+    """A copy for a machine with no GPU and no hub: models that are at hand, in float32 on the CPU,
+    each on a core of its own; no PostgreSQL, so no keys. The GPUs stay, as numbers that only Ray
     believes in."""
     changed = manifests.copy()
     runtime = changed.named("ConfigMap", "tierserve-runtime")

@@ -1,5 +1,5 @@
 """A T4 overlay's Pods, run by hand: each by its own command, variables, user, volumes and probes,
-in namespaces of its own. Real Ray, HAProxy, Redis and vLLM; of the cards only Ray believes in.
+in namespaces of its own. Real Ray, HAProxy, Redis and vLLM; in its GPUs only Ray believes.
 
 Left out: the autoscaler's sidecar (there is no API server), NetworkPolicy, the kinds of clouds.
 """

@@ -31,7 +31,7 @@ _ALL: tuple[Rule, ...] = (
     placement.memory_is_limited_as_requested,
     placement.head_takes_no_load,
     placement.autoscaling_is_rays_v2,
-    placement.upgrade_has_the_cards_it_needs,
+    placement.upgrade_has_the_gpus_it_needs,
     placement.cache_reaches_every_node,
     lifetime.stopping_workers_let_streams_end,
     lifetime.head_ends_at_once,

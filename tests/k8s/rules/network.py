@@ -58,7 +58,7 @@ def images_are_pinned(m: Manifests) -> Iterator[str]:
 
 
 def everything_is_in_one_namespace(m: Manifests) -> Iterator[str]:
-    """What has no namespace lands in the one of whoever applies it."""
+    """What has no namespace is put into the one of whoever applies it."""
     for each in m.objects:
         where = each["metadata"].get("namespace")
         if each["kind"] not in _CLUSTER_KINDS and where != "tierserve":

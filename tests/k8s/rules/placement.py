@@ -1,4 +1,4 @@
-"""Rules for what runs where: cards, nodes, sizes, upgrades."""
+"""Rules for what runs where: GPUs, nodes, sizes, upgrades."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,8 +14,8 @@ from tests.k8s.manifests import (
     ray_container,
 )
 
-CARDS_ANNOTATION = "tierserve/cards"
-# How the nodes of each kind of card are told, by label; docs/kubernetes.md has the sources.
+GPUS_ANNOTATION = "tierserve/cards"
+# The label of the nodes with each kind of GPU; docs/kubernetes.md has the sources.
 NODE_LABELS = {
     ("nvidia.com/gpu.product", "Tesla-T4"): "T4",
     ("nvidia.com/gpu.product", "NVIDIA-GeForce-RTX-4090"): "GeForce-RTX-4090",
@@ -36,16 +36,16 @@ def one_gpu_a_worker(m: Manifests) -> Iterator[str]:
 
 
 def gpu_nodes_are_selected_and_tolerated(m: Manifests) -> Iterator[str]:
-    """A group lands on nodes of its card only, not on cards that are shared out, past the taint."""
+    """A group runs on nodes of its GPU only, not on GPUs that are shared out, past the taint."""
     for group in m.gpu_workers:
         spec, name = pod_spec(group), group_name(group)
         wanted = list(_node_labels(spec))
-        cards = {NODE_LABELS.get(label) for label in wanted} - {None}
-        if cards != {group.get("labels", {}).get(ACCELERATOR)}:
-            yield f"{name}: nodes of {cards or 'any kind'}, label {group.get('labels')}"
+        gpus = {NODE_LABELS.get(label) for label in wanted} - {None}
+        if gpus != {group.get("labels", {}).get(ACCELERATOR)}:
+            yield f"{name}: nodes of {gpus or 'any kind'}, label {group.get('labels')}"
         by_product = any(key == "nvidia.com/gpu.product" for key, _ in wanted)
         if by_product and ("nvidia.com/gpu.replicas", "1") not in wanted:
-            yield f"{name}: takes nodes whose cards are shared out (nvidia.com/gpu.replicas)"
+            yield f"{name}: takes nodes whose GPUs are shared out (nvidia.com/gpu.replicas)"
         if not any(t.get("key") == GPU for t in spec.get("tolerations", [])):
             yield f"{name}: does not tolerate the taint {GPU}"
 
@@ -104,26 +104,26 @@ def autoscaling_is_rays_v2(m: Manifests) -> Iterator[str]:
         yield from (f"{kind} {o['metadata']['name']} cannot scale Ray's Pods" for o in m.all(kind))
 
 
-def upgrade_has_the_cards_it_needs(m: Manifests) -> Iterator[str]:
-    """NewCluster starts the new cluster beside the old one. Without spare cards it stays Pending,
+def upgrade_has_the_gpus_it_needs(m: Manifests) -> Iterator[str]:
+    """NewCluster starts the new cluster beside the old one. Without spare GPUs it stays Pending,
     and going back starts a third one (trap 3)."""
-    cards = _cards(m)
+    gpus = _gpus_owned(m)
     strategy = m.rayservice["spec"].get("upgradeStrategy", {}).get("type", "NewCluster")
     spare = True
-    for kind, owned in cards.items():
+    for kind, owned in gpus.items():
         groups = [g for g in m.gpu_workers if g.get("labels", {}).get(ACCELERATOR) == kind]
         most = sum(g["maxReplicas"] for g in groups)
         if most > owned:
-            yield f"{kind}: up to {most} workers, and {owned} cards"
+            yield f"{kind}: up to {most} workers, and {owned} GPUs"
         spare &= most + sum(g["minReplicas"] for g in groups) <= owned
-    if strategy == "NewCluster" and not (cards and spare):
-        yield "NewCluster without cards for a second cluster: use None"
-    if strategy == "None" and cards and spare:
-        yield "None ignores changes of the Pods, though there are cards for NewCluster"
+    if strategy == "NewCluster" and not (gpus and spare):
+        yield "NewCluster without GPUs for a second cluster: use None"
+    if strategy == "None" and gpus and spare:
+        yield "None ignores changes of the Pods, though there are GPUs for NewCluster"
 
 
 def cache_reaches_every_node(m: Manifests) -> Iterator[str]:
-    """ReadWriteOnce binds all Pods to one node; compiled code is kept by kind of card."""
+    """ReadWriteOnce binds all Pods to one node; compiled code is kept by kind of GPU."""
     compiled: dict[str, Any] = {}
     for group in m.workers:
         mounts = {each["mountPath"]: each for each in ray_container(group)["volumeMounts"]}
@@ -139,7 +139,7 @@ def cache_reaches_every_node(m: Manifests) -> Iterator[str]:
         if mount is None:
             yield f"{group_name(group)}: nothing is mounted at the compile cache {where!r}"
         elif mount.get("subPath") in compiled.values():
-            yield f"{group_name(group)}: shares its compiled code with another kind of card"
+            yield f"{group_name(group)}: shares its compiled code with another kind of GPU"
         else:
             compiled[group_name(group)] = mount.get("subPath")
 
@@ -148,8 +148,8 @@ def _claim(volume: Mapping[str, Any]) -> str:
     return volume.get("persistentVolumeClaim", {}).get("claimName", "")
 
 
-def _cards(m: Manifests) -> dict[str, int]:
-    text = m.rayservice["metadata"].get("annotations", {}).get(CARDS_ANNOTATION, "")
+def _gpus_owned(m: Manifests) -> dict[str, int]:
+    text = m.rayservice["metadata"].get("annotations", {}).get(GPUS_ANNOTATION, "")
     pairs = (entry.split("=") for entry in text.split(",") if entry)
     return {kind: int(count) for kind, count in pairs}
 

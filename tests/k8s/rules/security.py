@@ -72,7 +72,7 @@ def auth_mode_is_explicit(m: Manifests) -> Iterator[str]:
 
 
 def ray_ports_need_the_token(m: Manifests) -> Iterator[str]:
-    """Whoever reaches the dashboard runs code on the cards; each overlay asks for the token."""
+    """Whoever reaches the dashboard runs code on the GPUs; each overlay asks for the token."""
     if m.cluster.get("authOptions", {}).get("mode") != "token":
         yield "Ray's ports are open to everyone who reaches them"
 

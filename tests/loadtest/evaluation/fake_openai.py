@@ -81,8 +81,8 @@ class FakeOpenAI:
         return [body["messages"][0]["content"] for body in self.bodies]
 
     async def _list_models(self, _: web.Request) -> web.Response:
-        cards = [{"id": name, "object": "model", "created": 0} for name in self._models]
-        return web.json_response({"object": "list", "data": cards})
+        models = [{"id": name, "object": "model", "created": 0} for name in self._models]
+        return web.json_response({"object": "list", "data": models})
 
     async def _tiers(self, _: web.Request) -> web.Response:
         return web.json_response(TIERS)

@@ -1,4 +1,4 @@
-"""A thought is told from its answer, whichever way the server sends it."""
+"""Reasoning is told apart from its answer, whichever way the server sends it."""
 
 import json
 from typing import Any

@@ -66,7 +66,7 @@ def test_pauses_are_not_busy() -> None:
     assert busy_s([]) == 0.0
 
 
-def test_what_was_not_told_is_none_and_not_zero() -> None:
+def test_what_was_not_reported_is_none_and_not_zero() -> None:
     assert fraction(0, 0) is None
     assert total([None, None]) is None
     assert total([None, 2]) == 2

@@ -22,7 +22,7 @@ from loadtest.servers.processes import (
     title_of,
 )
 from loadtest.servers.systems import (
-    bare_command,
+    baseline_command,
     chat_only_config,
     engine_cores,
     engine_environment,
@@ -34,8 +34,8 @@ from serve_app.local.supervisor import RUN_ID_VARIABLE
 ENGINE = EngineConfig(max_model_len=1024, cpu_slice="0/2", extra_args={"stream-interval": 2})
 
 
-def test_the_bare_server_gets_the_engine_arguments_of_the_tier() -> None:
-    command = bare_command(Path("/models/small"), ENGINE, port=4321)
+def test_the_baseline_server_gets_the_engine_arguments_of_the_tier() -> None:
+    command = baseline_command(Path("/models/small"), ENGINE, port=4321)
 
     for words in (
         "--model /models/small",

@@ -56,7 +56,7 @@ def test_who_is_refused_retries_after_retry_after() -> None:
     setup = a_setup(slots=1, max_queued_requests=2, max_wait_s=60.0, retries=1)
     chat = run(*(a_request(0.0) for _ in range(5)), setup=setup).tiers[Tier.CHAT]
     assert (chat.served, chat.refused, chat.retried) == (5, {}, 2)
-    # Told whole seconds, at least one; TTFT counts from when the client first asked.
+    # Retry-After is in whole seconds, at least one; TTFT counts from when the client first asked.
     assert chat.ttft_s.p99 is not None
     assert chat.ttft_s.p99 > 1.0
 

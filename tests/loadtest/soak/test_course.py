@@ -14,7 +14,7 @@ from loadtest.client.record import Outcome, Record
 from loadtest.load.targets import Target
 from loadtest.report.run_folder import read_lines
 from loadtest.scenario import Slo
-from loadtest.soak import traffic as visit
+from loadtest.soak import traffic
 from loadtest.soak.command import faults_of
 from loadtest.soak.judge import judge
 from loadtest.soak.observations import EVENTS, REQUESTS, read
@@ -105,13 +105,13 @@ async def asked(fake: FakeServer, kind: str) -> tuple[Record, str | None]:
     body = b'{"max_tokens": 8, "messages": [1], "n": 1, "stream": true}'
     async with open_session(20) as session:
         client = Client(session, RunClock())
-        wrong = await visit.behave(client, target, BY_NAME[kind], body, record)
+        wrong = await traffic.behave(client, target, BY_NAME[kind], body, record)
     return record, wrong
 
 
 async def test_a_slow_reader_reads_slowly_and_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(visit, "SLOW_EVERY_S", 0.01)
-    monkeypatch.setattr(visit, "SLOW_FOR_S", 0.1)
+    monkeypatch.setattr(traffic, "SLOW_EVERY_S", 0.01)
+    monkeypatch.setattr(traffic, "SLOW_FOR_S", 0.1)
     async with FakeServer() as fake:
         record, wrong = await asked(fake, "slow")
     assert (record.outcome, wrong) == (Outcome.SERVED, None)
@@ -132,4 +132,4 @@ async def test_a_wrong_body_that_is_served_is_wrong(monkeypatch: pytest.MonkeyPa
         body = b'{"max_tokens": 8, "messages": [1], "n": 1, "stream": false}'
         async with open_session(20) as session:
             client = Client(session, RunClock())
-            assert await visit.behave(client, target, kind, body, record) == "served"
+            assert await traffic.behave(client, target, kind, body, record) == "served"

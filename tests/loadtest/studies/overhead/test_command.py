@@ -53,7 +53,7 @@ def test_a_rate_of_0_leaves_the_open_loop_out() -> None:
     assert [level.name for level in levels] == ["1", "8", "32", "32-unequal"]
 
 
-def test_a_repetition_takes_the_bare_server_four_seconds_in_whole_waves() -> None:
+def test_a_repetition_takes_the_baseline_server_four_seconds_in_whole_waves() -> None:
     # Ten requests a second of each stream; thirteen tokens, and it is a little more than 49.
     assert planned().levels[:4] == (
         ClosedLoop(1, 40),

@@ -24,7 +24,7 @@ def test_all_systems_are_measured_unless_others_are_chosen() -> None:
     assert systems_of(parse(["overhead", "--systems", "ours"])) == ["bare", "ours"]
 
 
-def test_a_bare_server_beside_ours_needs_ours_and_so_does_its_other_route() -> None:
+def test_a_baseline_server_beside_ours_needs_ours_and_so_does_its_other_route() -> None:
     options = parse(["overhead", "--systems", "bare-beside-ours"])
     v1 = parse(["overhead", "--systems", "ours-v1"])
 

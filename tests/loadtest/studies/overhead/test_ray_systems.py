@@ -29,7 +29,7 @@ def test_words_of_a_command_line_become_typed_arguments() -> None:
     }
 
 
-def test_ray_serve_llm_gets_the_engine_arguments_of_the_bare_server() -> None:
+def test_ray_serve_llm_gets_the_engine_arguments_of_the_baseline_server() -> None:
     config = llm_config(Path("/models/small"), ENGINE)
     words = engine_words(Path("/models/small"), ENGINE)
 

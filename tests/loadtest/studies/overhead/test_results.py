@@ -43,7 +43,7 @@ def test_rows_are_by_system_and_level() -> None:
     }
 
 
-def test_all_are_compared_with_bare_within_their_round() -> None:
+def test_all_are_compared_with_the_baseline_within_their_round() -> None:
     over_bare = comparison(SYSTEMS, measured())
 
     assert list(over_bare) == ["ours", "ray-serve-llm"]
@@ -76,7 +76,7 @@ def test_the_bar_on_the_tail_at_32_streams(
     assert len(found) == 2
 
 
-def test_the_rate_of_the_open_loop_is_told_and_the_promises_are_tierserves() -> None:
+def test_the_rate_of_the_open_loop_is_reported_and_the_promises_are_tierserves() -> None:
     plan = full_plan().with_open_loop(12.5)
 
     found = meta(
@@ -101,7 +101,7 @@ def test_an_interrupted_run_names_the_starts_that_it_had() -> None:
     assert starts_measured(full_plan(), Measured(rounds={"1": first * 4, "8": first * 2})) == 2
 
 
-def test_tierserve_is_compared_with_a_bare_server_beside_it_too() -> None:
+def test_tierserve_is_compared_with_a_baseline_server_beside_it_too() -> None:
     rounds: list[Round] = [
         {
             "bare": repetition(tokens_per_s=100.0, ttft_ms=(20.0,)),

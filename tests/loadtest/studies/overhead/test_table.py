@@ -15,7 +15,7 @@ def test_systems_stand_together_by_level() -> None:
     ]
 
 
-def test_a_row_names_its_units_and_what_is_added_to_bare() -> None:
+def test_a_row_names_its_units_and_what_is_added_to_the_baseline() -> None:
     bare, ours = table(results()).splitlines()[2:4]
 
     assert bare == "| 1 | bare vLLM server | 100 |  | 20.0 ms | 25.0 ms | 8.3 ms | 1.23 |"
@@ -65,7 +65,7 @@ def test_the_bursts_of_ray_serve_llm_are_explained_where_it_was_measured() -> No
     assert "Ray Serve LLM hands on the tokens of 50 ms in one go" in table(shown)
 
 
-def test_what_is_left_without_rays_idle_share_is_told() -> None:
+def test_what_is_left_without_rays_idle_share_is_reported() -> None:
     shown = results()
     shown["meta"]["over_bare_beside_ours"] = {"ours": {"32": compared(0.96)}}
 
@@ -75,7 +75,7 @@ def test_what_is_left_without_rays_idle_share_is_told() -> None:
     )
 
 
-def test_what_the_gateway_costs_is_told() -> None:
+def test_what_the_gateway_costs_is_reported() -> None:
     shown = results()
     shown["meta"]["over_ours"] = {"ours-v1": {"8": compared(0.97, 1.5, 2.0)}}
 
@@ -85,7 +85,7 @@ def test_what_the_gateway_costs_is_told() -> None:
     )
 
 
-def test_where_the_cpu_goes_is_told() -> None:
+def test_where_the_cpu_goes_is_reported() -> None:
     shown = results()
     ours = {"engine": 0.7, "server": 0.29, "haproxy": 0.05, "ray": 0.13}
     shown["meta"]["cpu_s_per_ktoken_by_part"] = {
@@ -96,7 +96,7 @@ def test_where_the_cpu_goes_is_told() -> None:
     assert "and of Ray with all else: at 32 0.28 and 0.29, 0.05 and 0.13." in table(shown)
 
 
-def test_the_pure_path_is_told_beside_the_plain_server() -> None:
+def test_the_path_alone_is_reported_beside_the_plain_server() -> None:
     shown = results()
     shown["meta"]["pure_path"] = {
         "plain": {"32": {"chunks_per_s": 20000.0, "cpu_s_per_kchunk": 0.05}},

@@ -68,13 +68,13 @@ def test_bursts_are_distinguished_from_calm() -> None:
     assert sum(per_s[second] <= 4 for second in range(600)) >= 300
 
 
-def test_a_slowed_card_takes_longer_for_its_steps_alone() -> None:
-    card, slow = PROFILES["T4"], slowed(PROFILES["T4"], 3.0)
+def test_a_slowed_gpu_takes_longer_for_its_steps_alone() -> None:
+    gpu, slow = PROFILES["T4"], slowed(PROFILES["T4"], 3.0)
     for name in STEP_TIMES:
-        assert getattr(slow, name).value == pytest.approx(3 * getattr(card, name).value)
-    assert slow.start_total_s == card.start_total_s
-    assert slow.kv_tokens == card.kv_tokens
-    assert slowed(card, 1.0) is card
+        assert getattr(slow, name).value == pytest.approx(3 * getattr(gpu, name).value)
+    assert slow.start_total_s == gpu.start_total_s
+    assert slow.kv_tokens == gpu.kv_tokens
+    assert slowed(gpu, 1.0) is gpu
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=lambda cell: cell.name)
@@ -87,7 +87,7 @@ def test_the_application_is_the_mixed_one_on_the_fake_engine(cell: ReplayCell) -
         fake = TierArgs.model_validate(app["args"]).engine.fake
         assert fake is not None
         assert fake.stream_interval == 16
-        assert fake.start_s + PROCESS_S == max(PROFILES[card].start_total_s for card in cell.gpus)
+        assert fake.start_s + PROCESS_S == max(PROFILES[gpu].start_total_s for gpu in cell.gpus)
         (deployment,) = app["deployments"]
         scaling = deployment["autoscaling_config"]
         assert scaling["min_replicas"] == cell.initial[tier]
@@ -102,11 +102,11 @@ def test_the_replica_derives_the_limits_that_the_simulation_derives(slow: float)
     profiles = {"T4": slowed(PROFILES["T4"], slow)}
     cell = CELLS["azure"]
     fake = FakeEngineConfig.model_validate(fake_engine(cell, profiles, 1))
-    card, admission = fake.cards["T4"], AdmissionConfig()
+    gpu, admission = fake.cards["T4"], AdmissionConfig()
     limits = derive_limits(
         simulated_gpu(fake, T4),
         model_shape(DEFAULT_MODEL_CONFIG),
-        kv_tokens=card.kv_tokens,
+        kv_tokens=gpu.kv_tokens,
         prompt_tokens=admission.expected_prompt_tokens,
         max_new_tokens=DEFAULT_MAX_NEW_TOKENS[Tier.CHAT],
         expected_new_tokens=admission.expected_new_tokens,

@@ -75,9 +75,11 @@ def test_nothing_served_has_no_times() -> None:
 )
 def test_a_tenth_is_what_they_may_differ_by(gpu_hours: float, goodput: float, within: bool) -> None:
     tier = replace(FIGURES.tiers[Tier.CHAT], goodput=goodput)
-    told = differences(replace(FIGURES, gpu_hours=gpu_hours, tiers={Tier.CHAT: tier}), FIGURES)
-    assert told["within"] is within
-    assert told["gpu_hours"] == pytest.approx(gpu_hours / 0.5 - 1, abs=1e-4)
+    difference = differences(
+        replace(FIGURES, gpu_hours=gpu_hours, tiers={Tier.CHAT: tier}), FIGURES
+    )
+    assert difference["within"] is within
+    assert difference["gpu_hours"] == pytest.approx(gpu_hours / 0.5 - 1, abs=1e-4)
 
 
 def test_the_table_has_both_sides_and_their_difference() -> None:

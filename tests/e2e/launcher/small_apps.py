@@ -21,7 +21,7 @@ async def answer(_request: Request) -> JSONResponse:
     return JSONResponse({"ok": True})
 
 
-class BareApp:
+class SmallApp:
     def __init__(self, name: str, fault: str | None) -> None:
         log(tier=name, phase="load", message="begins")
         time.sleep(LOAD_S)
@@ -39,4 +39,4 @@ def log(**fields: object) -> None:
 def build(args: dict[str, Any]) -> serve.Application:
     app = Starlette(routes=[Route("/", answer), Route("/readyz", answer)])
     deployment = serve.deployment(name=args["name"], ray_actor_options={"num_cpus": 0.1})
-    return deployment(serve.ingress(app)(BareApp)).bind(args["name"], args.get("fault"))
+    return deployment(serve.ingress(app)(SmallApp)).bind(args["name"], args.get("fault"))

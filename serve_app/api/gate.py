@@ -2,14 +2,15 @@
 Its state is the one source of queue depth."""
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serve_app.api.demand import DemandMeter
 from serve_app.api.engine_room import EngineRoom
 from serve_app.api.queue_entry import GateFullError, QueueEntry
-from serve_app.core.admission.admission import GateLoad, Verdict, admit
+from serve_app.core.admission.admission import GateLoad, Verdict, admit, keeps_promises
 from serve_app.core.admission.fair_queue import FairQueue
 from serve_app.core.admission.fairness import ANONYMOUS, Flow
 from serve_app.core.admission.flow_history import FlowHistories
@@ -90,7 +91,22 @@ class Gate:
         return self.demand.queued_requests(waiting, in_engine)
 
     def has_room(self, sequences: int, flow: Flow = ANONYMOUS) -> bool:
-        """Whether a request of that size would run at once."""
+        """Whether a new request of that size would run at once."""
+        if not self._fits(sequences, flow):
+            return False
+        now_s, history = self.clock_s(), self.histories.of(flow)
+        if not history.reservations.outstanding(now_s):
+            return True
+        drain = self.drain()
+        return keeps_promises(
+            drain,
+            history.reservations.due_in_s(now_s, drain.service_s),
+            self._queue.standing(flow),
+            sequences=sequences,
+            wait_s=self.limits.max_wait_s / history.forecasts.margin(now_s),
+        )
+
+    def _fits(self, sequences: int, flow: Flow = ANONYMOUS) -> bool:
         slots, queue, running = self.limits.slots, self._queue, self.running_sequences + sequences
         fits = running <= slots and (not queue or queue.standing(flow).ahead == 0)
         if not fits and sequences <= self._express_sequences():
@@ -131,7 +147,7 @@ class Gate:
 
     def expected_wait_s(self) -> float:
         """What a request that comes now would wait until its prompt is read."""
-        if self.has_room(1):
+        if self._fits(1):
             return 0.0
         slot_free_s = self.drain().start_in_s(self.queued_requests)
         return max(slot_free_s, self._prefill_ahead(0.0, self._queue.prompt_tokens).read_s)
@@ -305,20 +321,24 @@ class Gate:
     ) -> float | None:
         """The forecast wait for the first token of one that waits. Raises GateFullError."""
         now_s = self.clock_s()
+        history = self.histories.of(flow)
+        reservations = history.reservations
+        reserved = reservations.outstanding(now_s)
         # `admit` would say so too; the drain of all that runs is not worth estimating for it.
-        if self.has_room(sequences, flow):
+        if self._fits(sequences, flow) and (returning or not reserved):
             return None
-        history, standing = self.histories.of(flow), self._queue.standing(flow)
+        standing, drain = self._queue.standing(flow), self.drain()
         flow_tokens = standing.own_tokens / standing.drain_share
         tokens_ahead = max(standing.tokens_ahead, flow_tokens)
         admission = admit(
             GateLoad(
                 slots=self.limits.slots,
                 running=self.running_sequences,
-                reserved=history.reservations.outstanding(now_s),
+                reserved=reserved,
                 standing=standing,
+                due_in_s=reservations.due_in_s(now_s, drain.service_s),
             ),
-            self.drain(),
+            drain,
             self._prefill_ahead(prompt_tokens, tokens_ahead, flow_tokens),
             sequences=sequences,
             returning=returning,
@@ -327,10 +347,11 @@ class Gate:
             margin=history.forecasts.margin(now_s),
         )
         if admission.verdict is Verdict.REFUSE:
-            due_s = now_s + admission.retry_after_s
-            history.reservations.add(key, due_s)
+            due_s = reservations.next_free_s(now_s + admission.retry_after_s, admission.apart_s)
+            admission = replace(admission, retry_after_s=math.ceil(due_s - now_s))
+            reservations.add(key, due_s)
             raise GateFullError(admission, key, due_s, flow)
-        return admission.wait_s
+        return None if admission.verdict is Verdict.RUN else admission.wait_s
 
     def _start_next(self) -> None:
         while (entry := self._next()) is not None:

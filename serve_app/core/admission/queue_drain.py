@@ -1,6 +1,7 @@
 """When a queued request begins to run, from how long requests have been holding their slots."""
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 
 # Weight of the newest completion: about the last 60 requests count. With fewer, the mean of times
@@ -93,6 +94,8 @@ class Drain:
 
     def starts_within(self, wait_s: float) -> int:
         """How many queued requests begin to run within `wait_s`."""
+        if wait_s < self.service_s:
+            return bisect_right(self.remaining_s, wait_s)
         return sum(
             1 + math.floor((wait_s - free_s) / self.service_s)
             for free_s in self.remaining_s

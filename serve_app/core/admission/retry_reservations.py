@@ -38,6 +38,26 @@ class RetryReservations:
         self._forget(now_s)
         return round(len(self._due) * self._kept_fraction)
 
+    def due_in_s(self, now_s: float, within_s: float) -> tuple[float, ...]:
+        """When those are due that are expected to come within so long, from now on."""
+        self._forget(now_s)
+        if not self._due or self._due[0][0] >= now_s + within_s:
+            return ()
+        due = self._due[: bisect_left(self._due, (now_s + within_s, 0))]
+        expected = round(len(due) * self._kept_fraction)
+        return tuple(
+            max(0.0, due[index * len(due) // expected][0] - now_s) for index in range(expected)
+        )
+
+    def next_free_s(self, due_s: float, apart_s: float) -> float:
+        """The first time from `due_s` on that is so far from all that is reserved."""
+        for index in range(bisect_left(self._due, (due_s - apart_s, 0)), len(self._due)):
+            other_s = self._due[index][0]
+            if other_s >= due_s + apart_s:
+                break
+            due_s = max(due_s, other_s + apart_s)
+        return due_s
+
     def redeem(self, key: int | None, now_s: float, *, retried: bool = False) -> bool:
         """Whether this request was refused here before and retries after its Retry-After, or
         earlier where it says itself that it is `retried`. One that was not refused is never

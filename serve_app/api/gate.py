@@ -160,7 +160,7 @@ class Gate:
             sequences = (entry.sequences for entry in running)
             ages = [age for age, count in zip(ages, sequences, strict=True) for _ in range(count)]
         slots = self.limits.slots if self.room is None else self.room.slots(self.limits.slots)
-        if self.room is not None and self.room.served.measured:
+        if self.room is not None:
             return self.room.drain(slots, self._mean_work())
         return estimate_drain(self._expected_service(), tuple(ages), slots)
 

@@ -143,11 +143,15 @@ class EngineRoom:
         self._end_reading(entry)
         return True
 
-    def takes(self, sequences: int, entry: QueueEntry | None = None) -> bool:
-        """Whether the engine is given another request now, a typical one if none is named: it has
-        less to read than it is given at once, and its pool has room for it. One that runs alone
+    def takes(
+        self, sequences: int, prompt_tokens: float | None = None, limit: int | None = None
+    ) -> bool:
+        """Whether the engine is given another request now, a typical one where nothing is said: it
+        has less to read than it is given at once, and its pool has room for it. One that runs alone
         always is, however long."""
-        return not self._running or (self._reads_soon() and self._pool_fits(sequences, entry))
+        if not self._running:
+            return True
+        return self._reads_soon() and self._pool_fits(sequences, prompt_tokens, limit)
 
     def ahead(
         self, prompt_tokens: float, queued_tokens: float, flow_tokens: float = 0.0
@@ -165,7 +169,7 @@ class EngineRoom:
             flow_s=flow_tokens * token_s,
             own_s=prompt_tokens * token_s,
             mean_s=self.demand.lengths.prompt_tokens * token_s,
-            open=self.takes(1),
+            open=self.takes(1, prompt_tokens),
         )
 
     def prefill_s(self, prompt_tokens: float) -> float:
@@ -181,7 +185,7 @@ class EngineRoom:
         if not self._running or not self.kv_tokens:
             return slots
         more = slots - self.sequences
-        if self._surely_fits(more, more * self.demand.lengths.prompt_tokens, self.typical_limit):
+        if self._surely_fits(more, more * self._typical_prompt_tokens(), self.typical_limit):
             return slots
         return min(slots, max(1, self.sequences + self._sequences_more()))
 
@@ -252,15 +256,15 @@ class EngineRoom:
         reading_s = self._reading_tokens * self._reckoned_token_s() * self.pace.factor
         return reading_s < engine_limit_s(self.max_wait_s)
 
-    def _pool_fits(self, sequences: int, entry: QueueEntry | None) -> bool:
+    def _pool_fits(self, sequences: int, prompt_tokens: float | None, limit: int | None) -> bool:
         if not self.kv_tokens:
             return True
-        prompt_tokens = self.demand.lengths.prompt_tokens if entry is None else entry.prompt_tokens
-        limit = self.typical_limit if entry is None else entry.max_new_tokens or NO_LIMIT
+        if prompt_tokens is None:
+            prompt_tokens = self._typical_prompt_tokens()
+        if limit is None:
+            limit = self.typical_limit
         if self._surely_fits(sequences, prompt_tokens, limit):
             return True
-        if entry is None:
-            return self._sequences_more() >= sequences
         if self.sequences + sequences > self._mean_sequences():
             return False
         left = self._answers_left().after(0.0, limit)
@@ -279,7 +283,7 @@ class EngineRoom:
         if self._pool_room is None:
             present, pool_tokens = self._in_pool(), self.kv_tokens
             left = self._answers_left().after(0.0, self.typical_limit)
-            one = (self.demand.lengths.prompt_tokens, left)
+            one = (self._typical_prompt_tokens(), left)
             most = self._mean_sequences() - self.sequences
             counts = range(1, max(0, most) + 1)
             more = bisect_left(
@@ -292,8 +296,14 @@ class EngineRoom:
 
     def _mean_sequences(self) -> int:
         """How many the pool holds of those that were, at a moment."""
-        mean_tokens = self.demand.lengths.prompt_tokens + self._answers_left().held_tokens
+        mean_tokens = self._typical_prompt_tokens() + self._answers_left().held_tokens
         return int(self.kv_tokens * MEAN_SHARE / max(1.0, mean_tokens))
+
+    def _typical_prompt_tokens(self) -> float:
+        """Of those that run: before many have ended, they say more than those that have."""
+        if not self._running:
+            return self.demand.lengths.prompt_tokens
+        return self._prompt_tokens / len(self._running)
 
     def _in_pool(self) -> list[Held]:
         answers, tokens = self._answers_left(), self._count_stream_tokens()

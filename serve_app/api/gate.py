@@ -352,7 +352,7 @@ class Gate:
         if admission.verdict is Verdict.REFUSE:
             due_s = reservations.next_free_s(now_s + admission.retry_after_s, admission.apart_s)
             admission = replace(admission, retry_after_s=math.ceil(due_s - now_s))
-            reservations.add(key, due_s)
+            reservations.add(key, due_s, now_s + admission.retry_after_s - due_s)
             raise GateFullError(admission, key, due_s, flow)
         return None if admission.verdict is Verdict.RUN else admission.wait_s
 

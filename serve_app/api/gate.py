@@ -2,6 +2,7 @@
 before all of them what other replicas have begun. Its state is the one source of queue depth."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,10 +12,11 @@ from itertools import chain
 from serve_app.api.demand import DemandMeter
 from serve_app.api.engine_room import EngineRoom
 from serve_app.api.queue_entry import GateFullError, QueueEntry
-from serve_app.core.admission.admission import GateLoad, Verdict, admit
+from serve_app.core.admission.admission import GateLoad, Verdict, admit, keeps_promises
 from serve_app.core.admission.fair_queue import FairQueue
 from serve_app.core.admission.fairness import ANONYMOUS, Flow, Standing
 from serve_app.core.admission.flow_history import FlowHistories
+from serve_app.core.admission.kv_pool import NO_LIMIT
 from serve_app.core.admission.prefill import PrefillAhead
 from serve_app.core.admission.queue_drain import (
     Drain,
@@ -94,14 +96,31 @@ class Gate:
         return self.demand.queued_requests(waiting, in_engine)
 
     def has_room(self, sequences: int, flow: Flow = ANONYMOUS) -> bool:
-        """Whether a request of that size would run at once."""
+        """Whether a new request of that size would run at once."""
+        if not self._fits(sequences, flow):
+            return False
+        now_s, history = self.clock_s(), self.histories.of(flow)
+        if not history.reservations.outstanding(now_s):
+            return True
+        drain = self.drain()
+        return keeps_promises(
+            drain,
+            history.reservations.due_in_s(now_s, drain.service_s),
+            self._queue.standing(flow),
+            sequences=sequences,
+            wait_s=self.limits.max_wait_s / history.forecasts.margin(now_s),
+        )
+
+    def _fits(
+        self, sequences: int, flow: Flow = ANONYMOUS, prompt_tokens: float | None = None
+    ) -> bool:
         slots, queue, running = self.limits.slots, self._queue, self.running_sequences + sequences
         if self._resumed:
             return False
         fits = running <= slots and (not queue or queue.standing(flow).ahead == 0)
         if not fits and sequences <= self._express_sequences():
             fits = queue.is_below_share(flow, sequences, slots)
-        return fits and (self.room is None or self.room.takes(sequences))
+        return fits and (self.room is None or self.room.takes(sequences, prompt_tokens))
 
     def may_lend(self, sequences: int, prompt_tokens: float | None = None) -> Lending:
         """Whether a request of the other tier may run here, at once."""
@@ -139,7 +158,7 @@ class Gate:
 
     def expected_wait_s(self) -> float:
         """What a request that comes now would wait until its prompt is read."""
-        if self.has_room(1):
+        if self._fits(1):
             return 0.0
         slot_free_s = self.drain().start_in_s(self.queued_requests)
         return max(slot_free_s, self._prefill_ahead(0.0, self._queue.prompt_tokens).read_s)
@@ -152,7 +171,7 @@ class Gate:
             sequences = (entry.sequences for entry in running)
             ages = [age for age, count in zip(ages, sequences, strict=True) for _ in range(count)]
         slots = self.limits.slots if self.room is None else self.room.slots(self.limits.slots)
-        if self.room is not None and self.room.served.measured:
+        if self.room is not None:
             return self.room.drain(slots, self._mean_work())
         return estimate_drain(self._expected_service(), tuple(ages), slots)
 
@@ -319,20 +338,24 @@ class Gate:
     ) -> float | None:
         """The forecast wait for the first token of one that waits. Raises GateFullError."""
         now_s = self.clock_s()
+        history = self.histories.of(flow)
+        reservations = history.reservations
+        reserved = reservations.outstanding(now_s)
         # `admit` would say so too; the drain of all that runs is not worth estimating for it.
-        if self.has_room(sequences, flow):
+        if self._fits(sequences, flow, prompt_tokens) and (returning or not reserved):
             return None
-        history, standing = self.histories.of(flow), self._standing(flow)
+        standing, drain = self._standing(flow), self.drain()
         flow_tokens = standing.own_tokens / standing.drain_share
         tokens_ahead = max(standing.tokens_ahead, flow_tokens)
         admission = admit(
             GateLoad(
                 slots=self.limits.slots,
                 running=self.running_sequences,
-                reserved=history.reservations.outstanding(now_s),
+                reserved=reserved,
                 standing=standing,
+                due_in_s=reservations.due_in_s(now_s, drain.service_s),
             ),
-            self.drain(),
+            drain,
             self._prefill_ahead(prompt_tokens, tokens_ahead, flow_tokens),
             sequences=sequences,
             returning=returning,
@@ -341,10 +364,11 @@ class Gate:
             margin=history.forecasts.margin(now_s),
         )
         if admission.verdict is Verdict.REFUSE:
-            due_s = now_s + admission.retry_after_s
-            history.reservations.add(key, due_s)
+            due_s = reservations.next_free_s(now_s + admission.retry_after_s, admission.apart_s)
+            admission = replace(admission, retry_after_s=math.ceil(due_s - now_s))
+            reservations.add(key, due_s, now_s + admission.retry_after_s - due_s)
             raise GateFullError(admission, key, due_s, flow)
-        return admission.wait_s
+        return None if admission.verdict is Verdict.RUN else admission.wait_s
 
     def _start_next(self) -> None:
         while (entry := self._next()) is not None:
@@ -369,7 +393,9 @@ class Gate:
         if self._running and self.running_sequences + head.sequences > self.limits.slots:
             most = 0 if self._resumed else self._express_sequences()
             entry = self._queue.first_below_share(self.limits.slots, most) if most > 0 else None
-        if entry is None or (self.room and not self.room.takes(entry.sequences, entry)):
+        if entry is None or (self.room and not self.room.takes(
+            entry.sequences, entry.prompt_tokens, entry.max_new_tokens or NO_LIMIT
+        )):
             return None
         if entry is not head:
             head.overtaken += entry.sequences

@@ -1,6 +1,7 @@
 """Run now, wait in the queue, or be refused with an honest Retry-After."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -29,6 +30,8 @@ class GateLoad:
     running: int
     reserved: int
     standing: Standing
+    # When refused requests of that flow are due to retry, from now on.
+    due_in_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Admission:
     ahead: int
     wait_s: float
     retry_after_s: int = 0
+    # Of two that are to retry, the least time between them that leaves a start for each.
+    apart_s: float = 0.0
 
 
 def admit(
@@ -58,7 +63,8 @@ def admit(
     before. `margin` is by how much such forecasts fell short. A `returning` request was refused
     earlier and comes back after its Retry-After: half the queue is kept for those, the queue takes
     half as many again of them, and they may wait up to twice as long, because a second refusal is
-    worse. Retry-After is the time at which the queue, with all earlier reservations in it, will be
+    worse. A free slot is not taken by a new one that a returning one would miss
+    (`keeps_promises`). Retry-After is the time at which the queue, with all earlier reservations in it, will be
     half full: what varies is then as likely to leave it shorter as longer.
 
     All of this is by flow: of the places, and of the starts in time, a flow has what the others
@@ -68,7 +74,11 @@ def admit(
     A prompt that alone takes longer than `max_wait_s` to read runs when no other is before it.
     """
     own = load.standing
-    if own.ahead == 0 and load.running + sequences <= load.slots and prefill.open:
+    free = own.ahead == 0 and load.running + sequences <= load.slots and prefill.open
+    spare = returning or keeps_promises(
+        drain, load.due_in_s, own, sequences=sequences, wait_s=max_wait_s / margin
+    )
+    if free and spare:
         return Admission(Verdict.RUN, "a slot is free", 0, 0.0)
     longest_s = (2 * max_wait_s if returning else max_wait_s) / margin
     to_start_s = longest_s - prefill.own_s
@@ -82,7 +92,8 @@ def admit(
     read_s, mean_s = prefill.read_s, prefill.mean_s / own.drain_share
     kept_s = 0.0 if returning else min(load.reserved * mean_s, to_start_s / 2)
     alone = read_s == 0.0
-    comes_in_time = own.queued + kept < bound and (alone or read_s + kept_s <= to_start_s)
+    in_time_to_read = alone or read_s + kept_s <= to_start_s
+    comes_in_time = own.queued + kept < bound and in_time_to_read and spare
     not_its_own = own.below_share(sequences, load.slots) and prefill.flow_s <= to_start_s
     if comes_in_time or (not_its_own and own.queued < places):
         reason = "all slots are busy" if prefill.open else "prompts are ahead"
@@ -95,10 +106,36 @@ def admit(
     prompts_s = read_s + load.reserved * mean_s - max(0.0, to_start_s) / 2
     prompts_s = _with_spare(prompts_s, longest_s / max(prefill.mean_s, 1e-6))
     room_s = max(places_s, prompts_s)
+    apart_s = max(drain.service_s / own.drain_share / max(1, len(drain.remaining_s)), mean_s)
     reason = "queue_full" if own.queued + kept >= places else "wait_too_long"
     return Admission(
-        Verdict.REFUSE, reason, own.ahead, wait_s, retry_after_s=max(1, math.ceil(room_s))
+        Verdict.REFUSE,
+        reason,
+        own.ahead,
+        wait_s,
+        retry_after_s=max(1, math.ceil(room_s)),
+        apart_s=_with_spare(apart_s, load.slots + bound),
     )
+
+
+def keeps_promises(
+    drain: Drain, due_in_s: Sequence[float], own: Standing, *, sequences: int, wait_s: float
+) -> bool:
+    """Whether those that are due to retry find a slot within `wait_s` if a new request of
+    `sequences` begins before them.
+
+    What begins now has its slot until one service time from now, so only those that come earlier
+    can miss it. Where answers are long, that are many: slots that become free all at once, and
+    are all taken at once by whoever is there, leave none for those that were promised one later.
+    """
+    before = own.queued + sequences
+    for rank, due_s in enumerate(due_in_s, start=1):
+        by_s = due_s + wait_s
+        if by_s >= drain.service_s:
+            return True
+        if drain.starts_within(by_s) < own.starts(before + rank):
+            return False
+    return True
 
 
 def _left_by_others(all_of_it: int, others: int, share: float) -> int:

@@ -120,7 +120,11 @@ def sampled(of_result: Any) -> Any:
 
 
 async def results(core: ScriptedCore, tokenizer: Any, params: Any, past: str = "") -> Any:
-    engine = JournaledEngine(core.generate, partial(PastVllmResults, tokenizer), 1000)
+    async def until_dead() -> None:
+        raise AssertionError
+
+    past_results = partial(PastVllmResults, tokenizer)
+    engine = JournaledEngine(core.generate, past_results, 1000, until_dead)
     journal = Journal(read(past))
     prompt = {"prompt_token_ids": tokenizer.encode(PROMPT)}
     found: list[Any] = []

@@ -1,20 +1,47 @@
 """vLLM's results, made anew from the ids that they had: text as its detokenizer gave it then."""
 
+import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from serve_app.core.replay.journal import EngineStep
-from serve_app.engine.journaled import EngineCall
+from serve_app.engine.journaled import EngineCall, JournaledEngine
 
 if TYPE_CHECKING:
     from vllm.logprobs import SampleLogprobs
     from vllm.tokenizers import TokenizerLike
+    from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.detokenizer import IncrementalDetokenizer
     from vllm.v1.engine.logprobs import LogprobsProcessor
     from vllm.v1.outputs import LogprobsLists
 
     from serve_app.engine.vllm.types import RequestOutput
+
+
+# An engine that is to end aborts its requests, then frees the GPU.
+ENDS_WITHIN_S, LOOK_EVERY_S = 10.0, 0.02
+
+
+def journaled_engine(client: "AsyncLLM") -> JournaledEngine:
+    """vLLM's engine with journals, where it is patched for them."""
+    tokenizer = client.renderer.get_tokenizer()
+    return JournaledEngine(
+        client.generate,
+        partial(PastVllmResults, tokenizer),
+        client.model_config.max_model_len,
+        until_dead=partial(_until_dead, client),
+    )
+
+
+async def _until_dead(client: "AsyncLLM") -> None:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    for _ in range(round(ENDS_WITHIN_S / LOOK_EVERY_S)):
+        if client.errored:
+            raise EngineDeadError
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 @dataclass(slots=True)

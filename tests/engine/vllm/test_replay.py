@@ -13,6 +13,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from itertools import zip_longest
+from multiprocessing import active_children
 from typing import Any
 
 import pytest
@@ -311,3 +312,25 @@ def test_a_stream_goes_on_as_if_nothing_had_happened(run: Run, engine: Engine, k
 
     wrong = run(broken_at_random())
     assert not wrong, "\n".join(wrong)
+
+
+def test_an_engine_that_a_signal_ends_has_not_ended_its_streams(run: Run, engine: Engine) -> None:
+    """The last one: there is no engine behind it."""
+
+    async def ended() -> Stream:
+        whole = await streamed(engine, KINDS["reasoning"])
+        long = chat(DIRECT, ignore_eos=True, max_tokens=450)
+        broken = asyncio.ensure_future(streamed(engine, long))
+        while engine.load.running != 1:
+            await asyncio.sleep(0.001)
+        (process,) = [one for one in active_children() if "EngineCore" in one.name]
+        process.terminate()
+        stream = await broken
+        assert engine.dead
+        assert len(stream.events) < len(whole.events) + 450
+        return stream
+
+    stream = run(ended())
+    ends = [part for part in content(stream.parsed[:-2]).parts["0"] if part[0] == "end"]
+    assert ends == []
+    assert [list(event) for event in stream.parsed[-2:]] == [["error"], [*"[DONE]"]]

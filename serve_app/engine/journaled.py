@@ -12,11 +12,16 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from serve_app.core.replay.journal import EngineStep, Journal
+from serve_app.core.replay.journal import EngineStep, Journal, TokenLogprobs
 from serve_app.engine.vllm.resumption import resume_behind
 
 if TYPE_CHECKING:
-    from serve_app.engine.vllm.types import EnginePrompt, RequestOutput, SamplingParams
+    from serve_app.engine.vllm.types import (
+        CompletionOutput,
+        EnginePrompt,
+        RequestOutput,
+        SamplingParams,
+    )
 
     Outputs = AsyncGenerator[RequestOutput, None]
 
@@ -119,8 +124,19 @@ class _Recorder:
                     output.finish_reason,
                     output.stop_reason,
                     *of_prompt,
+                    _logprobs_of(output),
                 )
             )
+
+
+def _logprobs_of(output: "CompletionOutput") -> tuple[TokenLogprobs, ...]:
+    if not output.logprobs:
+        return ()
+    return tuple(
+        tuple((token, each.logprob) for token, each in of_token.items())
+        for of_token in output.logprobs
+        if of_token is not None
+    )
 
 
 @dataclass(slots=True)

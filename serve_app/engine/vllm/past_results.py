@@ -6,7 +6,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from serve_app.core.replay.journal import EngineStep
+from serve_app.core.replay.journal import EngineStep, TokenLogprobs
 from serve_app.engine.journaled import EngineCall, JournaledEngine
 
 if TYPE_CHECKING:
@@ -46,9 +46,8 @@ async def _until_dead(client: "AsyncLLM") -> None:
 
 @dataclass(slots=True)
 class PastVllmResults:
-    """Those of one call, in DELTA form. Log probabilities, which no journal has, are zeros: the
-    events that hold them are with the client already. The texts beside them are as they were, for
-    offsets count on from them."""
+    """Those of one call, in DELTA form. Log probabilities of the prompt, which no journal has, are
+    zeros: the event that holds them is with the client already."""
 
     tokenizer: "TokenizerLike"
     call: EngineCall
@@ -71,7 +70,7 @@ class PastVllmResults:
             text=self._text(step),
             token_ids=list(step.token_ids),
             cumulative_logprob=None if params.num_logprobs is None else 0.0,
-            logprobs=None if params.num_logprobs is None else self._zeros(step),
+            logprobs=None if params.num_logprobs is None else self._logprobs_of(step),
             finish_reason=step.finish_reason,
             stop_reason=step.stop_reason,
         )
@@ -108,13 +107,13 @@ class PastVllmResults:
             texts.update([token], by_id and number == len(ids))
         return texts.get_next_output_text(ended, True)
 
-    def _zeros(self, step: EngineStep) -> "SampleLogprobs":
+    def _logprobs_of(self, step: EngineStep) -> "SampleLogprobs":
         processor = self._logprobs[step.index]
-        for token in step.token_ids:
-            processor._update_sample_logprobs(_of_one(token))
+        for of_token in step.logprobs:
+            processor._update_sample_logprobs(_as_engine(of_token))
         known = processor.logprobs
         assert known is not None
-        return known[len(known) - len(step.token_ids) :]
+        return known[len(known) - len(step.logprobs) :]
 
     def _zeros_of_prompt(self) -> Any:
         """There is none of the first token."""
@@ -124,8 +123,10 @@ class PastVllmResults:
         return [None, *({token: Logprob(0.0, 1, self.tokenizer.decode([token]))} for token in ids)]
 
 
-def _of_one(token: int) -> "LogprobsLists":
+def _as_engine(of_token: TokenLogprobs) -> "LogprobsLists":
+    """As vLLM's engine reports those of one token. Its rank is told to no client."""
     import numpy as np
     from vllm.v1.outputs import LogprobsLists
 
-    return LogprobsLists(np.array([[token]]), np.array([[0.0]]), np.array([1]), None)
+    ids, logprobs = zip(*of_token, strict=True)
+    return LogprobsLists(np.array([ids]), np.array([logprobs]), np.array([1]), None)

@@ -31,7 +31,7 @@ END, STOP_ID = 7, 9
 @pytest.fixture(autouse=True)
 def without_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours would patch all of this process' vLLM, for the tests that follow too."""
-    monkeypatch.setenv("VLLM_PLUGINS", "")
+    monkeypatch.setattr("vllm.plugins.plugins_loaded", True)
 
 
 @pytest.fixture

@@ -15,18 +15,15 @@ _TEXTS = ("text", "thinking", "partial_json")
 def timeless(event: str) -> Any:
     """An event's content, without the times in it."""
     data = event.partition("data: ")[2]
-    return data if data == "[DONE]" else _without(json.loads(data), TIMES)
+    return data if data == "[DONE]" else without(json.loads(data), TIMES)
 
 
-def without_logprobs(event: Any) -> Any:
-    return _without(event, ("logprobs",))
-
-
-def _without(content: Any, names: Sequence[str]) -> Any:
+def without(content: Any, names: Sequence[str]) -> Any:
+    """JSON without what has one of these names, anywhere in it."""
     if isinstance(content, dict):
-        return {key: _without(value, names) for key, value in content.items() if key not in names}
+        return {key: without(value, names) for key, value in content.items() if key not in names}
     if isinstance(content, list):
-        return [_without(value, names) for value in content]
+        return [without(value, names) for value in content]
     return content
 
 
@@ -103,4 +100,4 @@ def _take_typed(found: Content, event: dict[str, Any]) -> None:
     elif isinstance(delta, dict) and (text := [delta[key] for key in _TEXTS if key in delta]):
         found.add("all", f"{delta['type']} {event['index']}", text[0])
     else:
-        found.add("all", "event", _without(event, _UNCOUNTED))
+        found.add("all", "event", without(event, _UNCOUNTED))

@@ -17,7 +17,7 @@ def test_each_event_is_counted_once() -> None:
 
 def test_a_short_run_counts_all_events_of_both_ways(tmp_path: Path) -> None:
     out = tmp_path / "speed.json"
-    argv = ["gateway-speed", "--streams", "2", "--events", "20", "--rounds", "2"]
+    argv = ["gateway-speed", "--streams", "2", "--paced", "2", "--events", "20", "--rounds", "2"]
     argv += ["--requests", "3", "--pairs", "1", "--out", str(out)]
     assert run(parse(argv), argv, Console(quiet=True)) == 0
     document = json.loads(out.read_text())
@@ -36,8 +36,9 @@ def test_a_short_run_counts_all_events_of_both_ways(tmp_path: Path) -> None:
 def test_a_bar_is_kept_or_not(chunks: int, added_ms: float, kept: bool) -> None:
     document = {
         "levels": [
-            {"paced": False, "gateway_chunks_per_cpu_s": chunks},
-            {"paced": True, "gateway_chunks_per_cpu_s": 2 * chunks},
+            {"paced": False, "streams": 400, "gateway_chunks_per_cpu_s": 40_000},
+            {"paced": True, "streams": 200, "gateway_chunks_per_cpu_s": chunks},
+            {"paced": True, "streams": 1, "gateway_chunks_per_cpu_s": 10_000},
         ],
         "ttft": [{"streams": 1, "added_p50_ms": added_ms}],
     }

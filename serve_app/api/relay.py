@@ -49,6 +49,8 @@ _LOST_CODES = frozenset({"engine_stopped", "replica_lost", "replica_stopping"})
 _NOBODY = frozenset({429, 502, 503})
 _BAD_GATEWAY = 502
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.1, 1.0
+# After an offer that nobody has answered.
+NO_OFFER_S = 30.0
 # Why a request is given up, as its client reads it.
 _REASONS = {
     "held_too_long": "None that could go on with it came within {:g} s.",
@@ -80,6 +82,7 @@ class Relay:
     _began_s: float = 0.0
     _first_to_come: bool = True
     _lost_s: float | None = None
+    _no_offer_until_s: float = float("-inf")
     _open: set[Upstream] = field(default_factory=set[Upstream])
 
     def __post_init__(self) -> None:
@@ -266,10 +269,14 @@ class Relay:
     async def _handed_over(self) -> Upstream | None:
         """The response of another replica that has room for a stream that is offered. None: the
         one that has it goes on with it."""
-        if not self.stream.journaled:
+        clock_s = self.parts.clock_s
+        if not self.stream.journaled or clock_s() < self._no_offer_until_s:
             return None
         try:
-            successor = await self._kept_alive(self._ask(only_with_room=True))
+            async with asyncio.timeout(self.parts.hand_over_within_s):
+                successor = await self._kept_alive(self._ask(only_with_room=True))
+        except TimeoutError:
+            successor, self._no_offer_until_s = None, clock_s() + NO_OFFER_S
         except UpstreamError:
             successor = None
         if successor is None or not (successor.status == 200 and _streams(successor)):
@@ -278,7 +285,7 @@ class Relay:
             self._count("not_handed_over")
             return None
         self._begin_stream(successor)
-        self._began_s = self.parts.clock_s()
+        self._began_s = clock_s()
         self.replays += 1
         self._count("handed_over")
         self._log("a stream was handed over", level=logging.INFO)

@@ -86,7 +86,11 @@ class Scene:
 
 @asynccontextmanager
 async def a_scene(
-    *answers: Answer, heartbeat_s: float = 3.0, lives_s: float = 0.0, **settings: Any
+    *answers: Answer,
+    heartbeat_s: float = 3.0,
+    lives_s: float = 0.0,
+    hand_over_within_s: float = 5.0,
+    **settings: Any,
 ) -> AsyncIterator[Scene]:
     """`lives_s`: by the gateway's clock each replica lives so long before it is lost. At the end no
     memory may be in use."""
@@ -120,6 +124,7 @@ async def a_scene(
             replay=ReplayConfig(**settings),
             secret=ClusterSecret(KEY),
             clock_s=clock,
+            hand_over_within_s=hand_over_within_s,
         )
         async with (
             served(make_web_app(BOTH, FakeTiers(), gateway)) as web_url,

@@ -214,6 +214,20 @@ async def test_each_offer_is_tried() -> None:
         assert [each.dropped for each in scene.tier.asked] == [0, 1, 3]
 
 
+async def test_a_stream_runs_on_where_it_is_when_nobody_answers_to_an_offer() -> None:
+    """As Ray's own proxy, which keeps requests of a tier without a replica. The offers that come
+    meanwhile, and soon after, are passed over."""
+    chunks = GENERATION.chunks()
+    rest = [chunks[1], b":offer\n\n", *chunks[2:]]
+    async with a_scene(
+        offering(*rest), says(b""), heartbeat_s=0.05, hand_over_within_s=0.2
+    ) as scene:
+        answer = await scene.post()
+        assert answer.text.replace(": waiting for a replica\n\n", "").encode() == GENERATION.text
+        assert len(scene.tier.asked) == 2
+        assert scene.count("not_handed_over") == 1
+
+
 async def test_a_hand_over_is_no_loss() -> None:
     def loses(asked: Asked) -> Reply:
         return Reply(continues(asked)[: len(JOURNALED) + 80], cut=True)

@@ -305,7 +305,9 @@ class Relay:
             body += stream.journal
         if not only_with_room:
             self._began_s = parts.clock_s()
-        upstream = await parts.pool.post(await parts.proxy(), request.path, headers, body)
+        anew = only_with_room or self._losses.count > 0
+        address = await parts.proxy()
+        upstream = await parts.pool.post(address, request.path, headers, body, anew=anew)
         self._open.add(upstream)
         return upstream
 

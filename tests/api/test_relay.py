@@ -378,6 +378,17 @@ async def test_requests_one_after_another_go_over_one_connection() -> None:
         assert [each.connection for each in scene.tier.asked] == [1, 1, 1]
 
 
+async def test_who_goes_on_is_asked_over_a_new_connection() -> None:
+    """A kept one may lead to a HAProxy that was replaced, and knows replicas that are gone."""
+    cut = cut_after(len(JOURNALED) + 50)
+    async with a_scene(says(WHOLE), says(WHOLE), cut, continues) as scene:
+        both = (scene.post(payload={"model": "chat"}) for _ in range(2))
+        await asyncio.gather(*both)
+        answer = await scene.post()
+        assert answer.content == GENERATION.text
+        assert [each.connection for each in scene.tier.asked][-1] == 3
+
+
 async def test_a_connection_that_was_closed_meanwhile_is_no_loss() -> None:
     async with a_scene(says(WHOLE), lambda asked: Reply(b"", cut=True), says(WHOLE)) as scene:
         for _ in range(2):

@@ -43,8 +43,13 @@ HEARTBEAT = b": waiting for a replica\n\n"
 _OWN_HEADERS = HOP_BY_HOP | SERVERS_OWN | {REQUEST_ID_HEADER, JOURNAL_HEADER, b"vary"}
 # A larger whole answer is forwarded as it comes, and not asked for again.
 MOST_WHOLE_BYTES = 4 * 1024 * 1024
-# With these an edge answers for a replica that is lost.
-_LOST_CODES = frozenset({"engine_stopped", "replica_lost", "replica_stopping"})
+# With these an edge answers for a replica that is lost, and HAProxy for two of them: it has tried
+# another one.
+_TWO_LOST = "bad_gateway"
+_LOST_CODES = frozenset({"engine_stopped", "replica_lost", "replica_stopping", _TWO_LOST})
+# HAProxy's answer where the request's replica is gone and there is no other. At once it means that
+# there was none to begin with.
+_NO_SERVER, NO_SERVER_AT_ONCE_S = "no_server", 0.25
 # Nobody can continue it now. 502: whoever began to is lost too.
 _NOBODY = frozenset({429, 502, 503})
 _BAD_GATEWAY = 502
@@ -178,9 +183,9 @@ class Relay:
             body = await self._kept_alive(upstream.whole(MOST_WHOLE_BYTES))
         except UpstreamError:
             return "broken"
-        if upstream.status in _NOBODY and (code := _code_in(body)) in _LOST_CODES:
+        if (lost := self._lost_by(upstream.status, body)) is not None:
             self._release(upstream)
-            return code
+            return lost
         if self._started:
             # The status has been sent, so a refusal can only be an error event.
             await self._end_with(body)
@@ -189,6 +194,15 @@ class Relay:
                 self._went_on(self._lost_s)
             await self._send_whole(upstream, body)
         self._release(upstream)
+        return None
+
+    def _lost_by(self, status: int, body: bytes) -> str | None:
+        """The code of an error that says that the request's replica was lost; None for all others,
+        which are the client's."""
+        code = _code_in(body) if status in _NOBODY else ""
+        ran_s = self.parts.clock_s() - self._began_s
+        if code in _LOST_CODES or (code == _NO_SERVER and ran_s > NO_SERVER_AT_ONCE_S):
+            return code
         return None
 
     async def _send_whole(self, upstream: Upstream, body: bytes) -> None:
@@ -254,7 +268,7 @@ class Relay:
                     return upstream
                 self._drop(upstream)
                 if upstream.status == _BAD_GATEWAY:
-                    self._count_loss("bad_gateway")
+                    self._count_loss(_TWO_LOST)
             if clock_s() + pause_s > until_s:
                 raise self._given_up("held_too_long")
             await asyncio.sleep(pause_s)
@@ -332,7 +346,8 @@ class Relay:
         """Raises RequestError where the request is given up."""
         lived_s = self.parts.clock_s() - self._began_s
         self._log("the replica of a request was lost", why=why, ran_s=round(lived_s, 3))
-        if (too_many := self._losses.add(lived_s)) is not None:
+        replicas = 2 if why == _TWO_LOST else 1
+        if (too_many := self._losses.add(lived_s, replicas)) is not None:
             raise self._given_up(too_many)
         if self.stream.events and not self.stream.journaled:
             raise self._given_up("no_journal")

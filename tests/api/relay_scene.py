@@ -33,7 +33,8 @@ DONE = b"data: [DONE]\n\n"
 GENERATION = Generation([[EVENTS[0]], [], [EVENTS[1], EVENTS[2]], [EVENTS[3]], [DONE]])
 CHAT = "/v1/chat/completions"
 STREAM = {"model": "chat", "stream": True}
-WHOLE = whole(200, b'{"choices":[]}')
+WHOLE_BODY = b'{"choices":[]}'
+WHOLE = whole(200, WHOLE_BODY)
 NO_SERVER = refused(503, "no_server")
 
 

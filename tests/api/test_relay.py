@@ -3,10 +3,11 @@
 import asyncio
 import json
 import logging
+from typing import Any
 
 import pytest
 
-from serve_app.api.relay import FIRST_PAUSE_S
+from serve_app.api.relay import FIRST_PAUSE_S, NO_SERVER_AT_ONCE_S
 from serve_app.api.replay_wire import JOURNAL_HEADER, RESUME_HEADER
 from tests.api.asgi import sse_data
 from tests.api.relay_scene import (
@@ -16,6 +17,7 @@ from tests.api.relay_scene import (
     NO_SERVER,
     STREAM,
     WHOLE,
+    WHOLE_BODY,
     a_scene,
     continues,
     cut_after,
@@ -261,6 +263,28 @@ async def test_a_whole_answer_that_is_lost_is_asked_for_again(lost: Answer) -> N
         assert len(scene.tier.asked) == 3
         assert all(RESUME_HEADER not in each.headers for each in scene.tier.asked)
         assert (scene.count("asked_again"), scene.gateway.memory.kept_bytes) == (1, 0)
+
+
+async def test_who_hears_after_a_while_that_there_is_no_server_has_lost_the_last_one() -> None:
+    async def late(connection: Connection) -> None:
+        await asyncio.sleep(NO_SERVER_AT_ONCE_S + 0.05)
+        connection.transport.write(NO_SERVER)
+
+    for payload, end, text in ((STREAM, continues, GENERATION.text), ({}, says(WHOLE), WHOLE_BODY)):
+        async with a_scene(lambda asked: Reply(b"", then=late), end) as scene:
+            answer = await scene.post(payload=payload)
+            assert (answer.status_code, answer.content) == (200, text)
+            assert len(scene.tier.asked) == 2
+
+
+@pytest.mark.parametrize("payload", [STREAM, {"model": "chat"}])
+async def test_a_request_under_which_the_proxy_has_lost_two_replicas_is_given_up(
+    payload: dict[str, Any],
+) -> None:
+    async with a_scene(says(refused(502, "bad_gateway"))) as scene:
+        answer = await scene.post(payload=payload)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "replica_lost")
+        assert len(scene.tier.asked) == 1
 
 
 async def test_a_whole_answer_is_given_up_as_a_502_with_the_reason() -> None:

@@ -6,7 +6,6 @@ number and time; then the client gets an error.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from typing import Any, TypeVar
 
 from starlette.types import Send
 
-from serve_app.api.asgi import HOP_BY_HOP, SERVERS_OWN
 from serve_app.api.engine_errors import error_event
 from serve_app.api.gateway_request import GatewayRequest, RelayParts
 from serve_app.api.replay_memory import Kept
@@ -25,13 +23,15 @@ from serve_app.api.replay_wire import (
     journal_mark,
 )
 from serve_app.api.replayed_stream import ReplayedStream
-from serve_app.api.request_context import REQUEST_ID_HEADER
 from serve_app.api.response import SSE_HEADERS
-from serve_app.api.upstream import (
-    ConnectError,
-    Headers,
-    Upstream,
-    UpstreamError,
+from serve_app.api.upstream import ConnectError, Upstream, UpstreamError
+from serve_app.api.upstream_response import (
+    BAD_GATEWAY,
+    NOBODY,
+    TWO_LOST,
+    forwardable,
+    lost_by,
+    streams_events,
 )
 from serve_app.core.replay.losses import Losses
 from serve_app.errors import RequestError
@@ -39,20 +39,8 @@ from serve_app.errors import RequestError
 log = logging.getLogger(__name__)
 
 HEARTBEAT = b": waiting for a replica\n\n"
-# Of the tier's response, what this application sets itself.
-_OWN_HEADERS = HOP_BY_HOP | SERVERS_OWN | {REQUEST_ID_HEADER, JOURNAL_HEADER, b"vary"}
 # A larger whole answer is forwarded as it comes, and not asked for again.
 MOST_WHOLE_BYTES = 4 * 1024 * 1024
-# With these an edge answers for a replica that is lost, and HAProxy for two of them: it has tried
-# another one.
-_TWO_LOST = "bad_gateway"
-_LOST_CODES = frozenset({"engine_stopped", "replica_lost", "replica_stopping", _TWO_LOST})
-# HAProxy's answer where the request's replica is gone and there is no other. At once it means that
-# there was none to begin with.
-_NO_SERVER, NO_SERVER_AT_ONCE_S = "no_server", 0.25
-# Nobody can continue it now. 502: whoever began to is lost too.
-_NOBODY = frozenset({429, 502, 503})
-_BAD_GATEWAY = 502
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.1, 1.0
 # After an offer that nobody has answered.
 NO_OFFER_S = 30.0
@@ -117,7 +105,7 @@ class Relay:
     async def _forward(self, upstream: Upstream) -> str | None:
         """Forward the response. Why it was lost before its end, as one word; None where the client
         has all of it."""
-        if upstream.status == 200 and _streams(upstream):
+        if upstream.status == 200 and streams_events(upstream):
             return await self._forward_events(upstream)
         return await self._forward_whole(upstream)
 
@@ -125,7 +113,7 @@ class Relay:
         stream = self.stream
         self._begin_stream(upstream)
         if not self._started:
-            await self._start(200, _forwardable(upstream.headers))
+            await self._start(200, forwardable(upstream.headers))
         while True:
             data = upstream.take()
             if data or stream.offered:
@@ -183,7 +171,7 @@ class Relay:
             body = await self._kept_alive(upstream.whole(MOST_WHOLE_BYTES))
         except UpstreamError:
             return "broken"
-        if (lost := self._lost_by(upstream.status, body)) is not None:
+        if (lost := lost_by(upstream.status, body, self._ran_s)) is not None:
             self._release(upstream)
             return lost
         if self._started:
@@ -196,17 +184,8 @@ class Relay:
         self._release(upstream)
         return None
 
-    def _lost_by(self, status: int, body: bytes) -> str | None:
-        """The code of an error that says that the request's replica was lost; None for all others,
-        which are the client's."""
-        code = _code_in(body) if status in _NOBODY else ""
-        ran_s = self.parts.clock_s() - self._began_s
-        if code in _LOST_CODES or (code == _NO_SERVER and ran_s > NO_SERVER_AT_ONCE_S):
-            return code
-        return None
-
     async def _send_whole(self, upstream: Upstream, body: bytes) -> None:
-        headers = _forwardable(upstream.headers)
+        headers = forwardable(upstream.headers)
         length = b"%d" % len(body) if upstream.complete else upstream.header(b"content-length")
         if length is not None:
             headers.append((b"content-length", length))
@@ -264,11 +243,11 @@ class Relay:
                 self._count_loss("no_answer")
                 until_s = clock_s() + settings.max_hold_s
             else:
-                if upstream.status not in _NOBODY:
+                if upstream.status not in NOBODY:
                     return upstream
                 self._drop(upstream)
-                if upstream.status == _BAD_GATEWAY:
-                    self._count_loss(_TWO_LOST)
+                if upstream.status == BAD_GATEWAY:
+                    self._count_loss(TWO_LOST)
             if clock_s() + pause_s > until_s:
                 raise self._given_up("held_too_long")
             await asyncio.sleep(pause_s)
@@ -293,7 +272,7 @@ class Relay:
             successor, self._no_offer_until_s = None, clock_s() + NO_OFFER_S
         except UpstreamError:
             successor = None
-        if successor is None or not (successor.status == 200 and _streams(successor)):
+        if successor is None or not (successor.status == 200 and streams_events(successor)):
             if successor is not None:
                 self._drop(successor)
             self._count("not_handed_over")
@@ -342,12 +321,16 @@ class Relay:
 
     # --- losses
 
+    @property
+    def _ran_s(self) -> float:
+        return self.parts.clock_s() - self._began_s
+
     def _count_loss(self, why: str) -> None:
         """Raises RequestError where the request is given up."""
-        lived_s = self.parts.clock_s() - self._began_s
-        self._log("the replica of a request was lost", why=why, ran_s=round(lived_s, 3))
-        replicas = 2 if why == _TWO_LOST else 1
-        if (too_many := self._losses.add(lived_s, replicas)) is not None:
+        ran_s = self._ran_s
+        self._log("the replica of a request was lost", why=why, ran_s=round(ran_s, 3))
+        replicas = 2 if why == TWO_LOST else 1
+        if (too_many := self._losses.add(ran_s, replicas)) is not None:
             raise self._given_up(too_many)
         if self.stream.events and not self.stream.journaled:
             raise self._given_up("no_journal")
@@ -408,20 +391,3 @@ class Relay:
 
 def _part(body: bytes, *, more: bool = True) -> dict[str, Any]:
     return {"type": "http.response.body", "body": body, "more_body": more}
-
-
-def _streams(upstream: Upstream) -> bool:
-    return (upstream.header(b"content-type") or b"").startswith(b"text/event-stream")
-
-
-def _forwardable(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """One by one: a header may come more than once."""
-    return [(name, value) for name, value in headers if name not in _OWN_HEADERS]
-
-
-def _code_in(body: bytes) -> str:
-    """The code of an error response; "" where it is none of this service's."""
-    try:
-        return str(json.loads(body)["error"]["code"])
-    except (ValueError, TypeError, KeyError):
-        return ""

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.relay import FIRST_PAUSE_S, NO_SERVER_AT_ONCE_S
+from serve_app.api.relay import FIRST_PAUSE_S
 from serve_app.api.replay_wire import JOURNAL_HEADER, RESUME_HEADER
+from serve_app.api.upstream_response import NO_SERVER_AT_ONCE_S
 from tests.api.asgi import sse_data
 from tests.api.relay_scene import (
     CHAT,

@@ -41,7 +41,9 @@ log = logging.getLogger(__name__)
 HEARTBEAT = b": waiting for a replica\n\n"
 # A larger whole answer is forwarded as it comes, and not asked for again.
 MOST_WHOLE_BYTES = 4 * 1024 * 1024
-FIRST_PAUSE_S, MOST_PAUSE_S = 0.1, 1.0
+# Between two looks for somebody who goes on: within the first two seconds, in which another replica
+# is found if there is one, seven of them.
+FIRST_PAUSE_S, PAUSE_GROWS, MOST_PAUSE_S = 0.1, 1.5, 1.0
 # After an offer that nobody has answered.
 NO_OFFER_S = 30.0
 # Why a request is given up, as its client reads it.
@@ -251,7 +253,7 @@ class Relay:
             if clock_s() + pause_s > until_s:
                 raise self._given_up("held_too_long")
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, MOST_PAUSE_S)
+            pause_s = min(PAUSE_GROWS * pause_s, MOST_PAUSE_S)
 
     def _answers_within_s(self, until_s: float) -> float | None:
         """Whoever goes on with a stream answers before it computes; one that has not begun, and a

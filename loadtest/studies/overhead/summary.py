@@ -29,8 +29,8 @@ def summary(results: Mapping[str, Any], routes: Mapping[str, Any] | None = None)
         if all(level in over[name] for name in systems):
             cells = [cell for name in systems for cell in _cells(over[name][level])]
             lines.append(f"| {level} | {' | '.join(cells)} |")
-    on_routes = [] if routes is None else [_routes(routes[META]), ""]
-    return "\n".join([*lines, "", *on_routes, _caption(results[META])])
+    on_routes = [] if routes is None else [_routes(routes[META])]
+    return "\n".join([*lines, "", " ".join([*on_routes, _caption(results[META])])])
 
 
 def _routes(meta: Mapping[str, Any]) -> str:

@@ -19,8 +19,8 @@ from loadtest.report.results_file import META, RESULTS, provenance, write
 from loadtest.servers.systems import START_TIMEOUT_S, chat_only_config
 from loadtest.studies.continuity.asks import asks
 from loadtest.studies.continuity.faults import FAULTS, LEAST_REPLICAS, Service
-from loadtest.studies.continuity.results import SECTION, Cut, figures, table
-from loadtest.studies.continuity.rounds import one_fault, unbroken_streams
+from loadtest.studies.continuity.results import SECTION, UNBROKEN_RUNS, Cut, figures, table
+from loadtest.studies.continuity.rounds import one_fault, unbroken_runs
 from loadtest.studies.continuity.streams import differences
 from serve_app.config.tier import EngineConfig
 from serve_app.core.tiers import Tier
@@ -91,11 +91,12 @@ class Measurement:
         asked = asks(Tier.CHAT, options.streams, options.seed)
         rng = random.Random(f"places {options.seed} {self.replicas}")
         async with _running(options, self.model, self.replicas) as service:
-            unbroken = await unbroken_streams(service, asked)
-            again = await unbroken_streams(service, asked)
+            unbroken = await unbroken_runs(service, asked, UNBROKEN_RUNS)
             control["streams"] += len(asked)
-            control["differ"] += sum(map(bool, map(differences, again, unbroken)))
-            self.console.print(f"{self.replicas} replicas; unbroken, twice: {control}")
+            control["differ"] += sum(
+                any(differences(each, runs[0]) for each in runs[1:]) for runs in unbroken
+            )
+            self.console.print(f"{self.replicas} replicas; unbroken: {control}")
             for name in faults:
                 cuts: list[Cut] = []
                 gone_s: list[float] = []

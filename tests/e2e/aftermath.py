@@ -88,8 +88,10 @@ async def break_under_load(
     streams: Mapping[Tier, int] = STREAMS,
     stream_tokens: int = STREAM_TOKENS,
     probes_per_s: float = PROBES_PER_S,
+    afterwards_s: float = 0.0,
 ) -> Aftermath:
-    """Streams run and requests come in; break it; until it is back and all streams have ended.
+    """Streams run and requests come in; break it; until it is back, `afterwards_s` more have gone
+    by, and all streams have ended.
 
     Each request asks anew for the `address` to go to, such as `http://127.0.0.1:8000`.
     """
@@ -116,6 +118,7 @@ async def break_under_load(
         await asyncio.to_thread(break_it)
         await asyncio.to_thread(wait_for, is_back, "it is back", within_s)
         aftermath.back_s = clock_s() - aftermath.broken_s
+        await asyncio.sleep(afterwards_s)
         await asyncio.gather(*ends)
         aftermath.streams = watched
     return aftermath

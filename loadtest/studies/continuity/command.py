@@ -5,6 +5,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from loadtest.report.results_file import META, RESULTS, provenance, write
 from loadtest.servers.systems import START_TIMEOUT_S, chat_only_config
 from loadtest.studies.continuity.asks import asks
 from loadtest.studies.continuity.faults import FAULTS, LEAST_REPLICAS, Service
-from loadtest.studies.continuity.results import SECTION, Cut, figures, table
-from loadtest.studies.continuity.rounds import one_fault, unbroken_streams
+from loadtest.studies.continuity.results import SECTION, UNBROKEN_RUNS, Cut, figures, table
+from loadtest.studies.continuity.rounds import one_fault, unbroken_runs
 from loadtest.studies.continuity.streams import differences
 from serve_app.config.tier import EngineConfig
 from serve_app.core.tiers import Tier
@@ -64,49 +65,59 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     results = {META: meta, "control": control, "faults": rows}
     for replicas in options.replicas:
         faults = [name for name in options.faults if replicas >= LEAST_REPLICAS.get(name, 1)]
+        measurement = Measurement(options, str(model), replicas, console, results)
         try:
-            measured = asyncio.run(_measure(options, str(model), replicas, faults, console))
+            asyncio.run(measurement.run(faults))
         except ClusterError as error:
             raise MeasurementError(f"{error}\n{getattr(error, 'detail', '')}") from None
-        rows += measured["faults"]
-        for name, count in measured["control"].items():
-            control[name] += count
-        write(options.out, results)
     console.print(table(results), highlight=False, soft_wrap=True)
     if options.out == OUT:
         write_section(SECTION, table(results))
     return int(any(row["cut"] or row["invalid"] for row in rows))
 
 
-async def _measure(
-    options: argparse.Namespace, model: str, replicas: int, faults: Sequence[str], console: Console
-) -> dict[str, Any]:
-    """All faults on one start of the tier, and how far two unbroken runs differ."""
-    asked = asks(Tier.CHAT, options.streams, options.seed)
-    rng = random.Random(f"places {options.seed} {replicas}")
-    rows: list[dict[str, Any]] = []
-    async with _running(options, model, replicas) as service:
-        unbroken = await unbroken_streams(service, asked)
-        again = await unbroken_streams(service, asked)
-        differ = [differences(a, b) for a, b in zip(again, unbroken, strict=True)]
-        control = {"streams": len(asked), "differ": sum(map(bool, differ))}
-        console.print(f"{replicas} replicas; of the unbroken ones {control['differ']} differ")
-        for name in faults:
-            cuts: list[Cut] = []
-            gone_s: list[float] = []
-            while sum(cut.met for cut in cuts) < options.cuts:
-                more, seconds = await one_fault(service, name, asked, unbroken, rng)
-                cuts += more
-                gone_s.append(seconds)
-                console.print(
-                    f"{name}: {sum(c.met for c in cuts)} of {len(cuts)} streams met, "
-                    f"{sum(not c.whole for c in cuts)} cut, "
-                    f"{sum(bool(c.differences) for c in cuts)} differ, "
-                    f"longest silence {max(c.gap_s for c in cuts):.1f} s, gone {seconds:.1f} s",
-                    highlight=False,
-                )
-            rows.append({"fault": name, "replicas": replicas, **figures(cuts, gone_s)})
-    return {"control": control, "faults": rows}
+@dataclass(slots=True)
+class Measurement:
+    """All faults on one start of the tier; `results` are written after each."""
+
+    options: argparse.Namespace
+    model: str
+    replicas: int
+    console: Console
+    results: dict[str, Any]
+
+    async def run(self, faults: Sequence[str]) -> None:
+        options, control = self.options, self.results["control"]
+        asked = asks(Tier.CHAT, options.streams, options.seed)
+        rng = random.Random(f"places {options.seed} {self.replicas}")
+        async with _running(options, self.model, self.replicas) as service:
+            unbroken = await unbroken_runs(service, asked, UNBROKEN_RUNS)
+            control["streams"] += len(asked)
+            control["differ"] += sum(
+                any(differences(each, runs[0]) for each in runs[1:]) for runs in unbroken
+            )
+            self.console.print(f"{self.replicas} replicas; unbroken: {control}")
+            for name in faults:
+                cuts: list[Cut] = []
+                gone_s: list[float] = []
+                while sum(cut.met for cut in cuts) < options.cuts:
+                    more, seconds = await one_fault(service, name, asked, unbroken, rng)
+                    cuts += more
+                    gone_s.append(seconds)
+                    self._say(name, cuts, seconds)
+                row = {"fault": name, "replicas": self.replicas, **figures(cuts, gone_s)}
+                self.results["faults"].append(row)
+                write(options.out, self.results)
+
+    def _say(self, name: str, cuts: Sequence[Cut], gone_s: float) -> None:
+        self.console.print(
+            f"{name}: {sum(c.met for c in cuts)} of {len(cuts)} streams met, "
+            f"{sum(not c.whole for c in cuts)} cut, "
+            f"{sum(bool(c.differences) for c in cuts)} differ, "
+            f"longest silence {max((c.gap_s for c in cuts if c.met), default=0.0):.1f} s, "
+            f"gone {gone_s:.1f} s",
+            highlight=False,
+        )
 
 
 @asynccontextmanager

@@ -2,13 +2,17 @@
 
 import asyncio
 import contextlib
+import csv
+import io
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -22,6 +26,7 @@ from serve_app.local.cluster import LocalCluster
 from serve_app.local.profiles import with_http_port
 
 POLL_S = 0.1
+ADMIN_LIMIT_S = 5.0
 OVER_WITHIN_S = 240.0
 
 
@@ -60,13 +65,39 @@ class Service:
         await asyncio.to_thread(self.cluster.api.deploy, config)
 
     async def await_complete(self, without: set[int]) -> None:
-        """As many replicas as there should be are ready, none of them one of `without`."""
+        """As many replicas as there should be are ready, none of them one of `without`, and
+        HAProxy, which learns of them last, sends requests to each."""
 
         async def complete() -> bool:
             found = await self.pids()
-            return len(found) == self.replicas and not found & without
+            balanced = await asyncio.to_thread(servers_up, self.cluster.run_dir, self.tier)
+            return len(found) == balanced == self.replicas and not found & without
 
         await until(complete, f"{self.replicas} replicas of {self.tier} are ready")
+
+
+def servers_up(run_dir: Path, tier: Tier) -> int:
+    """The replicas of a tier that HAProxy sends requests to, as its admin socket says."""
+    for path in run_dir.glob("*/admin.sock"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as admin:
+            admin.settimeout(ADMIN_LIMIT_S)
+            admin.connect(str(path))
+            admin.sendall(b"show stat\n")
+            answer = b"".join(iter(lambda: admin.recv(1 << 16), b""))
+            return up_in(answer.decode(), tier)
+    return 0
+
+
+def up_in(statistics: str, tier: Tier) -> int:
+    """In HAProxy's CSV; Serve's fallback is a backup server."""
+    rows = csv.DictReader(io.StringIO(statistics.removeprefix("# ")))
+    return sum(
+        row["pxname"] == f"http-{tier}"
+        and row["svname"] not in ("BACKEND", "FRONTEND")
+        and row["bck"] == "0"
+        and row["status"].startswith("UP")
+        for row in rows
+    )
 
 
 @dataclass(frozen=True, slots=True)

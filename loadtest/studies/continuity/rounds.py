@@ -14,8 +14,16 @@ EARLIEST, LATEST = 0.02, 0.8
 PLACE_POLL_S = 0.002
 
 
-async def unbroken_streams(service: Service, asked: Sequence[Ask]) -> list[Stream]:
-    """All at once, without a fault. Raises MeasurementError where one is not whole or not valid."""
+async def unbroken_runs(
+    service: Service, asked: Sequence[Ask], runs: int = 1
+) -> list[tuple[Stream, ...]]:
+    """Of each request its streams in so many runs without a fault."""
+    made = [await _unbroken(service, asked) for _ in range(runs)]
+    return list(zip(*made, strict=True))
+
+
+async def _unbroken(service: Service, asked: Sequence[Ask]) -> list[Stream]:
+    """All at once. Raises MeasurementError where one is not whole or not valid."""
     streams = [Stream(ask) for ask in asked]
     await asyncio.gather(*(read(service.session, service.base_url, each) for each in streams))
     for stream in streams:
@@ -28,12 +36,12 @@ async def one_fault(
     service: Service,
     name: str,
     asked: Sequence[Ask],
-    unbroken: Sequence[Stream],
+    unbroken: Sequence[Sequence[Stream]],
     rng: random.Random,
 ) -> tuple[list[Cut], float]:
     """Of the streams that ran when it came; and after how many seconds its victim had ended."""
     streams = [Stream(ask) for ask in asked]
-    place = rng.uniform(EARLIEST, LATEST) * sum(len(each.events) for each in unbroken)
+    place = rng.uniform(EARLIEST, LATEST) * sum(len(each[0].events) for each in unbroken)
     reading = [
         asyncio.create_task(read(service.session, service.base_url, each)) for each in streams
     ]

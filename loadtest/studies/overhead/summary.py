@@ -18,7 +18,7 @@ HEADS = {
 }
 
 
-def summary(results: Mapping[str, Any], routes: Mapping[str, Any]) -> str:
+def summary(results: Mapping[str, Any], routes: Mapping[str, Any] | None = None) -> str:
     """The table of a results file with all systems, one sentence on how it was measured, and one on
     tierserve's two routes from the results file of these."""
     over = results[META]["over_bare"]
@@ -29,7 +29,8 @@ def summary(results: Mapping[str, Any], routes: Mapping[str, Any]) -> str:
         if all(level in over[name] for name in systems):
             cells = [cell for name in systems for cell in _cells(over[name][level])]
             lines.append(f"| {level} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _routes(routes[META]), "", _caption(results[META])])
+    on_routes = [] if routes is None else [_routes(routes[META])]
+    return "\n".join([*lines, "", " ".join([*on_routes, _caption(results[META])])])
 
 
 def _routes(meta: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ import random
 
 from loadtest.studies.continuity.faults import Service
 from loadtest.studies.continuity.results import Cut
-from loadtest.studies.continuity.rounds import one_fault, unbroken_streams
+from loadtest.studies.continuity.rounds import one_fault, unbroken_runs
 from loadtest.studies.continuity.streams import Ask, percentile
 from serve_app.core.tiers import Tier
 from tests.e2e.client import client_session
@@ -48,7 +48,7 @@ async def test_a_killed_and_a_drained_replica_lose_no_stream_of_v1(site: Site) -
     rng = random.Random(0)
     async with client_session() as session:
         service = Service(site.cluster, session, config, Tier.CHAT, 2)
-        unbroken = await unbroken_streams(service, asked())
+        unbroken = await unbroken_runs(service, asked())
 
         drained, gone_s = await one_fault(service, "drain", asked(), unbroken, rng)
         assert len(drained) == STREAMS

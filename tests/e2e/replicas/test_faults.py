@@ -79,6 +79,8 @@ async def test_haproxy(site: Site) -> None:
         lambda: kill(victim),
         lambda: answers(site),
         within_s=20.0,
+        # It is back sooner than the next request comes.
+        afterwards_s=2.0,
     )
     aftermath.keep("HAProxy")
     assert aftermath.back_s < 2.0

@@ -18,7 +18,7 @@ def stream(text: str, *, ends: bool = True, valid: bool = True) -> Stream:
 
 
 def test_a_cut_stream_a_different_one_and_one_that_breaks_its_promise_are_told_apart() -> None:
-    unbroken = stream("abc")
+    unbroken = [stream("abc")]
     cuts = [
         Cut.of(stream("abc"), unbroken, 1, 0.5),
         Cut.of(stream("ab", ends=False), unbroken, 2, 0.5),
@@ -35,7 +35,7 @@ def test_a_cut_stream_a_different_one_and_one_that_breaks_its_promise_are_told_a
 
 
 def test_silences_are_of_the_streams_that_went_on_elsewhere() -> None:
-    unbroken = stream("abc")
+    unbroken = [stream("abc")]
     continued = stream("ab", ends=False)
     continued.feed('data: {"choices": [], "tierserve": {"replayed": 1}}\n\n', 7.0)
     continued.feed(END, 7.0)
@@ -46,7 +46,7 @@ def test_silences_are_of_the_streams_that_went_on_elsewhere() -> None:
 
 
 def test_the_table_has_a_row_for_each_fault_and_says_how_it_was_measured() -> None:
-    cut = Cut.of(stream("abc"), stream("abc"), 1, 0.5)
+    cut = Cut.of(stream("abc"), [stream("abc")], 1, 0.5)
     results = {
         "meta": {
             "date": "2026-01-02T03:04:05",
@@ -63,7 +63,7 @@ def test_the_table_has_a_row_for_each_fault_and_says_how_it_was_measured() -> No
         "| `kill -9` of a replica | 2 | 1 | 0 | 0 | 0 | 0 | 0.0 s | 0.0 s | 0.0 s | 0.2 s | 0.2 s |"
     )
     assert header.count("|") == row.count("|")
-    for part in ("8 streams of `/v1`", "of 8 unbroken ones 0 differed", "2 cores of X", "abc"):
+    for part in ("8 streams of `/v1`", "of 8 streams 0 were not the same", "2 cores of X", "abc"):
         assert part in caption
 
 

@@ -94,6 +94,11 @@ def test_a_token_twice_a_missing_one_other_usage_and_another_id_differ() -> None
     assert differences(stream(chat("abc"), end), unbroken) == ["ids ['c-1', 'c-2']"]
 
 
+def test_a_stream_that_is_as_another_unbroken_run_was_does_not_differ() -> None:
+    assert differences(stream(chat("b")), stream(chat("a")), stream(chat("b"))) == []
+    assert differences(stream(chat("c")), stream(chat("a")), stream(chat("b"))) != []
+
+
 def test_replays_are_what_the_service_says() -> None:
     assert stream(chat("a"), event(choices=[], tierserve={"replayed": 2})).replays == 2
     assert stream(chat("a", tierserve={"reasoning": "closed"})).replays == 0

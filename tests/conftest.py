@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 # unit tests' time. `make check` leaves them out, `make test` runs them.
 SLOW = (
     "access/test_ledger_kill.py",
+    "clients/test_with_keys.py",
     "core/access/test_ledger_machine.py",
     "engine/grammar/test_sandbox.py",
     "loadtest/load/test_interrupt.py",

@@ -28,7 +28,8 @@ class AccessConfig(Strict):
     on_ledger_loss: Literal["refuse", "open"] = Field(
         default="refuse",
         description="While the ledger of quotas does not answer: `refuse` what a replica's leases "
-        "do not cover with 503, or serve it `open`, counted once the ledger is back.",
+        "do not cover with 503, or serve it `open`, without limits, and draw it from the quotas once "
+        "the ledger is back.",
     )
     status_listener: str | None = Field(
         default=None,
@@ -46,8 +47,8 @@ class AccessConfig(Strict):
     acknowledge_within_s: float = Field(
         default=1.0,
         gt=0,
-        description="How long the first byte of an answer waits until the ledger knows what it "
-        "may use; then the ledger counts as lost.",
+        description="How long a report may take; then the ledger counts as lost. The first byte of "
+        "an answer waits for it where what it may use was not prepaid.",
     )
 
     @field_validator("status_listener")

@@ -119,21 +119,22 @@ class LedgerActor:
                 Ledger, self._database, offline_leases=True, service_name=self._service_name
             )
             try:
-                self._ledger = await self._in_thread(self._owner, make)
+                ledger: Ledger = await self._in_thread(self._owner, make)
             except LedgerTakenError as taken:
                 if self._taken is None:
                     log.critical("another service has the keys", extra={"error": str(taken)})
                 self._taken, self._took_s = taken, time.monotonic()
                 raise
+            self._ledger = ledger
         self._taken = self._superseded_s = None
         # Those that died together with the former process are looked for as well.
         now_s = time.monotonic()
-        for replica in await self._in_thread(self._owner, self._ledger.living_replicas):
+        for replica in await self._in_thread(self._owner, ledger.living_replicas):
             self._heard_s.setdefault(replica, now_s)
         if self._looking is None:
             self._looking = asyncio.create_task(self._look_for_the_dead())
         log.info("the ledger is open", extra={"database": str(self._database.address)})
-        return self._ledger
+        return ledger
 
     async def _write(self) -> None:
         try:

@@ -280,7 +280,12 @@ class LeaseBook:
         lease.changed_at = self._sequence
 
     def _demanded(self, lease: KeyLease, leased: Amounts) -> None:
-        lease.demand += leased
+        # Of what comes back the most at a time counts, and not the sum.
+        waiting = len(lease.asks) * leased.concurrent
+        at_once = lease.reserved.concurrent + waiting + leased.concurrent
+        lease.demand = replace(
+            lease.demand + leased, concurrent=max(lease.demand.concurrent, at_once)
+        )
         lease.last_need = leased
         lease.largest = lease.largest.at_least(leased)
 

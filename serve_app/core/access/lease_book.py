@@ -116,7 +116,9 @@ class LeaseBook:
         lease = self._lease(reservation.key)
         lease.running.discard(reservation)
         self._end(lease, reservation, used)
-        self._due = self._due or lease.recalled
+        # Where the next request has to ask, here or elsewhere, what comes back is needed at once.
+        is_short = lease.recalled or not lease.idle.covers(reservation.leased)
+        self._due = self._due or is_short
 
     def lower(self, reservation: Reservation, tokens: int) -> None:
         """Of a request that is known to need no more than so many `tokens`; the rest goes back."""

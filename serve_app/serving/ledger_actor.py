@@ -50,6 +50,8 @@ SILENT_S = 0.75
 TAKE_AGAIN_S = 5.0
 # Of two clusters of one service that both have requests, each has the ledger for so long at least.
 TAKE_BACK_S = 2.0
+# After the ledger has gone to another cluster of its service, replicas count as alive for so long.
+OTHERS_KEPT_S = 60.0
 # A replica's name is its actor's, this, and what no other process of that name has.
 PROCESS_SEPARATOR = "~"
 
@@ -127,10 +129,11 @@ class LedgerActor:
                 raise
             self._ledger = ledger
         self._taken = self._superseded_s = None
-        # Those that died together with the former process are looked for as well.
-        now_s = time.monotonic()
+        # Those that died together with the former process are looked for as well; of those of
+        # another cluster of this service Ray knows nothing here.
+        heard_s = time.monotonic() + (OTHERS_KEPT_S if self._is_shared else 0.0)
         for replica in await self._in_thread(self._owner, ledger.living_replicas):
-            self._heard_s.setdefault(replica, now_s)
+            self._heard_s.setdefault(replica, heard_s)
         if self._looking is None:
             self._looking = asyncio.create_task(self._look_for_the_dead())
         log.info("the ledger is open", extra={"database": str(self._database.address)})

@@ -1,5 +1,6 @@
 """The ledger's actor without Ray: two clusters of one service on one database, and two services."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,29 @@ async def test_another_service_is_refused_while_the_first_one_runs(database: str
         with pytest.raises(LedgerTakenError, match="one"):
             await second.actor.pepper()
     assert await first.request(10)
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+async def test_a_replica_that_ray_does_not_know_is_dead_unless_it_is_another_clusters(
+    database: str, monkeypatch: pytest.MonkeyPatch, *, is_shared: bool
+) -> None:
+    monkeypatch.setattr(ledger_actor, "_lives", lambda replica: replica == "r2")
+    monkeypatch.setattr("serve_app.access.ledger_owner.DEAD_AFTER_S", 0.0)
+    old = Cluster(database, "r1", "one", is_shared=is_shared)
+    await old.talk()
+    assert await old.request(300)
+    await old.talk()
+    old.actor._looking.cancel()  # pyright: ignore[reportOptionalMemberAccess]
+
+    new = Cluster(database, "r2", "one" if is_shared else "two", is_shared=is_shared)
+    await new.talk()
+    await asyncio.sleep(1.5)
+    await new.talk()
+    ledger = new.actor._ledger
+    assert ledger is not None
+    assert ("r1" in ledger.living_replicas()) == is_shared
+    # What it had reserved is spent either way.
+    assert not await new.request(701)
 
 
 async def test_the_ledger_of_one_service_goes_to_the_cluster_that_has_requests(

@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 SLOW = (
     "access/test_ledger_kill.py",
     "api/test_relay_cuts.py",
+    "clients/test_with_keys.py",
     "core/access/test_ledger_machine.py",
     "engine/grammar/test_sandbox.py",
     "loadtest/load/test_interrupt.py",

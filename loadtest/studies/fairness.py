@@ -52,7 +52,7 @@ class Phase:
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "fairness",
-        description=__doc__.split("\n\n")[0] + " The service runs with `serve --keys`.",
+        description=(__doc__ or "").split("\n\n")[0] + " The service runs with `serve --keys`.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument

@@ -148,5 +148,14 @@ class Ledger:
         return state
 
 
+def keys_only(database: Database, report: ReplicaReport) -> LedgerAnswer:
+    """For a replica that has nothing to report, where another cluster's ledger is in force: the
+    keys, and nothing acknowledged. Raises KeyStoreError."""
+    with database.reading() as connection:
+        snapshot = read_snapshot(connection, time.time())
+    known = snapshot.revision == report.known_revision
+    return LedgerAnswer(0, report.epoch, "", keys=None if known else snapshot)
+
+
 def _nothing(_: LedgerState) -> None:
     """What there was to change is changed already."""

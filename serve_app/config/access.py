@@ -20,6 +20,12 @@ class AccessConfig(Strict):
         "the head node, or a `postgresql://` URL. Unset: no keys, and whoever reaches the port is "
         "served. `tierserve keys` makes them (docs/access.md).",
     )
+    service: str | None = Field(
+        default=None,
+        description="Name of the service, where several clusters of it have one database of keys, "
+        "as during an upgrade that starts a second cluster: the ledger then goes to the one that "
+        "has requests. Unset: a second service on the database is refused while the first runs.",
+    )
     allow_anonymous: bool = Field(
         default=False,
         description="Serve requests without a key as well, without limits and in one fair share. A "
@@ -28,7 +34,8 @@ class AccessConfig(Strict):
     on_ledger_loss: Literal["refuse", "open"] = Field(
         default="refuse",
         description="While the ledger of quotas does not answer: `refuse` what a replica's leases "
-        "do not cover with 503, or serve it `open`, counted once the ledger is back.",
+        "do not cover with 503, or serve it `open`, without limits, and draw it from the quotas "
+        "once the ledger is back.",
     )
     status_listener: str | None = Field(
         default=None,
@@ -46,8 +53,8 @@ class AccessConfig(Strict):
     acknowledge_within_s: float = Field(
         default=1.0,
         gt=0,
-        description="How long the first byte of an answer waits until the ledger knows what it "
-        "may use; then the ledger counts as lost.",
+        description="How long a report may take; then the ledger counts as lost. The first byte of "
+        "an answer waits for it where what it may use was not prepaid.",
     )
 
     @field_validator("status_listener")

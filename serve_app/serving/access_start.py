@@ -48,7 +48,7 @@ async def start_access(
     and holds no quota."""
     if config.database is None:
         return StartedAccess(AccessDesk())
-    link = LedgerLink(config.database)
+    link = LedgerLink(config.database, config.service)
     pepper = await _pepper(link)
     holder = LeaseHolder(LeaseBook(_process_name()), link.report, pepper, config)
     reporting = asyncio.create_task(holder.run())

@@ -25,8 +25,13 @@ from ray.exceptions import RayError, RayTaskError
 
 from serve_app.access.credentials import Pepper, load_pepper
 from serve_app.access.database import KeyStoreError, open_database
-from serve_app.access.ledger import Ledger
-from serve_app.access.ledger_owner import BEAT_S, LedgerSupersededError, LedgerTakenError
+from serve_app.access.ledger import Ledger, keys_only
+from serve_app.access.ledger_owner import (
+    BEAT_S,
+    LedgerError,
+    LedgerSupersededError,
+    LedgerTakenError,
+)
 from serve_app.access.usage import read_usage
 from serve_app.api.access import LedgerLostError
 from serve_app.core.access.lease import LedgerAnswer, ReplicaReport
@@ -43,6 +48,10 @@ LOOK_EVERY_S = 0.25
 SILENT_S = 0.75
 # After another service was found to have the database.
 TAKE_AGAIN_S = 5.0
+# Of two clusters of one service that both have requests, each has the ledger for so long at least.
+TAKE_BACK_S = 2.0
+# After the ledger has gone to another cluster of its service, replicas count as alive for so long.
+OTHERS_KEPT_S = 60.0
 # A replica's name is its actor's, this, and what no other process of that name has.
 PROCESS_SEPARATOR = "~"
 
@@ -50,8 +59,9 @@ PROCESS_SEPARATOR = "~"
 class LedgerActor:
     """Plain class; `ledger_handle` makes an actor of it. One thread owns the ledger."""
 
-    def __init__(self, database: str, service_name: str) -> None:
-        """`service_name` is the same when Ray starts the actor again."""
+    def __init__(self, database: str, service_name: str, *, is_shared: bool = False) -> None:
+        """`service_name` is the same when Ray starts the actor again, and with `is_shared` in other
+        clusters: the ledger then goes to the one that has something to report."""
         logging.config.dictConfig(logging_config(part="ledger"))
         self._owner = ThreadPoolExecutor(1, "ledger")
         self._reader = ThreadPoolExecutor(1, "usage")
@@ -62,6 +72,8 @@ class LedgerActor:
         self._taken: LedgerTakenError | None = None
         self._taking = asyncio.Lock()
         self._took_s = -math.inf
+        self._is_shared = is_shared
+        self._superseded_s: float | None = None
         self._waiting: list[tuple[ReplicaReport, asyncio.Future[LedgerAnswer]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._heard_s: dict[str, float] = {}
@@ -75,6 +87,12 @@ class LedgerActor:
 
     async def report(self, report: ReplicaReport) -> LedgerAnswer:
         """Committed before it is answered. Raises LedgerError."""
+        if self._ledger is None and self._superseded_s is not None:
+            if not (report.keys or report.usage):
+                answer = partial(keys_only, self._database, report)
+                return await self._in_thread(self._reader, answer)
+            if time.monotonic() - self._superseded_s < TAKE_BACK_S:
+                raise LedgerError("Another cluster of this service has just had the ledger.")
         await self._own()
         self._heard_s[report.replica] = time.monotonic()
         answered = asyncio.get_running_loop().create_future()
@@ -103,21 +121,23 @@ class LedgerActor:
                 Ledger, self._database, offline_leases=True, service_name=self._service_name
             )
             try:
-                self._ledger = await self._in_thread(self._owner, make)
+                ledger: Ledger = await self._in_thread(self._owner, make)
             except LedgerTakenError as taken:
                 if self._taken is None:
                     log.critical("another service has the keys", extra={"error": str(taken)})
                 self._taken, self._took_s = taken, time.monotonic()
                 raise
-        self._taken = None
-        # Those that died together with the former process are looked for as well.
-        now_s = time.monotonic()
-        for replica in await self._in_thread(self._owner, self._ledger.living_replicas):
-            self._heard_s.setdefault(replica, now_s)
+            self._ledger = ledger
+        self._taken = self._superseded_s = None
+        # Those that died together with the former process are looked for as well; of those of
+        # another cluster of this service Ray knows nothing here.
+        heard_s = time.monotonic() + (OTHERS_KEPT_S if self._is_shared else 0.0)
+        for replica in await self._in_thread(self._owner, ledger.living_replicas):
+            self._heard_s.setdefault(replica, heard_s)
         if self._looking is None:
             self._looking = asyncio.create_task(self._look_for_the_dead())
         log.info("the ledger is open", extra={"database": str(self._database.address)})
-        return self._ledger
+        return ledger
 
     async def _write(self) -> None:
         try:
@@ -147,8 +167,10 @@ class LedgerActor:
 
     def _failed(self, error: Exception, what: str) -> None:
         if isinstance(error, LedgerSupersededError):
-            log.critical("another service has taken the keys over", extra={"error": str(error)})
+            level = logging.INFO if self._is_shared else logging.CRITICAL
+            log.log(level, "another ledger has taken the keys over", extra={"error": str(error)})
             self._ledger = None
+            self._superseded_s = time.monotonic() if self._is_shared else None
         elif not isinstance(error, LedgerTakenError):
             log.error(what, extra={"error": str(error)})
 
@@ -193,8 +215,9 @@ def _lives(replica: str) -> bool:
     return True
 
 
-def ledger_handle(database: str) -> Any:
-    """The actor of that database, started where there is none. A call to the head, or several."""
+def ledger_handle(database: str, service: str | None) -> Any:
+    """The actor of that database, started where there is none, for the `service` of this name in
+    several clusters, or for this cluster alone. A call to the head, or several."""
     digest = hashlib.sha256(database.encode()).hexdigest()[:12]
     actor = ray.remote(LedgerActor).options(
         name=f"ledger-{digest}",
@@ -207,10 +230,10 @@ def ledger_handle(database: str) -> Any:
         # The database is a path on the head's volume.
         resources={"node:__internal_head__": 0.001},
     )
-    return actor.remote(database, _service_name())
+    return actor.remote(database, service or _own_name(), is_shared=service is not None)
 
 
-def _service_name() -> str:
+def _own_name() -> str:
     """Of one service from its start to its end, for people too."""
     since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return f"{uuid.uuid4().hex[:8]} on {socket.gethostname()}, since {since}"
@@ -221,6 +244,7 @@ class LedgerLink:
     """How a replica reaches the ledger. Raises LedgerLostError where it does not."""
 
     database: str = field(repr=False)
+    service: str | None = None
     _actor: Any = None
 
     async def pepper(self) -> Pepper:
@@ -236,7 +260,7 @@ class LedgerLink:
     async def _call(self, method: str, *args: Any) -> Any:
         try:
             if self._actor is None:
-                self._actor = await asyncio.to_thread(ledger_handle, self.database)
+                self._actor = await asyncio.to_thread(ledger_handle, self.database, self.service)
             return await getattr(self._actor, method).remote(*args)
         except RayTaskError as error:
             # The actor has answered, with an error of its own.

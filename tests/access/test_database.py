@@ -132,7 +132,7 @@ def test_a_database_of_version_1_is_brought_up_to_date_and_keeps_its_keys(
 ) -> None:
     database = open_database(database_url, create=True)
     KeyStore(database, PEPPER).add(key("ada", tokens_per_day=1000))
-    new = {"tierserve_service": ("ledger_service", "ledger_beats")}
+    new: dict[str, tuple[str, ...]] = {"tierserve_service": ("ledger_service", "ledger_beats")}
     new["tierserve_leases"] = tuple(
         f"{counter}_{amount}"
         for counter in ("prepaid", "unleased")

@@ -251,3 +251,25 @@ async def test_reservations_of_a_burst_share_reports(scene: Scene) -> None:
         grants = await asyncio.gather(*(reserve(holder, scene) for _ in range(10)))
         await asyncio.gather(*(grant.acknowledged() for grant in grants))
         assert line.reports - before <= 5
+
+
+@pytest.mark.parametrize("limits", [{"tokens_per_minute": 10**6}, {"tokens_per_day": 500_000}])
+async def test_requests_of_any_size_in_turn_are_prepaid_and_few_reports_are_made(
+    tmp_path: Path, limits: dict[str, int]
+) -> None:
+    scene = a_scene(tmp_path, requests_per_minute=6000, max_concurrent=20, **limits)
+    config = AccessConfig(database="x")
+    async with scene.holder(config) as (holder, line):
+        line.slow_s = 0.005
+        known: list[bool] = []
+        for number in range(30):
+            need = Amounts(requests=1, tokens=100 + number * 37 % 90, concurrent=1)
+            grant = await holder.reserve(key_of(holder, scene), need)
+            assert isinstance(grant, LeaseGrant)
+            assert grant.reservation is not None
+            known.append(holder.book.acknowledged(grant.reservation))
+            await asyncio.sleep(0.03)
+            grant.settle(Usage(requests=1, answer_tokens=50))
+        assert known[5:] == [True] * 25
+        assert line.reports < 30
+    scene.database.close()

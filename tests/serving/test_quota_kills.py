@@ -78,7 +78,7 @@ class Replica:
             await asyncio.sleep(cluster.rng.uniform(0.005, 0.1))
         finally:
             cluster.running -= 1
-        self.holder.settle(grant.reservation, Amounts(1, tokens))
+        self.holder.settle(ADA, grant.reservation, Amounts(1, tokens))
 
     async def kill(self) -> None:
         for task in self.tasks:

@@ -116,7 +116,9 @@ class LeaseBook:
         lease = self._lease(reservation.key)
         lease.running.discard(reservation)
         self._end(lease, reservation, used)
-        self._due = self._due or lease.recalled
+        # Where the next request has to ask, here or elsewhere, what comes back is needed at once.
+        is_short = lease.recalled or not lease.idle.covers(reservation.leased)
+        self._due = self._due or is_short
 
     def lower(self, reservation: Reservation, tokens: int) -> None:
         """Of a request that is known to need no more than so many `tokens`; the rest goes back."""
@@ -280,7 +282,12 @@ class LeaseBook:
         lease.changed_at = self._sequence
 
     def _demanded(self, lease: KeyLease, leased: Amounts) -> None:
-        lease.demand += leased
+        # Of what comes back the most at a time counts, and not the sum.
+        waiting = len(lease.asks) * leased.concurrent
+        at_once = lease.reserved.concurrent + waiting + leased.concurrent
+        lease.demand = replace(
+            lease.demand + leased, concurrent=max(lease.demand.concurrent, at_once)
+        )
         lease.last_need = leased
         lease.largest = lease.largest.at_least(leased)
 

@@ -110,8 +110,11 @@ def test_a_small_quota_is_prepaid_nowhere_and_can_be_used_to_its_last_token() ->
     for name in ("r1", "r2", "r3"):
         world.begin_without_the_ledger(name, 20, 0)
         world.end_all(name)
-    world.use_up("r1", "r2", "r3")
-    world.exchange("r2")
+    for name in ("r1", "r2", "r3"):
+        world.use_up(name)
+        world.exchange(name)
+        world.end_all(name)
+        world.exchange(name)
     book = world.replicas["r2"].book
     assert book.reserve(KEY, Amounts(1, 1, 1), world.now_s) is None
     assert world.tokens.refilled(world.now_s).level == 0

@@ -209,6 +209,12 @@ NETWORK_MUTANTS = (
         overlay="t4-eks",
     ),
     Mutant(
+        "two clusters of an upgrade that do not share the keys",
+        "keys_outlive_pods",
+        edit_of("ConfigMap", "tierserve-runtime", "data/TIERSERVE_ACCESS__SERVICE"),
+        overlay="t4-eks",
+    ),
+    Mutant(
         "a head without the database's password",
         "keys_outlive_pods",
         (Edit(f"{HEAD_RAY}/envFrom/1"),),

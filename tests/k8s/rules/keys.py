@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from tests.k8s.manifests import Manifests, pod_spec, ray_container
 
 DATABASE, ANONYMOUS = "TIERSERVE_ACCESS__DATABASE", "TIERSERVE_ACCESS__ALLOW_ANONYMOUS"
-COMMAND_LINE = "TIERSERVE_KEYS"
+COMMAND_LINE, SHARED_AS = "TIERSERVE_KEYS", "TIERSERVE_ACCESS__SERVICE"
 SERVICE, SECRET = "tierserve-serve-svc", "tierserve-keys"
 POSTGRES_PORT = 5432
 
@@ -29,7 +29,7 @@ def clients_come_with_keys(m: Manifests) -> Iterator[str]:
 
 def keys_outlive_pods(m: Manifests) -> Iterator[str]:
     """SQLite is on a volume of the head's, which two clusters do not share; PostgreSQL is reached
-    from there, with a password that is not in the address."""
+    from there, with a password that is not in the address, by both clusters of an upgrade."""
     database = _runtime(m).get(DATABASE)
     if database is None:
         return
@@ -62,6 +62,9 @@ def _of_sqlite(m: Manifests, path: str) -> Iterator[str]:
 def _of_postgres(m: Manifests, url: str) -> Iterator[str]:
     if urlsplit(url).password:
         yield "the password is in the ConfigMap"
+    upgrade = m.rayservice["spec"]["upgradeStrategy"]["type"]
+    if upgrade != "None" and not _runtime(m).get(SHARED_AS):
+        yield "the second cluster of an upgrade is refused the database"
     sources = ray_container(m.head).get("envFrom", [])
     if not any(source.get("secretRef", {}).get("name") == SECRET for source in sources):
         yield f"the head does not get the Secret {SECRET}"

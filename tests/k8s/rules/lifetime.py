@@ -22,7 +22,7 @@ RECOVERY_S = 300
 # A new node, its image, the weights from the cache.
 REPLACEMENT_S = 900
 # Of the components for keys.
-KEYS_VARIABLES = ("TIERSERVE_ACCESS__DATABASE", "TIERSERVE_KEYS")
+KEYS_VARIABLES = ("TIERSERVE_ACCESS__DATABASE", "TIERSERVE_ACCESS__SERVICE", "TIERSERVE_KEYS")
 # Download of 4 GB and load, on a slow line.
 LEAST_INITIALIZING_S = 1800
 

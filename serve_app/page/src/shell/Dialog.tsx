@@ -1,6 +1,6 @@
 // A dialog of the browser's own: it keeps the focus, Escape closes it, and the focus goes back.
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { t } from "../words/language.ts";
 import { IconButton } from "./Icon.tsx";
 
@@ -13,11 +13,14 @@ interface DialogProps {
 
 export function Dialog({ title, onClose, children, class: name }: DialogProps) {
   const element = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const before = document.activeElement;
     element.current?.showModal();
     return () => {
-      if (before instanceof HTMLElement) before.focus();
+      // One that closes gives the focus back itself, and the user may have gone on since; one that is
+      // taken away does not.
+      const lost = document.activeElement === null || document.activeElement === document.body;
+      if (lost && before instanceof HTMLElement) before.focus();
     };
   }, []);
   return (

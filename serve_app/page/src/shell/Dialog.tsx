@@ -13,14 +13,14 @@ interface DialogProps {
 
 export function Dialog({ title, onClose, children, class: name }: DialogProps) {
   const element = useRef<HTMLDialogElement>(null);
+  const gone = useRef(false);
   useLayoutEffect(() => {
-    const before = document.activeElement;
-    element.current?.showModal();
+    const shown = element.current;
+    shown?.showModal();
     return () => {
-      // One that closes gives the focus back itself, and the user may have gone on since; one that is
-      // taken away does not.
-      const lost = document.activeElement === null || document.activeElement === document.body;
-      if (lost && before instanceof HTMLElement) before.focus();
+      gone.current = true;
+      // Where one of its buttons has ended it; only a dialog that closes gives the focus back.
+      shown?.close();
     };
   }, []);
   return (
@@ -28,7 +28,7 @@ export function Dialog({ title, onClose, children, class: name }: DialogProps) {
       ref={element}
       class={name ?? ""}
       aria-label={title}
-      onClose={onClose}
+      onClose={() => gone.current || onClose()}
       onClick={(event) => {
         if (event.target === element.current) element.current?.close();
       }}

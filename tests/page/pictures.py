@@ -1,4 +1,4 @@
-"""The pictures of docs/page.md, from a service that runs:
+"""Pictures of the page for docs/page.md, from a service that runs:
 
 python -m serve_app serve --model micro-r1
 python -m tests.page.pictures http://127.0.0.1:8000

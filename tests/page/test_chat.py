@@ -105,6 +105,30 @@ async def test_escape_stops_and_nothing_else_is_needed_but_the_keyboard(
     assert reached == "Delete"
 
 
+async def test_a_dialog_gives_the_focus_back_but_takes_it_from_nobody(
+    page: Page, script: Script
+) -> None:
+    focused = "document.activeElement.getAttribute('aria-label')"
+    await page.get_by_role("button", name="Settings").click()
+    await page.get_by_role("dialog").wait_for()
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    assert await page.evaluate(focused) == "Settings"
+    await page.get_by_role("button", name="Settings").click()
+    await page.get_by_role("dialog").wait_for()
+    # As by someone who is quicker than the event that the browser sends of it.
+    await page.evaluate(
+        "document.querySelector('dialog').close(); document.querySelector('textarea').focus()"
+    )
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    assert await page.evaluate(focused) == "Message"
+    # One whose own button ends it is taken away instead.
+    await page.get_by_role("button", name="Settings").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Close").last.click()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    assert await page.evaluate(focused) == "Settings"
+
+
 async def test_regenerate_edit_and_delete(page: Page, script: Script) -> None:
     await ask(page, "How many?")
     script.text = "It is 5."

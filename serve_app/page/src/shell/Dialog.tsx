@@ -1,6 +1,6 @@
 // A dialog of the browser's own: it keeps the focus, Escape closes it, and the focus goes back.
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { t } from "../words/language.ts";
 import { IconButton } from "./Icon.tsx";
 
@@ -13,11 +13,14 @@ interface DialogProps {
 
 export function Dialog({ title, onClose, children, class: name }: DialogProps) {
   const element = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
-    const before = document.activeElement;
-    element.current?.showModal();
+  const gone = useRef(false);
+  useLayoutEffect(() => {
+    const shown = element.current;
+    shown?.showModal();
     return () => {
-      if (before instanceof HTMLElement) before.focus();
+      gone.current = true;
+      // Where one of its buttons has ended it; only a dialog that closes gives the focus back.
+      shown?.close();
     };
   }, []);
   return (
@@ -25,7 +28,7 @@ export function Dialog({ title, onClose, children, class: name }: DialogProps) {
       ref={element}
       class={name ?? ""}
       aria-label={title}
-      onClose={onClose}
+      onClose={() => gone.current || onClose()}
       onClick={(event) => {
         if (event.target === element.current) element.current?.close();
       }}

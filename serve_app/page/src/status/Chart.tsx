@@ -99,7 +99,7 @@ function options(
         grid: { show: false },
         space: 70,
         size: 22,
-        values: (_plot, times_s) => times_s.map(clockTime),
+        values: (_plot, times_s) => times_s.map((at_s) => clockTime(at_s, times_s)),
       },
       {
         ...axis,
@@ -122,8 +122,14 @@ function options(
   };
 }
 
-function clockTime(at_s: number): string {
-  return new Date(at_s * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+/** With seconds where the marks of the axis are less than a minute apart. */
+function clockTime(at_s: number, marks_s: readonly number[]): string {
+  const [first_s = 0, second_s = first_s + 60] = marks_s;
+  return new Date(at_s * 1000).toLocaleTimeString("en-GB", {
+    hour: "2-digit",
+    minute: "2-digit",
+    ...(second_s - first_s < 60 && { second: "2-digit" }),
+  });
 }
 
 /** A colour of the theme as the canvas takes it. */

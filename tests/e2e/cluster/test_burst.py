@@ -26,11 +26,13 @@ from tests.e2e.figures import keep_figures
 from tests.e2e.machine_clock import clock_s
 from tests.e2e.site import Site, drain_lines, wait_for
 
-# About 50 s of work for one replica: 4 streams at a time, a token each 18 ms, so that the cores are
-# free for what is measured.
-SLOTS, STREAMS, TOKENS, SPEED = 4, 56, 200, 0.3
-# Outlasts what is kept after a burst: the slow mean of arrivals (40 s), the hold, Serve's delay.
-LONG_TOKENS = 2800
+# A token each 20 ms on either type of GPU, so that the cores are free for what is measured and a
+# stream takes as long wherever it runs.
+STEP = {"base_ms": 20.0, "per_sequence_ms": 0.1, "per_prompt_token_ms": 0.3, "kv_tokens": 100_000}
+# About 56 s of work for one replica: 4 streams at a time.
+SLOTS, STREAMS, TOKENS = 4, 56, 200
+# 60 s: outlasts what is kept after a burst (slow mean of arrivals 40 s, the hold, Serve's delay).
+LONG_TOKENS = 3000
 DECISION_S, FIRST_SERVED_S = 3.0, 8.0
 
 
@@ -53,8 +55,8 @@ def _deploy_anew(site: Site, *, seed: int) -> None:
     """With a chat replica that has learnt nothing: the probes of a round before teach that answers
     are short, and then the policy rightly expects the same burst to be over soon."""
     before = ready_names(site, Tier.CHAT)
-    engine = {"fake": {**FAKE, "seed": seed, "speed": SPEED}}
-    deploy(site, mixed_config(chat=(1, 2), slots=SLOTS, engine=engine))
+    fake = {"start_s": FAKE["start_s"], "seed": seed, "cards": {T4: STEP, RTX_4090: STEP}}
+    deploy(site, mixed_config(chat=(1, 2), slots=SLOTS, engine={"fake": fake}))
     # The old one still answers for a while, and is in nobody's count then.
     wait_for(lambda: ready_names(site, Tier.CHAT) - before, "chat's new replica", REPLICAS_WITHIN_S)
     await_replicas(site, chat=1, reasoning=1)
@@ -123,10 +125,15 @@ async def _calm(site: Site, session: aiohttp.ClientSession, watch: Watch, draine
     """A stream on each replica, and a short request now and then, while one of them goes."""
     url = f"{site.url}/api/chat"
     streams: list[asyncio.Task[Reply]] = []
+    # What is still reported of the burst must not look like these streams.
+    await watch.first(
+        "the burst is over", lambda sight: not sight.computing(Tier.CHAT), within_s=20
+    )
     # HAProxy alternates, but where it begins is its own affair.
     while len(watch.sights[-1].computing(Tier.CHAT)) < 2:
         assert len(streams) < SLOTS, "each replica must get a stream"
-        body = work(f"long {len(streams)}", LONG_TOKENS, stream=True)
+        usage = {"include_usage": True}
+        body = work(f"long {len(streams)}", LONG_TOKENS, stream=True, stream_options=usage)
         streams.append(asyncio.create_task(ask(session, url, body)))
         await watch.first(
             "it runs", lambda sight: sight.running(Tier.CHAT) == len(streams), within_s=20
@@ -144,8 +151,12 @@ async def _calm(site: Site, session: aiohttp.ClientSession, watch: Watch, draine
         probes.append(await ask(session, url, work(f"late {number}", 2, stream=False)))
     ends = await asyncio.gather(*streams)
     assert _lost([*probes, *ends]) == []
+    assert {stream.completion_tokens for stream in ends} == {LONG_TOKENS}
     keep_figures(
-        "calm: two replicas to one", draining_s=draining_s, requests=len(probes) + len(streams)
+        "calm: two replicas to one",
+        draining_s=draining_s,
+        requests=len(probes) + len(streams),
+        streams_s=[round(stream.e2e_s, 1) for stream in ends],
     )
 
 

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 
 from serve_app.api.demand import DemandMeter
 from serve_app.api.queue_entry import QueueEntry
-from serve_app.core.admission.kv_pool import MEAN_SHARE, NO_LIMIT, AnswersLeft, Held, ends_before, peak_tokens
+from serve_app.core.admission.kv_pool import (
+    MEAN_SHARE,
+    NO_LIMIT,
+    AnswersLeft,
+    Held,
+    ends_before,
+    peak_tokens,
+)
 from serve_app.core.admission.prefill import (
     STEP_TOKENS,
     PrefillAhead,
@@ -209,8 +216,14 @@ class EngineRoom:
         ]
         if self.served.measured:
             return estimate_drain(self.served.times(mean_work * token_s), tuple(ages_s), slots)
-        limits = (entry.max_new_tokens or NO_LIMIT for entry in self._running for _ in range(entry.sequences))
-        left_s = [max(0.0, limit * token_s - age_s) for limit, age_s in zip(limits, ages_s, strict=True)]
+        limits = (
+            entry.max_new_tokens or NO_LIMIT
+            for entry in self._running
+            for _ in range(entry.sequences)
+        )
+        left_s = [
+            max(0.0, limit * token_s - age_s) for limit, age_s in zip(limits, ages_s, strict=True)
+        ]
         expected_s = self.demand.lengths.expected_new_tokens * mean_work * token_s
         return estimate_first_drain(expected_s, ages_s, left_s, slots)
 

@@ -393,9 +393,12 @@ class Gate:
         if self._running and self.running_sequences + head.sequences > self.limits.slots:
             most = 0 if self._resumed else self._express_sequences()
             entry = self._queue.first_below_share(self.limits.slots, most) if most > 0 else None
-        if entry is None or (self.room and not self.room.takes(
-            entry.sequences, entry.prompt_tokens, entry.max_new_tokens or NO_LIMIT
-        )):
+        if entry is None or (
+            self.room
+            and not self.room.takes(
+                entry.sequences, entry.prompt_tokens, entry.max_new_tokens or NO_LIMIT
+            )
+        ):
             return None
         if entry is not head:
             head.overtaken += entry.sequences

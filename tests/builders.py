@@ -60,9 +60,10 @@ def an_admission(
     max_queued_requests: int = 4,
     max_wait_s: float = 1000.0,
     margin: float = 1.0,
+    due_in_s: tuple[float, ...] = (),
 ) -> Admission:
     return admit(
-        GateLoad(slots, running, reserved, standing or Standing(queued=queued)),
+        GateLoad(slots, running, reserved, standing or Standing(queued=queued), due_in_s),
         a_drain(remaining_s=(1.0,) * slots) if drain is None else drain,
         prefill or PrefillAhead(),
         sequences=sequences,

@@ -58,6 +58,7 @@ class SimulatedEngine:
     _stride_prompt_tokens: int = 0
     _first_step_s: float = 0.0
     _growth_s: float = 0.0
+    _unlearnt_steps: int = 0
     _learnt_decode_s: float = -math.inf
     _learnt_prompt_s: float = -math.inf
 
@@ -245,6 +246,7 @@ class SimulatedEngine:
 
     def _learn(self, now_s: float) -> None:
         prompt_tokens, steps = self._stride_prompt_tokens, self._stride_steps
+        self._unlearnt_steps += steps
         learnt_s = self._learnt_prompt_s if prompt_tokens else self._learnt_decode_s
         if now_s < learnt_s + LEARN_EVERY_S:
             return
@@ -256,4 +258,6 @@ class SimulatedEngine:
             took_ms=(now_s - self._stride_start_s) / steps * 1e3,
             sequences=self._stride_sequences,
             prompt_tokens=prompt_tokens,
+            steps=self._unlearnt_steps,
         )
+        self._unlearnt_steps = 0

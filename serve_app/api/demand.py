@@ -32,6 +32,9 @@ class DemandMeter:
     speed: StepSpeed = field(default_factory=StepSpeed)
     arrivals: ArrivalRate = field(init=False)
     answers: AnswerRate = field(init=False)
+    # The engine's steps so far, each a token for every stream, and when the last one was.
+    steps: int = 0
+    stepped_at_s: float = 0.0
     # Since the answers were counted last.
     ended: int = 0
 
@@ -40,14 +43,17 @@ class DemandMeter:
         self.arrivals = ArrivalRate(now_s, now_s)
         self.answers = AnswerRate(now_s)
 
-    def step(self, *, took_ms: float, sequences: int, prompt_tokens: int) -> None:
-        """The engine has done a step, right after another one."""
+    def step(self, *, took_ms: float, sequences: int, prompt_tokens: int, steps: int = 1) -> None:
+        """The engine has done a step, right after another one; or so many alike."""
+        self.steps += steps
+        self.stepped_at_s = self.clock_s()
         self.speed = observe_step(
             self.speed,
             self.derived,
             took_ms=took_ms,
             sequences=sequences,
             prompt_tokens=prompt_tokens,
+            steps=steps,
         )
 
     def finished(self, *, prompt_tokens: int, new_tokens: int) -> None:

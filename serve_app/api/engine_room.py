@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 
 from serve_app.api.demand import DemandMeter
 from serve_app.api.queue_entry import QueueEntry
-from serve_app.core.admission.kv_pool import MEAN_SHARE, NO_LIMIT, AnswersLeft, Held, peak_tokens
+from serve_app.core.admission.kv_pool import (
+    MEAN_SHARE,
+    NO_LIMIT,
+    AnswersLeft,
+    Held,
+    ends_before,
+    peak_tokens,
+)
 from serve_app.core.admission.prefill import (
     STEP_TOKENS,
     PrefillAhead,
@@ -22,6 +29,7 @@ from serve_app.core.admission.queue_drain import (
     Drain,
     ServiceTime,
     estimate_drain,
+    estimate_first_drain,
     observe_completion,
 )
 
@@ -80,7 +88,9 @@ class EngineRoom:
     _answers_of: tuple[int, ...] = ()
     _read_fraction: float = 0.0
     _read_at_s: float = 0.0
-    _stream_tokens: float = 0.0
+    _steps: int = 0
+    _stepped_tokens: float = 0.0
+    _unstepped_tokens: float = 0.0
     _streamed_at_s: float = 0.0
     _own_sequences: int = 0
     _own_height: _Height = field(default_factory=_Height)
@@ -140,11 +150,15 @@ class EngineRoom:
         self._end_reading(entry)
         return True
 
-    def takes(self, sequences: int, entry: QueueEntry | None = None) -> bool:
-        """Whether the engine is given another request now, a typical one if none is named: it has
-        less to read than it is given at once, and its pool has room for it. One that runs alone
+    def takes(
+        self, sequences: int, prompt_tokens: float | None = None, limit: int | None = None
+    ) -> bool:
+        """Whether the engine is given another request now, a typical one where nothing is said: it
+        has less to read than it is given at once, and its pool has room for it. One that runs alone
         always is, however long."""
-        return not self._running or (self._reads_soon() and self._pool_fits(sequences, entry))
+        if not self._running:
+            return True
+        return self._reads_soon() and self._pool_fits(sequences, prompt_tokens, limit)
 
     def ahead(
         self, prompt_tokens: float, queued_tokens: float, flow_tokens: float = 0.0
@@ -162,7 +176,7 @@ class EngineRoom:
             flow_s=flow_tokens * token_s,
             own_s=prompt_tokens * token_s,
             mean_s=self.demand.lengths.prompt_tokens * token_s,
-            open=self.takes(1),
+            open=self.takes(1, prompt_tokens),
         )
 
     def prefill_s(self, prompt_tokens: float) -> float:
@@ -178,9 +192,9 @@ class EngineRoom:
         if not self._running or not self.kv_tokens:
             return slots
         more = slots - self.sequences
-        if self._surely_fits(more, more * self.demand.lengths.prompt_tokens, self.typical_limit):
+        if self._surely_fits(more, more * self._typical_prompt_tokens(), self.typical_limit):
             return slots
-        return min(slots, self.sequences + self._sequences_more())
+        return min(slots, max(1, self.sequences + self._sequences_more()))
 
     def observe_service(self, entry: "QueueEntry") -> None:
         """Learn from a request that ran to its end, whether or not its slots are free already."""
@@ -200,7 +214,18 @@ class EngineRoom:
             for entry, began in self._running.items()
             for _ in range(entry.sequences)
         ]
-        return estimate_drain(self.served.times(mean_work * token_s), tuple(ages_s), slots)
+        if self.served.measured:
+            return estimate_drain(self.served.times(mean_work * token_s), tuple(ages_s), slots)
+        limits = (
+            entry.max_new_tokens or NO_LIMIT
+            for entry in self._running
+            for _ in range(entry.sequences)
+        )
+        left_s = [
+            max(0.0, limit * token_s - age_s) for limit, age_s in zip(limits, ages_s, strict=True)
+        ]
+        expected_s = self.demand.lengths.expected_new_tokens * mean_work * token_s
+        return estimate_first_drain(expected_s, ages_s, left_s, slots)
 
     def stream_token_s(self, more: int = 0) -> float:
         """Seconds between the tokens of a stream, with so many sequences more: steps, and the part
@@ -219,12 +244,16 @@ class EngineRoom:
         return self._step_ms(more) / 1e3 / (1 - min(fraction, MAX_READ_FRACTION))
 
     def _count_stream_tokens(self) -> float:
-        """What a stream would have got that began when the replica did. Counted on whenever the
-        speed changes."""
-        now_s = self.clock_s()
-        self._stream_tokens += (now_s - self._streamed_at_s) / max(self.stream_token_s(), 1e-6)
+        """What a stream would have got that began when the replica did: a token with each step, and
+        since the last one that the engine has reported as many as its speed says."""
+        now_s, since_s, demand = self.clock_s(), self._streamed_at_s, self.demand
+        if demand.steps != self._steps:
+            self._stepped_tokens += demand.steps - self._steps
+            self._steps, since_s, self._unstepped_tokens = demand.steps, demand.stepped_at_s, 0.0
+        if self._running:
+            self._unstepped_tokens += (now_s - since_s) / max(self.stream_token_s(), 1e-6)
         self._streamed_at_s = now_s
-        return self._stream_tokens
+        return self._stepped_tokens + self._unstepped_tokens
 
     def _end_reading(self, entry: QueueEntry) -> None:
         if entry in self._reading:
@@ -240,15 +269,15 @@ class EngineRoom:
         reading_s = self._reading_tokens * self._reckoned_token_s() * self.pace.factor
         return reading_s < engine_limit_s(self.max_wait_s)
 
-    def _pool_fits(self, sequences: int, entry: QueueEntry | None) -> bool:
+    def _pool_fits(self, sequences: int, prompt_tokens: float | None, limit: int | None) -> bool:
         if not self.kv_tokens:
             return True
-        prompt_tokens = self.demand.lengths.prompt_tokens if entry is None else entry.prompt_tokens
-        limit = self.typical_limit if entry is None else entry.max_new_tokens or NO_LIMIT
+        if prompt_tokens is None:
+            prompt_tokens = self._typical_prompt_tokens()
+        if limit is None:
+            limit = self.typical_limit
         if self._surely_fits(sequences, prompt_tokens, limit):
             return True
-        if entry is None:
-            return self._sequences_more() >= sequences
         if self.sequences + sequences > self._mean_sequences():
             return False
         left = self._answers_left().after(0.0, limit)
@@ -262,29 +291,40 @@ class EngineRoom:
         return self._prompt_tokens + prompt_tokens + whole_tokens <= self.kv_tokens
 
     def _sequences_more(self) -> int:
-        """How many more typical ones fit into the pool."""
+        """How many more typical ones fit into the pool; below 0, how many have to end before the
+        next end leaves room for another."""
         if self._pool_room is None:
             present, pool_tokens = self._in_pool(), self.kv_tokens
             left = self._answers_left().after(0.0, self.typical_limit)
-            one = (self.demand.lengths.prompt_tokens, left)
-            counts = range(1, max(0, self._mean_sequences() - self.sequences) + 1)
-            self._pool_room = bisect_left(
+            one = (self._typical_prompt_tokens(), left)
+            most = self._mean_sequences() - self.sequences
+            counts = range(1, max(0, most) + 1)
+            more = bisect_left(
                 counts, True, key=lambda more: peak_tokens([one] * more + present) > pool_tokens
             )
+            if more == 0:
+                more = min(0, most, 1 - ends_before(one, present, pool_tokens))
+            self._pool_room = more
         return self._pool_room
 
     def _mean_sequences(self) -> int:
         """How many the pool holds of those that were, at a moment."""
-        mean_tokens = self.demand.lengths.prompt_tokens + self._answers_left().held_tokens
+        mean_tokens = self._typical_prompt_tokens() + self._answers_left().held_tokens
         return int(self.kv_tokens * MEAN_SHARE / max(1.0, mean_tokens))
 
+    def _typical_prompt_tokens(self) -> float:
+        """Of those that run: before many have ended, they say more than those that have."""
+        if not self._running:
+            return self.demand.lengths.prompt_tokens
+        return self._prompt_tokens / len(self._running)
+
     def _in_pool(self) -> list[Held]:
-        answers, now_s, token_s = self._answers_left(), self.clock_s(), self.stream_token_s()
+        answers, tokens = self._answers_left(), self._count_stream_tokens()
         pool: list[Held] = []
-        for entry in self._running:
+        for entry, began in self._running.items():
             limit, made = entry.max_new_tokens or NO_LIMIT, 0.0
             if entry.first_token_s is not None:
-                made = min((now_s - entry.first_token_s) / token_s, limit)
+                made = min(tokens - began, limit)
             one = made, answers.after(made, limit)
             pool.append((entry.prompt_tokens + one[0], one[1]))
             pool.extend([one] * (entry.sequences - 1))

@@ -14,6 +14,7 @@ from serve_app.core.admission.admission import GateLoad, Verdict, admit, keeps_p
 from serve_app.core.admission.fair_queue import FairQueue
 from serve_app.core.admission.fairness import ANONYMOUS, Flow
 from serve_app.core.admission.flow_history import FlowHistories
+from serve_app.core.admission.kv_pool import NO_LIMIT
 from serve_app.core.admission.prefill import PrefillAhead
 from serve_app.core.admission.queue_drain import (
     Drain,
@@ -106,12 +107,14 @@ class Gate:
             wait_s=self.limits.max_wait_s / history.forecasts.margin(now_s),
         )
 
-    def _fits(self, sequences: int, flow: Flow = ANONYMOUS) -> bool:
+    def _fits(
+        self, sequences: int, flow: Flow = ANONYMOUS, prompt_tokens: float | None = None
+    ) -> bool:
         slots, queue, running = self.limits.slots, self._queue, self.running_sequences + sequences
         fits = running <= slots and (not queue or queue.standing(flow).ahead == 0)
         if not fits and sequences <= self._express_sequences():
             fits = queue.is_below_share(flow, sequences, slots)
-        return fits and (self.room is None or self.room.takes(sequences))
+        return fits and (self.room is None or self.room.takes(sequences, prompt_tokens))
 
     def may_lend(self, sequences: int, prompt_tokens: float | None = None) -> Lending:
         """Whether a request of the other tier may run here, at once."""
@@ -160,7 +163,7 @@ class Gate:
             sequences = (entry.sequences for entry in running)
             ages = [age for age, count in zip(ages, sequences, strict=True) for _ in range(count)]
         slots = self.limits.slots if self.room is None else self.room.slots(self.limits.slots)
-        if self.room is not None and self.room.served.measured:
+        if self.room is not None:
             return self.room.drain(slots, self._mean_work())
         return estimate_drain(self._expected_service(), tuple(ages), slots)
 
@@ -325,7 +328,7 @@ class Gate:
         reservations = history.reservations
         reserved = reservations.outstanding(now_s)
         # `admit` would say so too; the drain of all that runs is not worth estimating for it.
-        if self._fits(sequences, flow) and (returning or not reserved):
+        if self._fits(sequences, flow, prompt_tokens) and (returning or not reserved):
             return None
         standing, drain = self._queue.standing(flow), self.drain()
         flow_tokens = standing.own_tokens / standing.drain_share
@@ -349,7 +352,7 @@ class Gate:
         if admission.verdict is Verdict.REFUSE:
             due_s = reservations.next_free_s(now_s + admission.retry_after_s, admission.apart_s)
             admission = replace(admission, retry_after_s=math.ceil(due_s - now_s))
-            reservations.add(key, due_s)
+            reservations.add(key, due_s, now_s + admission.retry_after_s - due_s)
             raise GateFullError(admission, key, due_s, flow)
         return None if admission.verdict is Verdict.RUN else admission.wait_s
 
@@ -373,7 +376,12 @@ class Gate:
         if self._running and self.running_sequences + head.sequences > self.limits.slots:
             most = self._express_sequences()
             entry = self._queue.first_below_share(self.limits.slots, most) if most > 0 else None
-        if entry is None or (self.room and not self.room.takes(entry.sequences, entry)):
+        if entry is None or (
+            self.room
+            and not self.room.takes(
+                entry.sequences, entry.prompt_tokens, entry.max_new_tokens or NO_LIMIT
+            )
+        ):
             return None
         if entry is not head:
             head.overtaken += entry.sequences

@@ -157,6 +157,89 @@ def test_how_long_a_request_ran_is_counted_in_tokens() -> None:
     assert left_s == pytest.approx(1.0, rel=0.05)
 
 
+def test_the_engines_own_steps_count_and_not_what_its_speed_says() -> None:
+    """Derived are 10 ms a step, and it takes 25: 100 tokens of one answer take 2.5 s, of which
+    another one has 2 s to go after 20 steps. So it is forecast before its speed is learnt."""
+
+    async def scene() -> tuple[float, float]:
+        gate = a_reading_gate(slots=1, expected_new_tokens=100)
+        meter, room = gate.demand, gate.room
+        assert meter is not None
+        assert room is not None
+
+        async def steps(count: int) -> None:
+            for _ in range(count):
+                await asyncio.sleep(0.025)
+                meter.step(took_ms=25.0, sequences=1, prompt_tokens=0)
+
+        with gate.enter(1, prompt_tokens=0) as first:
+            gate.first_token(first)
+            await steps(100)
+            gate.observe_service(first)
+        with gate.enter(1, prompt_tokens=0) as second:
+            gate.first_token(second)
+            await steps(20)
+            return room.served.mean_s, gate.drain().start_in_s(0)
+
+    served_tokens, left_s = run_virtual(scene())
+    assert served_tokens == pytest.approx(100)
+    assert left_s == pytest.approx(80 * 0.025, rel=0.01)
+
+
+def test_a_pause_makes_no_tokens() -> None:
+    async def scene() -> float:
+        gate = a_reading_gate(slots=1)
+        assert gate.demand is not None
+        assert gate.room is not None
+        gate.demand.step(took_ms=10.0, sequences=1, prompt_tokens=0)
+        await asyncio.sleep(100.0)
+        with gate.enter(1, prompt_tokens=0) as entry:
+            gate.first_token(entry)
+            for _ in range(50):
+                await asyncio.sleep(0.01)
+                gate.demand.step(took_ms=10.0, sequences=1, prompt_tokens=0)
+            gate.observe_service(entry)
+        return gate.room.served.mean_s
+
+    assert run_virtual(scene()) == pytest.approx(50)
+
+
+def test_before_any_answer_has_ended_nobody_waits_for_those_that_run_on() -> None:
+    """Expected are 100 tokens, 1 s; after 20 s of eight of them, the next end is far."""
+
+    async def scene() -> None:
+        gate = a_reading_gate()
+        with ExitStack() as stack:
+            for _ in range(8):
+                gate.first_token(
+                    stack.enter_context(gate.enter(1, prompt_tokens=0, max_new_tokens=4000))
+                )
+            with gate.enter(1, prompt_tokens=0, max_new_tokens=4000) as waits:
+                assert not waits.granted.done()
+            await asyncio.sleep(20.0)
+            with pytest.raises(GateFullError) as refused:
+                gate.enter(1, prompt_tokens=0, max_new_tokens=4000).__enter__()
+            assert refused.value.admission.reason == "wait_too_long"
+            # None can run for longer than 40 s.
+            assert 10 <= refused.value.admission.retry_after_s <= 40
+
+    run_virtual(scene())
+
+
+def test_a_prompt_that_the_pool_has_no_room_for_does_not_run_at_once() -> None:
+    """A typical one would fit; what is known of this one counts."""
+
+    async def scene() -> None:
+        gate = a_reading_gate(kv_tokens=1000, expected_new_tokens=100)
+        with gate.enter(1, prompt_tokens=100, max_new_tokens=100) as first:
+            gate.first_token(first)
+            assert gate.has_room(1)
+            with gate.enter(1, prompt_tokens=800, max_new_tokens=100) as long:
+                assert not long.granted.done()
+
+    run_virtual(scene())
+
+
 def test_a_request_that_released_its_slots_teaches_no_more_than_it_ran() -> None:
     async def scene() -> Gate:
         gate = a_reading_gate()

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 from hypothesis import given
@@ -232,3 +232,27 @@ def test_whatever_happens_counters_balance_and_nobody_is_lost(seed: int) -> None
     # Who is cancelled before the first step ends without a word.
     assert 40 - 20 <= sum(ends.values()) <= 40
     assert ends["served"] > 0
+
+
+def test_a_slot_is_kept_for_one_that_was_refused_and_is_due() -> None:
+    """Two answers of 100 s, the second one 95 s after the first. Who was refused meanwhile comes
+    back when the first one has ended, and finds its slot free; a new one, and one that another
+    replica would forward, do not."""
+
+    async def scene() -> None:
+        gate = a_gate(slots=2, max_queued_requests=0, max_wait_s=10.0, service_s=100.0)
+        with ExitStack() as stack:
+            first = stack.enter_context(gate.enter(1, key=1))
+            await asyncio.sleep(95.0)
+            stack.enter_context(gate.enter(1, key=2))
+            with pytest.raises(GateFullError) as refused:
+                gate.enter(1, key=3).__enter__()
+            await asyncio.sleep(5.0)
+            gate.release(first)
+            assert not gate.has_room(1)
+            with pytest.raises(GateFullError):
+                gate.enter(1, key=4).__enter__()
+            await asyncio.sleep(refused.value.admission.retry_after_s - 5.0)
+            assert stack.enter_context(gate.enter(1, key=3)).granted.done()
+
+    run_virtual(scene())

@@ -63,9 +63,9 @@ def admit(
     before. `margin` is by how much such forecasts fell short. A `returning` request was refused
     earlier and comes back after its Retry-After: half the queue is kept for those, the queue takes
     half as many again of them, and they may wait up to twice as long, because a second refusal is
-    worse. A free slot is not taken by a new one that a returning one would miss
-    (`keeps_promises`). Retry-After is the time at which the queue, with all earlier reservations in it, will be
-    half full: what varies is then as likely to leave it shorter as longer.
+    worse. A new one takes no slot that one of those would miss (`keeps_promises`). Retry-After is
+    the time at which the queue, with all earlier reservations in it, will be half full: what varies
+    is then as likely to leave it shorter as longer.
 
     All of this is by flow: of the places, and of the starts in time, a flow has what the others
     leave, and never less than its share. Where it has fewer sequences than its share of the slots,

@@ -6,7 +6,7 @@ ASPLOS 2025): of sequences in order of what each still gets, longest first, the 
 before one of them ends; by then it and those that stay longer have got what it still got.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, count
@@ -26,6 +26,19 @@ def peak_tokens(requests: Iterable[Held]) -> float:
     held = accumulate(map(itemgetter(0), ranked))
     got = map(mul, count(1), map(itemgetter(1), ranked))
     return max(map(add, held, got), default=0.0)
+
+
+def ends_before(one: Held, present: Sequence[Held], pool_tokens: float) -> int:
+    """How many of those present end before the pool has room for another one: they do so in order
+    of what they still get, and meanwhile the others get as much."""
+    ranked = sorted(present, key=itemgetter(1))
+
+    def fits(ends: int) -> bool:
+        passed = ranked[ends - 1][1] if ends else 0.0
+        later = one[0] - passed, one[1] + passed
+        return peak_tokens([later, *ranked[ends:]]) <= pool_tokens
+
+    return bisect_left(range(len(ranked)), True, key=fits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 # Weight of the newest completion: about the last 60 requests count. With fewer, the mean of times
 # that vary as much as answers do is off by a fifth, and so is every Retry-After.
@@ -131,6 +133,26 @@ def estimate_drain(service: ServiceTime, running_ages_s: tuple[float, ...], slot
     remaining = [left_s * (first + step * (k + 0.5)) for k, left_s in enumerate(typical)]
     free = [0.0] * (slots - len(running_ages_s))
     return Drain(tuple((free + remaining)[-slots:]), mean_s)
+
+
+def estimate_first_drain(
+    expected_s: float, ages_s: Sequence[float], limits_left_s: Sequence[float], slots: int
+) -> Drain:
+    """The drain before any request has ended, when each may run for so much longer at most.
+
+    That nobody has ended is what is known of how long they take. What was expected counts like one
+    that has: the mean is then all time that was spent, for one end (the maximum likelihood under
+    censoring, of times without memory), and the k-th of `n` ends after the sum of `mean / n`,
+    `mean / (n - 1)`, and so on. So the longer nobody ends the later is the first end expected, in
+    about as long as they have run so far, and no later than the first one's limit allows.
+    """
+    mean_s = max(expected_s + sum(ages_s), 1e-3)
+    count = len(ages_s)
+    ends_s = accumulate(mean_s / (count - rank) for rank in range(count))
+    remaining = [min(pair) for pair in zip(ends_s, sorted(limits_left_s), strict=True)]
+    free = [0.0] * (slots - count)
+    whole_s = (age + left for age, left in zip(ages_s, limits_left_s, strict=True))
+    return Drain(tuple((free + remaining)[-slots:]), min(mean_s, max(whole_s, default=mean_s)))
 
 
 def _left_s(age_s: float, mean_s: float, spread: float) -> float:

@@ -3,34 +3,38 @@
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 
 # Clients retry no earlier than Retry-After says, but for rounding, and a little later.
 EARLY_S = 0.05
 LATE_S = 2.0
 # About the last 50 reservations say how many of those who got a Retry-After retry at all.
 NEWEST_WEIGHT = 0.02
+# In search of a free time.
+MOST_LOOKED_AT = 1000
 
 
 @dataclass(slots=True)
 class RetryReservations:
     """When refused clients are due to retry, so that capacity can be kept for them: times in
-    order, each with the key of its request (a hash of body and sender)."""
+    order, each with the key of its request (a hash of body and sender) and with how much later its
+    client comes, whose Retry-After is in whole seconds."""
 
-    _due: list[tuple[float, int]] = field(default_factory=list)
+    _due: list[tuple[float, int, float]] = field(default_factory=list)
     _keys: Counter[int] = field(default_factory=Counter)
     _kept_fraction: float = 1.0
 
-    def add(self, key: int | None, due_s: float) -> None:
-        """Remember that a request is due to retry at `due_s`."""
+    def add(self, key: int | None, due_s: float, later_s: float = 0.0) -> None:
+        """Remember that a request is due to retry at `due_s`, and comes so much later."""
         key = 0 if key is None else key
-        insort(self._due, (due_s, key))
+        insort(self._due, (due_s, key, later_s))
         self._keys[key] += 1
 
     def withdraw(self, key: int | None, due_s: float) -> None:
         """Forget one reservation, unless it is redeemed or expired already."""
         reservation = (due_s, 0 if key is None else key)
         index = bisect_left(self._due, reservation)
-        if index < len(self._due) and self._due[index] == reservation:
+        if index < len(self._due) and self._due[index][:2] == reservation:
             self._take(index)
 
     def outstanding(self, now_s: float) -> int:
@@ -50,13 +54,15 @@ class RetryReservations:
         )
 
     def next_free_s(self, due_s: float, apart_s: float) -> float:
-        """The first time from `due_s` on that is so far from all that is reserved."""
-        for index in range(bisect_left(self._due, (due_s - apart_s, 0)), len(self._due)):
-            other_s = self._due[index][0]
+        """The first time from `due_s` on that is so far from all that is reserved, or less where
+        few retry; behind all of it where the next so many are no farther apart."""
+        apart_s *= self._kept_fraction
+        first = bisect_left(self._due, (due_s - apart_s, 0))
+        for other_s, _, _ in islice(self._due, first, first + MOST_LOOKED_AT):
             if other_s >= due_s + apart_s:
-                break
+                return due_s
             due_s = max(due_s, other_s + apart_s)
-        return due_s
+        return max(due_s, self._due[-1][0] + apart_s) if self._due else due_s
 
     def redeem(self, key: int | None, now_s: float, *, retried: bool = False) -> bool:
         """Whether this request was refused here before and retries after its Retry-After, or
@@ -64,16 +70,18 @@ class RetryReservations:
         returning."""
         self._forget(now_s)
         if key is not None and self._keys[key]:
-            due = len(self._due) if retried else bisect_right(self._due, (now_s + EARLY_S, 1 << 64))
+            come_s = now_s + EARLY_S
+            due = len(self._due) if retried else bisect_right(self._due, (come_s, 1 << 64))
             for index in range(due):
-                if self._due[index][1] == key:
+                due_s, its_key, later_s = self._due[index]
+                if its_key == key and (retried or due_s + later_s <= come_s):
                     self._take(index)
                     self._kept_fraction += NEWEST_WEIGHT * (1 - self._kept_fraction)
                     return True
         return False
 
     def _take(self, index: int) -> None:
-        _, key = self._due.pop(index)
+        key = self._due.pop(index)[1]
         self._keys[key] -= 1
         if not self._keys[key]:
             del self._keys[key]

@@ -80,20 +80,26 @@ class StepSpeed:
 
 
 def observe_step(
-    speed: StepSpeed, derived: StepModel, *, took_ms: float, sequences: int, prompt_tokens: int
+    speed: StepSpeed,
+    derived: StepModel,
+    *,
+    took_ms: float,
+    sequences: int,
+    prompt_tokens: int,
+    steps: int = 1,
 ) -> StepSpeed:
-    """Learn from one step that followed another without a pause.
+    """Learn from one step that followed another without a pause, or from so many alike.
 
     A step without a prompt teaches the decode factor; what a step with prompt tokens takes beyond
     its decode part teaches the prefill factor. The first steps of decoding replace the derived
     value at once.
     """
     decode_ms = derived.step_ms(sequences)
-    weight = max(NEWEST_WEIGHT, 1 / (speed.steps + 1))
+    weight = max(1 - (1 - NEWEST_WEIGHT) ** steps, steps / (speed.steps + steps))
     if prompt_tokens == 0:
         factor = _bounded(took_ms / decode_ms)
         decode = speed.decode_factor + weight * (factor - speed.decode_factor)
-        return replace(speed, decode_factor=decode, steps=speed.steps + 1)
+        return replace(speed, decode_factor=decode, steps=speed.steps + steps)
     rest_ms = took_ms - decode_ms * speed.decode_factor
     factor = _bounded(rest_ms / (derived.per_prompt_token_ms * prompt_tokens))
     weight = NEWEST_PROMPT_WEIGHT * min(1.0, prompt_tokens / WHOLE_PROMPT_TOKENS)

@@ -1,5 +1,6 @@
 """Run now, wait, or be refused: one request at a gate, by its load and drain."""
 
+import heapq
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.core.admission.admission import Verdict
+from serve_app.core.admission.admission import Verdict, keeps_promises
+from serve_app.core.admission.fairness import Standing
 from serve_app.core.admission.prefill import PrefillAhead
 from tests.builders import a_drain, an_admission
 
@@ -211,3 +213,57 @@ def test_at_retry_after_the_queue_has_capacity(
         started = drain.starts_within(admission.retry_after_s)
         # All who got a Retry-After before are in the queue by then.
         assert queued + reserved - started < bound
+
+
+def test_a_free_slot_is_kept_for_one_that_would_find_none() -> None:
+    """Two slots; the other one is busy for a minute, and one that was refused comes in 5 s."""
+    drain = a_drain(remaining_s=(0.0, 60.0), service_s=150.0)
+    load: dict[str, Any] = {"slots": 2, "running": 1, "drain": drain, "max_wait_s": 10.0}
+    assert an_admission(**load, due_in_s=(5.0,)).verdict is Verdict.REFUSE
+    assert an_admission(**load, due_in_s=(5.0,), returning=True).verdict is Verdict.RUN
+    # By then the other one is free.
+    assert an_admission(**load, due_in_s=(55.0,)).verdict is Verdict.RUN
+
+
+def test_a_slot_that_is_free_again_by_then_is_taken() -> None:
+    drain = a_drain(remaining_s=(0.0, 60.0), service_s=4.0)
+    load: dict[str, Any] = {"slots": 2, "running": 1, "drain": drain, "max_wait_s": 10.0}
+    assert an_admission(**load, due_in_s=(5.0,)).verdict is Verdict.RUN
+
+
+def test_a_refusal_says_how_far_apart_retries_have_to_be() -> None:
+    drain = a_drain(remaining_s=(60.0,) * 10, service_s=100.0)
+    load: dict[str, Any] = {"slots": 10, "running": 10, "drain": drain, "max_wait_s": 10.0}
+    refused = an_admission(**load)
+    assert refused.verdict is Verdict.REFUSE
+    # One start in 10 s, and the spare capacity.
+    assert 10.0 <= refused.apart_s <= 13.0
+    half = Standing(queued=5, share=0.5, drain_share=0.5)
+    assert an_admission(**load, standing=half).apart_s == pytest.approx(2 * refused.apart_s)
+
+
+@given(
+    st.lists(st.floats(0, 100), min_size=1, max_size=12),
+    st.lists(st.floats(0, 100), max_size=12).map(sorted),
+    st.integers(0, 5),
+    st.floats(0, 30),
+)
+def test_promises_are_kept_as_long_as_a_schedule_keeps_them(
+    remaining_s: list[float], due_in_s: list[float], queued: int, wait_s: float
+) -> None:
+    """All begin in order, no sooner than they are there; what begins stays for longer than those
+    are looked at that come."""
+    service_s = 150.0
+    drain = a_drain(remaining_s=remaining_s, service_s=service_s)
+    slots = list(drain.remaining_s)
+    heapq.heapify(slots)
+    for _ in range(queued + 1):
+        heapq.heapreplace(slots, slots[0] + service_s)
+    waits_s: list[float] = []
+    for due_s in due_in_s:
+        start_s = max(slots[0], due_s)
+        heapq.heapreplace(slots, start_s + service_s)
+        waits_s.append(start_s - due_s)
+    kept = all(wait <= wait_s for wait in waits_s)
+    own = Standing(queued=queued)
+    assert keeps_promises(drain, due_in_s, own, sequences=1, wait_s=wait_s) == kept

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.core.admission.kv_pool import NO_LIMIT, AnswersLeft, Held, peak_tokens
+from serve_app.core.admission.kv_pool import NO_LIMIT, AnswersLeft, Held, ends_before, peak_tokens
 
 REQUESTS = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 60)), max_size=12)
 
@@ -65,3 +65,28 @@ def test_longer_answers_are_there_for_longer() -> None:
     alike, mixed = AnswersLeft.learn([100] * 10, 1), AnswersLeft.learn([10] * 9 + [910], 1)
     assert alike.held_tokens == pytest.approx(50)
     assert mixed.held_tokens > 4 * alike.held_tokens
+
+
+@given(REQUESTS, st.tuples(st.integers(0, 60), st.integers(1, 60)), st.integers(60, 400))
+def test_another_one_fits_when_so_many_have_ended_and_not_before(
+    present: list[tuple[int, int]], one: tuple[int, int], pool_tokens: int
+) -> None:
+    ranked = sorted(present, key=lambda request: request[1])
+    ends = ends_before(one, present, pool_tokens)
+
+    def peak_after(count: int) -> int:
+        passed = ranked[count - 1][1] if count else 0
+        later = [(tokens + passed, left - passed) for tokens, left in ranked[count:]]
+        at_once = one[0] + sum(tokens for tokens, _ in later)
+        return max(at_once, stepped_peak([one, *later]))
+
+    if ends < len(ranked):
+        assert peak_after(ends) <= pool_tokens
+    if ends:
+        assert peak_after(ends - 1) > pool_tokens
+
+
+def test_where_fewer_fit_than_run_the_next_end_leaves_no_room() -> None:
+    # Each of four grows from 10 to 20, all at once, in a pool of 60; then 10 are left of it.
+    assert ends_before((10, 10), [(10, 10)] * 4, 60) == 2
+    assert ends_before((10, 10), [(10, 10)] * 2, 60) == 0

@@ -13,6 +13,7 @@ from serve_app.core.admission.queue_drain import (
     batch_slowdown,
     drain_limit_s,
     estimate_drain,
+    estimate_first_drain,
     observe_completion,
     relative_work,
 )
@@ -233,3 +234,45 @@ def test_slots_become_free_in_order_whatever_the_spread(
     remaining_s = estimate_drain(service, tuple(ages_s), slots=len(ages_s)).remaining_s
     assert list(remaining_s) == sorted(remaining_s)
     assert min(remaining_s) >= 0
+
+
+AGES_AND_LIMITS = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 500)), max_size=20)
+
+
+def first_drain(ages_and_left: list[tuple[float, float]], slots: int, expected_s: float) -> Drain:
+    ages_s, left_s = [one[0] for one in ages_and_left], [one[1] for one in ages_and_left]
+    return estimate_first_drain(expected_s, ages_s, left_s, slots)
+
+
+@given(AGES_AND_LIMITS, st.integers(1, 24), st.floats(0.1, 50))
+def test_before_any_has_ended_slots_become_free_in_order_and_within_the_limits(
+    ages_and_left: list[tuple[float, float]], slots: int, expected_s: float
+) -> None:
+    drain = first_drain(ages_and_left, slots, expected_s)
+    busy = sorted(left for _, left in ages_and_left)
+    assert len(drain.remaining_s) == slots
+    assert list(drain.remaining_s) == sorted(drain.remaining_s)
+    latest = ([0.0] * (slots - len(busy)) + busy)[-slots:]
+    assert all(free <= most for free, most in zip(drain.remaining_s, latest, strict=True))
+
+
+@given(st.integers(1, 70), st.floats(0.1, 60), st.floats(0.1, 60), st.floats(1, 50))
+def test_the_longer_nobody_ends_the_later_is_the_first_end_expected(
+    running: int, age_s: float, more_s: float, expected_s: float
+) -> None:
+    young = first_drain([(age_s, 1e6)] * running, running, expected_s)
+    old = first_drain([(age_s + more_s, 1e6)] * running, running, expected_s)
+    assert old.remaining_s[0] == pytest.approx(young.remaining_s[0] + more_s)
+    assert old.remaining_s[0] >= age_s + more_s
+
+
+def test_whoever_has_just_begun_ends_as_expected() -> None:
+    drain = first_drain([(0.0, 1e6)] * 70, 70, expected_s=10.0)
+    assert drain.remaining_s[0] == pytest.approx(10.0 / 70)
+    assert sum(drain.remaining_s) / 70 == pytest.approx(10.0)
+
+
+def test_a_first_generation_of_long_answers_lets_nobody_wait_for_what_will_not_end() -> None:
+    """70 have run for 30 s, expected to take 11: one end or two in as long again."""
+    ages_and_left = [(30.0, 120.0)] * 70
+    assert first_drain(ages_and_left, 70, expected_s=11.0).starts_within(8.0) == 0

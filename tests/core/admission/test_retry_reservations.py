@@ -1,5 +1,9 @@
 """What refused clients were told, and who of them is known again."""
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from serve_app.core.admission.retry_reservations import LATE_S, RetryReservations
 
 
@@ -66,3 +70,59 @@ def test_equal_requests_each_redeem_one() -> None:
         reservations.add(7, due_s)
     assert [reservations.redeem(7, now_s=1.5) for _ in range(3)] == [True, True, False]
     assert reservations.redeem(7, now_s=5.0)
+
+
+@given(st.lists(st.floats(0, 100), max_size=40), st.floats(0, 120), st.floats(0.01, 20))
+def test_a_free_time_is_so_far_from_all_that_is_reserved(
+    due_s: list[float], from_s: float, apart_s: float
+) -> None:
+    reservations = RetryReservations()
+    for one_s in due_s:
+        reservations.add(1, one_s)
+    free_s = reservations.next_free_s(from_s, apart_s)
+    assert free_s >= from_s
+    assert all(abs(free_s - one_s) >= apart_s - 1e-9 for one_s in due_s)
+
+
+def test_a_gap_among_reservations_is_used_before_the_time_behind_them() -> None:
+    reservations = RetryReservations()
+    for due_s in (10.0, 11.0, 12.0, 14.0, 15.0):
+        reservations.add(1, due_s)
+    assert reservations.next_free_s(10.0, 1.0) == 13.0
+    assert reservations.next_free_s(13.5, 1.0) == 16.0
+    assert reservations.next_free_s(30.0, 1.0) == 30.0
+
+
+def test_those_that_come_within_a_time_are_as_many_as_retry() -> None:
+    reservations = RetryReservations()
+    for due_s in (1.0, 2.0, 30.0):
+        reservations.add(7, due_s)
+    assert reservations.due_in_s(1.5, 10.0) == (0.0, 0.5)
+    for number in range(100):
+        reservations.add(None, 40.0 + number / 10)
+    assert reservations.outstanding(60.0) == 0
+    for due_s in (61.0, 62.0, 63.0, 64.0, 65.0, 66.0, 67.0, 68.0):
+        reservations.add(7, due_s)
+    # 103 of those who were refused have not come, and an eighth is expected.
+    assert reservations.due_in_s(60.0, 10.0) == (1.0,)
+
+
+def test_nobody_takes_a_reservation_before_its_client_is_to_come() -> None:
+    reservations = RetryReservations()
+    reservations.add(7, due_s=10.2, later_s=0.8)
+    assert not reservations.redeem(7, now_s=10.5)
+    assert reservations.redeem(7, now_s=11.0)
+
+
+def test_a_withdrawn_reservation_is_forgotten_however_much_later_its_client_comes() -> None:
+    reservations = RetryReservations()
+    reservations.add(7, due_s=10.2, later_s=0.8)
+    reservations.withdraw(7, 10.2)
+    assert reservations.outstanding(1.0) == 0
+
+
+def test_a_search_among_very_many_ends_behind_them() -> None:
+    reservations = RetryReservations()
+    for number in range(3000):
+        reservations.add(1, number / 100)
+    assert reservations.next_free_s(0.0, 0.02) == pytest.approx(29.99 + 0.02)

@@ -79,6 +79,16 @@ def test_measured_steps_correct_the_derived_ones() -> None:
     assert measured.per_prompt_token_ms == pytest.approx(0.3, rel=0.25)
 
 
+@pytest.mark.parametrize("before", [0, 3, 5000])
+def test_many_steps_that_are_alike_teach_as_much_together_as_one_by_one(before: int) -> None:
+    one_by_one = together = StepSpeed(steps=before)
+    for _ in range(40):
+        one_by_one = observe_step(one_by_one, MODEL, took_ms=33.0, sequences=10, prompt_tokens=0)
+    together = observe_step(together, MODEL, took_ms=33.0, sequences=10, prompt_tokens=0, steps=40)
+    assert together.decode_factor == pytest.approx(one_by_one.decode_factor)
+    assert together.steps == one_by_one.steps
+
+
 def arrive(rate: ArrivalRate, rps: float, from_s: float, to_s: float, seed: int = 3) -> ArrivalRate:
     dice, now_s = random.Random(seed), from_s
     while (now_s := now_s + dice.expovariate(rps)) < to_s:

@@ -140,9 +140,10 @@ def test_it_teaches_the_meter_what_steps_take() -> None:
     engine = an_engine(a_gpu(per_context_ktoken_ms=20.0))
     engine.take(a_sim_request(prompt_tokens=1000, new_tokens=3), 0.0)
     run_dry(engine)
-    # Against 11 ms derived, the two steps took 20.02 and 20.04 ms more for their contexts. It is
-    # the second thing learnt, after the prompt's step, and weighs a half.
-    assert engine.meter.speed.decode_factor == pytest.approx((1 + (11 + 20.03) / 11) / 2)
+    # Against 11 ms derived, the two steps took 20.02 and 20.04 ms more for their contexts. They are
+    # two of the three that were learnt, after the prompt's step, and weigh two thirds.
+    assert engine.meter.speed.decode_factor == pytest.approx((1 + 2 * (11 + 20.03) / 11) / 3)
+    assert engine.meter.steps == 3
 
 
 def test_the_work_of_a_request_is_what_a_full_engine_takes_for_it() -> None:

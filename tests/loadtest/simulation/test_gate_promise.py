@@ -11,6 +11,8 @@ IN_TIME, HONEST, GOODPUT = 0.99, 0.9, 0.95
 # The rest of the grid is in `gate_promise.main`.
 QUICK = (
     "10 / 400",
+    "10 / 4000",
+    "4000 / 4000",
     "2000 / 15",
     "4000 / 10",
     "20 or 4000 / 200",

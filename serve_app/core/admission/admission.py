@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import accumulate
 
 from serve_app.core.admission.fairness import Standing
 from serve_app.core.admission.prefill import PrefillAhead
@@ -127,13 +128,17 @@ def keeps_promises(
     What begins now has its slot until one service time from now, so only those that come earlier
     can miss it. Where answers are long, that are many: slots that become free all at once, and
     are all taken at once by whoever is there, leave none for those that were promised one later.
+    The more service times are spread, the more of what begins meanwhile has ended by then, too.
     """
     before = own.queued + sequences
+    sums_s = (0.0, *accumulate(drain.remaining_s)) if due_in_s else ()
     for rank, due_s in enumerate(due_in_s, start=1):
         by_s = due_s + wait_s
         if by_s >= drain.service_s:
             return True
-        if drain.starts_within(by_s) < own.starts(before + rank):
+        starts = drain.starts_within(by_s)
+        used_s = starts * by_s - sums_s[starts]
+        if starts + math.floor(drain.spread * used_s / drain.service_s) < own.starts(before + rank):
             return False
     return True
 

@@ -78,10 +78,12 @@ def observe_completion(service: ServiceTime, held_s: float) -> ServiceTime:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Seconds until each slot is free (sorted, 0.0 = free now) and the service time after that."""
+    """Seconds until each slot is free (sorted, 0.0 = free now) and the service time after that,
+    with its `spread` (`ServiceTime.spread`)."""
 
     remaining_s: tuple[float, ...]
     service_s: float
+    spread: float = 0.0
 
     def start_in_s(self, ahead: int) -> float:
         """Seconds until a request with `ahead` others before it begins to run.
@@ -132,7 +134,7 @@ def estimate_drain(service: ServiceTime, running_ages_s: tuple[float, ...], slot
     first, step = 1 - spread, 2 * spread / max(1, len(typical))
     remaining = [left_s * (first + step * (k + 0.5)) for k, left_s in enumerate(typical)]
     free = [0.0] * (slots - len(running_ages_s))
-    return Drain(tuple((free + remaining)[-slots:]), mean_s)
+    return Drain(tuple((free + remaining)[-slots:]), mean_s, spread)
 
 
 def estimate_first_drain(
@@ -152,7 +154,7 @@ def estimate_first_drain(
     remaining = [min(pair) for pair in zip(ends_s, sorted(limits_left_s), strict=True)]
     free = [0.0] * (slots - count)
     whole_s = (age + left for age, left in zip(ages_s, limits_left_s, strict=True))
-    return Drain(tuple((free + remaining)[-slots:]), min(mean_s, max(whole_s, default=mean_s)))
+    return Drain(tuple((free + remaining)[-slots:]), min(mean_s, max(whole_s, default=mean_s)), 1.0)
 
 
 def _left_s(age_s: float, mean_s: float, spread: float) -> float:

@@ -267,3 +267,30 @@ def test_promises_are_kept_as_long_as_a_schedule_keeps_them(
     kept = all(wait <= wait_s for wait in waits_s)
     own = Standing(queued=queued)
     assert keeps_promises(drain, due_in_s, own, sequences=1, wait_s=wait_s) == kept
+
+
+@given(
+    st.lists(st.floats(0, 100), min_size=1, max_size=12),
+    st.lists(st.floats(0, 100), max_size=12).map(sorted),
+    st.integers(0, 5),
+    st.floats(0, 30),
+)
+def test_times_that_are_spread_break_no_promise_that_equal_ones_keep(
+    remaining_s: list[float], due_in_s: list[float], queued: int, wait_s: float
+) -> None:
+    equal = a_drain(remaining_s=remaining_s, service_s=150.0)
+    own, spread = Standing(queued=queued), replace(equal, spread=1.0)
+    if keeps_promises(equal, due_in_s, own, sequences=1, wait_s=wait_s):
+        assert keeps_promises(spread, due_in_s, own, sequences=1, wait_s=wait_s)
+
+
+def test_of_what_begins_meanwhile_a_part_has_ended_where_times_are_spread() -> None:
+    """Ten free slots for a service time of 100 s, and an eleventh one that comes after 40 s: by
+    Little's law four of those that begin now have ended."""
+    equal, own = a_drain(remaining_s=(0.0,) * 10, service_s=100.0), Standing()
+    due_in_s = (*(5.0,) * 9, 40.0)
+    assert not keeps_promises(equal, due_in_s, own, sequences=1, wait_s=0.0)
+    assert keeps_promises(replace(equal, spread=1.0), due_in_s, own, sequences=1, wait_s=0.0)
+    assert not keeps_promises(
+        replace(equal, spread=1.0), (*(5.0,) * 9, *(40.0,) * 5), own, sequences=1, wait_s=0.0
+    )

@@ -16,6 +16,7 @@ from serve_app.api.gate import Gate, GateFullError
 from serve_app.api.queue_entry import QueueEntry
 from serve_app.core.admission.fair_queue import FairQueue
 from serve_app.core.admission.fairness import ANONYMOUS, Flow, Standing
+from serve_app.core.admission.kv_pool import NO_LIMIT
 from tests.api.gate_scene import at_once
 from tests.builders import a_gate, a_reading_gate, idle
 from tests.virtual_time import now_s, run_virtual
@@ -280,7 +281,10 @@ async def _played(
             return
         assert gate.room is not None
         fits = gate.running_sequences + head.sequences <= gate.limits.slots
-        assert not (fits and gate.room.takes(head.sequences, head))
+        assert not (
+            fits
+            and gate.room.takes(head.sequences, head.prompt_tokens, head.max_new_tokens or NO_LIMIT)
+        )
 
     async def one(number: int, own: random.Random, flow: Flow) -> None:
         await asyncio.sleep(own.uniform(0, 30))

@@ -212,7 +212,10 @@ class Gate:
         if self.room is not None:
             self.room.typical_limit = max_new_tokens or self.room.typical_limit
             self.room.shared = self._queue.known_flows > 1
-        forecast_s = self._admit(sequences, key, returning, prompt_tokens, flow)  # (3)
+        forecast_s = None  # (3)
+        # Whether one that comes from elsewhere runs here was asked before it came.
+        if not ((borrowed or forwarded) and self._fits(sequences, flow)):
+            forecast_s = self._admit(sequences, key, returning, prompt_tokens, flow)
         self._arrivals += 1
         entry = QueueEntry(
             self._arrivals,

@@ -106,7 +106,7 @@ class Gate:
         return keeps_promises(
             drain,
             history.reservations.due_in_s(now_s, drain.service_s),
-            self._queue.standing(flow),
+            self._standing(flow),
             sequences=sequences,
             wait_s=self.limits.max_wait_s / history.forecasts.margin(now_s),
         )
@@ -164,16 +164,16 @@ class Gate:
         return max(slot_free_s, self._prefill_ahead(0.0, self._queue.prompt_tokens).read_s)
 
     def drain(self) -> Drain:
-        now_s = self.clock_s()
-        running = self._running
+        """When the slots become free."""
+        if self.room is not None:
+            return self.room.drain(self.room.slots(self.limits.slots), self._mean_work())
+        now_s, running = self.clock_s(), self._running
         ages = [now_s - entry.started_s for entry in running if entry.started_s is not None]
         if self.running_sequences != len(ages):
             sequences = (entry.sequences for entry in running)
             ages = [age for age, count in zip(ages, sequences, strict=True) for _ in range(count)]
-        slots = self.limits.slots if self.room is None else self.room.slots(self.limits.slots)
-        if self.room is not None:
-            return self.room.drain(slots, self._mean_work())
-        return estimate_drain(self._expected_service(), tuple(ages), slots)
+        service = self.service.times(self._mean_work())
+        return estimate_drain(service, tuple(ages), self.limits.slots)
 
     def configure(self, limits: GateLimits) -> None:
         """Change the limits in place. What waits keeps its position; what fits now starts."""
@@ -223,9 +223,11 @@ class Gate:
         if self.room is not None:
             self.room.typical_limit = max_new_tokens or self.room.typical_limit
             self.room.shared = self._queue.known_flows > 1
-        forecast_s = None
-        if not resumed:
-            forecast_s = self._admit(sequences, key, returning, prompt_tokens, flow)  # (3)
+        forecast_s = None  # (3)
+        # Whether one that comes from elsewhere runs here was asked before it came.
+        let_in = resumed or ((borrowed or forwarded) and self._fits(sequences, flow))
+        if not let_in:
+            forecast_s = self._admit(sequences, key, returning, prompt_tokens, flow)
         self._arrivals += 1
         entry = QueueEntry(
             self._arrivals,
@@ -299,15 +301,6 @@ class Gate:
     def withdraw(self, refused: GateFullError) -> None:
         """Forget the reservation of a refused request that another replica ran after all."""
         self.histories.of(refused.flow).reservations.withdraw(refused.key, refused.due_s)
-
-    def _expected_service(self) -> ServiceTime:
-        """The service time of what runs and waits now."""
-        service = self.service
-        if self.room is not None and self.demand is not None and not service.measured:
-            # The engine's speed is known before the lengths of its answers are.
-            token_s = self.room.stream_token_s(self.limits.slots - self.running_sequences)
-            service = ServiceTime(self.demand.lengths.expected_new_tokens * token_s)
-        return service.times(self._mean_work())
 
     def _mean_work(self) -> float:
         works = [entry.work for entry in (*self._running, *self._waiting())]

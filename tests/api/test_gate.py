@@ -256,3 +256,23 @@ def test_a_slot_is_kept_for_one_that_was_refused_and_is_due() -> None:
             assert stack.enter_context(gate.enter(1, key=3)).granted.done()
 
     run_virtual(scene())
+
+
+@pytest.mark.parametrize("lent", [True, False], ids=["lent", "forwarded"])
+def test_what_comes_from_elsewhere_is_not_refused_after_it_was_let_in(lent: bool) -> None:
+    """Its replica has looked before (`has_room`, `may_lend`), and does not count as a client that
+    was refused and is to retry."""
+
+    async def scene() -> None:
+        gate = a_gate(slots=2, max_queued_requests=0, max_wait_s=10.0, service_s=100.0)
+        with ExitStack() as stack:
+            first = stack.enter_context(gate.enter(1, key=1))
+            await asyncio.sleep(95.0)
+            stack.enter_context(gate.enter(1, key=2))
+            with pytest.raises(GateFullError):
+                gate.enter(1, key=3).__enter__()
+            gate.release(first)
+            come = gate.enter(1, key=4, borrowed=lent, forwarded=not lent)
+            assert stack.enter_context(come).granted.done()
+
+    run_virtual(scene())

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from serve_app.core.placement.hardware import Hardware, ModelShape
 
-# The last few thousand steps count: a minute or two of a busy replica.
-NEWEST_WEIGHT = 0.002
+# About the last 2,000 steps count: a minute of a busy replica. With 500, the number of replicas
+# follows each wave of long contexts.
+NEWEST_WEIGHT = 0.0005
 # Of steps with a prompt there are fewer; about the last fifty count. What a short prompt takes is
 # lost in how much steps vary, so that each counts by its tokens, up to this many.
 NEWEST_PROMPT_WEIGHT = 0.02

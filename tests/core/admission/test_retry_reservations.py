@@ -4,6 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from serve_app.core.admission.retry_reservations import LATE_S, RetryReservations
 
 

@@ -33,6 +33,8 @@ Report = Callable[[ReplicaReport], Awaitable[LedgerAnswer]]
 LEAST_GAP_S = 0.005
 # The request that makes a report due goes to the engine first, whose prefill takes longer.
 GATHER_S = 0.001
+# A report takes as long as the prefill of a short prompt; what is prepaid lasts for longer.
+TOP_UP_AFTER_S = 0.025
 # What is leased elsewhere comes back with the next reports there.
 ASK_LIMIT_S = 1.5
 # Of a request that no other reason keeps waiting.
@@ -73,7 +75,10 @@ class LeaseHolder:
         reservation = self.book.reserve(key, need, time.monotonic())
         if reservation is None:
             reservation = await self._asked(key, need)
-        self._report_soon()
+        if reservation is not None and self.book.acknowledged(reservation):
+            self._top_up_later()
+        else:
+            self._report_soon()
         return LeaseGrant(self, key, reservation)
 
     async def run(self) -> None:
@@ -162,6 +167,11 @@ class LeaseHolder:
     def _without_ledger(self) -> None:
         if self.config.on_ledger_loss == "refuse":
             raise LedgerLostError
+
+    def _top_up_later(self) -> None:
+        """Not beside the prefill of the request that has found the lease half empty."""
+        if self.book.report_due and not self._due.is_set():
+            asyncio.get_running_loop().call_later(TOP_UP_AFTER_S, self._report_soon)
 
     def _report_soon(self) -> None:
         if self.book.report_due:

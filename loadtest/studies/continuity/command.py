@@ -59,7 +59,11 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
         model = resolve_model(options.model)
     except ModelNotFoundError as error:
         raise UserError(str(error)) from None
-    meta = provenance(argv) | {"model": Path(model).name, "streams_at_once": options.streams}
+    meta = provenance(argv) | {
+        "model": Path(model).name,
+        "streams_at_once": options.streams,
+        "unbroken_runs": UNBROKEN_RUNS,
+    }
     rows: list[dict[str, Any]] = []
     control = {"streams": 0, "differ": 0}
     results = {META: meta, "control": control, "faults": rows}

@@ -36,7 +36,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._journaled = False
-        self._written = 0
+        self._written = self._ticks = 0
         self._paused = self._waits = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -76,9 +76,9 @@ class Connection(asyncio.Protocol):
         if last:
             self._journaled = False
         elif self._tick_s:
-            # All streams tick together, as those of one batch do.
-            now_s = self._loop.time()
-            self._loop.call_at(now_s - now_s % self._tick_s + self._tick_s, self._write)
+            # All streams tick together, as those of one batch do. A timer may be a little early.
+            self._ticks = max(self._ticks, int(self._loop.time() / self._tick_s)) + 1
+            self._loop.call_at(self._ticks * self._tick_s, self._write)
         else:
             self._loop.call_soon(self._write)
 

@@ -32,6 +32,8 @@ from serve_app.api.upstream import Address, Upstream, UpstreamPool
 
 OUT = RESULTS / "gateway_speed.json"
 STREAMS = (1, 8, 32)
+# The last one is what the bar is about: 20,000 events a second, each in its own write.
+PACED_STREAMS = (1, 8, 32, 200)
 EVENTS = 512
 # Paced: as many events a second and stream as a GPU of the middle class.
 TICK_S = 0.01
@@ -58,6 +60,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add = parser.add_argument
     add("--streams", type=positive, nargs="+", default=STREAMS, help="at once")
+    add("--paced", type=positive, nargs="+", default=PACED_STREAMS, help="the same, 100 events/s")
     add("--events", type=positive, default=EVENTS, help="of a stream")
     add("--rounds", type=positive, default=7, help="of each level, direct and gateway in turn")
     add("--requests", type=positive, default=12, help="of each stream in a round")
@@ -93,9 +96,9 @@ class Round:
 
 async def _measured(options: argparse.Namespace) -> dict[str, Any]:
     levels: list[dict[str, Any]] = []
-    for tick_s in (0.0, TICK_S):
+    for tick_s, all_streams in ((0.0, options.streams), (TICK_S, options.paced)):
         async with _both_ways(options.events, tick_s, options.python_path) as ways:
-            for streams in options.streams:
+            for streams in all_streams:
                 levels.append(await _level(ways, streams, options, tick_s))
     async with _both_ways(8, 0.0, options.python_path) as ways:
         added = [await _added_ttft(ways, streams, options.pairs) for streams in options.streams]
@@ -235,10 +238,12 @@ def _process(command: list[str], python_path: str | None = None) -> Iterator[tup
 
 
 def verdict(document: dict[str, Any]) -> dict[str, bool]:
-    most = max(each["gateway_chunks_per_cpu_s"] for each in document["levels"] if not each["paced"])
+    """Flat out many events come in one read: paced is the harder one."""
+    paced = [each for each in document["levels"] if each["paced"]]
+    most = max(paced, key=lambda each: each["streams"])["gateway_chunks_per_cpu_s"]
     alone = document["ttft"][0]
     return {
-        f"at least {BAR_CHUNKS_PER_S} chunks a second of one process": most >= BAR_CHUNKS_PER_S,
+        f"at least {BAR_CHUNKS_PER_S} chunks a CPU second of one process": most >= BAR_CHUNKS_PER_S,
         f"added TTFT p50 at {alone['streams']} streams at most {BAR_ADDED_TTFT_MS:g} ms": (
             alone["added_p50_ms"] <= BAR_ADDED_TTFT_MS
         ),

@@ -25,6 +25,7 @@ EXPOSED_HEADERS = (
     "retry-after",
     "x-request-id",
     "x-tierserve-cache",
+    "x-tierserve-replayed",
     "x-tierserve-thought",
     "x-tierserve-warning",
 )

@@ -73,6 +73,7 @@ class EngineRun:
             prepared.stop_repetition,
             prepared.structure_field,
             cache_salt=salt,
+            request_id=None if context.journal is None else context.request_id,
             journal=context.journal,
             on_prompt=on_prompt,
             on_first_token=on_first_token,

@@ -91,10 +91,10 @@ class _Recorder:
 
     def record(self, result: "RequestOutput") -> None:
         for output in result.outputs:
-            cached_tokens = 0
+            of_prompt = (0, 0)
             if output.index not in self._begun:
                 self._begun.add(output.index)
-                cached_tokens = result.num_cached_tokens or 0
+                of_prompt = (result.num_cached_tokens or 0, result.num_cache_creation_tokens or 0)
             self.journal.record(
                 EngineStep(
                     self.number,
@@ -102,7 +102,7 @@ class _Recorder:
                     tuple(output.token_ids),
                     output.finish_reason,
                     output.stop_reason,
-                    cached_tokens,
+                    *of_prompt,
                 )
             )
 
@@ -118,7 +118,9 @@ class _Resumed:
     past: Sequence[tuple[int, EngineStep]]
     ids: list[list[int]] = field(init=False)
     ended: set[int] = field(default_factory=set[int])
+    # As they were counted when the prompt was read for the first time.
     cached_tokens: int = 0
+    cache_written_tokens: int = 0
 
     def __post_init__(self) -> None:
         self.ids = [[] for _ in range(self.call.params.n)]
@@ -144,6 +146,7 @@ class _Resumed:
                 raise JournalMismatchError(f"the journal has a step that cannot be: {step}")
             self.ids[step.index] += step.token_ids
             self.cached_tokens = self.cached_tokens or step.cached_tokens
+            self.cache_written_tokens = self.cache_written_tokens or step.cache_written_tokens
             if step.finish_reason is not None:
                 self.ended.add(step.index)
 
@@ -154,8 +157,7 @@ class _Resumed:
             await self.journal.order.turn(position)
             with self.journal.order:
                 result = past_results.result(step, finished=ended == len(self.ids))
-                result.num_cached_tokens = self.cached_tokens
-                yield result
+                yield self._counted(result)
             if count % STEPS_AT_A_TIME == 0:
                 await asyncio.sleep(0)
 
@@ -168,11 +170,15 @@ class _Resumed:
                 if output.finish_reason is not None:
                     self.ended.add(stream.index)
             result.finished = len(self.ended) == len(self.ids)
-            result.num_cached_tokens = self.cached_tokens
             await self.journal.order.turn()
             with self.journal.order:
                 recorder.record(result)
-                yield result
+                yield self._counted(result)
+
+    def _counted(self, result: "RequestOutput") -> "RequestOutput":
+        result.num_cached_tokens = self.cached_tokens
+        result.num_cache_creation_tokens = self.cache_written_tokens
+        return result
 
     def _go_on(self, index: int, past_results: PastResults) -> "Outputs":
         """One sequence, behind what it has."""

@@ -97,12 +97,14 @@ class Taken:
 @dataclass
 class SteppingEngine:
     """Answers with `steps`, each with the events that it leads to, after a first event; from its
-    first step on again where there is a past. `pause_s` is what a step takes that is no past."""
+    first step on again where there is a past. `pause_s` is what a step takes that is no past;
+    `together`: all events of a step come in one chunk."""
 
     steps: Sequence[Sequence[str]]
     pause_s: float = 0.0
     # Where in the steps to wait for ever.
     hangs_at: int | None = None
+    together: bool = False
     runs: int = 0
     dead: bool = False
     journals: list[Journal | None] = field(default_factory=list)
@@ -134,8 +136,9 @@ class SteppingEngine:
             else:
                 assert past[number] == EngineStep(0, 0, (number, number))
             facts.tokens += 2
-            for text in ([""] if first else []) + list(texts):
-                await _send(send, self.event(text))
+            events = [self.event(text) for text in ([""] if first else []) + list(texts)]
+            for chunk in [b"".join(events)] if self.together else events:
+                await _send(send, chunk)
             first = False
         ended = {"index": 0, "delta": {}, "finish_reason": "stop"}
         await _send(send, self.event_of(ended))

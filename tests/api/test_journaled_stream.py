@@ -144,13 +144,15 @@ async def test_the_cache_keeps_the_answer_and_not_the_journal() -> None:
 # --- going on
 
 
-async def _whole_and_cut(steps: list[list[str]], cuts: list[int]) -> tuple[Taken, Taken]:
+async def _whole_and_cut(
+    steps: list[list[str]], cuts: list[int], together: bool
+) -> tuple[Taken, Taken]:
     whole = Taken.of((await call(an_edge_of(steps)[0], payload=STREAM)).text)
-    edge, _ = an_edge_of(steps)
+    edge, _ = an_edge_of(steps, together=together)
     made = await call(edge, payload=STREAM, headers=marked())
     taken = Taken.of(made.text, most_events=cuts[0])
     for replays, cut in enumerate([*cuts[1:], 100], 1):
-        edge, engine = an_edge_of(steps)
+        edge, engine = an_edge_of(steps, together=together)
         engine.runs = 10 * replays
         later = going_on(edge, taken, replays=replays)
         await later.done
@@ -163,12 +165,14 @@ async def _whole_and_cut(steps: list[list[str]], cuts: list[int]) -> tuple[Taken
 
 
 @settings(max_examples=60, deadline=None)
-@given(STEPS, st.lists(st.integers(0, 12), min_size=1, max_size=3))
+@given(STEPS, st.lists(st.integers(0, 12), min_size=1, max_size=3), st.booleans())
 def test_wherever_it_is_cut_the_client_has_each_event_once_and_in_order(
-    steps: list[list[str]], cuts: list[int]
+    steps: list[list[str]], cuts: list[int], together: bool
 ) -> None:
     most = 3 + sum(map(len, steps))
-    whole, taken = run_virtual(_whole_and_cut(steps, [min(cut, most - 1) for cut in cuts]))
+    whole, taken = run_virtual(
+        _whole_and_cut(steps, [min(cut, most - 1) for cut in cuts], together)
+    )
     assert texts(taken) == texts(whole)
     assert [step for line in taken.steps for step in read(line.decode())] == [
         EngineStep(0, 0, (number, number)) for number in range(len(steps))

@@ -15,18 +15,15 @@ _TEXTS = ("text", "thinking", "partial_json")
 def timeless(event: str) -> Any:
     """An event's content, without the times in it."""
     data = event.partition("data: ")[2]
-    return data if data == "[DONE]" else _without(json.loads(data), TIMES)
+    return data if data == "[DONE]" else without(json.loads(data), TIMES)
 
 
-def without_logprobs(event: Any) -> Any:
-    return _without(event, ("logprobs",))
-
-
-def _without(content: Any, names: Sequence[str]) -> Any:
+def without(content: Any, names: Sequence[str]) -> Any:
+    """JSON without what has one of these names, anywhere in it."""
     if isinstance(content, dict):
-        return {key: _without(value, names) for key, value in content.items() if key not in names}
+        return {key: without(value, names) for key, value in content.items() if key not in names}
     if isinstance(content, list):
-        return [_without(value, names) for value in content]
+        return [without(value, names) for value in content]
     return content
 
 
@@ -90,9 +87,9 @@ def _take_choices(found: Content, event: dict[str, Any]) -> None:
 def _take_logprobs(found: Content, index: str, logprobs: dict[str, Any]) -> None:
     for each in logprobs.get("content") or ():
         found.add_logprob(index, each["token"], each["logprob"])
-    pairs = zip(logprobs.get("tokens") or (), logprobs.get("token_logprobs") or (), strict=True)
-    for token, logprob in pairs:
-        found.add_logprob(index, token, logprob)
+    of_text = [logprobs.get(key) or () for key in ("tokens", "token_logprobs", "text_offset")]
+    for token, logprob, offset in zip(*of_text, strict=True):
+        found.add_logprob(index, f"{token} at {offset}", logprob)
 
 
 def _take_typed(found: Content, event: dict[str, Any]) -> None:
@@ -103,4 +100,4 @@ def _take_typed(found: Content, event: dict[str, Any]) -> None:
     elif isinstance(delta, dict) and (text := [delta[key] for key in _TEXTS if key in delta]):
         found.add("all", f"{delta['type']} {event['index']}", text[0])
     else:
-        found.add("all", "event", _without(event, _UNCOUNTED))
+        found.add("all", "event", without(event, _UNCOUNTED))

@@ -49,6 +49,7 @@ class RecordedResult(FakeResult):
     """With what a journal takes of a RequestOutput beside its outputs."""
 
     num_cached_tokens: int | None = 7
+    num_cache_creation_tokens: int | None = 5
 
 
 class FakePast:
@@ -106,6 +107,10 @@ class ScriptedEngine:
 
 
 def content(results: Sequence[Any]) -> Content:
+    assert {(result.num_cached_tokens, result.num_cache_creation_tokens) for result in results} <= {
+        (7, 5),
+        (0, 0),
+    }
     return [
         (output.index, output.text, tuple(output.token_ids), output.finish_reason, result.finished)
         for result in results

@@ -67,7 +67,7 @@ async def test_a_stream_is_the_same_wherever_its_replicas_are_killed(
 
 
 async def test_a_stream_that_loses_two_replicas_goes_on_at_the_third() -> None:
-    async with a_cluster(3, max_times=2) as cluster:
+    async with a_cluster(3, speed=4.0, max_times=2) as cluster:
         payload = {"max_tokens": 400, "ignore_eos": True}
         unbroken = await cluster.stream(**payload)
         moving = asyncio.create_task(cluster.stream(**payload))
@@ -103,11 +103,11 @@ async def test_an_engine_that_dies_in_a_living_process_loses_no_stream() -> None
 
 async def test_a_drain_with_room_elsewhere_takes_a_moment_and_cuts_nothing() -> None:
     async with a_cluster(1, slots=16, speed=1.0) as cluster:
-        payload = {"max_tokens": 500, "ignore_eos": True}
+        payload = {"max_tokens": 250, "ignore_eos": True}
         moving = [asyncio.create_task(cluster.stream(**payload)) for _ in range(16)]
         (first,) = cluster.replicas
         await until(lambda: first.running == 16)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.2)
         second = await cluster.start_replica()
         first.up = False
         ordered_s = time.monotonic()
@@ -161,7 +161,7 @@ async def test_the_stream_of_a_drain_that_is_over_goes_on_too() -> None:
 
 
 async def test_a_forwarded_stream_survives_the_replica_that_runs_it() -> None:
-    async with a_cluster(1, slots=1, speed=2.0) as cluster:
+    async with a_cluster(1, slots=1, speed=4.0) as cluster:
         (far,) = cluster.replicas
         near = await cluster.start_replica(forwards_to=(far.url,))
         far.up = False  # for the proxy

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from serve_app.core.replay.order import ReplayOrder
 
 _BETWEEN_STEPS, _BETWEEN_PARTS, _BETWEEN_IDS = ";", " ", ","
-# Behind the index.
-_BEFORE_CACHED = "+"
+# Behind the index, before each number of tokens of the prompt.
+_BEFORE_TOKENS = "+"
 
 
 class JournalError(ValueError):
@@ -28,7 +28,8 @@ class EngineStep:
     `call` is the number of the engine's call for the request (`Journal.number_calls`); `index` is
     the sequence's within that call. `finish_reason` and `stop_reason` are the engine's own, and
     None but at a sequence's last step. `cached_tokens` are those of the prompt that the engine
-    found in its prefix cache, at a sequence's first step.
+    found in its prefix cache, and `cache_written_tokens` those that it put there, at a sequence's
+    first step.
     """
 
     call: int
@@ -37,6 +38,7 @@ class EngineStep:
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     cached_tokens: int = 0
+    cache_written_tokens: int = 0
 
 
 def written(steps: Sequence[EngineStep]) -> str:
@@ -94,8 +96,11 @@ class Journal:
 
 
 def _written_step(step: EngineStep) -> str:
-    cached = f"{_BEFORE_CACHED}{step.cached_tokens}" if step.cached_tokens else ""
-    parts = [str(step.call), f"{step.index}{cached}", _BETWEEN_IDS.join(map(str, step.token_ids))]
+    index = str(step.index)
+    if step.cached_tokens or step.cache_written_tokens:
+        prompt = (index, str(step.cached_tokens), str(step.cache_written_tokens))
+        index = _BEFORE_TOKENS.join(prompt)
+    parts = [str(step.call), index, _BETWEEN_IDS.join(map(str, step.token_ids))]
     if step.finish_reason is not None:
         parts.append(step.finish_reason)
         # Last, for a stop string may hold what stands between parts.
@@ -106,9 +111,15 @@ def _written_step(step: EngineStep) -> str:
 
 def _read_step(text: str) -> EngineStep:
     parts = text.split(_BETWEEN_PARTS, 4)
-    index, _, cached = parts[1].partition(_BEFORE_CACHED)
-    token_ids = tuple(map(int, parts[2].split(_BETWEEN_IDS))) if parts[2] else ()
-    step = EngineStep(int(parts[0]), int(index), token_ids, cached_tokens=int(cached or 0))
+    index, *of_prompt = map(int, parts[1].split(_BEFORE_TOKENS))
+    cached_tokens, cache_written_tokens = of_prompt or (0, 0)
+    step = EngineStep(
+        int(parts[0]),
+        index,
+        tuple(map(int, parts[2].split(_BETWEEN_IDS))) if parts[2] else (),
+        cached_tokens=cached_tokens,
+        cache_written_tokens=cache_written_tokens,
+    )
     if len(parts) == 3:
         return step
     return replace(step, finish_reason=parts[3], stop_reason=json.loads(parts[4]))

@@ -14,6 +14,7 @@ STEPS = st.builds(
     st.sampled_from(["stop", "length"]),
     REASONS,
     cached_tokens=st.integers(0, 9),
+    cache_written_tokens=st.integers(0, 9),
 ) | st.builds(EngineStep, st.integers(0, 9), st.integers(0, 9), IDS)
 
 
@@ -25,7 +26,9 @@ def test_a_journal_is_read_as_it_was_written(steps: list[EngineStep]) -> None:
     assert read(text) == tuple(steps)
 
 
-@pytest.mark.parametrize("text", ["x", "1", "1 2", "1 2 x", "1 2 3 stop", "1 2 3 stop {", ";"])
+@pytest.mark.parametrize(
+    "text", ["x", "1", "1 2", "1 2 x", "1 2+3 4", "1 + 4", "1 2 3 stop", "1 2 3 stop {", ";"]
+)
 def test_what_is_no_journal_is_refused(text: str) -> None:
     with pytest.raises(JournalError):
         read(text)

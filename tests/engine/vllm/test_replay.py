@@ -3,7 +3,8 @@ those of the unbroken stream.
 
 One engine for all, with micro-r1 and few tokens a step, so that what is read again takes more steps
 than one. REPLAY_CUTS=50 breaks each kind of request off at as many places, and
-REPLAY_MODEL=smollm2 has a model that chats and knows tools.
+REPLAY_MODEL=smollm2 has a model that chats and knows tools. In 32 bits: in 16, two tokens are often
+equally likely, and of more answers than one vLLM draws which.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import os
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import pytest
@@ -30,7 +32,7 @@ from tests.engine.real_engine import (
     streamed,
     untimed,
 )
-from tests.engine.stream_content import content, without_logprobs
+from tests.engine.stream_content import content, without
 
 # Importing vLLM takes longer than all quick tests of this folder, and warns of what is its own.
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]
@@ -43,6 +45,7 @@ ARGS = TierArgs.model_validate(
         "model": os.environ.get("REPLAY_MODEL", "micro-r1"),
         "engine": {
             "max_model_len": 512,
+            "dtype": os.environ.get("REPLAY_DTYPE", "float32"),
             "extra_args": {"max-num-seqs": 16, "max-num-batched-tokens": 64, "block-size": 32},
         },
     }
@@ -252,8 +255,15 @@ def differences(kind: str, found: Stream, base: Stream, had: int) -> list[str]:
     if found.new_at is not None and found.new_at < had:
         wrong.append(f"the engine's first step came behind {found.new_at} events")
     rest, was = content(found.parsed[had:]), content(base.parsed[had:])
-    if (rest.parts, rest.tokens) != (was.parts, was.tokens):
-        wrong.append(f"the rest is {rest}, was {was}")
+    for choice in {*rest.parts, *was.parts}:
+        parts, then = rest.parts.get(choice, []), was.parts.get(choice, [])
+        wrong += [
+            f"{choice}: {part} was {other}"
+            for part, other in zip_longest(parts, then)
+            if part != other
+        ]
+    if rest.tokens != was.tokens:
+        wrong.append(f"tokens are {rest.tokens}, were {was.tokens}")
     for choice, logprobs in was.logprobs.items():
         if rest.logprobs[choice] != pytest.approx(logprobs, abs=0.1):
             wrong.append(f"log probabilities are {rest.logprobs[choice]}, were {logprobs}")
@@ -264,7 +274,7 @@ def _first(kind: str, stream: Stream, had: int) -> list[Any]:
     """The events that the client has, as far as they must be the same ones."""
     events = stream.parsed[:had]
     if kind in WITH_LOGPROBS:
-        events = [without_logprobs(event) for event in events]
+        events = [without(event, ["logprobs"]) for event in events]
     return sorted(events, key=str) if kind in INTERLEAVED else events
 
 
@@ -285,7 +295,9 @@ def test_a_stream_goes_on_as_if_nothing_had_happened(run: Run, engine: Engine, k
         plain = await streamed(engine, KINDS[kind], None)
         whole = await streamed(engine, KINDS[kind])
         assert whole.status == 200, whole.events
-        assert content(plain.parsed).parts == content(whole.parsed).parts
+        # The second one finds its prompt in the prefix cache.
+        first, second = (without(of.parsed, ["input_tokens_details"]) for of in (plain, whole))
+        assert content(first).parts == content(second).parts
         rng = random.Random(kind)
         events = len(whole.events)
         cuts = rng.sample(range(events), min(CUTS, events))
@@ -297,4 +309,5 @@ def test_a_stream_goes_on_as_if_nothing_had_happened(run: Run, engine: Engine, k
             wrong += [each for some in found for each in some]
         return wrong
 
-    assert run(broken_at_random()) == []
+    wrong = run(broken_at_random())
+    assert not wrong, "\n".join(wrong)

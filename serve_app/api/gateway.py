@@ -59,6 +59,7 @@ class Gateway:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     pool: UpstreamPool = field(default_factory=UpstreamPool)
     clock_s: Callable[[], float] = time.monotonic
+    hand_over_within_s: float = 5.0
     memory: ReplayMemory = field(init=False)
     _parts: RelayParts = field(init=False)
 
@@ -76,6 +77,7 @@ class Gateway:
             metrics,
             self.pool,
             self.clock_s,
+            self.hand_over_within_s,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

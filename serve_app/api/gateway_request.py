@@ -28,7 +28,9 @@ class GatewayRequest:
 @dataclass(frozen=True, slots=True)
 class RelayParts:
     """What all requests of a gateway share. `proxy` is where this cluster's proxy listens, `key`
-    the cluster's."""
+    the cluster's. Whoever has room for a stream that is handed over answers within
+    `hand_over_within_s`: Ray's own proxy keeps requests while it knows of no replica, and meanwhile
+    the stream stands still where it runs."""
 
     proxy: Callable[[], Awaitable[Address]]
     key: bytes
@@ -38,3 +40,4 @@ class RelayParts:
     metrics: GatewayMetrics
     pool: UpstreamPool = field(default_factory=UpstreamPool)
     clock_s: Callable[[], float] = time.monotonic
+    hand_over_within_s: float = 5.0

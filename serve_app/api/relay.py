@@ -6,7 +6,6 @@ number and time; then the client gets an error.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from typing import Any, TypeVar
 
 from starlette.types import Send
 
-from serve_app.api.asgi import HOP_BY_HOP, SERVERS_OWN
 from serve_app.api.engine_errors import error_event
 from serve_app.api.gateway_request import GatewayRequest, RelayParts
 from serve_app.api.replay_memory import Kept
@@ -25,13 +23,15 @@ from serve_app.api.replay_wire import (
     journal_mark,
 )
 from serve_app.api.replayed_stream import ReplayedStream
-from serve_app.api.request_context import REQUEST_ID_HEADER
 from serve_app.api.response import SSE_HEADERS
-from serve_app.api.upstream import (
-    ConnectError,
-    Headers,
-    Upstream,
-    UpstreamError,
+from serve_app.api.upstream import ConnectError, Upstream, UpstreamError
+from serve_app.api.upstream_response import (
+    BAD_GATEWAY,
+    NOBODY,
+    TWO_LOST,
+    forwardable,
+    lost_by,
+    streams_events,
 )
 from serve_app.core.replay.losses import Losses
 from serve_app.errors import RequestError
@@ -39,16 +39,13 @@ from serve_app.errors import RequestError
 log = logging.getLogger(__name__)
 
 HEARTBEAT = b": waiting for a replica\n\n"
-# Of the tier's response, what this application sets itself.
-_OWN_HEADERS = HOP_BY_HOP | SERVERS_OWN | {REQUEST_ID_HEADER, JOURNAL_HEADER, b"vary"}
 # A larger whole answer is forwarded as it comes, and not asked for again.
 MOST_WHOLE_BYTES = 4 * 1024 * 1024
-# With these an edge answers for a replica that is lost.
-_LOST_CODES = frozenset({"engine_stopped", "replica_lost", "replica_stopping"})
-# Nobody can continue it now. 502: whoever began to is lost too.
-_NOBODY = frozenset({429, 502, 503})
-_BAD_GATEWAY = 502
-FIRST_PAUSE_S, MOST_PAUSE_S = 0.1, 1.0
+# Between two looks for somebody who goes on: within the first two seconds, in which another replica
+# is found if there is one, seven of them.
+FIRST_PAUSE_S, PAUSE_GROWS, MOST_PAUSE_S = 0.1, 1.5, 1.0
+# After an offer that nobody has answered.
+NO_OFFER_S = 30.0
 # Why a request is given up, as its client reads it.
 _REASONS = {
     "held_too_long": "None that could go on with it came within {:g} s.",
@@ -80,6 +77,7 @@ class Relay:
     _began_s: float = 0.0
     _first_to_come: bool = True
     _lost_s: float | None = None
+    _no_offer_until_s: float = float("-inf")
     _open: set[Upstream] = field(default_factory=set[Upstream])
 
     def __post_init__(self) -> None:
@@ -109,7 +107,7 @@ class Relay:
     async def _forward(self, upstream: Upstream) -> str | None:
         """Forward the response. Why it was lost before its end, as one word; None where the client
         has all of it."""
-        if upstream.status == 200 and _streams(upstream):
+        if upstream.status == 200 and streams_events(upstream):
             return await self._forward_events(upstream)
         return await self._forward_whole(upstream)
 
@@ -117,7 +115,7 @@ class Relay:
         stream = self.stream
         self._begin_stream(upstream)
         if not self._started:
-            await self._start(200, _forwardable(upstream.headers))
+            await self._start(200, forwardable(upstream.headers))
         while True:
             data = upstream.take()
             if data or stream.offered:
@@ -175,9 +173,9 @@ class Relay:
             body = await self._kept_alive(upstream.whole(MOST_WHOLE_BYTES))
         except UpstreamError:
             return "broken"
-        if upstream.status in _NOBODY and (code := _code_in(body)) in _LOST_CODES:
+        if (lost := lost_by(upstream.status, body, self._ran_s)) is not None:
             self._release(upstream)
-            return code
+            return lost
         if self._started:
             # The status has been sent, so a refusal can only be an error event.
             await self._end_with(body)
@@ -189,7 +187,7 @@ class Relay:
         return None
 
     async def _send_whole(self, upstream: Upstream, body: bytes) -> None:
-        headers = _forwardable(upstream.headers)
+        headers = forwardable(upstream.headers)
         length = b"%d" % len(body) if upstream.complete else upstream.header(b"content-length")
         if length is not None:
             headers.append((b"content-length", length))
@@ -247,15 +245,15 @@ class Relay:
                 self._count_loss("no_answer")
                 until_s = clock_s() + settings.max_hold_s
             else:
-                if upstream.status not in _NOBODY:
+                if upstream.status not in NOBODY:
                     return upstream
                 self._drop(upstream)
-                if upstream.status == _BAD_GATEWAY:
-                    self._count_loss("bad_gateway")
+                if upstream.status == BAD_GATEWAY:
+                    self._count_loss(TWO_LOST)
             if clock_s() + pause_s > until_s:
                 raise self._given_up("held_too_long")
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, MOST_PAUSE_S)
+            pause_s = min(PAUSE_GROWS * pause_s, MOST_PAUSE_S)
 
     def _answers_within_s(self, until_s: float) -> float | None:
         """Whoever goes on with a stream answers before it computes; one that has not begun, and a
@@ -266,19 +264,23 @@ class Relay:
     async def _handed_over(self) -> Upstream | None:
         """The response of another replica that has room for a stream that is offered. None: the
         one that has it goes on with it."""
-        if not self.stream.journaled:
+        clock_s = self.parts.clock_s
+        if not self.stream.journaled or clock_s() < self._no_offer_until_s:
             return None
         try:
-            successor = await self._kept_alive(self._ask(only_with_room=True))
+            async with asyncio.timeout(self.parts.hand_over_within_s):
+                successor = await self._kept_alive(self._ask(only_with_room=True))
+        except TimeoutError:
+            successor, self._no_offer_until_s = None, clock_s() + NO_OFFER_S
         except UpstreamError:
             successor = None
-        if successor is None or not (successor.status == 200 and _streams(successor)):
+        if successor is None or not (successor.status == 200 and streams_events(successor)):
             if successor is not None:
                 self._drop(successor)
             self._count("not_handed_over")
             return None
         self._begin_stream(successor)
-        self._began_s = self.parts.clock_s()
+        self._began_s = clock_s()
         self.replays += 1
         self._count("handed_over")
         self._log("a stream was handed over", level=logging.INFO)
@@ -298,7 +300,9 @@ class Relay:
             body += stream.journal
         if not only_with_room:
             self._began_s = parts.clock_s()
-        upstream = await parts.pool.post(await parts.proxy(), request.path, headers, body)
+        anew = only_with_room or self._losses.count > 0
+        address = await parts.proxy()
+        upstream = await parts.pool.post(address, request.path, headers, body, anew=anew)
         self._open.add(upstream)
         return upstream
 
@@ -319,11 +323,16 @@ class Relay:
 
     # --- losses
 
+    @property
+    def _ran_s(self) -> float:
+        return self.parts.clock_s() - self._began_s
+
     def _count_loss(self, why: str) -> None:
         """Raises RequestError where the request is given up."""
-        lived_s = self.parts.clock_s() - self._began_s
-        self._log("the replica of a request was lost", why=why, ran_s=round(lived_s, 3))
-        if (too_many := self._losses.add(lived_s)) is not None:
+        ran_s = self._ran_s
+        self._log("the replica of a request was lost", why=why, ran_s=round(ran_s, 3))
+        replicas = 2 if why == TWO_LOST else 1
+        if (too_many := self._losses.add(ran_s, replicas)) is not None:
             raise self._given_up(too_many)
         if self.stream.events and not self.stream.journaled:
             raise self._given_up("no_journal")
@@ -384,20 +393,3 @@ class Relay:
 
 def _part(body: bytes, *, more: bool = True) -> dict[str, Any]:
     return {"type": "http.response.body", "body": body, "more_body": more}
-
-
-def _streams(upstream: Upstream) -> bool:
-    return (upstream.header(b"content-type") or b"").startswith(b"text/event-stream")
-
-
-def _forwardable(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """One by one: a header may come more than once."""
-    return [(name, value) for name, value in headers if name not in _OWN_HEADERS]
-
-
-def _code_in(body: bytes) -> str:
-    """The code of an error response; "" where it is none of this service's."""
-    try:
-        return str(json.loads(body)["error"]["code"])
-    except (ValueError, TypeError, KeyError):
-        return ""

@@ -50,14 +50,18 @@ class UpstreamPool:
     connect_timeout_s: float = CONNECT_TIMEOUT_S
     _idle: dict[Address, list["Upstream"]] = field(default_factory=dict[Address, "list[Upstream]"])
 
-    async def post(self, address: Address, path: str, headers: Headers, body: bytes) -> "Upstream":
+    async def post(
+        self, address: Address, path: str, headers: Headers, body: bytes, *, anew: bool = False
+    ) -> "Upstream":
         """Send a request, and wait for the head of its response. Raises UpstreamError.
 
         A kept connection may have been closed by the other side meanwhile; then the request is sent
-        once more, over a new one.
+        once more, over a new one. `anew` takes a new one at once: it leads to a HAProxy that knows
+        which replicas there are, while a kept one may lead to the process that was replaced as the
+        replicas changed.
         """
         request = _written(address, path, headers, len(body))
-        while (kept := self._kept(address)) is not None:
+        while not anew and (kept := self._kept(address)) is not None:
             try:
                 return await _head_of(kept, request, body)
             except UpstreamError:

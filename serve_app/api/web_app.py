@@ -270,6 +270,8 @@ def make_web_app(
     pages = _Pages(tiers, source, time.time(), usage)
     app = Starlette(
         routes=[
+            # First, for routes are tried in turn.
+            *(StarletteRoute(path, gateway, methods=["POST"]) for path in FORWARDED_PATHS),
             StarletteRoute("/", pages.index),
             StarletteRoute("/assets/{name}", pages.page.asset),
             StarletteRoute("/openapi.json", pages.openapi),
@@ -284,7 +286,6 @@ def make_web_app(
             StarletteRoute("/favicon.ico", pages.favicon),
             StarletteRoute("/v1/models", pages.models),
             StarletteRoute("/v1/models/{model:path}", pages.model),
-            *(StarletteRoute(path, gateway, methods=["POST"]) for path in FORWARDED_PATHS),
         ],
         exception_handlers=_ERRORS,
     )

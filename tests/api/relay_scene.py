@@ -33,7 +33,8 @@ DONE = b"data: [DONE]\n\n"
 GENERATION = Generation([[EVENTS[0]], [], [EVENTS[1], EVENTS[2]], [EVENTS[3]], [DONE]])
 CHAT = "/v1/chat/completions"
 STREAM = {"model": "chat", "stream": True}
-WHOLE = whole(200, b'{"choices":[]}')
+WHOLE_BODY = b'{"choices":[]}'
+WHOLE = whole(200, WHOLE_BODY)
 NO_SERVER = refused(503, "no_server")
 
 
@@ -86,7 +87,11 @@ class Scene:
 
 @asynccontextmanager
 async def a_scene(
-    *answers: Answer, heartbeat_s: float = 3.0, lives_s: float = 0.0, **settings: Any
+    *answers: Answer,
+    heartbeat_s: float = 3.0,
+    lives_s: float = 0.0,
+    hand_over_within_s: float = 5.0,
+    **settings: Any,
 ) -> AsyncIterator[Scene]:
     """`lives_s`: by the gateway's clock each replica lives so long before it is lost. At the end no
     memory may be in use."""
@@ -120,6 +125,7 @@ async def a_scene(
             replay=ReplayConfig(**settings),
             secret=ClusterSecret(KEY),
             clock_s=clock,
+            hand_over_within_s=hand_over_within_s,
         )
         async with (
             served(make_web_app(BOTH, FakeTiers(), gateway)) as web_url,

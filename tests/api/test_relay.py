@@ -3,11 +3,13 @@
 import asyncio
 import json
 import logging
+from typing import Any
 
 import pytest
 
 from serve_app.api.relay import FIRST_PAUSE_S
 from serve_app.api.replay_wire import JOURNAL_HEADER, RESUME_HEADER
+from serve_app.api.upstream_response import NO_SERVER_AT_ONCE_S
 from tests.api.asgi import sse_data
 from tests.api.relay_scene import (
     CHAT,
@@ -16,6 +18,7 @@ from tests.api.relay_scene import (
     NO_SERVER,
     STREAM,
     WHOLE,
+    WHOLE_BODY,
     a_scene,
     continues,
     cut_after,
@@ -214,6 +217,20 @@ async def test_each_offer_is_tried() -> None:
         assert [each.dropped for each in scene.tier.asked] == [0, 1, 3]
 
 
+async def test_a_stream_runs_on_where_it_is_when_nobody_answers_to_an_offer() -> None:
+    """As Ray's own proxy, which keeps requests of a tier without a replica. The offers that come
+    meanwhile, and soon after, are passed over."""
+    chunks = GENERATION.chunks()
+    rest = [chunks[1], b":offer\n\n", *chunks[2:]]
+    async with a_scene(
+        offering(*rest), says(b""), heartbeat_s=0.05, hand_over_within_s=0.2
+    ) as scene:
+        answer = await scene.post()
+        assert answer.text.replace(": waiting for a replica\n\n", "").encode() == GENERATION.text
+        assert len(scene.tier.asked) == 2
+        assert scene.count("not_handed_over") == 1
+
+
 async def test_a_hand_over_is_no_loss() -> None:
     def loses(asked: Asked) -> Reply:
         return Reply(continues(asked)[: len(JOURNALED) + 80], cut=True)
@@ -247,6 +264,28 @@ async def test_a_whole_answer_that_is_lost_is_asked_for_again(lost: Answer) -> N
         assert len(scene.tier.asked) == 3
         assert all(RESUME_HEADER not in each.headers for each in scene.tier.asked)
         assert (scene.count("asked_again"), scene.gateway.memory.kept_bytes) == (1, 0)
+
+
+async def test_who_hears_after_a_while_that_there_is_no_server_has_lost_the_last_one() -> None:
+    async def late(connection: Connection) -> None:
+        await asyncio.sleep(NO_SERVER_AT_ONCE_S + 0.05)
+        connection.transport.write(NO_SERVER)
+
+    for payload, end, text in ((STREAM, continues, GENERATION.text), ({}, says(WHOLE), WHOLE_BODY)):
+        async with a_scene(lambda asked: Reply(b"", then=late), end) as scene:
+            answer = await scene.post(payload=payload)
+            assert (answer.status_code, answer.content) == (200, text)
+            assert len(scene.tier.asked) == 2
+
+
+@pytest.mark.parametrize("payload", [STREAM, {"model": "chat"}])
+async def test_a_request_under_which_the_proxy_has_lost_two_replicas_is_given_up(
+    payload: dict[str, Any],
+) -> None:
+    async with a_scene(says(refused(502, "bad_gateway"))) as scene:
+        answer = await scene.post(payload=payload)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "replica_lost")
+        assert len(scene.tier.asked) == 1
 
 
 async def test_a_whole_answer_is_given_up_as_a_502_with_the_reason() -> None:
@@ -362,6 +401,17 @@ async def test_requests_one_after_another_go_over_one_connection() -> None:
             answer = await scene.post(payload=payload)
             assert answer.status_code == 200
         assert [each.connection for each in scene.tier.asked] == [1, 1, 1]
+
+
+async def test_who_goes_on_is_asked_over_a_new_connection() -> None:
+    """A kept one may lead to a HAProxy that was replaced, and knows replicas that are gone."""
+    cut = cut_after(len(JOURNALED) + 50)
+    async with a_scene(says(WHOLE), says(WHOLE), cut, continues) as scene:
+        both = (scene.post(payload={"model": "chat"}) for _ in range(2))
+        await asyncio.gather(*both)
+        answer = await scene.post()
+        assert answer.content == GENERATION.text
+        assert [each.connection for each in scene.tier.asked][-1] == 3
 
 
 async def test_a_connection_that_was_closed_meanwhile_is_no_loss() -> None:

@@ -11,7 +11,13 @@ def service_board() -> Board:
         "tierserve-service",
         "tierserve: service",
         "What users get of each tier: answers, refusals, latency, tokens.",
-        (Row("Now", _now()), Row("Requests", _requests()), Row("Latency", _latency()), _tokens()),
+        (
+            Row("Now", _now()),
+            Row("Requests", _requests()),
+            Row("Lost replicas", _lost_replicas()),
+            Row("Latency", _latency()),
+            _tokens(),
+        ),
     )
 
 
@@ -133,6 +139,43 @@ def _requests() -> tuple[Panel, ...]:
             "reqps",
             (Query(f"sum by (tier) (rate(tierserve_relayed_total{{{S}}}{RATE}))", "{{tier}}"),),
             "The head of a line went where there was room.",
+        ),
+    )
+
+
+def _lost_replicas() -> tuple[Panel, ...]:
+    gaps = "rate(tierserve_replay_gap_seconds_bucket[15m])"
+    return (
+        Panel(
+            "Requests of /v1 whose replica was lost or drained",
+            "short",
+            (
+                Query(
+                    f"sum by (tier, result) (increase(tierserve_replays_total{{{S}}}{RATE}))",
+                    "{{tier}} {{result}}",
+                ),
+            ),
+            "By what became of them. given_up: the client got an error. docs/continuity.md.",
+            stacked=True,
+        ),
+        Panel(
+            "Requests held",
+            "short",
+            (Query(f"sum by (tier) (tierserve_held_requests{{{S}}})", "{{tier}}"),),
+            "Their replica is gone, and none continues them yet; streams get heartbeats meanwhile.",
+        ),
+        Panel(
+            "Gap until a stream went on",
+            "s",
+            tuple(
+                Query(
+                    f"histogram_quantile({quantile}, sum by (le) ({gaps}))",
+                    f"p{round(100 * quantile)}",
+                )
+                for quantile in (0.5, 0.95)
+            ),
+            "From the loss of its replica to its next event, over a quarter of an hour. No data: "
+            "no stream was lost.",
         ),
     )
 

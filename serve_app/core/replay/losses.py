@@ -15,11 +15,11 @@ class Losses:
     count: int = 0
     quick: int = 0
 
-    def add(self, lived_s: float) -> str | None:
-        """Count one that had run the request for so long. Why it is not to be continued, as one
-        word; None where it is."""
-        self.count += 1
-        self.quick += lived_s < QUICK_S
+    def add(self, lived_s: float, replicas: int = 1) -> str | None:
+        """Count one that had run the request for so long, or more of them. Why it is not to be
+        continued, as one word; None where it is."""
+        self.count += replicas
+        self.quick += replicas if lived_s < QUICK_S else 0
         if self.quick >= MOST_QUICK:
             return "quick_deaths"
         return "too_often" if self.count > self.max_times else None

@@ -7,25 +7,37 @@ vLLM's handlers) sees the same results as there. Knows vLLM's objects by their a
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from serve_app.core.replay.journal import EngineStep, Journal
+from serve_app.core.replay.journal import EngineStep, Journal, TokenLogprobs
 from serve_app.engine.vllm.resumption import resume_behind
 
 if TYPE_CHECKING:
-    from serve_app.engine.vllm.types import EnginePrompt, RequestOutput, SamplingParams
+    from serve_app.engine.vllm.types import (
+        CompletionOutput,
+        EnginePrompt,
+        RequestOutput,
+        SamplingParams,
+    )
 
     Outputs = AsyncGenerator[RequestOutput, None]
 
+# How the engine ends what it was asked for when it is ended itself, as by SIGTERM: nobody here asks
+# it to. It has not finished then, and another engine goes on.
+ABORTED = "abort"
 # A long journal is replayed in so many steps at a time, for others to have their turn.
 STEPS_AT_A_TIME = 32
 
 
 class JournalMismatchError(RuntimeError):
     """A journal holds steps that no call of the request can have made."""
+
+
+class EngineAbortedError(RuntimeError):
+    """The engine has given up a request, and lives on."""
 
 
 class PastResults(Protocol):
@@ -49,11 +61,13 @@ class EngineCall:
 @dataclass(frozen=True, slots=True)
 class JournaledEngine:
     """`generate` is the engine's own; `past_results` makes its results anew. A sequence ends where
-    prompt and output have `max_model_len` tokens."""
+    prompt and output have `max_model_len` tokens. `until_dead` is awaited where the engine is about
+    to end, and raises once it has; it returns if it does not."""
 
     generate: "Callable[..., Outputs]"
     past_results: Callable[[EngineCall], PastResults]
     max_model_len: int
+    until_dead: Callable[[], Awaitable[None]]
 
     def __call__(
         self,
@@ -77,10 +91,17 @@ class JournaledEngine:
         outputs = self.generate(call.prompt, call.params, call.request_id, **call.options)
         async with aclosing(outputs) as results:
             async for result in results:
+                await self.refuse_aborted(result)
                 await journal.order.turn()
                 with journal.order:
                     recorder.record(result)
                     yield result
+
+    async def refuse_aborted(self, result: "RequestOutput") -> None:
+        """Raise where the engine has not come to a result's end."""
+        if any(output.finish_reason == ABORTED for output in result.outputs):
+            await self.until_dead()
+            raise EngineAbortedError("the engine has aborted a request that nobody has ended")
 
 
 @dataclass(slots=True)
@@ -103,8 +124,19 @@ class _Recorder:
                     output.finish_reason,
                     output.stop_reason,
                     *of_prompt,
+                    _logprobs_of(output),
                 )
             )
+
+
+def _logprobs_of(output: "CompletionOutput") -> tuple[TokenLogprobs, ...]:
+    if not output.logprobs:
+        return ()
+    return tuple(
+        tuple((token, each.logprob) for token, each in of_token.items())
+        for of_token in output.logprobs
+        if of_token is not None
+    )
 
 
 @dataclass(slots=True)
@@ -132,10 +164,10 @@ class _Resumed:
         # The engine reads the prompt and the past while the past is given again.
         streams = [_Stream(index, self._go_on(index, past_results)) for index in open_sequences]
         try:
-            async for result in self._again(past_results):
-                yield result
-            async for result in self._new(streams):
-                yield result
+            for part in (self._again(past_results), self._new(streams)):
+                async with aclosing(part) as results:
+                    async for result in results:
+                        yield result
         finally:
             for stream in streams:
                 await stream.close()
@@ -165,6 +197,7 @@ class _Resumed:
         """What the sequences get from now on, as it comes."""
         recorder = _Recorder(self.journal, self.number, set(range(len(self.ids))))
         async for stream, result in _merged(streams):
+            await self.engine.refuse_aborted(result)
             for output in result.outputs:
                 output.index = stream.index
                 if output.finish_reason is not None:

@@ -3,7 +3,7 @@ a stream needed of the engine, and the same request continued from any of its ev
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,7 +54,12 @@ class Stream:
         return [timeless(event) for event in self.events]
 
 
-async def streamed(engine: Engine, asked: Asked, past: str | None = "") -> Stream:
+async def streamed(
+    engine: Engine,
+    asked: Asked,
+    past: str | None = "",
+    on_event: Callable[[Stream], None] = lambda _: None,
+) -> Stream:
     """One stream to its end, as the edge has it made. `past` is another one's journal; None: it is
     to have none at all."""
     journal = None if past is None else Journal(read(past))
@@ -87,6 +92,7 @@ async def streamed(engine: Engine, asked: Asked, past: str | None = "") -> Strea
             if event:
                 stream.events.append(event)
                 stream.journals.append(written)
+                on_event(stream)
         # As a socket does now and then.
         await asyncio.sleep(0)
 

@@ -106,6 +106,14 @@ class ScriptedEngine:
             self.open -= 1
 
 
+class DeadError(Exception):
+    pass
+
+
+async def until_dead() -> None:
+    raise DeadError
+
+
 def content(results: Sequence[Any]) -> Content:
     assert {(result.num_cached_tokens, result.num_cache_creation_tokens) for result in results} <= {
         (7, 5),
@@ -140,7 +148,7 @@ async def guarded(
         generate,
         binder=binder,
         max_model_len=max_model_len,
-        journaled=journaled(engine, FakePast, max_model_len),
+        journaled=journaled(engine, FakePast, max_model_len, until_dead),
     )
     results: list[Any] = []
     journals: list[str] = []
@@ -312,7 +320,7 @@ def test_a_client_that_leaves_ends_what_goes_on_for_it() -> None:
         said = {"id": [ends(5, END, *range(30, 60)), ends(6, END, *range(60, 90))]}
         engine = ScriptedEngine(said)
         journal = Journal(read("0 0 5;0 1 6"))
-        journaled: Any = JournaledEngine(engine, FakePast, 1000)  # pyright: ignore
+        journaled: Any = JournaledEngine(engine, FakePast, 1000, until_dead)  # pyright: ignore
         params = Params(output_kind=Kind.DELTA, n=2, seed=SEED)
         call = journaled(journal, 0, {"prompt_token_ids": [USER]}, params, "id")
         for _ in range(4):
@@ -322,3 +330,16 @@ def test_a_client_that_leaves_ends_what_goes_on_for_it() -> None:
         assert engine.open == 0
 
     asyncio.run(left())
+
+
+def test_an_engine_that_is_ended_has_not_finished_its_requests() -> None:
+    """As SIGTERM ends vLLM's: each request with a result that looks like an end."""
+
+    async def ended() -> None:
+        aborted = ScriptedEngine({"id": [Said([5, END, 30], "abort")]})
+        with pytest.raises(DeadError):
+            await guarded(aborted)
+        with pytest.raises(DeadError):
+            await guarded(aborted, "0 0 5")
+
+    asyncio.run(ended())

@@ -15,6 +15,15 @@ from serve_app.core.replay.order import ReplayOrder
 _BETWEEN_STEPS, _BETWEEN_PARTS, _BETWEEN_IDS = ";", " ", ","
 # Behind the index, before each number of tokens of the prompt.
 _BEFORE_TOKENS = "+"
+# Behind the ids: what stands before log probabilities, between those of two tokens, between two
+# candidates of a token, and inside of one.
+_BEFORE_LOGPROBS, _BETWEEN_TOKENS, _BETWEEN_CANDIDATES, _IN_CANDIDATE = "~", "|", "/", ":"
+# As vLLM's handlers write it where there is none.
+LEAST_LOGPROB = -9999.0
+
+
+# Of one token: its own, then those of the other candidates, each with the candidate's id.
+TokenLogprobs = tuple[tuple[int, float], ...]
 
 
 class JournalError(ValueError):
@@ -29,7 +38,7 @@ class EngineStep:
     the sequence's within that call. `finish_reason` and `stop_reason` are the engine's own, and
     None but at a sequence's last step. `cached_tokens` are those of the prompt that the engine
     found in its prefix cache, and `cache_written_tokens` those that it put there, at a sequence's
-    first step.
+    first step. `logprobs`, where they were asked for, are of each token.
     """
 
     call: int
@@ -39,6 +48,7 @@ class EngineStep:
     stop_reason: int | str | None = None
     cached_tokens: int = 0
     cache_written_tokens: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 def written(steps: Sequence[EngineStep]) -> str:
@@ -100,7 +110,10 @@ def _written_step(step: EngineStep) -> str:
     if step.cached_tokens or step.cache_written_tokens:
         prompt = (index, str(step.cached_tokens), str(step.cache_written_tokens))
         index = _BEFORE_TOKENS.join(prompt)
-    parts = [str(step.call), index, _BETWEEN_IDS.join(map(str, step.token_ids))]
+    ids = _BETWEEN_IDS.join(map(str, step.token_ids))
+    if step.logprobs:
+        ids += _BEFORE_LOGPROBS + _BETWEEN_TOKENS.join(map(_written_logprobs, step.logprobs))
+    parts = [str(step.call), index, ids]
     if step.finish_reason is not None:
         parts.append(step.finish_reason)
         # Last, for a stop string may hold what stands between parts.
@@ -113,13 +126,26 @@ def _read_step(text: str) -> EngineStep:
     parts = text.split(_BETWEEN_PARTS, 4)
     index, *of_prompt = map(int, parts[1].split(_BEFORE_TOKENS))
     cached_tokens, cache_written_tokens = of_prompt or (0, 0)
+    ids, _, logprobs = parts[2].partition(_BEFORE_LOGPROBS)
     step = EngineStep(
         int(parts[0]),
         index,
-        tuple(map(int, parts[2].split(_BETWEEN_IDS))) if parts[2] else (),
+        tuple(map(int, ids.split(_BETWEEN_IDS))) if ids else (),
         cached_tokens=cached_tokens,
         cache_written_tokens=cache_written_tokens,
+        logprobs=tuple(map(_read_logprobs, logprobs.split(_BETWEEN_TOKENS))) if logprobs else (),
     )
     if len(parts) == 3:
         return step
     return replace(step, finish_reason=parts[3], stop_reason=json.loads(parts[4]))
+
+
+def _written_logprobs(of_token: TokenLogprobs) -> str:
+    return _BETWEEN_CANDIDATES.join(
+        f"{token}{_IN_CANDIDATE}{max(logprob, LEAST_LOGPROB):.7g}" for token, logprob in of_token
+    )
+
+
+def _read_logprobs(text: str) -> TokenLogprobs:
+    pairs = (candidate.split(_IN_CANDIDATE) for candidate in text.split(_BETWEEN_CANDIDATES))
+    return tuple((int(token), float(logprob)) for token, logprob in pairs)

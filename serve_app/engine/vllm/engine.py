@@ -27,7 +27,6 @@ from serve_app.engine.grammar.checked_start import checking_starts
 from serve_app.engine.grammar.sandbox import GrammarSandbox
 from serve_app.engine.grammar.structure import GrammarSyntax, StructureBinder
 from serve_app.engine.interface import EngineLoad
-from serve_app.engine.journaled import JournaledEngine
 from serve_app.engine.vllm.fast_path import (
     FAST_CHUNKS,
     FAST_ROUTES,
@@ -35,7 +34,7 @@ from serve_app.engine.vllm.fast_path import (
     collect_garbage_rarely,
 )
 from serve_app.engine.vllm.first_tokens import FirstTokens
-from serve_app.engine.vllm.past_results import PastVllmResults
+from serve_app.engine.vllm.past_results import journaled_engine
 from serve_app.engine.vllm.patches import (
     assistant_prefill,
     event_ids,
@@ -271,12 +270,11 @@ def _answer_guard(
         grammar_of_choices=choice_as_grammar,
     )
     limits = SchemaLimits(structure.max_bytes, structure.max_nesting, structure.max_nodes)
-    max_model_len = client.model_config.max_model_len
     return AnswerGuard(
         generate=client.generate,
         marks=_thought_marks(client.vllm_config.reasoning_config, tokenizer),
         eos=tokenizer.eos_token_id,
-        max_model_len=max_model_len,
+        max_model_len=client.model_config.max_model_len,
         repetition=RepetitionDetectionParams(
             max_pattern_size=ENDLESS.most_tokens,
             min_pattern_size=ENDLESS.least_tokens,
@@ -286,11 +284,7 @@ def _answer_guard(
         # As vLLM decodes an answer, without a tokenizer's own tidying up.
         decode=partial(tokenizer.decode, clean_up_tokenization_spaces=False),
         first_tokens=first_tokens,
-        journaled=JournaledEngine(
-            client.generate, partial(PastVllmResults, tokenizer), max_model_len
-        )
-        if outcomes()[resumed_output.PATCH.name]
-        else None,
+        journaled=journaled_engine(client) if outcomes()[resumed_output.PATCH.name] else None,
     )
 
 

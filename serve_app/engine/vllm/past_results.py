@@ -1,15 +1,18 @@
 """vLLM's results, made anew from the ids that they had: text as its detokenizer gave it then."""
 
+import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from serve_app.core.replay.journal import EngineStep
-from serve_app.engine.journaled import EngineCall
+from serve_app.core.replay.journal import EngineStep, TokenLogprobs
+from serve_app.engine.journaled import EngineCall, JournaledEngine
 
 if TYPE_CHECKING:
     from vllm.logprobs import SampleLogprobs
     from vllm.tokenizers import TokenizerLike
+    from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.detokenizer import IncrementalDetokenizer
     from vllm.v1.engine.logprobs import LogprobsProcessor
     from vllm.v1.outputs import LogprobsLists
@@ -17,11 +20,34 @@ if TYPE_CHECKING:
     from serve_app.engine.vllm.types import RequestOutput
 
 
+# An engine that is to end aborts its requests, then frees the GPU.
+ENDS_WITHIN_S, LOOK_EVERY_S = 10.0, 0.02
+
+
+def journaled_engine(client: "AsyncLLM") -> JournaledEngine:
+    """vLLM's engine with journals, where it is patched for them."""
+    tokenizer = client.renderer.get_tokenizer()
+    return JournaledEngine(
+        client.generate,
+        partial(PastVllmResults, tokenizer),
+        client.model_config.max_model_len,
+        until_dead=partial(_until_dead, client),
+    )
+
+
+async def _until_dead(client: "AsyncLLM") -> None:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    for _ in range(round(ENDS_WITHIN_S / LOOK_EVERY_S)):
+        if client.errored:
+            raise EngineDeadError
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
 @dataclass(slots=True)
 class PastVllmResults:
-    """Those of one call, in DELTA form. Log probabilities, which no journal has, are zeros: the
-    events that hold them are with the client already. The texts beside them are as they were, for
-    offsets count on from them."""
+    """Those of one call, in DELTA form. Log probabilities of the prompt, which no journal has, are
+    zeros: the event that holds them is with the client already."""
 
     tokenizer: "TokenizerLike"
     call: EngineCall
@@ -44,7 +70,7 @@ class PastVllmResults:
             text=self._text(step),
             token_ids=list(step.token_ids),
             cumulative_logprob=None if params.num_logprobs is None else 0.0,
-            logprobs=None if params.num_logprobs is None else self._zeros(step),
+            logprobs=None if params.num_logprobs is None else self._logprobs_of(step),
             finish_reason=step.finish_reason,
             stop_reason=step.stop_reason,
         )
@@ -81,13 +107,13 @@ class PastVllmResults:
             texts.update([token], by_id and number == len(ids))
         return texts.get_next_output_text(ended, True)
 
-    def _zeros(self, step: EngineStep) -> "SampleLogprobs":
+    def _logprobs_of(self, step: EngineStep) -> "SampleLogprobs":
         processor = self._logprobs[step.index]
-        for token in step.token_ids:
-            processor._update_sample_logprobs(_of_one(token))
+        for of_token in step.logprobs:
+            processor._update_sample_logprobs(_as_engine(of_token))
         known = processor.logprobs
         assert known is not None
-        return known[len(known) - len(step.token_ids) :]
+        return known[len(known) - len(step.logprobs) :]
 
     def _zeros_of_prompt(self) -> Any:
         """There is none of the first token."""
@@ -97,8 +123,10 @@ class PastVllmResults:
         return [None, *({token: Logprob(0.0, 1, self.tokenizer.decode([token]))} for token in ids)]
 
 
-def _of_one(token: int) -> "LogprobsLists":
+def _as_engine(of_token: TokenLogprobs) -> "LogprobsLists":
+    """As vLLM's engine reports those of one token. Its rank is told to no client."""
     import numpy as np
     from vllm.v1.outputs import LogprobsLists
 
-    return LogprobsLists(np.array([[token]]), np.array([[0.0]]), np.array([1]), None)
+    ids, logprobs = zip(*of_token, strict=True)
+    return LogprobsLists(np.array([ids]), np.array([logprobs]), np.array([1]), None)

@@ -6,6 +6,12 @@ from serve_app.core.replay.journal import EngineStep, Journal, JournalError, rea
 
 IDS = st.lists(st.integers(0, 1 << 20), max_size=5).map(tuple)
 REASONS = st.none() | st.integers(0, 1 << 20) | st.text(max_size=10)
+# As many digits as are written.
+LOGPROB = st.floats(-9999.0, 0.0).map(lambda value: float(f"{value:.7g}"))
+LOGPROBS = st.lists(
+    st.lists(st.tuples(st.integers(0, 1 << 20), LOGPROB), min_size=1, max_size=3).map(tuple),
+    max_size=3,
+).map(tuple)
 STEPS = st.builds(
     EngineStep,
     st.integers(0, 9),
@@ -15,6 +21,7 @@ STEPS = st.builds(
     REASONS,
     cached_tokens=st.integers(0, 9),
     cache_written_tokens=st.integers(0, 9),
+    logprobs=LOGPROBS,
 ) | st.builds(EngineStep, st.integers(0, 9), st.integers(0, 9), IDS)
 
 
@@ -27,7 +34,20 @@ def test_a_journal_is_read_as_it_was_written(steps: list[EngineStep]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["x", "1", "1 2", "1 2 x", "1 2+3 4", "1 + 4", "1 2 3 stop", "1 2 3 stop {", ";"]
+    "text",
+    [
+        "x",
+        "1",
+        "1 2",
+        "1 2 x",
+        "1 2+3 4",
+        "1 + 4",
+        "1 2 3~4",
+        "1 2 3~4:x",
+        "1 2 3 stop",
+        "1 2 3 stop {",
+        ";",
+    ],
 )
 def test_what_is_no_journal_is_refused(text: str) -> None:
     with pytest.raises(JournalError):

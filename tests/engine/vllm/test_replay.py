@@ -13,6 +13,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from itertools import zip_longest
+from multiprocessing import active_children
 from typing import Any
 
 import pytest
@@ -311,3 +312,20 @@ def test_a_stream_goes_on_as_if_nothing_had_happened(run: Run, engine: Engine, k
 
     wrong = run(broken_at_random())
     assert not wrong, "\n".join(wrong)
+
+
+def test_an_engine_that_a_signal_ends_has_not_ended_its_streams(run: Run, engine: Engine) -> None:
+    """The last one: there is no engine behind it."""
+
+    long = chat(DIRECT, ignore_eos=True, max_tokens=450)
+
+    def end_it(stream: Stream) -> None:
+        if len(stream.events) == 20:
+            (process,) = [one for one in active_children() if "EngineCore" in one.name]
+            process.terminate()
+
+    stream = run(streamed(engine, long, on_event=end_it))
+    assert engine.dead
+    assert [part for part in content(stream.parsed).parts["0"] if part[0] == "end"] == []
+    assert "error" in stream.parsed[-2]
+    assert stream.parsed[-1] == "[DONE]"

@@ -86,6 +86,11 @@ def find(name: str) -> Any:
     return reduce(getattr, path.split("."), importlib.import_module(module))
 
 
+def is_replaced(current: Any) -> bool:
+    """Whether what stands there now is a patch's."""
+    return _MARK in getattr(current, "__dict__", {})
+
+
 def replace(
     owner: Any,
     attribute: str,
@@ -96,7 +101,7 @@ def replace(
     """Put what `make` makes of an attribute in its place, unless it stands there already. `as_`
     wraps it for a class, as `staticmethod` does."""
     current = getattr(owner, attribute)
-    if _MARK in getattr(current, "__dict__", {}):
+    if is_replaced(current):
         return
     made = make(current)
     setattr(made, _MARK, make.__name__)

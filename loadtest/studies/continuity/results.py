@@ -83,10 +83,11 @@ def table(results: Mapping[str, Any]) -> str:
     """A row for each fault and number of replicas."""
     rows = [_row(each) for each in results["faults"]]
     meta, control = results[META], results["control"]
+    runs = meta["unbroken_runs"]
     caption = (
         f"{meta['streams_at_once']} streams of `/v1` at once at temperature 0 (text, a reasoning "
         "budget, JSON, log probabilities, completions, Anthropic's messages), each compared with "
-        f"the same one in {UNBROKEN_RUNS} unbroken runs, of which it has to be equal to one; of "
+        f"the same one in {runs} unbroken runs, of which it has to be equal to one; of "
         f"{control['streams']} streams {control['differ']} were not the same in all of these. "
         "The silence is the longest one between two events of a stream that went on elsewhere, "
         f"from the fault on. Model `{meta['model']}`, real vLLM, {taken_on(meta)}; "

@@ -54,6 +54,7 @@ def test_the_table_has_a_row_for_each_fault_and_says_how_it_was_measured() -> No
             "machine": {"cores": 2, "cpu": "X"},
             "model": "micro-r1",
             "streams_at_once": 8,
+            "unbroken_runs": 3,
         },
         "control": {"streams": 8, "differ": 0},
         "faults": [{"fault": "replica", "replicas": 2, **figures([cut], [0.25])}],

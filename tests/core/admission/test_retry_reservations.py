@@ -4,10 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from serve_app.core.admission.retry_reservations import LATE_S, RetryReservations
 
 

@@ -262,7 +262,7 @@ def _without_soft_stops(words: Sequence[str]) -> tuple[str, ...]:
 
 def _bound(host: str, port: int) -> socket.socket:
     """As HAProxy binds an address; HAProxy itself begins to listen."""
-    wanted = "0.0.0.0" if host in ("", "*") else host.strip("[]")  # noqa: S104 - Ray's own wish
+    wanted = "0.0.0.0" if host in ("", "*") else host.strip("[]")  # noqa: S104 - the address that Ray has configured
     family, kind, protocol, _, address = socket.getaddrinfo(
         wanted, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]

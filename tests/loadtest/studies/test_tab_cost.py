@@ -71,7 +71,7 @@ async def measured(service: Slowed) -> list[tuple[tab_cost.Half, tab_cost.Half]]
         return await tab_cost.measured(parse([*argv, "--streams", "2", "--output-tokens", "50"]))
 
 
-async def test_the_halves_with_tabs_are_told_from_those_without() -> None:
+async def test_the_halves_with_tabs_are_distinguished_from_those_without() -> None:
     service = Slowed()
     rounds = await measured(service)
     assert service.tabs == 0

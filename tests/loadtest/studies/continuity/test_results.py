@@ -17,7 +17,7 @@ def stream(text: str, *, ends: bool = True, valid: bool = True) -> Stream:
     return made
 
 
-def test_a_cut_stream_a_different_one_and_one_that_breaks_its_promise_are_told_apart() -> None:
+def test_a_cut_stream_a_different_one_and_one_that_breaks_its_promise_are_distinguished() -> None:
     unbroken = [stream("abc")]
     cuts = [
         Cut.of(stream("abc"), unbroken, 1, 0.5),

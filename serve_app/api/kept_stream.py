@@ -57,6 +57,8 @@ class KeptStream:
     # Whether all events are kept; else only those that the reader has not.
     resumable: bool = True
     ended: bool = False
+    # Whether a client was sent its beginning, and so knows its id.
+    opened: bool = False
     failure: BaseException | None = None
     reader: object | None = None
     _events: list[bytes] = field(default_factory=list[bytes])
@@ -133,7 +135,7 @@ class KeptStream:
     async def read(self, send: Send, head: Message, after: int) -> None:
         """In the place of whoever reads it now, who gets nothing more."""
         me = self.reader = object()
-        self.taken = after
+        self.opened, self.taken = True, after
         self._notify()
         try:
             await send(head)

@@ -99,7 +99,7 @@ class KeptStreams:
         try:
             await stream.read_first(send)
         finally:
-            if stream.head is None:
+            if not stream.opened:
                 self._forget(stream, None)
                 task.cancel()
                 await asyncio.wait({task})
@@ -182,7 +182,7 @@ class KeptStreams:
 
     def _has_left(self, stream: KeptStream) -> None:
         """The client that read it has lost its connection, or has all of it."""
-        if stream.ended or stream.head is None:
+        if stream.ended:
             return
         if stream.resumable:
             self._start_timer(stream, self.settings.client_gone_s, self._cancel)
@@ -192,8 +192,9 @@ class KeptStreams:
     def _has_ended(self, stream: KeptStream, task: asyncio.Task[None]) -> None:
         del self._tasks[stream]
         failure = None if task.cancelled() else task.exception()
-        if failure is not None and stream.reader is None and stream.head is not None:
-            log.error("a stream that no client reads has failed", exc_info=failure)
+        if failure is not None and stream.reader is None and stream.opened:
+            details = {"request_id": stream.facts.request_id, "tier": stream.facts.tier}
+            log.error("a stream that no client reads has failed", exc_info=failure, extra=details)
         stream.end(failure)
         if stream.facts.stream_id in self._streams:
             self._ended[stream.facts.stream_id] = stream

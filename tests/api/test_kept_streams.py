@@ -10,9 +10,11 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.types import Message, Send
 
 from serve_app.api.access import AccessDesk
 from serve_app.api.kept_stream import TAKEN_OVER
+from serve_app.core.access.caller import NOBODY
 from tests.api.fake_keys import ADMIN, TEAM, FakeKeys
 from tests.api.relay_scene import (
     CHAT,
@@ -379,6 +381,32 @@ async def test_a_client_that_leaves_before_it_has_an_id_ends_the_work() -> None:
         await until(lambda: scene.tier.asked)
         request.cancel()
         await until(lambda: scene.tier.ended == 1)
+
+
+async def test_a_client_that_leaves_as_its_stream_begins_ends_the_work() -> None:
+    """Before it was sent anything, so that it has no id to come back with."""
+    async with a_scene(paced()) as scene:
+        streams = scene.gateway.kept_streams
+        ended = asyncio.Event()
+
+        async def relay(send: Send) -> None:
+            headers = [(b"content-type", b"text/event-stream")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            request.cancel()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.set()
+
+        async def unused(message: Message) -> None:
+            raise AssertionError(message)
+
+        request = asyncio.ensure_future(
+            streams.run(relay, unused, caller=NOBODY, request_id="r", tier="chat")
+        )
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        assert ended.is_set()
 
 
 async def test_some_time_after_its_end_a_stream_is_gone() -> None:

@@ -170,14 +170,22 @@ class GatewayMetrics:
     held: Gauge
     journal_bytes: Gauge
     gap_s: Histogram
+    # By `result`.
+    kept_streams: Counter
 
 
 # What became of a request whose replica was lost, or handed it over.
 REPLAY_RESULTS = ("continued", "asked_again", "handed_over", "not_handed_over", "given_up")
+# What became of a resumable stream: its client came back, no client came, its time after its end
+# was over, it gave way to others, no memory was left for it, or none to begin with.
+KEPT_STREAM_RESULTS = ("resumed", "client_gone", "expired", "forgotten", "outgrown", "not_kept")
 
 
 def make_gateway_metrics(
-    registry: CollectorRegistry, tiers: Iterable[str], journal_bytes: Callable[[], float]
+    registry: CollectorRegistry,
+    tiers: Iterable[str],
+    journal_bytes: Callable[[], float],
+    kept_stream_bytes: Callable[[], float],
 ) -> GatewayMetrics:
     """Register the metrics of a gateway."""
     replays = Counter(
@@ -208,7 +216,21 @@ def make_gateway_metrics(
         buckets=GAP_BUCKETS_S,
         registry=registry,
     )
-    return GatewayMetrics(replays, held, journals, gap_s)
+    kept_streams = Counter(
+        f"{PREFIX}_kept_streams",
+        "What became of streams that their clients may come back to, and clients that came.",
+        ("result",),
+        registry=registry,
+    )
+    for result in KEPT_STREAM_RESULTS:
+        kept_streams.labels(result=result)
+    kept_bytes = Gauge(
+        f"{PREFIX}_kept_stream_bytes",
+        "Memory for the events of streams that their clients may come back to.",
+        registry=registry,
+    )
+    kept_bytes.set_function(kept_stream_bytes)
+    return GatewayMetrics(replays, held, journals, gap_s, kept_streams)
 
 
 def cumulative_counts(histogram: Histogram) -> list[int]:

@@ -25,6 +25,8 @@ from serve_app.core.admission.fairness import ANONYMOUS, Flow
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
 
+# Of the scope: the `Caller` whose request it is.
+CALLER = "tierserve.caller"
 # What a key begins with; other credentials are not this service's.
 KEY_PREFIX = b"ts-"
 MOST_KEY_BYTES = 256

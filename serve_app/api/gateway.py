@@ -13,27 +13,41 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from serve_app.api.access import CALLER
 from serve_app.api.asgi import NOT_FORWARDED
 from serve_app.api.forwarding import INTERNAL_HEADERS, ClusterSecret
 from serve_app.api.gateway_request import GatewayRequest, RelayParts
+from serve_app.api.kept_streams import (
+    RESUMABLE_HEADER,
+    KeptStreams,
+    last_event,
+    refuse_resumption,
+    wants_resumable,
+)
 from serve_app.api.relay import Relay
-from serve_app.api.replay_memory import Kept, ReplayMemory
+from serve_app.api.replay_memory import ReplayMemory
 from serve_app.api.replay_wire import JOURNAL_HEADER, RESUME_HEADER
 from serve_app.api.request_body import BodyReader, parse_object
 from serve_app.api.request_context import REQUEST_ID_HEADER, header, path_below_root
 from serve_app.api.routes import GENERATING
 from serve_app.api.upstream import Address, UpstreamPool
 from serve_app.config.replay import ReplayConfig
+from serve_app.core.access.caller import NOBODY
 from serve_app.core.tiers import Tier
 from serve_app.errors import ClientDisconnectedError, RequestError
 from serve_app.telemetry import make_gateway_metrics
 
 FORWARDED_PATHS = (*GENERATING, "/tokenize", "/detokenize", "/v1/messages/count_tokens")
 _NOT_FORWARDED = (
-    NOT_FORWARDED | INTERNAL_HEADERS | {JOURNAL_HEADER, RESUME_HEADER, b"expect", b"te", b"trailer"}
+    NOT_FORWARDED
+    | INTERNAL_HEADERS
+    | {JOURNAL_HEADER, RESUME_HEADER, RESUMABLE_HEADER, b"expect", b"te", b"trailer"}
 )
+_SSE_TYPE = {"content-type": "text/event-stream; charset=utf-8"}
 _MIB = 1024 * 1024
 
 
@@ -61,13 +75,18 @@ class Gateway:
     clock_s: Callable[[], float] = time.monotonic
     hand_over_within_s: float = 5.0
     memory: ReplayMemory = field(init=False)
+    kept_streams: KeptStreams = field(init=False)
     _parts: RelayParts = field(init=False)
 
     def __post_init__(self) -> None:
         self.memory = ReplayMemory(self.replay.max_journal_mib * _MIB)
         metrics = make_gateway_metrics(
-            self.registry, [tier.value for tier in self.tiers], lambda: self.memory.kept_bytes
+            self.registry,
+            [tier.value for tier in self.tiers],
+            lambda: self.memory.kept_bytes,
+            lambda: self.kept_streams.memory.kept_bytes,
         )
+        self.kept_streams = KeptStreams(self.replay, metrics.kept_streams)
         self._parts = RelayParts(
             self._proxy,
             self.secret.key,
@@ -83,21 +102,50 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the request to its tier and stream the answer through, chunk by chunk; where the
         client disconnects, end it. Raises RequestError where no response has begun."""
-        with self.memory.keeping() as kept:
-            relay = await self._read(scope, receive, send, kept)
-            # Nobody is there to be answered.
-            with suppress(ClientDisconnectedError):
-                async with while_connected(receive):
-                    await relay.run()
+        refuse_resumption(scope)
+        request, body = await self._read(scope, receive)
+
+        async def relay(to: Send) -> None:
+            with self.memory.keeping() as kept:
+                await Relay(self._parts, request, body, to, kept).run()
+
+        # Nobody is there to be answered.
+        with suppress(ClientDisconnectedError):
+            async with while_connected(receive):
+                if request.streams and wants_resumable(scope):
+                    await self.kept_streams.run(
+                        relay,
+                        send,
+                        caller=scope.get(CALLER, NOBODY),
+                        request_id=request.request_id,
+                        tier=request.tier.value,
+                    )
+                else:
+                    await relay(send)
+
+    async def resume(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer `GET /v1/streams/{id}`. Raises RequestError where no response has begun."""
+        request = Request(scope)
+        after = last_event(scope, request.query_params.get("after"))
+        caller = scope.get(CALLER, NOBODY)
+        stream = self.kept_streams.find(request.path_params["id"], caller)
+        if request.method == "HEAD":
+            # It reads nothing, and so takes the stream from nobody.
+            await Response(headers=_SSE_TYPE)(scope, receive, send)
+            return
+        with suppress(ClientDisconnectedError):
+            async with while_connected(receive):
+                await self.kept_streams.resume(stream, after, send)
 
     def metrics_text(self) -> str:
         """This gateway's metrics in Prometheus' text format."""
         return generate_latest(self.registry).decode()
 
     async def close(self) -> None:
+        await self.kept_streams.close()
         self.pool.close()
 
-    async def _read(self, scope: Scope, receive: Receive, send: Send, kept: Kept) -> Relay:
+    async def _read(self, scope: Scope, receive: Receive) -> tuple[GatewayRequest, bytes]:
         try:
             body = await self.bodies.read(
                 scope, receive, limit_bytes=self.max_body_bytes, timeout_s=self.body_timeout_s
@@ -115,7 +163,7 @@ class Gateway:
             endpoint,
             streams=endpoint is not None and payload.get("stream") is True,
         )
-        return Relay(self._parts, request, body, send, kept)
+        return request, body
 
     async def _proxy(self) -> Address:
         return _address(await self.base_url())

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from serve_app.api.kept_streams import STREAMS_PATH
 from serve_app.api.openapi_bodies import (
     COMPONENTS,
     EitherTier,
@@ -114,6 +115,10 @@ def _parameters(route: Route) -> Iterable[dict[str, Any]]:
         if part.startswith("{"):
             schema = {"type": "string", "minLength": 1}
             yield {"name": part[1:-1], "in": "path", "required": True, "schema": schema}
+    if route.path == STREAMS_PATH:
+        yield from _RESUMED_FROM
+    elif route in WEB_ROUTES and route.work is Work.ENGINE:
+        yield _RESUMABLE_PARAMETER
 
 
 def _responses(route: Route, *, anthropic: bool) -> dict[str, Any]:
@@ -148,6 +153,10 @@ def _answered(route: Route, *, generating: bool) -> dict[str, Any]:
                 "them, and comments such as `: waiting, 2 ahead` while the request waits.",
             }
         }
+    elif route.path == STREAMS_PATH:
+        content = {"text/event-stream": {"schema": {"type": "string"}}}
+    if route.path == STREAMS_PATH or (generating and route in WEB_ROUTES):
+        names.append("x-tierserve-stream-id")
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     answered: dict[str, Any] = {"description": "Answered.", "headers": headers}
     return answered | ({"content": content} if content else {})
@@ -160,7 +169,10 @@ def _statuses(route: Route, *, generating: bool) -> dict[str, str]:
         statuses["413"] = "The body, or the prompt in it, is too large."
         statuses["415"] = "The body is compressed: it is to come as plain JSON."
     if generating or "{" in route.path:
-        statuses["404"] = "There is no such model, response or file."
+        statuses["404"] = "There is no such model, response, stream or file."
+    if route.path == STREAMS_PATH:
+        statuses["400"] = "The stream has no such event."
+        statuses["410"] = "The stream is not kept any more; the error says why."
     if generating or route.work is Work.TOKENIZER:
         statuses["429"] = "The tier is full."
     if generating or route.path in ("/readyz", "/health"):
@@ -172,6 +184,7 @@ _OF_ANSWERS = ("x-tierserve-warning", "x-tierserve-cache", "x-tierserve-thought"
 _SENT: Mapping[str, Sequence[str]] = {
     "400": ("x-request-id",),
     "404": ("x-request-id",),
+    "410": ("x-request-id",),
     "413": ("x-request-id",),
     "415": ("x-request-id",),
     "429": ("x-request-id", "retry-after"),
@@ -195,6 +208,11 @@ _HEADERS: Mapping[str, dict[str, Any]] = {
         "description": "`hit` where the answer is one that was given before.",
         "schema": _TEXT,
     },
+    "x-tierserve-stream-id": {
+        "description": "Of a stream with `x-tierserve-resumable: 1`: what `/v1/streams/{id}` "
+        "knows it by.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+    },
     "x-tierserve-thought": {"description": "How each answer's reasoning ended.", "schema": _TEXT},
 }
 _REQUEST_ID_PARAMETER: dict[str, Any] = {
@@ -203,6 +221,31 @@ _REQUEST_ID_PARAMETER: dict[str, Any] = {
     "required": False,
     "description": "An id of the client's own. One in another form is replaced.",
     "schema": {"type": "string", "pattern": REQUEST_ID_PATTERN},
+}
+_EVENT_NUMBER: Schema = {"type": "integer", "minimum": 0}
+_RESUMED_FROM: Sequence[dict[str, Any]] = (
+    {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "required": False,
+        "description": "The `id` of the last event that the client has.",
+        "schema": _EVENT_NUMBER,
+    },
+    {
+        "name": "after",
+        "in": "query",
+        "required": False,
+        "description": "The same, for clients that cannot set the header, which goes first.",
+        "schema": _EVENT_NUMBER,
+    },
+)
+_RESUMABLE_PARAMETER: dict[str, Any] = {
+    "name": "x-tierserve-resumable",
+    "in": "header",
+    "required": False,
+    "description": "`1`: the events of the stream are numbered and kept, so that a client that "
+    "loses its connection gets the rest by `GET /v1/streams/{id}`.",
+    "schema": {"type": "string", "enum": ["1"]},
 }
 _ERROR_FIELDS: Schema = {
     "type": "object",

@@ -186,6 +186,9 @@ WEB_ROUTES = (
     _models("/v1/models", "the tiers as models, with their limits", Work.REPLICAS),
     _models("/v1/models/{model}", "one of them", Work.REPLICAS),
     *(_generating(path, _OF_THE_NAMED_TIER) for path in GENERATING),
+    _models(
+        "/v1/streams/{id}", "a resumable stream, behind the event that the client has", Work.LOOP
+    ),
     *(
         _tokenizing(path, _OF_THE_NAMED_TIER)
         for path in ("/tokenize", "/detokenize", "/v1/messages/count_tokens")

@@ -16,12 +16,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route as StarletteRoute
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_app.api.access import AccessDesk
+from serve_app.api.access import CALLER, AccessDesk
 from serve_app.api.asgi import send_error
 from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch, Watched
 from serve_app.api.follow import StatusFeed
 from serve_app.api.gateway import FORWARDED_PATHS, Gateway
 from serve_app.api.history import StatusHistory
+from serve_app.api.kept_streams import STREAMS_PATH
 from serve_app.api.openapi import as_json, openapi_document
 from serve_app.api.openapi_bodies import TierLimits
 from serve_app.api.page import Page, wants_page
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 DOCUMENT_AGE_S = 10.0
 # For who follows the status: Serve's own is the dearest part of it, and changes least.
 STATE_AGE_S = 3.0
-# Of the scope: the `Caller` whose request it is.
-CALLER = "tierserve.caller"
 FAVICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">'
     '<path fill="#2563eb" d="M2 9h12v5H2z"/><path fill="#60a5fa" d="M4 2h8v5H4z"/></svg>'
@@ -257,10 +256,22 @@ def make_web_app(
             StarletteRoute("/favicon.ico", pages.favicon),
             StarletteRoute("/v1/models", pages.models),
             StarletteRoute("/v1/models/{model:path}", pages.model),
+            StarletteRoute(STREAMS_PATH, _Resumption(gateway), methods=["GET"]),
         ],
         exception_handlers=_ERRORS,
     )
     return Door(app, StallWatch(time.monotonic), client_stall_s, access or AccessDesk(), tracer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Resumption:
+    """A client comes back to its stream. An application of its own, not a function, so that it is
+    called with what the client is sent."""
+
+    gateway: Gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.gateway.resume(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,3 +27,21 @@ class ReplayConfig(Strict):
         description="Memory for what streams would need to go on, about 12 bytes a token. Streams "
         "that begin beyond it are not continued.",
     )
+    client_gone_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="How long a stream with `x-tierserve-resumable: 1` goes on while no client "
+        "reads it; then its work is cancelled.",
+    )
+    kept_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="How long the events of such a stream are kept after its end.",
+    )
+    max_kept_mib: int = Field(
+        default=64,
+        ge=0,
+        description="Memory for the events of such streams, about 300 bytes a token. Beyond it "
+        "those that ended first are forgotten, then the one that grows is resumable no more, and "
+        "runs on. 0: no stream is resumable.",
+    )

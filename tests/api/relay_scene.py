@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from serve_app.api.access import AccessDesk
 from serve_app.api.forwarding import ClusterSecret
 from serve_app.api.gateway import Gateway
 from serve_app.api.web_app import make_web_app
@@ -91,6 +92,8 @@ async def a_scene(
     heartbeat_s: float = 3.0,
     lives_s: float = 0.0,
     hand_over_within_s: float = 5.0,
+    access: AccessDesk | None = None,
+    client_stall_s: float = 30.0,
     **settings: Any,
 ) -> AsyncIterator[Scene]:
     """`lives_s`: by the gateway's clock each replica lives so long before it is lost. At the end no
@@ -128,9 +131,10 @@ async def a_scene(
             hand_over_within_s=hand_over_within_s,
         )
         async with (
-            served(make_web_app(BOTH, FakeTiers(), gateway)) as web_url,
+            served(make_web_app(BOTH, FakeTiers(), gateway, client_stall_s, access)) as web_url,
             httpx.AsyncClient(base_url=web_url, timeout=20) as client,
         ):
             yield Scene(tier, gateway, client, clock, web_url)
         await gateway.close()
         assert gateway.memory.kept_bytes == 0
+        assert gateway.kept_streams.memory.kept_bytes == 0

@@ -1,7 +1,11 @@
-"""A client that goes away frees its place and is aborted in the engine within a second."""
+"""A client that goes away frees its place and is aborted in the engine within a second; one that
+may come back gets the rest of its stream."""
 
 import asyncio
+import json
+import re
 
+import httpx
 import pytest
 
 from serve_app.core.tiers import Tier
@@ -82,3 +86,43 @@ async def leave_the_line(site: Site) -> float:
         await asyncio.to_thread(wait_for, site.is_idle, "nothing is left")
     assert seen.chunks == 0
     return emptied_s
+
+
+def test_a_stream_that_its_client_loses_twice_is_one_whole_stream(site: Site) -> None:
+    body = work("Count to a thousand.", 200, stream=True, model="chat")
+    path = "/v1/chat/completions"
+    unbroken = site.post(path, body).text
+    events: list[str] = []
+    with site.http.stream(
+        "POST", path, json=body, headers={"x-tierserve-resumable": "1"}
+    ) as answer:
+        stream_id = answer.headers["x-tierserve-stream-id"]
+        events += events_of(answer, 20)
+    for most in (60, 1000):
+        last = {"last-event-id": str(len(events))}
+        with site.http.stream("GET", f"/v1/streams/{stream_id}", headers=last) as answer:
+            assert answer.status_code == 200
+            events += events_of(answer, most)
+    numbers = [int(event.splitlines()[0].removeprefix("id: ")) for event in events]
+    assert numbers == list(range(1, len(events) + 1))
+    assert events[-1].endswith("data: [DONE]")
+    assert content_of("\n\n".join(events)) == content_of(unbroken)
+    assert len(content_of(unbroken)) > 200
+
+
+def events_of(answer: httpx.Response, most: int) -> list[str]:
+    """So many events, or all; the connection is closed then in the middle of the stream."""
+    text = ""
+    for part in answer.iter_text():
+        text += part
+        if text.count("\n\nid: ") >= most:
+            break
+    return [event for event in text.split("\n\n")[:-1] if event.startswith("id: ")]
+
+
+def content_of(text: str) -> str:
+    """The answer's text."""
+    chunks = [json.loads(line) for line in re.findall(r"^data: (\{.*)$", text, re.MULTILINE)]
+    return "".join(
+        choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]
+    )

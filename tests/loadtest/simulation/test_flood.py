@@ -43,17 +43,21 @@ def test_beside_a_flood_first_tokens_come_as_beside_a_load_that_is_none(
     assert flood["flood"].refused > flood["flood"].served
 
 
-# The second one's steps grow by more with the batch.
-@pytest.mark.parametrize(("gpu", "slower"), [("T4", SLOWER), ("RTX4090", 1.5)])
+# More than a hundred light requests on each: of 37, p95 is that of the two which come as a batch is
+# read. The second one's steps grow by more with the batch.
+@pytest.mark.parametrize(
+    ("gpu", "slower", "duration_s"), [("T4", SLOWER, 3 * SECONDS), ("RTX4090", 1.5, SECONDS)]
+)
 def test_answers_of_one_length_that_end_together_keep_nobody_else_waiting(
-    gpu: str, slower: float
+    gpu: str, slower: float, duration_s: float
 ) -> None:
     light, flood = MIXES["100 / 400, all of one length"]
     loads = [FlowLoad(LIGHT, 0.2, light), FlowLoad(FLOOD, 20.0, flood)]
     alone, beside = (
-        play(loads[:flows], gpu=gpu, slots=SLOTS, duration_s=SECONDS, retries=0)["light"]
+        play(loads[:flows], gpu=gpu, slots=SLOTS, duration_s=duration_s, retries=0)["light"]
         for flows in (1, 2)
     )
+    assert len(alone.ttft_s) > 100
     assert beside.refused == 0
     assert beside.p(95) <= slower * alone.p(95)
 

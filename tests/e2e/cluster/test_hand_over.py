@@ -3,17 +3,20 @@ fake engine, whose streams are as long as they are asked to be."""
 
 import random
 
+from loadtest.servers.ray_nodes import RTX_4090, T4
 from loadtest.studies.continuity.faults import Service
 from loadtest.studies.continuity.results import Cut
 from loadtest.studies.continuity.rounds import one_fault, unbroken_runs
 from loadtest.studies.continuity.streams import Ask, percentile
 from serve_app.core.tiers import Tier
 from tests.e2e.client import client_session
-from tests.e2e.cluster.mixed import await_replicas, deploy, mixed_config
+from tests.e2e.cluster.mixed import FAKE, await_replicas, deploy, mixed_config
 from tests.e2e.figures import keep_figures
 from tests.e2e.site import Site
 
 STREAMS, TOKENS = 16, 500
+# A token each 30 ms on either type of GPU: of streams that began together none ends before another.
+STEP = {"base_ms": 30.0, "per_sequence_ms": 0.1, "per_prompt_token_ms": 0.3, "kv_tokens": 100_000}
 # From the order to the end of the replica's process.
 DRAINED_WITHIN_S = 10.0
 SILENCE_P95_S = 2.0
@@ -42,7 +45,8 @@ def assert_nobody_noticed(cuts: list[Cut]) -> None:
 
 
 async def test_a_killed_and_a_drained_replica_lose_no_stream_of_v1(site: Site) -> None:
-    config = mixed_config(chat=(2, 2), slots=STREAMS, lend_share=0.0)
+    fake = {"start_s": FAKE["start_s"], "cards": {T4: STEP, RTX_4090: STEP}}
+    config = mixed_config(chat=(2, 2), slots=STREAMS, lend_share=0.0, engine={"fake": fake})
     deploy(site, config)
     await_replicas(site, chat=2, reasoning=1)
     rng = random.Random(0)

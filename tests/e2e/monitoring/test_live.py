@@ -142,13 +142,21 @@ def test_invalid_settings_make_a_ticket_until_they_are_corrected(watched: Watche
 
 
 def test_the_death_of_the_only_replica_pages_until_another_is_up(watched: Watched) -> None:
+    """Its stream of `/v1` goes on at the next one, which the dashboards show."""
     page = ("TierserveTierDown", "reasoning", "page")
     assert page not in watched.api.firing()
     (replica,) = watched.site.tier(Tier.REASONING)["replicas"]
-    os.kill(replica["pid"], signal.SIGKILL)
-    fired_s = wait_for(lambda: page in watched.api.firing(), "the alert on the tier", 60)
-    cleared_s = wait_for(lambda: page not in watched.api.firing(), "its end", 180)
+    body = {"model": "reasoning", "prompt": "12 + 30 * 2 =", "max_tokens": 1500}
+    body |= {"ignore_eos": True, "stream": True}
+    with watched.site.http.stream("POST", "/v1/completions", json=body) as answer:
+        lines = answer.iter_lines()
+        next(line for line in lines if line.startswith("data: "))
+        os.kill(replica["pid"], signal.SIGKILL)
+        fired_s = wait_for(lambda: page in watched.api.firing(), "the alert on the tier", 60)
+        cleared_s = wait_for(lambda: page not in watched.api.firing(), "its end", 180)
+        assert "data: [DONE]" in list(lines)
     assert watched.site.tier(Tier.REASONING)["ready"]
+    assert watched.site.metrics_now().value("tierserve_replays_total", result="continued") >= 1
     keep_figures(
         "alert: tier down", fired_after_s=round(fired_s, 1), cleared_after_s=round(cleared_s, 1)
     )

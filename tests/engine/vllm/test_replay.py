@@ -241,7 +241,7 @@ def engine(run: Run) -> Iterator[Engine]:
             # Sockets close in turns of the loop to come. vLLM leaves its context to the end of the
             # process, where a warning is an error of the whole run.
             await asyncio.sleep(0.1)
-            engine._client.engine_core.ctx.destroy(linger=0)
+            engine._client.engine_core.resources.ctx.destroy(linger=0)
 
         run(shutdown())
 

@@ -172,7 +172,7 @@ async def test_a_full_tier_counts_down_and_is_asked_again_by_itself(
     assert len(script.asked) == 1
 
 
-async def test_a_key_without_quota_is_told_so_and_waits_for_minutes_but_not_for_hours(
+async def test_a_key_without_quota_reads_why_and_waits_for_minutes_but_not_for_hours(
     page: Page, script: Script
 ) -> None:
     script.refusal = "The API key `mia` has not enough left of its 10 requests a minute."

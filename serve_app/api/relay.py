@@ -44,6 +44,8 @@ MOST_WHOLE_BYTES = 4 * 1024 * 1024
 # Between two looks for somebody who goes on: within the first two seconds, in which another replica
 # is found if there is one, seven of them.
 FIRST_PAUSE_S, PAUSE_GROWS, MOST_PAUSE_S = 0.1, 1.5, 1.0
+# A proxy that is started again listens within a second.
+REFUSED_FOR_S = 1.0
 # After an offer that nobody has answered.
 NO_OFFER_S = 30.0
 # Why a request is given up, as its client reads it.
@@ -207,7 +209,7 @@ class Relay:
 
     async def _first(self) -> Upstream:
         try:
-            return await self._kept_alive(self._ask())
+            return await self._kept_alive(self._asked_once_connected())
         except ConnectError as error:
             raise RequestError(
                 502,
@@ -216,6 +218,17 @@ class Relay:
             ) from error
         except UpstreamError:
             return await self._reopened("no_answer")
+
+    async def _asked_once_connected(self) -> Upstream:
+        """Raises UpstreamError. Of a request whose connection is refused nothing was sent."""
+        until_s = self.parts.clock_s() + REFUSED_FOR_S
+        while True:
+            try:
+                return await self._ask()
+            except ConnectError:
+                if self.parts.clock_s() + FIRST_PAUSE_S > until_s:
+                    raise
+                await asyncio.sleep(FIRST_PAUSE_S)
 
     async def _reopened(self, lost: str) -> Upstream:
         """The response of another replica, from where the client has it. Raises RequestError where

@@ -10,7 +10,7 @@ from loadtest.simulation.setup import GpuPlan, TierPlan
 from loadtest.simulation.sim_request import SimRequest
 from serve_app.api.demand import DemandMeter
 from serve_app.api.gate import Gate
-from serve_app.core.admission.queue_drain import relative_work
+from serve_app.core.admission.fair_queue import relative_work
 from serve_app.core.scaling.step_time import StepModel
 from serve_app.core.scaling.tier_demand import ReplicaLoad
 from serve_app.core.scaling.workload import observe_lengths

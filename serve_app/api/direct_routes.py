@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.asgi import send_error
-from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch, Watched, call_engine
 from serve_app.api.conversation import take_conversation
+from serve_app.api.engine_run import ClientSend, Deadlines, StallWatch, Watched, call_engine
 from serve_app.api.field_rules import FieldBounds, refuse_excess, refuse_many_ids
 from serve_app.api.request_body import BodyReader, as_json, parse_object
 from serve_app.api.request_context import (

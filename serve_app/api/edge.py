@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.api.access import AccessDesk, read_flow
+from serve_app.api.access import ONE_REQUEST, AccessDesk, Spending, need_of, read_flow
 from serve_app.api.answer_cache import AnswerCache, CacheLookup
-from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch
 from serve_app.api.direct_routes import DirectRoutes, direct_endpoint, refuse_route
-from serve_app.api.engine_run import EngineRun
+from serve_app.api.engine_run import ClientSend, Deadlines, EngineRun, StallWatch
 from serve_app.api.field_rules import FieldBounds, SchemaRules
-from serve_app.api.forwarding import FLOW_HEADER, Forwarder, Marks
+from serve_app.api.forwarding import FLOW_HEADER, INTERNAL_HEADERS, UNMARKED, Forwarder, Marks
 from serve_app.api.gate import Gate, GateFullError
 from serve_app.api.hand_over import HandOver
 from serve_app.api.journaled_stream import followed_form, journal_of
@@ -27,6 +26,7 @@ from serve_app.api.request_body import BodyReader, PromptEstimate, as_json, pars
 from serve_app.api.request_context import (
     RequestContext,
     client_of,
+    has_any_header,
     header,
     path_below_root,
     take_request_id,
@@ -43,10 +43,10 @@ from serve_app.api.routes import (
     tier_route,
 )
 from serve_app.api.rules import RuleBook, prepare
-from serve_app.api.spending import ONE_REQUEST, Spending, need_of
 from serve_app.config.tier import TierSettings
 from serve_app.core.access.caller import Caller
-from serve_app.core.admission.queue_drain import NEWEST_WEIGHT, relative_work
+from serve_app.core.admission.fair_queue import relative_work
+from serve_app.core.admission.queue_drain import NEWEST_WEIGHT
 from serve_app.core.generation import Generation
 from serve_app.core.structure.schema_limits import SchemaLimits
 from serve_app.core.tiers import Tier
@@ -138,7 +138,9 @@ class TierEdge:
         if (route := tier_route(method, path)) is None:
             await refuse_route(scope, send, request_id)
             return
-        marks = self.forwarder.secret.take_marks(scope, request_id.value)
+        marks = UNMARKED
+        if has_any_header(scope, INTERNAL_HEADERS):
+            marks = self.forwarder.secret.take_marks(scope, request_id.value)
         endpoint = generating_endpoint(path) if route.work is Work.ENGINE else None
         form = ResponseForm(
             endpoint or direct_endpoint(route), request_id, engine_dead=self.engine_dead

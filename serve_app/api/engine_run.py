@@ -1,15 +1,26 @@
-"""One generating request on this replica's engine: what the engine is told of it, how it is called,
-and what it took."""
+"""One request on this replica's engine: what the engine gets of it, what it took, and what ends it
+before its answer does: its client disconnects or stalls, or a drain is over.
 
+- `call_engine`: vLLM's handlers do the work of a whole answer in a task of their own, which goes on
+  when the call is cancelled, and Serve cancels the call when a client disconnects. Sent a
+  disconnect instead, they end that task and abort the request in the engine. A stream that has
+  begun ends when it is cancelled.
+- `Deadlines`: the end of all running requests at once, as at the end of a drain.
+- `StallWatch`: a stream whose client does not read fills the sockets and then stands still inside
+  `send`. The engine goes on, since nothing slows it down; so once it has finished, the slots of
+  such a stream are free, and after `stall_s` without a byte taken the request ends.
+"""
+
+import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 
-from starlette.types import ASGIApp, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.api.cancellation import ClientSend, StallWatch, Watched, call_engine
+from serve_app.api.access import Spending, usage_of
 from serve_app.api.forwarding import ClusterSecret
 from serve_app.api.gate import Gate
 from serve_app.api.journaled_stream import EngineEvents
@@ -19,14 +30,21 @@ from serve_app.api.request_context import RequestContext
 from serve_app.api.request_record import RequestOutcome
 from serve_app.api.response import TierResponse
 from serve_app.api.routes import COMPLETIONS
-from serve_app.api.spending import Spending, usage_of
 from serve_app.config.tier import TierSettings
 from serve_app.core.access.lease import Usage
-from serve_app.core.generation import Generation
-from serve_app.errors import ClientDisconnectedError, engine_stopped
+from serve_app.core.generation import GENERATION, Generation
+from serve_app.errors import (
+    ClientDisconnectedError,
+    ClientStalledError,
+    RequestError,
+    engine_stopped,
+)
 from serve_app.telemetry import TierMetrics
 
 log = logging.getLogger(__name__)
+
+END_WITHIN_S = 5.0
+LOOK_EVERY_S = 0.5
 
 
 @dataclass(slots=True)
@@ -39,7 +57,7 @@ class EngineRun:
     metrics: TierMetrics
     secret: ClusterSecret
     prompts: PromptEstimate
-    watch: StallWatch
+    watch: "StallWatch"
     engine_done: Callable[[Generation], bool]
     _engine_ids: set[str] = field(default_factory=set)
 
@@ -84,7 +102,7 @@ class EngineRun:
         self,
         entry: QueueEntry,
         generation: Generation,
-        client: ClientSend,
+        client: "ClientSend",
         stall: Callable[[], None],
         stall_s: float,
     ) -> Iterator[None]:
@@ -190,3 +208,192 @@ class EngineRun:
             yield engine_id
         finally:
             self._engine_ids.discard(engine_id)
+
+
+async def call_engine(
+    app: ASGIApp,
+    scope: Scope,
+    *,
+    body: bytes,
+    receive: Receive,
+    send: Send,
+    generation: Generation | None = None,
+) -> None:
+    """Call `app` with a body that was already read; cancelled, or when its client disconnects, end
+    its work before returning. The engine behind `app` finds `generation` in its context."""
+    connection = _Connection(body, send)
+    token = GENERATION.set(generation)
+    try:
+        call = asyncio.ensure_future(app(scope, connection.receive, connection.send))
+    finally:
+        GENERATION.reset(token)
+    disconnected = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({call, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+        if call.done():
+            call.result()
+    finally:
+        disconnected.cancel()
+        if not call.done():
+            await _end(call, connection)
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Until the client disconnects. Of a route that reads no body one may still come, if only the
+    empty one of a GET."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _end(call: asyncio.Future[None], connection: "_Connection") -> None:
+    connection.closed.set_result(None)
+    if not connection.answering:
+        await asyncio.wait({call}, timeout=END_WITHIN_S)
+    call.cancel()
+    with suppress(asyncio.CancelledError, Exception):
+        await call
+
+
+@dataclass(slots=True)
+class _Connection:
+    """The client as vLLM's application sees it. `closed` is done once the client is to look
+    disconnected; nothing is sent any more then."""
+
+    body: bytes | None
+    send_on: Send
+    answering: bool = False
+    closed: asyncio.Future[None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    async def receive(self) -> Message:
+        if self.body is not None:
+            body, self.body = self.body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        # Several may listen, and one that stops listening is no reason for the others to.
+        await asyncio.wait({self.closed})
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if not self.closed.done():
+            self.answering = True
+            await self.send_on(message)
+
+
+_STOPPING = "The replica is being stopped and its time to drain is over. Please retry."
+
+
+def replica_stopping() -> RequestError:
+    """The 503 at the end of a drain."""
+    return RequestError(503, _STOPPING, code="replica_stopping", retry_after_s=1)
+
+
+@dataclass(slots=True)
+class Deadlines:
+    """One for each running request, which never comes unless they are ended."""
+
+    _all: set[asyncio.Timeout] = field(default_factory=set)
+    _stalled: set[asyncio.Timeout] = field(default_factory=set)
+    _why: Callable[[], RequestError] = replica_stopping
+
+    @asynccontextmanager
+    async def until_ended(self) -> AsyncIterator[asyncio.Timeout]:
+        """Raises the RequestError for which the requests are ended in the block, and
+        ClientStalledError when `stall` has ended this one."""
+        deadline = asyncio.timeout(None)
+        self._all.add(deadline)
+        try:
+            async with deadline:
+                yield deadline
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            if deadline in self._stalled:
+                raise ClientStalledError from error
+            raise self._why() from error
+        finally:
+            self._all.discard(deadline)
+            self._stalled.discard(deadline)
+
+    def stall(self, deadline: asyncio.Timeout) -> None:
+        """End the request of this deadline, whose client reads nothing."""
+        self._stalled.add(deadline)
+        deadline.reschedule(asyncio.get_running_loop().time())
+
+    def end(self, why: Callable[[], RequestError] = replica_stopping) -> int:
+        """End all; their number."""
+        self._why = why
+        deadlines = list(self._all)
+        for deadline in deadlines:
+            deadline.reschedule(asyncio.get_running_loop().time())
+        return len(deadlines)
+
+
+@dataclass(slots=True, eq=False)
+class ClientSend:
+    """An ASGI `send` that knows since when its client reads nothing."""
+
+    send_on: Send
+    clock_s: Callable[[], float]
+    waiting_since_s: float | None = None
+    # Of all chunks together.
+    waited_s: float = 0.0
+
+    async def __call__(self, message: Message) -> None:
+        began_s = self.waiting_since_s = self.clock_s()
+        try:
+            await self.send_on(message)
+        finally:
+            self.waiting_since_s = None
+            self.waited_s += self.clock_s() - began_s
+
+
+@dataclass(slots=True, eq=False)
+class Watched:
+    """One request. `stall` ends it; `engine_done` says whether its engine work is over, and
+    `release` then frees its slots at the gate."""
+
+    client: ClientSend
+    stall: Callable[[], None]
+    engine_done: Callable[[], bool] = lambda: False
+    release: Callable[[], None] = lambda: None
+
+
+@dataclass(slots=True)
+class StallWatch:
+    """Looks at all requests of a replica twice a second, while there are any."""
+
+    clock_s: Callable[[], float]
+    _watched: set[Watched] = field(default_factory=set)
+    _looking: asyncio.TimerHandle | None = None
+    _stall_s: float = 0.0
+
+    @contextmanager
+    def watching(self, watched: Watched, stall_s: float) -> Iterator[None]:
+        """Watch it while the block runs."""
+        self._watched.add(watched)
+        self._stall_s = stall_s
+        if self._looking is None:
+            self._look_later()
+        try:
+            yield
+        finally:
+            self._watched.discard(watched)
+            if not self._watched and self._looking is not None:
+                self._looking.cancel()
+                self._looking = None
+
+    def _look_later(self) -> None:
+        self._looking = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look)
+
+    def _look(self) -> None:
+        self._look_later()
+        now_s = self.clock_s()
+        for watched in list(self._watched):
+            since_s = watched.client.waiting_since_s
+            if since_s is None or now_s - since_s < LOOK_EVERY_S:
+                continue
+            if watched.engine_done():
+                watched.release()
+            if now_s - since_s >= self._stall_s:
+                watched.stall()

@@ -20,7 +20,7 @@ from typing import TypeVar
 import aiohttp
 from starlette.types import Message, Scope, Send
 
-from serve_app.api.access import written_flow
+from serve_app.api.access import USAGE_COMMENT, USAGE_HEADER, Spending, written_flow
 from serve_app.api.asgi import HOP_BY_HOP, NOT_FORWARDED, SERVERS_OWN
 from serve_app.api.journaled_stream import whole_events
 from serve_app.api.lending import BORROWED_HEADER, NOT_TAKEN, PLAN_HEADER, Lender, written_plan
@@ -39,7 +39,6 @@ from serve_app.api.request_context import (
 )
 from serve_app.api.request_record import RequestOutcome
 from serve_app.api.response import TierResponse
-from serve_app.api.spending import USAGE_COMMENT, USAGE_HEADER, Spending
 from serve_app.core.tiers import Tier
 from serve_app.errors import ClientDisconnectedError, RequestError
 
@@ -92,11 +91,8 @@ class ClusterSecret:
         return hmac.new(self.key, b"salt " + client, hashlib.sha256).hexdigest()
 
     def take_marks(self, scope: Scope, request_id: str) -> Marks:
-        """What is truly marked on a request. The internal headers of one that no replica has
-        forwarded are taken off the scope."""
-        names = {name.lower() for name, _ in scope["headers"]}
-        if names.isdisjoint(INTERNAL_HEADERS):
-            return UNMARKED
+        """What is truly marked on a request that has INTERNAL_HEADERS. Those of one that no replica
+        has forwarded are taken off the scope."""
         mark = header(scope, FORWARDED_HEADER) or b""
         flow = header(scope, FLOW_HEADER) or b""
         forwarded = hmac.compare_digest(mark, self.mark(request_id, flow).encode())

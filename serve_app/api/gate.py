@@ -99,8 +99,8 @@ class Gate:
         """Whether a new request of that size would run at once."""
         if not self._fits(sequences, flow):
             return False
-        now_s, history = self.clock_s(), self.histories.of(flow)
-        if not history.reservations.outstanding(now_s):
+        now_s, history = self.clock_s(), self.histories.get(flow.name)
+        if history is None or not history.reservations.outstanding(now_s):
             return True
         drain = self.drain()
         return keeps_promises(
@@ -212,8 +212,9 @@ class Gate:
         whose request it is. `resumed`: another replica has begun it, so that it is no demand, and
         is never refused.
         """
-        reservations = self.histories.of(flow).reservations
-        returning = reservations.redeem(key, self.clock_s(), retried=retried)  # (1)
+        returning = False  # (1)
+        if (history := self.histories.get(flow.name)) is not None:
+            returning = history.reservations.redeem(key, self.clock_s(), retried=retried)
         elsewhere = borrowed or forwarded or resumed
         if self.demand is not None and not (returning or elsewhere):  # (2)
             self.demand.arrived(
@@ -331,12 +332,13 @@ class Gate:
     ) -> float | None:
         """The forecast wait for the first token of one that waits. Raises GateFullError."""
         now_s = self.clock_s()
-        history = self.histories.of(flow)
-        reservations = history.reservations
-        reserved = reservations.outstanding(now_s)
+        history = self.histories.get(flow.name)
+        reserved = 0 if history is None else history.reservations.outstanding(now_s)
         # `admit` would say so too; the drain of all that runs is not worth estimating for it.
         if self._fits(sequences, flow, prompt_tokens) and (returning or not reserved):
             return None
+        history = history or self.histories.of(flow)
+        reservations = history.reservations
         standing, drain = self._standing(flow), self.drain()
         flow_tokens = standing.own_tokens / standing.drain_share
         tokens_ahead = max(standing.tokens_ahead, flow_tokens)
@@ -369,7 +371,8 @@ class Gate:
                 self._resumed.popleft()
                 self._queue.push(entry)
             self._queue.start(entry)
-            entry.started_s = self.clock_s()
+            entry.started_s = now_s = self.clock_s()
+            entry.wait_s = now_s - entry.entered_s
             self._count_running(entry, 1)
             self._running[entry] = None
             entry.running_at_start = self.running_sequences

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from serve_app.api.cancellation import ClientSend
+from serve_app.api.engine_run import ClientSend
 from serve_app.api.replay_wire import EVENT_END, OFFER_COMMENT
 from serve_app.api.response import SSE_HEADERS, TierResponse
 

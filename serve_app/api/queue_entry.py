@@ -34,6 +34,8 @@ class QueueEntry:
     mark_ns: int = 0
     prompt_counted: bool = False
     started_s: float | None = None
+    # From its coming until its start.
+    wait_s: float = 0.0
     first_token_s: float | None = None
     # How long its prompt was reckoned to take from its start on.
     reckoned_s: float = 0.0
@@ -42,10 +44,6 @@ class QueueEntry:
     ran_tokens: float = 0.0
     # Its slots are free again, whether or not its client has taken all of the answer.
     released_s: float | None = None
-
-    @property
-    def wait_s(self) -> float:
-        return 0.0 if self.started_s is None else self.started_s - self.entered_s
 
 
 class GateFullError(Exception):

@@ -136,6 +136,11 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
+def has_any_header(scope: Scope, names: frozenset[bytes]) -> bool:
+    """Whether it has one of these lower-case names."""
+    return any(key.lower() in names for key, _ in scope["headers"])
+
+
 def path_below_root(scope: Scope) -> str:
     """The path without the prefix under which the application is mounted."""
     return scope["path"].removeprefix(scope.get("root_path", ""))

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from serve_app.api.access import usage_of
 from serve_app.api.request_context import RequestContext
 from serve_app.api.response import ResponseTiming
 from serve_app.api.routes import GENERATING, Endpoint
-from serve_app.api.spending import usage_of
 from serve_app.core.generation import Generation
 from serve_app.core.tiers import Tier
 from serve_app.telemetry import TierMetrics

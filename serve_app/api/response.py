@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Message, Send
 
+from serve_app.api.access import USAGE_COMMENT, USAGE_HEADER, Spending, written_usage
 from serve_app.api.answer_cache import KeptAnswer, Recording
 from serve_app.api.asgi import send_error
 from serve_app.api.engine_errors import ERROR_STARTS, client_error, error_event, error_in
@@ -18,7 +19,6 @@ from serve_app.api.journaled_stream import lost_event, with_steps, without_comme
 from serve_app.api.request_context import RequestId
 from serve_app.api.response_metadata import REASONING_HEADER, in_chunk, in_whole
 from serve_app.api.routes import Endpoint
-from serve_app.api.spending import USAGE_COMMENT, USAGE_HEADER, Spending, written_usage
 from serve_app.core.generation import Generation
 from serve_app.errors import RequestError, engine_stopped, internal_error
 from serve_app.telemetry import TierMetrics

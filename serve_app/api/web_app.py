@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.api.access import CALLER, AccessDesk
 from serve_app.api.asgi import send_error
-from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch, Watched
+from serve_app.api.engine_run import ClientSend, Deadlines, StallWatch, Watched
 from serve_app.api.follow import StatusFeed
 from serve_app.api.gateway import FORWARDED_PATHS, Gateway
 from serve_app.api.history import StatusHistory

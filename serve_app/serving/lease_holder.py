@@ -12,8 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from serve_app.access.credentials import Pepper, records_by_id, verify
-from serve_app.api.access import LedgerLostError, QuotaExceededError, ledger_away
-from serve_app.api.spending import Grant
+from serve_app.api.access import Grant, LedgerLostError, QuotaExceededError, ledger_away
 from serve_app.config.access import AccessConfig
 from serve_app.core.access.access_key import AccessKey, KeyRecord
 from serve_app.core.access.lease import (

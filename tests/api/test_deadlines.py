@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from serve_app.api.cancellation import Deadlines
+from serve_app.api.engine_run import Deadlines
 from serve_app.errors import RequestError
 from tests.virtual_time import now_s, virtual
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_app.api.cancellation import call_engine
+from serve_app.api.engine_run import call_engine
 
 
 async def never() -> Message:

@@ -11,10 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.api.edge import TierEdge
-from serve_app.api.forwarding import without_usage
-from serve_app.api.limit_headers import duration
-from serve_app.api.spending import (
+from serve_app.api.access import (
     TEMPLATE_TOKENS,
     USAGE_HEADER,
     Spending,
@@ -22,6 +19,9 @@ from serve_app.api.spending import (
     read_usage,
     written_usage,
 )
+from serve_app.api.edge import TierEdge
+from serve_app.api.forwarding import without_usage
+from serve_app.api.limit_headers import duration
 from serve_app.core.access.lease import Amounts, Refusal, Usage
 from serve_app.core.generation import GENERATION, SequenceFacts
 from serve_app.core.tiers import Tier

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from serve_app.api.cancellation import LOOK_EVERY_S
+from serve_app.api.engine_run import LOOK_EVERY_S
 from tests.api.asgi import Answering, Call, FakeEngine, answers, call, streams
 from tests.builders import a_gate, an_edge, count, idle, some_settings
 from tests.virtual_time import now_s, virtual

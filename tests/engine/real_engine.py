@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.types import Message, Scope
 
-from serve_app.api.cancellation import call_engine
+from serve_app.api.engine_run import call_engine
 from serve_app.core.generation import Generation
 from serve_app.core.reasoning.budget import ThinkingPlan
 from serve_app.core.replay.journal import Journal, read

@@ -21,6 +21,8 @@ from typing import Generic, Protocol, TypeVar
 
 from serve_app.core.admission.fairness import Flow, Standing
 
+# A request costs about this many decode steps beside its tokens: prefill and both ends.
+FIXED_STEPS = 4
 # Idle flows beyond so many are forgotten, those first that have claimed the least.
 MOST_FLOWS = 1024
 # About the last 30 starts say which part of them a flow has.
@@ -29,6 +31,16 @@ NEWEST_WEIGHT = 0.03
 # like so many before the first has ended.
 PACE_KEPT, EXPECTED_COUNTS_AS = 0.97, 4.0
 QUICKEST, SLOWEST = 0.05, 20.0
+
+
+def relative_work(max_new_tokens: int, expected_new_tokens: int) -> float:
+    """How much of a typical request's work a request with this limit is, at most 1.
+
+    The limit is all that is known of an answer's length beforehand. Times of past requests are
+    kept for a whole one, so that a change from short to long requests is not learnt anew.
+    """
+    tokens = min(max_new_tokens, expected_new_tokens)
+    return (FIXED_STEPS + tokens) / (FIXED_STEPS + expected_new_tokens)
 
 
 class Queued(Protocol):

@@ -16,16 +16,15 @@ class FlowHistory:
     forecasts: Forecasts = field(default_factory=Forecasts)
 
 
-@dataclass(slots=True)
-class FlowHistories:
-    """By flow; of very many, those that came first are forgotten first."""
-
-    _of: dict[str, FlowHistory] = field(default_factory=dict[str, FlowHistory])
+class FlowHistories(dict[str, FlowHistory]):
+    """By the flow's name, of those that were refused or had to wait. Of very many, those that came
+    first are forgotten first."""
 
     def of(self, flow: Flow = ANONYMOUS) -> FlowHistory:
-        history = self._of.get(flow.name)
+        """Begun if there is none yet."""
+        history = self.get(flow.name)
         if history is None:
-            if len(self._of) >= MOST_FLOWS:
-                del self._of[next(iter(self._of))]
-            history = self._of[flow.name] = FlowHistory()
+            if len(self) >= MOST_FLOWS:
+                del self[next(iter(self))]
+            history = self[flow.name] = FlowHistory()
         return history

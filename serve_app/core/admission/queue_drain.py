@@ -9,22 +9,8 @@ from itertools import accumulate
 # Weight of the newest completion: about the last 60 requests count. With fewer, the mean of times
 # that vary as much as answers do is off by a fifth, and so is every Retry-After.
 NEWEST_WEIGHT = 0.03
-
-
-# A request costs about this many decode steps beside its tokens: prefill and both ends.
-FIXED_STEPS = 4
 # Of the mean, what a request that is due has still to go.
 LEAST_LEFT = 0.02
-
-
-def relative_work(max_new_tokens: int, expected_new_tokens: int) -> float:
-    """How much of a typical request's work a request with this limit is, at most 1.
-
-    The limit is all that is known of an answer's length beforehand. Times of past requests are
-    kept for a whole one, so that a change from short to long requests is not learnt anew.
-    """
-    tokens = min(max_new_tokens, expected_new_tokens)
-    return (FIXED_STEPS + tokens) / (FIXED_STEPS + expected_new_tokens)
 
 
 def batch_slowdown(batch_cost: float, sequences: float, slots: int) -> float:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.core.access.access_key import Priority
-from serve_app.core.admission.fair_queue import MOST_FLOWS, FairQueue
+from serve_app.core.admission.fair_queue import MOST_FLOWS, FairQueue, relative_work
 from serve_app.core.admission.fairness import BACKGROUND_COST, Flow
 
 FLOWS = (Flow("one"), Flow("double", 2.0), Flow("half", 0.5), Flow("late", 1.0))
@@ -300,3 +300,10 @@ def _some_history(rng: Random, queue: FairQueue[Entry], *, end_all: bool = False
         for entry in running:
             queue.end(entry, 1.0)
     return waiting
+
+
+def test_a_requests_work_grows_with_its_limit_up_to_a_whole_one() -> None:
+    works = [relative_work(tokens, 400) for tokens in (0, 1, 48, 400, 2048)]
+    assert works == sorted(works)
+    assert works[0] > 0
+    assert works[-2:] == [1.0, 1.0]

@@ -15,7 +15,6 @@ from serve_app.core.admission.queue_drain import (
     estimate_drain,
     estimate_first_drain,
     observe_completion,
-    relative_work,
 )
 from tests.builders import a_drain
 
@@ -172,13 +171,6 @@ def test_a_stop_is_never_shorter_than_what_it_waits_for(
     limit = drain_limit_s(max_new_tokens=tokens, token_s=token_s, queue_wait_s=wait_s)
     assert limit.seconds >= max(5.0, wait_s + tokens * token_s)
     assert math.isfinite(limit.seconds)
-
-
-def test_a_requests_work_grows_with_its_limit_up_to_a_whole_one() -> None:
-    works = [relative_work(tokens, 400) for tokens in (0, 1, 48, 400, 2048)]
-    assert works == sorted(works)
-    assert works[0] > 0
-    assert works[-2:] == [1.0, 1.0]
 
 
 def test_a_step_with_few_sequences_is_faster_than_a_full_one() -> None:

@@ -16,7 +16,7 @@ from tests.e2e.site import wait_for
 
 CLIENTS = 64
 TOKENS = 100
-# A request's worst case: its body, what a template may add, and its new tokens (spending.py).
+# A request's worst case: its body, what a template may add, and its new tokens (access.py).
 MOST = 100 + 128 + 300
 
 

@@ -10,9 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from loadtest.errors import MeasurementError, UserError
-
-INTERRUPTED = 130
+from loadtest.errors import INTERRUPTED, MeasurementError, UserError
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.errors import INTERRUPTED
 from loadtest.options import add_api_key, api_key_of, base_url, positive
 from loadtest.simulation.profile import GpuProfile, write_profile
 from serve_app.core.tiers import Tier
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from loadtest.calibration.calibrate import CalibrationSettings
     from loadtest.calibration.fit import Fits
 
-INTERRUPTED = 130
 DESCRIPTION = """\
 Measures a server that nothing else asks, in a few minutes: decode steps by batch size and context,
 first tokens by length of the prompt, the KV cache and the start as the server reports them. Writes

@@ -16,7 +16,7 @@ from loadtest.report.formatting import markdown_table, number, seconds
 from loadtest.report.pages import write_section
 from loadtest.report.results_file import META, RESULTS, provenance, read, taken_on, write
 from loadtest.report.run_folder import default_folder
-from loadtest.simulation.profile import GpuProfile, GpuProfileError, read_profile
+from loadtest.simulation.profile import GpuProfile, read_profile
 from serve_app.core.tiers import Tier
 
 if TYPE_CHECKING:
@@ -64,10 +64,7 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     from loadtest.calibration import validate
     from loadtest.calibration.waves import ANSWERS, PROMPTS
 
-    try:
-        given = read_profile(options.profile)
-    except GpuProfileError as error:
-        raise UserError(str(error)) from None
+    given = read_profile(options.profile)
     api_key = api_key_of(options)
     tier = _tier(options.tier)
     limits = validate.limits_of(options.base_url, tier, api_key)

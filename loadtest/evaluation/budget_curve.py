@@ -26,7 +26,7 @@ from loadtest.evaluation.options import (
 from loadtest.evaluation.run import Line, choose_model, open_evaluation, showing
 from loadtest.options import api_key_of, base_url, natural
 from loadtest.report.formatting import markdown_table, number, percent, runs
-from loadtest.report.pages import between_markers
+from loadtest.report.pages import between_markers, write_section
 from loadtest.report.results_file import META, REPOSITORY, RESULTS, provenance, taken_on, write
 from loadtest.report.run_folder import default_folder
 
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
 
 
 async def measure(options: argparse.Namespace, console: Console) -> int:
-    text = _page_with_markers(options.page)
+    _refuse_without_markers(options.page)
     sampling = sampling_of(options)
     rows, settings = await _evaluate(
         options,
@@ -100,7 +100,7 @@ async def measure(options: argparse.Namespace, console: Console) -> int:
     title = f"{settings['model']} on {settings['dataset']}: {settings['problems']} problems"
     plots.budget_curve(rows, title, options.picture)
     body = f"{table(results)}\n\n![Accuracy by thinking budget]({options.picture.name})"
-    options.page.write_text(between_markers(text, MARKERS, body), encoding="utf-8")
+    write_section(MARKERS, body, options.page)
     console.print(table(results), markup=False, highlight=False, soft_wrap=True)
     console.print(f"wrote {options.out}, {options.picture} and {options.page}", soft_wrap=True)
     empty = sum(row["empty_answers"] for row in rows.values())
@@ -243,11 +243,9 @@ def _plain_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _page_with_markers(page: Path) -> str:
+def _refuse_without_markers(page: Path) -> None:
     """Looked at before an hour of asking, not after it."""
     try:
-        text = page.read_text(encoding="utf-8")
-        between_markers(text, MARKERS, "")
+        between_markers(page.read_text(encoding="utf-8"), MARKERS, "")
     except (OSError, UserError) as error:
         raise UserError(f"{page} cannot take the table: {error}.") from None
-    return text

@@ -50,7 +50,7 @@ def summarise(
         "accuracy": {
             "pass_at_1": round(sum(scores) / len(scores), DIGITS),
             "over_runs": _rounded(figures.mean_of_runs(accuracies)),
-            "over_problems": _rounded(figures.over_problems(scores)),
+            "over_problems": _rounded(figures.bootstrapped_mean(scores)),
             "cons_at_k": round(consensus(answers, problems, k, votes), DIGITS),
             "k": k,
         },

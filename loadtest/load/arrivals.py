@@ -21,7 +21,7 @@ from loadtest.scenario import (
     TraceFile,
     Uniform,
 )
-from loadtest.simulation.trace import TraceError, recorded
+from loadtest.simulation.trace import recorded
 from serve_app.core.tiers import Tier
 
 
@@ -129,7 +129,7 @@ def _of_trace(load: Load, trace: TraceFile, number: int, length_s: float | None)
             recorded(trace.file, tier=stand_in, rate=trace.speed),
             key=lambda line: line.arrival_s,
         )
-    except (TraceError, OSError, UnicodeDecodeError) as error:
+    except UserError as error:
         raise UserError(f"loads.{number}.arrivals.file: {error}") from None
     if not lines:
         raise UserError(f"loads.{number}.arrivals.file: {trace.file} has no requests")

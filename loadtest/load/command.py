@@ -8,14 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.errors import UserError
+from loadtest.errors import INTERRUPTED, UserError
 from loadtest.load import scenario_file
 from loadtest.options import add_api_key, api_key_of, base_url, natural, positive
 from loadtest.report.formatting import counts, number, percent, short_time
 from loadtest.report.run_folder import default_folder
 from loadtest.scenario import Scenario
 
-INTERRUPTED = 130
 ON_INTERRUPT = "Stopped at once: requests.jsonl has what had ended; there is no summary."
 DESCRIPTION = """\
 Sends streamed chat completions when they are due, whether or not earlier ones have ended, or

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from loadtest.errors import UserError
 from loadtest.scenario import Scenario, Slo, per_second
-from loadtest.simulation.trace import TraceError, tier_of_file
+from loadtest.simulation.trace import tier_of_file
 from serve_app.core.tiers import Tier
 
 DEFAULT_DURATION = "60s"
@@ -113,7 +113,7 @@ def _of_trace(options: argparse.Namespace, tiers: list[str]) -> list[dict[str, A
     if not tiers:
         try:
             tiers = [tier_of_file(options.trace) or Tier.CHAT]
-        except (TraceError, OSError, UnicodeDecodeError) as error:
+        except UserError as error:
             raise UserError(f"--trace: {error}") from None
     return [{"tier": _name(tier), "arrivals": arrivals} for tier in tiers]
 

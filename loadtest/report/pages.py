@@ -36,10 +36,10 @@ def inline(picture: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
 
 
-def write_section(name: str, body: str) -> Path:
-    """Put `body` between the markers of that name, in whichever of README.md and docs/*.md has
-    them; that page. Raises UserError."""
-    page = page_of(name)
+def write_section(name: str, body: str, page: Path | None = None) -> Path:
+    """Put `body` between the markers of that name, in `page` or in whichever of README.md and
+    docs/*.md has them; that page. Raises UserError."""
+    page = page or page_of(name)
     text = page.read_text(encoding="utf-8")
     page.write_text(between_markers(text, name, body), encoding="utf-8")
     return page

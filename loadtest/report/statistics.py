@@ -75,9 +75,9 @@ def t_quantile(degrees: int) -> float:
     return float(mpmath.findroot(too_much_in_the_tails, (1, 20), solver="ridder", tol=1e-12))
 
 
-def over_problems(scores: Sequence[float]) -> Estimate:
-    """Mean with a percentile bootstrap over problems, each with all its runs: what other problems
-    of the same kind would give. Runs of one problem are alike, so they are drawn together."""
+def bootstrapped_mean(scores: Any) -> Estimate:
+    """Mean with a percentile bootstrap: what other things of the same kind would give. What is
+    alike, as the runs of one problem, is to be one score, so that it is drawn together."""
     values = np.asarray(scores, dtype=float)
     drawn = bootstrap(
         len(values), lambda picks: values[picks].mean(axis=1), resamples=RESAMPLES_OF_MEANS
@@ -89,7 +89,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Estimate:
     """Mean of `b - a` over problems, with a paired bootstrap: the same problems on both sides."""
     if len(a) != len(b):
         raise ValueError("both sides need the same problems")
-    return over_problems(np.subtract(b, a).tolist())
+    return bootstrapped_mean(np.subtract(b, a).tolist())
 
 
 def majority(votes: Iterable[Vote | None]) -> Vote | None:

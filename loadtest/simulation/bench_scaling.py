@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from loadtest.report.pages import between_markers
+from loadtest.errors import UserError
+from loadtest.report.pages import write_section
 from loadtest.report.results_file import META, REPOSITORY, commit, machine, write
 from loadtest.simulation import option_types as types
 from loadtest.simulation import options as common
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
     from loadtest.simulation.contest import Contest
     from loadtest.simulation.scoreboard import CaseRows, Played, PolicyRow, Summary
 
-INTERRUPTED = 130
 RESULTS = REPOSITORY / "loadtest" / "results" / "scaling.json"
 PAGE = REPOSITORY / "docs" / "scaling.md"
 KEPT = REPOSITORY / ".cache" / "scaling"
 PLAN_TRIES = 30
+ON_INTERRUPT = "Interrupted: what was played is kept."
 DESCRIPTION = """\
 Plays every scaling policy on every case in the simulator and writes one table: goodput by the
 tiers' SLO, GPU-hours, cost, scale actions, TTFT p95. Each policy but ours is given hindsight: the
@@ -109,25 +110,18 @@ class Task:
 
 
 def run(options: argparse.Namespace, argv: Sequence[str], console: Console) -> int:
-    from loadtest.simulation.inputs import INPUT_ERRORS, InputError, checked_outputs
+    from loadtest.simulation.inputs import checked_outputs
 
-    try:
-        checked_outputs(json=options.json)
-        names = _names(options)
-        unknown = sorted(set(options.cases or ()) - set(names))
-        if unknown:
-            raise InputError(f"--cases: {', '.join(unknown)} is none of {', '.join(names)}")
-        if options.list:
-            console.print("\n".join(names))
-            return 0
-        board = Board(options, argv, [n for n in names if n in (options.cases or names)])
-        board.play(console)
-    except INPUT_ERRORS as error:
-        console.print(str(error), style="bold red", highlight=False, markup=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        console.print("Interrupted: what was played is kept.", style="bold yellow")
-        return INTERRUPTED
+    checked_outputs(json=options.json)
+    names = _names(options)
+    unknown = sorted(set(options.cases or ()) - set(names))
+    if unknown:
+        raise UserError(f"--cases: {', '.join(unknown)} is none of {', '.join(names)}")
+    if options.list:
+        console.print("\n".join(names))
+        return 0
+    board = Board(options, argv, [n for n in names if n in (options.cases or names)])
+    board.play(console)
     board.print_summary(console)
     return 0
 
@@ -257,10 +251,8 @@ class Board:
             console.print(sentence, highlight=False)
         whole = self.options.traces is None and self.options.cases is None
         if whole and set(self.options.policies) == set(POLICIES) and self.options.json is None:
-            page = PAGE.read_text(encoding="utf-8")
-            body = page_text(cases, found, self._meta())
-            PAGE.write_text(between_markers(page, "scaling", body), encoding="utf-8")
-            console.print(f"wrote {PAGE}")
+            page = write_section("scaling", page_text(cases, found, self._meta()))
+            console.print(f"wrote {page}")
         console.print(f"wrote {self.options.json or RESULTS}")
 
     def _meta(self) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
+from loadtest.errors import INTERRUPTED
 from loadtest.report.formatting import number, seconds
 from loadtest.simulation import formatting
 from loadtest.simulation import option_types as types
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from loadtest.simulation.answers import CapacityAnswer, SustainedLoadFigures
     from loadtest.simulation.static_set import Bench
 
-INTERRUPTED = 130
 # A range wider than this part of the figure is given with two digits.
 COARSE = 0.1
 DEFAULT_MIX = "chat=0.8,reasoning=0.2"
@@ -74,13 +74,8 @@ def add_nominal(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     from loadtest.simulation.answers import write
-    from loadtest.simulation.inputs import INPUT_ERRORS
 
-    try:
-        answer = _answer(options, argv, console)
-    except INPUT_ERRORS as error:
-        console.print(str(error), style="bold red", highlight=False, markup=False, soft_wrap=True)
-        return 2
+    answer = _answer(options, argv, console)
     print_answer(answer, console)
     if answer.interrupted:
         console.print("Interrupted: these are the rows found until then.", style="bold yellow")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.errors import UserError
 from loadtest.report.formatting import counts, number, percent
 from loadtest.simulation import formatting
 from loadtest.simulation import option_types as types
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from loadtest.simulation.setup import Setup
     from loadtest.simulation.trace import Trace
 
-INTERRUPTED = 130
+ON_INTERRUPT = "Interrupted: a policy is judged by the whole trace."
 DESCRIPTION = """\
 Replays a trace against a simulated cluster and lets a policy scale it. The gate, relay, lending,
 scaling policy and GPU budget are the server's own; the engines are simulated step by step on the
@@ -101,17 +102,9 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     from loadtest.simulation.answers import write
-    from loadtest.simulation.inputs import INPUT_ERRORS
 
-    try:
-        trace, setup = _inputs(options, console)
-        result = _result(options, trace, setup, console)
-    except INPUT_ERRORS as error:
-        console.print(str(error), style="bold red", highlight=False, markup=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        console.print("Interrupted: a policy is judged by the whole trace.", style="bold yellow")
-        return INTERRUPTED
+    trace, setup = _inputs(options, console)
+    result = _result(options, trace, setup, console)
     answer = _answer(options, argv, trace, setup, result)
     if options.json is not None:
         write(options.json, answer)
@@ -127,7 +120,6 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
 def _inputs(options: argparse.Namespace, console: Console) -> tuple["Trace", "Setup"]:
     from loadtest.simulation.initial import initial_replicas
     from loadtest.simulation.inputs import (
-        InputError,
         checked_outputs,
         load_trace,
         scaled_setup,
@@ -137,14 +129,14 @@ def _inputs(options: argparse.Namespace, console: Console) -> tuple["Trace", "Se
     setup = scaled_setup(options)
     trace = load_trace(options.trace, options.tier, options.rate, console)
     if sum(options.gpus.values()) < len(trace.tiers):
-        raise InputError("--gpus: each tier of the trace needs a GPU of its own at least")
+        raise UserError("--gpus: each tier of the trace needs a GPU of its own at least")
     trace = replace(trace, times=options.load, day=options.day)
     setup = replace(setup, retries=options.retries, weight=options.cell, seed=options.seed)
     if options.initial is None:
         return trace, replace(setup, initial=initial_replicas(trace, setup))
     initial = {tier: options.initial.get(tier, setup.minimum) for tier in trace.tiers}
     if sum(initial.values()) > setup.gpu_count:
-        raise InputError(f"--initial: {sum(initial.values())} replicas, {setup.gpu_count} GPUs")
+        raise UserError(f"--initial: {sum(initial.values())} replicas, {setup.gpu_count} GPUs")
     return trace, replace(setup, initial=initial)
 
 

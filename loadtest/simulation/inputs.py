@@ -8,13 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from loadtest.errors import UserError
 from loadtest.scenario import Slo
-from loadtest.simulation.profile import GpuProfile, GpuProfileError, ProfileFigure, known_profiles
+from loadtest.simulation.profile import GpuProfile, ProfileFigure, known_profiles
 from loadtest.simulation.profile import read_profile as read_profile_file
 from loadtest.simulation.setup import Setup
 from loadtest.simulation.static_set import Bench
-from loadtest.simulation.trace import Trace, TraceError, read_trace, tier_of_file
-from loadtest.simulation.traffic import Independent, ReplayedTraffic, ScalableTraffic, TrafficError
+from loadtest.simulation.trace import Trace, read_trace, tier_of_file
+from loadtest.simulation.traffic import Independent, ReplayedTraffic, ScalableTraffic
 from serve_app.core.tiers import Tier
 
 # In one of the many simulations of an answer; a large set is simulated by a part of it.
@@ -29,13 +30,6 @@ STEP_FIGURES = (
 )
 
 
-class InputError(ValueError):
-    """The user's to fix; the message names the option."""
-
-
-INPUT_ERRORS = (InputError, TraceError, TrafficError, GpuProfileError, OSError)
-
-
 def profiles_of(options: argparse.Namespace) -> Mapping[str, GpuProfile]:
     """Those of the package, those of --profile in their place or beside them, at --price."""
     found = dict(known_profiles())
@@ -44,7 +38,7 @@ def profiles_of(options: argparse.Namespace) -> Mapping[str, GpuProfile]:
         found[profile.name] = profile
     for name, price in options.price.items():
         if name not in found:
-            raise InputError(f"--price: {name} is no GPU known here: {', '.join(sorted(found))}")
+            raise UserError(f"--price: {name} is no GPU known here: {', '.join(sorted(found))}")
         figure = ProfileFigure(value=price, status="given", source="--price")
         found[name] = found[name].model_copy(update={"price_usd_per_hour": figure})
     return found
@@ -55,12 +49,12 @@ def checked_gpus(
 ) -> None:
     unknown = [name for name in gpus if name not in profiles]
     if unknown:
-        raise InputError(
+        raise UserError(
             f"{option}: {', '.join(unknown)} is no GPU known here: {', '.join(sorted(profiles))}; "
             "--profile adds one"
         )
     if not gpus and option == "--gpus":
-        raise InputError("--gpus names no GPU: T4=2,RTX4090=1")
+        raise UserError("--gpus names no GPU: T4=2,RTX4090=1")
 
 
 def status_of(profile: GpuProfile) -> str:
@@ -73,11 +67,11 @@ def checked_outputs(*, json: Path | None, plot: Path | None = None) -> None:
     """Before the simulation and not after it: there is a place for what it writes."""
     for option, path in (("--json", json), ("--plot", plot)):
         if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"{option} {path}: there is no folder {path.parent}")
+            raise UserError(f"{option} {path}: there is no folder {path.parent}")
     if plot is not None and plot.suffix != ".png":
-        raise InputError(f"--plot {plot}: the picture is a PNG; call it {plot.with_suffix('.png')}")
+        raise UserError(f"--plot {plot}: the picture is a PNG; call it {plot.with_suffix('.png')}")
     if plot is not None and find_spec("matplotlib") is None:
-        raise InputError("--plot needs matplotlib, which tierserve's extra `load` has")
+        raise UserError("--plot needs matplotlib, which tierserve's extra `load` has")
 
 
 def load_trace(path: Path, tier: Tier | None, rate: float, console: Console) -> Trace:

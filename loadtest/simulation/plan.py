@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.status import Status
 
+from loadtest.errors import INTERRUPTED, UserError
 from loadtest.simulation import formatting
 from loadtest.simulation import option_types as types
 from loadtest.simulation import options as common
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from loadtest.simulation.sustained_load import SustainingSplit
     from loadtest.simulation.traffic import ScalableTraffic
 
-INTERRUPTED = 130
 HOURS_A_DAY = 24
 # In the one simulation of a day.
 MOST_REQUESTS = 1_000_000
@@ -82,14 +82,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     from loadtest.simulation.answers import write
-    from loadtest.simulation.inputs import INPUT_ERRORS
     from loadtest.simulation.plan_table import print_answer
 
-    try:
-        answer = _answer(options, argv, console)
-    except INPUT_ERRORS as error:
-        console.print(str(error), style="bold red", highlight=False, markup=False, soft_wrap=True)
-        return 2
+    answer = _answer(options, argv, console)
     print_answer(answer, console)
     if options.json is not None:
         write(options.json, answer)
@@ -201,7 +196,7 @@ class _PlanSearch:
 
 
 def _prices(options: argparse.Namespace, profiles: Mapping[str, "GpuProfile"]) -> dict[str, float]:
-    from loadtest.simulation.inputs import InputError, checked_gpus
+    from loadtest.simulation.inputs import checked_gpus
 
     checked_gpus(dict.fromkeys(options.cards or (), 1), profiles, option="--cards")
     known = {name: profile.price_usd_per_hour for name, profile in profiles.items()}
@@ -210,7 +205,7 @@ def _prices(options: argparse.Namespace, profiles: Mapping[str, "GpuProfile"]) -
     for name in chosen:
         price = known[name]
         if price is None or not price.value:
-            raise InputError(f"--cards: {name} has no price; give one: --price {name}=0.40")
+            raise UserError(f"--cards: {name} has no price; give one: --price {name}=0.40")
         found[name] = price.value
     return found
 
@@ -222,12 +217,12 @@ def _price_source(profile: "GpuProfile") -> str:
 
 def _traffic(options: argparse.Namespace, console: Console) -> "tuple[ScalableTraffic, float]":
     """What comes, and how much of it a second."""
-    from loadtest.simulation.inputs import InputError, traffic_of
+    from loadtest.simulation.inputs import traffic_of
     from loadtest.simulation.traffic import ReplayedTraffic
 
     load = options.load
     if (options.trace is None) != isinstance(load, dict):
-        raise InputError(
+        raise UserError(
             "--load: with --trace how many times its load (--load 3), without it a rate for each "
             "tier (--load chat=20/s,reasoning=2/s)"
         )

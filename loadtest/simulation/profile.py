@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from loadtest.errors import UserError
 from serve_app.core.scaling.step_time import StepModel
 
 PROFILES = Path(__file__).parent.parent / "profiles"
@@ -25,10 +26,6 @@ Status = Literal["measured", "derived", "given"]
 # was off at a full batch (docs/calibration.md).
 DEFAULT_UNCERTAINTY: Mapping[Status, float] = {"measured": 0.1, "derived": 0.3, "given": 0.0}
 MOST_UNCERTAINTY = 1.0
-
-
-class GpuProfileError(ValueError):
-    """A profile cannot be read; the message names the file, the field and what is wrong."""
 
 
 class _ProfileModel(BaseModel):
@@ -238,14 +235,14 @@ def known_profiles() -> Mapping[str, GpuProfile]:
 
 
 def read_profile(path: Path) -> GpuProfile:
-    """Raises GpuProfileError."""
+    """Raises UserError."""
     try:
         return GpuProfile.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise GpuProfileError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except ValidationError as error:
         lines = [f"  {_place(one['loc'])}{_reason(one)}" for one in error.errors()]
-        raise GpuProfileError("\n".join([f"{path} is no profile of a GPU:", *lines])) from None
+        raise UserError("\n".join([f"{path} is no profile of a GPU:", *lines])) from None
 
 
 def write_profile(path: Path, profile: GpuProfile) -> None:

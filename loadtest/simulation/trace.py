@@ -3,19 +3,15 @@
 import csv
 import gzip
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtest.errors import UserError
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
 
 CONTEXT_TOKENS = 4096
 DAY_S = 86_400.0
 COLUMNS = ("arrival_s", "input_tokens", "output_tokens")
-
-
-class TraceError(ValueError):
-    """The file is no trace; the message names the line and what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +75,7 @@ def read_trace(path: Path, *, tier: Tier | None, rate: float = 1.0) -> Trace:
 
     `tier` is whose requests they are where the file has no such column. With `rate` 2 they come
     twice as fast. Lengths are clipped as the server would: answers at the tier's limit, prompts at
-    what the context leaves. Raises TraceError, or OSError for a file that cannot be read.
+    what the context leaves. Raises UserError.
     """
     requests: list[Request] = []
     clipped = 0
@@ -93,12 +89,12 @@ def read_trace(path: Path, *, tier: Tier | None, rate: float = 1.0) -> Trace:
             Request(record.tier, record.arrival_s, fitting_prompt, fitting_answer, limit)
         )
     if not requests:
-        raise TraceError(f"{path} has no requests")
+        raise UserError(f"{path} has no requests")
     return Trace(tuple(sorted(requests, key=lambda request: request.arrival_s)), clipped)
 
 
 def recorded(path: Path, *, tier: Tier | None, rate: float = 1.0) -> Iterator[Recorded]:
-    """The file's lines in its order, nothing clipped. Raises TraceError or OSError."""
+    """The file's lines in its order, nothing clipped. Raises UserError."""
     for number, row in _rows(path):
         try:
             owner = Tier(row["tier"].strip()) if row.get("tier") else tier
@@ -107,11 +103,11 @@ def recorded(path: Path, *, tier: Tier | None, rate: float = 1.0) -> Iterator[Re
                 raise ValueError(f"arrival_s is {row['arrival_s']!r}")
             prompt, answer = (int(float(row[name])) for name in COLUMNS[1:])
         except (ValueError, TypeError) as error:
-            raise TraceError(f"{path}, line {number}: {error}") from error
+            raise UserError(f"{path}, line {number}: {error}") from error
         if owner is None:
-            raise TraceError(f"{path} has no column `tier`: say whose requests with --tier")
+            raise UserError(f"{path} has no column `tier`: say whose requests with --tier")
         if prompt < 0 or answer < 0:
-            raise TraceError(f"{path}, line {number}: a negative number")
+            raise UserError(f"{path}, line {number}: a negative number")
         yield Recorded(owner, arrival_s, prompt, answer)
 
 
@@ -133,13 +129,13 @@ def tier_of_file(path: Path) -> Tier | None:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    with ExitStack() as stack:
-        if path.suffix == ".gz":
-            file = stack.enter_context(gzip.open(path, "rt", encoding="utf-8", newline=""))
-        else:
-            file = stack.enter_context(path.open(encoding="utf-8", newline=""))
-        reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise TraceError(f"{path} does not have the columns {', '.join(missing)}")
-        yield from enumerate(reader, start=2)
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise UserError(f"{path} does not have the columns {', '.join(missing)}")
+            yield from enumerate(reader, start=2)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None

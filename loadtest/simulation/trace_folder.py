@@ -9,12 +9,13 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from loadtest.errors import UserError
 from loadtest.simulation.arrivals import TIERS
 from loadtest.simulation.cases import Case, with_start
 from loadtest.simulation.cell import cell_of
 from loadtest.simulation.clairvoyant import work_of
 from loadtest.simulation.setup import Setup
-from loadtest.simulation.trace import Trace, TraceError, read_trace, tier_of_file
+from loadtest.simulation.trace import Trace, read_trace, tier_of_file
 from serve_app.core.tiers import Tier
 
 SETTINGS = "scaling.yaml"
@@ -40,19 +41,19 @@ class FileSettings(BaseModel):
 
 
 def trace_files(folder: Path) -> Mapping[str, Path]:
-    """The traces of a folder by their names without suffixes. Raises TraceError."""
+    """The traces of a folder by their names without suffixes. Raises UserError."""
     found = {
         path.name.removesuffix(".gz").removesuffix(".csv"): path
         for path in sorted(folder.glob("*.csv*"))
         if path.name.endswith(SUFFIXES)
     }
     if not found:
-        raise TraceError(f"{folder} has no file {' or '.join(f'*{end}' for end in SUFFIXES)}")
+        raise UserError(f"{folder} has no file {' or '.join(f'*{end}' for end in SUFFIXES)}")
     return found
 
 
 def folder_case(path: Path) -> Case:
-    """The trace as `scaling.yaml` beside it says. Raises TraceError or OSError."""
+    """The trace as `scaling.yaml` beside it says. Raises UserError."""
     settings = settings_of(path)
     tier = settings.tier or tier_of_file(path)
     trace = replace(read_trace(path, tier=tier, rate=settings.rate), times=settings.times)
@@ -60,7 +61,7 @@ def folder_case(path: Path) -> Case:
 
 
 def settings_of(path: Path) -> FileSettings:
-    """Those of this file; the defaults where there are none. Raises TraceError."""
+    """Those of this file; the defaults where there are none. Raises UserError."""
     beside = path.parent / SETTINGS
     if not beside.exists():
         return FileSettings()
@@ -68,7 +69,7 @@ def settings_of(path: Path) -> FileSettings:
         document = yaml.safe_load(beside.read_text(encoding="utf-8")) or {}
         files = {name: FileSettings.model_validate(own) for name, own in document.items()}
     except (yaml.YAMLError, ValidationError, AttributeError) as error:
-        raise TraceError(f"{beside}: {error}") from error
+        raise UserError(f"{beside}: {error}") from error
     return files.get(path.name, FileSettings())
 
 

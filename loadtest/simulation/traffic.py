@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from loadtest.errors import UserError
 from loadtest.scenario import Uniform
 from loadtest.simulation.trace import CONTEXT_TOKENS, Request, Trace
 from serve_app.core.tiers import DEFAULT_MAX_NEW_TOKENS, Tier
@@ -16,10 +17,6 @@ SHORTEST_S = 600.0
 # Heavier traffic is copies of so much, each shifted in time: together they are independent again.
 MOST_WRITTEN = 60_000
 SAMPLE = 4000
-
-
-class TrafficError(ValueError):
-    """The traffic cannot be; the message names the option and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +68,10 @@ class Independent:
                 ("--output-tokens", self.new_tokens, limit),
             ):
                 if tier not in lengths:
-                    raise TrafficError(f"{option} says nothing of {tier}: add {tier}=100-400")
+                    raise UserError(f"{option} says nothing of {tier}: add {tier}=100-400")
                 if lengths[tier].high > most:
                     text = f"{option}: {lengths[tier].high} is above the {most} tokens of {tier}"
-                    raise TrafficError(text)
+                    raise UserError(text)
 
     def at(self, load_rps: float, seed: int) -> Trace:
         copies = math.ceil(load_rps * SHORTEST_S / MOST_WRITTEN)
@@ -128,7 +125,7 @@ class ReplayedTraffic:
 
     def __post_init__(self) -> None:
         if not self.trace.recorded_s:
-            raise TrafficError(f"{self.name}: all requests come at once, which is no load a second")
+            raise UserError(f"{self.name}: all requests come at once, which is no load a second")
 
     @property
     def load_rps(self) -> float:

@@ -29,6 +29,7 @@ from loadtest.client.first_token import first_token_s
 from loadtest.errors import MeasurementError
 from loadtest.load.run import on_own_loop
 from loadtest.options import base_url, not_negative, positive
+from loadtest.report.statistics import Estimate, bootstrap
 
 TIMEOUT_S = 300.0
 PHASES = ("alone", "busy", "flood")
@@ -36,7 +37,6 @@ PHASES = ("alone", "busy", "flood")
 SETTLES_S = 4.0
 # Answers are this much shorter or longer than `--output-tokens`: clients do not march in step.
 SPREAD = 0.5
-SAMPLES = 2000
 
 
 @dataclass(slots=True)
@@ -106,14 +106,13 @@ def _ratio(times_s: Sequence[float], against_s: Sequence[float]) -> str:
     """Of the 95th percentiles, with the interval in which 95 % of resamples lie."""
     if times_s is against_s:
         return "1"
-    rng = np.random.default_rng(0)
-    resampled = [
-        np.percentile(rng.choice(np.asarray(each), (SAMPLES, len(each))), 95, axis=1)
-        for each in (times_s, against_s)
-    ]
-    low, high = np.percentile(resampled[0] / resampled[1], (2.5, 97.5))
-    ratio = np.percentile(times_s, 95) / np.percentile(against_s, 95)
-    return f"{ratio:.2f} ({low:.2f} to {high:.2f})"
+    both = np.asarray(times_s), np.asarray(against_s)
+    one, other = (
+        bootstrap(len(of), lambda rows, of=of: np.percentile(of[rows], 95, axis=1), seed=seed)
+        for seed, of in enumerate(both)
+    )
+    found = Estimate.of(float(np.percentile(both[0], 95) / np.percentile(both[1], 95)), one / other)
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 async def _measured(options: argparse.Namespace, console: Console) -> dict[str, Phase]:

@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import random
 import statistics
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -17,12 +18,11 @@ from loadtest.client.first_token import first_token_s
 from loadtest.errors import MeasurementError
 from loadtest.load.run import on_own_loop
 from loadtest.options import positive
+from loadtest.report.statistics import Estimate, bootstrap
 
 TIMEOUT_S = 60.0
 # Of both kinds, before the first that counts.
 WARM_UP = 10
-# Resamples of the pairs, for the interval of a difference.
-SAMPLES = 2000
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -45,21 +45,25 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     """Raises MeasurementError where a request is not answered."""
     pairs = on_own_loop(_measured(options))[WARM_UP:]
     with_key, without = (np.asarray(times) * 1e3 for times in zip(*pairs, strict=True))
-    rng = np.random.default_rng(0)
-    rows = rng.integers(0, len(pairs), (SAMPLES, len(pairs)))
     for percent in (50, 95, 99):
-        added = np.percentile(with_key, percent) - np.percentile(without, percent)
-        resampled = np.percentile(with_key[rows], percent, axis=1) - np.percentile(
-            without[rows], percent, axis=1
-        )
-        low, high = np.percentile(resampled, [2.5, 97.5])
+        added = _added_ms(with_key, without, percent)
         console.print(
             f"TTFT p{percent}: {np.percentile(without, percent):.2f} ms without a key, added "
-            f"{added:+.2f} ms (95 %: {low:+.2f} to {high:+.2f})"
+            f"{added.value:+.2f} ms (95 %: {added.low:+.2f} to {added.high:+.2f})"
         )
     paired = statistics.median(with_key - without)
     console.print(f"median of the pairs' differences: {paired:+.2f} ms, {len(pairs)} pairs")
     return 0
+
+
+def _added_ms(with_key: Any, without: Any, percent: int) -> Estimate:
+    """Of a percentile, over the pairs."""
+
+    def added_ms(rows: Any) -> Any:
+        keyed, other = (np.percentile(of[rows], percent, axis=-1) for of in (with_key, without))
+        return keyed - other
+
+    return Estimate.of(added_ms(np.arange(len(without))), bootstrap(len(without), added_ms))
 
 
 async def _measured(options: argparse.Namespace) -> list[tuple[float, float]]:

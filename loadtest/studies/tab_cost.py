@@ -24,13 +24,12 @@ from loadtest.client.chat import chat_body, open_session
 from loadtest.errors import MeasurementError
 from loadtest.load.run import on_own_loop
 from loadtest.options import add_api_key, api_key_of, base_url, positive
+from loadtest.report.statistics import bootstrapped_mean
 from loadtest.servers.processes import OTHER, role_of
 
 TIMEOUT_S = 120.0
 # After the tabs begin to ask, or end, and before what counts.
 SETTLE_S = 1.0
-# Resamples of the rounds, for the interval of a ratio.
-SAMPLES = 2000
 ROUND_SEED = 0
 CLIENT = "this command"
 # The CPU time of these follows the tokens.
@@ -78,11 +77,11 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     quiet, asked = zip(*rounds, strict=True)
     without = np.array([half.tokens_per_s for half in quiet])
     ratios = np.array([half.tokens_per_s for half in asked]) / without
-    low, high = _interval(ratios)
+    kept = bootstrapped_mean(ratios)
     console.print(
-        f"{options.tabs} tabs: {ratios.mean():.3f} of chat's tokens/s (95 %: {low:.3f} to "
-        f"{high:.3f}), {len(ratios)} rounds of {options.round_s} s, {without.mean():.0f} tokens/s "
-        f"in {options.streams} streams without them"
+        f"{options.tabs} tabs: {kept.value:.3f} of chat's tokens/s (95 %: {kept.low:.3f} to "
+        f"{kept.high:.3f}), {len(ratios)} rounds of {options.round_s} s, {without.mean():.0f} "
+        f"tokens/s in {options.streams} streams without them"
     )
     roles = sorted({role for half in (*quiet, *asked) for role in half.cpu_ms_per_s})
     for role in roles:
@@ -102,21 +101,13 @@ def _print_cpu(
         np.array([sum(half.cpu_ms_per_s.get(role, 0.0) for role in roles) for half in halves])
         for halves in (quiet, asked)
     )
-    low, high = _interval(after - before)
+    more = bootstrapped_mean(after - before)
     console.print(
-        f"  {name}: {before.mean():.1f} ms/s of CPU without, {(after - before).mean():+.1f} "
-        f"(95 %: {low:+.1f} to {high:+.1f}) with them",
+        f"  {name}: {before.mean():.1f} ms/s of CPU without, {more.value:+.1f} "
+        f"(95 %: {more.low:+.1f} to {more.high:+.1f}) with them",
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _interval(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> tuple[float, float]:
-    """Of the mean, by resampling."""
-    rng = np.random.default_rng(ROUND_SEED)
-    means = values[rng.integers(0, len(values), (SAMPLES, len(values)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
 
 
 async def measured(options: argparse.Namespace) -> list[tuple[Half, Half]]:

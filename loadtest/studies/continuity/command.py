@@ -18,10 +18,9 @@ from loadtest.report.pages import write_section
 from loadtest.report.results_file import META, RESULTS, provenance, write
 from loadtest.servers.systems import START_TIMEOUT_S, chat_only_config
 from loadtest.studies.continuity.asks import asks
-from loadtest.studies.continuity.faults import FAULTS, LEAST_REPLICAS, Service
+from loadtest.studies.continuity.faults import FAULTS, LEAST_REPLICAS, Service, until
 from loadtest.studies.continuity.results import SECTION, UNBROKEN_RUNS, Cut, figures, table
-from loadtest.studies.continuity.rounds import one_fault, unbroken_runs
-from loadtest.studies.continuity.streams import differences
+from loadtest.studies.continuity.streams import Ask, Stream, differences, read
 from serve_app.config.tier import EngineConfig
 from serve_app.core.tiers import Tier
 from serve_app.engine.models.model_dir import MICRO_MODEL, ModelNotFoundError, resolve_model
@@ -31,6 +30,9 @@ from serve_app.local.profiles import load_profile
 OUT = RESULTS / "continuity.json"
 STREAM_LIMIT_S = 300.0
 SLOTS_FOR_EACH_STREAM = 2
+# Where in what the unbroken streams wrote together the fault comes; later on many have ended.
+EARLIEST, LATEST = 0.02, 0.8
+PLACE_POLL_S = 0.002
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -148,3 +150,53 @@ async def _running(
             yield service
     finally:
         await asyncio.to_thread(cluster.stop)
+
+
+async def unbroken_runs(
+    service: Service, asked: Sequence[Ask], runs: int = 1
+) -> list[tuple[Stream, ...]]:
+    """Of each request its streams in so many runs without a fault."""
+    made = [await _unbroken(service, asked) for _ in range(runs)]
+    return list(zip(*made, strict=True))
+
+
+async def _unbroken(service: Service, asked: Sequence[Ask]) -> list[Stream]:
+    """All at once. Raises MeasurementError where one is not whole or not valid."""
+    streams = [Stream(ask) for ask in asked]
+    await asyncio.gather(*(read(service.session, service.base_url, each) for each in streams))
+    for stream in streams:
+        if not stream.whole or not stream.ask.is_valid(stream):
+            raise MeasurementError(f"{stream.ask.kind}, unbroken: {stream.fault or stream.errors}")
+    return streams
+
+
+async def one_fault(
+    service: Service,
+    name: str,
+    asked: Sequence[Ask],
+    unbroken: Sequence[Sequence[Stream]],
+    rng: random.Random,
+) -> tuple[list[Cut], float]:
+    """Of the streams that ran when it came; and after how many seconds its victim had ended."""
+    streams = [Stream(ask) for ask in asked]
+    place = rng.uniform(EARLIEST, LATEST) * sum(len(each[0].events) for each in unbroken)
+    reading = [
+        asyncio.create_task(read(service.session, service.base_url, each)) for each in streams
+    ]
+
+    async def at_the_place() -> bool:
+        return sum(len(each.events) for each in streams) >= place
+
+    try:
+        await until(at_the_place, "the streams are at the place", poll_s=PLACE_POLL_S)
+        running = [
+            (each, like, len(each.events))
+            for each, like in zip(streams, unbroken, strict=True)
+            if each.ended_s is None and each.has_begun
+        ]
+        done = await FAULTS[name](service, rng)
+        await asyncio.gather(*reading)
+    finally:
+        for each in reading:
+            each.cancel()
+    return [Cut.of(*each, done.order_s) for each in running], done.gone_s

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from loadtest.errors import MeasurementError
-from loadtest.report.pages import between_markers
+from loadtest.report.pages import write_section
 from loadtest.report.results_file import META, REPOSITORY, RESULTS, commit, provenance, read, write
 from loadtest.scenario import Slo
 from loadtest.simulation.option_types import DEFAULT_SLO, positive, slo
@@ -137,6 +137,4 @@ def _write(
     write(options.out, results)
     console.print(f"  wrote {options.out}")
     if options.page.exists():
-        page = options.page.read_text(encoding="utf-8")
-        text = between_markers(page, MARKERS, table(results))
-        options.page.write_text(text, encoding="utf-8")
+        write_section(MARKERS, table(results), options.page)

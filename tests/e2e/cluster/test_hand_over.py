@@ -4,9 +4,9 @@ fake engine, whose streams are as long as they are asked to be."""
 import random
 
 from loadtest.servers.ray_nodes import RTX_4090, T4
+from loadtest.studies.continuity.command import one_fault, unbroken_runs
 from loadtest.studies.continuity.faults import Service
 from loadtest.studies.continuity.results import Cut
-from loadtest.studies.continuity.rounds import one_fault, unbroken_runs
 from loadtest.studies.continuity.streams import Ask, percentile
 from serve_app.core.tiers import Tier
 from tests.e2e.client import client_session

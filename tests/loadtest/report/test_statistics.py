@@ -3,11 +3,11 @@
 import pytest
 
 from loadtest.report.statistics import (
+    bootstrapped_mean,
     busy_s,
     fraction,
     majority,
     mean_of_runs,
-    over_problems,
     paired_difference,
     quantile,
     t_quantile,
@@ -30,9 +30,9 @@ def test_the_interval_over_runs_is_students() -> None:
     assert mean_of_runs([0.5]) is None
 
 
-def test_the_interval_over_problems_is_as_wide_as_a_binomials() -> None:
+def test_the_interval_bootstrapped_mean_is_as_wide_as_a_binomials() -> None:
     # 100 problems, half of them right: 1.96 * sqrt(0.25 / 100) = 0.098.
-    estimate = over_problems([1.0] * 50 + [0.0] * 50)
+    estimate = bootstrapped_mean([1.0] * 50 + [0.0] * 50)
 
     assert estimate.value == 0.5
     assert estimate.low == pytest.approx(0.402, abs=0.01)
@@ -41,8 +41,8 @@ def test_the_interval_over_problems_is_as_wide_as_a_binomials() -> None:
 
 def test_runs_of_a_problem_are_drawn_together() -> None:
     """Ten alike runs of a problem tell no more of other problems than one does."""
-    once = over_problems([1.0, 0.0] * 20)
-    assert once == over_problems([10 / 10, 0 / 10] * 20)
+    once = bootstrapped_mean([1.0, 0.0] * 20)
+    assert once == bootstrapped_mean([10 / 10, 0 / 10] * 20)
 
 
 def test_a_difference_that_is_the_same_for_every_problem_is_certain() -> None:

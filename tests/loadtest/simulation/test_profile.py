@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.errors import UserError
 from loadtest.simulation.profile import (
     PROFILES,
     TOTAL,
-    GpuProfileError,
     known_profiles,
     read_profile,
     write_profile,
@@ -124,7 +124,7 @@ def test_a_wrong_field_is_named(change: dict[str, object], reason: str, tmp_path
     path = tmp_path / "gpu.json"
     document = json.loads((PROFILES / "t4.json").read_text(encoding="utf-8"))
     path.write_text(json.dumps(document | change), encoding="utf-8")
-    with pytest.raises(GpuProfileError) as error:
+    with pytest.raises(UserError) as error:
         read_profile(path)
     assert str(path) in str(error.value)
     assert reason in str(error.value)
@@ -135,10 +135,10 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
     document = json.loads((PROFILES / "t4.json").read_text(encoding="utf-8"))
     del document["per_context_ktoken_ms"]
     path.write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(GpuProfileError, match="per_context_ktoken_ms: is missing"):
+    with pytest.raises(UserError, match="per_context_ktoken_ms: is missing"):
         read_profile(path)
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(GpuProfileError, match="cannot be read: No such file"):
+    with pytest.raises(UserError, match="cannot be read: No such file"):
         read_profile(tmp_path / "none.json")

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from loadtest.errors import UserError
 from loadtest.simulation.figures import RunFigures
 from loadtest.simulation.kept_runs import KeptRuns
 from loadtest.simulation.scoreboard import CaseRows, Played, row, sentences, summary, table
-from loadtest.simulation.trace import TraceError
 from loadtest.simulation.trace_folder import folder_case, settings_of, trace_files
 from serve_app.core.tiers import Tier
 
@@ -136,12 +136,12 @@ def test_a_trace_of_which_nothing_is_said_has_gpus_enough(tmp_path: Path) -> Non
 @pytest.mark.parametrize("text", ["calm.csv: {gpu: 3}", "calm.csv: 3", "- 3", "a: ]"])
 def test_a_folders_settings_that_are_wrong_name_their_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "scaling.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(TraceError, match=r"scaling\.yaml"):
+    with pytest.raises(UserError, match=r"scaling\.yaml"):
         settings_of(a_folder(tmp_path) / "calm.csv")
 
 
 def test_a_folder_without_traces_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match="no file"):
+    with pytest.raises(UserError, match="no file"):
         trace_files(tmp_path)
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.simulation.trace import TraceError, merged, read_trace, tier_of_file
+from loadtest.errors import UserError
+from loadtest.simulation.trace import merged, read_trace, tier_of_file
 from serve_app.core.tiers import Tier
 
 HEADER = "arrival_s,input_tokens,output_tokens"
@@ -63,13 +64,13 @@ def test_whose_requests_a_file_has(tmp_path: Path, columns: str, tier: Tier | No
     ],
 )
 def test_a_file_that_is_no_trace_says_why(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(TraceError) as error:
+    with pytest.raises(UserError) as error:
         read_trace(a_file(tmp_path, text), tier=Tier.CHAT)
     assert said in str(error.value)
 
 
 def test_without_a_column_someone_must_say_whose_they_are(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match="--tier"):
+    with pytest.raises(UserError, match="--tier"):
         read_trace(a_file(tmp_path, f"{HEADER}\n1,2,3\n"), tier=None)
 
 

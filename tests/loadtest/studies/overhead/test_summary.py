@@ -1,6 +1,6 @@
 """README's three rows are those of the results, and say where they come from."""
 
-from loadtest.studies.overhead.summary import summary
+from loadtest.studies.overhead.readme import summary
 from tests.loadtest.builders import compared, results
 
 ROUTES = {"meta": {"commit": "def", "over_ours": {"ours-v1": {"8": compared(0.97, 1.5, 2.0)}}}}

@@ -270,7 +270,6 @@ _REASONING: Schema = {
     "`thinking_token_budget`, no reasoning, and `include_reasoning`.",
 }
 _NUMBER: Schema = {"type": ["number", "null"]}
-_TEXTS: Schema = {"type": "array", "items": {"type": "string"}}
 _MESSAGE_LIST: Schema = {
     "type": "array",
     "minItems": 1,

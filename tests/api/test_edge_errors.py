@@ -9,10 +9,7 @@ from tests.builders import a_gate, an_edge, count, idle, some_settings
 from tests.virtual_time import run_virtual, virtual
 
 HI = {"prompt": "hi"}
-STREAM = {"prompt": "hi", "stream": True}
 DONE = {"object": "chat.completion", "choices": []}
-TOKEN = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
-LAST = b"data: [DONE]\n\n"
 
 
 # --- faults of the client

@@ -12,7 +12,6 @@ from serve_app.api.request_body import as_json, parse_object
 from serve_app.api.routes import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
-    GENERATING,
     MESSAGES,
     RESPONSES,
     Endpoint,
@@ -20,15 +19,9 @@ from serve_app.api.routes import (
 from serve_app.config.answers import SamplingConfig
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
+from tests.api.bodies import BODY_OF, ENDPOINTS, refusal
 from tests.builders import KNOWN_FIELDS, a_prepared, some_settings
 
-BODY_OF: dict[str, dict[str, Any]] = {
-    CHAT_COMPLETIONS.name: {"messages": [{"role": "user", "content": "hi"}]},
-    COMPLETIONS.name: {"prompt": "hi"},
-    RESPONSES.name: {"input": "hi"},
-    MESSAGES.name: {"messages": [{"role": "user", "content": "hi"}]},
-}
-ENDPOINTS = pytest.mark.parametrize("endpoint", GENERATING.values(), ids=lambda e: e.name)
 JSON_VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -56,17 +49,6 @@ NEARLY_RIGHT: Any = {
     "output_config": OBJECTS,
     "tool_choice": OBJECTS,
 }
-
-
-def refusal(payload: dict[str, Any] | None = None, **options: Any) -> RequestError:
-    with pytest.raises(RequestError) as caught:
-        a_prepared(payload, **options)
-    assert caught.value.status == 400
-    return caught.value
-
-
-def limit_written(endpoint: Endpoint, payload: dict[str, Any]) -> Any:
-    return next((payload[name] for name in endpoint.limit_fields if payload.get(name)), None)
 
 
 # --- bodies

@@ -3,43 +3,18 @@
 from typing import Any
 
 import pytest
-from hypothesis import strategies as st
 
 from serve_app.api.routes import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
-    GENERATING,
     MESSAGES,
     RESPONSES,
     Endpoint,
 )
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
+from tests.api.bodies import BODY_OF, ENDPOINTS, refusal
 from tests.builders import KNOWN_FIELDS, a_prepared, some_settings
-
-BODY_OF: dict[str, dict[str, Any]] = {
-    CHAT_COMPLETIONS.name: {"messages": [{"role": "user", "content": "hi"}]},
-    COMPLETIONS.name: {"prompt": "hi"},
-    RESPONSES.name: {"input": "hi"},
-    MESSAGES.name: {"messages": [{"role": "user", "content": "hi"}]},
-}
-ENDPOINTS = pytest.mark.parametrize("endpoint", GENERATING.values(), ids=lambda e: e.name)
-JSON_VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=5,
-)
-
-
-def refusal(payload: dict[str, Any] | None = None, **options: Any) -> RequestError:
-    with pytest.raises(RequestError) as caught:
-        a_prepared(payload, **options)
-    assert caught.value.status == 400
-    return caught.value
 
 
 def limit_written(endpoint: Endpoint, payload: dict[str, Any]) -> Any:

@@ -1,12 +1,12 @@
 """Ray's dashboard as the doctor reads it: answers in the form that Ray 2.60 gives."""
 
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.http_server import QuietHandler, listening
 
 TOKEN = "a-token"
 
@@ -93,25 +93,15 @@ class Dashboard:
 def serving(dashboard: Dashboard) -> Iterator[str]:
     """The address of the dashboard."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             allowed = self.headers["Authorization"] == f"Bearer {TOKEN}"
             self.send_response(200 if allowed else 401)
             self.end_headers()
             self.wfile.write(json.dumps(dashboard.answer(self.path)).encode() if allowed else b"no")
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with listening(Handler) as url:
+        yield url
 
 
 def _listed(rows: list[dict[str, Any]]) -> dict[str, Any]:

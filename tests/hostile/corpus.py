@@ -9,7 +9,7 @@ import copy
 import json
 import random
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -72,7 +72,6 @@ JUNK: Sequence[Any] = (
 # As it stands in a body, where JSON's own writer would not put it.
 LITERALS = (b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999", b"9" * 5000, b"[" * 3000)
 MARK = "@literal@"
-Spoiling = Callable[[random.Random, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,8 @@
 """What a person reads when the service is ready."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 
 from serve_app.local.exposure import Exposure
 from serve_app.local.ready_notice import ReadyService, listed_models, ready_lines
+from tests.http_server import QuietHandler, listening
 
 
 def a_service(**more: Any) -> ReadyService:
@@ -63,24 +62,14 @@ def test_a_service_without_a_list_of_models_gets_no_openai_line() -> None:
 
 @contextmanager
 def answering(body: bytes) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             self.send_response(200 if self.path == "/v1/models" else 404)
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with listening(Handler) as url:
+        yield url
 
 
 def test_models_are_what_the_service_lists() -> None:

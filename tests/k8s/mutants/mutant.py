@@ -69,6 +69,28 @@ class Mutant:
         return changed
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with an overlay, where it is more than an edit of `mixed`."""
+
+    edits: "Edit | tuple[Edit, ...]" = ()
+    overlay: str = "mixed"
+    added: Mapping[str, Any] | None = None
+
+
+def mutants_of(
+    faults: Mapping[str, Mapping[str, Edit | tuple[Edit, ...] | Fault]],
+) -> tuple[Mutant, ...]:
+    """By the rule that must find it, and by what it is."""
+    return tuple(
+        Mutant(name, rule, edits, fault.overlay, fault.added)
+        for rule, of_rule in faults.items()
+        for name, given in of_rule.items()
+        for fault in (given if isinstance(given, Fault) else Fault(given),)
+        for edits in ((fault.edits,) if isinstance(fault.edits, Edit) else fault.edits,)
+    )
+
+
 CLUSTER = "spec/rayClusterConfig"
 HEAD = f"{CLUSTER}/headGroupSpec"
 WORKER = f"{CLUSTER}/workerGroupSpecs/0"
@@ -76,13 +98,11 @@ HEAD_RAY = f"{HEAD}/template/spec/containers/0"
 WORKER_RAY = f"{WORKER}/template/spec/containers/0"
 
 
-def edit_of(
-    kind: str, name: str, path: str, value: Any = REMOVE, old: str | None = None
-) -> tuple[Edit]:
+def edit_of(kind: str, name: str, path: str, value: Any = REMOVE, old: str | None = None) -> Edit:
     """One edit of another object than the RayService."""
-    return (Edit(path, value, old, kind, name),)
+    return Edit(path, value, old, kind, name)
 
 
-def config_text(old: str, new: str) -> tuple[Edit]:
+def config_text(old: str, new: str) -> Edit:
     """One edit of the Serve config's text."""
-    return (Edit("spec/serveConfigV2", new, old=old),)
+    return Edit("spec/serveConfigV2", new, old=old)

@@ -29,6 +29,28 @@ async def passing_to(
         yield client
 
 
+@asynccontextmanager
+async def passing_streams_of(
+    tokens: Callable[[], AsyncIterator[bytes]],
+) -> AsyncIterator[httpx.AsyncClient]:
+    """The same over sockets, where a stream comes piece by piece."""
+
+    async def answer(request: Request) -> Response:
+        return StreamingResponse(tokens(), media_type="text/event-stream")
+
+    tiers = Starlette(routes=[Route("/api/{rest:path}", answer, methods=["POST"])])
+    async with served(tiers) as url:
+
+        async def base_url() -> str:
+            return url
+
+        gateway = Gateway(base_url, BOTH, 1024)
+        web = make_web_app(BOTH, FakeTiers(), gateway)
+        async with served(web) as web_url, httpx.AsyncClient(base_url=web_url) as client:
+            yield client
+        await gateway.close()
+
+
 async def echo(request: Request) -> Response:
     return JSONResponse(
         {
@@ -119,25 +141,13 @@ async def test_a_stream_passes_through_chunk_by_chunk() -> None:
         await taken.wait()
         yield b"data: 2\n\n"
 
-    async def answer(request: Request) -> Response:
-        return StreamingResponse(tokens(), media_type="text/event-stream")
-
-    tiers = Starlette(routes=[Route("/api/{rest:path}", answer, methods=["POST"])])
-    async with served(tiers) as url:
-
-        async def base_url() -> str:
-            return url
-
-        gateway = Gateway(base_url, BOTH, 1024)
-        web = make_web_app(BOTH, FakeTiers(), gateway)
-        async with served(web) as web_url, httpx.AsyncClient(base_url=web_url) as client:
-            async with client.stream("POST", "/v1/chat/completions", json={}) as response:
-                chunks = response.aiter_bytes()
-                assert await anext(chunks) == b"data: 1\n\n"
-                taken.set()
-                assert await anext(chunks) == b"data: 2\n\n"
-            assert response.headers["content-type"].startswith("text/event-stream")
-        await gateway.close()
+    async with passing_streams_of(tokens) as client:
+        async with client.stream("POST", "/v1/chat/completions", json={}) as response:
+            chunks = response.aiter_bytes()
+            assert await anext(chunks) == b"data: 1\n\n"
+            taken.set()
+            assert await anext(chunks) == b"data: 2\n\n"
+        assert response.headers["content-type"].startswith("text/event-stream")
 
 
 async def test_a_client_that_leaves_ends_the_work_in_the_tier() -> None:
@@ -151,23 +161,11 @@ async def test_a_client_that_leaves_ends_the_work_in_the_tier() -> None:
         finally:
             ended.set()
 
-    async def answer(request: Request) -> Response:
-        return StreamingResponse(tokens(), media_type="text/event-stream")
-
-    tiers = Starlette(routes=[Route("/api/{rest:path}", answer, methods=["POST"])])
-    async with served(tiers) as url:
-
-        async def base_url() -> str:
-            return url
-
-        gateway = Gateway(base_url, BOTH, 1024)
-        web = make_web_app(BOTH, FakeTiers(), gateway)
-        async with served(web) as web_url, httpx.AsyncClient(base_url=web_url) as client:
-            async with client.stream("POST", "/v1/chat/completions", json={}) as response:
-                await anext(response.aiter_bytes())
-            async with asyncio.timeout(1.0):
-                await ended.wait()
-        await gateway.close()
+    async with passing_streams_of(tokens) as client:
+        async with client.stream("POST", "/v1/chat/completions", json={}) as response:
+            await anext(response.aiter_bytes())
+        async with asyncio.timeout(10.0):
+            await ended.wait()
 
 
 async def test_a_refusal_of_the_tier_passes_with_its_time_to_come_back() -> None:

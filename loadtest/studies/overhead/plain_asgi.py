@@ -1,4 +1,5 @@
-"""The fake engine's application on a plain ASGI server: `python -m loadtest.overhead.plain_asgi`.
+"""The fake engine's application on a plain ASGI server:
+`python -m loadtest.studies.overhead.plain_asgi`.
 
 uvicorn and the application, nothing between: what the same chunks cost without tierserve's path.
 """

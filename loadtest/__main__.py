@@ -15,9 +15,10 @@ from loadtest.errors import INTERRUPTED, MeasurementError, UserError
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Its module has `add_parser(commands)` and `run(options, argv, console)`, which returns the
-    exit status, and may say in `ON_INTERRUPT` what Ctrl-C leaves. It is imported when it is named:
-    `--help` waits for no other."""
+    """Its module has `DESCRIPTION`, `add_options(parser)` and `run(options, argv, console)`, which
+    returns the exit status; it may have `EPILOG` and `HELP_FORMAT` for `--help`, and say in
+    `ON_INTERRUPT` what Ctrl-C leaves. It is imported when it is named: `--help` waits for no
+    other."""
 
     name: str
     module: str
@@ -83,7 +84,16 @@ def make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         if argv and argv[0] == command.name:
-            command.load().add_parser(commands)
+            module = command.load()
+            own = commands.add_parser(
+                command.name,
+                description=module.DESCRIPTION,
+                epilog=getattr(module, "EPILOG", None),
+                formatter_class=getattr(
+                    module, "HELP_FORMAT", argparse.ArgumentDefaultsHelpFormatter
+                ),
+            )
+            module.add_options(own)
         else:
             commands.add_parser(command.name, help=command.summary)
     return parser

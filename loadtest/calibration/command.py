@@ -21,7 +21,7 @@ Measures a server that nothing else asks, in a few minutes: decode steps by batc
 first tokens by length of the prompt, the KV cache and the start as the server reports them. Writes
 the profile that `simulate --profile` takes, and a picture of the fit beside it. Run it on the
 server's machine, whose name and versions it writes down."""
-EXAMPLES = """examples:
+EPILOG = """examples:
   one replica of the chat tier:
     python -m loadtest calibrate --tier chat --out t4.json
   any vLLM server:
@@ -29,15 +29,10 @@ EXAMPLES = """examples:
       --name L4 --out l4.json
 
 docs/calibration.md says how each figure is found."""
+HELP_FORMAT = argparse.RawDescriptionHelpFormatter
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "calibrate",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     add_server(parser)
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FILE", help="the profile, JSON")

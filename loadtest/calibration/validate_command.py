@@ -31,20 +31,15 @@ replays the very same requests in the simulation with one replica of that profil
 where the simulation is off by more than 10 % in throughput or 20 % in the median TTFT. With
 --recalibrate the profile is measured again between the loads, and only their rates are of the file:
 on a machine that changes its speed, both sides are then of the same minutes."""
-EXAMPLES = """example:
+EPILOG = """example:
     python -m loadtest calibrate --tier chat --out profile.json
     python -m loadtest validate --tier chat --profile profile.json --recalibrate 2
 
 It needs a server of one replica that nothing else asks. docs/calibration.md has the last result."""
+HELP_FORMAT = argparse.RawDescriptionHelpFormatter
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "validate",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     add_server(parser)
     add = parser.add_argument
     add("--profile", type=Path, required=True, metavar="FILE", help="of `loadtest calibrate`")

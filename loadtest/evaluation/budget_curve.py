@@ -35,17 +35,15 @@ BUDGETS = (0, 8, 16, 32, 64, 96, 128, 192)
 MARKERS = "budget-curve"
 # Of a row: the same problems at a server that only cuts.
 PLAIN_CUT = "plain_cut"
+DESCRIPTION = (
+    "The same evaluation at each thinking budget (request field "
+    "thinking_token_budget, in tokens). Writes loadtest/results/budget_curve.json, "
+    "docs/budget-curve.png and the table of docs/evaluation.md. Exit status 1 if an answer was "
+    "empty: a tier whose reasoning is truncated must answer all the same."
+)
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "budget-curve",
-        description="The same evaluation at each thinking budget (request field "
-        "thinking_token_budget, in tokens). Writes loadtest/results/budget_curve.json, "
-        "docs/budget-curve.png and the table of docs/evaluation.md. Exit status 1 if an answer was "
-        "empty: a tier whose reasoning is truncated must answer all the same.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_server(parser)
     add(

@@ -30,16 +30,14 @@ from loadtest.options import api_key_of
 from loadtest.report.run_folder import default_folder
 
 ON_INTERRUPT = RESUMABLE
+DESCRIPTION = (
+    "Asks an OpenAI server each problem as one streamed chat completion, without "
+    "examples, and compares the results with math-verify. Writes answers.jsonl as they come, "
+    "and summary.json and summary.md at the end. See docs/evaluation.md."
+)
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "eval",
-        description="Asks an OpenAI server each problem as one streamed chat completion, without "
-        "examples, and compares the results with math-verify. Writes answers.jsonl as they come, "
-        "and summary.json and summary.md at the end. See docs/evaluation.md.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     add_server(parser)
     parser.add_argument(
         "--out", type=Path, help="loadtest/results/eval/DATASET-MODEL-DATE if not given"

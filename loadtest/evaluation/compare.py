@@ -50,16 +50,14 @@ from loadtest.report.run_folder import default_folder
 ON_INTERRUPT = RESUMABLE
 # So many rounds of requests at once on one side before the other one's turn.
 ROUNDS_IN_BLOCK = 4
+DESCRIPTION = (
+    "Runs the same evaluation against two servers or two models of one server, "
+    "block by block in turn (A B, B A, ...), so that what the machine does meanwhile falls on "
+    "both; or takes two finished evaluations. Writes compare.md, compare.json and compare.png."
+)
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "compare",
-        description="Runs the same evaluation against two servers or two models of one server, "
-        "block by block in turn (A B, B A, ...), so that what the machine does meanwhile falls on "
-        "both; or takes two finished evaluations. Writes compare.md, compare.json and compare.png.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--a", type=target, metavar="URL[#MODEL]", help="the base; its first model if none is "
         "named")  # fmt: skip

@@ -20,7 +20,7 @@ DESCRIPTION = """\
 Sends streamed chat completions when they are due, whether or not earlier ones have ended, or
 in closed loops. Writes requests.jsonl as they end, and summary.json, report.html and its
 pictures at the end. It says how late it was itself."""
-EXAMPLES = """examples:
+EPILOG = """examples:
   two tiers, arrivals as they come:
     python -m loadtest run --tier chat=3/s --tier reasoning=0.5/s --duration 60s --slo ttft=2s
   a ramp; bursts of five times the rate:
@@ -35,15 +35,10 @@ EXAMPLES = """examples:
     python -m loadtest run --compare DIR_A DIR_B
 
 docs/load-testing.md says what each number means."""
+HELP_FORMAT = argparse.RawDescriptionHelpFormatter
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "run",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--scenario", type=Path, metavar="FILE", help="YAML; flags below but these four are for "
         "runs without one: --base-url, --out, --retry, --seed")  # fmt: skip

@@ -30,16 +30,14 @@ SECONDS = 10
 BAR_CHUNKS_PER_S = 10_000
 # Read so much of what was asked. Not all of it: the streams begin, and end, within half a second.
 KEPT = 0.95
+DESCRIPTION = (
+    "Starts a plain server that writes stream chunks of vLLM's form as fast as "
+    "asked, and reads them as `run` does, at rising rates, doubled until it cannot, and once "
+    "more."
+)
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "generator-limit",
-        description="Starts a plain server that writes stream chunks of vLLM's form as fast as "
-        "asked, and reads them as `run` does, at rising rates, doubled until it cannot, and once "
-        "more.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--streams", type=positive, default=STREAMS, help="at once")
     add("--rates", type=positive, nargs="+", default=RATES, help="chunks a second of all streams")

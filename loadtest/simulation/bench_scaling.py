@@ -60,17 +60,7 @@ A file scaling.yaml in the folder may say of each file, by its name, on what it 
 Without it the cluster has twice the T4 that the busiest moment keeps busy. What has been played is
 kept and not played again: a run that was stopped goes on where it was. `python -m loadtest
 fetch-traces` gets public traces in this form."""
-
-
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "bench-scaling",
-        help="all scaling policies on all cases, or on a folder of traces: the scoreboard",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=common.HelpFormatter,
-    )
-    add_options(parser)
+HELP_FORMAT = common.HelpFormatter
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

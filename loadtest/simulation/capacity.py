@@ -29,7 +29,7 @@ type with one tier alone, then all GPUs of --gpus with the mix. The server's own
 lending run in the simulation; the GPUs are profiles, which say what of them was measured and how
 uncertain each figure is. So an answer is a range: `6.0 (4.3 to 7.9)` requests/s, the ends being
 simulated with every figure at the worse or the better end of its uncertainty."""
-EXAMPLES = """examples:
+EPILOG = """examples:
   what one T4 and one RTX 4090 sustain, in each tier and together:
     python -m loadtest capacity --gpus T4=1,RTX4090=1
   of other traffic, with another SLO:
@@ -40,16 +40,10 @@ EXAMPLES = """examples:
     python -m loadtest capacity --gpus my-gpu=2 --profile my-gpu.json
 
 docs/simulation.md says what the numbers mean."""
+HELP_FORMAT = common.HelpFormatter
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "capacity",
-        help="the load that a set of GPUs sustains within the SLO (simulated)",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=common.HelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpus", type=types.gpu_counts, default="T4=1,RTX4090=1", help="GPUs of the set"
     )

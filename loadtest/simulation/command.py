@@ -32,23 +32,17 @@ profiles of their GPUs, which say what of them was measured. `ours` is the polic
 runs. The others are given hindsight: the cheapest of their settings whose goodput is that of ours.
 `constant` is the best constant count, `clairvoyant` the cheapest plan found by a search that knows
 the trace."""
-EXAMPLES = """examples:
+EPILOG = """examples:
   the server's own scaling policy on recorded traffic:
     python -m loadtest simulate --trace loadtest/traces/azure2023_conv_1h.csv.gz --plot run.png
   a day of 200 times that load on a thousand GPUs:
     python -m loadtest simulate --trace FILE --load 200 --day --gpus T4=500,RTX4090=500
 
 docs/simulation.md says what is simulated and what the numbers mean."""
+HELP_FORMAT = common.HelpFormatter
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "simulate",
-        help="a scaling policy on recorded traffic: latencies, goodput, refusals, GPU-hours, cost",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=common.HelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     common.add_trace(parser, required=True)
     add = parser.add_argument
     add("--gpus", type=types.gpu_counts, default=common.DEFAULT_GPUS, help="GPUs of the cluster")

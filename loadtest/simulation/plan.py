@@ -33,7 +33,7 @@ then says whether the cheapest set still sustains it with every figure of the pr
 end of its uncertainty, and which set does; and which would do at the better end. With --trace or
 --day it also says what autoscaling by the server's own scaling policy would save with the same
 GPUs."""
-EXAMPLES = """examples:
+EPILOG = """examples:
   a load of two tiers:
     python -m loadtest plan --load chat=20/s,reasoning=2/s
   with other prices, of one GPU type:
@@ -42,16 +42,10 @@ EXAMPLES = """examples:
     python -m loadtest plan --trace loadtest/traces/azure2023_conv_1h.csv.gz --load 3 --day
 
 docs/simulation.md says how it searches and where prices are from."""
+HELP_FORMAT = common.HelpFormatter
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "plan",
-        help="the cheapest set of GPUs for a load and an SLO (simulated)",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=common.HelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--load",

@@ -21,16 +21,11 @@ What was too short to tell is named and is no failure.
 docs/soak.md says what is measured and where the limits are."""
 ALL, NONE = "all", "none"
 ON_INTERRUPT = "Stopped at once; --report judges what was written so far."
+HELP_FORMAT = argparse.RawDescriptionHelpFormatter
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     names = ", ".join(fault.name for fault in FAULTS)
-    parser = commands.add_parser(
-        "soak",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     add = parser.add_argument
     add("--hours", type=float, default=DEFAULT_HOURS, help="how long (0.1667, ten minutes; 72 is "
         "the acceptance)")  # fmt: skip

@@ -42,15 +42,14 @@ PUBLISHED = (
     "cache (imports 10, weights 2, Dynamo 7, compiled graph 6, profiling 2 to 14, graph capture "
     "2 to 18; github.com/upb-cn/vllm-startup-profiler)."
 )
+DESCRIPTION = (
+    "Starts the chat tier with a small random model, eager and compiled, with "
+    "an empty and with a kept cache in turn, and writes loadtest/results/cold_start.json and "
+    "the table of the docs."
+)
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "cold-start",
-        description="Starts the chat tier with a small random model, eager and compiled, with "
-        "an empty and with a kept cache in turn, and writes loadtest/results/cold_start.json and "
-        "the table of the docs.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rounds", type=positive, default=2, help="starts of each kind; 4 minutes each"
     )

@@ -37,6 +37,7 @@ PHASES = ("alone", "busy", "flood")
 SETTLES_S = 4.0
 # Answers are this much shorter or longer than `--output-tokens`: clients do not march in step.
 SPREAD = 0.5
+DESCRIPTION = (__doc__ or "").split("\n\n")[0] + " The service runs with `serve --keys`."
 
 
 @dataclass(slots=True)
@@ -49,12 +50,7 @@ class Phase:
     other_refused: int = 0
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "fairness",
-        description=(__doc__ or "").split("\n\n")[0] + " The service runs with `serve --keys`.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--url", type=base_url, default="http://127.0.0.1:8000/api/chat/v1", help="OpenAI base URL")
     add("--light-key", required=True, help="the key whose first tokens are measured")

@@ -29,14 +29,14 @@ HEADER = (
     "| longest wait | all back after |",
     "|---|---|---|---|---:|---:|",
 )
+DESCRIPTION = (
+    "Runs the tests that kill a replica, an engine, HAProxy and the controller "
+    "under load, and writes loadtest/results/faults.json and the table of the docs."
+)
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    commands.add_parser(
-        "faults",
-        description="Runs the tests that kill a replica, an engine, HAProxy and the controller "
-        "under load, and writes loadtest/results/faults.json and the table of the docs.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """None."""
 
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:

@@ -28,6 +28,11 @@ STOPPED = "stopped: nothing is left running"
 READY = re.compile(r"Ready after \d+ s at (http://\S+)")
 README_PORT = "http://127.0.0.1:8000"
 START_LIMIT_S = 1800.0
+HELP_FORMAT = argparse.HelpFormatter
+DESCRIPTION = (
+    "Does what a newcomer does with the last commit, measures how long it takes, "
+    "and writes loadtest/results/first_run.json and the sentences of the docs about it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +43,7 @@ class Started:
     ready_s: float
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "first-run",
-        description="Does what a newcomer does with the last commit, measures how long it takes, "
-        "and writes loadtest/results/first_run.json and the sentences of the docs about it.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--no-tests", action="store_true", help="leave `make test` out")
 

@@ -49,15 +49,13 @@ EVENT_BEGIN = b"data: "
 # By its path, so that it runs beside another checkout's application too.
 ROOT = Path(__file__).resolve().parents[2]
 GATEWAY_PROCESS = str(ROOT / "loadtest" / "servers" / "gateway_process.py")
+DESCRIPTION = (
+    "Streams from a scripted tier, directly and through one process of /v1 in "
+    "turn: chunks a second flat out, CPU of the gateway for each chunk, added TTFT."
+)
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "gateway-speed",
-        description="Streams from a scripted tier, directly and through one process of /v1 in "
-        "turn: chunks a second flat out, CPU of the gateway for each chunk, added TTFT.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--streams", type=positive, nargs="+", default=STREAMS, help="at once")
     add("--paced", type=positive, nargs="+", default=PACED_STREAMS, help="the same, 100 events/s")

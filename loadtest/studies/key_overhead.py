@@ -23,16 +23,14 @@ from loadtest.report.statistics import Estimate, bootstrap
 TIMEOUT_S = 60.0
 # Of both kinds, before the first that counts.
 WARM_UP = 10
+DESCRIPTION = (
+    "Sends streaming chat completions in pairs, one with a key and one without, to "
+    "a service that was started with `serve --keys --allow-anonymous`, and compares the times "
+    "to their first tokens."
+)
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "key-overhead",
-        description="Sends streaming chat completions in pairs, one with a key and one without, to "
-        "a service that was started with `serve --keys --allow-anonymous`, and compares the times "
-        "to their first tokens.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--url", default="http://127.0.0.1:8000/api/chat/v1", help="OpenAI base URL")
     add("--key", required=True, help="a key with limits that the run does not reach")

@@ -34,15 +34,13 @@ ROUND_SEED = 0
 CLIENT = "this command"
 # The CPU time of these follows the tokens.
 RUN_THE_CHAT = frozenset({"engine chat", "replica chat", "haproxy"})
+DESCRIPTION = (
+    "Keeps chat streams running, opens the questions of status tabs beside them in "
+    "every other turn, and compares tokens per second and CPU time."
+)
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "tabs",
-        description="Keeps chat streams running, opens the questions of status tabs beside them in "
-        "every other turn, and compares tokens per second and CPU time.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--url", type=base_url, default="http://127.0.0.1:8000", help="the service")
     add("--tabs", type=positive, default=10, help="tabs that are looked at")

@@ -24,6 +24,12 @@ TIMEOUT_S = 60.0
 # When it came in seconds of the recording's own clock, prompt tokens, answer tokens.
 Row = tuple[float, int, int]
 Reader = Callable[[Iterable[str]], Iterator[Row]]
+DESCRIPTION = (
+    "Downloads public traces from where their authors publish them, keeps when "
+    "requests came and how long they and their answers were, and writes a file for each and "
+    f"{SOURCES_PAGE} with source, commit, licence and whom to cite."
+)
+HELP_FORMAT = argparse.RawDescriptionHelpFormatter
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +140,11 @@ SOURCES: Mapping[str, Source] = {
     "bailian-coder": _bailian("qwen_coder_blksz_16.jsonl", "Qwen coder, 2 h"),
     "bailian-thinking": _bailian("qwen_thinking_blksz_16.jsonl", "reasoning, 2 h", reasoning=True),
 }
+EPILOG = (
+    "traces:\n"
+    + "\n".join(f"  {name:22} {one.licence:11} {one.about}" for name, one in SOURCES.items())
+    + "\n\nThe licences are their authors'. Then:\n  tierserve bench scaling --traces FOLDER"
+)
 
 
 def part(rows: Iterable[Row], *, from_s: float, seconds: float) -> list[Row]:
@@ -168,19 +179,7 @@ def write_trace(path: Path, rows: Iterable[Row], *, reasoning: bool) -> None:
     path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    known = "\n".join(
-        f"  {name:22} {source.licence:11} {source.about}" for name, source in SOURCES.items()
-    )
-    parser = commands.add_parser(
-        "fetch-traces",
-        description="Downloads public traces from where their authors publish them, keeps when "
-        "requests came and how long they and their answers were, and writes a file for each and "
-        f"{SOURCES_PAGE} with source, commit, licence and whom to cite.",
-        epilog=f"traces:\n{known}\n\nThe licences are their authors'. Then:\n"
-        "  tierserve bench scaling --traces FOLDER",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("names", nargs="+", choices=SOURCES, metavar="NAME", help="as below")
     add("--to", type=Path, required=True, metavar="FOLDER", help="where the files go")

@@ -33,18 +33,16 @@ SLOTS_FOR_EACH_STREAM = 2
 # Where in what the unbroken streams wrote together the fault comes; later on many have ended.
 EARLIEST, LATEST = 0.02, 0.8
 PLACE_POLL_S = 0.002
+DESCRIPTION = (
+    "Starts the chat tier and lets streams of /v1 run, greedily, of several kinds; "
+    "at a random place a replica or its engine is killed, or replicas are replaced or taken "
+    "away. Counts the streams that are cut, compares each with the same one unbroken, and "
+    "measures the longest silence. Writes loadtest/results/continuity.json and the table of "
+    "the docs."
+)
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "continuity",
-        description="Starts the chat tier and lets streams of /v1 run, greedily, of several kinds; "
-        "at a random place a replica or its engine is killed, or replicas are replaced or taken "
-        "away. Counts the streams that are cut, compares each with the same one unbroken, and "
-        "measures the longest silence. Writes loadtest/results/continuity.json and the table of "
-        "the docs.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", default=MICRO_MODEL, help="an embedded model's name, or a model's directory")
     add("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="what is done")

@@ -27,16 +27,14 @@ TEMPLATE = MODEL_DIR / "chat_template.jinja"
 _TOKENIZER_PROBLEMS = 20_000
 # More than one, since a single sampled run of 500 answers is off by a percent or so.
 _SAMPLING_SEEDS = (1, 2, 3)
+DESCRIPTION = (
+    "Trains the tokenizer and the model on drawn arithmetic word problems, "
+    "measures it on held-out ones at several thinking budgets, and writes model, held-out "
+    "problems and training_log.json into the package. Two cores take half an hour."
+)
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "train-micro-r1",
-        description="Trains the tokenizer and the model on drawn arithmetic word problems, "
-        "measures it on held-out ones at several thinking budgets, and writes model, held-out "
-        "problems and training_log.json into the package. Two cores take half an hour.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=MODEL_DIR, help="the model's directory")
     parser.add_argument("--seed", type=int, default=Plan.seed)
     parser.add_argument(

@@ -57,20 +57,18 @@ from serve_app.local.cluster import ClusterError
 from serve_app.local.ports import free_ports
 
 AGAIN = "bare-again"
+DESCRIPTION = (
+    "Starts a bare vLLM server, tierserve's chat tier, Ray Serve LLM and a Serve "
+    "deployment behind Serve's proxy and a handle, with the same model and the same engine "
+    "arguments, and measures them in turn with streaming chat completions of "
+    "fixed length: closed loops, of answers of one length and of unequal ones, and Poisson "
+    "arrivals. While one is measured the others stand still, but for the "
+    "tierserve that the bare server is measured beside. Then the path alone is measured with "
+    "the fake engine. docs/overhead.md has more."
+)
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "overhead",
-        description="Starts a bare vLLM server, tierserve's chat tier, Ray Serve LLM and a Serve "
-        "deployment behind Serve's proxy and a handle, with the same model and the same engine "
-        "arguments, and measures them in turn with streaming chat completions of "
-        "fixed length: closed loops, of answers of one length and of unequal ones, and Poisson "
-        "arrivals. While one is measured the others stand still, but for the "
-        "tierserve that the bare server is measured beside. Then the path alone is measured with "
-        "the fake engine. docs/overhead.md has more.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--quick", action="store_true", help="two rounds: does it run? writes overhead-quick.json")
     add("--rounds", type=positive, help="repetitions of each system at each level")

@@ -30,10 +30,11 @@ HEADS = {
     OURS: ("tokens/s over baseline vLLM", "added TTFT p50", "added TTFT p95"),
     RAY_SERVE_LLM: ("Ray Serve LLM: tokens/s", "added TTFT p50", "added TTFT p95"),
 }
+HELP_FORMAT = argparse.HelpFormatter
+DESCRIPTION = (__doc__ or "").split(";")[0]
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("readme", description=(__doc__ or "").split(";")[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
     results = (
         *(RESULTS / f"{stem}.json" for stem in STEMS),
         *([ROUTES] if ROUTES.exists() else ()),

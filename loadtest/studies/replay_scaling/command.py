@@ -22,20 +22,18 @@ from serve_app.local.cluster import ClusterError
 OUT = RESULTS / "replay_scaling.json"
 PAGE = REPOSITORY / "docs" / "replay.md"
 MARKERS = "replay-scaling"
+DESCRIPTION = (
+    "Plays cuts of traces in real time against the application on a local Ray "
+    "cluster whose GPUs only Ray believes in, with the fake engine at the step times of the "
+    "GPUs' profiles; then simulates the same requests, and writes both with their "
+    "differences into the results file and the table of docs/replay.md. A cell takes a minute "
+    "more than its --minutes. Cells: "
+    + "; ".join(f"{cell.name}: {cell.words}" for cell in CELLS.values())
+    + "."
+)
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "replay-scaling",
-        description="Plays cuts of traces in real time against the application on a local Ray "
-        "cluster whose GPUs only Ray believes in, with the fake engine at the step times of the "
-        "GPUs' profiles; then simulates the same requests, and writes both with their "
-        "differences into the results file and the table of docs/replay.md. A cell takes a minute "
-        "more than its --minutes. Cells: "
-        + "; ".join(f"{cell.name}: {cell.words}" for cell in CELLS.values())
-        + ".",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cells", nargs="+", choices=tuple(CELLS), default=tuple(CELLS), help="which are played"
     )

@@ -11,9 +11,8 @@ import contextlib
 import random
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 import numpy as np
@@ -22,7 +21,7 @@ from rich.console import Console
 
 from loadtest.client.chat import chat_body, open_session
 from loadtest.errors import MeasurementError
-from loadtest.load.run import on_own_loop
+from loadtest.load.run import beside, on_own_loop
 from loadtest.options import add_api_key, api_key_of, base_url, positive
 from loadtest.report.statistics import bootstrapped_mean
 from loadtest.servers.processes import OTHER, role_of
@@ -115,7 +114,7 @@ async def measured(options: argparse.Namespace) -> list[tuple[Half, Half]]:
     async with open_session(TIMEOUT_S, api_key_of(options), keep_alive=True) as session:
         tokens = Tokens()
         streams = (_stream(session, options, number, tokens) for number in range(options.streams))
-        async with _running(streams) as running:
+        async with beside(*streams) as running:
             while not tokens.count:
                 _raise_failure(running)
                 await asyncio.sleep(0.05)
@@ -124,10 +123,10 @@ async def measured(options: argparse.Namespace) -> list[tuple[Half, Half]]:
                 for with_tabs in rng.sample((False, True), 2):
                     tabs = options.tabs if with_tabs else 0
                     asking = (_tab(session, options.url, number / tabs) for number in range(tabs))
-                    async with _running(asking) as asked:
+                    async with beside(*asking) as asked:
                         await asyncio.sleep(SETTLE_S)
                         halves[with_tabs] = await _half(tokens, options.round_s)
-                        _raise_failure(running | asked)
+                        _raise_failure([*running, *asked])
                 rounds.append((halves[False], halves[True]))
     return rounds
 
@@ -190,20 +189,6 @@ async def _expect_200(answer: aiohttp.ClientResponse) -> None:
     if answer.status != 200:
         text = (await answer.text())[:300]
         raise MeasurementError(f"{answer.url.path}: {answer.status}: {text}")
-
-
-@contextlib.asynccontextmanager
-async def _running(
-    work: Iterable[Coroutine[Any, Any, None]],
-) -> AsyncIterator[set["asyncio.Task[None]"]]:
-    """All of it at once, until the block ends."""
-    tasks = {asyncio.create_task(each) for each in work}
-    try:
-        yield tasks
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _raise_failure(tasks: Iterable["asyncio.Task[None]"]) -> None:

@@ -109,7 +109,12 @@ def as_json(payload: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(payload, allow_nan=False).encode()
     except ValueError as error:
-        field = next((name for name, value in payload.items() if _is_infinite(value)), None)
+        infinite = (
+            name
+            for name, value in payload.items()
+            if any(isinstance(part, float) and math.isinf(part) for part in _scalars(value))
+        )
+        field = next(infinite, None)
         where = "" if field is None else f" in `{field[:64]}`"
         message = f"A number{where} is too large: at most about 1.8e308."
         raise invalid(message, param=field and field[:64], code="invalid_json") from error
@@ -173,8 +178,8 @@ def _refuse_compressed(scope: Scope) -> None:
     )
 
 
-def _is_infinite(value: object) -> bool:
-    """Whether a number in it is."""
+def _scalars(value: object) -> Iterator[object]:
+    """All that is no list and no object, at any depth."""
     waiting = [value]
     while waiting:
         part = waiting.pop()
@@ -182,9 +187,8 @@ def _is_infinite(value: object) -> bool:
             waiting += part.values()
         elif isinstance(part, list):
             waiting += part
-        elif isinstance(part, float) and math.isinf(part):
-            return True
-    return False
+        else:
+            yield part
 
 
 def _refuse_many_values(body: bytes) -> None:
@@ -215,14 +219,8 @@ def _too_complex(what: str) -> RequestError:
 
 def _refuse_large_integers(payload: Mapping[str, Any]) -> None:
     for field, value in payload.items():
-        waiting = [value]
-        while waiting:
-            part = waiting.pop()
-            if isinstance(part, dict):
-                waiting += part.values()
-            elif isinstance(part, list):
-                waiting += part
-            elif isinstance(part, int) and not LEAST_INTEGER <= part <= MOST_INTEGER:
+        for part in _scalars(value):
+            if isinstance(part, int) and not LEAST_INTEGER <= part <= MOST_INTEGER:
                 raise invalid(
                     f"`{field[:64]}` has an integer beyond 64 bits: from -2^63 to 2^63 - 1.",
                     param=field[:64],

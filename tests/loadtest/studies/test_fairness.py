@@ -16,6 +16,8 @@ from loadtest.__main__ import parse
 from loadtest.errors import MeasurementError
 from loadtest.studies import fairness
 
+# Real servers and real seconds.
+pytestmark = pytest.mark.slow
 MOST_STREAMS = 6
 ALONE_S, BESIDE_S = 0.01, 0.1
 TOKEN = b'data: {"choices":[{"delta":{"content":"1"}}]}\n\n'

@@ -16,6 +16,8 @@ from loadtest.errors import MeasurementError
 from loadtest.studies import tab_cost
 from tests.api.loopback import served
 
+# A real server and real seconds.
+pytestmark = pytest.mark.slow
 TOKEN_S = 0.005
 TABS = 4
 

@@ -1,7 +1,7 @@
 """Each name of vLLM that is imported, patched or relied on is in the vLLM that is served with.
 
 Read in the source files, without an import: of what is installed here, in each `make check`, and of
-the wheel in the GPU lock, where `python -m tests.vllm_sources` has fetched its files, in `make test`.
+the wheel in the GPU lock, where `python -m tests.vllm_sources` has fetched it, in `make test`.
 """
 
 import ast

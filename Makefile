@@ -40,8 +40,10 @@ doctor: setup ## What the running service, this cluster or machine can run, why 
 UNIT ?= not e2e and not slow
 UNIT_IGNORES ?= tests/e2e tests/hostile tests/k8s
 SANDBOXED := --allow-hosts=127.0.0.1,::1 --allow-unix-socket
-# One more than cores, up to four: some tests wait for a while.
-UNIT_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
+# As many as cores, up to four: each takes seconds of a core to begin.
+UNIT_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores : 4)))
+# A file is one worker's: what is imported and set up for it is so once.
+UNIT_DIST ?= loadfile
 STATIC ?= check-format check-lint check-imports check-types
 
 check: setup ## Format, lint, import rules, types, unit tests, all at once; what fails stops no other
@@ -53,7 +55,7 @@ check: setup ## Format, lint, import rules, types, unit tests, all at once; what
 	[ $$tests = 0 ] && [ $$others = 0 ]
 
 check-tests: setup
-	@$(PY) -m pytest -m "$(UNIT)" $(UNIT_IGNORES:%=--ignore=%) -n $(UNIT_WORKERS) $(SANDBOXED) $(TESTS)
+	@$(PY) -m pytest -m "$(UNIT)" $(UNIT_IGNORES:%=--ignore=%) -n $(UNIT_WORKERS) --dist $(UNIT_DIST) $(SANDBOXED) $(TESTS)
 
 check-format: setup
 	$(BIN)/ruff format --check .
@@ -128,9 +130,9 @@ test-clients: setup ## The real clients of docs/clients.md against `make serve M
 
 test: export UNIT = not e2e and not timed
 test: export UNIT_IGNORES = tests/e2e tests/hostile
-# The slow ones keep their cores busy.
-test: export UNIT_WORKERS = $(shell cores=$$(nproc); echo $$((cores < 4 ? cores : 4)))
 test: export STATIC = check-format check-lint check-imports check-types check-types-again
+# A file of simulated days takes minutes.
+test: export UNIT_DIST = load
 # What runs beside the cluster may have to wait for a core; a test's own limit goes before this one.
 test: export PYTEST_TIMEOUT = 300
 test: setup ## Everything a machine without a GPU can prove: check, then real Ray and real vLLM

@@ -10,9 +10,11 @@ import os
 from collections import Counter
 from collections.abc import Generator, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 HERE = Path(__file__).parent
 # Simulated days, whole processes, and limits of HAProxy that are waited for: more than half of the
@@ -48,7 +50,11 @@ COMPUTED = (
     "core/access/test_ledger_machine.py",
     "loadtest/simulation",
     "loadtest/soak/test_judge.py",
+    "test_vllm_names.py",
 )
+# With torch behind them vLLM and transformers take seconds to import: where a file is one worker's,
+# these folders are the same one's.
+WITH_TORCH = ("engine", "loadtest/studies/micro_r1")
 # Set to 1: a test that did not run is a failure.
 REQUIRE_ALL_VARIABLE = "REQUIRE_ALL"
 
@@ -75,9 +81,21 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+class _ByFile(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "torch" if any(f"/{folder}/" in f"/{file}" for folder in WITH_TORCH) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return _ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if missing := [name for name in (*SLOW, *COMPUTED) if not (HERE / name).exists()]:
-        raise pytest.UsageError(f"tests/conftest.py calls slow what is not there: {missing}")
+    named = (*SLOW, *COMPUTED, *WITH_TORCH)
+    if missing := [name for name in named if not (HERE / name).exists()]:
+        raise pytest.UsageError(f"tests/conftest.py names what is not there: {missing}")
     slow, computed = {HERE / name for name in SLOW}, {HERE / name for name in COMPUTED}
     for item in items:
         if item.path in slow:

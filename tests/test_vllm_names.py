@@ -1,7 +1,7 @@
 """Each name of vLLM that is imported, patched or relied on is in the vLLM that is served with.
 
 Read in the source files, without an import: of what is installed here, in each `make check`, and of
-the wheel in the GPU lock, where `python -m tests.vllm_sources` has fetched its files.
+the wheel in the GPU lock, where `python -m tests.vllm_sources` has fetched it, in `make test`.
 """
 
 import ast
@@ -34,7 +34,10 @@ UNTYPED = frozenset(
 FETCH = "`python -m tests.vllm_sources` fetches its files, where a registry can be reached"
 
 
-@pytest.fixture(scope="module", params=["installed", "GPU lock"])
+# Of the wheel in the lock only `make test` reads the sources.
+@pytest.fixture(
+    scope="module", params=["installed", pytest.param("GPU lock", marks=pytest.mark.slow)]
+)
 def sources(request: pytest.FixtureRequest) -> Sources:
     if request.param == "installed":
         package = installed_package()

@@ -2,11 +2,13 @@
 
 import asyncio
 import functools
+import inspect
 import selectors
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -38,15 +40,17 @@ def run_virtual(test: Coroutine[Any, Any, T]) -> T:
         return runner.run(test)
 
 
-def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """A test that runs in virtual time."""
 
     @functools.wraps(test)
-    def run() -> None:
-        run_virtual(test())
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        run_virtual(test(*args, **kwargs))
 
-    # pytest would see a coroutine behind the wrapper and run it in a loop of its own.
+    # pytest would see a coroutine behind the wrapper and run it in a loop of its own; it still has
+    # to see which fixtures the test takes.
     del run.__wrapped__  # pyright: ignore
+    run.__signature__ = inspect.signature(test)  # pyright: ignore
     return run
 
 

@@ -179,9 +179,12 @@ def _address(base_url: str) -> Address:
 async def while_connected(receive: Receive) -> AsyncIterator[None]:
     """Raises ClientDisconnectedError in the block when the client disconnects."""
     connected = asyncio.timeout(None)
+    ended = False
 
     def end(_: object) -> None:
-        connected.reschedule(asyncio.get_running_loop().time())
+        # A call that the loop has queued already comes after the block too.
+        if not ended:
+            connected.reschedule(asyncio.get_running_loop().time())
 
     disconnected = asyncio.ensure_future(_disconnected(receive))
     disconnected.add_done_callback(end)
@@ -193,6 +196,7 @@ async def while_connected(receive: Receive) -> AsyncIterator[None]:
             raise
         raise ClientDisconnectedError from error
     finally:
+        ended = True
         disconnected.remove_done_callback(end)
         disconnected.cancel()
 

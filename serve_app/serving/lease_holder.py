@@ -49,6 +49,7 @@ class LeaseHolder:
     report: Report
     pepper: Pepper
     config: AccessConfig
+    clock_s: Callable[[], float] = time.monotonic
     # Whether the ledger has answered lately.
     up: bool = False
     _records: dict[str, KeyRecord] = field(default_factory=dict[str, KeyRecord])
@@ -65,13 +66,13 @@ class LeaseHolder:
         return verify(presented, self._records, self.pepper, time.time())
 
     def balance(self, key: AccessKey) -> KeyBalance | None:
-        return self.book.balance(key.name, time.monotonic())
+        return self.book.balance(key.name, self.clock_s())
 
     def count(self, labels: UsageLabels, usage: Usage) -> None:
         self.book.count(labels, usage)
 
     async def reserve(self, key: AccessKey, need: Amounts) -> Grant:
-        reservation = self.book.reserve(key, need, time.monotonic())
+        reservation = self.book.reserve(key, need, self.clock_s())
         if reservation is None:
             reservation = await self._asked(key, need)
         if reservation is not None and self.book.acknowledged(reservation):
@@ -83,7 +84,7 @@ class LeaseHolder:
     async def run(self) -> None:
         """Report until cancelled."""
         while True:
-            began_s = time.monotonic()
+            began_s = self.clock_s()
             await self._report_once()
             if not self.book.report_due or not self.up:
                 try:
@@ -93,7 +94,7 @@ class LeaseHolder:
                 except TimeoutError:
                     pass
             self._due.clear()
-            early_s = LEAST_GAP_S - (time.monotonic() - began_s)
+            early_s = LEAST_GAP_S - (self.clock_s() - began_s)
             if early_s > 0:
                 await asyncio.sleep(early_s)
 
@@ -125,7 +126,7 @@ class LeaseHolder:
             except TimeoutError:
                 self._lose("it does not acknowledge")
             try:
-                async with asyncio.timeout(self.book.offline_in_s(time.monotonic())):
+                async with asyncio.timeout(self.book.offline_in_s(self.clock_s())):
                     await self._known(reservation, even_lost=True)
             except TimeoutError:
                 pass
@@ -177,11 +178,11 @@ class LeaseHolder:
             self._due.set()
 
     async def _report_once(self) -> None:
-        report = self.book.report(time.monotonic())
+        report = self.book.report(self.clock_s())
         try:
             async with asyncio.timeout(self.config.acknowledge_within_s):
                 answer = await self.report(report)
-            self.book.apply(answer, time.monotonic())
+            self.book.apply(answer, self.clock_s())
         except (LedgerLostError, TimeoutError) as error:
             self._lose(str(error) or "it does not answer")
             return

@@ -110,6 +110,7 @@ def test_without_psycopg_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -
         open_database("postgresql://ada@127.0.0.1:1/keys")
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_make_one_database(database_url: str) -> None:
     program = (
         "import sys; from serve_app.access.database import open_database;"

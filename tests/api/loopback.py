@@ -3,10 +3,13 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import uvicorn
 from starlette.types import ASGIApp
+
+# For answers that are under way.
+SHUTDOWN_S = 0.1
 
 
 @asynccontextmanager
@@ -15,14 +18,23 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False)
     server = uvicorn.Server(config)
-    serving = asyncio.ensure_future(server.serve(sockets=[listening]))
-    while not server.started:  # noqa: ASYNC110 - uvicorn has a flag, no event
-        await asyncio.sleep(0.001)
+    # As `serve` has it, but for its loop, which looks only ten times a second whether to end.
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listening])
+    await server.on_tick(0)
+    connections = server.server_state.connections
     try:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
-        server.force_exit = server.should_exit = True
-        await serving
+        for each in server.servers:
+            each.close()
+        for connection in list(connections):
+            connection.shutdown()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SHUTDOWN_S):
+                while connections:  # noqa: ASYNC110 - uvicorn has a set, no event
+                    await asyncio.sleep(0.001)
         listening.close()
 
 

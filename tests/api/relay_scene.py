@@ -55,12 +55,13 @@ def says(data: bytes) -> Answer:
 
 @dataclass
 class Clock:
-    """Goes on by itself, and by leaps."""
+    """Goes on by itself where it `runs`, and by leaps."""
 
+    runs: bool = True
     leaps_s: float = 0.0
 
     def __call__(self) -> float:
-        return asyncio.get_running_loop().time() + self.leaps_s
+        return self.runs * asyncio.get_running_loop().time() + self.leaps_s
 
 
 @dataclass
@@ -94,11 +95,12 @@ async def a_scene(
     hand_over_within_s: float = 5.0,
     access: AccessDesk | None = None,
     client_stall_s: float = 30.0,
+    clock_runs: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Scene]:
     """`lives_s`: by the gateway's clock each replica lives so long before it is lost. At the end no
     memory may be in use."""
-    clock = Clock()
+    clock = Clock(clock_runs)
 
     async def live(connection: Connection) -> None:
         await asyncio.sleep(0.02)

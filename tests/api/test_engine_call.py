@@ -109,7 +109,7 @@ async def test_a_stream_that_has_begun_is_ended_though_it_does_not_listen() -> N
     async def send(message: Message) -> None:
         sent.append(message)
 
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(20):
         await call_engine(app, {}, body=b"", receive=leaves, send=send)
     assert ended.is_set()
     assert [message["type"] for message in sent] == ["http.response.start"]

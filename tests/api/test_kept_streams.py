@@ -37,6 +37,7 @@ from tests.api.scripted_tier import (
     refused,
 )
 from tests.api.test_forwarding import until
+from tests.virtual_time import now_s
 
 EVENTS = [b'data: {"created":7,"n":%d}\n\n' % number for number in range(12)]
 DONE = b"data: [DONE]\n\n"
@@ -117,6 +118,14 @@ class Reader:
             self._read.append(part)
             if len(self.events) >= events:
                 return
+
+    async def until_text(self, text: bytes, times: int) -> None:
+        """Read until it has come so often."""
+        async for part in self._parts:
+            self._read.append(part)
+            if self.text.count(text) >= times:
+                return
+        raise AssertionError(self.text)
 
     async def rest(self) -> None:
         async for part in self._parts:
@@ -250,17 +259,20 @@ async def test_a_replica_that_is_lost_while_the_client_is_away_cuts_nothing() ->
 
 
 async def test_heartbeats_have_no_number() -> None:
+    beats_came = asyncio.Event()
+
     def late(asked: Asked) -> Reply:
         async def send(connection: Connection) -> None:
-            await asyncio.sleep(0.1)
+            await beats_came.wait()
             connection.transport.write(LONG.stream())
 
         return Reply(b"", then=send)
 
     async with a_scene(late, heartbeat_s=0.02) as scene:
         async with begun(scene) as reader:
+            await reader.until_text(b": waiting", 2)
+            beats_came.set()
             await reader.rest()
-        assert reader.text.count(b": waiting") >= 2
         assert reader.events == NUMBERED
 
 
@@ -367,9 +379,9 @@ async def test_what_no_client_comes_back_to_is_cancelled() -> None:
     async with a_scene(gate, client_gone_s=0.3) as scene:
         async with begun(scene) as first:
             await first.until(3)
-        await asyncio.sleep(0.15)
-        assert scene.tier.ended == 0
+            read_until_s = now_s()
         await until(lambda: scene.tier.ended == 1)
+        assert now_s() - read_until_s >= 0.3
         answer = await get(scene, first.stream_id)
         assert (answer.status_code, answer.json()["error"]["code"]) == (410, "stream_gone")
         assert "0.3 s" in answer.json()["error"]["message"]
@@ -378,11 +390,12 @@ async def test_what_no_client_comes_back_to_is_cancelled() -> None:
 
 async def test_a_client_that_comes_back_keeps_it_going() -> None:
     gate = Gate(3)
-    async with a_scene(gate, client_gone_s=0.3) as scene:
+    # Long enough for a busy machine to come back in.
+    async with a_scene(gate, client_gone_s=3.0) as scene:
         async with begun(scene) as first:
             await first.until(3)
         async with resumed(scene, first.stream_id, 3) as second:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(3.2)
             gate.open.set()
             await second.rest()
         assert first.events + second.events == NUMBERED
@@ -427,25 +440,30 @@ async def test_a_client_that_leaves_as_its_stream_begins_ends_the_work() -> None
 
 
 async def test_some_time_after_its_end_a_stream_is_gone() -> None:
-    async with a_scene(paced(), kept_s=0.2) as scene:
+    gate = Gate(3)
+    async with a_scene(gate, kept_s=0.2) as scene:
         async with begun(scene) as first:
+            await first.until(3)
+            assert kept_bytes(scene) > 0
+            ran_until_s = now_s()
+            gate.open.set()
             await first.rest()
-        assert kept_bytes(scene) > 0
         await until(lambda: kept_bytes(scene) == 0)
+        assert now_s() - ran_until_s >= 0.2
         answer = await get(scene, first.stream_id)
         assert (answer.status_code, answer.json()["error"]["code"]) == (410, "stream_gone")
         assert left(scene, "expired") == 1
 
 
 async def test_the_time_after_the_end_goes_by_when_clients_come_back_too() -> None:
-    async with a_scene(paced(), kept_s=0.3) as scene:
+    async with a_scene(paced(), kept_s=2.0) as scene:
         stream_id = await a_whole_stream(scene)
         assert (await get(scene, stream_id)).status_code == 200
         await until(lambda: left(scene, "expired") == 1)
 
 
 async def test_a_client_that_reads_nothing_is_one_that_has_left() -> None:
-    async with a_scene(paced(0, generation=LARGE), client_stall_s=0.6, max_kept_mib=32) as scene:
+    async with a_scene(paced(0, generation=LARGE), client_stall_s=2.0, max_kept_mib=32) as scene:
         async with begun(scene) as first:
             await first.until(1)
             stream = scene.gateway.kept_streams.find(first.stream_id, NOBODY)

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-import schemathesis
-from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from serve_app.api.openapi import REQUEST_ID_PATTERN, as_json, openapi_document
 from serve_app.api.openapi_bodies import LEAST_INTEGER, MOST_INTEGER, TierLimits
@@ -93,6 +91,8 @@ def test_the_document_is_valid_with_and_without_an_engine(
     schemas: Mapping[str, Mapping[str, Any]] | None,
 ) -> None:
     described = json.loads(as_json(document(schemas)))
+    from openapi_spec_validator import OpenAPIV31SpecValidator
+
     OpenAPIV31SpecValidator(described).validate()
     for reference in references(described):
         looked_up(described, {"$ref": reference})
@@ -210,6 +210,8 @@ def test_limits_are_those_that_the_replicas_report() -> None:
 
 
 def test_schemathesis_reads_it() -> None:
+    import schemathesis
+
     schema = schemathesis.openapi.from_dict(document())
     operations = [result.ok() for result in schema.get_all_operations()]  # pyright: ignore[reportAttributeAccessIssue]
     assert len(operations) == 2 * len(TIER_ROUTES) + len(WEB_ROUTES)

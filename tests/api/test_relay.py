@@ -296,7 +296,8 @@ async def test_a_whole_answer_is_given_up_as_a_502_with_the_reason() -> None:
 
 
 async def test_a_refusal_that_is_no_loss_passes_as_it_is() -> None:
-    async with a_scene(says(NO_SERVER)) as scene:
+    """It comes at once, however slow the machine is."""
+    async with a_scene(says(NO_SERVER), clock_runs=False) as scene:
         for payload in (STREAM, {"model": "chat"}):
             answer = await scene.post(payload=payload)
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_server")
@@ -330,15 +331,16 @@ async def test_the_journal_of_a_running_stream_is_in_the_metrics() -> None:
     seen: list[float] = []
 
     async def look(connection: Connection) -> None:
-        await asyncio.sleep(0.05)
-        seen.append(scene.value("tierserve_journal_bytes"))
+        kept_bytes = len(scene.tier.asked[0].body) + len("0 0 1000")
+        await until(lambda: scene.value("tierserve_journal_bytes") == kept_bytes)
+        seen.append(kept_bytes)
         connection.transport.write(b"".join(map(framed, GENERATION.chunks()[1:])) + b"0\r\n\r\n")
 
     begin = JOURNALED + framed(GENERATION.chunks()[0])
     async with a_scene(lambda asked: Reply(begin, then=look)) as scene:
         answer = await scene.post()
         assert answer.content == GENERATION.text
-        assert seen == [len(scene.tier.asked[0].body) + len("0 0 1000")]
+        assert len(seen) == 1
 
 
 # --- clients
@@ -354,13 +356,13 @@ async def test_a_clients_own_words_in_these_headers_go_nowhere() -> None:
 async def test_a_client_that_leaves_a_held_stream_ends_the_search() -> None:
     async with a_scene(cut_after(len(JOURNALED) + 50), says(NO_SERVER)) as scene:
         async with scene.client.stream("POST", CHAT, json=STREAM) as response:
-            await anext(response.aiter_raw())
-            await asyncio.sleep(0.2)
-        await asyncio.sleep(0.1)
+            parts = response.aiter_raw()
+            await anext(parts)
+            await until(lambda: len(scene.tier.asked) > 2)
+        await until(lambda: scene.gateway.memory.kept_bytes == 0)
         asked = len(scene.tier.asked)
         await asyncio.sleep(1.0)
         assert len(scene.tier.asked) == asked
-        assert scene.gateway.memory.kept_bytes == 0
 
 
 async def test_a_client_that_reads_nothing_fills_no_memory() -> None:
@@ -382,6 +384,7 @@ async def test_a_client_that_reads_nothing_fills_no_memory() -> None:
             b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
             b"content-length: %d\r\n\r\n%s" % (CHAT.encode(), len(body), body)
         )
+        await until(lambda: written_bytes)
         before, now = -1, 0
         while now != before:
             await asyncio.sleep(0.3)

@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.api.request_body import as_json, parse_object
@@ -112,6 +112,7 @@ def holds_large_integer(value: object) -> bool:
 
 
 @ENDPOINTS
+@settings(max_examples=30)
 @given(data=st.data())
 def test_whatever_a_client_sends_the_rules_answer_or_refuse_with_a_400(
     endpoint: Endpoint, data: st.DataObject

@@ -8,9 +8,6 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
-import xgrammar
-from transformers import AutoTokenizer
-
 from serve_app.config.structure import StructureConfig
 from serve_app.core.structure.schema_limits import SchemaLimits
 from serve_app.engine.grammar.sandbox import GrammarSandbox
@@ -19,10 +16,15 @@ from serve_app.engine.models.model_dir import MICRO_MODEL, resolve_model
 
 
 def micro_tokenizer() -> Any:
+    # With torch behind it: seconds, which only who runs these tests is to take.
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(resolve_model(MICRO_MODEL))
 
 
 def micro_vocabulary() -> str:
+    import xgrammar
+
     tokenizer = micro_tokenizer()
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=len(tokenizer))
     return info.serialize_json()

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import Environment
-from transformers.utils.chat_template_utils import render_jinja_template
 
 import serve_app.engine
 from serve_app.core.reasoning.chat_template import free_thought
@@ -41,6 +40,8 @@ BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 def render(template: str, messages: Messages, **options: Any) -> str:
     """As a tokenizer renders it."""
     options = {"add_generation_prompt": True, "bos_token": BOS, **options}
+    from transformers.utils.chat_template_utils import render_jinja_template
+
     rendered, _ = render_jinja_template([messages], chat_template=template, **options)
     return rendered[0]
 

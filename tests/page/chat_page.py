@@ -2,7 +2,7 @@
 
 from playwright.async_api import Locator, Page, expect
 
-TIMEOUT_MS = 15_000
+TIMEOUT_MS = 30_000
 expect.set_options(timeout=TIMEOUT_MS)
 
 

@@ -202,7 +202,7 @@ async def test_windows_of_one_browser_share_one_stream_of_the_status(
             if closed is not None:
                 await closed.close()
             # None or several for a moment, while they find out who follows.
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 while running.service.follows_open != 1:  # noqa: ASYNC110 - it has no event
                     await asyncio.sleep(0.05)
             await asyncio.sleep(SETTLED_S)
@@ -409,19 +409,22 @@ async def heap_bytes(devtools: CDPSession) -> int:
     return int(used["usedSize"])
 
 
-async def test_the_page_can_be_used_within_a_second_of_a_cold_cache(
+async def test_until_the_page_can_be_used_it_takes_less_than_a_second_of_a_core(
     browser: Browser, running: Running, script: Script
 ) -> None:
-    took_ms: list[float] = []
+    """With a cold cache; by the time of its thread, since other programs may have the cores."""
+    took_s: list[float] = []
     for _ in range(3):
         async with await browser.new_context() as context:
             page = await context.new_page()
+            devtools = await context.new_cdp_session(page)
+            await devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
             await page.goto(running.url, wait_until="commit")
             await page.locator("textarea").wait_for()
-            took_ms.append(
-                await page.evaluate("performance.getEntriesByType('paint')[0].startTime")
-            )
-    assert min(took_ms) < 1000
+            metrics = (await devtools.send("Performance.getMetrics"))["metrics"]
+            took_s += [each["value"] for each in metrics if each["name"] == "TaskDuration"]
+    assert len(took_s) == 3
+    assert 0 < min(took_s) < 1.0
 
 
 async def test_a_browser_that_blocks_storage_chats_all_the_same(

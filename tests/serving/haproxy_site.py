@@ -157,7 +157,7 @@ class HaproxySite:
     process: subprocess.Popen[bytes]
     config: Path
 
-    def send(self, data: bytes, *, wait_s: float = 5.0) -> Answer:
+    def send(self, data: bytes, *, wait_s: float = 20.0) -> Answer:
         """Everything that comes back until the connection is closed, or nothing comes any more."""
         began_s = time.monotonic()
         with socket.create_connection(("127.0.0.1", self.port)) as connection:

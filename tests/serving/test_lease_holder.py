@@ -21,6 +21,7 @@ from serve_app.core.access.lease import Amounts, LedgerAnswer, ReplicaReport, Us
 from serve_app.core.access.lease_book import LeaseBook
 from serve_app.errors import RequestError
 from serve_app.serving.lease_holder import LeaseGrant, LeaseHolder
+from tests.virtual_time import now_s, virtual
 
 NEED = Amounts(requests=1, tokens=100, concurrent=1)
 QUICK = AccessConfig(database="x", report_period_s=0.02, acknowledge_within_s=0.2)
@@ -61,7 +62,7 @@ class Scene:
         line = Line(self.ledger)
         pepper = load_pepper(self.database.address)
         book = LeaseBook(f"replica-{len(self.lines)}")
-        holder = LeaseHolder(book, line.report, pepper, config)
+        holder = LeaseHolder(book, line.report, pepper, config, now_s)
         self.lines.append(line)
         running = asyncio.create_task(holder.run())
         assert await holder.until_loaded(5)
@@ -77,7 +78,17 @@ def a_scene(tmp_path: Path, **limits: Any) -> Scene:
     database = open_database(str(tmp_path / "keys.sqlite"), create=True)
     store = KeyStore(database, load_pepper(database.address, create=True))
     secret = store.add(AccessKey("team", limits=KeyLimits(**limits))).reveal()
-    return Scene(database, Ledger(database, offline_leases=True), store, secret)
+    began_s = time.time()
+    ledger = Ledger(database, lambda: began_s + loop_s(), offline_leases=True)
+    return Scene(database, ledger, store, secret)
+
+
+def loop_s() -> float:
+    """0 before the loop runs."""
+    try:
+        return now_s()
+    except RuntimeError:
+        return 0.0
 
 
 @pytest.fixture
@@ -100,11 +111,12 @@ async def reserve(holder: LeaseHolder, scene: Scene) -> LeaseGrant:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - any condition of a test's
             await asyncio.sleep(0.005)
 
 
+@virtual
 async def test_a_key_is_found_and_one_that_comes_or_goes_within_two_reports(scene: Scene) -> None:
     async with scene.holder() as (holder, _):
         assert key_of(holder, scene).name == "team"
@@ -115,6 +127,7 @@ async def test_a_key_is_found_and_one_that_comes_or_goes_within_two_reports(scen
         await until(lambda: holder.find(later) is None)
 
 
+@virtual
 async def test_a_reservation_is_acknowledged_once_the_ledger_has_it(scene: Scene) -> None:
     async with scene.holder() as (holder, line):
         line.slow_s = 0.05
@@ -124,6 +137,7 @@ async def test_a_reservation_is_acknowledged_once_the_ledger_has_it(scene: Scene
         assert holder.book.acknowledged(grant.reservation)
 
 
+@virtual
 async def test_a_burst_over_two_replicas_gets_exactly_what_fits(scene: Scene) -> None:
     async with scene.holder() as (one, _), scene.holder() as (other, _):
         asked = [reserve(holder, scene) for _ in range(16) for holder in (one, other)]
@@ -134,6 +148,7 @@ async def test_a_burst_over_two_replicas_gets_exactly_what_fits(scene: Scene) ->
         assert {error.refusal.limit for error in refused} == {"tokens_per_day"}
 
 
+@virtual
 async def test_what_is_not_used_comes_back_and_another_replica_may_have_it(scene: Scene) -> None:
     async with scene.holder() as (one, _), scene.holder() as (other, _):
         grants = [await reserve(one, scene) for _ in range(10)]
@@ -152,6 +167,7 @@ async def test_what_is_not_used_comes_back_and_another_replica_may_have_it(scene
 
 
 @pytest.mark.parametrize("mode", ["refuse", "open"])
+@virtual
 async def test_without_its_ledger_a_replica_goes_on_with_what_is_leased(
     scene: Scene, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -181,13 +197,14 @@ async def test_without_its_ledger_a_replica_goes_on_with_what_is_leased(
         await asyncio.sleep(0.1)
         # What was served without a lease is drawn once the ledger is back.
         running = sum(each.leased.tokens for each in holder.book._lease("team").running)
-        spent = 1000 - (holder.book.balance("team", time.monotonic()).remaining_tokens or 0)
+        spent = 1000 - (holder.book.balance("team", now_s()).remaining_tokens or 0)
         assert spent == 100 + running + (50 if mode == "open" else 0)
     said = [record.message for record in caplog.records if record.levelname == "ERROR"]
     assert len(said) == 1
     assert "lost" in said[0]
 
 
+@virtual
 async def test_a_ledger_that_does_not_acknowledge_keeps_no_answer_back_for_long(
     scene: Scene,
 ) -> None:
@@ -199,6 +216,7 @@ async def test_a_ledger_that_does_not_acknowledge_keeps_no_answer_back_for_long(
         assert not holder.up
 
 
+@virtual
 async def test_a_request_that_is_prepaid_waits_for_no_ledger(scene: Scene) -> None:
     async with scene.holder() as (holder, line):
         (await reserve(holder, scene)).settle(Usage(requests=1, answer_tokens=100))
@@ -217,6 +235,7 @@ async def test_a_request_that_is_prepaid_waits_for_no_ledger(scene: Scene) -> No
             await reserve(other, scene)
 
 
+@virtual
 async def test_a_client_that_leaves_while_its_request_asks_takes_nothing_along(
     scene: Scene,
 ) -> None:
@@ -233,6 +252,7 @@ async def test_a_client_that_leaves_while_its_request_asks_takes_nothing_along(
         assert len(grants) == 10
 
 
+@virtual
 async def test_a_reservation_of_a_replica_that_was_taken_for_dead_is_not_answered(
     scene: Scene,
 ) -> None:
@@ -244,6 +264,7 @@ async def test_a_reservation_of_a_replica_that_was_taken_for_dead_is_not_answere
             await grant.acknowledged()
 
 
+@virtual
 async def test_reservations_of_a_burst_share_reports(scene: Scene) -> None:
     async with scene.holder() as (holder, line):
         line.slow_s = 0.02
@@ -254,6 +275,7 @@ async def test_reservations_of_a_burst_share_reports(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("limits", [{"tokens_per_minute": 10**6}, {"tokens_per_day": 500_000}])
+@virtual
 async def test_requests_of_any_size_in_turn_are_prepaid_and_few_reports_are_made(
     tmp_path: Path, limits: dict[str, int]
 ) -> None:

@@ -4,7 +4,6 @@ fake engines as they are, in one process."""
 import asyncio
 import json
 import re
-import time
 from typing import Any
 
 import pytest
@@ -88,11 +87,14 @@ async def test_a_stream_that_loses_two_replicas_goes_on_at_the_third() -> None:
 
 async def test_an_engine_that_dies_in_a_living_process_loses_no_stream() -> None:
     async with a_cluster() as cluster:
-        payload = {"max_tokens": 300, "ignore_eos": True}
+        payload = {"max_tokens": 600, "ignore_eos": True}
         unbroken = await cluster.stream(**payload)
         await cluster.nothing_runs()
-        moving = [asyncio.create_task(cluster.stream(**payload)) for _ in range(4)]
         first, second = cluster.replicas
+        moving = [asyncio.create_task(cluster.stream(**payload))]
+        await until(lambda: first.running or second.running)
+        # Beside it the other replica is chosen, and then either of them.
+        moving += [asyncio.create_task(cluster.stream(**payload)) for _ in range(3)]
         await until(lambda: first.running and second.running)
         await asyncio.sleep(0.1)
         first.up = False
@@ -101,7 +103,9 @@ async def test_an_engine_that_dies_in_a_living_process_loses_no_stream() -> None
         assert first.tier.engine_died() > 0
         for text in await asyncio.gather(*moving):
             assert events_of(text) == events_of(unbroken)
-        assert count(first.tier.edge, "left_streams_total", reason="engine_stopped") > 0
+        await until(
+            lambda: count(first.tier.edge, "left_streams_total", reason="engine_stopped") > 0
+        )
         assert count(second.tier.edge, "resumed_streams_total") > 0
 
 
@@ -114,20 +118,22 @@ async def test_a_drain_with_room_elsewhere_takes_a_moment_and_cuts_nothing() -> 
         await asyncio.sleep(0.2)
         second = await cluster.start_replica()
         first.up = False
-        ordered_s = time.monotonic()
         draining = asyncio.create_task(first.tier.drain(60))
         await until(lambda: not first.running)
-        assert time.monotonic() - ordered_s < 3.0
-        assert second.running == 16
+        # None has ended here, or has waited for another offer.
+        assert (second.running, cluster.replays("not_handed_over")) == (16, 0)
         texts = await asyncio.gather(*moving)
         draining.cancel()
         assert len({json.dumps(events_of(text)) for text in texts}) == 1
         assert events_of(texts[0])[-1] == "data: [DONE]"
         assert {replayed_in(text) for text in texts} == {1}
         assert cluster.replays("handed_over") == 16
-        assert count(first.tier.edge, "left_streams_total", reason="handed_over") == 16
+        # A replica counts a stream for a moment after its client has all of it.
+        await until(
+            lambda: count(first.tier.edge, "left_streams_total", reason="handed_over") == 16
+        )
+        await until(lambda: count(second.tier.edge, "requests_total", status="200") == 16)
         assert count(first.tier.edge, "requests_total") == 0
-        assert count(second.tier.edge, "requests_total", status="200") == 16
 
 
 async def test_a_drain_without_room_elsewhere_lets_streams_run_on() -> None:
@@ -180,4 +186,4 @@ async def test_a_forwarded_stream_survives_the_replica_that_runs_it() -> None:
         await filling
         assert replayed_in(text) == 1
         assert events_of(text) == events_of(await cluster.stream(**payload))
-        assert count(near.tier.edge, "left_streams_total", reason="replica_lost") == 1
+        await until(lambda: count(near.tier.edge, "left_streams_total", reason="replica_lost") == 1)

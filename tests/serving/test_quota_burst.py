@@ -1,7 +1,6 @@
 """A burst of clients on two replicas' edges, with real leases and a real ledger between them."""
 
 import asyncio
-import time
 from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,6 +16,7 @@ from tests.api.fake_keys import bearer
 from tests.api.test_spending import counting
 from tests.builders import a_gate, an_edge
 from tests.serving.test_lease_holder import a_scene
+from tests.virtual_time import virtual
 
 CLIENTS = 64
 BODY = {"prompt": "hi", "max_tokens": 80}
@@ -29,13 +29,13 @@ def a_replica(holder: LeaseHolder) -> TierEdge:
     engine = FakeEngine(
         counting(answers({}, after_s=0.05), prompt_tokens=PROMPT_TOKENS, made=MADE_TOKENS)
     )
-    gate = a_gate(slots=CLIENTS, clock_s=time.monotonic)
-    edge = an_edge(engine, gate=gate, clock_s=time.monotonic)
+    edge = an_edge(engine, gate=a_gate(slots=CLIENTS))
     edge.bounds = FieldBounds(CONTEXT_TOKENS, 10_000)
     edge.access = AccessDesk(holder, holder, tier=Tier.CHAT, model="m")
     return edge
 
 
+@virtual
 async def test_64_clients_on_two_replicas_get_exactly_what_fits(tmp_path: Path) -> None:
     fits = 23
     scene = a_scene(tmp_path, tokens_per_day=fits * CONTEXT_TOKENS + 99)
@@ -56,6 +56,7 @@ async def test_64_clients_on_two_replicas_get_exactly_what_fits(tmp_path: Path) 
     scene.database.close()
 
 
+@virtual
 async def test_what_an_answer_leaves_over_another_request_may_have(tmp_path: Path) -> None:
     """Each uses 100 of the 200 that it reserves, and all of them together all that there is."""
     scene = a_scene(tmp_path, tokens_per_day=2000)

@@ -1,12 +1,14 @@
 """What one tier's replicas know of the other's limit."""
 
 import asyncio
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from serve_app.core.tiers import Tier
+from tests.api.test_forwarding import until
 
 # Ray 2.60 itself gives pydantic this keyword when its config is imported.
 pytestmark = pytest.mark.filterwarnings(
@@ -15,9 +17,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def a_tier(tier: Tier, max_new_tokens: int) -> Any:
-    edge = SimpleNamespace(
-        settings=SimpleNamespace(max_new_tokens=max_new_tokens), other_tiers_limit=None
-    )
+    edge = Edge(SimpleNamespace(max_new_tokens=max_new_tokens))
     return SimpleNamespace(args=SimpleNamespace(tier=tier), edge=edge)
 
 
@@ -36,13 +36,27 @@ def store(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, bytes]:
     return stored
 
 
+@dataclass
+class Edge:
+    """Notes what it is given of the other tier's limit."""
+
+    settings: Any
+    limits: list[int | None] = field(default_factory=list[int | None])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "other_tiers_limit":
+            self.limits.append(value)
+        else:
+            super().__setattr__(name, value)
+
+
 async def exchanged_once(tier: Any) -> int | None:
     from serve_app.serving.tier_limits import exchange_limits
 
     exchanging = asyncio.create_task(exchange_limits(tier))
-    await asyncio.sleep(0.05)
+    await until(lambda: tier.edge.limits)
     exchanging.cancel()
-    return tier.edge.other_tiers_limit
+    return tier.edge.limits[0]
 
 
 async def test_each_tier_learns_the_others_limit(store: dict[bytes, bytes]) -> None:
@@ -61,7 +75,6 @@ async def test_where_the_store_does_not_answer_nothing_is_known(
 
     monkeypatch.setattr(tier_limits, "kv_put", away)
     tier = a_tier(Tier.CHAT, 100)
-    tier.edge.other_tiers_limit = 2048
     assert await exchanged_once(tier) is None
 
 

@@ -33,7 +33,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def serve_tiers() -> Any:
     from serve_app.serving.web import ServeTiers
 
-    return ServeTiers(timeout_s=1.0, keep_s=1.0)
+    return ServeTiers(timeout_s=20.0, keep_s=20.0)
 
 
 async def test_both_tiers_are_one_question_and_it_holds_up_no_request(asked: list[str]) -> None:

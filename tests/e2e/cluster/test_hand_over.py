@@ -2,6 +2,7 @@
 fake engine, whose streams are as long as they are asked to be."""
 
 import random
+from statistics import median
 
 from loadtest.servers.ray_nodes import RTX_4090, T4
 from loadtest.studies.continuity.command import one_fault, unbroken_runs
@@ -12,7 +13,7 @@ from serve_app.core.tiers import Tier
 from tests.e2e.client import client_session
 from tests.e2e.cluster.mixed import FAKE, await_replicas, deploy, mixed_config
 from tests.e2e.figures import keep_figures
-from tests.e2e.site import Site
+from tests.e2e.site import Site, assert_in_time
 
 STREAMS, TOKENS = 16, 500
 # A token each 30 ms on either type of GPU: of streams that began together none ends before another.
@@ -54,15 +55,27 @@ async def test_a_killed_and_a_drained_replica_lose_no_stream_of_v1(site: Site) -
         service = Service(site.cluster, session, config, Tier.CHAT, 2)
         unbroken = await unbroken_runs(service, asked())
 
-        drained, gone_s = await one_fault(service, "drain", asked(), unbroken, rng)
-        assert len(drained) == STREAMS
-        assert_nobody_noticed(drained)
-        assert gone_s < DRAINED_WITHIN_S
+        gone_s: list[float] = []
+        silence_p95_s: list[float] = []
 
-        killed, _ = await one_fault(service, "replica", asked(), unbroken, rng)
-        assert_nobody_noticed(killed)
-        continued = [cut for cut in killed if cut.replays == 1]
-        assert continued
-        silence_p95_s = percentile([cut.gap_s for cut in continued], 95)
-        keep_figures("hand-over", drained_within_s=gone_s, silence_p95_s=silence_p95_s)
-        assert silence_p95_s < SILENCE_P95_S
+        async def drain() -> float:
+            drained, took_s = await one_fault(service, "drain", asked(), unbroken, rng)
+            assert len(drained) == STREAMS
+            assert_nobody_noticed(drained)
+            gone_s.append(took_s)
+            return took_s
+
+        async def kill() -> float:
+            """All its streams are silent at once, so one pause of the machine is in all of them."""
+            killed, _ = await one_fault(service, "replica", asked(), unbroken, rng)
+            assert_nobody_noticed(killed)
+            continued = [cut for cut in killed if cut.replays == 1]
+            assert continued
+            silence_p95_s.append(percentile([cut.gap_s for cut in continued], 95))
+            return silence_p95_s[-1]
+
+        await assert_in_time(drain, DRAINED_WITHIN_S)
+        await assert_in_time(kill, SILENCE_P95_S)
+        keep_figures(
+            "hand-over", drained_within_s=median(gone_s), silence_p95_s=median(silence_p95_s)
+        )

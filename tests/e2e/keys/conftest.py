@@ -62,7 +62,7 @@ class KeySite:
         limits |= {field: more.pop(field) for field in list(more) if field.startswith("tokens")}
         key = AccessKey(name, admin=admin, limits=KeyLimits(**limits), **more)
         secret = self.store.add(key).reveal()
-        wait_for(lambda: self.known_everywhere(secret), f"the key {name} to be known", 10)
+        wait_for(lambda: self.known_everywhere(secret), f"the key {name} to be known")
         return secret
 
     def known_everywhere(self, secret: str) -> bool:

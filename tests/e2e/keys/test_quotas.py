@@ -93,7 +93,7 @@ def test_a_kill_amid_a_burst_overspends_nothing_and_the_service_goes_on(
     kill(process_named(key_site, victim))
     for thread in threads:
         thread.join()
-    wait_for(lambda: healthy(key_site), "both replicas again", 90)
+    wait_for(lambda: healthy(key_site), "both replicas again", 180)
     spent = total_tokens(answers)
     assert 0 < spent <= allowed
     # It goes on to the end of the quota, whoever counts now.

@@ -56,7 +56,7 @@ def test_usage_is_the_sum_of_what_the_answers_said(key_site: KeySite) -> None:
             for row in usage(key_site, key, group_by="tier")["data"]
         }
 
-    wait_for(lambda: counted() == said, "the ledger to count what the answers said", 10)
+    wait_for(lambda: counted() == said, "the ledger to count what the answers said")
     own, every = usage(key_site, key), usage(key_site, admin)
     assert {row["key"] for row in own["data"]} == {"counted"}
     assert [row for row in every["data"] if row["key"] == "counted"] == own["data"]
@@ -78,7 +78,7 @@ def test_the_metrics_have_the_same_by_the_name_of_the_key(key_site: KeySite) -> 
         page = Metrics(httpx.get(f"{key_site.status_url}/metrics").text)
         return page.value(f"tierserve_key_{name}", key="metered", **labels)
 
-    wait_for(lambda: value("requests_total", tier="chat") == 1, "the request is counted", 10)
+    wait_for(lambda: value("requests_total", tier="chat") == 1, "the request is counted")
     assert value("tokens_total") == reported["total_tokens"]
     assert value("tokens_total", kind="prompt") == reported["prompt_tokens"]
     assert value("day_tokens_used_ratio") == reported["total_tokens"] / 1000

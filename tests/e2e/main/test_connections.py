@@ -30,9 +30,9 @@ LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 
 def raw(site: Site, data: bytes) -> tuple[bytes, bool]:
-    """What comes back within five seconds, and whether the connection was closed."""
+    """What comes back within 20 seconds, and whether the connection was closed."""
     with socket.create_connection(("127.0.0.1", site.cluster.port)) as connection:
-        connection.settimeout(5)
+        connection.settimeout(20)
         connection.sendall(data)
         received = b""
         try:
@@ -119,7 +119,7 @@ def crowd(site: Site) -> Iterator[None]:
     half = [b"POST /api/chat HTTP/1.1\r\nho", HALF_BODY % 3000, HALF_BODY % 300_000 + b"a" * 50_000]
     with contextlib.ExitStack() as opened:
         for data in [b""] * IDLE_CONNECTIONS + half * HALF_REQUESTS:
-            one = socket.create_connection(("127.0.0.1", site.cluster.port), timeout=10)
+            one = socket.create_connection(("127.0.0.1", site.cluster.port), timeout=30)
             opened.callback(one.close)
             one.sendall(data)
         yield

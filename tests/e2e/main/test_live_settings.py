@@ -56,7 +56,7 @@ async def test_new_settings_apply_while_a_stream_runs(site: Site, change: Change
     pid = replica(site)["pid"]
     async with client_session() as session:
         url = f"{site.url}/api/chat"
-        stream = asyncio.create_task(ask(session, url, work("Go on.", 600, stream=True)))
+        stream = asyncio.create_task(ask(session, url, work("Go on.", 1000, stream=True)))
         await asyncio.to_thread(wait_for, lambda: replica(site)["running"] == 1, "a stream runs")
         await asyncio.to_thread(change, NARROW)
         await asyncio.to_thread(

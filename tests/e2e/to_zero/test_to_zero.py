@@ -47,7 +47,8 @@ async def test_a_stream_gets_heartbeats_until_a_replica_is_up_and_is_then_answer
         held = await ask(session, f"{site.url}/v1/chat/completions", body)
     assert held.served
     assert held.text.startswith(": waiting for a replica\n\n")
-    assert held.headers_s - held.sent_s < 5.0
+    # Its head comes with the first of them, long before an engine has started.
+    assert held.headers_s - held.sent_s < held.ttft_s / 2
     beats = held.text.count(": waiting for a replica")
     assert beats >= 2
     keep_figures("to zero, stream", ttft_s=round(held.ttft_s, 1), heartbeats=beats)

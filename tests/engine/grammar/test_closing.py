@@ -5,7 +5,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-import xgrammar
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -41,6 +40,8 @@ class Closer:
     """In this process, where no stranger's schema comes."""
 
     def __init__(self) -> None:
+        import xgrammar
+
         self.tokenizer = micro_tokenizer()
         self._grammars = Grammars(micro_vocabulary(), xgrammar)
 

@@ -324,7 +324,8 @@ def test_an_engine_that_a_signal_ends_has_not_ended_its_streams(run: Run, engine
     long = chat(DIRECT, ignore_eos=True, max_tokens=450)
 
     def end_it(stream: Stream) -> None:
-        if len(stream.events) == 20:
+        # At once: the engine does not wait for who reads its events.
+        if len(stream.events) == 1:
             (process,) = [one for one in active_children() if "EngineCore" in one.name]
             process.terminate()
 

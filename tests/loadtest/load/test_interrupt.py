@@ -1,6 +1,7 @@
 """Ctrl-C during `python -m loadtest run`, as a terminal sends it."""
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from loadtest.load.command import INTERRUPTED
 from loadtest.load.report import NAME
-from loadtest.load.run import REQUESTS
+from loadtest.load.run import REQUESTS, SUMMARY
 from tests.loadtest.load.fake_openai import FakeOpenAI, Reply
 
 WITHIN_S = 60
@@ -54,6 +55,9 @@ async def test_the_first_ends_the_run_with_what_it_has(
 
 
 async def test_the_second_ends_it_at_once_and_says_what_there_is(tmp_path: Path) -> None:
+    # Nobody reads it, so that writing the summary lasts until the second one.
+    (tmp_path / "run").mkdir()
+    os.mkfifo(tmp_path / "run" / SUMMARY)
     code, output = await interrupted(tmp_path / "run", 2)
     assert code == INTERRUPTED, output
     assert "there is no summary" in output

@@ -39,7 +39,7 @@ QUICK = Plan(
 async def soaked(fake: FakeServer, path: Path, faults: str = "none") -> dict[str, Row]:
     """Until each fault was once, or for three baselines and each kind; then Ctrl-C."""
     chosen = faults_of(faults, own_server=False)
-    demand = SoakSettings(QUICK, chosen, None, None, 0.3, Slo(ttft=1.0), 0, ("soak",))
+    demand = SoakSettings(QUICK, chosen, None, None, 0.3, Slo(ttft=20.0), 0, ("soak",))
     task = asyncio.create_task(soak(demand, path, QUIET, fake.url, None))
     wanted = "fault" if chosen else "baseline"
     while events(path)[wanted] < (len(chosen) or 3) or not (chosen or kinds(path) >= SENT):
@@ -84,7 +84,7 @@ async def test_a_burst_is_refused_and_over_and_leavers_are_no_errors(tmp_path: P
 async def test_a_slot_that_is_never_given_back_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loadtest.soak.phases.IDLE_WITHIN_S", 0.1)
+    monkeypatch.setattr("loadtest.soak.phases.IDLE_WITHIN_S", 2.0)
     async with FakeServer(leaks=True) as fake:
         rows = await soaked(fake, tmp_path)
     assert rows["counts after the last client"].value == "chat running: 1"

@@ -15,6 +15,7 @@ def test_each_event_is_counted_once() -> None:
     assert (EVENT.count(EVENT_BEGIN), LAST.count(EVENT_BEGIN)) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_short_run_counts_all_events_of_both_ways(tmp_path: Path) -> None:
     out = tmp_path / "speed.json"
     argv = ["gateway-speed", "--streams", "2", "--paced", "2", "--events", "20", "--rounds", "2"]

@@ -16,13 +16,15 @@ from loadtest.errors import MeasurementError
 from loadtest.studies import tab_cost
 from tests.api.loopback import served
 
+# A real server and real seconds.
+pytestmark = pytest.mark.slow
 TOKEN_S = 0.005
 TABS = 4
 
 
 @dataclass
 class Slowed:
-    """Its tokens come in a fifth more time for each tab that is open."""
+    """Its tokens come in as much time again for each tab that is open."""
 
     tabs: int = 0
     asked_history: int = 0
@@ -43,7 +45,7 @@ class Slowed:
         async def stream() -> AsyncIterator[bytes]:
             event = {"choices": [{"index": 0, "delta": {"content": "x"}}]}
             for _ in range(length):
-                await asyncio.sleep(TOKEN_S * (1 + self.tabs / 5))
+                await asyncio.sleep(TOKEN_S * (1 + self.tabs))
                 yield b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
 
         return StreamingResponse(stream(), media_type="text/event-stream")
@@ -77,8 +79,8 @@ async def test_the_halves_with_tabs_are_distinguished_from_those_without() -> No
     assert service.tabs == 0
     assert service.asked_history == TABS
     for without, with_tabs in rounds:
-        assert without.tokens_per_s > 200
-        assert 0.4 < with_tabs.tokens_per_s / without.tokens_per_s < 0.75
+        # A fifth, or less of a difference where the machine stalls without them.
+        assert 0 < with_tabs.tokens_per_s < 0.75 * without.tokens_per_s
         assert without.cpu_ms_per_s[tab_cost.CLIENT] > 0
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
 
 from serve_app.engine.models.model_dir import resolve_model
 from serve_app.engine.vllm.patches.long_prompts import (
@@ -20,6 +19,8 @@ CONTEXT = 64
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(resolve_model("micro-r1"))
 
 

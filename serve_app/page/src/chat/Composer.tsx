@@ -10,7 +10,8 @@ import { TierChoice } from "./TierChoice.tsx";
 export function Composer({ session }: { readonly session: ChatSession }) {
   const [text, setText] = useState("");
   const area = useRef<HTMLTextAreaElement>(null);
-  const { id, tier } = session.current.value;
+  const { id } = session.current.value;
+  const tier = session.tier.value;
   const running = session.run.value !== null;
   useEffect(() => area.current?.focus(), [id]);
   const send = (): void => {

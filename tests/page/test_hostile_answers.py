@@ -59,7 +59,8 @@ async def test_mathematics_is_drawn_within_its_own_block(page: Page, script: Scr
 
 async def test_letters_that_turn_a_text_around_hide_nothing(page: Page, script: Script) -> None:
     script.text = (
-        f"[{OVERRIDE}moc.knab//:sptth{POP}](https://evil.example) and [this](https://\u0430pple.com) and "
+        f"[{OVERRIDE}moc.knab//:sptth{POP}](https://evil.example) and "
+        "[this](https://\u0430pple.com) and "
         f"[https://bank.com](https://evil.example/x) &#8238;turned\n\n"
         f"```python\nif admin: # {OVERRIDE}}} check\n```\n"
     )

@@ -135,11 +135,9 @@ function Transfer({ session }: { readonly session: ChatSession }) {
       <IconButton icon="in" label={t("import")} onClick={() => file.current?.click()} />
       <input
         ref={file}
-        class="unseen"
+        hidden
         type="file"
         accept="application/json,.json"
-        aria-label={t("import")}
-        tabIndex={-1}
         onChange={(event) => void take(event.currentTarget)}
       />
       <IconButton

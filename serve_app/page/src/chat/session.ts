@@ -30,6 +30,8 @@ const SAVE_MS_PER_TURN = 1;
 export class ChatSession {
   readonly store: ConversationStore;
   readonly offers = signal<readonly TierOffer[]>([]);
+  /** What the user writes and has not sent: another view does not lose it. */
+  readonly text = signal("");
   readonly #currentId = signal<string | null>(null);
   readonly #draft = signal<Conversation>(newConversation("chat", Date.now()));
   readonly #runs = signal<ReadonlyMap<string, Run>>(new Map());

@@ -32,6 +32,9 @@ async def test_an_answer_is_markdown_with_code_to_copy_and_mathematics(
     await answer.get_by_role("button", name="Copy code").click()
     await expect(answer.get_by_role("button", name="Copied")).to_be_visible()
     assert await page.evaluate("navigator.clipboard.readText()") == "def f():\n    return 1"
+    await answer.get_by_role("button", name="Copy", exact=True).click()
+    await expect(answer.get_by_role("button", name="Copied").last).to_be_visible()
+    assert await page.evaluate("navigator.clipboard.readText()") == script.text
 
 
 async def test_reasoning_is_folded_with_its_own_clock_and_count_and_says_that_it_was_cut(

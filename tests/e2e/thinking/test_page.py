@@ -121,6 +121,28 @@ def test_an_answer_keeps_to_the_json_schema_that_was_chosen(page: Page) -> None:
     expect(refused.locator(".ending")).to_contain_text("`response_format` is refused")
 
 
+def test_every_setting_is_taken_by_the_service_and_none_is_above_its_limits(page: Page) -> None:
+    page.get_by_role("button", name="Settings").click()
+    dialog = page.get_by_role("dialog")
+    limit = dialog.get_by_label("Most tokens of an answer")
+    expect(dialog).to_contain_text("1 to 2,048")
+    limit.fill("999999")
+    limit.press("Tab")
+    expect(limit).to_have_value("2048")
+    for label, value in {"Temperature": "0.2", "Top p": "0.5", "Seed": "7"}.items():
+        dialog.get_by_label(label).fill(value)
+    dialog.get_by_label("Task").select_option("math")
+    dialog.get_by_label("Effort of reasoning").select_option("low")
+    dialog.get_by_label("System prompt").fill("Answer briefly.")
+    page.keyboard.press("Escape")
+    answer = ask(page, QUESTION)
+    expect(answer.locator(".markdown")).to_contain_text("apples")
+    expect(answer.locator(".ending, .warning")).to_have_count(0)
+    answer.get_by_role("button", name="Show as code").click()
+    for field in ('"top_p": 0.5', '"reasoning_effort": "low"', '"task": "math"', '"seed": 7'):
+        expect(page.get_by_role("dialog").locator("code")).to_contain_text(field)
+
+
 def test_conversations_are_changed_found_moved_and_deleted(page: Page, tmp_path: Path) -> None:
     choose(page, Temperature="0", System_prompt="Answer briefly.")
     answer = ask(page, QUESTION)

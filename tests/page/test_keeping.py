@@ -14,6 +14,18 @@ from tests.page.scripted_service import Script
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
 
+# A transaction is refused as a whole, after each of its requests has been taken.
+FULL_DISK = """() => {
+    window.full = true;
+    const put = IDBObjectStore.prototype.put;
+    IDBObjectStore.prototype.put = function (...given) {
+        const request = put.apply(this, given);
+        if (window.full) this.transaction.abort();
+        return request;
+    };
+}"""
+
+
 async def another(page: Page, url: str) -> Page:
     """A second window of the same browser."""
     opened = await page.context.new_page()
@@ -59,22 +71,20 @@ async def test_two_windows_see_each_others_turns_and_lose_none(
 async def test_a_full_disk_is_said_and_what_is_there_can_still_be_taken_away(
     page: Page, script: Script, tmp_path: Path
 ) -> None:
-    devtools = await page.context.new_cdp_session(page)
-    origin = {"origin": await page.evaluate("location.origin")}
-    # Before the first write: the browser looks at its disk now and then only.
-    await devtools.send("Storage.overrideQuotaForOrigin", {**origin, "quotaSize": 1})
+    # As Chromium does with QuotaExceededError, at some time after its quota has been used up.
+    await page.evaluate(FULL_DISK)
     notice = page.get_by_text("This browser keeps no more")
     await expect(notice).to_have_count(0)
     await ask(page, "First")
     await expect(notice).to_be_visible()
+    assert await page.evaluate(KEPT_TEXTS) == []
     async with page.expect_download() as downloading:
         await page.get_by_role("button", name="Export").click()
     file = tmp_path / "conversations.json"
     await (await downloading.value).save_as(file)
     assert len(json.loads(file.read_text())["conversations"]) == 1
-    assert await page.evaluate(KEPT_TEXTS) == []
     # With room again the next change is kept, and with it all that was not.
-    await devtools.send("Storage.overrideQuotaForOrigin", origin)
+    await page.evaluate("window.full = false")
     await ask(page, "Second")
     await expect(notice).to_have_count(0)
     assert await page.evaluate(KEPT_TEXTS) == [["First", "It is 4.", "Second", "It is 4."]]

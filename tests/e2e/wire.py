@@ -50,6 +50,9 @@ class Wire:
                 sink.sendall(piece)
         for end in (source, sink):
             self._open.discard(end)
+            # Closing alone ends nothing while the other thread reads from it.
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
             end.close()
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from tests.page.browser import CHROMIUM, LAUNCH_ARGUMENTS, missing
+from tests.page.browser import CHROMIUM, KEPT_TEXTS, LAUNCH_ARGUMENTS, missing
 
 TIMEOUT_MS = 60_000
 
@@ -46,10 +46,25 @@ def choose(page: Page, **fields: str) -> None:
     page.keyboard.press("Escape")
 
 
+def send(page: Page, text: str) -> None:
+    page.get_by_role("textbox", name="Message").fill(text)
+    page.keyboard.press("Enter")
+
+
 def ask(page: Page, text: str) -> Locator:
     """The answer, once it has ended."""
     answer = page.locator("article.answer").nth(page.locator("article.answer").count())
-    page.get_by_role("textbox", name="Message").fill(text)
-    page.keyboard.press("Enter")
+    send(page, text)
     expect(answer.get_by_role("button", name="Delete")).to_be_visible()
     return answer
+
+
+def ended(page: Page, timeout_ms: float = TIMEOUT_MS) -> None:
+    """Waits until the last answer has."""
+    actions = page.locator("article.answer").last.get_by_role("button", name="Delete")
+    expect(actions).to_be_visible(timeout=timeout_ms)
+
+
+def kept_texts(page: Page) -> list[list[str]]:
+    """Of each turn of each conversation, as the browser keeps them."""
+    return page.evaluate(KEPT_TEXTS)

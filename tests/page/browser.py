@@ -17,6 +17,16 @@ LAUNCH_ARGUMENTS = [
     f"--host-resolver-rules=MAP {PLAIN_HOST} 127.0.0.1",
 ]
 
+# Of each turn of each conversation, as the browser keeps them.
+KEPT_TEXTS = """async () => {
+    const opened = indexedDB.open('tierserve', 1);
+    await new Promise(resolve => opened.onsuccess = resolve);
+    const all = opened.result.transaction('conversations').objectStore('conversations').getAll();
+    await new Promise(resolve => all.onsuccess = resolve);
+    opened.result.close();
+    return all.result.map(each => each.turns.map(turn => turn.text));
+}"""
+
 
 def missing() -> str | None:
     """Why the page cannot be tried here."""

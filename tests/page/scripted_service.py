@@ -52,6 +52,12 @@ class Script:
     # One that may ask, but not see the status.
     users_key: str | None = None
     usage: list[dict[str, Any]] | None = None
+    # The tiers that whoever asks may use.
+    offered: tuple[str, ...] = ("chat", "reasoning")
+    # The models' name in the status; None: as in tiers.json.
+    model: str | None = None
+    # Of each event; four characters are about a token.
+    piece_chars: int = 4
     # Nobody can say how the tiers are.
     status_down: bool = False
     # The bodies that came.
@@ -96,7 +102,8 @@ class ScriptedService:
         return _error(401, "A key is needed.", "invalid_api_key")
 
     async def _models(self, request: Request) -> Response:
-        models = list_models(TIERS["tiers"], created_s=0)
+        offered = [tier for tier in TIERS["tiers"] if tier["tier"] in self.script.offered]
+        models = list_models(offered, created_s=0)
         return self._refused(request) or JSONResponse({"object": "list", "data": models})
 
     async def _tier_events(self, request: Request) -> Response:
@@ -111,10 +118,14 @@ class ScriptedService:
         try:
             while not self.script.status_down:
                 newest = _an_hour(time.time())[-1:]
-                yield _event({**TIERS, "samples": newest})
+                yield _event({**TIERS, "tiers": self._tiers(), "samples": newest})
                 await asyncio.sleep(FOLLOW_EVERY_S)
         finally:
             self.follows_open -= 1
+
+    def _tiers(self) -> list[dict[str, Any]]:
+        model = self.script.model
+        return [tier if model is None else {**tier, "model": model} for tier in TIERS["tiers"]]
 
     async def _history(self, request: Request) -> Response:
         since_s = float(request.query_params.get("since", "0"))
@@ -144,8 +155,8 @@ class ScriptedService:
         for ahead in script.ahead:
             yield b": waiting, %d ahead\n\n" % ahead
             await asyncio.sleep(script.ahead_s)
-        deltas = [{"reasoning": piece} for piece in _pieces(script.reasoning)]
-        deltas += [{"content": piece} for piece in _pieces(script.text)]
+        deltas = [{"reasoning": piece} for piece in _pieces(script.reasoning, script.piece_chars)]
+        deltas += [{"content": piece} for piece in _pieces(script.text, script.piece_chars)]
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         for number, delta in enumerate(deltas):
@@ -158,7 +169,7 @@ class ScriptedService:
             yield _event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
             if script.events_per_s:
                 await asyncio.sleep(max(0.0, began_s + number / script.events_per_s - loop.time()))
-        reasoned = len(_pieces(script.reasoning))
+        reasoned = len(_pieces(script.reasoning, script.piece_chars))
         thought = {"index": 0, "end": script.end if reasoned else "off", "tokens": reasoned}
         last = {"index": 0, "delta": {}, "finish_reason": script.finish}
         metadata: dict[str, Any] = {"thoughts": [thought]}
@@ -197,9 +208,8 @@ def _a_sample(at_s: float, tier: str) -> dict[str, Any]:
     }
 
 
-def _pieces(text: str) -> list[str]:
-    """Four characters are about a token."""
-    return [text[at : at + 4] for at in range(0, len(text), 4)]
+def _pieces(text: str, chars: int) -> list[str]:
+    return [text[at : at + chars] for at in range(0, len(text), chars)]
 
 
 def _event(chunk: dict[str, Any]) -> bytes:

@@ -3,12 +3,10 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.async_api import Browser, CDPSession, Page, Request, ViewportSize, expect
 
-from serve_app.api.page import DIST
 from tests.page.browser import PLAIN_HOST
 from tests.page.chat_page import ask, ended, send
 from tests.page.conftest import Running, watch
@@ -16,7 +14,6 @@ from tests.page.scripted_service import Script
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
-AXE = DIST.parent / "node_modules" / "axe-core" / "axe.min.js"
 ATTACKS = [
     "<img src=x onerror=\"window.attacked='img'\">",
     "<svg onload=\"window.attacked='svg'\"><script>window.attacked='svg'</script></svg>",
@@ -66,17 +63,6 @@ FRAMES = """() => {
     };
     requestAnimationFrame(next);
 }"""
-EVERYTHING = """\
-A [link](https://a.b), `code`, \\(x\\)
-
-```python
-def f(): return 'a' # b
-```
-
-| a |
-|---|
-| 1 |
-"""
 
 
 async def test_nothing_that_a_model_writes_acts_or_loads(
@@ -223,47 +209,6 @@ async def test_a_status_that_is_silent_says_how_old_its_figures_are(
     await expect(page.get_by_role("alert")).to_contain_text("these figures are")
     script.status_down = False
     await expect(page.get_by_role("alert")).to_have_count(0)
-
-
-@pytest.mark.parametrize("colours", ["light", "dark"])
-async def test_axe_finds_nothing(
-    browser: Browser, running: Running, script: Script, colours: Any
-) -> None:
-    if not AXE.is_file():
-        pytest.skip("axe-core is not installed (make setup, with npm's registry)")
-    script.reasoning, script.end = "Hm. ", "cut"
-    script.text = EVERYTHING
-    script.usage = [{"key": "mia", "requests": 3}]
-    async with await browser.new_context(
-        color_scheme=colours, bypass_csp=True, locale="en-US"
-    ) as context:
-        page = await context.new_page()
-        await page.goto(running.url)
-        await page.get_by_role("textbox", name="Message").wait_for()
-        await page.add_script_tag(path=AXE)
-        assert await findings(page) == []
-        answer = await ask(page, "Hello")
-        await answer.locator("summary").click()
-        assert await findings(page) == []
-        await page.get_by_role("button", name="Settings").click()
-        assert await findings(page) == []
-        await page.keyboard.press("Escape")
-        await page.get_by_role("button", name="Show as code").click()
-        assert await findings(page) == []
-        await page.keyboard.press("Escape")
-        await page.get_by_role("link", name="Status").click()
-        await page.locator("canvas").first.wait_for()
-        assert await findings(page) == []
-
-
-async def findings(page: Page) -> list[str]:
-    """What axe-core has to say of the page as it is."""
-    result = await page.evaluate("axe.run(document)")
-    return [
-        f"{each['id']}: {node['html'][:200]} {node['failureSummary']}"
-        for each in result["violations"]
-        for node in each["nodes"]
-    ]
 
 
 async def test_a_phone_shows_everything_without_scrolling_sideways(

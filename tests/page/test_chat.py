@@ -32,6 +32,9 @@ async def test_an_answer_is_markdown_with_code_to_copy_and_mathematics(
     await answer.get_by_role("button", name="Copy code").click()
     await expect(answer.get_by_role("button", name="Copied")).to_be_visible()
     assert await page.evaluate("navigator.clipboard.readText()") == "def f():\n    return 1"
+    await answer.get_by_role("button", name="Copy", exact=True).click()
+    await expect(answer.get_by_role("button", name="Copied").last).to_be_visible()
+    assert await page.evaluate("navigator.clipboard.readText()") == script.text
 
 
 async def test_reasoning_is_folded_with_its_own_clock_and_count_and_says_that_it_was_cut(
@@ -103,6 +106,33 @@ async def test_escape_stops_and_nothing_else_is_needed_but_the_keyboard(
     await page.keyboard.press("Shift+Tab")
     reached = await page.evaluate("document.activeElement.getAttribute('aria-label')")
     assert reached == "Delete"
+
+
+async def test_escape_stops_wherever_the_focus_is_but_not_out_of_a_dialog(
+    page: Page, script: Script
+) -> None:
+    script.text, script.events_per_s = "One. " * 400, 50
+    await send(page, "Count")
+    await expect(page.locator(".markdown")).to_contain_text("One.")
+    await page.get_by_role("button", name="Settings").click()
+    await page.get_by_role("dialog").wait_for()
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    await page.get_by_role("searchbox").focus()
+    await expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.locator(".ending")).to_contain_text("Stopped.")
+
+
+async def test_what_is_not_sent_yet_is_still_there_after_a_look_at_the_status(
+    page: Page, script: Script
+) -> None:
+    message = page.get_by_role("textbox", name="Message")
+    await message.fill("A long question")
+    await page.get_by_role("link", name="Status").click()
+    await page.get_by_role("region", name="Chat").wait_for()
+    await page.get_by_role("link", name="Chat").click()
+    await expect(message).to_have_value("A long question")
 
 
 async def test_a_dialog_gives_the_focus_back_but_takes_it_from_nobody(

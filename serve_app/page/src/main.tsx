@@ -3,6 +3,7 @@ import { render } from "preact";
 import { openDrive } from "./chat/drive.ts";
 import { ChatSession } from "./chat/session.ts";
 import { ConversationStore } from "./chat/store.ts";
+import { openNews } from "./chat/windows.ts";
 import { ServiceError } from "./service/client.ts";
 import { recallKey } from "./service/key.ts";
 import { fetchOffers } from "./service/offers.ts";
@@ -21,7 +22,7 @@ async function start(root: HTMLElement): Promise<void> {
   followTheme();
   followLanguage();
   followAddress();
-  const store = new ConversationStore(await openDrive());
+  const store = new ConversationStore(await openDrive(), openNews());
   await store.load();
   const session = new ChatSession(store);
   const offers = new OfferFollower(session);

@@ -3,10 +3,12 @@ import { test } from "node:test";
 import {
   afterReload,
   canContinue,
+  isJson,
   matches,
   newAnswer,
   newConversation,
   newQuestion,
+  resumed,
   titleOf,
   turnsBefore,
   withoutTurn,
@@ -14,8 +16,10 @@ import {
   type Conversation,
 } from "../src/chat/conversation.ts";
 import { MemoryDrive } from "../src/chat/drive.ts";
+import { shownFigures } from "../src/chat/progress.ts";
 import { ConversationStore } from "../src/chat/store.ts";
 import { ImportError, imported } from "../src/chat/transfer.ts";
+import type { CompletionBody } from "../src/service/completion.ts";
 
 function answered(text: string, changed: Partial<Answer> = {}): Answer {
   return { ...newAnswer("chat", 5), text, state: "done", finish: "stop", ...changed };
@@ -73,8 +77,33 @@ test("an answer whose page was closed keeps what had come", () => {
   const { turns } = afterReload({ ...about(), turns: [streaming, waiting] });
   assert.deepEqual(
     turns.map((turn) => turn.role === "assistant" && turn.state),
-    ["broken", "failed"],
+    ["broken", "stopped"],
   );
+  assert.deepEqual(
+    turns.map((turn) => turn.role === "assistant" && turn.figures.ended_ms),
+    [5, 5],
+  );
+});
+
+test("what goes on later is not slower for the time that it rested", () => {
+  const { figures } = answered("It is");
+  const begun = { ...figures, asked_ms: 1000, firstToken_ms: 1500, answerTokens: 11 };
+  const rested = resumed({ ...begun, ended_ms: 2500 }, 60_000);
+  assert.deepEqual(shownFigures({ ...rested, ended_ms: 61_000 }, 0), {
+    firstToken_s: 0.5,
+    reasoning_s: null,
+    total_s: 2.5,
+    tokens: 11,
+    tokensPerS: 5,
+  });
+});
+
+test("an answer that was to be JSON is not read as Markdown", () => {
+  const body = { response_format: {} } as unknown as CompletionBody;
+  assert.ok(isJson(answered('{"a": "*x*"', { body })));
+  assert.ok(!isJson(answered('{"a": 1}', { body: {} as unknown as CompletionBody })));
+  assert.ok(isJson(answered('{"a": 1}')));
+  assert.ok(!isJson(answered("4")));
 });
 
 test("the newest conversation is the first, and each change is kept on the drive", async () => {
@@ -144,4 +173,14 @@ test("a file that is none of ours is refused, and odd values in one become harml
   const [turn] = only?.turns ?? [];
   assert.ok(turn?.role === "assistant");
   assert.deepEqual([turn.text, turn.state, turn.figures.answerTokens], ["", "stopped", 0]);
+});
+
+test("turns of one id in a file each get their own, and a name is as long as a line", () => {
+  const turns = [1, 2, 3].map(() => ({ id: "one", role: "user", text: "x" }));
+  const file = { format: "tierserve.conversations", version: 1 };
+  const [only] = imported(
+    JSON.stringify({ ...file, conversations: [{ title: "long ".repeat(1e6), turns }] }),
+  );
+  assert.equal(new Set(only?.turns.map(({ id }) => id)).size, 3);
+  assert.equal([...titleOf(only as Conversation, "new")].length, 201);
 });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { GrowingMarkdown, reader } from "../src/markdown/blocks.ts";
-import { safeAddress } from "../src/markdown/links.ts";
+import { hiddenHost, safeAddress } from "../src/markdown/links.ts";
 import { inlineMaths } from "../src/markdown/mathematics.ts";
 
 const TEXT = `# Title
@@ -114,4 +114,59 @@ test("only three schemes become links", () => {
   ]) {
     assert.equal(safeAddress(address), null, address);
   }
+});
+
+test("the host behind a link is named where the label says another one, or looks like one", () => {
+  for (const [label, address, host] of [
+    ["https://bank.com", "https://evil.example/x", "evil.example"],
+    ["bank.com/login", "https://evil.example", "evil.example"],
+    ["www.bank.de", "https://www.bank.de.evil.example", "www.bank.de.evil.example"],
+    ["\u0430pple.com", "https://\u0430pple.com", "xn--pple-43d.com"],
+    ["here", "https://\u0430pple.com", "xn--pple-43d.com"],
+    ["https://bank.com/a", "https://bank.com/a?b", null],
+    ["bank.com", "https://bank.com/", null],
+    ["the docs", "https://a.b/c", null],
+    ["Node.js", "https://nodejs.org", null],
+    ["a@b.com", "mailto:a@b.com", null],
+  ] as const) {
+    assert.equal(hiddenHost(label, new URL(address).href), host, label);
+  }
+});
+
+test("what is nested too deeply is shown as it was written, behind what stood before it", () => {
+  for (const text of [`${"> ".repeat(4000)}x`, `${"- ".repeat(4000)}x`]) {
+    const growing = new GrowingMarkdown();
+    growing.blocks("# Before\n\n> a");
+    const blocks = growing.blocks(`# Before\n\n> a\n${text}`);
+    assert.deepEqual([blocks[0]?.type, blocks.at(-1)?.type], ["heading", "plain"]);
+    assert.equal(blocks.map(({ raw }) => raw).join(""), `# Before\n\n> a\n${text}`);
+  }
+});
+
+test("a text as long as a book is read whole, and its code stays code", () => {
+  const code = "x = 1\n".repeat(10_000);
+  const text = `${"Some words.\n\n".repeat(10_000)}\`\`\`python\n${code}\`\`\`\n\nEnd.`;
+  const blocks = new GrowingMarkdown().blocks(text).filter(({ type }) => type !== "space");
+  assert.equal(blocks.length, 10_002);
+  assert.equal(blocks.at(-2)?.type, "code");
+  assert.equal(blocks.map(({ raw }) => raw.trim()).join("\n\n"), text);
+});
+
+test("mathematics whose end is far away has none, so that no text takes long to read", () => {
+  for (const [open, close] of [
+    ["$$", "$$"],
+    ["\\[", "\\]"],
+    ["\\(", "\\)"],
+    ["\\boxed{", "}"],
+  ] as const) {
+    assert.ok(inlineMaths(`${open}${"x".repeat(3000)}${close}`));
+    assert.equal(inlineMaths(`${open}${"x".repeat(9000)}${close}`), undefined);
+  }
+});
+
+test("display mathematics in a line of text does not reach to the next one", () => {
+  const inLine = reader.lexer("$$a$$ b $$c$$\n\nd").filter(({ type }) => type !== "space");
+  assert.equal(inLine[0]?.type, "paragraph");
+  assert.equal(inLine[1]?.type === "mathsBlock" && inLine[1]["tex"], "c");
+  assert.deepEqual(kinds("  $$a$$  \nd"), ["mathsBlock", "paragraph"]);
 });

@@ -15,3 +15,15 @@ def test_a_model_that_does_not_reason_answers_and_is_offered_no_reasoning(site: 
         page.get_by_role("button", name="Settings").click()
         expect(page.get_by_role("dialog")).to_contain_text("does not reason")
         expect(page.get_by_role("dialog").get_by_label("Most tokens of reasoning")).to_have_count(0)
+
+
+def test_a_prompt_that_asks_for_an_attack_gets_text(site: Site) -> None:
+    """The model repeats it, more or less; what it writes acts in no browser."""
+    attack = '<img src=x onerror="window.attacked=1"> [click](javascript:window.attacked=2)'
+    with a_browser() as browser, an_open_page(browser, site.url) as page:
+        choose(page, Temperature="0", Most_tokens_of_an_answer="60")
+        answer = ask(page, f"Repeat this text exactly, and write nothing else: {attack}")
+        expect(answer.locator(".markdown")).to_contain_text("onerror")
+        expect(page.locator("article :is(img, script, iframe, [onerror])")).to_have_count(0)
+        expect(page.locator("article a[href^=javascript]")).to_have_count(0)
+        assert page.evaluate("window.attacked") is None

@@ -1,14 +1,16 @@
 """The page in Chromium, in front of real vLLM: asked, cut, stopped, gone on, and watched."""
 
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.browser import a_browser, an_open_page, ask, choose
+from tests.e2e.browser import a_browser, an_open_page, ask, choose, ended, kept_texts
 from tests.e2e.site import Site, wait_for
 
 QUESTION = (
@@ -106,3 +108,71 @@ def test_the_status_shows_what_was_just_answered(page: Page) -> None:
     expect(tier.locator("[data-tile=ttft] .value")).to_contain_text(re.compile(r"\d s"))
     expect(tier.locator("canvas")).to_have_count(6)
     expect(tier.locator(".decisions")).to_contain_text("running 0 in 32 slots")
+
+
+def test_an_answer_keeps_to_the_json_schema_that_was_chosen(page: Page) -> None:
+    whole_number = {"type": "object", "properties": {"apples": {"type": "integer"}}}
+    schema = {**whole_number, "required": ["apples"], "additionalProperties": False}
+    choose(page, Temperature="0", JSON_schema_of_the_answer=json.dumps(schema))
+    answer = ask(page, QUESTION)
+    assert isinstance(json.loads(answer.locator("pre code").inner_text())["apples"], int)
+    choose(page, JSON_schema_of_the_answer='{"type": "none of this"}')
+    refused = ask(page, QUESTION)
+    expect(refused.locator(".ending")).to_contain_text("`response_format` is refused")
+
+
+def test_every_setting_is_taken_by_the_service_and_none_is_above_its_limits(page: Page) -> None:
+    page.get_by_role("button", name="Settings").click()
+    dialog = page.get_by_role("dialog")
+    limit = dialog.get_by_label("Most tokens of an answer")
+    expect(dialog).to_contain_text("1 to 2,048")
+    limit.fill("999999")
+    limit.press("Tab")
+    expect(limit).to_have_value("2048")
+    for label, value in {"Temperature": "0.2", "Top p": "0.5", "Seed": "7"}.items():
+        dialog.get_by_label(label).fill(value)
+    dialog.get_by_label("Task").select_option("math")
+    dialog.get_by_label("Effort of reasoning").select_option("low")
+    dialog.get_by_label("System prompt").fill("Answer briefly.")
+    page.keyboard.press("Escape")
+    answer = ask(page, QUESTION)
+    expect(answer.locator(".markdown")).to_contain_text("apples")
+    expect(answer.locator(".ending, .warning")).to_have_count(0)
+    answer.get_by_role("button", name="Show as code").click()
+    for field in ('"top_p": 0.5', '"reasoning_effort": "low"', '"task": "math"', '"seed": 7'):
+        expect(page.get_by_role("dialog").locator("code")).to_contain_text(field)
+
+
+def test_conversations_are_changed_found_moved_and_deleted(page: Page, tmp_path: Path) -> None:
+    choose(page, Temperature="0", System_prompt="Answer briefly.")
+    answer = ask(page, QUESTION)
+    answer.get_by_role("button", name="Regenerate").click()
+    ended(page)
+    expect(page.locator("article.answer")).to_have_count(1)
+    page.locator("article.question").hover()
+    page.get_by_role("button", name="Edit and send again").click()
+    page.get_by_role("textbox", name="Edit").fill(QUESTION.replace("12", "14"))
+    page.get_by_role("button", name="Send again").click()
+    expect(page.locator("article.answer .maths-boxed")).to_have_text("22")
+    page.get_by_role("button", name="New conversation").first.click()
+    ask(page, QUESTION.replace("apples", "pears"))
+    page.reload()
+    entries = page.locator(".list li")
+    expect(entries).to_have_count(2)
+    page.get_by_role("searchbox").fill("pears")
+    expect(entries).to_have_count(1)
+    page.get_by_role("searchbox").fill("")
+    with page.expect_download() as downloading:
+        page.get_by_role("button", name="Export").click()
+    file = tmp_path / "conversations.json"
+    downloading.value.save_as(file)
+    page.get_by_role("button", name="Delete all").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete all").click()
+    expect(entries).to_have_count(0)
+    page.locator("input[type=file]").set_input_files(file)
+    expect(entries).to_have_count(2)
+    page.get_by_text("apples").click()
+    # The figures have come along, and the model goes on in what was moved.
+    expect(page.locator("[data-figure=reasoning-tokens]")).to_contain_text("tokens")
+    ask(page, "And if two more are lost?")
+    assert [len(texts) for texts in sorted(kept_texts(page), key=len)] == [2, 4]

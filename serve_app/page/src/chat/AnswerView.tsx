@@ -1,11 +1,11 @@
 // One answer: its reasoning, its text, how it came about, and what can be done with it.
-import { Markdown } from "../markdown/Markdown.tsx";
+import { Code, Markdown } from "../markdown/Markdown.tsx";
 import { useNow } from "../shell/clock.ts";
 import { CopyButton } from "../shell/CopyButton.tsx";
 import { IconButton, Icon } from "../shell/Icon.tsx";
 import { openDialog } from "../shell/dialogs.ts";
 import { count, duration, t } from "../words/language.ts";
-import { canContinue, hasEnded, type Answer } from "./conversation.ts";
+import { canContinue, hasEnded, isJson, type Answer } from "./conversation.ts";
 import { shownFigures } from "./progress.ts";
 import type { Run } from "./runs.ts";
 import type { ChatSession } from "./session.ts";
@@ -33,11 +33,21 @@ export function AnswerView({ session, kept, run, last }: AnswerViewProps) {
         <FiguresLine answer={answer} now_ms={now_ms} />
       </header>
       {answer.reasoning !== "" && <Reasoning answer={answer} now_ms={now_ms} />}
-      {answer.text !== "" && <Markdown text={answer.text} />}
+      {answer.text !== "" && <Text answer={answer} />}
       <Waiting session={session} answer={answer} now_ms={now_ms} />
       <Ending session={session} answer={answer} />
       {hasEnded(answer) && <Actions session={session} answer={answer} last={last} />}
     </article>
+  );
+}
+
+/** JSON is no Markdown: its stars and lines are its own. */
+function Text({ answer }: { readonly answer: Answer }) {
+  if (!isJson(answer)) return <Markdown text={answer.text} />;
+  return (
+    <div class="markdown">
+      <Code text={answer.text.trim()} lang="json" />
+    </div>
   );
 }
 
@@ -155,7 +165,7 @@ function endingText(answer: Answer): string | null {
     case "stopped":
       return t("stopped");
     case "broken":
-      return t("broken");
+      return answer.error === null ? t("broken") : t("brokenOff");
     case "failed":
       return answer.error === null ? t("unreachable") : t("failed");
     default:

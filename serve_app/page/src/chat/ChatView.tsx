@@ -44,6 +44,11 @@ export function ChatView({ session }: { readonly session: ChatSession }) {
           <IconButton icon="plus" label={t("newConversation")} onClick={() => session.startNew()} />
         </div>
         <Turns session={session} />
+        {session.store.unsaved.value && session.store.all.value.length > 0 && (
+          <p class="unsaved" role="alert">
+            {t("unsaved")}
+          </p>
+        )}
         <Composer session={session} />
       </section>
     </div>

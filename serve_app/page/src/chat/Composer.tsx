@@ -1,5 +1,5 @@
 // Where the user writes, chooses the tier, and stops the answer.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { openDialog } from "../shell/dialogs.ts";
 import { Icon, IconButton } from "../shell/Icon.tsx";
 import { t } from "../words/language.ts";
@@ -8,16 +8,17 @@ import { SchemaTextError } from "./settings.ts";
 import { TierChoice } from "./TierChoice.tsx";
 
 export function Composer({ session }: { readonly session: ChatSession }) {
-  const [text, setText] = useState("");
+  const text = session.text.value;
   const area = useRef<HTMLTextAreaElement>(null);
-  const { id, tier } = session.current.value;
+  const { id } = session.current.value;
+  const tier = session.tier.value;
   const running = session.run.value !== null;
   useEffect(() => area.current?.focus(), [id]);
   const send = (): void => {
     if (running || text.trim() === "") return;
     try {
       session.ask(text);
-      setText("");
+      session.text.value = "";
     } catch (error) {
       if (!(error instanceof SchemaTextError)) throw error;
       openDialog({ kind: "settings", tier });
@@ -29,10 +30,9 @@ export function Composer({ session }: { readonly session: ChatSession }) {
     if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
       send();
-    } else if (event.key === "Escape" && running) {
-      session.stop();
     }
   };
+  useStopByEscape(session, running);
   const offer = session.offerOf(tier);
   return (
     <form
@@ -49,7 +49,9 @@ export function Composer({ session }: { readonly session: ChatSession }) {
         dir="auto"
         rows={1}
         value={text}
-        onInput={(event) => setText(event.currentTarget.value)}
+        onInput={(event) => {
+          session.text.value = event.currentTarget.value;
+        }}
         onKeyDown={onKeyDown}
       />
       <div class="composer-bar">
@@ -64,6 +66,19 @@ export function Composer({ session }: { readonly session: ChatSession }) {
       </div>
     </form>
   );
+}
+
+/** Wherever the focus is; a dialog and what is edited have Escape for themselves. */
+function useStopByEscape(session: ChatSession, running: boolean): void {
+  useEffect(() => {
+    if (!running) return undefined;
+    const onKeyDown = (event: KeyboardEvent): void => {
+      if (event.key !== "Escape" || event.isComposing || event.defaultPrevented) return;
+      if (document.querySelector("dialog[open]") === null) session.stop();
+    };
+    document.addEventListener("keydown", onKeyDown);
+    return () => document.removeEventListener("keydown", onKeyDown);
+  }, [session, running]);
 }
 
 interface SendOrStopProps {

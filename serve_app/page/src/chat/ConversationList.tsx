@@ -96,7 +96,8 @@ function Entry({ session, id, title, current, running, onChosen }: EntryProps) {
         onClick={() =>
           openDialog({
             kind: "confirm",
-            text: t("reallyDelete", { title }),
+            // Isolated: its direction is its own.
+            text: t("reallyDelete", { title: `\u2068${title}\u2069` }),
             act: t("delete"),
             onConfirm: () => session.remove(id),
           })
@@ -117,7 +118,8 @@ function Transfer({ session }: { readonly session: ChatSession }) {
     try {
       setSaid(t("imported", { count: await store.import(await chosen.text()) }));
     } catch (error) {
-      if (!(error instanceof ImportError)) throw error;
+      // A DOMException: the browser could not read the file.
+      if (!(error instanceof ImportError || error instanceof DOMException)) throw error;
       setSaid(t("notImported"));
     }
     input.value = "";
@@ -133,11 +135,9 @@ function Transfer({ session }: { readonly session: ChatSession }) {
       <IconButton icon="in" label={t("import")} onClick={() => file.current?.click()} />
       <input
         ref={file}
-        class="unseen"
+        hidden
         type="file"
         accept="application/json,.json"
-        aria-label={t("import")}
-        tabIndex={-1}
         onChange={(event) => void take(event.currentTarget)}
       />
       <IconButton

@@ -69,7 +69,9 @@ function Editing({ text: before, onCancel, onSend }: EditingProps) {
         value={text}
         onInput={(event) => setText(event.currentTarget.value)}
         onKeyDown={(event) => {
-          if (event.key === "Escape") onCancel();
+          if (event.key !== "Escape") return;
+          event.preventDefault();
+          onCancel();
         }}
       />
       <footer>

@@ -10,7 +10,7 @@ export function tierName(tier: string): string {
 
 export function TierChoice({ session }: { readonly session: ChatSession }) {
   const tiers = session.offers.value.map((tier) => tier.name);
-  const { tier: chosen } = session.current.value;
+  const chosen = session.tier.value;
   return (
     <fieldset class="segments">
       <legend class="unseen">{t("tier")}</legend>

@@ -1,5 +1,6 @@
 // A conversation: its turns, and what can be done with them. All plain data, nothing is changed in place.
 import type { CompletionBody } from "../service/completion.ts";
+import { isObject, parsed } from "../service/json.ts";
 
 export interface Question {
   readonly role: "user";
@@ -67,6 +68,8 @@ export interface Conversation {
 
 const ENDED: ReadonlySet<AnswerState> = new Set(["done", "stopped", "broken", "failed"]);
 const TITLE_CHARS = 60;
+/** Of one that the user has chosen, or a file has. */
+const MOST_TITLE_CHARS = 200;
 
 /** `crypto.randomUUID` is there with HTTPS and on localhost only. */
 export function newId(): string {
@@ -107,6 +110,19 @@ export function newAnswer(tier: string, now_ms: number): Answer {
   };
 }
 
+/** The clocks of an answer that goes on now: the time since it ended is none of its own. */
+export function resumed(figures: Figures, now_ms: number): Figures {
+  const idle_ms = now_ms - (figures.ended_ms ?? now_ms);
+  const later = (at_ms: number | null): number | null => at_ms && at_ms + idle_ms;
+  return {
+    ...figures,
+    asked_ms: figures.asked_ms + idle_ms,
+    firstToken_ms: later(figures.firstToken_ms),
+    answerBegan_ms: later(figures.answerBegan_ms),
+    ended_ms: null,
+  };
+}
+
 export function newQuestion(text: string): Question {
   return { role: "user", id: newId(), text };
 }
@@ -121,13 +137,23 @@ export function canContinue(answer: Answer): boolean {
   return answer.state !== "done" || answer.finish === "length";
 }
 
+/** Whether it was to be JSON. An answer from a file has no request any more, and is read itself. */
+export function isJson(answer: Answer): boolean {
+  if (answer.body !== null) return answer.body.response_format !== undefined;
+  return isObject(parsed(answer.text));
+}
+
 export function titleOf(conversation: Conversation, unnamed: string): string {
-  if (conversation.title) return conversation.title;
-  const asked = conversation.turns.find((turn) => turn.role === "user")?.text.trim() ?? "";
-  const line = asked.replace(/\s+/g, " ");
+  if (conversation.title) return shortened(conversation.title, MOST_TITLE_CHARS);
+  const asked = conversation.turns.find((turn) => turn.role === "user")?.text.trimStart() ?? "";
+  return shortened(asked, TITLE_CHARS) || unnamed;
+}
+
+function shortened(text: string, most: number): string {
+  // A character has at most two units, and what is blank shrinks: more is not looked at.
+  const line = text.slice(0, most * 20).replace(/\s+/g, " ").trim();
   const chars = [...line];
-  if (chars.length === 0) return unnamed;
-  return chars.length > TITLE_CHARS ? `${chars.slice(0, TITLE_CHARS).join("")}…` : line;
+  return chars.length > most ? `${chars.slice(0, most).join("")}…` : line;
 }
 
 /** The turns before this one. */
@@ -157,12 +183,15 @@ export function matches(conversation: Conversation, search: string): boolean {
   return words.every((word) => all.includes(word));
 }
 
-/** An answer whose page was closed while it streamed: what had come by then is kept. */
+/** An answer whose page was closed while it streamed: what had come by then is kept. Of one of which
+ * nothing had, nobody knows more than that it was not awaited. */
 export function afterReload(conversation: Conversation): Conversation {
   const turns = conversation.turns.map((turn): Turn => {
     if (turn.role === "user" || hasEnded(turn)) return turn;
-    const state = turn.text || turn.reasoning ? "broken" : "failed";
-    return { ...turn, state, ahead: null, retryAt_ms: null };
+    const state = turn.text || turn.reasoning ? "broken" : "stopped";
+    const ended_ms = turn.figures.ended_ms ?? turn.figures.asked_ms;
+    const figures = { ...turn.figures, ended_ms };
+    return { ...turn, state, ahead: null, retryAt_ms: null, figures };
   });
   return { ...conversation, turns };
 }

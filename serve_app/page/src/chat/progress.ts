@@ -109,6 +109,9 @@ export interface ShownFigures {
   readonly tokensPerS: number | null;
 }
 
+/** What comes at once, as an answer that the service has kept, has no speed. */
+const LEAST_STREAM_S = 0.05;
+
 export function shownFigures(figures: Figures, now_ms: number): ShownFigures {
   const { asked_ms, firstToken_ms, answerBegan_ms, ended_ms } = figures;
   const until_ms = ended_ms ?? now_ms;
@@ -121,6 +124,6 @@ export function shownFigures(figures: Figures, now_ms: number): ShownFigures {
     total_s: Math.max(0, (until_ms - asked_ms) / 1000),
     tokens,
     // The first token ends the wait, so the speed is that of the others.
-    tokensPerS: tokens > 1 && streamed_s > 0 ? (tokens - 1) / streamed_s : null,
+    tokensPerS: tokens > 1 && streamed_s >= LEAST_STREAM_S ? (tokens - 1) / streamed_s : null,
   };
 }

@@ -1,6 +1,7 @@
 // The answers that are being streamed: each runs until its end, whatever is on the screen.
 import { signal, type Signal } from "@preact/signals";
 import { ServiceError } from "../service/client.ts";
+import { now_ms as clock_ms } from "../service/now.ts";
 import { streamCompletion, type CompletionBody } from "../service/completion.ts";
 import type { Answer, Figures } from "./conversation.ts";
 import { afterEvent, ended } from "./progress.ts";
@@ -48,7 +49,7 @@ async function runToEnd(
   frames: Frames,
   options: RunOptions,
 ): Promise<Answer> {
-  const now_ms = options.now_ms ?? Date.now;
+  const now_ms = options.now_ms ?? clock_ms;
   let answer = begun;
   const show = (next: Answer): void => {
     answer = next;

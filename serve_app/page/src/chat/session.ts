@@ -3,11 +3,13 @@ import { computed, signal, type ReadonlySignal } from "@preact/signals";
 import { completionBody, continuationBody, type CompletionBody } from "../service/completion.ts";
 import { parsed, isObject } from "../service/json.ts";
 import { keep, recalled } from "../service/storage.ts";
+import { now_ms } from "../service/now.ts";
 import type { TierOffer } from "../service/offers.ts";
 import {
   newAnswer,
   newConversation,
   newQuestion,
+  resumed,
   turnsBefore,
   withoutTurn,
   withTurn,
@@ -20,14 +22,16 @@ import { limitsOf, NO_CHOICES, readChoices, withinLimits, type TierChoices } fro
 import type { ConversationStore } from "./store.ts";
 
 const CHOICES = "tierserve.choices";
-/** A page that is closed in the middle of an answer loses no more of it; saving takes at most this
- * share of the time, which counts where a conversation is very long. */
+/** A page that is closed in the middle of an answer loses no more of it; of a very long conversation,
+ * which takes long to save, a little more. */
 const SAVE_EVERY_MS = 1000;
-const SAVING_SHARE = 0.02;
+const SAVE_MS_PER_TURN = 1;
 
 export class ChatSession {
   readonly store: ConversationStore;
   readonly offers = signal<readonly TierOffer[]>([]);
+  /** What the user writes and has not sent: another view does not lose it. */
+  readonly text = signal("");
   readonly #currentId = signal<string | null>(null);
   readonly #draft = signal<Conversation>(newConversation("chat", Date.now()));
   readonly #runs = signal<ReadonlyMap<string, Run>>(new Map());
@@ -37,6 +41,12 @@ export class ChatSession {
     const id = this.#currentId.value;
     const kept = this.store.all.value.find((conversation) => conversation.id === id);
     return kept ?? this.#draft.value;
+  });
+  /** Which tier answers next: the conversation's, where this service has it for this user. */
+  readonly tier: ReadonlySignal<string> = computed(() => {
+    const { tier } = this.current.value;
+    const offers = this.offers.value;
+    return offers.some((offer) => offer.name === tier) ? tier : (offers[0]?.name ?? tier);
   });
   readonly run: ReadonlySignal<Run | null> = computed(
     () => this.#runs.value.get(this.current.value.id) ?? null,
@@ -128,7 +138,7 @@ export class ChatSession {
         turnsBefore(conversation.turns, answer.id),
         this.choicesOf(answer.tier),
       );
-    const figures = { ...answer.figures, ended_ms: null, exact: answer.figures.exact };
+    const figures = resumed(answer.figures, now_ms());
     const begun: Answer = { ...answer, state: "sent", error: null, finish: null, figures };
     const turns = withTurn(conversation.turns, begun);
     const body = continuationBody(asked, answer.text);
@@ -154,13 +164,9 @@ export class ChatSession {
   }
 
   #answer(conversation: Conversation, turns: readonly Turn[]): void {
-    const body = completionBody(
-      conversation.tier,
-      conversation,
-      turns,
-      this.choicesOf(conversation.tier),
-    );
-    const answer = newAnswer(conversation.tier, Date.now());
+    const tier = this.tier.value;
+    const body = completionBody(tier, conversation, turns, this.choicesOf(tier));
+    const answer = newAnswer(tier, now_ms());
     this.#start({ ...conversation, turns: [...turns, answer] }, answer, body, {});
   }
 
@@ -174,13 +180,13 @@ export class ChatSession {
     const { id } = conversation;
     void this.store.put({ ...conversation, updated_ms: Date.now() });
     this.#currentId.value = id;
-    let next_ms = performance.now() + SAVE_EVERY_MS;
+    const every_ms = Math.max(SAVE_EVERY_MS, conversation.turns.length * SAVE_MS_PER_TURN);
+    let next_ms = performance.now() + every_ms;
     const onFrame = (shown: Answer): void => {
-      const began_ms = performance.now();
-      if (began_ms < next_ms) return;
+      const at_ms = performance.now();
+      if (at_ms < next_ms) return;
+      next_ms = at_ms + every_ms;
       this.#save(id, shown);
-      const took_ms = performance.now() - began_ms;
-      next_ms = began_ms + Math.max(SAVE_EVERY_MS, took_ms / SAVING_SHARE);
     };
     const run = startRun(answer, body, { ...options, onFrame });
     this.#runs.value = new Map(this.#runs.value).set(id, run);
@@ -194,9 +200,12 @@ export class ChatSession {
   }
 
   #save(id: string, answer: Answer): void {
+    const { figures } = answer;
+    // Of an answer that is kept in mid-stream, its clock stands there.
+    const kept = { ...answer, figures: { ...figures, ended_ms: figures.ended_ms ?? now_ms() } };
     void this.store.change(id, (conversation) => ({
       ...conversation,
-      turns: withTurn(conversation.turns, answer),
+      turns: withTurn(conversation.turns, kept),
     }));
   }
 }

@@ -40,7 +40,17 @@ function readConversation(value: JsonObject): Conversation {
     updated_ms: numberAt(value, "updated_ms") ?? created_ms,
     tier: textAt(value, "tier") ?? "",
     system: textAt(value, "system") ?? "",
-    turns: listAt(value, "turns").filter(isObject).map(readTurn),
+    turns: withOwnIds(listAt(value, "turns").filter(isObject).map(readTurn)),
+  });
+}
+
+/** No two turns with one id, whatever the file has. */
+function withOwnIds(turns: readonly Turn[]): readonly Turn[] {
+  const seen = new Set<string>();
+  return turns.map((turn) => {
+    const own = seen.has(turn.id) ? { ...turn, id: newId() } : turn;
+    seen.add(own.id);
+    return own;
   });
 }
 

@@ -35,22 +35,33 @@ class Block extends Component<BlockProps> {
   override render() {
     const { block } = this.props;
     if (block.type === "space" || block.type === "def") return null;
-    if (block.type === "code") return <Code block={block as Tokens.Code} />;
+    if (block.type === "code") {
+      const { text, lang } = block as Tokens.Code;
+      return <Code text={text} lang={lang ?? ""} />;
+    }
+    if (block.type === "plain") {
+      return (
+        <div dir="auto" class="plain">
+          {block.raw}
+        </div>
+      );
+    }
     return <div dir="auto" dangerouslySetInnerHTML={{ __html: htmlOf(block) }} />;
   }
 }
 
-function Code({ block }: { readonly block: Tokens.Code }) {
-  const language = /^[\w+#.-]*/.exec(block.lang ?? "")?.[0].toLowerCase() ?? "";
+/** `lang`: what stands behind the fence. */
+export function Code({ text, lang }: { readonly text: string; readonly lang: string }) {
+  const language = /^[\w+#.-]*/.exec(lang)?.[0].toLowerCase() ?? "";
   const label = language || t("code");
   return (
     <figure class="code" dir="ltr">
       <figcaption>
         <span>{label}</span>
-        <CopyButton text={block.text} label={t("copyCode")} />
+        <CopyButton text={text} label={t("copyCode")} />
       </figcaption>
       <pre tabIndex={0} aria-label={label}>
-        <code dangerouslySetInnerHTML={{ __html: highlighted(block.text, language) }} />
+        <code dangerouslySetInnerHTML={{ __html: highlighted(text, language) }} />
       </pre>
     </figure>
   );

@@ -1,8 +1,14 @@
 // Markdown as a list of blocks that grows: what stands before the last block is not read again.
 import { Marked, type Token } from "marked";
+import { unlessTooDeep } from "./depth.ts";
 import { mathematics } from "./mathematics.ts";
 
 export const reader = new Marked({ gfm: true, breaks: true }, mathematics);
+
+const STEP_CHARS = 20_000;
+/** Of a longer block reading takes seconds, if it was written for that. Code is read quickly. */
+const MOST_CHARS = 50_000;
+const FENCE = /^ {0,3}(?:```|~~~)/;
 
 /** Reads a text that only ever gets longer; a block is the same object until its text changes. */
 export class GrowingMarkdown {
@@ -14,6 +20,10 @@ export class GrowingMarkdown {
   /** The blocks of the whole text. */
   blocks(text: string): readonly Token[] {
     if (!text.startsWith(this.#text)) this.#restart();
+    // A long text is read as if it grew, so that what is settled is not read again with it.
+    for (let end = this.#text.length + STEP_CHARS; end < text.length; end += STEP_CHARS) {
+      this.#read(text.slice(0, end));
+    }
     if (text !== this.#text || text === "") this.#read(text);
     return [...this.#settled, ...this.#tail];
   }
@@ -26,7 +36,7 @@ export class GrowingMarkdown {
   }
 
   #read(text: string): void {
-    const tokens = reader.lexer(detached(text.slice(this.#settledChars)));
+    const tokens = blocksOf(detached(text.slice(this.#settledChars)));
     this.#text = text;
     const last = tokens.findLastIndex((token) => token.type !== "space");
     // Tabs and line ends are rewritten while reading, so only what came back as it was is settled.
@@ -47,6 +57,13 @@ export class GrowingMarkdown {
       return before && before.raw === token.raw && before.type === token.type ? before : token;
     });
   }
+}
+
+/** The blocks of a text; one of the type `plain` where it is too long, or nested too deeply. */
+function blocksOf(text: string): Token[] {
+  const plain = (): Token[] => [{ type: "plain", raw: text, text }];
+  if (text.length > MOST_CHARS && !FENCE.test(text)) return plain();
+  return unlessTooDeep(() => reader.lexer(text), plain);
 }
 
 /** A copy: engines keep the whole text alive for each piece of it, and so every state that it had. */

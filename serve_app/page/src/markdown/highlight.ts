@@ -40,8 +40,18 @@ for (const [name, language] of Object.entries(LANGUAGES))
 /** Longer code would take longer than a frame while it streams. */
 const MOST_CHARS = 20_000;
 
+/** They change the order in which code is read, and nobody sees them. */
+const ORDER_CHANGING = /[\u202a-\u202e\u2066-\u2069]/g;
+
 /** The code as HTML that may be put into the page. */
 export function highlighted(code: string, language: string): string {
+  return coloured(code, language).replace(
+    ORDER_CHANGING,
+    (char) => `<span class="hidden-char">U+${char.charCodeAt(0).toString(16).toUpperCase()}</span>`,
+  );
+}
+
+function coloured(code: string, language: string): string {
   if (code.length > MOST_CHARS || !highlighter.getLanguage(language)) return escaped(code);
   return clean(highlighter.highlight(code, { language, ignoreIllegals: true }).value);
 }

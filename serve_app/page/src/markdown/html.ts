@@ -2,7 +2,8 @@
 import DOMPurify from "dompurify";
 import temml from "temml";
 import { Marked, type RendererObject, type Token, type Tokens } from "marked";
-import { safeAddress } from "./links.ts";
+import { unlessTooDeep } from "./depth.ts";
+import { hiddenHost, safeAddress } from "./links.ts";
 import { mathematics, type MathsToken } from "./mathematics.ts";
 
 const renderer: RendererObject = {
@@ -12,7 +13,9 @@ const renderer: RendererObject = {
     const label = this.parser.parseInline(token.tokens);
     const address = safeAddress(token.href);
     if (address === null) return `${label} (${escaped(token.href)})`;
-    return `<a href="${escaped(address)}" target="_blank" rel="noopener noreferrer nofollow">${label}</a>`;
+    const host = hiddenHost(token.text, address);
+    const behind = host === null ? "" : ` (${escaped(host)})`;
+    return `<a href="${escaped(address)}" target="_blank" rel="noopener noreferrer nofollow">${label}</a>${behind}`;
   },
   // A picture would report to another server that, and by its address what, someone reads.
   image(token: Tokens.Image) {
@@ -44,9 +47,16 @@ const writer = new Marked({ gfm: true, breaks: true }, mathematics, {
   ],
 });
 
+/** They turn letters around, which only serves to make a text look like another one. */
+const OVERRIDES = /[\u202d\u202e]/g;
+
 /** The block as HTML that may be put into the page. */
 export function htmlOf(block: Token): string {
-  return clean(writer.parser([block]));
+  const html = unlessTooDeep(
+    () => clean(writer.parser([block])),
+    () => escaped(block.raw),
+  );
+  return html.replace(OVERRIDES, "");
 }
 
 const REFUSED_TAGS = [
@@ -99,14 +109,22 @@ export function clean(html: string): string {
   });
 }
 
+/** No rule and no space of mathematics is larger. */
+const MOST_EM = 20;
+
 function drawn(token: MathsToken): string {
   const settings = {
     displayMode: token.display,
     throwOnError: false,
     trust: false,
     maxExpand: 200,
+    // In em and in pt.
+    maxSize: [MOST_EM, MOST_EM * 10] as [number, number],
   };
-  const math = styleless(temml.renderToString(token.tex, settings));
+  const math = unlessTooDeep(
+    () => styleless(temml.renderToString(token.tex, settings)),
+    () => `<span class="maths-wrong">${escaped(token.raw)}</span>`,
+  );
   return token.display ? `<div class="wide" tabindex="0" role="group">${math}</div>` : math;
 }
 

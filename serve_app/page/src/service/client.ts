@@ -1,6 +1,6 @@
 // Requests to the service this page came from, with the user's key.
 import { isObject, parsed, textAt } from "./json.ts";
-import { key, keyWanted } from "./key.ts";
+import { key, keysOn, keyWanted } from "./key.ts";
 
 /** The service answered with an error. `retryAfter_s`: when it says to ask again. */
 export class ServiceError extends Error {
@@ -23,7 +23,10 @@ export async function send(path: string, init: RequestInit = {}): Promise<Respon
   try {
     return await sendQuietly(path, init);
   } catch (error) {
-    if (error instanceof ServiceError && error.status === 401) keyWanted.value = true;
+    if (error instanceof ServiceError && error.status === 401) {
+      keyWanted.value = true;
+      keysOn.value = true;
+    }
     throw error;
   }
 }

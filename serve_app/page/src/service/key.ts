@@ -7,6 +7,8 @@ const NAME = "tierserve.key";
 export const key = signal<string>("");
 /** Set where the service has refused to answer without a key, or with this one. */
 export const keyWanted = signal<boolean>(false);
+/** Whether it has ever refused so. */
+export const keysOn = signal<boolean>(false);
 
 export function useKey(value: string, remember: boolean): void {
   forgetKey();

@@ -19,9 +19,13 @@ export function CopyButton({ text, label }: { readonly text: string; readonly la
   return <IconButton icon={copied ? "check" : "copy"} label={name} onClick={copy} />;
 }
 
-/** The clipboard needs HTTPS or localhost; a selection does anywhere. */
+/** The clipboard needs HTTPS or localhost, and the browser's consent; a selection does anywhere. */
 async function copyText(text: string): Promise<void> {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const written = await navigator.clipboard?.writeText(text).then(
+    () => true,
+    () => false,
+  );
+  if (written) return;
   const area = document.createElement("textarea");
   area.value = text;
   area.className = "unseen";

@@ -1,6 +1,6 @@
 // The bar above both views: which view, which language, which theme, the key.
 import { signal } from "@preact/signals";
-import { key } from "../service/key.ts";
+import { key, keysOn } from "../service/key.ts";
 import { chooseLanguage, language, t } from "../words/language.ts";
 import { openDialog } from "./dialogs.ts";
 import { IconButton } from "./Icon.tsx";
@@ -38,7 +38,7 @@ export function TopBar() {
         </a>
       </nav>
       <span class="spring" />
-      {key.value !== "" && (
+      {(key.value !== "" || keysOn.value) && (
         <IconButton icon="key" label={t("key")} onClick={() => openDialog({ kind: "key" })} />
       )}
       <select

@@ -2,6 +2,7 @@
 import { useEffect, useRef } from "preact/hooks";
 import type uPlot from "uplot";
 import { theme } from "../shell/theme.ts";
+import { outdated } from "./outdated.ts";
 
 export type Tone = "accent" | "violet" | "soft";
 
@@ -34,10 +35,13 @@ export function Chart({ title, times_s, series, written, whole = false }: ChartP
     const element = frame.current;
     if (!element) return undefined;
     let ended = false;
-    void import("uplot").then(({ default: Plot }) => {
-      if (ended) return;
-      plot.current = new Plot(options(element, series, written, whole), newest.current, element);
-    });
+    void import("uplot").then(
+      ({ default: Plot }) => {
+        if (ended) return;
+        plot.current = new Plot(options(element, series, written, whole), newest.current, element);
+      },
+      () => void (outdated.value = true),
+    );
     const size = new ResizeObserver(() => {
       plot.current?.setSize({ width: element.clientWidth, height: HEIGHT_PX });
     });

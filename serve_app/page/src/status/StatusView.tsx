@@ -4,6 +4,7 @@ import { openDialog } from "../shell/dialogs.ts";
 import { Icon } from "../shell/Icon.tsx";
 import { duration, t } from "../words/language.ts";
 import { tiers, trouble, updated_ms, usage, useFollowing } from "./follow.ts";
+import { outdated } from "./outdated.ts";
 import { TierPanel } from "./TierPanel.tsx";
 import { UsageTable } from "./UsageTable.tsx";
 
@@ -17,6 +18,14 @@ export function StatusView() {
     <div class="status-view" tabIndex={0} role="group" aria-label={t("status")}>
       <h1 class="unseen">{t("status")}</h1>
       <Trouble />
+      {outdated.value && (
+        <p class="trouble" role="alert">
+          <span>{t("outdated")}</span>
+          <button type="button" onClick={() => location.reload()}>
+            {t("reload")}
+          </button>
+        </p>
+      )}
       {known === null && trouble.value === null && <p class="note">{t("loading")}</p>}
       {known?.map((tier) => (
         <TierPanel key={tier.name} tier={tier} />

@@ -4,6 +4,7 @@ import { useEffect } from "preact/hooks";
 import { sendQuietly, ServiceError } from "../service/client.ts";
 import { parsed } from "../service/json.ts";
 import { key } from "../service/key.ts";
+import { now_ms } from "../service/now.ts";
 import { itemsOf } from "../service/sse.ts";
 import { extended, fetchHistory, followsOn, readHistory, type StatusSample } from "./history.ts";
 import { readTiers, type TierStatus } from "./tiers.ts";
@@ -46,7 +47,7 @@ async function follow(from: string, ending: AbortSignal): Promise<void> {
 
 /** Until the stream ends, in whatever way; how long to wait before the next one. */
 async function stream(others: OtherWindows, ending: AbortSignal): Promise<number> {
-  const began_ms = Date.now();
+  const began_ms = now_ms();
   const abort = new AbortController();
   const signal = AbortSignal.any([ending, abort.signal]);
   const onHidden = (): void => (document.hidden ? abort.abort() : undefined);
@@ -68,7 +69,7 @@ async function stream(others: OtherWindows, ending: AbortSignal): Promise<number
       void take(news, ending);
     }
     // It ends each minute; one that ends at once is not opened again and again.
-    return Date.now() - began_ms < AGAIN_MS ? AGAIN_MS : 0;
+    return now_ms() - began_ms < AGAIN_MS ? AGAIN_MS : 0;
   } catch (error) {
     if (ending.aborted || (abort.signal.aborted && !isSilent(abort.signal))) return 0;
     trouble.value = isRefusal(error) ? "refused" : "silent";
@@ -97,7 +98,7 @@ function isRefusal(error: unknown): boolean {
 async function take(news: unknown, ending: AbortSignal): Promise<void> {
   if (document.hidden || ending.aborted) return;
   tiers.value = readTiers(news);
-  updated_ms.value = Date.now();
+  updated_ms.value = now_ms();
   trouble.value = null;
   const newer = readHistory(news);
   if (followsOn(history.value, newer)) history.value = extended(history.value, newer);

@@ -24,6 +24,7 @@ export const chinese: Words = {
   unnamed: "新对话",
   search: "搜索对话",
   nothingFound: "没有找到。",
+  unsaved: "此浏览器无法再保存：新内容会在页面关闭后消失。请导出，或删除一些对话。",
   noConversations: "还没有对话。对话只保存在此浏览器中。",
   rename: "重命名",
   renameTo: "对话名称",
@@ -72,6 +73,7 @@ export const chinese: Words = {
   refused: "{why} {time}后自动重试。",
   stopped: "已停止。",
   broken: "连接中断，已收到的内容已保留。",
+  brokenOff: "回答中断，已收到的内容已保留。",
   failed: "没有收到回答。",
   atLimit: "已达到 token 上限。",
   repeated: "因内容重复而停止。",
@@ -154,5 +156,7 @@ export const chinese: Words = {
   statusStale: "服务没有应答；这些数字是 {time}前的。",
   expectedWait: "等待 {time}",
   loading: "加载中…",
+  outdated: "服务已有更新的页面，请重新加载。",
+  reload: "重新加载",
   noReplicas: "没有副本上报。",
 };

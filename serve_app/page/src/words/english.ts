@@ -23,6 +23,8 @@ export const english = {
   unnamed: "New conversation",
   search: "Search conversations",
   nothingFound: "Nothing found.",
+  unsaved:
+    "This browser keeps no more: what is new ends with this page. Export it, or delete some conversations.",
   noConversations: "Nothing yet. Conversations stay in this browser.",
   rename: "Rename",
   renameTo: "Name of the conversation",
@@ -71,6 +73,7 @@ export const english = {
   refused: "{why} Asking again in {time}.",
   stopped: "Stopped.",
   broken: "The connection broke. What had come by then is kept.",
+  brokenOff: "The answer broke off. What had come by then is kept.",
   failed: "No answer came.",
   atLimit: "Stopped at its limit of tokens.",
   repeated: "Stopped, because it repeated itself.",
@@ -153,6 +156,8 @@ export const english = {
   statusStale: "The service did not answer; these figures are {time} old.",
   expectedWait: "wait {time}",
   loading: "Loading…",
+  outdated: "The service has a newer page than this one: load it anew.",
+  reload: "Reload",
   noReplicas: "No replica reports.",
 } as const;
 

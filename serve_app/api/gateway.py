@@ -84,9 +84,10 @@ class Gateway:
             self.registry,
             [tier.value for tier in self.tiers],
             lambda: self.memory.kept_bytes,
-            lambda: self.kept_streams.memory.kept_bytes,
         )
-        self.kept_streams = KeptStreams(self.replay, metrics.kept_streams)
+        self.kept_streams = kept = KeptStreams(self.replay, metrics.kept.results)
+        metrics.kept.size_bytes.set_function(lambda: kept.memory.kept_bytes)
+        metrics.kept.away.set_function(lambda: kept.away)
         self._parts = RelayParts(
             self._proxy,
             self.secret.key,

@@ -28,10 +28,10 @@ _COMMENT = b":"
 
 @dataclass(frozen=True, slots=True)
 class StreamFacts:
-    """`owner` is the name of the key that asked for it, None without one."""
+    """`owner` is the name of the key that asked for it, empty without one."""
 
     stream_id: str
-    owner: str | None
+    owner: str
     request_id: str
     tier: str
 
@@ -63,8 +63,15 @@ class KeptStream:
     reader: object | None = None
     _events: list[bytes] = field(default_factory=list[bytes])
     _comment: bytes = b""
+    # The begin of an event whose end has not come.
+    _rest: bytes = b""
     _passes_through: bool = False
     _waiting: set[asyncio.Future[None]] = field(default_factory=set[asyncio.Future[None]])
+
+    @property
+    def away(self) -> bool:
+        """Whether it runs on while the client that knows it does not read it."""
+        return self.opened and not self.ended and self.reader is None
 
     # --- the relay's side
 
@@ -75,7 +82,10 @@ class KeptStream:
         elif self._passes_through:
             await self.first_client(message)
         else:
-            for block in message.get("body", b"").split(EVENT_END):
+            *blocks, self._rest = (self._rest + message.get("body", b"")).split(EVENT_END)
+            if not message.get("more_body", False):
+                blocks.append(self._rest)
+            for block in blocks:
                 if block.startswith(_COMMENT):
                     self._comment = block + EVENT_END
                 elif block:
@@ -88,10 +98,7 @@ class KeptStream:
         self._notify()
 
     async def _begin(self, message: Message) -> None:
-        headers = {name.lower(): value for name, value in message["headers"]}
-        if message["status"] == 200 and headers.get(b"content-type", b"").startswith(
-            b"text/event-stream"
-        ):
+        if is_stream(message):
             stream_id = (STREAM_ID_HEADER, self.facts.stream_id.encode())
             self.head = {**message, "headers": [*message["headers"], stream_id]}
             self._notify()
@@ -102,7 +109,7 @@ class KeptStream:
     async def _add(self, block: bytes) -> None:
         event = b"id: %d\n%s%s" % (self.count + 1, block, EVENT_END)
         if self.resumable and not self.has_room(self, len(event) + EVENT_BYTES):
-            self._outgrow()
+            self.outgrow()
         while not self.resumable and self.taken < self.count:
             await self._change()
         self.count += 1
@@ -110,7 +117,8 @@ class KeptStream:
         self._events.append(event)
         self._notify()
 
-    def _outgrow(self) -> None:
+    def outgrow(self) -> None:
+        """It is kept no more: there is no room for it."""
         self.resumable = False
         self._drop_taken()
         self.on_outgrown(self)
@@ -199,6 +207,18 @@ class KeptStream:
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(None)
+
+
+def is_stream(message: Message) -> bool:
+    """Whether this is the start of a stream of events."""
+    return (
+        message["type"] == "http.response.start"
+        and message["status"] == 200
+        and any(
+            name.lower() == b"content-type" and value.startswith(b"text/event-stream")
+            for name, value in message["headers"]
+        )
+    )
 
 
 def _head(headers: list[tuple[bytes, bytes]]) -> Message:

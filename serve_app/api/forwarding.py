@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -23,6 +23,7 @@ from starlette.types import Message, Scope, Send
 from serve_app.api.access import written_flow
 from serve_app.api.asgi import HOP_BY_HOP, NOT_FORWARDED, SERVERS_OWN
 from serve_app.api.journaled_stream import whole_events
+from serve_app.api.kept_streams import RESUMABLE_HEADER
 from serve_app.api.lending import BORROWED_HEADER, NOT_TAKEN, PLAN_HEADER, Lender, written_plan
 from serve_app.api.replay_wire import (
     JOURNAL_HEADER,
@@ -40,6 +41,7 @@ from serve_app.api.request_context import (
 from serve_app.api.request_record import RequestOutcome
 from serve_app.api.response import TierResponse
 from serve_app.api.spending import USAGE_COMMENT, USAGE_HEADER, Spending
+from serve_app.core.access.caller import Caller
 from serve_app.core.tiers import Tier
 from serve_app.errors import ClientDisconnectedError, RequestError
 
@@ -120,6 +122,11 @@ class _Taken:
     lender: Tier | None
 
 
+async def nowhere(replica: str) -> str | None:
+    """Of a replica that knows no other one by its name."""
+    return None
+
+
 @dataclass(slots=True)
 class Forwarder:
     """`peers` gives the base URLs of the tier's other replicas, `lenders` those of the other tier
@@ -129,6 +136,9 @@ class Forwarder:
     peers: Callable[[], Awaitable[Sequence[str]]]
     lenders: Callable[[], Awaitable[Sequence[Lender]]]
     secret: ClusterSecret = field(default_factory=ClusterSecret)
+    # This replica's own name, and the base URL of one of the tier's others by its name.
+    replica: str = ""
+    url_of: Callable[[str], Awaitable[str | None]] = nowhere
     # Of this tier's sequences, those that run in slots of the other one, or ask for them: a whole
     # answer says nothing before its end, and a lender without capacity refuses within milliseconds.
     sequences_elsewhere: int = 0
@@ -168,6 +178,21 @@ class Forwarder:
             if context.trace is not None:
                 context.trace.offer_ended()
 
+    @asynccontextmanager
+    async def read_stream(
+        self, url: str, caller: Caller, request_id: str, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """What another replica answers to a GET, in the name of a caller that was authenticated
+        here. Raises aiohttp.ClientError."""
+        marks = [(REQUEST_ID_HEADER.decode(), request_id), *self._own_marks(caller, request_id)]
+        async with self._client().get(url, headers=[*headers.items(), *marks]) as response:
+            yield response
+
+    def _own_marks(self, caller: Caller, request_id: str) -> list[tuple[str, str]]:
+        flow = written_flow(caller.flow)
+        mark = self.secret.mark(request_id, flow)
+        return [(FLOW_HEADER.decode(), flow.decode()), (FORWARDED_HEADER.decode(), mark)]
+
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
@@ -206,11 +231,10 @@ class Forwarder:
             (key.decode("latin-1"), value.decode("latin-1"))
             for key, value in scope["headers"]
             # A lender reads the first plan: it is to be this tier's, never a client's.
-            if key.lower() not in NOT_FORWARDED | INTERNAL_HEADERS
+            # Its events are numbered and kept here, where the client is.
+            if key.lower() not in NOT_FORWARDED | INTERNAL_HEADERS | {RESUMABLE_HEADER}
         ]
-        flow = written_flow(context.caller.flow)
-        headers.append((FLOW_HEADER.decode(), flow.decode()))
-        headers.append((FORWARDED_HEADER.decode(), self.secret.mark(context.request_id, flow)))
+        headers += self._own_marks(context.caller, context.request_id)
         if context.journal is not None:
             mark = journal_mark(self.secret.key, context.request_id)
             headers.append((JOURNAL_HEADER.decode(), mark))

@@ -27,6 +27,7 @@ from serve_app.api.kept_share import KeptShare
 from serve_app.api.kept_stream import KeptStream, StreamFacts, is_stream
 from serve_app.api.replay_memory import Kept, ReplayMemory
 from serve_app.api.request_context import header
+from serve_app.api.routes import STREAMS_PATH
 from serve_app.config.replay import ResumableConfig
 from serve_app.core.access.caller import Caller
 from serve_app.core.admission.fairness import ANONYMOUS
@@ -39,7 +40,6 @@ RESUMABLE_HEADER = b"x-tierserve-resumable"
 # On the answer to a request that asked for a resumable stream, and gets one that is not.
 NOT_RESUMABLE = (RESUMABLE_HEADER, b"0")
 LAST_EVENT_ID_HEADER = b"last-event-id"
-STREAMS_PATH = "/v1/streams/{id}"
 # Running and ended ones together.
 MOST_STREAMS = 4096
 # Of which it is known why they are gone.
@@ -298,21 +298,16 @@ class KeptStreams:
         log.log(level, message, extra={**details, **fields})
 
 
-def wants_resumable(scope: Scope) -> bool:
-    """Whether the client of a request would come back to its stream."""
-    return header(scope, RESUMABLE_HEADER) == b"1"
-
-
-def refuse_resumption(scope: Scope) -> None:
-    """Raises RequestError for a POST that would resume a stream: it would begin another one."""
-    if header(scope, LAST_EVENT_ID_HEADER):
-        raise RequestError(
-            400,
-            "A stream is not resumed by sending its request again. Send GET /v1/streams/<id> with "
-            "Last-Event-ID instead; the id is the header x-tierserve-stream-id of the answer.",
-            param="Last-Event-ID",
-            code="resumed_by_get",
-        )
+def resumed_by_get(scope: Scope) -> RequestError:
+    """The 400 of a POST that would resume a stream: it would begin another one."""
+    path = scope.get("root_path", "") + STREAMS_PATH.format(id="<id>")
+    return RequestError(
+        400,
+        f"A stream is not resumed by sending its request again. Send GET {path} with "
+        "Last-Event-ID instead; the id is the header x-tierserve-stream-id of the answer.",
+        param="Last-Event-ID",
+        code="resumed_by_get",
+    )
 
 
 def last_event(scope: Scope, after: str | None) -> int:

@@ -1,5 +1,6 @@
 """A client comes back to its stream at either replica, whichever HAProxy selects."""
 
+from serve_app.core.tiers import Tier
 from tests.e2e.client import work
 from tests.e2e.site import Site
 
@@ -12,7 +13,7 @@ def test_whichever_replica_is_asked_the_client_gets_its_stream(site: Site) -> No
     before = resumed(site)
     body = work("Count to a thousand.", TOKENS, stream=True)
     begun = [site.http.post("/api/chat", json=body, headers=RESUMABLE) for _ in range(4)]
-    replicas = {replica["replica"] for replica in site.tier("chat")["replicas"]}
+    replicas = {replica["replica"] for replica in site.tier(Tier.CHAT)["replicas"]}
     for answer in begun:
         stream_id = answer.headers["x-tierserve-stream-id"]
         assert stream_id.rpartition("-")[0] in replicas
@@ -33,4 +34,5 @@ def test_a_stream_of_a_replica_that_is_not_there_is_refused_with_what_to_do(site
 
 
 def resumed(site: Site) -> float:
-    return site.metrics_now().value("tierserve_kept_streams_total", tier="chat", result="resumed")
+    name = "tierserve_kept_streams_total"
+    return site.metrics_now().value(name, tier=Tier.CHAT, result="resumed")

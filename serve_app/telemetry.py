@@ -180,10 +180,10 @@ class KeptStreamMetrics:
 
 
 # What became of a resumable stream: its client came back, no client came, too many others of its
-# caller ran without one, its time after its end was over, it gave way to others, no memory was left
-# for it, or none to begin with.
+# caller ran without one, another process has taken it up, its time after its end was over, it gave
+# way to others, no memory was left for it, or none to begin with.
 KEPT_STREAM_RESULTS = (
-    *("resumed", "client_gone", "too_many_away"),
+    *("resumed", "client_gone", "too_many_away", "moved"),
     *("expired", "forgotten", "outgrown", "not_kept"),
 )
 

@@ -40,20 +40,37 @@ async def _disconnected(receive: Receive) -> None:
 @dataclass(slots=True, eq=False)
 class BodyOnly:
     """The `receive` of work that outlives its client: it gets the body, and that the client left
-    before its end, but nothing behind it. What comes then is `after`'s."""
+    before its end, but nothing behind it. What comes then is `after`'s. `read` is the body, as far
+    as it has come."""
 
     receive: Receive
+    read: bytearray = field(default_factory=bytearray)
     _complete: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __call__(self) -> Message:
         if self._complete.is_set():
             await asyncio.get_running_loop().create_future()
         message = await self.receive()
-        if message["type"] == "http.request" and not message.get("more_body", False):
-            self._complete.set()
+        if message["type"] == "http.request":
+            self.read += message.get("body", b"")
+            if not message.get("more_body", False):
+                self._complete.set()
         return message
 
     async def after(self) -> Message:
         """The next message behind the body, once that is there."""
         await self._complete.wait()
         return await self.receive()
+
+
+@dataclass(slots=True, eq=False)
+class GivenBody:
+    """The `receive` of a request whose body is there, and which has no client here."""
+
+    body: bytes | None
+
+    async def __call__(self) -> Message:
+        body, self.body = self.body, None
+        if body is None:
+            await asyncio.get_running_loop().create_future()
+        return {"type": "http.request", "body": body, "more_body": False}

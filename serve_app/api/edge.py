@@ -51,7 +51,7 @@ from serve_app.api.routes import (
 )
 from serve_app.api.rules import RuleBook, prepare
 from serve_app.api.spending import ONE_REQUEST, Spending, need_of
-from serve_app.api.tier_streams import TierStreams
+from serve_app.api.tier_streams import Generate, TierStreams
 from serve_app.config.replay import ResumableConfig
 from serve_app.config.tier import TierSettings
 from serve_app.core.access.caller import Caller
@@ -185,7 +185,7 @@ class TierEdge:
         """What the route is for."""
         stall_s = self.settings.admission.client_stall_s
         response = TierResponse(client, form, self.metrics, self.clock_s)
-        generate = partial(self._generate, scope, form=form, caller=caller, marks=marks)
+        generate = partial(self._generate, form=form, caller=caller)
         if route.path == STREAMS_PATH:
             answer = self.streams.answer
             await answer(scope, receive, response, client, caller, marks, stall_s)
@@ -193,11 +193,37 @@ class TierEdge:
             await self._direct.answer(scope, receive, response, client, route, self.settings)
         elif header(scope, RESUMABLE_HEADER) == b"1" and not (marks.forwarded or marks.followed):
             # Those of `/v1` and of another replica's clients are kept there.
-            request_id = form.request_id.value
-            run = self.streams.run
-            await run(generate, receive, client, caller, request_id, stall_s)
+            await self.streams.run(generate, scope, receive, response, client, caller, stall_s)
+        elif marks.moved is not None:
+            await self._take_up(generate, scope, receive, response, caller, marks)
         else:
-            await generate(receive, client)
+            await generate(scope, receive, client, marks=marks)
+
+    async def _take_up(
+        self,
+        generate: Generate,
+        scope: Scope,
+        receive: Receive,
+        response: TierResponse,
+        caller: Caller,
+        marks: Marks,
+    ) -> None:
+        """Go on with a resumable stream of another replica's, unless this one is to end too."""
+        more_bytes = marks.journal_bytes + (marks.moved.events_bytes if marks.moved else 0)
+        try:
+            if self.engine_dead() or self.hand_over.draining:
+                raise engine_stopped()
+            received = await self.bodies.read(
+                scope,
+                receive,
+                limit_bytes=self.settings.max_body_bytes + more_bytes,
+                timeout_s=self.settings.admission.body_timeout_s,
+            )
+            await self.streams.take_up(generate, scope, received, response, caller, marks)
+        except RequestError as error:
+            await response.fail(error)
+        except ClientDisconnectedError:
+            return
 
     def _caller(self, scope: Scope, route: Route, forwarded_here: bool) -> Caller:
         """Whose request it is. What another replica has forwarded was authenticated there. Raises

@@ -27,7 +27,9 @@ from serve_app.api.kept_streams import RESUMABLE_HEADER
 from serve_app.api.lending import BORROWED_HEADER, NOT_TAKEN, PLAN_HEADER, Lender, written_plan
 from serve_app.api.replay_wire import (
     JOURNAL_HEADER,
+    MOVED_HEADER,
     RESUME_HEADER,
+    MovedStream,
     Resumption,
     journal_mark,
     read_marks,
@@ -51,7 +53,7 @@ FLOW_HEADER = b"x-tierserve-flow"
 INTERNAL_HEADERS = frozenset(
     {
         *(FORWARDED_HEADER, FLOW_HEADER, BORROWED_HEADER, PLAN_HEADER),
-        *(JOURNAL_HEADER, RESUME_HEADER),
+        *(JOURNAL_HEADER, RESUME_HEADER, MOVED_HEADER),
     }
 )
 CONNECT_TIMEOUT_S = 1.0
@@ -62,13 +64,15 @@ Replica = TypeVar("Replica")
 class Marks:
     """What others of this cluster have written on a request: `forwarded`, another replica has
     forwarded it; `followed`, its stream may go on elsewhere; `resumption`, where it goes on, with
-    `journal_bytes` behind its body, after it has moved `replays` times."""
+    `journal_bytes` behind its body, after it has moved `replays` times; `moved`: and is kept here
+    for its client from now on."""
 
     forwarded: bool = False
     followed: bool = False
     resumption: Resumption | None = None
     journal_bytes: int = 0
     replays: int = 0
+    moved: MovedStream | None = None
 
 
 UNMARKED = Marks()
@@ -103,6 +107,7 @@ class ClusterSecret:
         flow = header(scope, FLOW_HEADER) or b""
         forwarded = hmac.compare_digest(mark, self.mark(request_id, flow).encode())
         followed, resumption = read_marks(scope["headers"], self.key, request_id)
+        moved = header(scope, MOVED_HEADER)
         if not forwarded:
             scope["headers"] = [
                 (name, value)
@@ -111,7 +116,14 @@ class ClusterSecret:
             ]
         if resumption is None:
             return Marks(forwarded, followed)
-        return Marks(forwarded, True, resumption, resumption.journal_bytes, resumption.replays)
+        return Marks(
+            forwarded,
+            True,
+            resumption,
+            resumption.journal_bytes,
+            resumption.replays,
+            None if moved is None else MovedStream.from_header(moved, self.key, request_id),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +200,17 @@ class Forwarder:
         async with self._client().get(url, headers=[*headers.items(), *marks]) as response:
             yield response
 
+    async def status_of(
+        self, url: str, headers: Sequence[tuple[bytes, bytes]], body: bytes
+    ) -> int | None:
+        """What another replica answers to a POST; None where it cannot be reached."""
+        named = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+        try:
+            async with self._client().post(url, data=BytesIO(body), headers=named) as response:
+                return response.status
+        except aiohttp.ClientError:
+            return None
+
     def _own_marks(self, caller: Caller, request_id: str) -> list[tuple[str, str]]:
         flow = written_flow(caller.flow)
         mark = self.secret.mark(request_id, flow)
@@ -239,12 +262,12 @@ class Forwarder:
             mark = journal_mark(self.secret.key, context.request_id)
             headers.append((JOURNAL_HEADER.decode(), mark))
         async with AsyncExitStack() as stack:
-            for peer in _in_any_order(await self.peers()):
+            for peer in in_any_order(await self.peers()):
                 response = await self._ask(stack, peer + scope["path"], context.received, headers)
                 if response is not None:
                     yield _Taken(response, None)
                     return
-            for lender in _in_any_order(await self.lenders()):
+            for lender in in_any_order(await self.lenders()):
                 url = lender.url + lender.tier.route_prefix + path_below_root(scope)
                 marks = [
                     (BORROWED_HEADER.decode(), lender.mark(self.tier)),
@@ -291,7 +314,8 @@ class Forwarder:
         return self._session
 
 
-def _in_any_order(replicas: Sequence[Replica]) -> list[Replica]:
+def in_any_order(replicas: Sequence[Replica]) -> list[Replica]:
+    """So that not all ask the same one first."""
     return random.sample(replicas, len(replicas))
 
 

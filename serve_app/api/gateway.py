@@ -21,6 +21,7 @@ from serve_app.api.asgi import NOT_FORWARDED
 from serve_app.api.client_connection import while_connected
 from serve_app.api.forwarding import INTERNAL_HEADERS, ClusterSecret
 from serve_app.api.gateway_request import GatewayRequest, RelayParts
+from serve_app.api.kept_stream import KeptStream
 from serve_app.api.kept_streams import (
     LAST_EVENT_ID_HEADER,
     RESUMABLE_HEADER,
@@ -107,7 +108,7 @@ class Gateway:
             raise resumed_by_get(scope)
         request, body = await self._read(scope, receive)
 
-        async def relay(to: Send) -> None:
+        async def relay(to: Send, _: KeptStream | None = None) -> None:
             with self.memory.keeping() as kept:
                 await Relay(self._parts, request, body, to, kept).run()
 

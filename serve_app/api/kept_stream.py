@@ -19,6 +19,7 @@ from serve_app.api.response import SSE_HEADERS
 
 STREAM_ID_HEADER = b"x-tierserve-stream-id"
 TAKEN_OVER = b": another connection reads this stream now\n\n"
+MOVED = b": another replica goes on with this stream: ask for the rest\n\n"
 # Of what an event takes in memory, beside its text.
 EVENT_BYTES = 48
 # Written at once, so that a client's pace is seen after so much.
@@ -60,6 +61,8 @@ class KeptStream:
     # Whether a client was sent its beginning, and so knows its id.
     opened: bool = False
     failure: BaseException | None = None
+    # What its reader gets in place of its last event.
+    last_words: bytes = b""
     reader: object | None = None
     _events: list[bytes] = field(default_factory=list[bytes])
     _comment: bytes = b""
@@ -91,6 +94,17 @@ class KeptStream:
                 elif block:
                     await self._add(block)
             self._notify()
+
+    @property
+    def events(self) -> bytes:
+        """All that there have been, as long as it is resumable."""
+        return b"".join(self._events)
+
+    def take_up(self, events: bytes) -> None:
+        """Go on behind the events of a stream that another process has begun."""
+        self._events = [event + EVENT_END for event in events.split(EVENT_END) if event]
+        self.count = len(self._events)
+        self.opened = True
 
     def end(self, failure: BaseException | None) -> None:
         """Nothing comes any more. `failure` is raised to whoever reads it to its end."""
@@ -155,7 +169,7 @@ class KeptStream:
                 return
             if self.failure is not None:
                 raise self.failure
-            await send(_part(b"", more=False))
+            await send(_part(self.last_words, more=False))
         finally:
             if self.reader is me:
                 self.reader = None

@@ -24,8 +24,9 @@ from prometheus_client import Counter
 from starlette.types import Message, Scope, Send
 
 from serve_app.api.kept_share import KeptShare
-from serve_app.api.kept_stream import KeptStream, StreamFacts, is_stream
+from serve_app.api.kept_stream import EVENT_BYTES, MOVED, KeptStream, StreamFacts, is_stream
 from serve_app.api.replay_memory import Kept, ReplayMemory
+from serve_app.api.replay_wire import EVENT_END
 from serve_app.api.request_context import header
 from serve_app.api.routes import STREAMS_PATH
 from serve_app.config.replay import ResumableConfig
@@ -55,6 +56,9 @@ _REASONS = {
     "forgotten": "its events gave way to those of other streams",
     "outgrown": "there was no memory left to keep its events",
 }
+
+# Writes a stream into what it is given; None where it is not kept.
+Relaying = Callable[[Send, KeptStream | None], Coroutine[Any, Any, None]]
 
 
 @dataclass(slots=True)
@@ -91,29 +95,24 @@ class KeptStreams:
 
     async def run(
         self,
-        relay: Callable[[Send], Coroutine[Any, Any, None]],
+        relay: Relaying,
         send: Send,
         *,
         caller: Caller,
         request_id: str,
         tier: str,
     ) -> None:
-        """Run `relay`, which is given what it writes into, and send it to the client until it has
-        all of it or is cancelled. The relay goes on then, where the client knows the stream's id.
-        Raises what the relay raises."""
+        """Run `relay`, which is given what it writes into, and the stream if it is one that is
+        kept; send it to the client until it has all of it or is cancelled. The relay goes on then,
+        where the client knows the stream's id. Raises what the relay raises."""
         owner = caller.flow.name
         if self.settings.max_kept_mib == 0 or not self._make_room(owner, more_streams=1):
-            await relay(self._not_kept(send))
+            await relay(self._not_kept(send), None)
             return
         stream_id = self.id_prefix + secrets.token_hex(ID_BYTES)
         facts = StreamFacts(stream_id, owner, request_id, tier)
-        stream = KeptStream(
-            facts, send, Kept(self.memory), self._has_room, self._let_go, self._has_left
-        )
-        self._streams[stream_id] = stream
-        self._share(owner).running[stream_id] = stream
-        task = self._tasks[stream] = asyncio.create_task(relay(stream.write))
-        task.add_done_callback(lambda done: self._has_ended(stream, done))
+        stream = self._begin(facts, send)
+        task = self._start(stream, relay)
         try:
             await stream.read_first(send)
         finally:
@@ -121,6 +120,28 @@ class KeptStreams:
                 self._forget(stream, None)
                 task.cancel()
                 await asyncio.wait({task})
+
+    def take_up(self, relay: Relaying, facts: StreamFacts, events: bytes) -> bool:
+        """Keep a stream that another process has begun, and has kept these events of, and run
+        `relay` for what is behind them. False where there is no room for it."""
+        size_bytes = len(events) + EVENT_BYTES * events.count(EVENT_END)
+        if self.settings.max_kept_mib == 0 or facts.stream_id in self._streams:
+            return False
+        if not self._make_room(facts.owner, more_bytes=size_bytes, more_streams=1):
+            return False
+        stream = self._begin(facts, _to_nobody)
+        stream.take_up(events)
+        self._share(facts.owner).resize(stream, size_bytes)
+        self._start(stream, relay)
+        self._start_timer(stream, self.settings.client_gone_s, self._cancel)
+        return True
+
+    def moved(self, stream: KeptStream) -> None:
+        """Another process has taken it up: whoever reads it here is to ask for the rest."""
+        self.counter.labels(result="moved").inc()
+        self._log(stream, "another replica goes on with a stream", logging.INFO)
+        stream.last_words = MOVED
+        self._forget(stream, None)
 
     def find(self, stream_id: str, caller: Caller) -> KeptStream:
         """The stream of this id, for the caller whose it is. Raises RequestError 404 and 410."""
@@ -166,6 +187,19 @@ class KeptStreams:
             await asyncio.wait(tasks)
 
     # --- what becomes of one
+
+    def _begin(self, facts: StreamFacts, send: Send) -> KeptStream:
+        stream = KeptStream(
+            facts, send, Kept(self.memory), self._has_room, self._let_go, self._has_left
+        )
+        self._streams[facts.stream_id] = stream
+        self._share(facts.owner).running[facts.stream_id] = stream
+        return stream
+
+    def _start(self, stream: KeptStream, relay: Relaying) -> asyncio.Task[None]:
+        task = self._tasks[stream] = asyncio.create_task(relay(stream.write, stream))
+        task.add_done_callback(lambda done: self._has_ended(stream, done))
+        return task
 
     def _share(self, owner: str) -> KeptShare:
         return self._shares.setdefault(owner, KeptShare())
@@ -323,6 +357,10 @@ def last_event(scope: Scope, after: str | None) -> int:
             param=param,
         )
     return int(text)
+
+
+async def _to_nobody(message: Message) -> None:
+    """The client of a stream that another process has begun has no connection to this one."""
 
 
 def _may_read(owner: str, caller: Caller) -> bool:

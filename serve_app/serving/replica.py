@@ -192,6 +192,7 @@ async def _exit_when_engine_dies(tier: RunningTier) -> None:
         extra={"ended_requests": ended},
     )
     await asyncio.sleep(LAST_WORDS_S)
+    await tier.edge.streams.moves.over()
     os._exit(1)
 
 

@@ -233,11 +233,11 @@ async def test_a_replica_that_is_gone_is_said_to_be_with_what_to_do() -> None:
 
 
 async def test_a_replica_that_is_lost_while_it_is_read_ends_the_stream_with_an_error() -> None:
-    head = SSE_HEAD + b"x-tierserve-stream-id: lost-1\r\n\r\n"
+    head = SSE_HEAD + b"x-tierserve-stream-id: lost-" + b"0" * 32 + b"\r\n\r\n"
     lost = ScriptedTier([lambda asked: Reply(head + framed(NUMBERED[0]), cut=True)])
     async with two_replicas() as (_, far), serving(lost) as url:
         far.urls["lost"] = url
-        async with far.resumed("lost-1", 0) as again:
+        async with far.resumed("lost-" + "0" * 32, 0) as again:
             await again.rest()
         assert again.events[0] == NUMBERED[0]
         assert b'"code": "replica_lost"' in again.events[1]

@@ -51,7 +51,7 @@ from serve_app.api.routes import (
 )
 from serve_app.api.rules import RuleBook, prepare
 from serve_app.api.spending import ONE_REQUEST, Spending, need_of
-from serve_app.api.tier_streams import Generate, TierStreams
+from serve_app.api.tier_streams import TierStreams
 from serve_app.config.replay import ResumableConfig
 from serve_app.config.tier import TierSettings
 from serve_app.core.access.caller import Caller
@@ -129,7 +129,13 @@ class TierEdge:
         )
         prefix = f"{self.forwarder.replica}-" if self.forwarder.replica else ""
         kept = KeptStreams(self.resumable, self.metrics.kept_streams, prefix)
-        self.streams = TierStreams(kept, self.forwarder, watch)
+        self.streams = TierStreams(
+            kept,
+            self.forwarder,
+            watch,
+            self.bodies,
+            lambda: self.engine_dead() or self.hand_over.draining,
+        )
         self._engine = EngineRun(
             self.engine_app,
             self.gate,
@@ -195,35 +201,10 @@ class TierEdge:
             # Those of `/v1` and of another replica's clients are kept there.
             await self.streams.run(generate, scope, receive, response, client, caller, stall_s)
         elif marks.moved is not None:
-            await self._take_up(generate, scope, receive, response, caller, marks)
+            take_up, settings = self.streams.take_up, self.settings
+            await take_up(generate, scope, receive, response, caller, marks, settings)
         else:
             await generate(scope, receive, client, marks=marks)
-
-    async def _take_up(
-        self,
-        generate: Generate,
-        scope: Scope,
-        receive: Receive,
-        response: TierResponse,
-        caller: Caller,
-        marks: Marks,
-    ) -> None:
-        """Go on with a resumable stream of another replica's, unless this one is to end too."""
-        more_bytes = marks.journal_bytes + (marks.moved.events_bytes if marks.moved else 0)
-        try:
-            if self.engine_dead() or self.hand_over.draining:
-                raise engine_stopped()
-            received = await self.bodies.read(
-                scope,
-                receive,
-                limit_bytes=self.settings.max_body_bytes + more_bytes,
-                timeout_s=self.settings.admission.body_timeout_s,
-            )
-            await self.streams.take_up(generate, scope, received, response, caller, marks)
-        except RequestError as error:
-            await response.fail(error)
-        except ClientDisconnectedError:
-            return
 
     def _caller(self, scope: Scope, route: Route, forwarded_here: bool) -> Caller:
         """Whose request it is. What another replica has forwarded was authenticated there. Raises

@@ -17,7 +17,13 @@ import aiohttp
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch, Watched
+from serve_app.api.cancellation import (
+    ClientSend,
+    Deadlines,
+    StallWatch,
+    Watched,
+    replica_stopping,
+)
 from serve_app.api.client_connection import BodyOnly, GivenBody, while_connected
 from serve_app.api.engine_errors import error_event
 from serve_app.api.followed_send import FollowedSend
@@ -27,6 +33,7 @@ from serve_app.api.kept_streams import LAST_EVENT_ID_HEADER, KeptStreams, last_e
 from serve_app.api.lending import no_capacity
 from serve_app.api.replay_memory import Kept, ReplayMemory
 from serve_app.api.replayed_stream import ReplayedStream
+from serve_app.api.request_body import BodyReader
 from serve_app.api.request_context import path_below_root
 from serve_app.api.response import TierResponse
 from serve_app.api.routes import Endpoint
@@ -38,6 +45,7 @@ from serve_app.api.stream_moves import (
     may_go_on,
     why_lost,
 )
+from serve_app.config.tier import TierSettings
 from serve_app.core.access.caller import Caller
 from serve_app.errors import ClientDisconnectedError, RequestError
 
@@ -67,11 +75,14 @@ class _Asked:
 
 @dataclass(slots=True)
 class TierStreams:
-    """`kept.id_prefix` has the name that `forwarder` knows this replica by."""
+    """`kept.id_prefix` has the name that `forwarder` knows this replica by; `ending` says that it
+    takes nothing up any more."""
 
     kept: KeptStreams
     forwarder: Forwarder
     watch: StallWatch
+    bodies: BodyReader
+    ending: Callable[[], bool]
     moves: StreamMoves = field(init=False)
     # For the bodies and journals of those that run.
     memory: ReplayMemory = field(init=False)
@@ -110,13 +121,43 @@ class TierStreams:
         self,
         generate: Generate,
         scope: Scope,
+        receive: Receive,
+        response: TierResponse,
+        caller: Caller,
+        marks: Marks,
+        settings: TierSettings,
+    ) -> None:
+        """Go on with a stream that another replica has had, without a client until its own comes.
+        Answers that replica, whose request has the client's body, the journal, and the events."""
+        assert marks.moved is not None
+        more_bytes = marks.journal_bytes + marks.moved.events_bytes
+        try:
+            if self.ending():
+                raise replica_stopping()
+            received = await self.bodies.read(
+                scope,
+                receive,
+                limit_bytes=settings.max_body_bytes + more_bytes,
+                timeout_s=settings.admission.body_timeout_s,
+            )
+            self._begin_again(generate, scope, received, response, caller, marks)
+            await response.start(TAKEN_UP, [(b"content-length", b"0")])
+            await response.chunk(b"", more=False)
+        except RequestError as error:
+            await response.fail(error)
+        except ClientDisconnectedError:
+            return
+
+    def _begin_again(
+        self,
+        generate: Generate,
+        scope: Scope,
         received: bytes,
         response: TierResponse,
         caller: Caller,
         marks: Marks,
     ) -> None:
-        """Go on with a stream that another replica has had, without a client until its own comes.
-        `received` is the client's body, the journal, and the events. Raises RequestError."""
+        """Raises RequestError."""
         moved, resumption, form = marks.moved, marks.resumption, response.form
         assert moved is not None
         assert resumption is not None
@@ -140,8 +181,6 @@ class TierStreams:
         follow = partial(self._follow, generate, asked)
         if not self.kept.take_up(follow, facts, received[end:]):
             raise no_capacity("No memory for the events of a stream that another replica has had.")
-        await response.start(TAKEN_UP, [(b"content-length", b"0")])
-        await response.chunk(b"", more=False)
 
     async def answer(
         self,

@@ -81,6 +81,10 @@ class TierMetrics:
     ttft_s: Histogram
     itl_s: TokenHistogram
     e2e_s: Histogram
+    # As in `KeptStreamMetrics`.
+    kept_streams: Counter
+    kept_stream_bytes: Gauge
+    away_streams: Gauge
 
 
 def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
@@ -97,6 +101,7 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
 
     itl_s = TokenHistogram(f"{PREFIX}_itl_seconds", "Gap between streamed chunks.", ITL_BUCKETS_S)
     registry.register(itl_s)
+    kept = make_kept_stream_metrics(registry)
     return TierMetrics(
         requests=counter("requests", "Requests answered.", "endpoint", "status"),
         refused=counter("refused", "Requests refused by admission.", "reason"),
@@ -159,7 +164,51 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
         ttft_s=histogram("ttft_seconds", "Time to the first streamed token.", TTFT_BUCKETS_S),
         itl_s=itl_s,
         e2e_s=histogram("e2e_seconds", "Whole request, waiting included.", E2E_BUCKETS_S),
+        kept_streams=kept.results,
+        kept_stream_bytes=kept.size_bytes,
+        away_streams=kept.away,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class KeptStreamMetrics:
+    """Of the streams of one process that their clients may come back to. `results` by `result`."""
+
+    results: Counter
+    size_bytes: Gauge
+    away: Gauge
+
+
+# What became of a resumable stream: its client came back, no client came, too many others of its
+# caller ran without one, another process has taken it up, its time after its end was over, it gave
+# way to others, no memory was left for it, or none to begin with.
+KEPT_STREAM_RESULTS = (
+    *("resumed", "client_gone", "too_many_away", "moved"),
+    *("expired", "forgotten", "outgrown", "not_kept"),
+)
+
+
+def make_kept_stream_metrics(registry: CollectorRegistry) -> KeptStreamMetrics:
+    """Register the metrics of resumable streams; each result is there from the begin."""
+    results = Counter(
+        f"{PREFIX}_kept_streams",
+        "What became of streams that their clients may come back to, and clients that came.",
+        ("result",),
+        registry=registry,
+    )
+    for result in KEPT_STREAM_RESULTS:
+        results.labels(result=result)
+    size_bytes = Gauge(
+        f"{PREFIX}_kept_stream_bytes",
+        "Memory for the events of streams that their clients may come back to.",
+        registry=registry,
+    )
+    away = Gauge(
+        f"{PREFIX}_away_streams",
+        "Of those, streams that run on while no client reads them.",
+        registry=registry,
+    )
+    return KeptStreamMetrics(results, size_bytes, away)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,22 +219,17 @@ class GatewayMetrics:
     held: Gauge
     journal_bytes: Gauge
     gap_s: Histogram
-    # By `result`.
-    kept_streams: Counter
+    kept: KeptStreamMetrics
 
 
 # What became of a request whose replica was lost, or handed it over.
 REPLAY_RESULTS = ("continued", "asked_again", "handed_over", "not_handed_over", "given_up")
-# What became of a resumable stream: its client came back, no client came, its time after its end
-# was over, it gave way to others, no memory was left for it, or none to begin with.
-KEPT_STREAM_RESULTS = ("resumed", "client_gone", "expired", "forgotten", "outgrown", "not_kept")
 
 
 def make_gateway_metrics(
     registry: CollectorRegistry,
     tiers: Iterable[str],
     journal_bytes: Callable[[], float],
-    kept_stream_bytes: Callable[[], float],
 ) -> GatewayMetrics:
     """Register the metrics of a gateway."""
     replays = Counter(
@@ -216,21 +260,7 @@ def make_gateway_metrics(
         buckets=GAP_BUCKETS_S,
         registry=registry,
     )
-    kept_streams = Counter(
-        f"{PREFIX}_kept_streams",
-        "What became of streams that their clients may come back to, and clients that came.",
-        ("result",),
-        registry=registry,
-    )
-    for result in KEPT_STREAM_RESULTS:
-        kept_streams.labels(result=result)
-    kept_bytes = Gauge(
-        f"{PREFIX}_kept_stream_bytes",
-        "Memory for the events of streams that their clients may come back to.",
-        registry=registry,
-    )
-    kept_bytes.set_function(kept_stream_bytes)
-    return GatewayMetrics(replays, held, journals, gap_s, kept_streams)
+    return GatewayMetrics(replays, held, journals, gap_s, make_kept_stream_metrics(registry))
 
 
 def cumulative_counts(histogram: Histogram) -> list[int]:

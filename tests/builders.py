@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from serve_app.api.answer_cache import AnswerCache
 from serve_app.api.demand import DemandMeter
 from serve_app.api.edge import TierEdge
-from serve_app.api.forwarding import FORWARDED_HEADER, ClusterSecret, Forwarder
+from serve_app.api.forwarding import FORWARDED_HEADER, ClusterSecret, Forwarder, nowhere
 from serve_app.api.gate import Gate, GateLimits
 from serve_app.api.lending import Lender, LendingDesk
 from serve_app.api.routes import CHAT_COMPLETIONS, Endpoint
@@ -171,6 +171,9 @@ def an_edge(
     lent_by: Sequence[Lender] = (),
     thinks: bool = False,
     clock_s: Callable[[], float] = now_s,
+    replica: str = "",
+    url_of: Callable[[str], Awaitable[str | None]] = nowhere,
+    **more: Any,
 ) -> TierEdge:
     return TierEdge(
         engine_app=engine_app,
@@ -179,13 +182,14 @@ def an_edge(
         settings=settings or some_settings(),
         gate=gate or a_gate(clock_s=clock_s),
         metrics=make_tier_metrics(CollectorRegistry()),
-        forwarder=Forwarder(tier, peers(*peer_urls), lenders(*lent_by), SECRET),
+        forwarder=Forwarder(tier, peers(*peer_urls), lenders(*lent_by), SECRET, replica, url_of),
         known_fields=KNOWN_FIELDS,
         desk=LendingDesk(tier),
         cache=AnswerCache((settings or some_settings()).answer_cache),
         thinks=thinks,
         r1=thinks,
         clock_s=clock_s,
+        **more,
     )
 
 

@@ -21,8 +21,10 @@ HERE = Path(__file__).parent
 # unit tests' time. `make check` leaves them out, `make test` runs them.
 SLOW = (
     "access/test_ledger_kill.py",
+    "api/test_kept_shares.py",
     "api/test_kept_streams.py",
     "api/test_relay_cuts.py",
+    "api/test_tier_streams.py",
     "clients/test_with_keys.py",
     "core/access/test_ledger_machine.py",
     "engine/grammar/test_sandbox.py",
@@ -43,6 +45,7 @@ SLOW = (
     "serving/test_haproxy_restart.py",
     "serving/test_haproxy_wrapper.py",
     "serving/test_moved_streams.py",
+    "serving/test_moved_tier_streams.py",
 )
 # Of the slow ones those that only compute. The others judge times, or wait for whole processes:
 # `make test` runs them with nothing beside them.

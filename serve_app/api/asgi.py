@@ -26,6 +26,7 @@ EXPOSED_HEADERS = (
     "x-request-id",
     "x-tierserve-cache",
     "x-tierserve-replayed",
+    "x-tierserve-resumable",
     "x-tierserve-stream-id",
     "x-tierserve-thought",
     "x-tierserve-warning",

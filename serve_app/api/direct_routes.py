@@ -150,9 +150,9 @@ def _busy() -> RequestError:
     )
 
 
-def direct_endpoint(route: Route) -> Endpoint:
-    """The form of its response: Anthropic's clients count tokens below their own route."""
-    return _DIRECT_ANTHROPIC if route.path.startswith(MESSAGES.path) else _DIRECT
+def direct_endpoint(scope: Scope) -> Endpoint:
+    """The form of its response."""
+    return _DIRECT_ANTHROPIC if speaks_anthropic(scope) else _DIRECT
 
 
 async def refuse_route(scope: Scope, send: Send, request_id: RequestId) -> None:

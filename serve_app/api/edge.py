@@ -19,6 +19,12 @@ from serve_app.api.forwarding import FLOW_HEADER, INTERNAL_HEADERS, UNMARKED, Fo
 from serve_app.api.gate import Gate, GateFullError
 from serve_app.api.hand_over import HandOver
 from serve_app.api.journaled_stream import followed_form, journal_of
+from serve_app.api.kept_streams import (
+    LAST_EVENT_ID_HEADER,
+    RESUMABLE_HEADER,
+    KeptStreams,
+    resumed_by_get,
+)
 from serve_app.api.lending import LendingDesk
 from serve_app.api.queue_wait import QueueWait
 from serve_app.api.refusals import refuse_forwarded, refuse_handed_over, tier_full
@@ -35,6 +41,7 @@ from serve_app.api.request_context import (
 from serve_app.api.request_record import RequestOutcome, RequestRecord
 from serve_app.api.response import ResponseForm, TierResponse
 from serve_app.api.routes import (
+    STREAMS_PATH,
     TIER_ROUTES,
     Route,
     Work,
@@ -43,6 +50,8 @@ from serve_app.api.routes import (
     tier_route,
 )
 from serve_app.api.rules import RuleBook, prepare
+from serve_app.api.tier_streams import TierStreams
+from serve_app.config.replay import ResumableConfig
 from serve_app.config.tier import TierSettings
 from serve_app.core.access.caller import Caller
 from serve_app.core.admission.fair_queue import relative_work
@@ -104,8 +113,10 @@ class TierEdge:
     deadlines: Deadlines = field(default_factory=Deadlines)
     prompts: PromptEstimate = field(default_factory=PromptEstimate)
     hand_over: HandOver = field(default_factory=HandOver)
+    resumable: ResumableConfig = field(default_factory=ResumableConfig)
     # None: requests are not traced.
     tracer: "Tracer | None" = None
+    streams: TierStreams = field(init=False)
     _direct: DirectRoutes = field(init=False)
     _engine: EngineRun = field(init=False)
     # By whether the request came to the tier's bare prefix.
@@ -115,6 +126,15 @@ class TierEdge:
         watch = StallWatch(self.clock_s)
         self._direct = DirectRoutes(
             self.engine_app, self.bounds, self.bodies, self.deadlines, watch
+        )
+        prefix = f"{self.forwarder.replica}-" if self.forwarder.replica else ""
+        kept = KeptStreams(self.resumable, self.metrics.kept_streams, prefix)
+        self.streams = TierStreams(
+            kept,
+            self.forwarder,
+            watch,
+            self.bodies,
+            lambda: self.engine_dead() or self.hand_over.draining,
         )
         self._engine = EngineRun(
             self.engine_app,
@@ -143,10 +163,12 @@ class TierEdge:
             marks = self.forwarder.secret.take_marks(scope, request_id.value)
         endpoint = generating_endpoint(path) if route.work is Work.ENGINE else None
         form = ResponseForm(
-            endpoint or direct_endpoint(route), request_id, engine_dead=self.engine_dead
+            endpoint or direct_endpoint(scope), request_id, engine_dead=self.engine_dead
         )
         try:
             caller = self._caller(scope, route, marks.forwarded)
+            if endpoint is not None and header(scope, LAST_EVENT_ID_HEADER):
+                raise resumed_by_get(scope)
         except RequestError as error:
             self.metrics.requests.labels(endpoint=form.endpoint.name, status=error.status).inc()
             await TierResponse(send, form, self.metrics, self.clock_s).fail(error)
@@ -156,11 +178,35 @@ class TierEdge:
             limits = partial(self.access.headers, caller, anthropic=anthropic)
             form = replace(form, limit_headers=limits)
         client = ClientSend(send, self.clock_s)
-        if endpoint is None:
-            response = TierResponse(client, form, self.metrics, self.clock_s)
+        await self._answer(scope, receive, client, form, route, caller, marks)
+
+    async def _answer(
+        self,
+        scope: Scope,
+        receive: Receive,
+        client: ClientSend,
+        form: ResponseForm,
+        route: Route,
+        caller: Caller,
+        marks: Marks,
+    ) -> None:
+        """What the route is for."""
+        stall_s = self.settings.admission.client_stall_s
+        response = TierResponse(client, form, self.metrics, self.clock_s)
+        generate = partial(self._generate, form=form, caller=caller)
+        if route.path == STREAMS_PATH:
+            answer = self.streams.answer
+            await answer(scope, receive, response, client, caller, marks, stall_s)
+        elif route.work is not Work.ENGINE:
             await self._direct.answer(scope, receive, response, client, route, self.settings)
+        elif header(scope, RESUMABLE_HEADER) == b"1" and not (marks.forwarded or marks.followed):
+            # Those of `/v1` and of another replica's clients are kept there.
+            await self.streams.run(generate, scope, receive, response, client, caller, stall_s)
+        elif marks.moved is not None:
+            take_up, settings = self.streams.take_up, self.settings
+            await take_up(generate, scope, receive, response, caller, marks, settings)
         else:
-            await self._generate(scope, receive, client, form, caller, marks)
+            await generate(scope, receive, client, marks=marks)
 
     def _caller(self, scope: Scope, route: Route, forwarded_here: bool) -> Caller:
         """Whose request it is. What another replica has forwarded was authenticated there. Raises

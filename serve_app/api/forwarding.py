@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -23,10 +23,13 @@ from starlette.types import Message, Scope, Send
 from serve_app.api.access import USAGE_COMMENT, USAGE_HEADER, Spending, written_flow
 from serve_app.api.asgi import HOP_BY_HOP, NOT_FORWARDED, SERVERS_OWN
 from serve_app.api.journaled_stream import whole_events
+from serve_app.api.kept_streams import RESUMABLE_HEADER
 from serve_app.api.lending import BORROWED_HEADER, NOT_TAKEN, PLAN_HEADER, Lender, written_plan
 from serve_app.api.replay_wire import (
     JOURNAL_HEADER,
+    MOVED_HEADER,
     RESUME_HEADER,
+    MovedStream,
     Resumption,
     journal_mark,
     read_marks,
@@ -39,6 +42,7 @@ from serve_app.api.request_context import (
 )
 from serve_app.api.request_record import RequestOutcome
 from serve_app.api.response import TierResponse
+from serve_app.core.access.caller import Caller
 from serve_app.core.tiers import Tier
 from serve_app.errors import ClientDisconnectedError, RequestError
 
@@ -48,7 +52,7 @@ FLOW_HEADER = b"x-tierserve-flow"
 INTERNAL_HEADERS = frozenset(
     {
         *(FORWARDED_HEADER, FLOW_HEADER, BORROWED_HEADER, PLAN_HEADER),
-        *(JOURNAL_HEADER, RESUME_HEADER),
+        *(JOURNAL_HEADER, RESUME_HEADER, MOVED_HEADER),
     }
 )
 CONNECT_TIMEOUT_S = 1.0
@@ -59,13 +63,15 @@ Replica = TypeVar("Replica")
 class Marks:
     """What others of this cluster have written on a request: `forwarded`, another replica has
     forwarded it; `followed`, its stream may go on elsewhere; `resumption`, where it goes on, with
-    `journal_bytes` behind its body, after it has moved `replays` times."""
+    `journal_bytes` behind its body, after it has moved `replays` times; `moved`: and is kept here
+    for its client from now on."""
 
     forwarded: bool = False
     followed: bool = False
     resumption: Resumption | None = None
     journal_bytes: int = 0
     replays: int = 0
+    moved: MovedStream | None = None
 
 
 UNMARKED = Marks()
@@ -97,6 +103,7 @@ class ClusterSecret:
         flow = header(scope, FLOW_HEADER) or b""
         forwarded = hmac.compare_digest(mark, self.mark(request_id, flow).encode())
         followed, resumption = read_marks(scope["headers"], self.key, request_id)
+        moved = header(scope, MOVED_HEADER)
         if not forwarded:
             scope["headers"] = [
                 (name, value)
@@ -105,7 +112,14 @@ class ClusterSecret:
             ]
         if resumption is None:
             return Marks(forwarded, followed)
-        return Marks(forwarded, True, resumption, resumption.journal_bytes, resumption.replays)
+        return Marks(
+            forwarded,
+            True,
+            resumption,
+            resumption.journal_bytes,
+            resumption.replays,
+            None if moved is None else MovedStream.from_header(moved, self.key, request_id),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +128,11 @@ class _Taken:
 
     response: aiohttp.ClientResponse
     lender: Tier | None
+
+
+async def nowhere(replica: str) -> str | None:
+    """Of a replica that knows no other one by its name."""
+    return None
 
 
 @dataclass(slots=True)
@@ -125,6 +144,9 @@ class Forwarder:
     peers: Callable[[], Awaitable[Sequence[str]]]
     lenders: Callable[[], Awaitable[Sequence[Lender]]]
     secret: ClusterSecret = field(default_factory=ClusterSecret)
+    # This replica's own name, and the base URL of one of the tier's others by its name.
+    replica: str = ""
+    url_of: Callable[[str], Awaitable[str | None]] = nowhere
     # Of this tier's sequences, those that run in slots of the other one, or ask for them: a whole
     # answer says nothing before its end, and a lender without capacity refuses within milliseconds.
     sequences_elsewhere: int = 0
@@ -164,6 +186,32 @@ class Forwarder:
             if context.trace is not None:
                 context.trace.offer_ended()
 
+    @asynccontextmanager
+    async def read_stream(
+        self, url: str, caller: Caller, request_id: str, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """What another replica answers to a GET, in the name of a caller that was authenticated
+        here. Raises aiohttp.ClientError."""
+        marks = [(REQUEST_ID_HEADER.decode(), request_id), *self._own_marks(caller, request_id)]
+        async with self._client().get(url, headers=[*headers.items(), *marks]) as response:
+            yield response
+
+    async def status_of(
+        self, url: str, headers: Sequence[tuple[bytes, bytes]], body: bytes
+    ) -> int | None:
+        """What another replica answers to a POST; None where it cannot be reached."""
+        named = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+        try:
+            async with self._client().post(url, data=BytesIO(body), headers=named) as response:
+                return response.status
+        except aiohttp.ClientError:
+            return None
+
+    def _own_marks(self, caller: Caller, request_id: str) -> list[tuple[str, str]]:
+        flow = written_flow(caller.flow)
+        mark = self.secret.mark(request_id, flow)
+        return [(FLOW_HEADER.decode(), flow.decode()), (FORWARDED_HEADER.decode(), mark)]
+
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
@@ -202,21 +250,20 @@ class Forwarder:
             (key.decode("latin-1"), value.decode("latin-1"))
             for key, value in scope["headers"]
             # A lender reads the first plan: it is to be this tier's, never a client's.
-            if key.lower() not in NOT_FORWARDED | INTERNAL_HEADERS
+            # Its events are numbered and kept here, where the client is.
+            if key.lower() not in NOT_FORWARDED | INTERNAL_HEADERS | {RESUMABLE_HEADER}
         ]
-        flow = written_flow(context.caller.flow)
-        headers.append((FLOW_HEADER.decode(), flow.decode()))
-        headers.append((FORWARDED_HEADER.decode(), self.secret.mark(context.request_id, flow)))
+        headers += self._own_marks(context.caller, context.request_id)
         if context.journal is not None:
             mark = journal_mark(self.secret.key, context.request_id)
             headers.append((JOURNAL_HEADER.decode(), mark))
         async with AsyncExitStack() as stack:
-            for peer in _in_any_order(await self.peers()):
+            for peer in in_any_order(await self.peers()):
                 response = await self._ask(stack, peer + scope["path"], context.received, headers)
                 if response is not None:
                     yield _Taken(response, None)
                     return
-            for lender in _in_any_order(await self.lenders()):
+            for lender in in_any_order(await self.lenders()):
                 url = lender.url + lender.tier.route_prefix + path_below_root(scope)
                 marks = [
                     (BORROWED_HEADER.decode(), lender.mark(self.tier)),
@@ -263,7 +310,8 @@ class Forwarder:
         return self._session
 
 
-def _in_any_order(replicas: Sequence[Replica]) -> list[Replica]:
+def in_any_order(replicas: Sequence[Replica]) -> list[Replica]:
+    """So that not all ask the same one first."""
     return random.sample(replicas, len(replicas))
 
 

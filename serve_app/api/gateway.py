@@ -4,10 +4,9 @@ What a request goes through from there on is in `relay.py`. A stream whose tier 
 while its first replica starts, is kept alive by heartbeats.
 """
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -19,14 +18,16 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.api.access import CALLER
 from serve_app.api.asgi import NOT_FORWARDED
+from serve_app.api.client_connection import while_connected
 from serve_app.api.forwarding import INTERNAL_HEADERS, ClusterSecret
 from serve_app.api.gateway_request import GatewayRequest, RelayParts
+from serve_app.api.kept_stream import KeptStream
 from serve_app.api.kept_streams import (
+    LAST_EVENT_ID_HEADER,
     RESUMABLE_HEADER,
     KeptStreams,
     last_event,
-    refuse_resumption,
-    wants_resumable,
+    resumed_by_get,
 )
 from serve_app.api.relay import Relay
 from serve_app.api.replay_memory import ReplayMemory
@@ -84,9 +85,10 @@ class Gateway:
             self.registry,
             [tier.value for tier in self.tiers],
             lambda: self.memory.kept_bytes,
-            lambda: self.kept_streams.memory.kept_bytes,
         )
-        self.kept_streams = KeptStreams(self.replay, metrics.kept_streams)
+        self.kept_streams = kept = KeptStreams(self.replay, metrics.kept.results)
+        metrics.kept.size_bytes.set_function(lambda: kept.memory.kept_bytes)
+        metrics.kept.away.set_function(lambda: kept.away)
         self._parts = RelayParts(
             self._proxy,
             self.secret.key,
@@ -102,17 +104,18 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the request to its tier and stream the answer through, chunk by chunk; where the
         client disconnects, end it. Raises RequestError where no response has begun."""
-        refuse_resumption(scope)
+        if header(scope, LAST_EVENT_ID_HEADER):
+            raise resumed_by_get(scope)
         request, body = await self._read(scope, receive)
 
-        async def relay(to: Send) -> None:
+        async def relay(to: Send, _: KeptStream | None = None) -> None:
             with self.memory.keeping() as kept:
                 await Relay(self._parts, request, body, to, kept).run()
 
         # Nobody is there to be answered.
         with suppress(ClientDisconnectedError):
             async with while_connected(receive):
-                if request.streams and wants_resumable(scope):
+                if request.streams and header(scope, RESUMABLE_HEADER) == b"1":
                     await self.kept_streams.run(
                         relay,
                         send,
@@ -173,34 +176,3 @@ class Gateway:
 def _address(base_url: str) -> Address:
     url = urlsplit(base_url)
     return Address(url.hostname or "127.0.0.1", url.port or 80)
-
-
-@asynccontextmanager
-async def while_connected(receive: Receive) -> AsyncIterator[None]:
-    """Raises ClientDisconnectedError in the block when the client disconnects."""
-    connected = asyncio.timeout(None)
-    ended = False
-
-    def end(_: object) -> None:
-        # A call that the loop has queued already comes after the block too.
-        if not ended:
-            connected.reschedule(asyncio.get_running_loop().time())
-
-    disconnected = asyncio.ensure_future(_disconnected(receive))
-    disconnected.add_done_callback(end)
-    try:
-        async with connected:
-            yield
-    except TimeoutError as error:
-        if not connected.expired():
-            raise
-        raise ClientDisconnectedError from error
-    finally:
-        ended = True
-        disconnected.remove_done_callback(end)
-        disconnected.cancel()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -19,6 +19,7 @@ from serve_app.api.response import SSE_HEADERS
 
 STREAM_ID_HEADER = b"x-tierserve-stream-id"
 TAKEN_OVER = b": another connection reads this stream now\n\n"
+MOVED = b": another replica goes on with this stream: ask for the rest\n\n"
 # Of what an event takes in memory, beside its text.
 EVENT_BYTES = 48
 # Written at once, so that a client's pace is seen after so much.
@@ -28,10 +29,10 @@ _COMMENT = b":"
 
 @dataclass(frozen=True, slots=True)
 class StreamFacts:
-    """`owner` is the name of the key that asked for it, None without one."""
+    """`owner` is the name of the key that asked for it, empty without one."""
 
     stream_id: str
-    owner: str | None
+    owner: str
     request_id: str
     tier: str
 
@@ -60,11 +61,20 @@ class KeptStream:
     # Whether a client was sent its beginning, and so knows its id.
     opened: bool = False
     failure: BaseException | None = None
+    # What its reader gets in place of its last event.
+    last_words: bytes = b""
     reader: object | None = None
     _events: list[bytes] = field(default_factory=list[bytes])
     _comment: bytes = b""
+    # The begin of an event whose end has not come.
+    _rest: bytes = b""
     _passes_through: bool = False
     _waiting: set[asyncio.Future[None]] = field(default_factory=set[asyncio.Future[None]])
+
+    @property
+    def away(self) -> bool:
+        """Whether it runs on while the client that knows it does not read it."""
+        return self.opened and not self.ended and self.reader is None
 
     # --- the relay's side
 
@@ -75,12 +85,26 @@ class KeptStream:
         elif self._passes_through:
             await self.first_client(message)
         else:
-            for block in message.get("body", b"").split(EVENT_END):
+            *blocks, self._rest = (self._rest + message.get("body", b"")).split(EVENT_END)
+            if not message.get("more_body", False):
+                blocks.append(self._rest)
+            for block in blocks:
                 if block.startswith(_COMMENT):
                     self._comment = block + EVENT_END
                 elif block:
                     await self._add(block)
             self._notify()
+
+    @property
+    def events(self) -> bytes:
+        """All that there have been, as long as it is resumable."""
+        return b"".join(self._events)
+
+    def take_up(self, events: bytes) -> None:
+        """Go on behind the events of a stream that another process has begun."""
+        self._events = [event + EVENT_END for event in events.split(EVENT_END) if event]
+        self.count = len(self._events)
+        self.opened = True
 
     def end(self, failure: BaseException | None) -> None:
         """Nothing comes any more. `failure` is raised to whoever reads it to its end."""
@@ -88,10 +112,7 @@ class KeptStream:
         self._notify()
 
     async def _begin(self, message: Message) -> None:
-        headers = {name.lower(): value for name, value in message["headers"]}
-        if message["status"] == 200 and headers.get(b"content-type", b"").startswith(
-            b"text/event-stream"
-        ):
+        if is_stream(message):
             stream_id = (STREAM_ID_HEADER, self.facts.stream_id.encode())
             self.head = {**message, "headers": [*message["headers"], stream_id]}
             self._notify()
@@ -102,7 +123,7 @@ class KeptStream:
     async def _add(self, block: bytes) -> None:
         event = b"id: %d\n%s%s" % (self.count + 1, block, EVENT_END)
         if self.resumable and not self.has_room(self, len(event) + EVENT_BYTES):
-            self._outgrow()
+            self.outgrow()
         while not self.resumable and self.taken < self.count:
             await self._change()
         self.count += 1
@@ -110,7 +131,8 @@ class KeptStream:
         self._events.append(event)
         self._notify()
 
-    def _outgrow(self) -> None:
+    def outgrow(self) -> None:
+        """It is kept no more: there is no room for it."""
         self.resumable = False
         self._drop_taken()
         self.on_outgrown(self)
@@ -147,7 +169,7 @@ class KeptStream:
                 return
             if self.failure is not None:
                 raise self.failure
-            await send(_part(b"", more=False))
+            await send(_part(self.last_words, more=False))
         finally:
             if self.reader is me:
                 self.reader = None
@@ -199,6 +221,18 @@ class KeptStream:
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(None)
+
+
+def is_stream(message: Message) -> bool:
+    """Whether this is the start of a stream of events."""
+    return (
+        message["type"] == "http.response.start"
+        and message["status"] == 200
+        and any(
+            name.lower() == b"content-type" and value.startswith(b"text/event-stream")
+            for name, value in message["headers"]
+        )
+    )
 
 
 def _head(headers: list[tuple[bytes, bytes]]) -> Message:

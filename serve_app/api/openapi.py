@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from serve_app.api.kept_streams import STREAMS_PATH
 from serve_app.api.openapi_bodies import (
     COMPONENTS,
     EitherTier,
@@ -18,7 +17,7 @@ from serve_app.api.openapi_bodies import (
     request_body,
     shared_shapes,
 )
-from serve_app.api.routes import TIER_ROUTES, WEB_ROUTES, Body, Callers, Route, Work
+from serve_app.api.routes import STREAMS_PATH, TIER_ROUTES, WEB_ROUTES, Body, Callers, Route, Work
 
 REQUEST_ID_PATTERN = r"^[A-Za-z0-9_.:\-]{1,128}$"
 _ERROR_TYPES = (
@@ -117,7 +116,7 @@ def _parameters(route: Route) -> Iterable[dict[str, Any]]:
             yield {"name": part[1:-1], "in": "path", "required": True, "schema": schema}
     if route.path == STREAMS_PATH:
         yield from _RESUMED_FROM
-    elif route in WEB_ROUTES and route.work is Work.ENGINE:
+    elif route.work is Work.ENGINE:
         yield _RESUMABLE_PARAMETER
 
 
@@ -155,7 +154,7 @@ def _answered(route: Route, *, generating: bool) -> dict[str, Any]:
         }
     elif route.path == STREAMS_PATH:
         content = {"text/event-stream": {"schema": {"type": "string"}}}
-    if route.path == STREAMS_PATH or (generating and route in WEB_ROUTES):
+    if route.path == STREAMS_PATH or generating:
         names.append("x-tierserve-stream-id")
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     answered: dict[str, Any] = {"description": "Answered.", "headers": headers}
@@ -209,9 +208,9 @@ _HEADERS: Mapping[str, dict[str, Any]] = {
         "schema": _TEXT,
     },
     "x-tierserve-stream-id": {
-        "description": "Of a stream with `x-tierserve-resumable: 1`: what `/v1/streams/{id}` "
-        "knows it by.",
-        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+        "description": "Of a stream with `x-tierserve-resumable: 1`: what `/v1/streams/{id}`, or "
+        "that path below the tier's prefix, knows it by.",
+        "schema": {"type": "string", "pattern": "^([0-9A-Za-z_]+-)?[0-9a-f]{32}$"},
     },
     "x-tierserve-thought": {"description": "How each answer's reasoning ended.", "schema": _TEXT},
 }
@@ -244,7 +243,8 @@ _RESUMABLE_PARAMETER: dict[str, Any] = {
     "in": "header",
     "required": False,
     "description": "`1`: the events of the stream are numbered and kept, so that a client that "
-    "loses its connection gets the rest by `GET /v1/streams/{id}`.",
+    "loses its connection gets the rest by `GET /v1/streams/{id}`, below the tier's prefix for a "
+    "stream of the tier's own route.",
     "schema": {"type": "string", "enum": ["1"]},
 }
 _ERROR_FIELDS: Schema = {

@@ -17,6 +17,7 @@ from typing import Self
 
 JOURNAL_HEADER = b"x-tierserve-journal"
 RESUME_HEADER = b"x-tierserve-resume"
+MOVED_HEADER = b"x-tierserve-moved"
 REPLAYED_HEADER = b"x-tierserve-replayed"
 # Each stands in front of the event that it belongs to, in one chunk with it, and ends as an event
 # does. Steps as `core/replay/journal.py` writes them.
@@ -72,6 +73,30 @@ class Resumption:
         created = "-" if self.created_s is None else str(self.created_s)
         numbers = f"{self.journal_bytes} {self.events} {self.replays}"
         return f"{numbers} {created} {int(self.only_with_room)}"
+
+
+@dataclass(frozen=True, slots=True)
+class MovedStream:
+    """A resumable stream that another replica has had until now: `events_bytes` of the body, behind
+    the journal, are the events that were sent or kept there."""
+
+    stream_id: str
+    events_bytes: int
+
+    def header(self, key: bytes, request_id: str) -> str:
+        """The value of MOVED_HEADER."""
+        said = f"{self.stream_id} {self.events_bytes}"
+        return f"{_keyed(key, f'moved {request_id} {said}')} {said}"
+
+    @classmethod
+    def from_header(cls, value: bytes, key: bytes, request_id: str) -> Self | None:
+        """None where nobody who has the key has written it."""
+        mark, _, said = value.decode("latin-1").partition(" ")
+        expected = _keyed(key, f"moved {request_id} {said}")
+        if not hmac.compare_digest(mark.encode("latin-1"), expected.encode()):
+            return None
+        stream_id, size = said.split(" ")
+        return cls(stream_id, int(size))
 
 
 def read_marks(

@@ -74,6 +74,8 @@ def generating_endpoint(path: str) -> Endpoint | None:
     return GENERATING.get(path)
 
 
+# A client that has lost its connection gets the rest there.
+STREAMS_PATH = "/v1/streams/{id}"
 _SLASHES = re.compile("/{2,}")
 
 
@@ -161,6 +163,7 @@ TIER_ROUTES = (
     _generating("/v1/responses", "OpenAI's responses"),
     _generating("/v1/messages", "Anthropic's messages"),
     _models("/v1/models", "the tier as a model", Work.LOOP),
+    _models(STREAMS_PATH, "a resumable stream of the tier's, as at the root", Work.LOOP),
     _open("/version", "vLLM's version"),
     _open("/health", "whether a replica's engine lives"),
     _tokenizing("/tokenize", "token ids of a text or chat"),
@@ -186,9 +189,7 @@ WEB_ROUTES = (
     _models("/v1/models", "the tiers as models, with their limits", Work.REPLICAS),
     _models("/v1/models/{model}", "one of them", Work.REPLICAS),
     *(_generating(path, _OF_THE_NAMED_TIER) for path in GENERATING),
-    _models(
-        "/v1/streams/{id}", "a resumable stream, behind the event that the client has", Work.LOOP
-    ),
+    _models(STREAMS_PATH, "a resumable stream, behind the event that the client has", Work.LOOP),
     *(
         _tokenizing(path, _OF_THE_NAMED_TIER)
         for path in ("/tokenize", "/detokenize", "/v1/messages/count_tokens")

@@ -162,10 +162,9 @@ def merge_metrics(
     `gateways` with the label `gateway`.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Merged(tiers, texts))
+    registry.register(_Merged(tiers, texts, gateways or {}))
     registry.register(_Scaling(scaling))
     registry.register(_AsTheyAre(more))
-    registry.register(_Gateways(gateways or {}))
     return generate_latest(registry)
 
 
@@ -175,17 +174,6 @@ class _AsTheyAre(Collector):
 
     def collect(self) -> Iterator[Metric]:
         return iter(self.families)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Gateways(Collector):
-    texts: Mapping[str, Kept[str]]
-
-    def collect(self) -> Iterator[Metric]:
-        families: dict[str, Metric] = {}
-        for replica, each in self.texts.items():
-            _merge(families, each.value, {"gateway": replica})
-        return iter(families.values())
 
 
 class _Scaling(Collector):
@@ -230,8 +218,15 @@ class _Scaling(Collector):
 
 
 class _Merged(Collector):
-    def __init__(self, tiers: Sequence[Tier], texts: Mapping[tuple[str, str], Kept[str]]) -> None:
-        self._tiers, self._texts = tiers, texts
+    """Replicas and gateways have families in common, and each stands on the page once."""
+
+    def __init__(
+        self,
+        tiers: Sequence[Tier],
+        texts: Mapping[tuple[str, str], Kept[str]],
+        gateways: Mapping[str, Kept[str]],
+    ) -> None:
+        self._tiers, self._texts, self._gateways = tiers, texts, gateways
 
     def collect(self) -> Iterator[Metric]:
         families: dict[str, Metric] = {}
@@ -252,6 +247,8 @@ class _Merged(Collector):
             replicas.add_metric([tier, replica], 1.0)
             ages.add_metric([tier, replica], each.age_s if each.stale else 0.0)
             _merge(families, each.value, {"tier": tier, "replica": replica})
+        for gateway, each in self._gateways.items():
+            _merge(families, each.value, {"gateway": gateway})
         yield from (reporting, replicas, ages)
         yield from families.values()
 

@@ -22,7 +22,6 @@ from serve_app.api.engine_run import ClientSend, Deadlines, StallWatch, Watched
 from serve_app.api.follow import StatusFeed
 from serve_app.api.gateway import FORWARDED_PATHS, Gateway
 from serve_app.api.history import StatusHistory
-from serve_app.api.kept_streams import STREAMS_PATH
 from serve_app.api.openapi import as_json, openapi_document
 from serve_app.api.openapi_bodies import TierLimits
 from serve_app.api.page import Page, wants_page
@@ -32,7 +31,7 @@ from serve_app.api.request_context import (
     take_request_id,
     with_path,
 )
-from serve_app.api.routes import WEB_ROUTES, meant_path, no_route, web_callers
+from serve_app.api.routes import STREAMS_PATH, WEB_ROUTES, meant_path, no_route, web_callers
 from serve_app.api.shared_answers import SharedAnswers
 from serve_app.api.status import Tiers, describe_tier, list_models, merge_metrics
 from serve_app.api.usage import UsagePages

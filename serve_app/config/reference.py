@@ -19,7 +19,7 @@ from serve_app.config.answers import (
     ThinkingConfig,
 )
 from serve_app.config.engine import EngineConfig, FakeEngineConfig, FakeGpuConfig
-from serve_app.config.replay import ReplayConfig
+from serve_app.config.replay import ReplayConfig, ResumableConfig
 from serve_app.config.scaling import ScalingConfig, SloConfig
 from serve_app.config.structure import StructureConfig
 from serve_app.config.tier import (
@@ -58,6 +58,7 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel], str], ...] = (
         "engine.fake.cards.<type>.",
     ),
     ("`args.structure`", "Needs new replicas.", StructureConfig, "structure."),
+    ("`args.resumable` of a tier", "Needs new replicas.", ResumableConfig, "resumable."),
     ("`user_config` of a tier", "Changes live.", TierSettings, ""),
     ("`user_config.admission`", "Changes live.", AdmissionConfig, "admission."),
     ("`user_config.slo`", "Changes live.", SloConfig, "slo."),

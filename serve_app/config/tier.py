@@ -31,7 +31,7 @@ from serve_app.config.answers import (
 )
 from serve_app.config.cors import CORS_ORIGINS, Origins
 from serve_app.config.engine import EngineConfig
-from serve_app.config.replay import ReplayConfig
+from serve_app.config.replay import ReplayConfig, ResumableConfig
 from serve_app.config.scaling import ScalingConfig, SloConfig
 from serve_app.config.structure import StructureConfig
 from serve_app.config.usage import UsageConfig
@@ -105,6 +105,9 @@ class TierArgs(_EnvironmentWins):
     cors_origins: Origins = Field(default=(), description=CORS_ORIGINS)
     otlp_endpoint: str | None = Field(default=None, pattern="^https?://", description=OTLP_ENDPOINT)
     access: AccessConfig = Field(default_factory=AccessConfig, description="See AccessConfig.")
+    resumable: ResumableConfig = Field(
+        default_factory=ResumableConfig, description="See ResumableConfig."
+    )
 
 
 class TierSettings(_EnvironmentWins):

@@ -75,14 +75,21 @@ class TierReplica:
             self._args.model,
             lambda reason: self._metrics.keys_refused.labels(reason=reason).inc(),
         )
-        lenders = Lenders(self._args.tier)
+        lenders, peers = Lenders(self._args.tier), Peers()
         tier = RunningTier.build(
             self._args,
             hardware,
             engine,
             tier_settings(self._args.tier, {}),
             self._metrics,
-            Forwarder(self._args.tier, Peers(), lenders, await asyncio.to_thread(cluster_secret)),
+            Forwarder(
+                self._args.tier,
+                peers,
+                lenders,
+                await asyncio.to_thread(cluster_secret),
+                serve.get_replica_context().replica_tag,
+                peers.url_of,
+            ),
             access,
         )
         lenders.form = answer_form(tier)
@@ -185,6 +192,7 @@ async def _exit_when_engine_dies(tier: RunningTier) -> None:
         extra={"ended_requests": ended},
     )
     await asyncio.sleep(LAST_WORDS_S)
+    await tier.edge.streams.moves.over()
     os._exit(1)
 
 

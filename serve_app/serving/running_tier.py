@@ -90,6 +90,7 @@ class RunningTier:
             access=access.desk,
             thinks=engine.thinks,
             r1=engine.r1,
+            resumable=args.resumable,
         )
         return cls(args, hardware, engine, edge, access)
 
@@ -193,6 +194,8 @@ class RunningTier:
         metrics.borrowed_sequences.set(self.edge.forwarder.sequences_elsewhere)
         metrics.queue_depth.set(self.queue_depth)
         metrics.slots.set(gate.limits.slots)
+        metrics.kept_stream_bytes.set(self.edge.streams.kept.memory.kept_bytes)
+        metrics.away_streams.set(self.edge.streams.kept.away)
         metrics.settings_invalid.set(self.settings_error is not None)
         metrics.service_s.set(gate.service.mean_s)
         metrics.output_tokens.inc(self.engine.load.output_tokens - self._counted_tokens)

@@ -20,21 +20,29 @@ PEERS_REFRESH_S = 0.5
 
 @dataclass(slots=True)
 class Peers:
-    """Base URLs of the other running replicas of this replica's deployment, at most 0.5 s old.
+    """Base URLs of the other running replicas of this replica's deployment, at most 0.5 s old; by
+    their names too.
 
     Empty where replicas have no HTTP port of their own, that is when Ray runs without HAProxy.
     """
 
-    _addresses: Sequence[str] = field(default_factory=tuple)
+    _addresses: Mapping[str, str] = field(default_factory=dict[str, str])
     _read_s: float = float("-inf")
 
     async def __call__(self) -> Sequence[str]:
+        return [*(await self._read()).values()]
+
+    async def url_of(self, replica: str) -> str | None:
+        """None where there is no such replica beside this one."""
+        return (await self._read()).get(replica)
+
+    async def _read(self) -> Mapping[str, str]:
         now_s = time.monotonic()
         if now_s - self._read_s > PEERS_REFRESH_S:
             self._read_s = now_s
             own = serve.get_replica_context().replica_tag
             addresses = await replica_addresses(serve.get_replica_context().app_name)
-            self._addresses = [url for tag, url in addresses.items() if tag != own]
+            self._addresses = {tag: url for tag, url in addresses.items() if tag != own}
         return self._addresses
 
 

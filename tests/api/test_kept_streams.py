@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from starlette.types import Message, Send
 
 from serve_app.api.access import AccessDesk
-from serve_app.api.kept_stream import TAKEN_OVER
+from serve_app.api.kept_stream import TAKEN_OVER, KeptStream
 from serve_app.core.access.caller import NOBODY
 from tests.api.fake_keys import ADMIN, TEAM, FakeKeys
 from tests.api.relay_scene import (
@@ -419,7 +419,7 @@ async def test_a_client_that_leaves_as_its_stream_begins_ends_the_work() -> None
         streams = scene.gateway.kept_streams
         ended = asyncio.Event()
 
-        async def relay(send: Send) -> None:
+        async def relay(send: Send, _: KeptStream | None) -> None:
             headers = [(b"content-type", b"text/event-stream")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             request.cancel()

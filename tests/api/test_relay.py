@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.relay import FIRST_PAUSE_S
+from serve_app.api.relay import FIRST_PAUSE_S, SETTLES_S
 from serve_app.api.replay_wire import JOURNAL_HEADER, RESUME_HEADER
 from serve_app.api.upstream_response import NO_SERVER_AT_ONCE_S
 from tests.api.asgi import sse_data
@@ -98,6 +98,26 @@ async def test_a_stream_is_given_up_when_it_was_held_too_long(answer: Answer) ->
         assert (error["code"], sse_data(text)[2]) == ("replica_lost", "[DONE]")
         assert "0.2 s" in error["message"]
         assert (scene.count("given_up"), scene.count("continued")) == (1, 0)
+
+
+async def test_another_replica_is_asked_for_once_the_proxy_has_noticed_the_loss() -> None:
+    loop = asyncio.get_running_loop()
+    times_s: list[float] = []
+
+    async def lose(connection: Connection) -> None:
+        await asyncio.sleep(0.01)
+        times_s.append(loop.time())
+        connection.transport.close()
+
+    def goes_on(asked: Asked) -> bytes:
+        times_s.append(loop.time())
+        return continues(asked)
+
+    lost = JOURNALED + framed(GENERATION.chunks()[0])
+    async with a_scene(lambda asked: Reply(lost, then=lose), goes_on) as scene:
+        assert (await scene.post()).content == GENERATION.text
+    lost_s, asked_s = times_s
+    assert asked_s - lost_s >= SETTLES_S
 
 
 async def test_a_stream_that_somebody_keeps_without_a_word_is_given_up_too() -> None:

@@ -91,6 +91,14 @@ def test_a_late_replicas_last_metrics_stay_on_the_page_with_their_age() -> None:
         assert f'tierserve_replica_up{{replica="{replica}",tier="chat"}} 1.0' in lines
 
 
+def test_what_replicas_and_gateways_both_have_is_one_family() -> None:
+    text = "# TYPE tierserve_away_streams gauge\ntierserve_away_streams 2.0\n"
+    page = merge_metrics([], {("chat", "r"): Kept(text)}, {}, gateways={"g": Kept(text)}).decode()
+    assert page.count("# TYPE tierserve_away_streams gauge") == 1
+    for labels in ('gateway="g"', 'replica="r",tier="chat"'):
+        assert f"tierserve_away_streams{{{labels}}} 2.0" in page.splitlines()
+
+
 def test_the_metrics_of_each_gateway_are_on_the_page_under_its_name() -> None:
     text = '# TYPE tierserve_replays counter\ntierserve_replays_total{tier="chat",result="x"} 2.0\n'
     texts = {"g1": Kept(text), "g2": Kept(text)}

@@ -5,7 +5,7 @@ import asyncio
 import random
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
 from serve_app.api.access import AccessDesk
-from serve_app.api.forwarding import ClusterSecret, Forwarder
+from serve_app.api.forwarding import ClusterSecret, Forwarder, nowhere
 from serve_app.api.gateway import Gateway
 from serve_app.api.web_app import make_web_app
 from serve_app.config.engine import EngineConfig, FakeEngineConfig
@@ -80,7 +80,22 @@ class Cluster:
             return "http://127.0.0.1:9"
         return min(up, key=lambda replica: (replica.running, self.rng.random())).url
 
-    async def start_replica(self, *, forwards_to: tuple[str, ...] = ()) -> Replica:
+    async def start_replica(
+        self, *, forwards_to: tuple[str, ...] = (), knows_others: bool = False
+    ) -> Replica:
+        """One that forwards to these, or to whichever others are up, which it knows by name."""
+        name = f"r{len(self.replicas)}"
+
+        def others() -> dict[str, str]:
+            found = {f"r{at}": each for at, each in enumerate(self.replicas)}
+            return {at: each.url for at, each in found.items() if at != name and each.up}
+
+        async def known() -> Sequence[str]:
+            return [*others().values()]
+
+        async def url_of(replica: str) -> str | None:
+            return others().get(replica)
+
         engine = await FakeEngine.start(
             EngineConfig(),
             FakeEngineConfig(start_s=0, speed=self.speed),
@@ -94,7 +109,14 @@ class Cluster:
             engine,
             some_settings(max_running_sequences=self.slots),
             make_tier_metrics(CollectorRegistry()),
-            Forwarder(Tier.CHAT, peers(*forwards_to), lenders(), self.secret),
+            Forwarder(
+                Tier.CHAT,
+                known if knows_others else peers(*forwards_to),
+                lenders(),
+                self.secret,
+                name,
+                url_of if knows_others else nowhere,
+            ),
             StartedAccess(AccessDesk()),
         )
 
@@ -159,6 +181,7 @@ async def a_cluster(
         finally:
             await gateway.close()
             for replica in cluster.replicas:
+                await replica.tier.edge.streams.kept.close()
                 if not replica.serving.done():
                     await replica.stop()
     assert gateway.memory.kept_bytes == 0

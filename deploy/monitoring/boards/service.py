@@ -15,6 +15,7 @@ def service_board() -> Board:
             Row("Now", _now()),
             Row("Requests", _requests()),
             Row("Lost replicas", _lost_replicas()),
+            Row("Resumable streams", _resumable_streams()),
             Row("Latency", _latency()),
             _tokens(),
         ),
@@ -176,6 +177,42 @@ def _lost_replicas() -> tuple[Panel, ...]:
             ),
             "From the loss of its replica to its next event, over a quarter of an hour. No data: "
             "no stream was lost.",
+        ),
+    )
+
+
+def _resumable_streams() -> tuple[Panel, ...]:
+    """Those of `/v1` are counted by its processes, which have no tier."""
+    return (
+        Panel(
+            "Resumable streams by what became of them",
+            "short",
+            (
+                Query(
+                    f"sum by (result) (increase(tierserve_kept_streams_total{RATE}))", "{{result}}"
+                ),
+            ),
+            "resumed: a client came back. expired: the usual end. client_gone, too_many_away: "
+            "cancelled without a client. forgotten, outgrown, not_kept: no memory. "
+            "docs/continuity.md. Of all tiers.",
+            stacked=True,
+        ),
+        Panel(
+            "Streams without a client",
+            "short",
+            (Query("sum by (tier, replica) (tierserve_away_streams)", "{{tier}} {{replica}}"),),
+            "They run on for a while and hold their slots. Those of /v1 have no name here.",
+        ),
+        Panel(
+            "Memory of resumable streams",
+            "bytes",
+            (
+                Query(
+                    "sum by (gateway, replica) (tierserve_kept_stream_bytes)",
+                    "{{gateway}}{{replica}}",
+                ),
+            ),
+            "Of each process, of max_kept_mib.",
         ),
     )
 

@@ -5,6 +5,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--streams", type=positive, default=8, help="that run at once")
     add("--cuts", type=positive, default=100, help="streams whose replica a fault must have taken")
     add("--seed", type=int, default=0, help="of the requests and of the places")
+    add(
+        "--as-served",
+        action="store_true",
+        help="start both tiers as `make serve` does, in the model's own number format, not chat "
+        "alone in 32 bits",
+    )
     add("--out", type=Path, default=OUT, help="results file")
 
 
@@ -63,6 +70,7 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
         "model": Path(model).name,
         "streams_at_once": options.streams,
         "unbroken_runs": UNBROKEN_RUNS,
+        "as_served": options.as_served,
     }
     rows: list[dict[str, Any]] = []
     control = {"streams": 0, "differ": 0}
@@ -125,17 +133,30 @@ class Measurement:
         )
 
 
+def study_config(options: argparse.Namespace, model: str, replicas: int) -> dict[str, Any]:
+    """What is deployed: so many replicas of chat, and with `as_served` one of reasoning."""
+    profile = load_profile("local-cpu")
+    if options.as_served:
+        config = deepcopy(profile)
+        for app in config["applications"]:
+            if app["name"] in list(Tier):
+                app["args"]["model"] = model
+    else:
+        slots = SLOTS_FOR_EACH_STREAM * options.streams
+        # In 16 bits two tokens are as good as equal so often that a batch of another size decides.
+        engine = EngineConfig(max_model_len=2048, cpu_slice="0/1", dtype="float32")
+        config = chat_only_config(profile, Path(model), engine, slots)
+    (app,) = (app for app in config["applications"] if app["name"] == Tier.CHAT)
+    (deployment,) = app["deployments"]
+    deployment["autoscaling_config"] |= {"min_replicas": replicas, "max_replicas": replicas}
+    return config
+
+
 @asynccontextmanager
 async def _running(
     options: argparse.Namespace, model: str, replicas: int
 ) -> AsyncIterator[Service]:
-    slots = SLOTS_FOR_EACH_STREAM * options.streams
-    # In 16 bits two tokens are as good as equal so often that a batch of another size decides.
-    engine = EngineConfig(max_model_len=2048, cpu_slice="0/1", dtype="float32")
-    config = chat_only_config(load_profile("local-cpu"), Path(model), engine, slots)
-    (app,) = (app for app in config["applications"] if app["name"] == Tier.CHAT)
-    (deployment,) = app["deployments"]
-    deployment["autoscaling_config"] |= {"min_replicas": replicas, "max_replicas": replicas}
+    config = study_config(options, model, replicas)
     timeout = aiohttp.ClientTimeout(total=STREAM_LIMIT_S)
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     cluster = LocalCluster(environment={"HF_HUB_OFFLINE": "1"})

@@ -1,27 +1,14 @@
-"""Which of the kept streams make room for another one."""
+"""Whose kept streams make room for another caller's."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class EndedStream:
-    """A stream that has ended and that nobody reads now."""
-
-    stream_id: str
-    size_bytes: int
+from collections.abc import Mapping
 
 
-def streams_to_forget(
-    ended: Iterable[EndedStream], *, excess_bytes: int, excess_streams: int = 0
-) -> tuple[str, ...]:
-    """The ids of those that go, of `ended` in the order in which they ended: as few of the oldest
-    as make room. Where all together do not, none goes for nothing."""
-    chosen: list[str] = []
-    for stream in ended:
-        if excess_bytes <= 0 and excess_streams <= 0:
-            break
-        chosen.append(stream.stream_id)
-        excess_bytes -= stream.size_bytes
-        excess_streams -= 1
-    return tuple(chosen) if excess_bytes <= 0 and excess_streams <= 0 else ()
+def gives_way(held: Mapping[str, int], asking: str, more: int) -> str:
+    """The caller whose streams make room where `asking` would have `more` of what is short; `held`
+    has what each caller has of it now.
+
+    The one that has most, `asking` counted with what it would have. So a caller that has no more
+    than an equal part never gives way to another one, and one alone may have everything.
+    """
+    most = max(held, key=lambda caller: (held[caller], caller), default=asking)
+    return most if held.get(most, 0) > held.get(asking, 0) + more else asking

@@ -1,26 +1,36 @@
-"""As few of the oldest streams as make room go, and none where all of them do not."""
+"""Who has most makes room, and nobody for one that would have as much."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.core.replay.kept_order import EndedStream, streams_to_forget
+from serve_app.core.replay.kept_order import gives_way
 
-SIZES = st.lists(st.integers(1, 50), max_size=8)
+HELD = st.dictionaries(st.sampled_from(["", "a", "b", "c"]), st.integers(0, 50), max_size=4)
 
 
-@given(SIZES, st.integers(-10, 200), st.integers(-2, 9))
-def test_the_oldest_go_and_only_as_many_as_make_room(
-    sizes: list[int], excess_bytes: int, excess_streams: int
+@given(HELD, st.sampled_from(["", "a", "d"]), st.integers(1, 20))
+def test_who_gives_way_has_more_than_the_one_that_asks_would_have(
+    held: dict[str, int], asking: str, more: int
 ) -> None:
-    ended = [EndedStream(str(number), size) for number, size in enumerate(sizes)]
-    chosen = streams_to_forget(ended, excess_bytes=excess_bytes, excess_streams=excess_streams)
-
-    def makes_room(streams: int) -> bool:
-        return sum(sizes[:streams]) >= excess_bytes and streams >= excess_streams
-
-    assert chosen == tuple(str(number) for number in range(len(chosen)))
-    if makes_room(len(sizes)):
-        assert makes_room(len(chosen))
-        assert not chosen or not makes_room(len(chosen) - 1)
+    chosen = gives_way(held, asking, more)
+    if chosen != asking:
+        assert held[chosen] == max(held.values()) > held.get(asking, 0) + more
     else:
-        assert chosen == ()
+        others = [size for caller, size in held.items() if caller != asking]
+        assert max(others, default=0) <= held.get(asking, 0) + more
+
+
+@given(HELD.filter(bool), st.sampled_from(["", "a", "d"]), st.integers(1, 20), st.integers(0, 9))
+def test_a_caller_with_no_more_than_an_equal_part_gives_way_to_no_other(
+    held: dict[str, int], asking: str, more: int, free: int
+) -> None:
+    """Where what is there, and a bit that is free, does not do for what is asked for."""
+    limit = sum(held.values()) + min(free, more - 1)
+    chosen = gives_way(held, asking, more)
+    if chosen != asking:
+        assert held[chosen] * len(held.keys() | {asking}) > limit
+
+
+def test_one_alone_gives_way_to_itself() -> None:
+    assert gives_way({}, "a", 1) == "a"
+    assert gives_way({"a": 7}, "a", 1) == "a"

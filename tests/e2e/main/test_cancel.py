@@ -92,9 +92,14 @@ async def leave_the_line(site: Site) -> float:
     return emptied_s
 
 
-def test_a_stream_that_its_client_loses_twice_is_one_whole_stream(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("path", "streams"),
+    [("/v1/chat/completions", "/v1/streams"), ("/api/chat", "/api/chat/streams")],
+)
+def test_a_stream_that_its_client_loses_twice_is_one_whole_stream(
+    site: Site, path: str, streams: str
+) -> None:
     body = work("Count to a thousand.", 200, stream=True, model="chat")
-    path = "/v1/chat/completions"
     unbroken = site.post(path, body).text
     events: list[str] = []
     with site.http.stream(
@@ -104,7 +109,7 @@ def test_a_stream_that_its_client_loses_twice_is_one_whole_stream(site: Site) ->
         events += events_of(answer, 20)
     for most in (60, 1000):
         last = {"last-event-id": str(len(events))}
-        with site.http.stream("GET", f"/v1/streams/{stream_id}", headers=last) as answer:
+        with site.http.stream("GET", f"{streams}/{stream_id}", headers=last) as answer:
             assert answer.status_code == 200
             events += events_of(answer, most)
     numbers = [int(event.splitlines()[0].removeprefix("id: ")) for event in events]

@@ -1,0 +1,373 @@
+"""The resumable streams of one replica: those that were asked for at its tier's own route.
+
+Such a stream runs on without its client as one of `/v1` does (`kept_streams.py`). Its id begins
+with the name of the replica that began it, so that whichever one a client comes back to asks that
+one, or the others where it is gone: the stream may have moved (`stream_moves.py`).
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol
+
+import aiohttp
+from starlette.requests import Request
+from starlette.types import Message, Receive, Scope, Send
+
+from serve_app.api.client_connection import BodyOnly, GivenBody, while_connected
+from serve_app.api.engine_errors import error_event
+from serve_app.api.engine_run import (
+    ClientSend,
+    Deadlines,
+    StallWatch,
+    Watched,
+    replica_stopping,
+)
+from serve_app.api.followed_send import FollowedSend
+from serve_app.api.forwarding import UNMARKED, Forwarder, Marks
+from serve_app.api.kept_stream import STREAM_ID_HEADER, KeptStream, StreamFacts
+from serve_app.api.kept_streams import LAST_EVENT_ID_HEADER, KeptStreams, last_event
+from serve_app.api.lending import no_capacity
+from serve_app.api.replay_memory import Kept, ReplayMemory
+from serve_app.api.replayed_stream import ReplayedStream
+from serve_app.api.request_body import BodyReader
+from serve_app.api.request_context import path_below_root
+from serve_app.api.response import TierResponse
+from serve_app.api.routes import Endpoint
+from serve_app.api.stream_moves import (
+    AWAY,
+    FORWARDED,
+    TAKEN_UP,
+    StreamMoves,
+    may_go_on,
+    why_lost,
+)
+from serve_app.config.tier import TierSettings
+from serve_app.core.access.caller import Caller
+from serve_app.errors import ClientDisconnectedError, RequestError
+
+_ID = re.compile(r"\w+-[0-9a-f]{32}", re.ASCII)
+_PASSED_ON = (b"content-type", b"cache-control", b"x-accel-buffering", STREAM_ID_HEADER)
+
+
+class Generate(Protocol):
+    """Runs a request: `receive` and `client` are its client's, or stand for it."""
+
+    def __call__(
+        self, scope: Scope, receive: Receive, client: ClientSend, *, marks: Marks
+    ) -> Awaitable[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request whose stream is kept. `body` gives the client's, once it has come."""
+
+    scope: Scope
+    receive: Receive
+    body: Callable[[], bytes]
+    endpoint: Endpoint
+    marks: Marks
+    begun: ReplayedStream | None = None
+
+
+@dataclass(slots=True)
+class TierStreams:
+    """`kept.id_prefix` has the name that `forwarder` knows this replica by; `ending` says that it
+    takes nothing up any more."""
+
+    kept: KeptStreams
+    forwarder: Forwarder
+    watch: StallWatch
+    bodies: BodyReader
+    ending: Callable[[], bool]
+    moves: StreamMoves = field(init=False)
+    # For the bodies and journals of those that run.
+    memory: ReplayMemory = field(init=False)
+    # Of those who read: what runs for them has deadlines of its own.
+    _deadlines: Deadlines = field(default_factory=Deadlines)
+
+    def __post_init__(self) -> None:
+        self.moves = StreamMoves(self.forwarder, self.watch.clock_s)
+        self.memory = ReplayMemory(self.kept.memory.limit_bytes)
+
+    async def run(
+        self,
+        generate: Generate,
+        scope: Scope,
+        receive: Receive,
+        response: TierResponse,
+        client: ClientSend,
+        caller: Caller,
+        stall_s: float,
+    ) -> None:
+        """Run a request whose client may leave and come back. Raises what `generate` raises."""
+        body, form = BodyOnly(receive), response.form
+        asked = _Asked(
+            scope, body, lambda: bytes(body.read), form.endpoint, replace(UNMARKED, followed=True)
+        )
+        async with self._reading(body.after, client, stall_s):
+            await self.kept.run(
+                partial(self._follow, generate, asked),
+                client,
+                caller=caller,
+                request_id=form.request_id.value,
+                tier=self.forwarder.tier.value,
+            )
+
+    async def take_up(
+        self,
+        generate: Generate,
+        scope: Scope,
+        receive: Receive,
+        response: TierResponse,
+        caller: Caller,
+        marks: Marks,
+        settings: TierSettings,
+    ) -> None:
+        """Go on with a stream that another replica has had, without a client until its own comes.
+        Answers that replica, whose request has the client's body, the journal, and the events."""
+        assert marks.moved is not None
+        more_bytes = marks.journal_bytes + marks.moved.events_bytes
+        try:
+            if self.ending():
+                raise replica_stopping()
+            received = await self.bodies.read(
+                scope,
+                receive,
+                limit_bytes=settings.max_body_bytes + more_bytes,
+                timeout_s=settings.admission.body_timeout_s,
+            )
+            self._begin_again(generate, scope, received, response, caller, marks)
+            await response.start(TAKEN_UP, [(b"content-length", b"0")])
+            await response.chunk(b"", more=False)
+        except RequestError as error:
+            await response.fail(error)
+        except ClientDisconnectedError:
+            return
+
+    def _begin_again(
+        self,
+        generate: Generate,
+        scope: Scope,
+        received: bytes,
+        response: TierResponse,
+        caller: Caller,
+        marks: Marks,
+    ) -> None:
+        """Raises RequestError."""
+        moved, resumption, form = marks.moved, marks.resumption, response.form
+        assert moved is not None
+        assert resumption is not None
+        end = len(received) - moved.events_bytes
+        body_end = end - marks.journal_bytes
+        begun = ReplayedStream(
+            events=resumption.events,
+            journal=bytearray(received[body_end:end]),
+            created_s=resumption.created_s,
+        )
+        asked = _Asked(
+            _with_length(scope, end),
+            GivenBody(received[:end]),
+            lambda: received[:body_end],
+            form.endpoint,
+            marks,
+            begun,
+        )
+        tier, request_id = self.forwarder.tier.value, form.request_id.value
+        facts = StreamFacts(moved.stream_id, caller.flow.name, request_id, tier)
+        follow = partial(self._follow, generate, asked)
+        if not self.kept.take_up(follow, facts, received[end:]):
+            raise no_capacity("No memory for the events of a stream that another replica has had.")
+
+    async def answer(
+        self,
+        scope: Scope,
+        receive: Receive,
+        response: TierResponse,
+        client: ClientSend,
+        caller: Caller,
+        marks: Marks,
+        stall_s: float,
+    ) -> None:
+        """Answer `GET /v1/streams/{id}` below the tier's prefix, as a whole."""
+        try:
+            async with self._reading(receive, client, stall_s):
+                stream_id = path_below_root(scope).rpartition("/")[2]
+                after = last_event(scope, Request(scope).query_params.get("after"))
+                try:
+                    stream = self.kept.find(stream_id, caller)
+                except RequestError as error:
+                    if marks.forwarded or error.status != 404:
+                        raise
+                    await self._from_replica(stream_id, scope, response, caller, after)
+                else:
+                    await self.kept.resume(stream, after, _into(response))
+        except RequestError as error:
+            await response.fail(error)
+
+    # --- what runs
+
+    async def _follow(
+        self, generate: Generate, asked: _Asked, to: Send, stream: KeptStream | None
+    ) -> None:
+        """Run a request, and see that its stream goes on where it is lost before its end."""
+        if stream is None:
+            client = ClientSend(to, self.watch.clock_s)
+            await generate(asked.scope, asked.receive, client, marks=UNMARKED)
+            return
+        with self.memory.keeping() as memory:
+            while True:
+                began_s = self.watch.clock_s()
+                followed = await self._until_lost(generate, asked, to, stream, memory)
+                if followed.lost is None:
+                    return
+                ran_s = self.watch.clock_s() - began_s
+                if not may_go_on(stream, followed, asked.marks.replays, ran_s):
+                    break
+                if followed.lost == FORWARDED:
+                    asked = _again(asked, followed)
+                elif await self._moved(asked, stream, followed):
+                    return
+                else:
+                    break
+            await _end(asked, to, followed)
+
+    async def _until_lost(
+        self, generate: Generate, asked: _Asked, to: Send, stream: KeptStream, memory: Kept
+    ) -> FollowedSend:
+        async def offered() -> None:
+            if stream.away and not followed.stream.finished and await self.moves.possible():
+                followed.stream.lost = AWAY
+                running.cancel()
+
+        followed = FollowedSend(
+            to,
+            memory,
+            lambda: len(asked.body()),
+            asked.endpoint,
+            offered,
+            begun=asked.begun is not None,
+            stream=asked.begun or ReplayedStream(),
+        )
+        client = ClientSend(followed, self.watch.clock_s)
+        running = asyncio.ensure_future(
+            generate(asked.scope, asked.receive, client, marks=asked.marks)
+        )
+        try:
+            await running
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if followed.lost != AWAY or (task is not None and task.cancelling()):
+                raise
+        return followed
+
+    async def _moved(self, asked: _Asked, stream: KeptStream, followed: FollowedSend) -> bool:
+        replays, moved = asked.marks.replays, self.moves.moved
+        if not await moved(asked.scope, asked.body(), stream, followed, replays):
+            return False
+        self.kept.moved(stream)
+        return True
+
+    # --- who reads
+
+    @asynccontextmanager
+    async def _reading(
+        self, receive: Receive, client: ClientSend, stall_s: float
+    ) -> AsyncIterator[None]:
+        """Until the client has left, or takes nothing any more: then there is nobody to tell."""
+        with suppress(ClientDisconnectedError):
+            async with self._deadlines.until_ended() as deadline:
+                watched = Watched(client, stall=lambda: self._deadlines.stall(deadline))
+                with self.watch.watching(watched, stall_s):
+                    async with while_connected(receive):
+                        yield
+
+    async def _from_replica(
+        self, stream_id: str, scope: Scope, response: TierResponse, caller: Caller, after: int
+    ) -> None:
+        """Send on what another replica has of a stream. Raises RequestError."""
+        headers = {LAST_EVENT_ID_HEADER.decode(): str(after)}
+        if response.form.endpoint.anthropic:
+            headers["anthropic-version"] = "1"
+        request_id = response.form.request_id.value
+        for url in await self._may_have_it(stream_id):
+            try:
+                asked = self.forwarder.read_stream(url + scope["path"], caller, request_id, headers)
+                async with asked as answer:
+                    if answer.status != 404:
+                        await _copy(answer, response)
+                        return
+            except aiohttp.ClientError as error:
+                if response.started:
+                    raise why_lost(FORWARDED) from error
+        raise RequestError(
+            404,
+            "There is no such stream of yours at any replica of this tier: the one that ran it may "
+            "be gone. Send the request again; a stream of /v1 outlives its replica.",
+            code="stream_not_found",
+        )
+
+    async def _may_have_it(self, stream_id: str) -> Sequence[str]:
+        """The replica that began it first, where that is there, and all others, to one of which it
+        may have moved. None for what is no id of a stream."""
+        if not _ID.fullmatch(stream_id):
+            return []
+        began = await self.forwarder.url_of(stream_id.rpartition("-")[0])
+        others = [url for url in await self.forwarder.peers() if url != began]
+        return others if began is None else [began, *others]
+
+
+def _again(asked: _Asked, followed: FollowedSend) -> _Asked:
+    """The same request, to go on here behind what its client has."""
+    stream, body = followed.stream, asked.body()
+    resumption = stream.resumption(asked.marks.replays + 1, only_with_room=False)
+    received = body + stream.journal
+    marks = Marks(
+        followed=True,
+        resumption=resumption,
+        journal_bytes=resumption.journal_bytes,
+        replays=resumption.replays,
+    )
+    stream.take_rest()
+    stream.restart()
+    scope = _with_length(asked.scope, len(received))
+    return replace(asked, scope=scope, receive=GivenBody(received), marks=marks, begun=stream)
+
+
+async def _end(asked: _Asked, to: Send, followed: FollowedSend) -> None:
+    """Of a stream that is lost for good."""
+    endpoint = asked.endpoint
+    body = why_lost(followed.lost).body(anthropic=endpoint.anthropic)
+    event = error_event(body, endpoint, number=followed.stream.events)
+    await to({"type": "http.response.body", "body": event, "more_body": False})
+
+
+def _with_length(scope: Scope, size_bytes: int) -> Scope:
+    others = (each for each in scope["headers"] if each[0].lower() != b"content-length")
+    return {**scope, "headers": [*others, (b"content-length", b"%d" % size_bytes)]}
+
+
+def _into(response: TierResponse) -> Send:
+    """A `send` whose response has the headers that each one of the edge's has."""
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await response.start(message["status"], [*message["headers"]])
+        else:
+            response.complete = not message.get("more_body", False)
+            await response.send(message)
+
+    return send
+
+
+async def _copy(answer: aiohttp.ClientResponse, response: TierResponse) -> None:
+    send = _into(response)
+    headers = [(name.lower(), value) for name, value in answer.raw_headers]
+    kept = [each for each in headers if each[0] in _PASSED_ON]
+    await send({"type": "http.response.start", "status": answer.status, "headers": kept})
+    async for chunk in answer.content.iter_any():
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,39 @@
+"""What the study starts."""
+
+import argparse
+from typing import Any
+
+import pytest
+
+from loadtest.studies.continuity.command import add_options, study_config
+from serve_app.core.tiers import Tier
+
+
+def options(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return parser.parse_args(words)
+
+
+def applications(*words: str, replicas: int = 1) -> dict[str, Any]:
+    config = study_config(options(*words), "/models/some", replicas)
+    return {app["name"]: app for app in config["applications"]}
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_chat_has_so_many_replicas_with_room_for_all_streams_on_one(replicas: int) -> None:
+    started = applications("--streams", "8", replicas=replicas)
+    assert {*started} == {"web", Tier.CHAT}
+    (deployment,) = started[Tier.CHAT]["deployments"]
+    scaling = deployment["autoscaling_config"]
+    assert (scaling["min_replicas"], scaling["max_replicas"]) == (replicas, replicas)
+    assert deployment["user_config"]["admission"]["max_running_sequences"] >= 8
+
+
+def test_as_served_both_tiers_are_as_the_profile_has_them() -> None:
+    started = applications("--as-served")
+    assert {*started} == {"web", *Tier}
+    for tier in Tier:
+        assert started[tier]["args"]["model"] == "/models/some"
+        assert "dtype" not in started[tier]["args"]["engine"]
+    assert started["web"]["args"] == {}

@@ -1,0 +1,241 @@
+"""Resumable streams of a tier's own route whose replica loses its engine, or drains: edges and fake
+engines as they are, in one process."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.api.kept_stream import MOVED
+from tests.api.test_forwarding import until
+from tests.api.test_kept_streams import RESUMABLE, Reader
+from tests.builders import count
+from tests.serving.cluster_in_process import STREAM, Cluster, Replica, a_cluster
+from tests.serving.test_moved_streams import events_of, replayed_in
+
+PATH = "/api/chat/v1/chat/completions"
+# The fake engine makes up for up to a second in which the machine stood still: a stream is not to
+# end within that.
+SPEED = 3.0
+LONG = {"max_tokens": 400, "ignore_eos": True}
+
+
+@asynccontextmanager
+async def acquainted(replicas: int = 2, **options: Any) -> AsyncIterator[Cluster]:
+    """Replicas that know each other."""
+    async with a_cluster(0, **options) as cluster:
+        for _ in range(replicas):
+            await cluster.start_replica(knows_others=True)
+        yield cluster
+
+
+@asynccontextmanager
+async def begun(cluster: Cluster, replica: Replica, **payload: Any) -> AsyncIterator[Reader]:
+    body = {**STREAM, **LONG, **payload}
+    headers = {**RESUMABLE, "x-request-id": "mine"}
+    post = cluster.client.stream("POST", replica.url + PATH, json=body, headers=headers)
+    async with post as answer:
+        assert answer.status_code == 200
+        yield Reader(answer)
+
+
+async def rest_of(cluster: Cluster, replica: Replica, first: Reader) -> httpx.Response:
+    """What a client gets that comes back to a replica with the events that it has."""
+    return await cluster.client.get(
+        f"{replica.url}/api/chat/streams/{first.stream_id}",
+        headers={"last-event-id": str(len(first.events))},
+    )
+
+
+async def unbroken(cluster: Cluster, replica: Replica, **payload: Any) -> list[str]:
+    answer = await cluster.client.post(
+        replica.url + PATH,
+        json={**STREAM, **LONG, **payload},
+        headers={"x-request-id": "mine"},
+    )
+    assert answer.status_code == 200
+    await cluster.nothing_runs()
+    return events_of(answer.text)
+
+
+def plain(text: str) -> list[str]:
+    """The events, without the numbers; these are those from 1 on."""
+    numbers = [int(each) for each in re.findall(r"^id: (\d+)$", text, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    return events_of(re.sub(r"^id: \d+\n", "", text, flags=re.MULTILINE))
+
+
+def whole(*readers: Reader, then: str = "") -> list[str]:
+    events = [event for reader in readers for event in reader.events]
+    return plain(b"".join(events).decode() + then)
+
+
+async def lose_engine(replica: Replica) -> None:
+    replica.up = False
+    replica.tier.engine.shutdown()
+    await until(lambda: replica.tier.engine.dead)
+    replica.tier.engine_died()
+    await replica.tier.edge.streams.moves.over()
+
+
+@pytest.mark.parametrize(
+    ("reads", "payload"),
+    [(1, {}), (7, {}), (30, {}), (7, {"n": 3}), (7, {"stream_options": {"include_usage": True}})],
+)
+async def test_a_stream_whose_engine_dies_is_got_back_whole_from_another_replica(
+    reads: int, payload: dict[str, Any]
+) -> None:
+    async with acquainted(speed=SPEED) as cluster:
+        near, far = cluster.replicas
+        expected = await unbroken(cluster, far, **payload)
+        async with begun(cluster, near, **payload) as first:
+            await first.until(reads)
+            await lose_engine(near)
+            await first.rest()
+        assert first.text.endswith(MOVED)
+        again = await rest_of(cluster, far, first)
+        assert again.status_code == 200
+        assert whole(first, then=again.text) == expected
+        assert replayed_in(again.text) == 1
+        text = first.text.decode() + again.text
+        assert len(set(re.findall(r'"created":\d+', text))) == 1
+        assert count(near.tier.edge, "kept_streams_total", result="moved") == 1
+        assert count(near.tier.edge, "left_streams_total", reason="engine_stopped") == 1
+        assert count(near.tier.edge, "requests_total", status="200") == 0
+        assert count(far.tier.edge, "resumed_streams_total") == 1
+        assert count(far.tier.edge, "replay_mismatches_total") == 0
+
+
+async def test_a_stream_whose_client_is_away_when_its_engine_dies_is_whole_too() -> None:
+    async with acquainted(speed=SPEED) as cluster:
+        near, far = cluster.replicas
+        expected = await unbroken(cluster, far)
+        async with begun(cluster, near) as first:
+            await first.until(5)
+        await until(lambda: near.tier.edge.streams.kept.away)
+        await lose_engine(near)
+        await until(lambda: count(near.tier.edge, "kept_streams_total", result="moved"))
+        path = f"{far.url}/api/chat/streams/{first.stream_id}"
+        from_its_begin = await cluster.client.get(path)
+        assert plain(from_its_begin.text) == expected
+        assert whole(first, then=(await rest_of(cluster, far, first)).text) == expected
+
+
+async def test_a_third_replica_asks_the_others_for_a_stream_that_has_moved() -> None:
+    async with acquainted(3, speed=SPEED) as cluster:
+        near, *others = cluster.replicas
+        expected = await unbroken(cluster, others[0])
+        async with begun(cluster, near) as first:
+            await first.until(5)
+            await lose_engine(near)
+            await first.rest()
+        for replica in others:
+            assert whole(first, then=(await rest_of(cluster, replica, first)).text) == expected
+        unknown = await cluster.client.get(f"{near.url}/api/chat/streams/r0-{'0' * 32}")
+        assert unknown.status_code == 404
+
+
+async def test_while_the_replica_drains_only_a_stream_without_a_client_moves() -> None:
+    async with acquainted(speed=SPEED) as cluster:
+        near, far = cluster.replicas
+        expected = await unbroken(cluster, far)
+        async with begun(cluster, near) as left:
+            await left.until(5)
+        async with begun(cluster, near) as stays:
+            await stays.until(5)
+            near.up = False
+            draining = asyncio.create_task(near.tier.drain(60))
+            await until(lambda: count(near.tier.edge, "kept_streams_total", result="moved"))
+            await stays.rest()
+        draining.cancel()
+        assert whole(stays) == expected
+        assert whole(left, then=(await rest_of(cluster, far, left)).text) == expected
+        assert count(near.tier.edge, "left_streams_total", reason="handed_over") == 1
+        assert count(far.tier.edge, "resumed_streams_total") == 1
+
+
+async def test_when_the_drain_is_over_its_streams_move() -> None:
+    async with acquainted(speed=SPEED) as cluster:
+        near, far = cluster.replicas
+        expected = await unbroken(cluster, far)
+        async with begun(cluster, near) as first:
+            await first.until(5)
+            near.up = False
+            assert await near.tier.drain(0.05) == 1
+            await first.rest()
+        assert first.text.endswith(MOVED)
+        assert whole(first, then=(await rest_of(cluster, far, first)).text) == expected
+
+
+async def test_a_stream_that_another_replica_ran_goes_on_over_the_same_connection() -> None:
+    async with acquainted(speed=4.0, slots=1) as cluster:
+        near, far = cluster.replicas
+        expected = await unbroken(cluster, far)
+        async with begun(cluster, near, max_tokens=600) as filling:
+            await filling.until(1)
+            async with begun(cluster, near) as first:
+                await first.until(5)
+                assert far.running == 1
+                await far.kill()
+                await asyncio.gather(first.rest(), filling.rest())
+        assert whole(first) == expected
+        assert first.text.endswith(b"data: [DONE]\n\n")
+
+
+async def test_without_another_replica_a_stream_ends_with_an_error() -> None:
+    async with acquainted(1, speed=SPEED) as cluster:
+        (near,) = cluster.replicas
+        async with begun(cluster, near) as first:
+            await first.until(5)
+            await lose_engine(near)
+            await first.rest()
+        assert b'"code": "engine_stopped"' in first.events[-2]
+        assert first.text.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_request_that_kills_two_engines_within_seconds_is_given_up() -> None:
+    async with acquainted(3, speed=1.0) as cluster:
+        near = cluster.replicas[0]
+        async with begun(cluster, near) as first:
+            await first.until(5)
+            await lose_engine(near)
+            await first.rest()
+        await until(lambda: any(each.up and each.running for each in cluster.replicas))
+        (second,) = [each for each in cluster.replicas if each.up and each.running]
+        (third,) = [each for each in cluster.replicas if each.up and each is not second]
+        await lose_engine(second)
+        # Its process lives for a moment, with what it has kept.
+        second.up = True
+        answer = await rest_of(cluster, third, first)
+        assert count(second.tier.edge, "kept_streams_total", result="moved") == 0
+        assert count(third.tier.edge, "resumed_streams_total") == 0
+        assert '"code": "engine_stopped"' in answer.text
+
+
+async def test_what_a_client_writes_moves_nothing() -> None:
+    async with acquainted(speed=20.0) as cluster:
+        near, far = cluster.replicas
+        async with begun(cluster, far) as first:
+            await first.rest()
+            forged = {"x-tierserve-moved": f"{'0' * 64} {first.stream_id} 3"}
+            forged |= {"x-tierserve-resume": f"{'0' * 64} 3 1 1 - 0", "x-request-id": "mine"}
+            answer = await cluster.client.post(
+                near.url + PATH, json={**STREAM, "max_tokens": 3}, headers=forged
+            )
+        assert answer.status_code == 200
+        assert answer.text.endswith("data: [DONE]\n\n")
+        assert near.tier.edge.streams.kept.memory.kept_bytes == 0
+
+
+async def test_streams_that_are_whole_leave_no_memory_of_their_journals() -> None:
+    async with acquainted(speed=SPEED) as cluster:
+        near = cluster.replicas[0]
+        async with begun(cluster, near) as first:
+            await first.until(5)
+            assert near.tier.edge.streams.memory.kept_bytes > 0
+            await first.rest()
+        assert near.tier.edge.streams.memory.kept_bytes == 0

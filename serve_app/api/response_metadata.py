@@ -82,7 +82,12 @@ def _in_openais_words(choice: dict[str, Any], sequence: SequenceFacts | None) ->
 
 def _metadata(sequences: Mapping[int, SequenceFacts]) -> dict[str, Any]:
     thoughts = [
-        {"index": index, "end": str(of.thought.end), "tokens": of.thought.tokens}
+        {
+            "index": index,
+            "end": str(of.thought.end),
+            "tokens": of.thought.tokens,
+            **({} if of.thought.cut_by is None else {"cut_by": of.thought.cut_by}),
+        }
         for index, of in sequences.items()
         if of.thought is not None
     ]

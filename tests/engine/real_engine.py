@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import Message, Scope
 
 from serve_app.api.cancellation import call_engine
-from serve_app.core.generation import Generation
+from serve_app.core.generation import CloseReasoning, Generation
 from serve_app.core.reasoning.budget import ThinkingPlan
 from serve_app.core.replay.journal import Journal, read
 from serve_app.engine.interface import Engine
@@ -36,6 +36,7 @@ class Asked:
     stop_repetition: bool = False
     request_id: str = "a-request"
     cache_salt: str | None = None
+    close_reasoning: CloseReasoning | None = None
 
 
 @dataclass
@@ -68,6 +69,7 @@ async def streamed(
         asked.stop_repetition,
         cache_salt=asked.cache_salt,
         journal=journal,
+        close_reasoning=asked.close_reasoning,
     )
     stream = Stream(generation)
     written = past or ""

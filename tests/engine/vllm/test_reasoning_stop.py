@@ -88,7 +88,12 @@ def test_a_whole_answer_is_closed_and_says_the_same(run: Run, engine: Engine) ->
 
 def test_an_unclosed_whole_answer_is_as_the_engine_gives_it(run: Run, engine: Engine) -> None:
     """It is put together of a stream's results, to see how far it is."""
-    for fields in ({}, {"stop": ["answer"]}, {"logprobs": True, "top_logprobs": 1}):
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"stop": ["answer"]},
+        {"logprobs": True, "top_logprobs": 1},
+    ]
+    for fields in kinds:
         asked = whole(chat(**fields))
         found = [
             json.loads("".join(run(streamed(engine, one, None)).events))

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from serve_app.core.reasoning.budget import ThinkingPlan
+from serve_app.core.reasoning.deadline import RunningDeadline
 from serve_app.core.reasoning.trace import ThoughtTrace
 from serve_app.core.replay.journal import Journal
 
@@ -57,6 +58,8 @@ class Generation:
     # Whether a sequence's reasoning is to be closed now, and why; None: it never is. The sequences
     # of such a request run each for itself.
     close_reasoning: CloseReasoning | None = None
+    # By when its answer is to be complete; None: it may take its time. Set with `close_reasoning`.
+    time: RunningDeadline | None = None
     # Told once the engine knows its prompts, in tokens of all of them, and once it has read them.
     on_prompt: Callable[[int], None] = lambda _: None
     on_first_token: Callable[[], None] = lambda: None

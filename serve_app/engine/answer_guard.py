@@ -41,6 +41,7 @@ from serve_app.engine.grammar.structure import (
 from serve_app.engine.journaled import JournaledEngine
 from serve_app.engine.reasoning_stop import CLOSED, ReasoningStop, stopping_reasoning
 from serve_app.engine.side_by_side import side_by_side, single_params
+from serve_app.engine.timely import ending_in_time
 from serve_app.engine.vllm.first_tokens import FirstTokens
 from serve_app.engine.vllm.stop_scope import stop_behind, stop_outside_calls
 from serve_app.errors import RequestError
@@ -305,7 +306,9 @@ class _Call:
         """`number` is the call's among those of this prompt."""
         assert self.generation is not None
         journal, journaled = self.generation.journal, self.guard.journaled
-        generate = self.guard.generate
+        generate, time = self.guard.generate, self.generation.time
+        if time is not None:
+            generate = partial(ending_in_time, generate, time, self.guard.decode)
         if self.stop is not None and number == 0:
             generate = partial(stopping_reasoning, generate, self.stop)
         if journal is None or journaled is None or not self._streamed:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from serve_app.core.reasoning.trace import ThoughtMarks
@@ -43,7 +44,7 @@ class ReasoningStop:
         return self.decide(tokens)
 
 
-async def stopping_reasoning(
+def stopping_reasoning(
     generate: "Callable[..., Outputs]",
     stop: ReasoningStop,
     prompt: "EnginePrompt",
@@ -51,14 +52,27 @@ async def stopping_reasoning(
     request_id: str,
     **options: Any,
 ) -> "Outputs":
-    """As `generate`, of one sequence. A whole answer is put together here: of one that comes in one
-    result nobody could see how far it is."""
+    """As `generate`, of one sequence, until `stop` closes its reasoning."""
+    until = partial(_until_closed, stop=stop)
+    return result_by_result(generate, until, prompt, params, request_id, **options)
+
+
+async def result_by_result(
+    generate: "Callable[..., Outputs]",
+    until: "Callable[[Outputs, SamplingParams], Outputs]",
+    prompt: "EnginePrompt",
+    params: "SamplingParams",
+    request_id: str,
+    **options: Any,
+) -> "Outputs":
+    """As `generate`, of one sequence, whose results `until` may end. A whole answer is put together
+    here: of one that comes in one result nobody could see how far it is."""
     streamed = params.output_kind.name == "DELTA"
     if not streamed:
         params = params.clone()
         params.output_kind = type(params.output_kind)["DELTA"]
     whole: RequestOutput | None = None
-    outputs = _until_closed(generate(prompt, params, request_id, **options), stop, params)
+    outputs = until(generate(prompt, params, request_id, **options), params)
     async with aclosing(outputs) as results:
         async for result in results:
             if streamed:
@@ -72,7 +86,7 @@ async def stopping_reasoning(
 
 
 async def _until_closed(
-    outputs: "Outputs", stop: ReasoningStop, params: "SamplingParams"
+    outputs: "Outputs", params: "SamplingParams", *, stop: ReasoningStop
 ) -> "Outputs":
     ids, limit = list(resumed_ids(params)), params.max_tokens
     assert limit is not None
@@ -91,20 +105,23 @@ async def _until_closed(
                 continue
             # The engine goes on until it is ended, and this result may wait for its client.
             await results.aclose()
-            yield _closed(result, reason, _kept_back(ids, params, stop.decode))
+            yield ended(result, CLOSED, reason, kept_back(ids, params, stop.decode))
             return
 
 
-def _closed(result: "RequestOutput", reason: str, kept_back: str) -> "RequestOutput":
+def ended(
+    result: "RequestOutput", finish_reason: str, stop_reason: str | None, text: str
+) -> "RequestOutput":
+    """The result as its sequence's last one, for these reasons, with that text behind its own."""
     output = copy(result.outputs[0])
-    output.text += kept_back
-    output.finish_reason, output.stop_reason = CLOSED, reason
+    output.text += text
+    output.finish_reason, output.stop_reason = finish_reason, stop_reason
     result = copy(result)
     result.outputs, result.finished = [output], True
     return result
 
 
-def _kept_back(
+def kept_back(
     ids: Sequence[int], params: "SamplingParams", decode: Callable[[Sequence[int]], str]
 ) -> str:
     """The text that vLLM's detokenizer has of these ids and gives only once they have ended: the

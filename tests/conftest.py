@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 # unit tests' time. `make check` leaves them out, `make test` runs them.
 SLOW = (
     "access/test_ledger_kill.py",
+    "api/test_deadlines_under_load.py",
     "api/test_kept_streams.py",
     "api/test_relay_cuts.py",
     "clients/test_with_keys.py",
@@ -45,6 +46,7 @@ SLOW = (
 # Of the slow ones those that only compute. The others judge times, or wait for whole processes:
 # `make test` runs them with nothing beside them.
 COMPUTED = (
+    "api/test_deadlines_under_load.py",
     "core/access/test_ledger_machine.py",
     "loadtest/simulation",
     "loadtest/soak/test_judge.py",

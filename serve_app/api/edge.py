@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.access import AccessDesk, read_flow
 from serve_app.api.answer_cache import AnswerCache, CacheLookup
+from serve_app.api.answer_deadline import ended_by, take_deadline
 from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch
 from serve_app.api.direct_routes import DirectRoutes, direct_endpoint, refuse_route
 from serve_app.api.engine_run import EngineRun
@@ -19,6 +20,7 @@ from serve_app.api.field_rules import FieldBounds, SchemaRules
 from serve_app.api.forwarding import FLOW_HEADER, Forwarder, Marks
 from serve_app.api.gate import Gate, GateFullError
 from serve_app.api.hand_over import HandOver
+from serve_app.api.in_time import Speeds, begin_in_time, shortest_answer
 from serve_app.api.journaled_stream import followed_form, journal_of
 from serve_app.api.lending import LendingDesk
 from serve_app.api.queue_wait import QueueWait
@@ -138,7 +140,7 @@ class TierEdge:
         if (route := tier_route(method, path)) is None:
             await refuse_route(scope, send, request_id)
             return
-        marks = self.forwarder.secret.take_marks(scope, request_id.value)
+        marks = self.forwarder.secret.take_marks(scope, request_id.value, self.clock_s)
         endpoint = generating_endpoint(path) if route.work is Work.ENGINE else None
         form = ResponseForm(
             endpoint or direct_endpoint(route), request_id, engine_dead=self.engine_dead
@@ -202,7 +204,7 @@ class TierEdge:
             if self.engine_dead():
                 raise engine_stopped()
             context = await self._read(  # (1)
-                scope, receive, form, caller, marks, trace
+                scope, receive, form, caller, marks, trace, record.started_s
             )
             lookup = self._look_up(context)
             need = need_of(context, None if self.bounds is None else self.bounds.context_tokens)
@@ -250,6 +252,7 @@ class TierEdge:
         caller: Caller,
         marks: Marks,
         trace: "RequestTrace | None",
+        arrived_s: float,
     ) -> RequestContext:
         """Read the body, and apply the rules of its tier. Raises RequestError."""
         borrower = self.desk.borrower_of(scope) if marks.forwarded else None
@@ -262,6 +265,16 @@ class TierEdge:
         end = max(0, len(received) - marks.journal_bytes)
         received, written = received[:end], received[end:]
         payload, endpoint = parse_object(received), form.endpoint
+        limits = self.settings.limits
+        deadline = take_deadline(
+            payload,
+            scope,
+            limits,
+            arrived_s=arrived_s,
+            clock_s=self.clock_s,
+            marked=marks.deadline,
+            forwarded_here=marks.forwarded,
+        )
         if borrower is None:
             book = self._book(bare=path_below_root(scope) in ("", "/"))
             prepared = prepare(payload, endpoint, book)
@@ -288,6 +301,7 @@ class TierEdge:
             trace,
             journal,
             marks.resumption,
+            deadline,
         )
 
     def _book(self, *, bare: bool) -> RuleBook:
@@ -345,7 +359,8 @@ class TierEdge:
         )
         if context.journal is not None and (lookup is None or lookup.kept is None):
             form = followed_form(form, context.resumption)
-        recording = None if lookup is None else lookup.recording
+        # What a deadline has shortened is no answer for others.
+        recording = None if lookup is None or context.deadline else lookup.recording
         return TierResponse(client, form, self.metrics, self.clock_s, spending, recording)
 
     async def _serve(
@@ -369,6 +384,9 @@ class TierEdge:
         past_tokens = 0 if resumption is None else context.past_tokens
         if context.forwarded_here:  # (1)
             refuse_forwarded(context, self.gate, prompt_tokens)
+        speeds = Speeds(self.gate, 1 / self.settings.admission.min_stream_tokens_per_s)
+        limits = self.settings.limits
+        shortest = shortest_answer(context, speeds, limits, prompt_tokens=prompt_tokens)
         try:
             entering = self.gate.enter(  # (2)
                 prepared.sequences,
@@ -383,6 +401,7 @@ class TierEdge:
                 prompt_tokens=prompt_tokens + past_tokens,
                 flow=context.caller.flow,
                 resumed=resumption is not None,
+                shortest=shortest,
             )
             with entering as entry:
                 if resumption is not None:
@@ -399,7 +418,9 @@ class TierEdge:
                         outcome = await wait(entry, context, response)
                         if outcome is not None:
                             return outcome
-                    return await self._engine.run(entry, generation, context, response)  # (4)
+                    async with ended_by(context.deadline):  # (4)
+                        begun = begin_in_time(context, entry, generation, speeds, limits)
+                        return await self._engine.run(entry, generation, begun, response)
         except GateFullError as full:  # (5)
             async with context.disconnection() as disconnected:
                 outcome = await self.forwarder.forward(context, response, disconnected)

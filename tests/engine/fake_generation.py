@@ -13,6 +13,7 @@ from typing import Any
 
 from serve_app.core.generation import GENERATION, CloseReasoning, Generation
 from serve_app.core.reasoning.budget import ThinkingPlan
+from serve_app.core.reasoning.deadline import RunningDeadline
 from serve_app.core.reasoning.trace import ThoughtMarks
 from serve_app.engine.answer_guard import AnswerGuard
 from serve_app.engine.grammar.closing import Closed
@@ -251,12 +252,13 @@ async def generated(
     max_model_len: int = 1000,
     binder: FakeBinder = FakeBinder(),
     close_reasoning: CloseReasoning | None = None,
+    time: RunningDeadline | None = None,
     **params: Any,
 ) -> Outcome:
     """One call through the guard. By default the prompt leaves a thought open."""
     said = [[one] if isinstance(one, Said) else one for one in script]
     generate = FakeGenerate(said, with_logprobs, delta_tokens)
-    generation = Generation(plan, stop_repetition, close_reasoning=close_reasoning)
+    generation = Generation(plan, stop_repetition, close_reasoning=close_reasoning, time=time)
     kind = Kind.DELTA if stream else Kind.FINAL_ONLY
     guard = a_guard(generate, marks=marks, max_model_len=max_model_len, binder=binder)
     with asked_by_the_edge(generation):

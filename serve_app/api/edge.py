@@ -387,16 +387,17 @@ class TierEdge:
         speeds = Speeds(self.gate, 1 / self.settings.admission.min_stream_tokens_per_s)
         limits = self.settings.limits
         shortest = shortest_answer(context, speeds, limits, prompt_tokens=prompt_tokens)
+        most_tokens = prepared.max_new_tokens
+        if shortest is not None:
+            most_tokens = min(most_tokens, shortest.most_tokens)
         try:
             entering = self.gate.enter(  # (2)
                 prepared.sequences,
                 key=context.retry_key if resumption is None else None,
                 retried=context.is_retry and resumption is None,
-                work=relative_work(
-                    prepared.max_new_tokens, self.settings.admission.expected_new_tokens
-                ),
+                work=relative_work(most_tokens, self.settings.admission.expected_new_tokens),
                 borrowed=context.borrower is not None,
-                max_new_tokens=max(1, prepared.max_new_tokens - past_tokens),
+                max_new_tokens=max(1, most_tokens - past_tokens),
                 forwarded=context.forwarded_here,
                 prompt_tokens=prompt_tokens + past_tokens,
                 flow=context.caller.flow,

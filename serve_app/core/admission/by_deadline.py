@@ -24,6 +24,11 @@ class ShortestAnswer:
         return self.idle.takes_s(self.tokens)
 
     @property
+    def most_tokens(self) -> int:
+        """What it gets at most: all the time, and the engine for itself."""
+        return max(self.tokens, self.idle.tokens_within(self.left_s))
+
+    @property
     def latest_start_s(self) -> float:
         """From now on: when it has to have its slots. `busy` counts from its start."""
         return self.left_s - self.busy.takes_s(self.tokens)

@@ -51,3 +51,8 @@ def test_what_is_taken_is_in_time_if_it_starts_as_forecast_and_a_retry_in_time_i
         # The queue has drained meanwhile.
         then_s = max(0.0, start_in_s - late.retry_after_s)
         assert too_late(one, start_in_s=then_s, margin=margin, service_s=10.0) is None
+
+
+def test_it_counts_as_no_more_work_than_its_time_allows() -> None:
+    assert shortest(10.2).most_tokens == 1 + 1000
+    assert shortest(0.0).most_tokens == 32

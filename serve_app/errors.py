@@ -10,11 +10,13 @@
         404, 405                  no such route, model or response; the route has other methods
         408, 413, 415             the body is late, too large or compressed
       overload: retry after `retry_after_s`
-        429                       the queue is full or the wait too long; the tokenizer is busy;
+        429                       the queue is full or the wait too long, also for a deadline; the
+                                  tokenizer is busy;
                                   the key is over its quota
         503                       too many large bodies at once; the ledger of quotas is away
       the engine or a replica
         502                       the replica that ran it was lost; a tier cannot be reached
+        504                       its deadline passed in the queue, or its answer cannot be in time
         503                       the engine has stopped (`engine_stopped`), the replica is
                                   stopping, no replica is ready; no room for a stream that another
                                   one hands over (`no_capacity`), which runs on there

@@ -49,6 +49,7 @@ class TierMetrics:
 
     requests: Counter
     refused: Counter
+    deadlines: Counter
     keys_refused: Counter
     relayed: Counter
     borrowed: Counter
@@ -105,6 +106,12 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
     return TierMetrics(
         requests=counter("requests", "Requests answered.", "endpoint", "status"),
         refused=counter("refused", "Requests refused by admission.", "reason"),
+        deadlines=counter(
+            "deadlines",
+            "Requests with a deadline, by what became of it: met, cut (in time, with an answer "
+            "that it ended), missed, refused.",
+            "result",
+        ),
         keys_refused=counter(
             "keys_refused", "Requests without a key that may do what they ask, by why.", "reason"
         ),

@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 SLOW = (
     "access/test_ledger_kill.py",
     "api/test_kept_shares.py",
+    "api/test_deadlines_under_load.py",
     "api/test_kept_streams.py",
     "api/test_relay_cuts.py",
     "api/test_tier_streams.py",
@@ -50,6 +51,7 @@ SLOW = (
 # Of the slow ones those that only compute. The others judge times, or wait for whole processes:
 # `make test` runs them with nothing beside them.
 COMPUTED = (
+    "api/test_deadlines_under_load.py",
     "core/access/test_ledger_machine.py",
     "loadtest/simulation",
     "loadtest/soak/test_judge.py",

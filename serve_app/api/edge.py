@@ -12,12 +12,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.access import ONE_REQUEST, AccessDesk, Spending, need_of, read_flow
 from serve_app.api.answer_cache import AnswerCache, CacheLookup
+from serve_app.api.answer_deadline import ended_by, take_deadline
 from serve_app.api.direct_routes import DirectRoutes, direct_endpoint, refuse_route
 from serve_app.api.engine_run import ClientSend, Deadlines, EngineRun, StallWatch
 from serve_app.api.field_rules import FieldBounds, SchemaRules
 from serve_app.api.forwarding import FLOW_HEADER, INTERNAL_HEADERS, UNMARKED, Forwarder, Marks
 from serve_app.api.gate import Gate, GateFullError
 from serve_app.api.hand_over import HandOver
+from serve_app.api.in_time import Speeds, begin_in_time, shortest_answer
 from serve_app.api.journaled_stream import followed_form, journal_of
 from serve_app.api.kept_streams import (
     LAST_EVENT_ID_HEADER,
@@ -160,7 +162,7 @@ class TierEdge:
             return
         marks = UNMARKED
         if has_any_header(scope, INTERNAL_HEADERS):
-            marks = self.forwarder.secret.take_marks(scope, request_id.value)
+            marks = self.forwarder.secret.take_marks(scope, request_id.value, self.clock_s)
         endpoint = generating_endpoint(path) if route.work is Work.ENGINE else None
         form = ResponseForm(
             endpoint or direct_endpoint(scope), request_id, engine_dead=self.engine_dead
@@ -250,7 +252,7 @@ class TierEdge:
             if self.engine_dead():
                 raise engine_stopped()
             context = await self._read(  # (1)
-                scope, receive, form, caller, marks, trace
+                scope, receive, form, caller, marks, trace, record.started_s
             )
             lookup = self._look_up(context)
             need = need_of(context, None if self.bounds is None else self.bounds.context_tokens)
@@ -298,6 +300,7 @@ class TierEdge:
         caller: Caller,
         marks: Marks,
         trace: "RequestTrace | None",
+        arrived_s: float,
     ) -> RequestContext:
         """Read the body, and apply the rules of its tier. Raises RequestError."""
         borrower = self.desk.borrower_of(scope) if marks.forwarded else None
@@ -310,6 +313,16 @@ class TierEdge:
         end = max(0, len(received) - marks.journal_bytes)
         received, written = received[:end], received[end:]
         payload, endpoint = parse_object(received), form.endpoint
+        limits = self.settings.limits
+        deadline = take_deadline(
+            payload,
+            scope,
+            limits,
+            arrived_s=arrived_s,
+            clock_s=self.clock_s,
+            marked=marks.deadline,
+            forwarded_here=marks.forwarded,
+        )
         if borrower is None:
             book = self._book(bare=path_below_root(scope) in ("", "/"))
             prepared = prepare(payload, endpoint, book)
@@ -336,6 +349,7 @@ class TierEdge:
             trace,
             journal,
             marks.resumption,
+            deadline,
         )
 
     def _book(self, *, bare: bool) -> RuleBook:
@@ -393,7 +407,8 @@ class TierEdge:
         )
         if context.journal is not None and (lookup is None or lookup.kept is None):
             form = followed_form(form, context.resumption)
-        recording = None if lookup is None else lookup.recording
+        # What a deadline has shortened is no answer for others.
+        recording = None if lookup is None or context.deadline else lookup.recording
         return TierResponse(client, form, self.metrics, self.clock_s, spending, recording)
 
     async def _serve(
@@ -417,20 +432,25 @@ class TierEdge:
         past_tokens = 0 if resumption is None else context.past_tokens
         if context.forwarded_here:  # (1)
             refuse_forwarded(context, self.gate, prompt_tokens)
+        speeds = Speeds(self.gate, 1 / self.settings.admission.min_stream_tokens_per_s)
+        limits = self.settings.limits
+        shortest = shortest_answer(context, speeds, limits, prompt_tokens=prompt_tokens)
+        most_tokens = prepared.max_new_tokens
+        if shortest is not None:
+            most_tokens = min(most_tokens, shortest.most_tokens)
         try:
             entering = self.gate.enter(  # (2)
                 prepared.sequences,
                 key=context.retry_key if resumption is None else None,
                 retried=context.is_retry and resumption is None,
-                work=relative_work(
-                    prepared.max_new_tokens, self.settings.admission.expected_new_tokens
-                ),
+                work=relative_work(most_tokens, self.settings.admission.expected_new_tokens),
                 borrowed=context.borrower is not None,
-                max_new_tokens=max(1, prepared.max_new_tokens - past_tokens),
+                max_new_tokens=max(1, most_tokens - past_tokens),
                 forwarded=context.forwarded_here,
                 prompt_tokens=prompt_tokens + past_tokens,
                 flow=context.caller.flow,
                 resumed=resumption is not None,
+                shortest=shortest,
             )
             with entering as entry:
                 if resumption is not None:
@@ -447,7 +467,9 @@ class TierEdge:
                         outcome = await wait(entry, context, response)
                         if outcome is not None:
                             return outcome
-                    return await self._engine.run(entry, generation, context, response)  # (4)
+                    async with ended_by(context.deadline):  # (4)
+                        begun = begin_in_time(context, entry, generation, speeds, limits)
+                        return await self._engine.run(entry, generation, begun, response)
         except GateFullError as full:  # (5)
             async with context.disconnection() as disconnected:
                 outcome = await self.forwarder.forward(context, response, disconnected)

@@ -232,6 +232,10 @@ class EngineRoom:
         of the time that prompts take."""
         return self._token_s(more, self._fraction_read(self.clock_s()))
 
+    def step_s(self, sequences: int) -> float:
+        """Seconds of a step with so many sequences and no prompts."""
+        return self._step_ms(sequences - self.sequences) / 1e3
+
     def lender_token_s(self, sequences: int, prompt_tokens: float) -> float:
         """The same beside what would be lent, while its own load is at its height."""
         now_s = self.clock_s()

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import aiohttp
 from starlette.types import Message, Scope, Send
 
 from serve_app.api.access import USAGE_COMMENT, USAGE_HEADER, Spending, written_flow
+from serve_app.api.answer_deadline import TIME_LEFT_HEADER, AnswerDeadline
 from serve_app.api.asgi import HOP_BY_HOP, NOT_FORWARDED, SERVERS_OWN
 from serve_app.api.journaled_stream import whole_events
 from serve_app.api.kept_streams import RESUMABLE_HEADER
@@ -52,7 +54,7 @@ FLOW_HEADER = b"x-tierserve-flow"
 INTERNAL_HEADERS = frozenset(
     {
         *(FORWARDED_HEADER, FLOW_HEADER, BORROWED_HEADER, PLAN_HEADER),
-        *(JOURNAL_HEADER, RESUME_HEADER, MOVED_HEADER),
+        *(JOURNAL_HEADER, RESUME_HEADER, MOVED_HEADER, TIME_LEFT_HEADER),
     }
 )
 CONNECT_TIMEOUT_S = 1.0
@@ -64,7 +66,7 @@ class Marks:
     """What others of this cluster have written on a request: `forwarded`, another replica has
     forwarded it; `followed`, its stream may go on elsewhere; `resumption`, where it goes on, with
     `journal_bytes` behind its body, after it has moved `replays` times; `moved`: and is kept here
-    for its client from now on."""
+    for its client from now on; `deadline`, when its answer is to be complete."""
 
     forwarded: bool = False
     followed: bool = False
@@ -72,6 +74,7 @@ class Marks:
     journal_bytes: int = 0
     replays: int = 0
     moved: MovedStream | None = None
+    deadline: AnswerDeadline | None = None
 
 
 UNMARKED = Marks()
@@ -96,14 +99,19 @@ class ClusterSecret:
             return secrets.token_hex(16)
         return hmac.new(self.key, b"salt " + client, hashlib.sha256).hexdigest()
 
-    def take_marks(self, scope: Scope, request_id: str) -> Marks:
-        """What is truly marked on a request that has INTERNAL_HEADERS. Those of one that no replica
-        has forwarded are taken off the scope."""
+    def take_marks(
+        self, scope: Scope, request_id: str, clock_s: Callable[[], float] = time.monotonic
+    ) -> Marks:
+        """What is truly marked on a request that comes now and has INTERNAL_HEADERS. Those of one
+        that no replica has forwarded are taken off the scope."""
         mark = header(scope, FORWARDED_HEADER) or b""
         flow = header(scope, FLOW_HEADER) or b""
         forwarded = hmac.compare_digest(mark, self.mark(request_id, flow).encode())
         followed, resumption = read_marks(scope["headers"], self.key, request_id)
-        moved = header(scope, MOVED_HEADER)
+        moved, left = header(scope, MOVED_HEADER), header(scope, TIME_LEFT_HEADER)
+        deadline = None
+        if left is not None:
+            deadline = AnswerDeadline.from_mark(left, self.key, request_id, clock_s)
         if not forwarded:
             scope["headers"] = [
                 (name, value)
@@ -111,7 +119,7 @@ class ClusterSecret:
                 if name.lower() not in INTERNAL_HEADERS
             ]
         if resumption is None:
-            return Marks(forwarded, followed)
+            return Marks(forwarded, followed, deadline=deadline)
         return Marks(
             forwarded,
             True,
@@ -119,6 +127,7 @@ class ClusterSecret:
             resumption.journal_bytes,
             resumption.replays,
             None if moved is None else MovedStream.from_header(moved, self.key, request_id),
+            deadline,
         )
 
 
@@ -257,6 +266,9 @@ class Forwarder:
         if context.journal is not None:
             mark = journal_mark(self.secret.key, context.request_id)
             headers.append((JOURNAL_HEADER.decode(), mark))
+        if context.deadline is not None:
+            left = context.deadline.mark(self.secret.key, context.request_id)
+            headers.append((TIME_LEFT_HEADER.decode(), left))
         async with AsyncExitStack() as stack:
             for peer in in_any_order(await self.peers()):
                 response = await self._ask(stack, peer + scope["path"], context.received, headers)

@@ -1,5 +1,6 @@
-"""The gate in front of a replica's engine: in order of arrival for each flow, and fair among flows;
-before all of them what other replicas have begun. Its state is the one source of queue depth."""
+"""The gate in front of a replica's engine: in order of arrival for each flow, but for deadlines,
+and fair among flows; before all of them what other replicas have begun. Its state is the one source
+of queue depth."""
 
 import asyncio
 import math
@@ -12,7 +13,14 @@ from itertools import chain
 from serve_app.api.demand import DemandMeter
 from serve_app.api.engine_room import EngineRoom
 from serve_app.api.queue_entry import GateFullError, QueueEntry
-from serve_app.core.admission.admission import GateLoad, Verdict, admit, keeps_promises
+from serve_app.core.admission.admission import (
+    Admission,
+    GateLoad,
+    Verdict,
+    admit,
+    keeps_promises,
+)
+from serve_app.core.admission.by_deadline import DEADLINE, ShortestAnswer, too_late
 from serve_app.core.admission.fair_queue import FairQueue
 from serve_app.core.admission.fairness import ANONYMOUS, Flow, Standing
 from serve_app.core.admission.flow_history import FlowHistories
@@ -197,6 +205,7 @@ class Gate:
         prompt_tokens: float | None = None,
         flow: Flow = ANONYMOUS,
         resumed: bool = False,
+        shortest: ShortestAnswer | None = None,
     ) -> Iterator[QueueEntry]:
         """Hold an entry, running or waiting (see `QueueEntry.granted`), until the block is left.
 
@@ -210,7 +219,7 @@ class Gate:
         `borrowed` marks one of the other tier (`may_lend`), `forwarded` one that came in elsewhere;
         the demand that counts here is of neither. `prompt_tokens` None: a typical prompt. `flow` is
         whose request it is. `resumed`: another replica has begun it, so that it is no demand, and
-        is never refused.
+        is never refused. `shortest`: of one with a deadline, which waits by its latest start.
         """
         returning = False  # (1)
         if (history := self.histories.get(flow.name)) is not None:
@@ -229,6 +238,10 @@ class Gate:
         let_in = resumed or ((borrowed or forwarded) and self._fits(sequences, flow))
         if not let_in:
             forecast_s = self._admit(sequences, key, returning, prompt_tokens, flow)
+        may_pass = False
+        if shortest is not None and not let_in:
+            waits = forecast_s is not None
+            may_pass = self._admit_by_deadline(shortest, key, flow, prompt_tokens, waits=waits)
         self._arrivals += 1
         entry = QueueEntry(
             self._arrivals,
@@ -244,7 +257,12 @@ class Gate:
             resumed,
             self._work_s(sequences * self.service.mean_s * work, prompt_tokens),
         )
-        (self._resumed.append if resumed else self._queue.push)(entry)  # (4)
+        longest_s = self.limits.max_wait_s if shortest is None else shortest.latest_start_s
+        entry.latest_start_s = entry.entered_s + longest_s
+        if may_pass:  # (4)
+            self._queue.push(entry, may_pass=True)
+        else:
+            (self._resumed.append if resumed else self._queue.push)(entry)
         self._start_next()
         try:
             yield entry
@@ -359,11 +377,51 @@ class Gate:
             margin=history.forecasts.margin(now_s),
         )
         if admission.verdict is Verdict.REFUSE:
-            due_s = reservations.next_free_s(now_s + admission.retry_after_s, admission.apart_s)
-            admission = replace(admission, retry_after_s=math.ceil(due_s - now_s))
-            reservations.add(key, due_s, now_s + admission.retry_after_s - due_s)
-            raise GateFullError(admission, key, due_s, flow)
+            raise self._refused(admission, key, flow)
         return None if admission.verdict is Verdict.RUN else admission.wait_s
+
+    def _refused(self, admission: Admission, key: int | None, flow: Flow) -> GateFullError:
+        """With a reservation for its retry."""
+        now_s, reservations = self.clock_s(), self.histories.of(flow).reservations
+        due_s = reservations.next_free_s(now_s + admission.retry_after_s, admission.apart_s)
+        admission = replace(admission, retry_after_s=math.ceil(due_s - now_s))
+        reservations.add(key, due_s, now_s + admission.retry_after_s - due_s)
+        return GateFullError(admission, key, due_s, flow)
+
+    def _admit_by_deadline(
+        self,
+        shortest: ShortestAnswer,
+        key: int | None,
+        flow: Flow,
+        prompt_tokens: float,
+        *,
+        waits: bool,
+    ) -> bool:
+        """Whether it passes others of its flow, none of whom is late for it. Raises GateFullError
+        where its shortest answer would be late."""
+        now_s, start_in_s, ahead, may_pass = self.clock_s(), 0.0, 0, False
+        margin, drain = self.histories.of(flow).forecasts.margin(now_s), None
+        if waits:
+            drain = self.drain()
+            position, passed = self._queue.passed_by(flow, now_s + shortest.latest_start_s)
+
+            def start_s(position: int) -> float:
+                standing = self._standing(flow, position)
+                read = self._prefill_ahead(prompt_tokens, standing.tokens_ahead)
+                return max(drain.start_in_s(standing.starts_ahead), read.read_s)
+
+            may_pass = bool(passed) and all(
+                now_s + start_s(at) * margin <= other.latest_start_s
+                for at, other in enumerate(passed, start=position + 1)
+            )
+            ahead = position if may_pass else position + len(passed)
+            start_in_s = start_s(ahead)
+        service_s = self.service.mean_s if drain is None else drain.service_s
+        late = too_late(shortest, start_in_s=start_in_s, margin=margin, service_s=service_s)
+        if late is not None:
+            refused = Admission(Verdict.REFUSE, DEADLINE, ahead, start_in_s, late.retry_after_s)
+            raise self._refused(refused, key, flow)
+        return may_pass
 
     def _start_next(self) -> None:
         while (entry := self._next()) is not None:
@@ -420,9 +478,11 @@ class Gate:
             entry.granted.cancel()
         self._start_next()
 
-    def _standing(self, flow: Flow) -> Standing:
-        """What the flow's next request would find, behind what other replicas have begun too."""
-        standing, resumed = self._queue.standing(flow), self._resumed
+    def _standing(self, flow: Flow, position: int | None = None) -> Standing:
+        """What the flow's next request would find, behind what other replicas have begun too;
+        `position`: at that one of its flow."""
+        queue, resumed = self._queue, self._resumed
+        standing = queue.standing(flow) if position is None else queue.standing(flow, position)
         if not resumed:
             return standing
         return replace(

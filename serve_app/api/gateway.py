@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serve_app.api.access import CALLER
+from serve_app.api.answer_deadline import MOST_DEADLINE_MS, AnswerDeadline, asked_deadline_ms
 from serve_app.api.asgi import NOT_FORWARDED
 from serve_app.api.client_connection import while_connected
 from serve_app.api.forwarding import INTERNAL_HEADERS, ClusterSecret
@@ -149,6 +150,7 @@ class Gateway:
         self.pool.close()
 
     async def _read(self, scope: Scope, receive: Receive) -> tuple[GatewayRequest, bytes]:
+        arrived_s = self.clock_s()
         try:
             body = await self.bodies.read(
                 scope, receive, limit_bytes=self.max_body_bytes, timeout_s=self.body_timeout_s
@@ -158,6 +160,11 @@ class Gateway:
         payload = parse_object(body)
         tier, path = tier_of(payload.get("model"), self.tiers), path_below_root(scope)
         endpoint = GENERATING.get(path)
+        deadline = None
+        if endpoint is not None and (asked_ms := asked_deadline_ms(payload, scope)) is not None:
+            # Its tier knows the bounds; no float is as large as a number may be.
+            due_s = arrived_s + min(asked_ms, MOST_DEADLINE_MS) / 1e3
+            deadline = AnswerDeadline(asked_ms, due_s, self.clock_s)
         request = GatewayRequest(
             tier,
             f"{tier.route_prefix}{path}",
@@ -165,6 +172,7 @@ class Gateway:
             (header(scope, REQUEST_ID_HEADER) or b"").decode(),
             endpoint,
             streams=endpoint is not None and payload.get("stream") is True,
+            deadline=deadline,
         )
         return request, body
 

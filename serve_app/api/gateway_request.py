@@ -4,6 +4,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from serve_app.api.answer_deadline import AnswerDeadline
 from serve_app.api.replay_memory import ReplayMemory
 from serve_app.api.routes import Endpoint
 from serve_app.api.upstream import Address, Headers, UpstreamPool
@@ -15,7 +16,7 @@ from serve_app.telemetry import GatewayMetrics
 @dataclass(frozen=True, slots=True)
 class GatewayRequest:
     """A request as its tier gets it. `endpoint` is None where it generates nothing; `streams`: its
-    answer is a stream of events."""
+    answer is a stream of events; `deadline`: when that is to be complete."""
 
     tier: Tier
     path: str
@@ -23,6 +24,7 @@ class GatewayRequest:
     request_id: str
     endpoint: Endpoint | None = None
     streams: bool = False
+    deadline: AnswerDeadline | None = None
 
 
 @dataclass(frozen=True, slots=True)

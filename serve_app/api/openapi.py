@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from serve_app.api.answer_deadline import DEADLINE_HEADER, MOST_DEADLINE_MS
 from serve_app.api.openapi_bodies import (
     COMPONENTS,
     EitherTier,
@@ -117,6 +118,7 @@ def _parameters(route: Route) -> Iterable[dict[str, Any]]:
     if route.path == STREAMS_PATH:
         yield from _RESUMED_FROM
     elif route.work is Work.ENGINE:
+        yield _DEADLINE_PARAMETER
         yield _RESUMABLE_PARAMETER
 
 
@@ -176,6 +178,8 @@ def _statuses(route: Route, *, generating: bool) -> dict[str, str]:
         statuses["429"] = "The tier is full."
     if generating or route.path in ("/readyz", "/health"):
         statuses["503"] = "No replica can answer now."
+    if generating:
+        statuses["504"] = "The request's deadline passed before its answer could begin."
     return statuses
 
 
@@ -188,6 +192,7 @@ _SENT: Mapping[str, Sequence[str]] = {
     "415": ("x-request-id",),
     "429": ("x-request-id", "retry-after"),
     "503": ("x-request-id", "retry-after"),
+    "504": ("x-request-id",),
 }
 _TEXT: Schema = {"type": "string"}
 _HEADERS: Mapping[str, dict[str, Any]] = {
@@ -246,6 +251,13 @@ _RESUMABLE_PARAMETER: dict[str, Any] = {
     "loses its connection gets the rest by `GET /v1/streams/{id}`, below the tier's prefix for a "
     "stream of the tier's own route.",
     "schema": {"type": "string", "enum": ["1"]},
+}
+_DEADLINE_PARAMETER: dict[str, Any] = {
+    "name": DEADLINE_HEADER.decode(),
+    "in": "header",
+    "required": False,
+    "description": "The same as `deadline_ms` in the body.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": MOST_DEADLINE_MS},
 }
 _ERROR_FIELDS: Schema = {
     "type": "object",

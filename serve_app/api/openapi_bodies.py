@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from serve_app.api.answer_deadline import DEADLINE_FIELD, MOST_DEADLINE_MS
 from serve_app.api.routes import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
@@ -179,6 +180,7 @@ def _generating_body(
         properties["model"] = {**_MODEL, "examples": [*limits.models]}
     properties["task"] = _task(limits)
     properties[STOPS] = _STOPS
+    properties[DEADLINE_FIELD] = _DEADLINE
     properties |= _other_names(endpoint)
     # What the engine's schema demands and this service fills in.
     filled = {"model", *endpoint.limit_fields}
@@ -237,6 +239,13 @@ _STOPS: Schema = {
     "type": ["boolean", "null"],
     "description": "Stop strings and stop ids end a thought too. Default: they are looked for in "
     "the answer only.",
+}
+_DEADLINE: Schema = {
+    "type": ["integer", "null"],
+    "minimum": 1,
+    "maximum": MOST_DEADLINE_MS,
+    "description": "So many milliseconds after the request's arrival its answer is complete, or it "
+    "is refused (docs/deadlines.md).",
 }
 _SHORT_PROMPT: Schema = {
     "type": "string",

@@ -1,6 +1,7 @@
 """One request at the gate: what is known of it, and its refusal."""
 
 import asyncio
+import math
 from dataclasses import dataclass
 
 from serve_app.core.admission.admission import Admission
@@ -27,11 +28,16 @@ class QueueEntry:
     # Another replica has begun it: it goes before all that have nothing yet.
     resumed: bool = False
     work_s: float = 0.0
+    # When it has to start at the latest, by the gate's clock: for its deadline, or for the longest
+    # wait of the tier.
+    latest_start_s: float = math.inf
     # Sequences that began before it although it was at the head.
     overtaken: int = 0
     # Kept by the queue.
     charge_ns: int = 0
     mark_ns: int = 0
+    place: float = 0.0
+    passed: int = 0
     prompt_counted: bool = False
     started_s: float | None = None
     # From its coming until its start.

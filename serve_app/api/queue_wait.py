@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
+from serve_app.api.answer_deadline import deadline_exceeded
 from serve_app.api.forwarding import Forwarder
 from serve_app.api.gate import Gate
 from serve_app.api.queue_entry import QueueEntry
@@ -24,7 +25,8 @@ class QueueWait:
     ) -> RequestOutcome | None:
         """Until the slots are granted (None), or another replica has answered it.
 
-        (1) Wake up for the grant, a disconnect, or after a while.
+        (1) Wake up for the grant, a disconnect, or after a while; one with a deadline by its latest
+            start, after which it would be late. Raises RequestError 504 then.
         (2) Keep the client's connection alive.
         (3) At the queue's head, offer it to other replicas, unless it has moved already.
         """
@@ -34,15 +36,20 @@ class QueueWait:
         next_heartbeat_s = clock_s() + admission.heartbeat_s
         async with context.disconnection() as disconnected:
             while not entry.granted.done():
+                look_s = min(admission.relay_after_s, admission.heartbeat_s)
+                if context.deadline is not None:
+                    look_s = min(look_s, max(0.0, entry.latest_start_s - clock_s()))
                 await asyncio.wait(  # (1)
                     {entry.granted, disconnected},
-                    timeout=min(admission.relay_after_s, admission.heartbeat_s),
+                    timeout=look_s,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if disconnected.done():
                     raise ClientDisconnectedError
                 if entry.granted.done():
                     break
+                if context.deadline is not None and clock_s() >= entry.latest_start_s:
+                    raise deadline_exceeded(context.deadline, "leaves no answer after the queue")
                 if context.prepared.streaming and clock_s() >= next_heartbeat_s:  # (2)
                     await response.heartbeat(self.gate.ahead_of(entry))
                     next_heartbeat_s += admission.heartbeat_s

@@ -1,10 +1,12 @@
 """Why a tier does not run a request now: it is full, or has no room for one from elsewhere."""
 
+from serve_app.api.answer_deadline import DEADLINE_FIELD
 from serve_app.api.gate import Gate
 from serve_app.api.lending import no_capacity
 from serve_app.api.queue_entry import GateFullError, QueueEntry
 from serve_app.api.replay_wire import Resumption
 from serve_app.api.request_context import RequestContext
+from serve_app.core.admission.by_deadline import DEADLINE
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
 
@@ -32,6 +34,16 @@ def refuse_handed_over(resumption: Resumption, entry: QueueEntry, *, draining: b
 def tier_full(tier: Tier, full: GateFullError) -> RequestError:
     """The 429 of a request that the gate has refused."""
     admission = full.admission
+    if admission.reason == DEADLINE:
+        return RequestError(
+            429,
+            f"The {tier} tier would not have begun in time for this deadline: {admission.ahead} "
+            f"requests are ahead, about {admission.wait_s:.1f} s. It would be in time in about "
+            f"{admission.retry_after_s} s, or with a later deadline.",
+            param=DEADLINE_FIELD,
+            code=DEADLINE,
+            retry_after_s=admission.retry_after_s,
+        )
     return RequestError(
         429,
         f"The {tier} tier is full: {admission.ahead} requests are ahead, about "

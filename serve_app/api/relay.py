@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Send
 
+from serve_app.api.answer_deadline import GATEWAY_GRACE_S, TIME_LEFT_HEADER, ended_by
 from serve_app.api.engine_errors import error_event
 from serve_app.api.gateway_request import GatewayRequest, RelayParts
 from serve_app.api.replay_memory import Kept
@@ -98,9 +99,10 @@ class Relay:
     async def run(self) -> None:
         """Raises RequestError where the client has got nothing yet."""
         try:
-            upstream = await self._first()
-            while (lost := await self._forward(upstream)) is not None:
-                upstream = await self._reopened(lost)
+            async with ended_by(self.request.deadline, GATEWAY_GRACE_S):
+                upstream = await self._first()
+                while (lost := await self._forward(upstream)) is not None:
+                    upstream = await self._reopened(lost)
         except RequestError as error:
             if not self._started:
                 raise
@@ -313,6 +315,9 @@ class Relay:
         if self._asks_journal:
             mark = journal_mark(parts.key, request.request_id)
             headers.append((JOURNAL_HEADER, mark.encode()))
+        if request.deadline is not None:
+            left = request.deadline.mark(parts.key, request.request_id)
+            headers.append((TIME_LEFT_HEADER, left.encode()))
         if stream.journaled:
             resumption = stream.resumption(self.replays + 1, only_with_room=only_with_room)
             resume = resumption.header(parts.key, request.request_id)

@@ -32,7 +32,7 @@ JOURNALED = (JOURNAL_HEADER, b"1")
 
 def journal_mark(key: bytes, request_id: str) -> str:
     """The value of JOURNAL_HEADER on a request."""
-    return _keyed(key, f"journal {request_id}")
+    return keyed(key, f"journal {request_id}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ class Resumption:
     def header(self, key: bytes, request_id: str) -> str:
         """The value of RESUME_HEADER."""
         said = self._said()
-        return f"{_keyed(key, f'resume {request_id} {said}')} {said}"
+        return f"{keyed(key, f'resume {request_id} {said}')} {said}"
 
     @classmethod
     def from_header(cls, value: bytes, key: bytes, request_id: str) -> Self | None:
         """None where nobody who has the key has written it."""
         mark, _, said = value.decode("latin-1").partition(" ")
-        expected = _keyed(key, f"resume {request_id} {said}")
+        expected = keyed(key, f"resume {request_id} {said}")
         if not hmac.compare_digest(mark.encode("latin-1"), expected.encode()):
             return None
         size, events, replays, created, room = said.split(" ")
@@ -86,13 +86,13 @@ class MovedStream:
     def header(self, key: bytes, request_id: str) -> str:
         """The value of MOVED_HEADER."""
         said = f"{self.stream_id} {self.events_bytes}"
-        return f"{_keyed(key, f'moved {request_id} {said}')} {said}"
+        return f"{keyed(key, f'moved {request_id} {said}')} {said}"
 
     @classmethod
     def from_header(cls, value: bytes, key: bytes, request_id: str) -> Self | None:
         """None where nobody who has the key has written it."""
         mark, _, said = value.decode("latin-1").partition(" ")
-        expected = _keyed(key, f"moved {request_id} {said}")
+        expected = keyed(key, f"moved {request_id} {said}")
         if not hmac.compare_digest(mark.encode("latin-1"), expected.encode()):
             return None
         stream_id, size = said.split(" ")
@@ -115,5 +115,6 @@ def read_marks(
     return journaled or resumption is not None, resumption
 
 
-def _keyed(key: bytes, text: str) -> str:
+def keyed(key: bytes, text: str) -> str:
+    """The mark of a header that says `text`."""
     return hmac.new(key, text.encode("latin-1"), hashlib.sha256).hexdigest()

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from starlette.types import Message, Receive, Scope
 
+from serve_app.api.answer_deadline import AnswerDeadline
 from serve_app.api.replay_wire import Resumption
 from serve_app.api.routes import Endpoint
 from serve_app.api.rules import PreparedRequest
@@ -50,7 +51,8 @@ class RequestContext:
     digest of its credentials, None without any; `forwarded_here`: another replica has forwarded
     it; `borrower`: the tier whose rules those were, where this one only lends its slots; `caller`:
     whose request it is; `journal`: what the engines have done for it, None where nobody follows
-    its stream; `resumption`: where it goes on, of one that another replica has begun."""
+    its stream; `resumption`: where it goes on, of one that another replica has begun; `deadline`:
+    when its answer is to be complete, None where it may take its time."""
 
     scope: Scope
     receive: Receive
@@ -67,6 +69,7 @@ class RequestContext:
     trace: "RequestTrace | None" = None
     journal: Journal | None = None
     resumption: Resumption | None = None
+    deadline: AnswerDeadline | None = None
 
     @property
     def past_tokens(self) -> int:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from serve_app.api.access import usage_of
 from serve_app.api.request_context import RequestContext
 from serve_app.api.response import ResponseTiming
+from serve_app.api.response_metadata import cut_by_deadline
 from serve_app.api.routes import GENERATING, Endpoint
+from serve_app.core.admission.by_deadline import DEADLINE
 from serve_app.core.generation import Generation
 from serve_app.core.tiers import Tier
 from serve_app.telemetry import TierMetrics
@@ -20,7 +22,14 @@ log = logging.getLogger(__name__)
 
 # Of whom a client says that it asks for, in the log.
 MOST_USER_CHARS = 64
-REFUSALS = ("queue_full", "wait_too_long")
+REFUSALS = ("queue_full", "wait_too_long", DEADLINE)
+# What became of a request's deadline, where it got no answer.
+DEADLINE_RESULTS = ("met", "cut", "missed", "refused")
+_DEADLINE_BY_CODE = {
+    "deadline_exceeded": "missed",
+    "deadline_too_short": "refused",
+    DEADLINE: "refused",
+}
 # Served, refused by the gate, failed, and ended by a replica that stops.
 ALERTED_STATUSES = ("200", "429", "500", "503")
 
@@ -33,6 +42,8 @@ def count_from_zero(metrics: TierMetrics) -> None:
             metrics.requests.labels(endpoint=endpoint.name, status=status)
     for reason in REFUSALS:
         metrics.refused.labels(reason=reason)
+    for result in DEADLINE_RESULTS:
+        metrics.deadlines.labels(result=result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,9 @@ class RequestRecord:
     replays: int = 0
 
     def end(self, status: int, **fields: object) -> None:
+        result = _DEADLINE_BY_CODE.get(str(fields.get("reason")))
+        if result is not None and not self.forwarded_here:
+            self.metrics.deadlines.labels(result=result).inc()
         self._end(status, fields, elsewhere=self.replays > 0 and status in (429, 503))
 
     def end_elsewhere(self, status: int, reason: str | None) -> None:
@@ -82,11 +96,13 @@ class RequestRecord:
         if outcome.forwarded:
             self.metrics.relayed.inc()
         self._count_reasoning(outcome)
+        deadline = self._deadline(context, outcome)
         self.end(
             outcome.status,
             outcome="relayed" if outcome.forwarded else "served",
             queue_wait_s=round(outcome.queue_wait_s, 4),
             chunks=timing.chunks,
+            **deadline,
             **_used(outcome),
             **_asked_by(context),
             **self._between_tiers(context, outcome),
@@ -127,6 +143,17 @@ class RequestRecord:
             if sequence.thought is not None:
                 self.metrics.thoughts.labels(end=str(sequence.thought.end)).inc()
                 self.metrics.thought_tokens.inc(sequence.thought.tokens)
+
+    def _deadline(self, context: RequestContext, outcome: RequestOutcome) -> dict[str, object]:
+        """What became of it; counted where the request came in."""
+        deadline, generation = context.deadline, outcome.generation
+        if deadline is None:
+            return {}
+        cuts = [] if generation is None else cut_by_deadline(generation)
+        result = "missed" if deadline.left_s < 0 else "cut" if "answer" in cuts else "met"
+        if outcome.status == 200 and not self.forwarded_here:
+            self.metrics.deadlines.labels(result=result).inc()
+        return {"deadline_ms": deadline.deadline_ms, "deadline": result}
 
     def _between_tiers(self, context: RequestContext, outcome: RequestOutcome) -> dict[str, str]:
         if outcome.lender is not None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from serve_app.api.routes import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from serve_app.core.generation import Generation, SequenceFacts
+from serve_app.core.reasoning.deadline import BY_DEADLINE
+from serve_app.core.reasoning.trace import ThoughtEnd
 
 FIELD = "tierserve"
 REASONING_HEADER = b"x-tierserve-thought"
@@ -32,7 +34,11 @@ def in_chunk(body: bytes, endpoint: Endpoint, generation: Generation, replays: i
         body = body.replace(_NO_REASON, _END_TURN)
     if endpoint is RESPONSES:
         body = _named_by_its_status(body)
-    metadata = {**_metadata(sequences), **({"replayed": replays} if replays else {})}
+    metadata = {
+        **_metadata(sequences),
+        **_deadline(generation),
+        **({"replayed": replays} if replays else {}),
+    }
     if not metadata or not body.endswith(b"}\n\n"):
         return body
     addition = json.dumps({FIELD: metadata}, separators=(",", ":")).encode()
@@ -43,7 +49,7 @@ def in_whole(
     body: bytes, endpoint: Endpoint, generation: Generation
 ) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """A JSON answer with its metadata, and a header with how its reasoning ended."""
-    metadata = _metadata(generation.sequences)
+    metadata = {**_metadata(generation.sequences), **_deadline(generation)}
     if not metadata and endpoint is not CHAT_COMPLETIONS:
         return body, []
     answer: dict[str, Any] = json.loads(body)
@@ -82,7 +88,12 @@ def _in_openais_words(choice: dict[str, Any], sequence: SequenceFacts | None) ->
 
 def _metadata(sequences: Mapping[int, SequenceFacts]) -> dict[str, Any]:
     thoughts = [
-        {"index": index, "end": str(of.thought.end), "tokens": of.thought.tokens}
+        {
+            "index": index,
+            "end": str(of.thought.end),
+            "tokens": of.thought.tokens,
+            **({} if of.thought.cut_by is None else {"cut_by": of.thought.cut_by}),
+        }
         for index, of in sequences.items()
         if of.thought is not None
     ]
@@ -95,3 +106,27 @@ def _metadata(sequences: Mapping[int, SequenceFacts]) -> dict[str, Any]:
         ),
         **({"closed": closed} if closed else {}),
     }
+
+
+def _deadline(generation: Generation) -> dict[str, Any]:
+    """Whether the answer's deadline is met as it is sent, and what of it was cut for that."""
+    time = generation.time
+    if time is None:
+        return {}
+    cuts = cut_by_deadline(generation)
+    return {"deadline": {"deadline_ms": time.deadline_ms, "met": time.met, "cut": cuts}}
+
+
+def cut_by_deadline(generation: Generation) -> list[str]:
+    """`reasoning`: left out, or closed before its own budget; `answer`: ended before its own
+    limit."""
+    time, sequences = generation.time, generation.sequences.values()
+    if time is None or time.plan is None:
+        return []
+    plan = time.plan
+    closed = any(of.thought is not None and of.thought.end is ThoughtEnd.CUT for of in sequences)
+    stopped = any(of.thought is not None and of.thought.cut_by == BY_DEADLINE for of in sequences)
+    left_out = plan.reasoning_cut and plan.reasoning_tokens is None
+    reasoning = left_out or stopped or (plan.reasoning_cut and closed)
+    answer = time.answer_cut or (plan.answer_cut and any(of.cut for of in sequences))
+    return [*(["reasoning"] if reasoning else []), *(["answer"] if answer else [])]

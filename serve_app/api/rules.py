@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from serve_app.api.answer_deadline import DEADLINE_FIELD
 from serve_app.api.conversation import prompt_rules, shape_prompt, take_conversation
 from serve_app.api.field_rules import (
     NO_SCHEMA_RULES,
@@ -135,7 +136,8 @@ class RuleBook:
         most, lowers = self.settings.max_new_tokens, self.lowers_limits
         limit = TierLimit(self.tier, most, lowers, self.other_tiers_limit)
         prompts = prompt_rules(self.settings.prompting, r1=self.r1, thinks=self.thinks)
-        known = {path: fields | {TASK, STOPS} for path, fields in self.known_fields.items()}
+        own = {TASK, STOPS, DEADLINE_FIELD}
+        known = {path: fields | own for path, fields in self.known_fields.items()}
         object.__setattr__(self, "limit", limit)
         object.__setattr__(self, "prompts", prompts)
         object.__setattr__(self, "_known", known)

@@ -1,9 +1,9 @@
 """Settings that shape a tier's answers: reasoning, prompt, sampling, cache. All change live."""
 
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from serve_app.config.engine import Strict
 from serve_app.core.reasoning.prompt_rules import MATH_DIRECTIVE
@@ -39,7 +39,8 @@ class ThinkingConfig(Strict):
 
 
 class LimitsConfig(Strict):
-    """What happens to a request for more new tokens than the tier allows."""
+    """What happens to a request for more new tokens than the tier allows, and which deadlines it
+    takes (docs/deadlines.md)."""
 
     when_above: Literal["refuse", "lower"] | None = Field(
         default=None,
@@ -47,6 +48,27 @@ class LimitsConfig(Strict):
         "`x-tierserve-warning`. Unset: `lower` on the routes of `/v1`, whose clients cannot know "
         "the limit, and `refuse` on `POST /api/<tier>` itself.",
     )
+    least_deadline_ms: int = Field(
+        default=250, ge=1, description="The shortest deadline that a request may ask for."
+    )
+    most_deadline_ms: int = Field(
+        default=3_600_000,
+        ge=1,
+        le=86_400_000,
+        description="The longest deadline that a request may ask for.",
+    )
+    least_answer_tokens: int = Field(
+        default=32,
+        ge=1,
+        description="A request with a deadline is taken only where an answer of so many tokens, "
+        "without reasoning, would be in time; and no answer is planned shorter.",
+    )
+
+    @model_validator(mode="after")
+    def _least_is_least(self) -> Self:
+        if self.least_deadline_ms > self.most_deadline_ms:
+            raise ValueError("`least_deadline_ms` must not be above `most_deadline_ms`")
+        return self
 
     def lowers(self, *, bare: bool) -> bool:
         """Whether such a limit is lowered; `bare`: on the tier's own route."""

@@ -9,8 +9,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from serve_app.core.reasoning.budget import ThinkingPlan
+from serve_app.core.reasoning.deadline import RunningDeadline
 from serve_app.core.reasoning.trace import ThoughtTrace
 from serve_app.core.replay.journal import Journal
+
+# Asked with a sequence's index among the request's and its tokens so far, at each result of the
+# engine inside its reasoning and before its budget is spent; says why the reasoning ends here, in a
+# word for the client, or None. It decides at once: the engine's results wait for it.
+CloseReasoning = Callable[[int, int], str | None]
 
 
 @dataclass(slots=True)
@@ -49,6 +55,11 @@ class Generation:
     request_id: str | None = None
     # What other replicas have done for it, and what this one does; None: nobody follows it.
     journal: Journal | None = None
+    # Whether a sequence's reasoning is to be closed now, and why; None: it never is. The sequences
+    # of such a request run each for itself.
+    close_reasoning: CloseReasoning | None = None
+    # By when its answer is to be complete; None: it may take its time. Set with `close_reasoning`.
+    time: RunningDeadline | None = None
     # Told once the engine knows its prompts, in tokens of all of them, and once it has read them.
     on_prompt: Callable[[int], None] = lambda _: None
     on_first_token: Callable[[], None] = lambda: None

@@ -9,7 +9,7 @@ objects by their attributes only.
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,9 @@ from serve_app.engine.grammar.structure import (
     tokens_before_call,
 )
 from serve_app.engine.journaled import JournaledEngine
+from serve_app.engine.reasoning_stop import CLOSED, ReasoningStop, stopping_reasoning
+from serve_app.engine.side_by_side import side_by_side, single_params
+from serve_app.engine.timely import ending_in_time
 from serve_app.engine.vllm.first_tokens import FirstTokens
 from serve_app.engine.vllm.stop_scope import stop_behind, stop_outside_calls
 from serve_app.errors import RequestError
@@ -85,7 +88,28 @@ class AnswerGuard:
             return self._bound(prompt, params, request_id, options)
         if generation.stop_repetition and params.repetition_detection is None:
             params.repetition_detection = self.repetition
-        call = _Call(self, generation.plan, prompt, params, request_id, options)
+        if params.n == 1 or generation.close_reasoning is None:
+            return self._call(generation, prompt, params, request_id, options)
+        calls = [
+            self._call(
+                generation, prompt, single, f"{request_id}-{index}", options, first=not index
+            )
+            for index, single in enumerate(single_params(params))
+        ]
+        return side_by_side(calls, streamed=params.output_kind.name == "DELTA")
+
+    def _call(
+        self,
+        generation: Generation,
+        prompt: "EnginePrompt",
+        params: "SamplingParams",
+        request_id: str,
+        options: dict[str, Any],
+        *,
+        first: bool = True,
+    ) -> "Outputs":
+        """`first`: none of the request's sequences has had the engine read this prompt."""
+        call = _Call(self, generation.plan, prompt, params, request_id, {**options}, first)
         call.enter(generation)
         return call.run()
 
@@ -127,6 +151,8 @@ class _Call:
     params: "SamplingParams"
     request_id: str
     options: dict[str, Any]
+    # Whether its prompt counts, as it does once where sequences run each for itself.
+    counts_prompt: bool = True
     # Of each sequence in all.
     max_tokens: int = 0
     # Of those, what a thought leaves to the JSON behind it.
@@ -138,8 +164,11 @@ class _Call:
     tails: list[OpenTail] = field(default_factory=list[OpenTail])
     engine_ids: list[str] = field(default_factory=list[str])
     generation: Generation | None = None
+    # Of its first sequence among the request's.
+    first_index: int = 0
     # The number of its first call of the engine, in a request with a journal.
     first_number: int = 0
+    stop: ReasoningStop | None = None
 
     def enter(self, generation: Generation) -> None:
         """Put the sequences among the request's, in the order of its prompts, and its prompt among
@@ -152,9 +181,9 @@ class _Call:
         if generation.journal is not None:
             calls = 1 + self.params.n * MOST_TURNS
             self.first_number = generation.journal.number_calls(calls)
-        first = len(generation.sequences)
+        self.first_index = len(generation.sequences)
         for index in range(self.params.n):
-            facts = generation.sequences[first + index] = SequenceFacts()
+            facts = generation.sequences[self.first_index + index] = SequenceFacts()
             self.sequences.append(Written(facts))
 
     async def _prepare(self) -> None:
@@ -225,12 +254,18 @@ class _Call:
         self.options["reasoning_ended"] = budget_tokens is None
         for sequence in self.sequences:
             sequence.facts.thought = ThoughtTrace(marks, budget_tokens)
+        assert self.generation is not None
+        decide = self.generation.close_reasoning
+        if decide is not None and budget_tokens is not None:
+            at = partial(decide, self.first_index)
+            self.stop = ReasoningStop(at, marks, budget_tokens, self.guard.decode)
 
     async def run(self) -> "Outputs":
         whole: RequestOutput | None = None
         await self._prepare()
         assert self.generation is not None
-        self.generation.prompt_tokens += len(self.prompt["prompt_token_ids"])
+        if self.counts_prompt:
+            self.generation.prompt_tokens += len(self.prompt["prompt_token_ids"])
         self.engine_ids.append(self.request_id)
         outputs = self._engine_call(0, self.prompt, self.params, self.request_id, self.options)
         async with aclosing(outputs) as results:
@@ -271,16 +306,22 @@ class _Call:
         """`number` is the call's among those of this prompt."""
         assert self.generation is not None
         journal, journaled = self.generation.journal, self.guard.journaled
+        generate, time = self.guard.generate, self.generation.time
+        if time is not None:
+            generate = partial(ending_in_time, generate, time, self.guard.decode)
+        if self.stop is not None and number == 0:
+            generate = partial(stopping_reasoning, generate, self.stop)
         if journal is None or journaled is None or not self._streamed:
-            return self.guard.generate(prompt, params, request_id, **options)
+            return generate(prompt, params, request_id, **options)
         number += self.first_number
+        journaled = replace(journaled, generate=generate)
         return journaled(journal, number, prompt, params, request_id, **options)
 
     @contextmanager
     def _prompt_followed(self) -> Iterator[None]:
         """While the engine has it, its prompt is looked for among those that are read."""
         first_tokens, generation = self.guard.first_tokens, self.generation
-        if first_tokens is None or generation is None:
+        if first_tokens is None or generation is None or not self.counts_prompt:
             yield
             return
         tokens = len(self.prompt["prompt_token_ids"])
@@ -330,6 +371,8 @@ class _Call:
                 result.finished = False
                 if sequence.continuation is ContinuationReason.STRUCTURE:
                     sequence.facts.repeated |= output.finish_reason == REPETITION
+                if output.finish_reason == CLOSED and sequence.facts.thought is not None:
+                    sequence.facts.thought.cut_by = str(output.stop_reason)
             elif output.finish_reason is not None:
                 # A thought that repeats itself is closed, and only an answer is ended.
                 sequence.facts.repeated |= output.finish_reason == REPETITION

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from serve_app.core.generation import SequenceFacts
 from serve_app.core.reasoning.trace import ThoughtTrace
 from serve_app.engine.grammar.structure import is_unfinished
+from serve_app.engine.reasoning_stop import CLOSED
 from serve_app.engine.vllm.stop_scope import stop_behind
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def continuation_reason(
 ) -> ContinuationReason | None:
     """None where the sequence is whole, was aborted, or has no token left to go on with."""
     reason, thought = output.finish_reason, sequence.facts.thought
-    if reason not in ("stop", "length", REPETITION):
+    if reason not in ("stop", "length", REPETITION, CLOSED):
         return None
     if thought is not None and thought.is_open:
         return _of_open_thought(thought, reason, left_tokens)

@@ -7,12 +7,13 @@ vLLM's handlers) sees the same results as there. Knows vLLM's objects by their a
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from serve_app.core.replay.journal import EngineStep, Journal, TokenLogprobs
+from serve_app.engine.side_by_side import Stream, merged
 from serve_app.engine.vllm.resumption import resume_behind
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class _Resumed:
         past_results = self.engine.past_results(self.call)
         open_sequences = [index for index in range(len(self.ids)) if index not in self.ended]
         # The engine reads the prompt and the past while the past is given again.
-        streams = [_Stream(index, self._go_on(index, past_results)) for index in open_sequences]
+        streams = [Stream(index, self._go_on(index, past_results)) for index in open_sequences]
         try:
             for part in (self._again(past_results), self._new(streams)):
                 async with aclosing(part) as results:
@@ -193,10 +194,10 @@ class _Resumed:
             if count % STEPS_AT_A_TIME == 0:
                 await asyncio.sleep(0)
 
-    async def _new(self, streams: "Sequence[_Stream]") -> "Outputs":
+    async def _new(self, streams: Sequence[Stream]) -> "Outputs":
         """What the sequences get from now on, as it comes."""
         recorder = _Recorder(self.journal, self.number, set(range(len(self.ids))))
-        async for stream, result in _merged(streams):
+        async for stream, result in merged(streams):
             await self.engine.refuse_aborted(result)
             for output in result.outputs:
                 output.index = stream.index
@@ -235,37 +236,3 @@ class _Resumed:
 async def _at_its_limit(step: EngineStep, past_results: PastResults) -> "Outputs":
     """A sequence that has all that it may have; vLLM would give it one token more."""
     yield past_results.result(step, finished=True)
-
-
-class _Stream:
-    """One sequence's results, of which the next one is always asked for."""
-
-    def __init__(self, index: int, results: "Outputs") -> None:
-        self.index = index
-        self.results = results
-        self.next = asyncio.ensure_future(anext(results, None))
-
-    def take(self) -> "RequestOutput | None":
-        """The one that has come, None for the end; asks for the next one."""
-        result = self.next.result()
-        if result is not None:
-            self.next = asyncio.ensure_future(anext(self.results, None))
-        return result
-
-    async def close(self) -> None:
-        self.next.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await self.next
-        await self.results.aclose()
-
-
-async def _merged(streams: "Sequence[_Stream]") -> "AsyncIterator[tuple[_Stream, RequestOutput]]":
-    left = list(streams)
-    while left:
-        await asyncio.wait([stream.next for stream in left], return_when=asyncio.FIRST_COMPLETED)
-        for stream in [stream for stream in left if stream.next.done()]:
-            result = stream.take()
-            if result is None:
-                left.remove(stream)
-            else:
-                yield stream, result

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from serve_app.core.generation import GENERATION, Generation
+from serve_app.core.generation import GENERATION, CloseReasoning, Generation
 from serve_app.core.reasoning.budget import ThinkingPlan
+from serve_app.core.reasoning.deadline import RunningDeadline
 from serve_app.core.reasoning.trace import ThoughtMarks
 from serve_app.engine.answer_guard import AnswerGuard
 from serve_app.engine.grammar.closing import Closed
@@ -50,6 +51,8 @@ class FakeParams:
     ignore_eos: bool = False
     seed: int | None = None
     stop: list[str] | None = None
+    include_stop_str_in_output: bool = False
+    detokenize: bool = True
     stop_token_ids: list[int] | None = None
     extra_args: dict[str, Any] | None = None
 
@@ -248,12 +251,14 @@ async def generated(
     delta_tokens: int = 1,
     max_model_len: int = 1000,
     binder: FakeBinder = FakeBinder(),
+    close_reasoning: CloseReasoning | None = None,
+    time: RunningDeadline | None = None,
     **params: Any,
 ) -> Outcome:
     """One call through the guard. By default the prompt leaves a thought open."""
     said = [[one] if isinstance(one, Said) else one for one in script]
     generate = FakeGenerate(said, with_logprobs, delta_tokens)
-    generation = Generation(plan, stop_repetition)
+    generation = Generation(plan, stop_repetition, close_reasoning=close_reasoning, time=time)
     kind = Kind.DELTA if stream else Kind.FINAL_ONLY
     guard = a_guard(generate, marks=marks, max_model_len=max_model_len, binder=binder)
     with asked_by_the_edge(generation):

@@ -11,8 +11,9 @@ from typing import Any
 from starlette.types import Message, Scope
 
 from serve_app.api.engine_run import call_engine
-from serve_app.core.generation import Generation
+from serve_app.core.generation import CloseReasoning, Generation
 from serve_app.core.reasoning.budget import ThinkingPlan
+from serve_app.core.reasoning.deadline import RunningDeadline
 from serve_app.core.replay.journal import Journal, read
 from serve_app.engine.interface import Engine
 from tests.engine.stream_content import timeless
@@ -36,6 +37,8 @@ class Asked:
     stop_repetition: bool = False
     request_id: str = "a-request"
     cache_salt: str | None = None
+    close_reasoning: CloseReasoning | None = None
+    time: RunningDeadline | None = None
 
 
 @dataclass
@@ -68,6 +71,8 @@ async def streamed(
         asked.stop_repetition,
         cache_salt=asked.cache_salt,
         journal=journal,
+        close_reasoning=asked.close_reasoning,
+        time=asked.time,
     )
     stream = Stream(generation)
     written = past or ""

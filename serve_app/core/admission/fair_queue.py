@@ -1,4 +1,5 @@
-"""A queue that is fair among flows by the work that is done for them, and in order inside each.
+"""A queue that is fair among flows by the work that is done for them, and in order inside each: of
+arrival, but for requests with a deadline, which pass those that can start later.
 
 Each flow has a virtual counter: the seconds of work done for it, divided by its weight. The flow
 with the least counter is next. One that comes back after it had nothing waiting is lifted to the
@@ -14,7 +15,7 @@ Counters are whole nanoseconds: sums in another order give the same, and positio
 
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
@@ -31,6 +32,8 @@ NEWEST_WEIGHT = 0.03
 # like so many before the first has ended.
 PACE_KEPT, EXPECTED_COUNTS_AS = 0.97, 4.0
 QUICKEST, SLOWEST = 0.05, 20.0
+# No request is passed more often by others of its flow that have to start earlier.
+MOST_PASSED = 8
 
 
 def relative_work(max_new_tokens: int, expected_new_tokens: int) -> float:
@@ -44,16 +47,21 @@ def relative_work(max_new_tokens: int, expected_new_tokens: int) -> float:
 
 
 class Queued(Protocol):
-    """What waits: `work_s` is what it is expected to take of the GPU. The other two are kept by the
-    queue: what it is charged, and what was queued in its flow before it, ever."""
+    """What waits: `work_s` is what it is expected to take of the GPU; `latest_start_s` is when it
+    has to start at the latest. The others are kept by the queue: what it is charged, what was
+    queued in its flow before it, ever, its place among those of its flow, and how often it was
+    passed."""
 
     flow: Flow
     arrival: int
     sequences: int
     prompt_tokens: float
     work_s: float
+    latest_start_s: float
     charge_ns: int
     mark_ns: int
+    place: float
+    passed: int
 
 
 Q = TypeVar("Q", bound=Queued)
@@ -120,6 +128,26 @@ class FlowQueue(Generic[Q]):
         mark_ns = tag_ns - self.counter_ns + self.waiting[0].mark_ns
         bisect = bisect_right if self.turn < turn else bisect_left
         return bisect(self.waiting, mark_ns, key=lambda entry: entry.mark_ns)
+
+    def position_of(self, latest_start_s: float) -> int:
+        """Where one is queued that has to start by then: before the last ones that may start later
+        and were not passed too often."""
+        position = len(self.waiting)
+        for entry in reversed(self.waiting):
+            if entry.latest_start_s <= latest_start_s or entry.passed >= MOST_PASSED:
+                break
+            position -= 1
+        return position
+
+    def insert(self, entry: Q, position: int) -> None:
+        """Before all from that position on, which it passes."""
+        passed = list(islice(self.waiting, position, None))
+        for other in passed:
+            other.passed += 1
+        if passed:
+            before = self.waiting[position - 1].place if position else passed[0].place - 1
+            entry.place = (before + passed[0].place) / 2
+        self.waiting.insert(position, entry)
 
     def tokens_of(self, count: int) -> float:
         """Of the prompts of the first so many."""
@@ -197,17 +225,24 @@ class FairQueue(Generic[Q]):
         ranks = self._ranks() + (0.0 if own.present else own.rank)
         return own.is_below(sequences, slots / ranks)
 
-    def push(self, entry: Q) -> None:
-        """It has come, as the last one of its flow."""
+    def push(self, entry: Q, *, may_pass: bool = False) -> None:
+        """It has come, as the last one of its flow; `may_pass`: but for those that may start later
+        than it."""
         own = self._known(entry.flow)
         if not own.waiting:
             own.counter_ns = self._lifted_ns(own)
             self._turns += 1
             own.turn = self._turns
         entry.charge_ns = own.expected_charge_ns(entry.work_s)
-        entry.mark_ns = own.end_ns
-        own.end_ns += entry.charge_ns
-        own.waiting.append(entry)
+        entry.place = float(entry.arrival)
+        position = own.position_of(entry.latest_start_s) if may_pass else len(own.waiting)
+        if position < len(own.waiting):
+            own.insert(entry, position)
+            _mark(own)
+        else:
+            entry.mark_ns = own.end_ns
+            own.end_ns += entry.charge_ns
+            own.waiting.append(entry)
         self._count(own, entry, 1)
 
     def start(self, entry: Q) -> None:
@@ -246,7 +281,7 @@ class FairQueue(Generic[Q]):
         if not own.waiting:
             self._turns += 1
             own.turn = self._turns
-        insort(own.waiting, entry, key=lambda waiting: waiting.arrival)
+        insort(own.waiting, entry, key=lambda waiting: waiting.place)
         _mark(own)
         self._count(own, entry, 1)
 
@@ -261,24 +296,40 @@ class FairQueue(Generic[Q]):
             position += sum(other.before(tag_ns, own.turn) for other in others)
         return position
 
-    def standing(self, flow: Flow) -> Standing:
-        """What the flow's next request would find."""
+    def passed_by(self, flow: Flow, latest_start_s: float) -> tuple[int, Sequence[Q]]:
+        """The position in its flow of one that has to start by then and may pass others, and whom
+        it would pass."""
+        own = self._flows.get(flow.name)
+        if own is None:
+            return 0, ()
+        position = own.position_of(latest_start_s)
+        return position, list(islice(own.waiting, position, None))
+
+    def standing(self, flow: Flow, position: int | None = None) -> Standing:
+        """What the flow's next request would find; `position`: at that one of its flow, if not
+        behind all that wait."""
         own = self._flows.get(flow.name)
         if own is None and not self._present:
             return Standing()
+        queued = 0 if own is None else len(own.waiting)
+        own_tokens = 0.0 if own is None else own.prompt_tokens
+        if position is not None and own is not None and position < queued:
+            queued, own_tokens = position, own.tokens_of(position)
         if own is not None and len(self._present) == own.present:
             return Standing(
-                queued=len(own.waiting),
-                tokens_ahead=own.prompt_tokens,
-                own_tokens=own.prompt_tokens,
+                queued=queued,
+                tokens_ahead=own_tokens,
+                own_tokens=own_tokens,
                 sequences=own.queued_sequences + own.running_sequences,
             )
         own = own or FlowQueue[Q](flow)
         tag_ns, turn = self._lifted_ns(own), self._turns + 1
         if own.waiting:
-            tag_ns = own.counter_ns + own.end_ns - own.waiting[0].mark_ns
+            behind = queued == len(own.waiting)
+            end_ns = own.end_ns if behind else own.waiting[queued].mark_ns
+            tag_ns = own.counter_ns + end_ns - own.waiting[0].mark_ns
             turn = own.turn
-        ahead, tokens = 0, own.prompt_tokens
+        ahead, tokens = 0, own_tokens
         for other in self._active.values():
             if other is not own:
                 before = other.before(tag_ns, turn)
@@ -288,11 +339,11 @@ class FairQueue(Generic[Q]):
         share = own.rank / (own.rank + others)
         others_part = self._parts - own.part_at(self._started)
         return Standing(
-            queued=len(own.waiting),
+            queued=queued,
             others_queued=self._length - len(own.waiting),
             others_ahead=ahead,
             tokens_ahead=tokens,
-            own_tokens=own.prompt_tokens,
+            own_tokens=own_tokens,
             sequences=own.queued_sequences + own.running_sequences,
             share=share,
             drain_share=max(share, min(1.0, 1 - others_part)),

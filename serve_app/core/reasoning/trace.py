@@ -41,13 +41,15 @@ class ThoughtMarks:
 @dataclass(slots=True)
 class ThoughtTrace:
     """One sequence. `budget_tokens` is what its thought was given, None where there was to be none.
-    Counted are the ids before the thought's end, those of the transition phrase among them."""
+    Counted are the ids before the thought's end, those of the transition phrase among them.
+    `cut_by`: who closed it before that, if neither the budget nor the model's own failing did."""
 
     marks: ThoughtMarks
     budget_tokens: int | None
     tokens: int = 0
     answer_tokens: int = 0
     end: ThoughtEnd = ThoughtEnd.UNFINISHED
+    cut_by: str | None = None
     _tail: list[int] = field(default_factory=list[int])
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.config.engine import FakeEngineConfig
 from serve_app.core.generation import GENERATION, Generation, SequenceFacts
-from serve_app.engine.fake.batch import FakeBatch, FakeReply
+from serve_app.engine.fake.batch import FakeBatch, FakeReply, FakeSequence
 from serve_app.engine.fake.form import FakeForm, Kind, made_tokens
 from serve_app.engine.fake.journal import FakeJournal
 from serve_app.errors import RequestError, invalid
@@ -114,15 +114,15 @@ class _Completions:
         past_tokens = journal.past_tokens(len(lengths))
         with (
             self.batch.reply(form.prompt_tokens, lengths, on_read, past_tokens) as reply,
-            _counted(reply, generation),
+            _counted(form, reply, generation),
             _ended(reply, receive),
         ):
             if body.stream:
                 usage = body.stream_options is not None and body.stream_options.include_usage
-                await _stream(form, reply, send, journal, usage=usage)
+                await _stream(form, reply, send, journal, generation, usage=usage)
                 return
             async for _ in reply.parts():
-                pass
+                _end_in_time(reply, generation)
             if not reply.disconnected:
                 await _start(send, b"application/json")
                 await _send(send, form.whole(reply), more=False)
@@ -197,17 +197,35 @@ def _ended(reply: FakeReply, receive: Receive) -> Iterator[None]:
 
 
 @contextmanager
-def _counted(reply: FakeReply, generation: Generation) -> Iterator[None]:
+def _counted(form: FakeForm, reply: FakeReply, generation: Generation) -> Iterator[None]:
     """With the end of this block it is known how long each answer has become."""
     try:
         yield
     finally:
         for index, sequence in enumerate(reply.sequences):
-            generation.sequences[index] = SequenceFacts(tokens=sequence.made_tokens)
+            generation.sequences[index] = _facts(form, sequence)
+
+
+def _facts(form: FakeForm, sequence: FakeSequence) -> SequenceFacts:
+    cut = sequence.cut or sequence.made_tokens >= form.limit
+    return SequenceFacts(tokens=sequence.made_tokens, cut=cut)
+
+
+def _end_in_time(reply: FakeReply, generation: Generation) -> None:
+    """As the answer guard: with each token it is seen whether the request's time is over."""
+    if generation.time is not None and generation.time.is_due:
+        generation.time.answer_cut |= not all(one.finished for one in reply.sequences)
+        reply.cut()
 
 
 async def _stream(
-    form: FakeForm, reply: FakeReply, send: Send, journal: FakeJournal, *, usage: bool
+    form: FakeForm,
+    reply: FakeReply,
+    send: Send,
+    journal: FakeJournal,
+    generation: Generation,
+    *,
+    usage: bool,
 ) -> None:
     started = False
     async for index, first, last, is_past in journal.parts(reply):
@@ -215,7 +233,12 @@ async def _stream(
             await _start(send, b"text/event-stream; charset=utf-8")
             started = True
         sequence = reply.sequences[index]
-        reason = form.finish_reason(last) if last == sequence.reply_tokens else None
+        if not is_past:
+            _end_in_time(reply, generation)
+        reason = None
+        if last == sequence.reply_tokens:
+            reason = form.finish_reason(sequence)
+            generation.sequences[index] = _facts(form, sequence)
         if not is_past:
             journal.record(index, first, last, reason)
         await _send(send, form.chunk(index, first, last, reason))

@@ -32,6 +32,8 @@ class FakeSequence:
     made_tokens: int = field(init=False)
     reported_tokens: int = field(init=False)
     disconnected: bool = False
+    # Its time was over before its end.
+    cut: bool = False
     # Called with its first token.
     on_first_token: Callable[[], None] = lambda: None
 
@@ -86,6 +88,14 @@ class FakeReply:
                 return
             await self.changed.wait()
             self.changed.clear()
+
+    def cut(self) -> None:
+        """Whatever has not ended ends with what it has, or its first token."""
+        for sequence in self.sequences:
+            if not sequence.finished:
+                sequence.cut, sequence.reply_tokens = True, max(1, sequence.made_tokens)
+                sequence.reported_tokens = sequence.made_tokens
+        self.changed.set()
 
     @property
     def disconnected(self) -> bool:

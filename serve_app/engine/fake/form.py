@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from serve_app.engine.fake.batch import FakeReply
+from serve_app.engine.fake.batch import FakeReply, FakeSequence
 
 Kind = Literal["chat", "legacy"]
 # One a token, over and over.
@@ -48,12 +48,13 @@ class FakeForm:
             said: dict[str, Any] = {"text": text}
             if self.kind == "chat":
                 said = {"message": {"role": "assistant", "content": text}}
-            reason = self.finish_reason(sequence.reply_tokens)
+            reason = self.finish_reason(sequence)
             choices.append({"index": index, **said, "logprobs": None, "finish_reason": reason})
         return _json({**self._envelope("", choices), "usage": self._usage(made_tokens(reply))})
 
-    def finish_reason(self, tokens: int) -> str:
-        return "length" if tokens == self.limit else "stop"
+    def finish_reason(self, sequence: FakeSequence) -> str:
+        """Of one that has ended."""
+        return "length" if sequence.cut or sequence.reply_tokens == self.limit else "stop"
 
     def _envelope(self, suffix: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         prefix, kind = ("chatcmpl", "chat.completion" + suffix)

@@ -1,5 +1,6 @@
 """The queue among flows: whose turn it is, positions, shares of the work, and what is forgotten."""
 
+import math
 from collections import Counter, deque
 from dataclasses import dataclass
 from random import Random
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.core.access.access_key import Priority
-from serve_app.core.admission.fair_queue import MOST_FLOWS, FairQueue, relative_work
+from serve_app.core.admission.fair_queue import MOST_FLOWS, MOST_PASSED, FairQueue, relative_work
 from serve_app.core.admission.fairness import BACKGROUND_COST, Flow
 
 FLOWS = (Flow("one"), Flow("double", 2.0), Flow("half", 0.5), Flow("late", 1.0))
@@ -25,6 +26,9 @@ class Entry:
     prompt_tokens: float = 10.0
     charge_ns: int = 0
     mark_ns: int = 0
+    latest_start_s: float = math.inf
+    place: float = 0.0
+    passed: int = 0
 
 
 def names(queue: FairQueue[Entry]) -> str:
@@ -307,3 +311,78 @@ def test_a_requests_work_grows_with_its_limit_up_to_a_whole_one() -> None:
     assert works == sorted(works)
     assert works[0] > 0
     assert works[-2:] == [1.0, 1.0]
+
+
+def with_latest_starts(*latest: float) -> FairQueue[Entry]:
+    """Of one flow; infinity: no deadline."""
+    queue = FairQueue[Entry]()
+    for arrival, latest_start_s in enumerate(latest):
+        entry = Entry(arrival, Flow("a"), latest_start_s=latest_start_s)
+        queue.push(entry, may_pass=latest_start_s < math.inf)
+    return queue
+
+
+def arrivals(queue: FairQueue[Entry]) -> list[int]:
+    return [entry.arrival for entry in queue]
+
+
+def test_inside_a_flow_those_that_have_to_start_earlier_pass_the_others() -> None:
+    assert arrivals(with_latest_starts(math.inf, 9.0, 5.0, 7.0)) == [2, 3, 1, 0]
+
+
+def test_those_without_a_deadline_keep_their_order_and_pass_nobody() -> None:
+    assert arrivals(with_latest_starts(5.0, math.inf, math.inf)) == [0, 1, 2]
+
+
+def test_nobody_is_passed_more_often_than_the_bound_says() -> None:
+    queue = with_latest_starts(math.inf, *(100.0 - number for number in range(30)))
+    order = arrivals(queue)
+    assert order.index(0) == MOST_PASSED
+    assert max(entry.passed for entry in queue) <= MOST_PASSED
+
+
+def test_a_flow_with_deadlines_gets_no_more_than_its_share() -> None:
+    queue = FairQueue[Entry]()
+    for arrival in range(4):
+        queue.push(Entry(arrival, Flow("plain")))
+    for arrival in range(4, 8):
+        queue.push(Entry(arrival, Flow("urgent"), latest_start_s=1.0), may_pass=True)
+    assert names(queue) == "plain urgent plain urgent plain urgent plain urgent"
+
+
+@given(SEEDS)
+def test_positions_are_exact_with_deadlines_too(seed: int) -> None:
+    """Whatever comes, leaves, and steps aside: who is said to be next is, and so many are ahead."""
+    rng, queue, arrival = Random(seed), FairQueue[Entry](), 0
+    for _ in range(60):
+        waiting = list(queue)
+        if rng.random() < 0.6 or not waiting:
+            arrival += 1
+            urgent = rng.random() < 0.5
+            latest_s = rng.uniform(0, 100) if urgent else math.inf
+            flow = rng.choice(FLOWS)
+            entry = Entry(arrival, flow, rng.uniform(0.1, 2), latest_start_s=latest_s)
+            position, passed = queue.passed_by(flow, latest_s)
+            expected = queue.standing(flow, position).ahead
+            queue.push(entry, may_pass=urgent)
+            if urgent:
+                assert queue.ahead_of(entry) == expected
+                assert not passed or all(other.passed <= MOST_PASSED for other in passed)
+        elif rng.random() < 0.5:
+            chosen = rng.choice(waiting)
+            own = [entry for entry in queue if entry.flow is chosen.flow]
+            queue.remove(chosen)
+            queue.put_back(chosen)
+            assert [entry for entry in queue if entry.flow is chosen.flow] == own
+        else:
+            first = queue.first()
+            assert first is not None
+            queue.start(first)
+    order: list[Entry] = []
+    waiting = list(queue)
+    ahead = {entry.arrival: queue.ahead_of(entry) for entry in waiting}
+    while (entry := queue.first()) is not None:
+        assert queue.ahead_of(entry) == 0
+        queue.start(entry)
+        order.append(entry)
+    assert [ahead[entry.arrival] for entry in order] == list(range(len(order)))

@@ -1,0 +1,171 @@
+"""A request with a deadline at its edge: how fast it would be here, what the gate is to know of it,
+and what its answer may hold once it has its slots.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from serve_app.api.answer_deadline import DEADLINE_FIELD, deadline_exceeded
+from serve_app.api.gate import Gate
+from serve_app.api.queue_entry import QueueEntry
+from serve_app.api.request_body import as_json
+from serve_app.api.request_context import RequestContext
+from serve_app.api.routes import Endpoint
+from serve_app.api.token_budget import GrantedTokens, keep_budget_below
+from serve_app.config.answers import LimitsConfig
+from serve_app.core.admission.by_deadline import ShortestAnswer
+from serve_app.core.generation import Generation
+from serve_app.core.reasoning.deadline import DeadlinePlan, Pace, RunningDeadline, plan_within
+from serve_app.errors import invalid
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """How fast this replica is for one request. `fallback_token_s` counts where nothing is known of
+    its engine."""
+
+    gate: Gate
+    fallback_token_s: float
+
+    def token_s(self, sequences: int) -> float:
+        """Seconds between a stream's tokens in a batch of so many."""
+        room = self.gate.room
+        if room is None:
+            return self.fallback_token_s
+        return room.stream_token_s(sequences - room.sequences)
+
+    def idle(self, sequences: int, prompt_tokens: float) -> Pace:
+        """Of one that has the engine for itself."""
+        room = self.gate.room
+        if room is None:
+            return Pace(0.0, self.fallback_token_s)
+        return Pace(room.prefill_s(prompt_tokens), room.step_s(sequences))
+
+    def full(self, prompt_tokens: float) -> Pace:
+        """Of one that starts in a full batch."""
+        own_s = 0.0 if self.gate.room is None else self.gate.room.ahead(prompt_tokens, 0.0).own_s
+        return Pace(own_s, self.token_s(self.gate.limits.slots))
+
+    def expected(self, prompt_tokens: float = 0.0) -> Pace:
+        """Of one that the engine has, or is given more of, beside what runs and waits now;
+        `prompt_tokens` are read for it beside those that the engine has already."""
+        gate, room = self.gate, self.gate.room
+        if room is None:
+            return Pace(0.0, self.fallback_token_s)
+        batch = min(gate.limits.slots, gate.running_sequences + gate.queued_requests)
+        ahead = room.ahead(prompt_tokens, 0.0)
+        return Pace(ahead.engine_s + ahead.own_s, self.token_s(max(1, batch)))
+
+
+def shortest_answer(
+    context: RequestContext,
+    speeds: Speeds,
+    limits: LimitsConfig,
+    *,
+    prompt_tokens: float,
+) -> ShortestAnswer | None:
+    """What the gate is to know of a request with a deadline. Raises RequestError 400 where an idle
+    tier could not meet it either, and 504 where it could not any more."""
+    deadline = context.deadline
+    if deadline is None:
+        return None
+    prepared = context.prepared
+    shortest = ShortestAnswer(
+        deadline.left_s,
+        min(limits.least_answer_tokens, prepared.max_new_tokens),
+        speeds.idle(prepared.sequences, prompt_tokens),
+        speeds.full(prompt_tokens),
+    )
+    if context.forwarded_here or context.resumption is not None:
+        return shortest
+    least_ms = math.ceil(shortest.takes_idle_s * 1e3)
+    if least_ms > deadline.deadline_ms:
+        raise invalid(
+            f"`{DEADLINE_FIELD}` is {deadline.deadline_ms}: the shortest answer of "
+            f"{shortest.tokens} tokens takes this tier {least_ms} ms when it is idle.",
+            param=DEADLINE_FIELD,
+            code="deadline_too_short",
+        )
+    if shortest.takes_idle_s > shortest.left_s:
+        raise deadline_exceeded(deadline, "has passed, but for too little, on the way here")
+    return shortest
+
+
+def begin_in_time(
+    context: RequestContext,
+    entry: QueueEntry,
+    generation: Generation,
+    speeds: Speeds,
+    limits: LimitsConfig,
+) -> RequestContext:
+    """A request with a deadline whose slots are granted: with no more tokens than the time allows,
+    and with `generation.time`, by which its engine ends it. Raises RequestError 504 where even the
+    shortest answer would be late."""
+    deadline, prepared = context.deadline, context.prepared
+    if deadline is None:
+        return context
+    past_tokens = context.past_tokens
+    plan = plan_within(
+        deadline.left_s,
+        speeds.expected(),
+        generation.plan,
+        max_new_tokens=max(1, prepared.max_new_tokens - past_tokens),
+        # What has begun is ended, however little is left.
+        least_answer_tokens=1 if past_tokens else limits.least_answer_tokens,
+    )
+    if not plan.max_new_tokens:
+        raise deadline_exceeded(deadline, f"leaves no answer: {plan.reason}")
+
+    def turn_s(tokens: int) -> float:
+        return speeds.expected(entry.prompt_tokens + tokens).first_token_s
+
+    time = RunningDeadline(
+        deadline.deadline_ms,
+        deadline.due_s,
+        deadline.clock_s,
+        lambda: speeds.expected().token_s,
+        turn_s,
+        plan,
+    )
+    generation.time = time
+    generation.close_reasoning = _either(generation.close_reasoning, time.close_reasoning)
+    if generation.plan is not None and not past_tokens:
+        generation.plan = replace(
+            generation.plan,
+            enabled=generation.plan.enabled and plan.reasoning_tokens is not None,
+            most_tokens=plan.reasoning_tokens or 0,
+        )
+    return _with_limit(context, plan, past_tokens)
+
+
+def _either(
+    first: Callable[[int, int], str | None] | None, second: Callable[[int, int], str | None]
+) -> Callable[[int, int], str | None]:
+    if first is None:
+        return second
+    return lambda index, tokens: first(index, tokens) or second(index, tokens)
+
+
+def _with_limit(context: RequestContext, plan: DeadlinePlan, past_tokens: int) -> RequestContext:
+    """The request with so many new tokens at most, beside those that other replicas have made."""
+    if not plan.answer_cut:
+        return context
+    tokens = plan.max_new_tokens + past_tokens
+    prepared, endpoint = context.prepared, context.endpoint
+    payload = limited(prepared.payload, endpoint, tokens)
+    prepared = replace(prepared, payload=payload, max_new_tokens=tokens)
+    return replace(context, prepared=prepared, body=as_json(payload))
+
+
+def limited(payload: Mapping[str, Any], endpoint: Endpoint, tokens: int) -> dict[str, Any]:
+    """The body with that limit of new tokens, where its own is not lower; without one its schema's
+    default stays. A minimum gives way, as a deadline ends an answer that has not reached it."""
+    names = [name for name in endpoint.limit_fields if payload.get(name) is not None]
+    lowered = {name: min(payload[name], tokens) for name in names}
+    if isinstance(least := payload.get("min_tokens"), int) and least > tokens:
+        lowered["min_tokens"] = tokens
+    result = {**payload, **lowered}
+    keep_budget_below(result, endpoint, GrantedTokens(tokens, "the deadline"))
+    return result

@@ -29,8 +29,8 @@ TIME_LEFT_HEADER = b"x-tierserve-time-left"
 MOST_DEADLINE_MS = 86_400_000
 _NUMBER = re.compile(rb"[0-9]{1,12}")
 # What an engine that stands still, or an answer that nobody can cut, gets beyond the deadline
-# before the request ends with an error; and what the gateway leaves its replica for that.
-GRACE_S, GATEWAY_GRACE_S = 0.5, 1.5
+# before the request ends with an error; and what a replica gets for that of whoever forwarded it.
+GRACE_S, FORWARDED_GRACE_S = 0.5, 1.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.access import ONE_REQUEST, AccessDesk, Spending, need_of, read_flow
 from serve_app.api.answer_cache import AnswerCache, CacheLookup
-from serve_app.api.answer_deadline import ended_by, take_deadline
+from serve_app.api.answer_deadline import (
+    DEADLINE_FIELD,
+    DEADLINE_HEADER,
+    ended_by,
+    take_deadline,
+)
 from serve_app.api.direct_routes import DirectRoutes, direct_endpoint, refuse_route
 from serve_app.api.engine_run import ClientSend, Deadlines, EngineRun, StallWatch
 from serve_app.api.field_rules import FieldBounds, SchemaRules
@@ -313,16 +318,21 @@ class TierEdge:
         end = max(0, len(received) - marks.journal_bytes)
         received, written = received[:end], received[end:]
         payload, endpoint = parse_object(received), form.endpoint
-        limits = self.settings.limits
-        deadline = take_deadline(
-            payload,
-            scope,
-            limits,
-            arrived_s=arrived_s,
-            clock_s=self.clock_s,
-            marked=marks.deadline,
-            forwarded_here=marks.forwarded,
-        )
+        deadline = None
+        if (
+            DEADLINE_FIELD in payload
+            or marks.deadline
+            or header(scope, DEADLINE_HEADER) is not None
+        ):
+            deadline = take_deadline(
+                payload,
+                scope,
+                self.settings.limits,
+                arrived_s=arrived_s,
+                clock_s=self.clock_s,
+                marked=marks.deadline,
+                forwarded_here=marks.forwarded,
+            )
         if borrower is None:
             book = self._book(bare=path_below_root(scope) in ("", "/"))
             prepared = prepare(payload, endpoint, book)
@@ -432,11 +442,9 @@ class TierEdge:
         past_tokens = 0 if resumption is None else context.past_tokens
         if context.forwarded_here:  # (1)
             refuse_forwarded(context, self.gate, prompt_tokens)
-        speeds = Speeds(self.gate, 1 / self.settings.admission.min_stream_tokens_per_s)
-        limits = self.settings.limits
-        shortest = shortest_answer(context, speeds, limits, prompt_tokens=prompt_tokens)
-        most_tokens = prepared.max_new_tokens
-        if shortest is not None:
+        most_tokens, shortest, limits = prepared.max_new_tokens, None, self.settings.limits
+        if context.deadline is not None:
+            shortest = shortest_answer(context, self._speeds, limits, prompt_tokens=prompt_tokens)
             most_tokens = min(most_tokens, shortest.most_tokens)
         try:
             entering = self.gate.enter(  # (2)
@@ -467,8 +475,10 @@ class TierEdge:
                         outcome = await wait(entry, context, response)
                         if outcome is not None:
                             return outcome
-                    async with ended_by(context.deadline):  # (4)
-                        begun = begin_in_time(context, entry, generation, speeds, limits)
+                    if context.deadline is None:
+                        return await self._engine.run(entry, generation, context, response)  # (4)
+                    async with ended_by(context.deadline):
+                        begun = begin_in_time(context, entry, generation, self._speeds, limits)
                         return await self._engine.run(entry, generation, begun, response)
         except GateFullError as full:  # (5)
             async with context.disconnection() as disconnected:
@@ -477,6 +487,10 @@ class TierEdge:
                 raise self._refusal(full) from full
             self.gate.withdraw(full)
             return outcome
+
+    @property
+    def _speeds(self) -> Speeds:
+        return Speeds(self.gate, 1 / self.settings.admission.min_stream_tokens_per_s)
 
     def _refusal(self, full: GateFullError) -> RequestError:
         self.metrics.refused.labels(reason=full.admission.reason).inc()

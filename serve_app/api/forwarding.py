@@ -22,7 +22,12 @@ import aiohttp
 from starlette.types import Message, Scope, Send
 
 from serve_app.api.access import USAGE_COMMENT, USAGE_HEADER, Spending, written_flow
-from serve_app.api.answer_deadline import TIME_LEFT_HEADER, AnswerDeadline
+from serve_app.api.answer_deadline import (
+    FORWARDED_GRACE_S,
+    TIME_LEFT_HEADER,
+    AnswerDeadline,
+    ended_by,
+)
 from serve_app.api.asgi import HOP_BY_HOP, NOT_FORWARDED, SERVERS_OWN
 from serve_app.api.journaled_stream import whole_events
 from serve_app.api.kept_streams import RESUMABLE_HEADER
@@ -173,7 +178,7 @@ class Forwarder:
     ) -> RequestOutcome | None:
         """The outcome of a request that another replica ran and answered; None where nobody took
         it. Raises ClientDisconnectedError, and RequestError 502 when that replica is lost before
-        the end.
+        the end, 504 when it has not answered by the request's deadline.
 
         A replica without a free slot refuses a forwarded request at once, so trying costs one local
         round trip. A request is forwarded once only: whoever takes it runs it now.
@@ -184,7 +189,8 @@ class Forwarder:
             context.trace.offer()
         forwarding = asyncio.ensure_future(self._forward(context, response))
         try:
-            await asyncio.wait({forwarding, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+            async with ended_by(context.deadline, FORWARDED_GRACE_S):
+                await asyncio.wait({forwarding, disconnected}, return_when=asyncio.FIRST_COMPLETED)
             if not forwarding.done():
                 raise ClientDisconnectedError
             return forwarding.result()

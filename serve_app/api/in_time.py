@@ -65,13 +65,11 @@ def shortest_answer(
     limits: LimitsConfig,
     *,
     prompt_tokens: float,
-) -> ShortestAnswer | None:
+) -> ShortestAnswer:
     """What the gate is to know of a request with a deadline. Raises RequestError 400 where an idle
     tier could not meet it either, and 504 where it could not any more."""
-    deadline = context.deadline
-    if deadline is None:
-        return None
-    prepared = context.prepared
+    deadline, prepared = context.deadline, context.prepared
+    assert deadline is not None
     shortest = ShortestAnswer(
         deadline.left_s,
         min(limits.least_answer_tokens, prepared.max_new_tokens),
@@ -104,8 +102,7 @@ def begin_in_time(
     and with `generation.time`, by which its engine ends it. Raises RequestError 504 where even the
     shortest answer would be late."""
     deadline, prepared = context.deadline, context.prepared
-    if deadline is None:
-        return context
+    assert deadline is not None
     past_tokens = context.past_tokens
     plan = plan_within(
         deadline.left_s,

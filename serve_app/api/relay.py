@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Send
 
-from serve_app.api.answer_deadline import GATEWAY_GRACE_S, TIME_LEFT_HEADER, ended_by
+from serve_app.api.answer_deadline import FORWARDED_GRACE_S, TIME_LEFT_HEADER, ended_by
 from serve_app.api.engine_errors import error_event
 from serve_app.api.gateway_request import GatewayRequest, RelayParts
 from serve_app.api.replay_memory import Kept
@@ -99,7 +99,7 @@ class Relay:
     async def run(self) -> None:
         """Raises RequestError where the client has got nothing yet."""
         try:
-            async with ended_by(self.request.deadline, GATEWAY_GRACE_S):
+            async with ended_by(self.request.deadline, FORWARDED_GRACE_S):
                 upstream = await self._first()
                 while (lost := await self._forward(upstream)) is not None:
                     upstream = await self._reopened(lost)

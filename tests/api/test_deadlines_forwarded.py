@@ -133,3 +133,21 @@ async def test_a_replica_that_runs_it_for_another_one_has_the_time_that_is_left(
         pair.free_here.set()
         await asyncio.gather(call.done, filling.done)
         assert json.loads(call.text)["tierserve"]["deadline"]["deadline_ms"] == 100_000
+
+
+async def test_a_replica_that_says_nothing_does_not_hold_it_beyond_the_deadline() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    peer = await asyncio.start_server(silent, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{peer.sockets[0].getsockname()[1]}"
+    async with peer, a_pair(peer_url=url) as pair:
+        filling = await pair.fill_here()
+        payload = {"prompt": "hi", "deadline_ms": 1500, "max_tokens": 1}
+        call = Call(pair.here, payload=payload)
+        await call.done
+        assert (call.status, call.error["code"]) == (504, "deadline_exceeded")
+        assert "its answer has not ended" in call.error["message"]
+        pair.free_here.set()
+        await filling.done

@@ -18,12 +18,13 @@ def test_a_model_that_does_not_reason_answers_and_is_offered_no_reasoning(site: 
 
 
 def test_a_prompt_that_asks_for_an_attack_gets_text(site: Site) -> None:
-    """The model repeats it, more or less; what it writes acts in no browser."""
+    """The model goes on with what it has read; what it writes acts in no browser."""
     attack = '<img src=x onerror="window.attacked=1"> [click](javascript:window.attacked=2)'
     with a_browser() as browser, an_open_page(browser, site.url) as page:
         choose(page, Temperature="0", Most_tokens_of_an_answer="60")
-        answer = ask(page, f"Repeat this text exactly, and write nothing else: {attack}")
-        expect(answer.locator(".markdown")).to_contain_text("onerror")
+        lines = "\n".join([attack] * 3)
+        answer = ask(page, f"{lines}\nContinue this list with the same line.")
+        expect(answer.locator(".markdown")).to_contain_text('<img src=x onerror="window.attacked')
         expect(page.locator("article :is(img, script, iframe, [onerror])")).to_have_count(0)
         expect(page.locator("article a[href^=javascript]")).to_have_count(0)
         assert page.evaluate("window.attacked") is None

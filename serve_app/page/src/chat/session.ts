@@ -27,6 +27,8 @@ const CHOICES = "tierserve.choices";
 const SAVE_EVERY_MS = 1000;
 const SAVE_MS_PER_TURN = 1;
 
+type TurnsChange = (turns: readonly Turn[]) => readonly Turn[];
+
 export class ChatSession {
   readonly store: ConversationStore;
   readonly offers = signal<readonly TierOffer[]>([]);
@@ -111,20 +113,19 @@ export class ChatSession {
 
   /** Throws SchemaTextError, as all that asks the service does. */
   ask(text: string): void {
-    const conversation = this.current.value;
-    this.#answer(conversation, [...conversation.turns, newQuestion(text)]);
+    const question = newQuestion(text);
+    this.#answer((turns) => [...turns, question]);
   }
 
   /** The answer anew, by the tier and the settings of now. */
   regenerate(answerId: string): void {
-    const conversation = this.current.value;
-    this.#answer(conversation, turnsBefore(conversation.turns, answerId));
+    this.#answer((turns) => turnsBefore(turns, answerId));
   }
 
   /** Asks again with another text; what came behind it is dropped. */
   editAndSend(questionId: string, text: string): void {
-    const conversation = this.current.value;
-    this.#answer(conversation, [...turnsBefore(conversation.turns, questionId), newQuestion(text)]);
+    const question = newQuestion(text);
+    this.#answer((turns) => [...turnsBefore(turns, questionId), question]);
   }
 
   /** Lets the model go on from what an answer has. */
@@ -140,9 +141,8 @@ export class ChatSession {
       );
     const figures = resumed(answer.figures, now_ms());
     const begun: Answer = { ...answer, state: "sent", error: null, finish: null, figures };
-    const turns = withTurn(conversation.turns, begun);
     const body = continuationBody(asked, answer.text);
-    this.#start({ ...conversation, turns }, begun, body, { before: answer.figures });
+    this.#start((turns) => withTurn(turns, begun), begun, body, { before: answer.figures });
   }
 
   deleteTurn(id: string): void {
@@ -163,22 +163,26 @@ export class ChatSession {
     else this.#draft.value = change(conversation);
   }
 
-  #answer(conversation: Conversation, turns: readonly Turn[]): void {
+  #answer(asked: TurnsChange): void {
+    const conversation = this.current.value;
     const tier = this.tier.value;
+    const turns = asked(conversation.turns);
     const body = completionBody(tier, conversation, turns, this.choicesOf(tier));
     const answer = newAnswer(tier, now_ms());
-    this.#start({ ...conversation, turns: [...turns, answer] }, answer, body, {});
+    this.#start((kept) => [...asked(kept), answer], answer, body, {});
   }
 
-  #start(
-    conversation: Conversation,
-    answer: Answer,
-    body: CompletionBody,
-    options: RunOptions,
-  ): void {
-    this.#runs.value.get(conversation.id)?.stop();
+  /** `change`: of the turns as they are kept by now, which another window may have written. */
+  #start(change: TurnsChange, answer: Answer, body: CompletionBody, options: RunOptions): void {
+    const conversation = this.current.value;
     const { id } = conversation;
-    void this.store.put({ ...conversation, updated_ms: Date.now() });
+    this.#runs.value.get(id)?.stop();
+    const updated_ms = Date.now();
+    const begin = (kept: Conversation): Conversation => {
+      return { ...kept, turns: change(kept.turns), updated_ms };
+    };
+    if (this.store.get(id)) void this.store.change(id, begin);
+    else void this.store.put(begin(conversation));
     this.#currentId.value = id;
     const every_ms = Math.max(SAVE_EVERY_MS, conversation.turns.length * SAVE_MS_PER_TURN);
     let next_ms = performance.now() + every_ms;

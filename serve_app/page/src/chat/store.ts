@@ -110,17 +110,30 @@ export class ConversationStore {
 
   /** Another window has changed these. */
   async #hear(ids: ChangedIds): Promise<void> {
-    if (ids === null) this.all.value = [];
-    for (const id of ids ?? []) {
+    if (ids === null) {
+      this.all.value = [];
+      return;
+    }
+    const found = await Promise.all(ids.map((id) => this.#newest(id)));
+    const kept = found.filter((each) => each !== undefined);
+    const changed = new Set(ids);
+    this.#show([...kept, ...this.all.value.filter((each) => !changed.has(each.id))]);
+    for (const id of ids) clearTimeout(this.#expected.get(id));
+    for (const { id, turns } of kept) {
+      if (turns.every((turn) => turn.role === "user" || hasEnded(turn))) continue;
+      this.#expected.set(
+        id,
+        setTimeout(() => this.#giveUp(id), SILENT_MS),
+      );
+    }
+  }
+
+  /** As it is on the drive, with what this window has changed meanwhile. */
+  async #newest(id: string): Promise<Conversation | undefined> {
+    for (;;) {
+      const before = this.get(id);
       const kept = await this.#drive.get(id);
-      clearTimeout(this.#expected.get(id));
-      if (kept === undefined) {
-        this.all.value = this.all.value.filter((each) => each.id !== id);
-        continue;
-      }
-      this.#replace(kept);
-      if (kept.turns.every((turn) => turn.role === "user" || hasEnded(turn))) continue;
-      this.#expected.set(id, setTimeout(() => this.#giveUp(id), SILENT_MS));
+      if (this.get(id) === before) return kept;
     }
   }
 

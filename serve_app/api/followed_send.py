@@ -17,8 +17,8 @@ from serve_app.api.routes import Endpoint
 @dataclass(slots=True, eq=False)
 class FollowedSend:
     """The `send` of an edge that is asked for the journal of a stream; `send_on` gets what the
-    client does. `kept` is the memory for body and journal, `body_bytes` says how large the former
-    is.
+    client does. `kept` is the memory for body and journal; `body_bytes` says how large the former
+    is, once the response begins.
 
     `begun`: the client has the begin of it already, from another replica, and an error is an event.
     """
@@ -33,6 +33,7 @@ class FollowedSend:
     stream: ReplayedStream = field(default_factory=ReplayedStream)
     _events: bool = False
     _error: bytes = b""
+    _body_bytes: int = 0
 
     @property
     def lost(self) -> str | None:
@@ -53,7 +54,7 @@ class FollowedSend:
             await self.send_on(message)
 
     async def _start(self, message: Message) -> None:
-        self._events = is_stream(message)
+        self._events, self._body_bytes = is_stream(message), self.body_bytes()
         headers = [each for each in message["headers"] if each[0].lower() != JOURNAL_HEADER]
         journaled = len(headers) < len(message["headers"])
         self.stream.journaled = self._events and journaled and self._fits()
@@ -79,7 +80,7 @@ class FollowedSend:
             await self.on_offer()
 
     def _fits(self) -> bool:
-        return self.kept.resize(self.body_bytes() + len(self.stream.journal))
+        return self.kept.resize(self._body_bytes + len(self.stream.journal))
 
 
 def _part(body: bytes, *, more: bool) -> Message:

@@ -27,7 +27,7 @@ SERVE_MUTANTS = (
     Mutant(
         "a misspelt key of Ray's (trap 6)",
         "serve_keys_are_known",
-        config_text("max_queued_requests: 64", "max_queued_request: 64"),
+        config_text("max_queued_requests: 2048", "max_queued_request: 2048"),
     ),
     Mutant(
         "a misspelt key of Ray's, deep inside (trap 6)",

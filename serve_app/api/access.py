@@ -167,6 +167,11 @@ class AccessDesk:
             if used is not None:
                 self.quotas.count(self._labels(key), used)
 
+    def count_refused(self, caller: Caller) -> None:
+        """Its tier was full, which was known before a quota was looked at."""
+        if caller.key is not None and self.quotas is not None:
+            self.quotas.count(self._labels(caller.key), Usage(refused=1))
+
     def headers(self, caller: Caller, *, anthropic: bool) -> list[tuple[bytes, bytes]]:
         """`x-ratelimit-*` as they are now, of a key that has limits."""
         key = caller.key

@@ -14,6 +14,7 @@ from serve_app.api.access import AccessDesk, read_flow
 from serve_app.api.answer_cache import AnswerCache, CacheLookup
 from serve_app.api.cancellation import ClientSend, Deadlines, StallWatch
 from serve_app.api.direct_routes import DirectRoutes, direct_endpoint, refuse_route
+from serve_app.api.early_refusals import EarlyRefusals
 from serve_app.api.engine_run import EngineRun
 from serve_app.api.field_rules import FieldBounds, SchemaRules
 from serve_app.api.forwarding import FLOW_HEADER, Forwarder, Marks
@@ -28,7 +29,9 @@ from serve_app.api.request_context import (
     RequestContext,
     client_of,
     header,
+    is_retry,
     path_below_root,
+    retry_key,
     take_request_id,
     with_path,
 )
@@ -108,6 +111,7 @@ class TierEdge:
     tracer: "Tracer | None" = None
     _direct: DirectRoutes = field(init=False)
     _engine: EngineRun = field(init=False)
+    _early: EarlyRefusals = field(init=False)
     # By whether the request came to the tier's bare prefix.
     _books: dict[bool, RuleBook] = field(default_factory=dict[bool, RuleBook])
 
@@ -116,6 +120,7 @@ class TierEdge:
         self._direct = DirectRoutes(
             self.engine_app, self.bounds, self.bodies, self.deadlines, watch
         )
+        self._early = EarlyRefusals(self.gate)
         self._engine = EngineRun(
             self.engine_app,
             self.gate,
@@ -178,7 +183,8 @@ class TierEdge:
     ) -> None:
         """A generating request from its first byte to the record of its outcome.
 
-        (1) Read it and apply the tier's rules: from then on it is frozen.
+        (1) Read it. Where its caller floods the tier, it ends here; else apply the tier's rules:
+            from then on it is frozen.
         (2) See whether its answer is kept, and hold what it may use of its caller's quota.
         (3) Choose what is done to its response.
         (4) Serve it, until the end of a drain, or until its client has stalled for too long.
@@ -201,9 +207,15 @@ class TierEdge:
         try:
             if self.engine_dead():
                 raise engine_stopped()
-            context = await self._read(  # (1)
-                scope, receive, form, caller, marks, trace
-            )
+            received, written = await self._received(scope, receive, marks)  # (1)
+            full = self._refused_early(scope, received, caller, marks)
+            if full is not None:
+                self.access.count_refused(caller)
+                error = self._refusal(full)
+                await response.fail(error)
+                record.end_early(error, self._early.line(caller.flow))
+                return
+            context = self._read(scope, receive, form, caller, marks, trace, received, written)
             lookup = self._look_up(context)
             need = need_of(context, None if self.bounds is None else self.bounds.context_tokens)
             if lookup is not None and lookup.kept is not None:
@@ -242,17 +254,9 @@ class TierEdge:
             record.end(500, reason="fault")
             raise
 
-    async def _read(
-        self,
-        scope: Scope,
-        receive: Receive,
-        form: ResponseForm,
-        caller: Caller,
-        marks: Marks,
-        trace: "RequestTrace | None",
-    ) -> RequestContext:
-        """Read the body, and apply the rules of its tier. Raises RequestError."""
-        borrower = self.desk.borrower_of(scope) if marks.forwarded else None
+    async def _received(self, scope: Scope, receive: Receive, marks: Marks) -> tuple[bytes, bytes]:
+        """The client's body, and what another replica has written behind it. Raises
+        RequestError."""
         received = await self.bodies.read(
             scope,
             receive,
@@ -260,7 +264,37 @@ class TierEdge:
             timeout_s=self.settings.admission.body_timeout_s,
         )
         end = max(0, len(received) - marks.journal_bytes)
-        received, written = received[:end], received[end:]
+        return received[:end], received[end:]
+
+    def _refused_early(
+        self, scope: Scope, received: bytes, caller: Caller, marks: Marks
+    ) -> GateFullError | None:
+        """Why a request is refused without a look at it. What other replicas send has been looked
+        at, and an answer may be kept of what the gate would refuse."""
+        if not self._early.full or marks.forwarded or marks.resumption is not None:
+            return None
+        if self.cache.config.enabled:
+            return None
+        return self._early.refusal(
+            caller.flow,
+            retry_key(client_of(scope), received),
+            prompt_tokens=self.prompts.tokens(len(received)),
+            retried=is_retry(scope),
+        )
+
+    def _read(
+        self,
+        scope: Scope,
+        receive: Receive,
+        form: ResponseForm,
+        caller: Caller,
+        marks: Marks,
+        trace: "RequestTrace | None",
+        received: bytes,
+        written: bytes,
+    ) -> RequestContext:
+        """Apply the rules of its tier. Raises RequestError."""
+        borrower = self.desk.borrower_of(scope) if marks.forwarded else None
         payload, endpoint = parse_object(received), form.endpoint
         if borrower is None:
             book = self._book(bare=path_below_root(scope) in ("", "/"))
@@ -404,6 +438,13 @@ class TierEdge:
             async with context.disconnection() as disconnected:
                 outcome = await self.forwarder.forward(context, response, disconnected)
             if outcome is None:
+                if not (context.forwarded_here or resumption is not None):
+                    self._early.observe(
+                        full,
+                        prompt_tokens=self.prompts.tokens(len(context.received)),
+                        sequences=prepared.sequences,
+                        max_new_tokens=prepared.max_new_tokens,
+                    )
                 raise self._refusal(full) from full
             self.gate.withdraw(full)
             return outcome

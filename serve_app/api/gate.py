@@ -14,7 +14,7 @@ from serve_app.api.engine_room import EngineRoom
 from serve_app.api.queue_entry import GateFullError, QueueEntry
 from serve_app.core.admission.admission import GateLoad, Verdict, admit, keeps_promises
 from serve_app.core.admission.fair_queue import FairQueue
-from serve_app.core.admission.fairness import ANONYMOUS, Flow, Standing
+from serve_app.core.admission.fairness import ANONYMOUS, Flow, Presence, Standing
 from serve_app.core.admission.flow_history import FlowHistories
 from serve_app.core.admission.kv_pool import NO_LIMIT
 from serve_app.core.admission.prefill import PrefillAhead
@@ -87,6 +87,10 @@ class Gate:
     @property
     def queued_requests(self) -> int:
         return len(self._queue) + len(self._resumed)
+
+    def presence(self, flow: Flow) -> Presence:
+        """What the flow has here, of what nobody else has begun."""
+        return self._queue.presence(flow)
 
     def queued_typical(self, in_engine: int) -> float:
         """What waits here, and so many requests that wait inside the engine, in typical ones."""

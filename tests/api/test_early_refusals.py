@@ -16,7 +16,7 @@ from serve_app.core.admission.fairness import Flow
 from serve_app.core.tiers import Tier
 from tests.api.asgi import Call, FakeEngine, answers, call
 from tests.api.fake_keys import FakeKeys, FakeQuotas, a_fake_desk, a_key, bearer
-from tests.builders import a_gate, a_reading_gate, an_edge, count, idle, some_settings
+from tests.builders import a_gate, a_reading_gate, an_edge, count, idle
 from tests.virtual_time import now_s, run_virtual, virtual
 
 FLOOD, LIGHT = b"ts-aaaaaaaa-flood", b"ts-bbbbbbbb-light"
@@ -26,10 +26,10 @@ NO_JSON = b"{no json at all" + b" " * 200
 SERVICE_S = 10.0
 
 
-def a_tier(*, slots: int = 2, queued: int = 3, **settings: object) -> tuple[TierEdge, FakeQuotas]:
+def a_tier(*, slots: int = 2, queued: int = 3) -> tuple[TierEdge, FakeQuotas]:
     engine = FakeEngine(answers(DONE, after_s=SERVICE_S))
     gate = a_gate(slots=slots, max_queued_requests=queued, service_s=SERVICE_S)
-    edge = an_edge(engine, gate=gate, settings=some_settings(**settings))
+    edge = an_edge(engine, gate=gate)
     quotas = FakeQuotas()
     keys = FakeKeys({FLOOD: a_key("flood"), LIGHT: a_key("light")})
     edge.access = a_fake_desk(keys, quotas, tier=Tier.CHAT)

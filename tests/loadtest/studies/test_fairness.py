@@ -97,7 +97,7 @@ def measured(url: str, tmp_path: Path) -> tuple[str, dict[str, fairness.Phase]]:
     assert fairness.run(parse(argv), argv, console) == 0
     document = json.loads((tmp_path / "out.json").read_text())
     phases = {
-        name: fairness.Phase(**{**phase, "other": OtherCounts(**phase["other"])})
+        name: fairness.Phase(phase["ttft_s"], phase["refused"], OtherCounts(**phase["other"]))
         for name, phase in document["phases"].items()
     }
     assert isinstance(console.file, io.StringIO)

@@ -53,6 +53,7 @@ class Phase:
         self.other = OtherCounts(
             mine.served + other.served,
             mine.refused + other.refused,
+            mine.broken + other.broken,
             mine.seconds + other.seconds,
             mine.cpu_s + other.cpu_s,
         )
@@ -107,7 +108,7 @@ def table(phases: Mapping[str, Phase]) -> str:
             f"{p50:.0f}",
             f"{p95:.0f}",
             *(_ratio(phase.ttft_s, phases[against].ttft_s) for against in PHASES[:2]),
-            f"{other.served} served, {other.refused} refused",
+            f"{other.served} served, {other.refused} refused, {other.broken} broken",
             f"{(other.served + other.refused) / seconds:.0f}",
             f"{other.cpu_s / seconds:.2f}",
         ]

@@ -27,6 +27,8 @@ NICENESS = 19
 # Answers are this much shorter or longer than the mean: clients do not march in step.
 SPREAD = 0.5
 READY = "ready"
+# Beside as many that were answered.
+MOST_BROKEN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,12 @@ class OtherLoad:
 
 @dataclass(slots=True)
 class OtherCounts:
-    """`cpu_s` is what the load generator has used itself, in `seconds`."""
+    """`broken` are connections that the server closed while a request was on its way: a client asks
+    again. `cpu_s` is what the load generator has used itself, in `seconds`."""
 
     served: int = 0
     refused: int = 0
+    broken: int = 0
     seconds: float = 0.0
     cpu_s: float = 0.0
 
@@ -126,8 +130,14 @@ async def _asked(load: OtherLoad, ended: asyncio.Future[str]) -> OtherCounts:
             await asyncio.sleep(next_s - apart_s - now_s)
             if ended.done():
                 return
-            body = a_body(load.output_tokens, rng)
-            if await first_token_s(session, load.url, body) is None:
+            try:
+                first_s = await first_token_s(session, load.url, a_body(load.output_tokens, rng))
+            except aiohttp.ClientConnectionError as error:
+                counts.broken += 1
+                if counts.broken > MOST_BROKEN + counts.served + counts.refused:
+                    raise MeasurementError(f"the server closes connections: {error}") from error
+                continue
+            if first_s is None:
                 counts.refused += 1
             else:
                 counts.served += 1

@@ -77,8 +77,14 @@ class KeyDirectory(Protocol):
 class Quotas(Protocol):
     """What is left of the keys' limits."""
 
-    async def reserve(self, key: AccessKey, need: Amounts) -> Grant:
-        """Hold so much for a request. Raises QuotaExceededError and LedgerLostError."""
+    async def reserve(self, key: AccessKey, need: Amounts, followed: str = "") -> Grant:
+        """Hold so much for a request; `followed` is the id of one whose stream may go on elsewhere.
+        Raises QuotaExceededError and LedgerLostError."""
+        ...
+
+    async def take_over(self, key: AccessKey, need: Amounts, followed: str) -> Grant:
+        """The same for the rest of a stream whose replica was lost, and which goes on here: it is
+        paid for once. Raises as `reserve`."""
         ...
 
     def balance(self, key: AccessKey) -> KeyBalance | None:
@@ -138,16 +144,21 @@ class AccessDesk:
         return Caller(key, Flow(key.name, key.weight, key.priority))
 
     @asynccontextmanager
-    async def reserved(self, caller: Caller, need: Amounts) -> AsyncIterator[Spending]:
+    async def reserved(
+        self, caller: Caller, need: Amounts, followed: str = "", *, is_lost: bool = False
+    ) -> AsyncIterator[Spending]:
         """Hold `need` of the caller's quota while the block runs; whatever way it ends, what was
-        used is settled and the rest comes back. Raises RequestError 429 and 503."""
+        used is settled and the rest comes back. `followed`: the id of a request whose stream may go
+        on elsewhere; `is_lost`: it goes on here, after its replica was lost. Raises RequestError
+        429 and 503."""
         key, spending = caller.key, Spending(need)
         if key is None or self.quotas is None:
             yield spending
             return
         try:
             if not key.limits.unlimited and need != NOTHING:
-                spending.grant = await self.quotas.reserve(key, need)
+                reserve = self.quotas.take_over if is_lost else self.quotas.reserve
+                spending.grant = await reserve(key, need, followed)
         except QuotaExceededError as over:
             # The rest of a stream that another replica has is no request, and goes on there.
             self.quotas.count(self._labels(key), Usage(refused=min(1, need.requests)))

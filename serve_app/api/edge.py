@@ -220,7 +220,10 @@ class TierEdge:
             need = need_of(context, None if self.bounds is None else self.bounds.context_tokens)
             if lookup is not None and lookup.kept is not None:
                 need = ONE_REQUEST
-            async with self.access.reserved(caller, need) as spending:  # (2)
+            followed = "" if context.journal is None else context.request_id
+            is_lost = context.resumption is not None and not context.resumption.only_with_room
+            reserved = self.access.reserved(caller, need, followed, is_lost=is_lost)
+            async with reserved as spending:  # (2)
                 response = self._response(client, form, context, lookup, spending)  # (3)
                 if lookup is not None and lookup.kept is not None:
                     spending.answered_from_cache()

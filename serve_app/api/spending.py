@@ -8,7 +8,7 @@
 | ran at another replica | the same, as that one says behind its answer |
 | ran at another replica that was lost, or whose client left | all that was reserved |
 | went on here after another replica had begun it | what was generated here, and no request |
-| went on here after that one was lost | nothing: all that was reserved there is spent |
+| went on here after that one has died with it | nothing: all that was reserved there is spent |
 """
 
 import math
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from serve_app.core.access.lease import NOTHING, Amounts, Usage
+from serve_app.core.access.lease import Amounts, Usage
 from serve_app.core.generation import Generation
 
 if TYPE_CHECKING:
@@ -119,11 +119,9 @@ def usage_of(generation: Generation, gpu_s: float) -> Usage | None:
 
 
 def need_of(context: "RequestContext", context_tokens: int | None) -> Amounts:
-    """The most that it uses of its caller's quota. What a lost replica had reserved for it is
-    spent, and is for whoever goes on with it; a living one settles its part itself."""
+    """The most that it uses of its caller's quota; of one that another replica has begun, the rest:
+    that one settles its part itself, if it lives."""
     prepared, resumption = context.prepared, context.resumption
-    if resumption is not None and not resumption.only_with_room:
-        return NOTHING
     sequences, new_tokens = prepared.sequences, prepared.max_new_tokens
     if resumption is not None:
         return Amounts(tokens=max(0, sequences * new_tokens - context.past_tokens))

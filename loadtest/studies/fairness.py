@@ -30,7 +30,7 @@ from loadtest.client.chat import open_session
 from loadtest.client.first_token import first_token_s
 from loadtest.errors import MeasurementError
 from loadtest.load.run import on_own_loop
-from loadtest.options import base_url, not_negative, positive
+from loadtest.options import base_url, natural, not_negative, positive
 from loadtest.studies.other_key import TIMEOUT_S, OtherCounts, OtherLoad, a_body, other_load
 
 PHASES = ("alone", "busy", "flood")
@@ -73,6 +73,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--busy-streams", type=positive, default=28, help="streams that fill the batch, not more")
     add("--flood-clients", type=positive, default=120, help="clients of the flood")
     add("--flood-times", type=positive, default=20, help="times the capacity, the most it asks")
+    add("--flood-niceness", type=natural, default=10, help="of the process that asks for it")
     add("--output-tokens", type=positive, default=40, help="mean length of the answers")
     add("--phase-s", type=positive, default=20, help="seconds of each phase that count")
     add("--rounds", type=positive, default=2, help="how often each phase is run")
@@ -152,7 +153,8 @@ def _load(name: str, options: argparse.Namespace, busy: OtherCounts, seed: int) 
     if name == "flood":
         rate = options.flood_times * busy.served / busy.seconds
     url = f"{options.url}/chat/completions"
-    return OtherLoad(url, options.flood_key, clients, rate, options.output_tokens, seed)
+    tokens, niceness = options.output_tokens, options.flood_niceness
+    return OtherLoad(url, options.flood_key, clients, rate, tokens, seed, niceness)
 
 
 async def _play(

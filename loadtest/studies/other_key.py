@@ -1,6 +1,6 @@
-"""The other key's load of `python -m loadtest fairness`, in a process of its own with the lowest
-priority: what it takes of the CPU is known, and delays neither the measured requests' client nor,
-as far as the system can help it, the server.
+"""The other key's load of `python -m loadtest fairness`, in a process of its own: what it takes of
+the CPU is known, and delays neither the measured requests' client nor, with a low priority, the
+server.
 
 As a program it reads one line of settings from stdin, says that it is ready, and at the next line,
 or at the end, what became of its requests.
@@ -23,7 +23,6 @@ from loadtest.client.first_token import first_token_s
 from loadtest.errors import MeasurementError
 
 TIMEOUT_S = 300.0
-NICENESS = 19
 # Answers are this much shorter or longer than the mean: clients do not march in step.
 SPREAD = 0.5
 READY = "ready"
@@ -42,6 +41,7 @@ class OtherLoad:
     rate: float
     output_tokens: int
     seed: int
+    niceness: int = 0
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ async def other_load(load: OtherLoad) -> AsyncIterator[OtherCounts]:
 async def main() -> None:
     """The program."""
     load = OtherLoad(**json.loads(sys.stdin.readline()))
-    os.nice(NICENESS)
+    os.nice(load.niceness)
     ended = asyncio.ensure_future(asyncio.to_thread(sys.stdin.readline))
     print(READY, flush=True)
     began_s, before_s = time.monotonic(), time.process_time()

@@ -11,7 +11,7 @@ Engine, logs and metrics get the key's name only. At its end a request is settle
 | ran at another replica | the same, as that one says behind its answer |
 | ran at another replica that was lost, or whose client left | all that was reserved |
 | went on here after another replica had begun it | what was generated here, and no request |
-| went on here after that one was lost | nothing: all that was reserved there is spent |
+| went on here after that one has died with it | nothing: all that was reserved there is spent |
 """
 
 import json
@@ -163,8 +163,14 @@ class Spending:
 class Quotas(Protocol):
     """What is left of the keys' limits."""
 
-    async def reserve(self, key: AccessKey, need: Amounts) -> Grant:
-        """Hold so much for a request. Raises QuotaExceededError and LedgerLostError."""
+    async def reserve(self, key: AccessKey, need: Amounts, followed: str = "") -> Grant:
+        """Hold so much for a request; `followed` is the id of one whose stream may go on elsewhere.
+        Raises QuotaExceededError and LedgerLostError."""
+        ...
+
+    async def take_over(self, key: AccessKey, need: Amounts, followed: str) -> Grant:
+        """The same for the rest of a stream whose replica was lost, and which goes on here: it is
+        paid for once. Raises as `reserve`."""
         ...
 
     def balance(self, key: AccessKey) -> KeyBalance | None:
@@ -224,16 +230,21 @@ class AccessDesk:
         return Caller(key, Flow(key.name, key.weight, key.priority))
 
     @asynccontextmanager
-    async def reserved(self, caller: Caller, need: Amounts) -> AsyncIterator[Spending]:
+    async def reserved(
+        self, caller: Caller, need: Amounts, followed: str = "", *, is_lost: bool = False
+    ) -> AsyncIterator[Spending]:
         """Hold `need` of the caller's quota while the block runs; whatever way it ends, what was
-        used is settled and the rest comes back. Raises RequestError 429 and 503."""
+        used is settled and the rest comes back. `followed`: the id of a request whose stream may go
+        on elsewhere; `is_lost`: it goes on here, after its replica was lost. Raises RequestError
+        429 and 503."""
         key, spending = caller.key, Spending(need)
         if key is None or self.quotas is None:
             yield spending
             return
         try:
             if not key.limits.unlimited and need != NOTHING:
-                spending.grant = await self.quotas.reserve(key, need)
+                reserve = self.quotas.take_over if is_lost else self.quotas.reserve
+                spending.grant = await reserve(key, need, followed)
         except QuotaExceededError as over:
             # The rest of a stream that another replica has is no request, and goes on there.
             self.quotas.count(self._labels(key), Usage(refused=min(1, need.requests)))
@@ -252,6 +263,11 @@ class AccessDesk:
                 spending.grant.settle(used)
             if used is not None:
                 self.quotas.count(self._labels(key), used)
+
+    def count_refused(self, caller: Caller) -> None:
+        """Its tier was full, which was known before a quota was looked at."""
+        if caller.key is not None and self.quotas is not None:
+            self.quotas.count(self._labels(caller.key), Usage(refused=1))
 
     def headers(self, caller: Caller, *, anthropic: bool) -> list[tuple[bytes, bytes]]:
         """`x-ratelimit-*` as they are now, of a key that has limits."""
@@ -356,11 +372,9 @@ def usage_of(generation: Generation, gpu_s: float) -> Usage | None:
 
 
 def need_of(context: RequestContext, context_tokens: int | None) -> Amounts:
-    """The most that it uses of its caller's quota. What a lost replica had reserved for it is
-    spent, and is for whoever goes on with it; a living one settles its part itself."""
+    """The most that it uses of its caller's quota; of one that another replica has begun, the rest:
+    that one settles its part itself, if it lives."""
     prepared, resumption = context.prepared, context.resumption
-    if resumption is not None and not resumption.only_with_room:
-        return NOTHING
     sequences, new_tokens = prepared.sequences, prepared.max_new_tokens
     if resumption is not None:
         return Amounts(tokens=max(0, sequences * new_tokens - context.past_tokens))

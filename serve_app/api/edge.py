@@ -19,6 +19,7 @@ from serve_app.api.answer_deadline import (
     take_deadline,
 )
 from serve_app.api.direct_routes import DirectRoutes, direct_endpoint, refuse_route
+from serve_app.api.early_refusals import EarlyRefusals
 from serve_app.api.engine_run import ClientSend, Deadlines, EngineRun, StallWatch
 from serve_app.api.field_rules import FieldBounds, SchemaRules
 from serve_app.api.forwarding import FLOW_HEADER, INTERNAL_HEADERS, UNMARKED, Forwarder, Marks
@@ -41,7 +42,9 @@ from serve_app.api.request_context import (
     client_of,
     has_any_header,
     header,
+    is_retry,
     path_below_root,
+    retry_key,
     take_request_id,
     with_path,
 )
@@ -126,6 +129,7 @@ class TierEdge:
     streams: TierStreams = field(init=False)
     _direct: DirectRoutes = field(init=False)
     _engine: EngineRun = field(init=False)
+    _early: EarlyRefusals = field(init=False)
     # By whether the request came to the tier's bare prefix.
     _books: dict[bool, RuleBook] = field(default_factory=dict[bool, RuleBook])
 
@@ -143,6 +147,7 @@ class TierEdge:
             self.bodies,
             lambda: self.engine_dead() or self.hand_over.draining,
         )
+        self._early = EarlyRefusals(self.gate)
         self._engine = EngineRun(
             self.engine_app,
             self.gate,
@@ -233,7 +238,8 @@ class TierEdge:
     ) -> None:
         """A generating request from its first byte to the record of its outcome.
 
-        (1) Read it and apply the tier's rules: from then on it is frozen.
+        (1) Read it. Where its caller floods the tier, it ends here; else apply the tier's rules:
+            from then on it is frozen.
         (2) See whether its answer is kept, and hold what it may use of its caller's quota.
         (3) Choose what is done to its response.
         (4) Serve it, until the end of a drain, or until its client has stalled for too long.
@@ -256,14 +262,25 @@ class TierEdge:
         try:
             if self.engine_dead():
                 raise engine_stopped()
-            context = await self._read(  # (1)
-                scope, receive, form, caller, marks, trace, record.started_s
+            received, written = await self._received(scope, receive, marks)  # (1)
+            full = self._refused_early(scope, received, caller, marks)
+            if full is not None:
+                self.access.count_refused(caller)
+                error = self._refusal(full)
+                await response.fail(error)
+                record.end_early(error, self._early.line(caller.flow))
+                return
+            context = self._read(
+                scope, receive, form, caller, marks, trace, record.started_s, received, written
             )
             lookup = self._look_up(context)
             need = need_of(context, None if self.bounds is None else self.bounds.context_tokens)
             if lookup is not None and lookup.kept is not None:
                 need = ONE_REQUEST
-            async with self.access.reserved(caller, need) as spending:  # (2)
+            followed = "" if context.journal is None else context.request_id
+            is_lost = context.resumption is not None and not context.resumption.only_with_room
+            reserved = self.access.reserved(caller, need, followed, is_lost=is_lost)
+            async with reserved as spending:  # (2)
                 response = self._response(client, form, context, lookup, spending)  # (3)
                 if lookup is not None and lookup.kept is not None:
                     spending.answered_from_cache()
@@ -297,7 +314,35 @@ class TierEdge:
             record.end(500, reason="fault")
             raise
 
-    async def _read(
+    async def _received(self, scope: Scope, receive: Receive, marks: Marks) -> tuple[bytes, bytes]:
+        """The client's body, and what another replica has written behind it. Raises
+        RequestError."""
+        received = await self.bodies.read(
+            scope,
+            receive,
+            limit_bytes=self.settings.max_body_bytes + marks.journal_bytes,
+            timeout_s=self.settings.admission.body_timeout_s,
+        )
+        end = max(0, len(received) - marks.journal_bytes)
+        return received[:end], received[end:]
+
+    def _refused_early(
+        self, scope: Scope, received: bytes, caller: Caller, marks: Marks
+    ) -> GateFullError | None:
+        """Why a request is refused without a look at it. What other replicas send has been looked
+        at, and an answer may be kept of what the gate would refuse."""
+        if not self._early.full or marks.forwarded or marks.resumption is not None:
+            return None
+        if self.cache.config.enabled:
+            return None
+        return self._early.refusal(
+            caller.flow,
+            retry_key(client_of(scope), received),
+            prompt_tokens=self.prompts.tokens(len(received)),
+            retried=is_retry(scope),
+        )
+
+    def _read(
         self,
         scope: Scope,
         receive: Receive,
@@ -306,17 +351,11 @@ class TierEdge:
         marks: Marks,
         trace: "RequestTrace | None",
         arrived_s: float,
+        received: bytes,
+        written: bytes,
     ) -> RequestContext:
-        """Read the body, and apply the rules of its tier. Raises RequestError."""
+        """Apply the rules of its tier. Raises RequestError."""
         borrower = self.desk.borrower_of(scope) if marks.forwarded else None
-        received = await self.bodies.read(
-            scope,
-            receive,
-            limit_bytes=self.settings.max_body_bytes + marks.journal_bytes,
-            timeout_s=self.settings.admission.body_timeout_s,
-        )
-        end = max(0, len(received) - marks.journal_bytes)
-        received, written = received[:end], received[end:]
         payload, endpoint = parse_object(received), form.endpoint
         deadline = None
         if (
@@ -484,6 +523,13 @@ class TierEdge:
             async with context.disconnection() as disconnected:
                 outcome = await self.forwarder.forward(context, response, disconnected)
             if outcome is None:
+                if not (context.forwarded_here or resumption is not None):
+                    self._early.observe(
+                        full,
+                        prompt_tokens=self.prompts.tokens(len(context.received)),
+                        sequences=prepared.sequences,
+                        max_new_tokens=prepared.max_new_tokens,
+                    )
                 raise self._refusal(full) from full
             self.gate.withdraw(full)
             return outcome

@@ -22,7 +22,7 @@ from serve_app.core.admission.admission import (
 )
 from serve_app.core.admission.by_deadline import DEADLINE, ShortestAnswer, too_late
 from serve_app.core.admission.fair_queue import FairQueue
-from serve_app.core.admission.fairness import ANONYMOUS, Flow, Standing
+from serve_app.core.admission.fairness import ANONYMOUS, Flow, Presence, Standing
 from serve_app.core.admission.flow_history import FlowHistories
 from serve_app.core.admission.kv_pool import NO_LIMIT
 from serve_app.core.admission.prefill import PrefillAhead
@@ -95,6 +95,10 @@ class Gate:
     @property
     def queued_requests(self) -> int:
         return len(self._queue) + len(self._resumed)
+
+    def presence(self, flow: Flow) -> Presence:
+        """What the flow has here, of what nobody else has begun."""
+        return self._queue.presence(flow)
 
     def queued_typical(self, in_engine: int) -> float:
         """What waits here, and so many requests that wait inside the engine, in typical ones."""

@@ -79,13 +79,13 @@ class RequestContext:
 
     @property
     def retry_key(self) -> int:
-        """The same for the same request of the same sender."""
-        return hash((self.client, self.body))
+        """As `retry_key`."""
+        return retry_key(self.client, self.received)
 
     @property
     def is_retry(self) -> bool:
-        """The openai SDKs count their retries in a header."""
-        return (header(self.scope, b"x-stainless-retry-count") or b"0") != b"0"
+        """As `is_retry`."""
+        return is_retry(self.scope)
 
     def engine_scope(self, engine_id: str) -> Scope:
         """The scope that vLLM's application sees: its own path, the length of the body, and the
@@ -120,6 +120,16 @@ def take_request_id(scope: Scope) -> RequestId:
         (REQUEST_ID_HEADER, request_id.encode()),
     ]
     return RequestId(request_id, ((REQUEST_ID_HEADER, request_id.encode()),))
+
+
+def retry_key(client: bytes | None, received: bytes) -> int:
+    """The same for the same request of the same sender."""
+    return hash((client, received))
+
+
+def is_retry(scope: Scope) -> bool:
+    """The openai SDKs count their retries in a header."""
+    return (header(scope, b"x-stainless-retry-count") or b"0") != b"0"
 
 
 def client_of(scope: Scope) -> bytes | None:

@@ -13,6 +13,7 @@ from serve_app.api.routes import GENERATING, Endpoint
 from serve_app.core.admission.by_deadline import DEADLINE
 from serve_app.core.generation import Generation
 from serve_app.core.tiers import Tier
+from serve_app.errors import RequestError
 from serve_app.telemetry import TierMetrics
 
 if TYPE_CHECKING:
@@ -80,6 +81,14 @@ class RequestRecord:
             self.metrics.deadlines.labels(result=result).inc()
         self._end(status, fields, elsewhere=self.replays > 0 and status in (429, 503))
 
+    def end_early(self, error: RequestError, unlogged: int | None) -> None:
+        """Refused as one of many of its flow, without a look at it: one line in the log stands for
+        the `unlogged` ones before it, too, and this one has none where that is None."""
+        fields: dict[str, object] = {"reason": error.code, "early": True}
+        if unlogged:
+            fields["also_refused"] = unlogged
+        self._end(error.status, fields, elsewhere=False, logged=unlogged is not None)
+
     def end_elsewhere(self, status: int, reason: str | None) -> None:
         """Its stream goes on at another replica, and counts there."""
         if not self.forwarded_here:
@@ -116,7 +125,9 @@ class RequestRecord:
             self.metrics.stalled.inc(reason == "client_stalled")
         self.end(499, reason=reason)
 
-    def _end(self, status: int, fields: Mapping[str, object], *, elsewhere: bool) -> None:
+    def _end(
+        self, status: int, fields: Mapping[str, object], *, elsewhere: bool, logged: bool = True
+    ) -> None:
         e2e_s = self.clock_s() - self.started_s
         if not (self.forwarded_here or elsewhere):
             if not self.replays:
@@ -133,7 +144,9 @@ class RequestRecord:
         if self.trace is not None:
             self.trace.end(status, details)
         refused = (self.forwarded_here or self.replays) and status in (429, 503)
-        log.log(logging.DEBUG if refused else logging.INFO, "request", extra=details)
+        level = logging.DEBUG if refused or not logged else logging.INFO
+        if log.isEnabledFor(level):
+            log.log(level, "request", extra=details)
 
     def _count_reasoning(self, outcome: RequestOutcome) -> None:
         """Where the engine ran it, as it has reported beside the answer."""

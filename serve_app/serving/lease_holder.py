@@ -17,6 +17,7 @@ from serve_app.config.access import AccessConfig
 from serve_app.core.access.access_key import AccessKey, KeyRecord
 from serve_app.core.access.lease import (
     Amounts,
+    Claim,
     KeyBalance,
     LedgerAnswer,
     ReplicaReport,
@@ -24,6 +25,7 @@ from serve_app.core.access.lease import (
     UsageLabels,
 )
 from serve_app.core.access.lease_book import Ask, LeaseBook, Reservation
+from serve_app.core.access.quota import limited
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ GATHER_S = 0.001
 TOP_UP_AFTER_S = 0.025
 # What is leased elsewhere comes back with the next reports there.
 ASK_LIMIT_S = 1.5
+# Ray notices the death of a process within a second or two, that of a node later.
+PROOF_LIMIT_S = 5.0
 # Of a request that no other reason keeps waiting.
 _BY_LEDGER = "ledger"
 
@@ -71,15 +75,47 @@ class LeaseHolder:
     def count(self, labels: UsageLabels, usage: Usage) -> None:
         self.book.count(labels, usage)
 
-    async def reserve(self, key: AccessKey, need: Amounts) -> Grant:
-        reservation = self.book.reserve(key, need, self.clock_s())
+    async def reserve(self, key: AccessKey, need: Amounts, followed: str = "") -> Grant:
+        reservation = self.book.reserve(key, need, self.clock_s(), followed)
         if reservation is None:
-            reservation = await self._asked(key, need)
+            reservation = await self._asked(key, need, followed)
         if reservation is not None and self.book.acknowledged(reservation):
             self._top_up_later()
         else:
             self._report_soon()
         return LeaseGrant(self, key, reservation)
+
+    async def take_over(self, key: AccessKey, need: Amounts, followed: str) -> Grant:
+        """A lost replica that has died with the stream has spent all that it had reserved for it,
+        and the rest is for whoever goes on. One that is only out of reach gives back what it did
+        not use: so the rest is reserved here, too, until the death is proven. A key that has not so
+        much left waits for the proof."""
+        tokens = limited(need, key.limits).tokens
+        if not tokens:
+            return await self.reserve(key, need, followed)
+        claim = self.book.claim(key.name, followed, tokens)
+        self._report_soon()
+        grant: Grant | None = None
+        try:
+            try:
+                grant = await self.reserve(key, need, followed)
+            except QuotaExceededError:
+                if not await self._proven(claim):
+                    raise
+        except BaseException:
+            self.book.drop_claim(claim)
+            raise
+        return MovedGrant(self, claim, grant)
+
+    async def _proven(self, claim: Claim) -> bool:
+        """Whether the claim is covered, within the time that a death takes to be noticed."""
+        try:
+            async with asyncio.timeout(PROOF_LIMIT_S):
+                while not self.book.is_covered(claim):
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def run(self) -> None:
         """Report until cancelled."""
@@ -139,11 +175,11 @@ class LeaseHolder:
                 return
             await self._changed.wait()
 
-    async def _asked(self, key: AccessKey, need: Amounts) -> Reservation | None:
+    async def _asked(self, key: AccessKey, need: Amounts, followed: str) -> Reservation | None:
         """None: nobody knows, and the operator lets it pass."""
         if not self.up:
             return self._without_ledger()
-        ask = self.book.ask(key, need)
+        ask = self.book.ask(key, need, followed)
         self._report_soon()
         try:
             async with asyncio.timeout(ASK_LIMIT_S):
@@ -237,3 +273,26 @@ class LeaseGrant:
             tokens = used.prompt_tokens + used.reasoning_tokens + used.answer_tokens
             amounts = Amounts(requests=used.requests, tokens=tokens)
         self.holder.settle(self.key, self.reservation, amounts)
+
+
+@dataclass(frozen=True, slots=True)
+class MovedGrant:
+    """Of a stream that goes on here. `grant` None: what its former replica had reserved is known to
+    be spent; otherwise that is asked again at its end."""
+
+    holder: LeaseHolder
+    claim: Claim
+    grant: Grant | None
+
+    def lower(self, tokens: int) -> None:
+        if self.grant is not None:
+            self.grant.lower(tokens)
+
+    async def acknowledged(self) -> None:
+        if self.grant is not None:
+            await self.grant.acknowledged()
+
+    def settle(self, used: Usage | None) -> None:
+        if self.grant is not None:
+            self.grant.settle(None if self.holder.book.is_covered(self.claim) else used)
+        self.holder.book.drop_claim(self.claim)

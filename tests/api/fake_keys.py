@@ -66,11 +66,17 @@ class FakeQuotas:
         default_factory=list[tuple[UsageLabels, Usage]]
     )
     acknowledging: asyncio.Event = field(default_factory=asyncio.Event)
+    # The ids of streams that go on here after their replicas were lost.
+    taken_over: list[str] = field(default_factory=list[str])
 
     def __post_init__(self) -> None:
         self.acknowledging.set()
 
-    async def reserve(self, key: AccessKey, need: Amounts) -> FakeGrant:
+    async def take_over(self, key: AccessKey, need: Amounts, followed: str) -> FakeGrant:
+        self.taken_over.append(followed)
+        return await self.reserve(key, need, followed)
+
+    async def reserve(self, key: AccessKey, need: Amounts, followed: str = "") -> FakeGrant:
         if self.lost:
             raise LedgerLostError
         if self.refusal is not None:

@@ -36,7 +36,7 @@ class Once(FakeQuotas):
     always: bool = False
     asked: int = 0
 
-    async def reserve(self, key: AccessKey, need: Amounts) -> FakeGrant:
+    async def reserve(self, key: AccessKey, need: Amounts, followed: str = "") -> FakeGrant:
         self.asked += 1
         if self.asked > 1 and not self.always:
             self.refusal = None

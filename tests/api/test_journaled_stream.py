@@ -19,9 +19,11 @@ from serve_app.api.replay_wire import (
     journal_mark,
 )
 from serve_app.config.answers import AnswerCacheConfig
+from serve_app.core.access.lease import Amounts
 from serve_app.core.generation import GENERATION
 from serve_app.core.replay.journal import EngineStep, read
 from tests.api.asgi import Call, FakeEngine, answers, call
+from tests.api.fake_keys import TEAM, FakeKeys, FakeQuotas, a_fake_desk, a_key, bearer
 from tests.api.followed import (
     DONE,
     ID,
@@ -275,3 +277,19 @@ async def test_the_end_of_a_stream_that_went_on_is_not_kept_in_the_cache() -> No
     body, headers = resumed(payload, Taken.of(made.text, most_events=2))
     await call(edge, body=body, headers=headers)
     assert engine.runs == 3
+
+
+@virtual
+async def test_the_rest_of_a_stream_whose_replica_was_lost_is_taken_over_at_its_key() -> None:
+    """One that is handed over is settled where it was, and its rest is a reservation as any."""
+    for only_with_room, taken_over in ((False, [ID]), (True, [])):
+        quotas = FakeQuotas()
+        edge, _ = an_edge_of(HELLO)
+        keys = FakeKeys({TEAM: a_key(tokens_per_day=10_000)})
+        edge.access = a_fake_desk(keys, quotas)
+        body, headers = resumed(STREAM, Taken(), only_with_room=only_with_room)
+        made = await call(edge, body=body, headers=[*headers, *bearer(TEAM)])
+        assert made.status == 200
+        assert quotas.taken_over == taken_over
+        (grant,) = quotas.grants
+        assert grant.need == Amounts(tokens=edge.settings.max_new_tokens)

@@ -23,7 +23,8 @@ MOST_UNANSWERED = 8
 class Reservation:
     """Of one request: `leased` is what of its need has a limit; `sequence` is of the report that
     holds it, 0 where it was prepaid. `void`: the ledger had declared this replica dead before it
-    knew of the reservation; the request must not be answered."""
+    knew of the reservation; the request must not be answered. `followed`: the id of a stream that
+    may go on elsewhere, or nothing."""
 
     key: str
     leased: Amounts
@@ -31,6 +32,7 @@ class Reservation:
     sequence: int
     void: bool = False
     settled: bool = False
+    followed: str = ""
 
 
 @dataclass(eq=False, slots=True)
@@ -40,6 +42,7 @@ class Ask:
     key: str
     whole_need: Amounts
     need: Amounts  # what of it has a limit
+    followed: str = ""
     sequence: int | None = None
     reservation: Reservation | None = None
     refusal: Refusal | None = None
@@ -169,4 +172,5 @@ class KeyLease:
             asks=tuple(ask.need for ask in self.asks),
             wanted=(self.target - self.idle).at_least(NOTHING),
             request=NOTHING if self.recalled else self.request,
+            followed={each.followed: each.leased.tokens for each in self.running if each.followed},
         )

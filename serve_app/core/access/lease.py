@@ -16,9 +16,20 @@ its idle leases, and every reservation of which it does not know that the ledger
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from serve_app.core.access.access_key import KeySnapshot
 from serve_app.core.tiers import Tier
+
+
+class Claim(NamedTuple):
+    """A stream that goes on at a replica after another one was lost, and may take so many tokens
+    there. `number` tells it from others of that replica: clients may choose ids twice."""
+
+    key: str
+    request_id: str
+    tokens: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +138,8 @@ class KeyReport:
     `asks` are requests that wait for what their need says, the first one first; `wanted` is what
     the replica would like to have idle beyond them, and `request` the largest request of late.
     `prepaid`: of what lies idle, now or once it is granted, so much may be spent before the next
-    report."""
+    report. `followed`: of `reserved`, the tokens of each stream that may go on elsewhere, by the id
+    of its request."""
 
     settled: Amounts = NOTHING
     refunded: Amounts = NOTHING
@@ -139,6 +151,7 @@ class KeyReport:
     asks: tuple[Amounts, ...] = ()
     wanted: Amounts = NOTHING
     request: Amounts = NOTHING
+    followed: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def accounted(self) -> Amounts:
@@ -150,7 +163,8 @@ class KeyReport:
 class ReplicaReport:
     """`replica` is unique to one process; `sequence` rises with each report. `epoch` and `day` are
     those of the ledger's last answer; before it 0 and "", and nothing of the report is read. A key
-    that is not in `keys` has not changed since a report that was acknowledged."""
+    that is not in `keys` has not changed since a report that was acknowledged. `claims`:
+    are they paid for?"""
 
     replica: str
     sequence: int
@@ -159,6 +173,7 @@ class ReplicaReport:
     keys: Mapping[str, KeyReport] = field(default_factory=dict[str, KeyReport])
     usage: Mapping[UsageLabels, Usage] = field(default_factory=dict[UsageLabels, Usage])
     known_revision: int = 0
+    claims: frozenset[Claim] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +203,8 @@ class LedgerAnswer:
     `recalled` keys are to be returned with the next report, at once: they are short. `refusals`
     are for the keys of which an ask did not fit; where it is also in `recalling`, it would fit into
     what is recalled, and may be asked again. `keys` is None where nothing has changed since the
-    revision that the replica knows."""
+    revision that the replica knows. `covered`: of the report's claims, those that were reserved at
+    a replica that has died with them, so that all that they may use is spent for good."""
 
     sequence: int
     epoch: int
@@ -199,3 +215,4 @@ class LedgerAnswer:
     recalling: frozenset[str] = frozenset()
     refusals: Mapping[str, Refusal] = field(default_factory=dict[str, Refusal])
     keys: KeySnapshot | None = None
+    covered: frozenset[Claim] = frozenset()

@@ -17,6 +17,7 @@ from serve_app.core.access.key_lease import MOST_UNANSWERED, Ask, KeyLease, Rese
 from serve_app.core.access.lease import (
     NOTHING,
     Amounts,
+    Claim,
     KeyBalance,
     LedgerAnswer,
     Refusal,
@@ -59,10 +60,15 @@ class LeaseBook:
         self._fresh_s = -math.inf  # when the last report that was acknowledged was sent
         self._is_offline = False
         self._offline_from_s = math.inf
+        self._claims: set[Claim] = set()
+        self._covered: set[Claim] = set()
+        self._claimed = 0
 
     # What a request does.
 
-    def reserve(self, key: AccessKey, need: Amounts, now_s: float) -> Reservation | None:
+    def reserve(
+        self, key: AccessKey, need: Amounts, now_s: float, followed: str = ""
+    ) -> Reservation | None:
         """From the lease, at once; None where it does not cover `need`, where others of this key
         wait already, where the ledger was not heard for so long that the lease may be another's,
         or where the key is none any more: then `ask`."""
@@ -81,12 +87,12 @@ class LeaseBook:
         is_prepaid = silent_s <= FRESH_S and lease.prepays(leased, self._acknowledged)
         if is_prepaid:
             lease.spend_prepaid(leased)
-        return self._reserved(key.name, lease, leased, is_prepaid=is_prepaid)
+        return self._reserved(key.name, lease, leased, followed, is_prepaid=is_prepaid)
 
-    def ask(self, key: AccessKey, need: Amounts) -> Ask:
+    def ask(self, key: AccessKey, need: Amounts, followed: str = "") -> Ask:
         """For what the lease does not cover; it goes with the next report."""
         lease = self._lease(key.name)
-        ask = Ask(key.name, need, limited(need, key.limits))
+        ask = Ask(key.name, need, limited(need, key.limits), followed)
         self._demanded(lease, ask.need)
         lease.asks.append(ask)
         self._changed(lease)
@@ -136,6 +142,24 @@ class LeaseBook:
             lease.day_refunded_tokens += back.tokens
         self._changed(lease)
         self._due = self._due or lease.recalled
+
+    def claim(self, key_name: str, request_id: str, tokens: int) -> Claim:
+        """Of a stream that goes on here after another replica was lost: has that one died with its
+        reservation?"""
+        self._claimed += 1
+        claim = Claim(key_name, request_id, tokens, self._claimed)
+        self._claims.add(claim)
+        self._due = True
+        return claim
+
+    def is_covered(self, claim: Claim) -> bool:
+        """Whether all that the stream may use is known to be spent for good."""
+        return claim in self._covered
+
+    def drop_claim(self, claim: Claim) -> None:
+        """It has ended here."""
+        self._claims.discard(claim)
+        self._covered.discard(claim)
 
     def use_unleased(self, key: AccessKey, used: Amounts) -> None:
         """A request was served without a reservation, while the ledger was lost."""
@@ -222,10 +246,12 @@ class LeaseBook:
             keys=keys,
             usage=usage,
             known_revision=self.snapshot.revision,
+            claims=frozenset(self._claims - self._covered),
         )
 
     def apply(self, answer: LedgerAnswer, now_s: float) -> None:
         """What the ledger answers, in any order and any number of times."""
+        self._covered |= answer.covered & self._claims
         if answer.epoch < self._epoch:
             return
         is_void = answer.epoch > self._epoch
@@ -273,7 +299,10 @@ class LeaseBook:
     # How.
 
     def _lease(self, name: str) -> KeyLease:
-        return self._leases.setdefault(name, KeyLease())
+        lease = self._leases.get(name)
+        if lease is None:
+            lease = self._leases[name] = KeyLease()
+        return lease
 
     def _revoked(self, name: str) -> bool:
         return self.snapshot.revision > 0 and name not in self._keys
@@ -298,10 +327,16 @@ class LeaseBook:
                 self._changed(lease)
 
     def _reserved(
-        self, name: str, lease: KeyLease, leased: Amounts, *, is_prepaid: bool = False
+        self,
+        name: str,
+        lease: KeyLease,
+        leased: Amounts,
+        followed: str,
+        *,
+        is_prepaid: bool = False,
     ) -> Reservation:
         sequence = 0 if is_prepaid else self._sequence
-        reservation = Reservation(name, leased, self._day, sequence)
+        reservation = Reservation(name, leased, self._day, sequence, followed=followed)
         lease.running.add(reservation)
         lease.reserved += leased
         lease.drawn_since += leased
@@ -343,7 +378,7 @@ class LeaseBook:
         for ask in lease.asks:
             asked = ask.sequence is not None and ask.sequence <= answer.sequence
             if lease.idle.covers(ask.need) and not self._revoked(name):
-                ask.reservation = self._reserved(name, lease, ask.need)
+                ask.reservation = self._reserved(name, lease, ask.need, ask.followed)
             elif asked and name in answer.refusals and name not in answer.recalling:
                 ask.refusal = answer.refusals[name]
             else:

@@ -9,11 +9,13 @@ and what lies idle is recalled.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from serve_app.core.access.access_key import KeyLimits, KeySnapshot
 from serve_app.core.access.lease import (
     NOTHING,
     Amounts,
+    Claim,
     KeyBalance,
     KeyReport,
     LedgerAnswer,
@@ -35,6 +37,8 @@ OFFLINE_AFTER_S = 1.4
 OFFLINE_KEPT_S = 600.0
 # A dead replica's account is kept this long, should it come back.
 DEAD_KEPT_S = 2 * 86_400.0
+# Streams that ended with their replicas, of which another one may ask.
+MOST_LOST_STREAMS = 10_000
 
 
 @dataclass(slots=True)
@@ -72,6 +76,9 @@ class LedgerState:
         self._holders: dict[str, set[str]] = {}  # replicas that have an account, by key
         self._short_until_s: dict[str, float] = {}
         self._heard_s = 0.0  # Unix time of the last report
+        # The replica that died with it, and the tokens that it had reserved.
+        self._lost: dict[tuple[str, str], tuple[str, int]] = {}  # by key and request id
+        self._covered: dict[tuple[str, Claim], None] = {}
 
     def load(self, quotas: dict[str, Quota], replicas: dict[str, ReplicaAccount]) -> None:
         """What a database has kept."""
@@ -100,6 +107,10 @@ class LedgerState:
         self.expire(now_s)
         replica = self._replica(report, now_s)
         is_back = not replica.alive
+        if is_back:  # it settles its requests itself
+            self._lost = {
+                stream: lost for stream, lost in self._lost.items() if lost[0] != report.replica
+            }
         replica.alive, replica.seen_s = True, now_s
         if is_back or replica.sequence == 0 or report.keys or report.usage:
             self.changes.replicas.add(report.replica)
@@ -126,6 +137,9 @@ class LedgerState:
             recalling=frozenset(recalling),
             refusals=refusals,
             keys=None if known else self.snapshot,
+            covered=frozenset(
+                claim for claim in report.claims if self._covers(report.replica, claim)
+            ),
         )
 
     def expire(self, now_s: float) -> None:
@@ -149,13 +163,18 @@ class LedgerState:
         if replica is None:
             return
         was_offline = now_s - replica.seen_s > OFFLINE_AFTER_S
+        if replica.alive:
+            for key, account in replica.keys.items():
+                for request_id, tokens in account.followed.items():
+                    self._lost[key, request_id] = name, tokens
+            _keep_last(self._lost, MOST_LOST_STREAMS)
         self._end_epoch(name, replica, now_s, spends_idle=self.offline_leases and was_offline)
 
     def idle(self, key: str) -> Amounts:
         """What all replicas hold and no request has reserved."""
         total = NOTHING
         for name in self._holders.get(key, ()):
-            total += self.replicas[name].keys[key].idle
+            total += self.replicas[name].keys[key].idle.at_least(NOTHING)
         return total
 
     def leased_concurrent(self, key: str) -> int:
@@ -306,9 +325,34 @@ class LedgerState:
         replica.epoch += 1
         self.changes.replicas.add(name)
 
+    def _covers(self, claimant: str, claim: Claim) -> bool:
+        """Whether what the stream may use is spent for good, at a replica that has died with it.
+        Should that one be alive after all, as much is drawn again before it settles the stream."""
+        if (claimant, claim) in self._covered:
+            return True
+        name, tokens = self._lost.get((claim.key, claim.request_id), ("", 0))
+        replica = self.replicas.get(name)
+        if replica is None or replica.alive or tokens < claim.tokens:
+            return False
+        del self._lost[claim.key, claim.request_id]
+        account = replica.keys[claim.key]
+        account.granted -= Amounts(tokens=tokens)
+        account.refresh()
+        self.changes.accounts.add((name, claim.key))
+        self.changes.replicas.add(name)
+        self._covered[claimant, claim] = None
+        _keep_last(self._covered, MOST_LOST_STREAMS)
+        return True
+
     def _remove(self, name: str, replica: ReplicaAccount) -> None:
         for key in replica.keys:
             self._holders[key].discard(name)
         del self.replicas[name]
         self.changes.replicas.discard(name)
         self.changes.removed.add(name)
+
+
+def _keep_last(of: dict[Any, Any], most: int) -> None:
+    """Forget those that were added first."""
+    while len(of) > most:
+        del of[next(iter(of))]

@@ -1,5 +1,6 @@
 """What the ledger knows of one replica: its leases of each key, and whether it is alive."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from serve_app.core.access.lease import NOTHING, Amounts, KeyReport, Usage, UsageLabels
@@ -19,6 +20,8 @@ class KeyAccount:
     unleased: Amounts = NOTHING
     day: str = ""
     day_refunded_tokens: int = 0
+    # As of the last report; in memory only: whoever does not know has no proof.
+    followed: Mapping[str, int] = field(init=False, default_factory=dict[str, int])
     idle: Amounts = field(init=False, default=NOTHING)
 
     def __post_init__(self) -> None:
@@ -70,6 +73,7 @@ def book(account: KeyAccount, report: KeyReport, report_day: str, day: str) -> B
     refund, handed_back = refunded - account.refunded, returned - account.returned
     account.settled, account.refunded, account.returned = settled, refunded, returned
     account.reserved, account.prepaid = report.reserved, report.prepaid
+    account.followed = report.followed
     unleased = (report.unleased - account.unleased).at_least(NOTHING)
     account.unleased += unleased
     overdrawn = (account.accounted - account.granted).at_least(NOTHING)

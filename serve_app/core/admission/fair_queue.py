@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
-from serve_app.core.admission.fairness import Flow, Standing
+from serve_app.core.admission.fairness import Flow, Presence, Standing
 
 # A request costs about this many decode steps beside its tokens: prefill and both ends.
 FIXED_STEPS = 4
@@ -193,6 +193,15 @@ class FairQueue(Generic[Q]):
     def prompt_tokens(self) -> float:
         """Of all prompts that wait."""
         return self._prompt_tokens
+
+    def presence(self, flow: Flow) -> Presence:
+        """What of `standing` costs nothing to know."""
+        own = self._flows.get(flow.name)
+        if own is None:
+            return Presence(0, 0, 1.0)
+        ranks = self._ranks() + (0.0 if own.present else own.rank)
+        sequences = own.queued_sequences + own.running_sequences
+        return Presence(len(own.waiting), sequences, own.rank / ranks)
 
     def first(self) -> Q | None:
         """Who is next."""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from serve_app.core.access.access_key import Priority
 
@@ -29,6 +30,15 @@ class Flow:
 
 # Of all who have no key.
 ANONYMOUS = Flow("")
+
+
+class Presence(NamedTuple):
+    """How many requests of a flow wait, how many sequences of it run or wait, and its share by
+    weight among the flows that have any."""
+
+    queued: int
+    sequences: int
+    share: float
 
 
 @dataclass(frozen=True, slots=True)

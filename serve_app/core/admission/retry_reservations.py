@@ -1,9 +1,7 @@
 """Who was refused with a Retry-After and is still expected, so that capacity is kept for them."""
 
 from bisect import bisect_left, bisect_right, insort
-from collections import Counter
 from dataclasses import dataclass, field
-from itertools import islice
 
 # Clients retry no earlier than Retry-After says, but for rounding, and a little later.
 EARLY_S = 0.05
@@ -21,14 +19,15 @@ class RetryReservations:
     client comes, whose Retry-After is in whole seconds."""
 
     _due: list[tuple[float, int, float]] = field(default_factory=list)
-    _keys: Counter[int] = field(default_factory=Counter)
+    # When the clients of a key come, by key.
+    _comes_s: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
     _kept_fraction: float = 1.0
 
     def add(self, key: int | None, due_s: float, later_s: float = 0.0) -> None:
         """Remember that a request is due to retry at `due_s`, and comes so much later."""
         key = 0 if key is None else key
         insort(self._due, (due_s, key, later_s))
-        self._keys[key] += 1
+        insort(self._comes_s.setdefault(key, []), due_s + later_s)
 
     def withdraw(self, key: int | None, due_s: float) -> None:
         """Forget one reservation, unless it is redeemed or expired already."""
@@ -58,19 +57,26 @@ class RetryReservations:
         few retry; behind all of it where the next so many are no farther apart."""
         apart_s *= self._kept_fraction
         first = bisect_left(self._due, (due_s - apart_s, 0))
-        for other_s, _, _ in islice(self._due, first, first + MOST_LOOKED_AT):
+        for index in range(first, min(len(self._due), first + MOST_LOOKED_AT)):
+            other_s = self._due[index][0]
             if other_s >= due_s + apart_s:
                 return due_s
             due_s = max(due_s, other_s + apart_s)
         return max(due_s, self._due[-1][0] + apart_s) if self._due else due_s
+
+    def comes_at_s(self, key: int | None) -> float | None:
+        """When the client of this request comes back, the first one of several; None where it was
+        not refused here."""
+        times = None if key is None else self._comes_s.get(key)
+        return times[0] if times else None
 
     def redeem(self, key: int | None, now_s: float, *, retried: bool = False) -> bool:
         """Whether this request was refused here before and retries after its Retry-After, or
         earlier where it says itself that it is `retried`. One that was not refused is never
         returning."""
         self._forget(now_s)
-        if key is not None and self._keys[key]:
-            come_s = now_s + EARLY_S
+        come_s, comes_s = now_s + EARLY_S, self.comes_at_s(key)
+        if comes_s is not None and (retried or comes_s <= come_s):
             due = len(self._due) if retried else bisect_right(self._due, (come_s, 1 << 64))
             for index in range(due):
                 due_s, its_key, later_s = self._due[index]
@@ -81,10 +87,11 @@ class RetryReservations:
         return False
 
     def _take(self, index: int) -> None:
-        key = self._due.pop(index)[1]
-        self._keys[key] -= 1
-        if not self._keys[key]:
-            del self._keys[key]
+        due_s, key, later_s = self._due.pop(index)
+        times = self._comes_s[key]
+        del times[bisect_left(times, due_s + later_s)]
+        if not times:
+            del self._comes_s[key]
 
     def _forget(self, now_s: float) -> None:
         while self._due and self._due[0][0] < now_s - LATE_S:

@@ -28,7 +28,7 @@ SERVE_MUTANTS = mutants_of(
         },
         "serve_keys_are_known": {
             "a misspelt key of Ray's (trap 6)": config_text(
-                "max_queued_requests: 64", "max_queued_request: 64"
+                "max_queued_requests: 2048", "max_queued_request: 2048"
             ),
             "a misspelt key of Ray's, deep inside (trap 6)": config_text(
                 "look_back_period_s: 2", "lookback_period_s: 2"

@@ -7,6 +7,7 @@ number and time; then the client gets an error.
 
 import asyncio
 import logging
+import math
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -228,12 +229,15 @@ class Relay:
 
     async def _asked_once_connected(self) -> Upstream:
         """Raises UpstreamError. Of a request whose connection is refused nothing was sent."""
-        until_s = self.parts.clock_s() + REFUSED_FOR_S
+        until_s = math.inf
         while True:
             try:
                 return await self._ask()
             except ConnectError:
-                if self.parts.clock_s() + FIRST_PAUSE_S > until_s:
+                # From here on: over a kept connection it may have been asked for long before.
+                now_s = self.parts.clock_s()
+                until_s = min(until_s, now_s + REFUSED_FOR_S)
+                if now_s + FIRST_PAUSE_S > until_s:
                     raise
                 await asyncio.sleep(FIRST_PAUSE_S)
 

@@ -187,6 +187,26 @@ async def test_a_tier_that_cannot_be_reached_is_a_502_in_openais_form() -> None:
     assert "reasoning" in answer.json()["error"]["message"]
 
 
+async def test_a_proxy_that_refuses_is_asked_again_however_late_it_does() -> None:
+    """As after the end of a kept connection, over which a request has waited for long."""
+    tiers = Starlette(routes=[Route("/api/{rest:path}", echo, methods=["POST"])])
+    late_s = 0.0
+    async with served(tiers) as url, unreachable() as nobody:
+        asked = [url, nobody]
+
+        async def base_url() -> str:
+            nonlocal late_s
+            late_s += 10.0
+            return asked.pop() if len(asked) > 1 else url
+
+        gateway = Gateway(base_url, BOTH, 1024, clock_s=lambda: now_s() + late_s)
+        web = make_web_app(BOTH, FakeTiers(), gateway)
+        async with served(web) as web_url, httpx.AsyncClient(base_url=web_url) as client:
+            answer = await client.post("/v1/completions", json={})
+        await gateway.close()
+    assert (answer.status_code, asked) == (200, [url])
+
+
 @pytest.mark.parametrize(
     ("body", "status"), [(b"{", 400), (b"[]", 400), (b'"' + b"x" * 2000 + b'"', 413)]
 )

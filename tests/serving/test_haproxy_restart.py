@@ -53,22 +53,27 @@ def said(site: HaproxySite) -> str:
     return (site.config.parent / "stdout").read_text()
 
 
-def replaced(process: subprocess.Popen[bytes], before: psutil.Process) -> psutil.Process:
-    """The HAProxy that the wrapper `process` has started instead of `before`, which has ended."""
-    deadline_s = time.monotonic() + SOON_S
-    while True:
-        children = psutil.Process(process.pid).children()
-        if children and before not in children:
-            return children[0]
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-
-
 def wait_until(condition: Callable[[], object]) -> None:
     deadline_s = time.monotonic() + SOON_S
     while not condition():
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
+
+
+def replaced(site: HaproxySite, wrapper_pid: int, before: psutil.Process) -> psutil.Process:
+    """The HAProxy that a wrapper has started instead of `before`, which has ended; once it answers
+    Ray, too."""
+    wrapper = psutil.Process(wrapper_pid)
+    wait_until(lambda: wrapper.children() and before not in wrapper.children())
+    wait_until(lambda: is_administered(site))
+    return wrapper.children()[0]
+
+
+def is_administered(site: HaproxySite) -> bool:
+    try:
+        return "Pid: " in admin(site, "show info")
+    except OSError:
+        return False
 
 
 def answers(site: HaproxySite) -> bool:
@@ -140,7 +145,7 @@ def test_a_killed_haproxy_is_replaced_in_its_sockets_and_nobody_is_refused(
     with asked_all_the_while(site) as given:
         wait_until(lambda: len(given) >= 10)
         before.kill()
-        after = replaced(site.process, before)
+        after = replaced(site, site.process.pid, before)
         asked = len(given)
         wait_until(lambda: len(given) >= asked + 10)
     refused = [each for each in given if not isinstance(each, Answer)]
@@ -157,7 +162,7 @@ def test_ray_sees_the_process_that_it_has_started_before_and_after(site: Haproxy
     assert reported_pid(site) == site.process.pid
     before = child_of(site)
     before.kill()
-    replaced(site.process, before)
+    replaced(site, site.process.pid, before)
     assert reported_pid(site) == site.process.pid
     assert "http-app0" in admin(site, "show stat")
 
@@ -166,7 +171,7 @@ def test_a_haproxy_that_always_dies_is_given_up(site: HaproxySite) -> None:
     child = child_of(site)
     for _ in range(MOST_RESTARTS):
         child.kill()
-        child = replaced(site.process, child)
+        child = replaced(site, site.process.pid, child)
     child.kill()
     assert site.process.wait(SOON_S) == 128 + signal.SIGKILL
 
@@ -237,7 +242,7 @@ def test_a_reload_hands_the_sockets_over_and_leaves_streams_alone(site: HaproxyS
                 assert reported_pid(site) == second.pid
                 (killed,) = psutil.Process(second.pid).children()
                 killed.kill()
-                replaced(second, killed)
+                replaced(site, second.pid, killed)
                 asked = len(given)
                 wait_until(lambda: len(given) >= asked + 10)
                 reading.join()

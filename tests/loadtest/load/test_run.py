@@ -154,7 +154,7 @@ async def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
 
 
 async def test_two_runs_are_compared_with_intervals(tmp_path: Path) -> None:
-    for name, pause_s in (("a", 0.0), ("b", 0.05)):
+    for name, pause_s in (("a", 0.0), ("b", 0.5)):
         async with FakeOpenAI(lambda body, n, pause_s=pause_s: Reply(pause_s=pause_s)) as fake:
             scenario = a_scenario(fake.url, {**CHAT, "requests": 20}, slo={"ttft": 60})
             folder = tmp_path / name

@@ -77,6 +77,7 @@ class EngineRun:
             journal=context.journal,
             on_prompt=on_prompt,
             on_first_token=on_first_token,
+            policy=prepared.policy,
         )
 
     @contextmanager

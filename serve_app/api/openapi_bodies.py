@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from serve_app.api.answer_policies import POLICY
 from serve_app.api.routes import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
@@ -20,6 +21,7 @@ from serve_app.api.routes import (
 )
 from serve_app.api.token_budget import STOPS
 from serve_app.config.answers import LimitsConfig
+from serve_app.core.reasoning.answer_policy import AnswerPolicy
 from serve_app.core.tiers import Tier
 
 Schema = dict[str, Any]
@@ -179,6 +181,8 @@ def _generating_body(
         properties["model"] = {**_MODEL, "examples": [*limits.models]}
     properties["task"] = _task(limits)
     properties[STOPS] = _STOPS
+    if endpoint is CHAT_COMPLETIONS:
+        properties[POLICY] = _POLICY
     properties |= _other_names(endpoint)
     # What the engine's schema demands and this service fills in.
     filled = {"model", *endpoint.limit_fields}
@@ -237,6 +241,12 @@ _STOPS: Schema = {
     "type": ["boolean", "null"],
     "description": "Stop strings and stop ids end a thought too. Default: they are looked for in "
     "the answer only.",
+}
+_POLICY: Schema = {
+    "type": ["string", "null"],
+    "enum": [*AnswerPolicy, None],
+    "description": "How its tokens are spent on the answer (docs/reasoning.md). Default: as the "
+    "tier's `answers.policy` says.",
 }
 _SHORT_PROMPT: Schema = {
     "type": "string",

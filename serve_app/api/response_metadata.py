@@ -32,7 +32,7 @@ def in_chunk(body: bytes, endpoint: Endpoint, generation: Generation, replays: i
         body = body.replace(_NO_REASON, _END_TURN)
     if endpoint is RESPONSES:
         body = _named_by_its_status(body)
-    metadata = {**_metadata(sequences), **({"replayed": replays} if replays else {})}
+    metadata = {**_metadata(generation, sequences), **({"replayed": replays} if replays else {})}
     if not metadata or not body.endswith(b"}\n\n"):
         return body
     addition = json.dumps({FIELD: metadata}, separators=(",", ":")).encode()
@@ -43,7 +43,7 @@ def in_whole(
     body: bytes, endpoint: Endpoint, generation: Generation
 ) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """A JSON answer with its metadata, and a header with how its reasoning ended."""
-    metadata = _metadata(generation.sequences)
+    metadata = _metadata(generation, generation.sequences)
     if not metadata and endpoint is not CHAT_COMPLETIONS:
         return body, []
     answer: dict[str, Any] = json.loads(body)
@@ -80,7 +80,8 @@ def _in_openais_words(choice: dict[str, Any], sequence: SequenceFacts | None) ->
         message["content"] = ""
 
 
-def _metadata(sequences: Mapping[int, SequenceFacts]) -> dict[str, Any]:
+def _metadata(generation: Generation, sequences: Mapping[int, SequenceFacts]) -> dict[str, Any]:
+    policy = generation.policy
     thoughts = [
         {
             "index": index,
@@ -99,4 +100,5 @@ def _metadata(sequences: Mapping[int, SequenceFacts]) -> dict[str, Any]:
             {"finish_reasons": {str(index): "repetition" for index in repeated}} if repeated else {}
         ),
         **({"closed": closed} if closed else {}),
+        **({} if policy is None else {"answer_policy": {"policy": str(policy.policy)}}),
     }

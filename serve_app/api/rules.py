@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from serve_app.api.answer_policies import POLICY, take_policy
 from serve_app.api.conversation import prompt_rules, shape_prompt, take_conversation
 from serve_app.api.field_rules import (
     NO_SCHEMA_RULES,
@@ -42,6 +43,7 @@ from serve_app.api.token_budget import (
 )
 from serve_app.config.answers import SamplingConfig, TaskConfig
 from serve_app.config.tier import TierSettings
+from serve_app.core.reasoning.answer_policy import AnswerPolicy, PolicyPlan
 from serve_app.core.reasoning.budget import ThinkingPlan
 from serve_app.core.reasoning.prompt_rules import PromptRules
 from serve_app.core.structure.schema_limits import SchemaLimits
@@ -98,6 +100,8 @@ class PreparedRequest:
     written_as: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     # The field that binds the answer to a grammar, for an error to name; None: nothing binds it.
     structure_field: str | None = None
+    # None: its reasoning, then its answer.
+    policy: PolicyPlan | None = None
 
     @property
     def deterministic(self) -> bool:
@@ -135,7 +139,7 @@ class RuleBook:
         most, lowers = self.settings.max_new_tokens, self.lowers_limits
         limit = TierLimit(self.tier, most, lowers, self.other_tiers_limit)
         prompts = prompt_rules(self.settings.prompting, r1=self.r1, thinks=self.thinks)
-        known = {path: fields | {TASK, STOPS} for path, fields in self.known_fields.items()}
+        known = {path: fields | {TASK, STOPS, POLICY} for path, fields in self.known_fields.items()}
         object.__setattr__(self, "limit", limit)
         object.__setattr__(self, "prompts", prompts)
         object.__setattr__(self, "_known", known)
@@ -201,6 +205,9 @@ def _prepare(
     shape_prompt(payload, endpoint, book.prompts, task.directive)  # (3)
     plan, warning = _plan(payload, endpoint, book, force=book.prompts.force_thought)
     payload.pop(STOPS, None)
+    policy = None
+    if POLICY in payload or settings.answers.policy is not AnswerPolicy.TRUNCATE:
+        policy, plan = take_policy(payload, endpoint, settings.answers, plan)
     keep_budget_below(payload, endpoint, granted)
     heat = heat_warning(payload) if book.r1 else None  # (4)
     warnings = (granted.warning, warning, heat, _warning_of_unknown(unknown))
@@ -217,6 +224,7 @@ def _prepare(
         tuple(text for text in warnings if text is not None),
         written_as,
         None if binding is None else written_as.get(binding, binding),
+        policy,
     )
 
 

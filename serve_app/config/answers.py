@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from serve_app.config.engine import Strict
+from serve_app.core.reasoning.answer_policy import AnswerPolicy
 from serve_app.core.reasoning.prompt_rules import MATH_DIRECTIVE
 
 
@@ -35,6 +36,17 @@ class ThinkingConfig(Strict):
         ge=0,
         description="Most reasoning tokens; unset: all that are not reserved. 0: as `enabled: "
         "false`.",
+    )
+
+
+class AnswersConfig(Strict):
+    """How a request's tokens are spent on its answer."""
+
+    policy: AnswerPolicy = Field(
+        default=AnswerPolicy.TRUNCATE,
+        description="What a request gets that names no `answer_policy`: `truncate`, reason up to "
+        "the budget and then answer; `direct`, no reasoning, unless the request asks for it. See "
+        "docs/reasoning.md.",
     )
 
 

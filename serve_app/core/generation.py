@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from serve_app.core.reasoning.answer_policy import PolicyPlan
 from serve_app.core.reasoning.budget import ThinkingPlan
 from serve_app.core.reasoning.trace import ThoughtTrace
 from serve_app.core.replay.journal import Journal
@@ -57,6 +58,8 @@ class Generation:
     # Whether a sequence's reasoning is to be closed now, and why; None: it never is. The sequences
     # of such a request run each for itself.
     close_reasoning: CloseReasoning | None = None
+    # How its tokens are spent on the answer; None: its reasoning, then its answer.
+    policy: PolicyPlan | None = None
     # Told once the engine knows its prompts, in tokens of all of them, and once it has read them.
     on_prompt: Callable[[int], None] = lambda _: None
     on_first_token: Callable[[], None] = lambda: None

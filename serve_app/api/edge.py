@@ -269,7 +269,7 @@ class TierEdge:
             most = self.settings.max_new_tokens
             prepared = self.desk.prepare(scope, payload, endpoint, borrower, most)
         journal = None
-        if marks.followed and self.journals:
+        if marks.followed and self.journals and prepared.can_move:
             journal = journal_of(marks.resumption, written, prepared)
         if trace is not None:
             trace.prepared(prepared)
@@ -399,7 +399,10 @@ class TierEdge:
                         outcome = await wait(entry, context, response)
                         if outcome is not None:
                             return outcome
-                    return await self._engine.run(entry, generation, context, response)  # (4)
+                    heartbeat_s = self.settings.admission.heartbeat_s
+                    return await self._engine.run(  # (4)
+                        entry, generation, context, response, heartbeat_s
+                    )
         except GateFullError as full:  # (5)
             async with context.disconnection() as disconnected:
                 outcome = await self.forwarder.forward(context, response, disconnected)

@@ -82,7 +82,7 @@ class LendingDesk:
         plan, stop_repetition, policy = _read_plan(header(scope, PLAN_HEADER))
         return PreparedRequest(
             payload,
-            count_sequences(payload, endpoint),
+            max(count_sequences(payload, endpoint), 1 if policy is None else policy.samples),
             _new_tokens(payload, endpoint, most_new_tokens),
             payload.get("stream") is True,
             plan,

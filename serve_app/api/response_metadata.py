@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from serve_app.api.policy_report import count_all, policy_report
 from serve_app.api.routes import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from serve_app.core.generation import Generation, SequenceFacts
 
@@ -53,6 +54,8 @@ def in_whole(
         answer["stop_reason"] = "end_turn"
     if metadata:
         answer[FIELD] = metadata
+    if generation.unseen and isinstance(answer.get("usage"), dict):
+        count_all(answer["usage"], generation)
     ends = ", ".join(thought["end"] for thought in metadata.get("thoughts", ()))
     header = [(REASONING_HEADER, ends.encode())] if ends else []
     return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode(), header
@@ -81,7 +84,7 @@ def _in_openais_words(choice: dict[str, Any], sequence: SequenceFacts | None) ->
 
 
 def _metadata(generation: Generation, sequences: Mapping[int, SequenceFacts]) -> dict[str, Any]:
-    policy = generation.policy
+    policy = policy_report(generation)
     thoughts = [
         {
             "index": index,
@@ -100,5 +103,5 @@ def _metadata(generation: Generation, sequences: Mapping[int, SequenceFacts]) ->
             {"finish_reasons": {str(index): "repetition" for index in repeated}} if repeated else {}
         ),
         **({"closed": closed} if closed else {}),
-        **({} if policy is None else {"answer_policy": {"policy": str(policy.policy)}}),
+        **({"answer_policy": policy} if policy else {}),
     }

@@ -104,6 +104,17 @@ class PreparedRequest:
     policy: PolicyPlan | None = None
 
     @property
+    def can_move(self) -> bool:
+        """Whether another replica could go on with its stream: what is voted on begins anew."""
+        return self.policy is None or self.policy.policy is not AnswerPolicy.VOTE
+
+    @property
+    def most_new_tokens(self) -> int:
+        """Of all its sequences, with what is made beside them."""
+        beside = 0 if self.policy is None else self.policy.unseen_tokens(self.max_new_tokens)
+        return self.sequences * self.max_new_tokens + beside
+
+    @property
     def deterministic(self) -> bool:
         """Whether the same request would be answered the same again."""
         return self.payload.get("temperature") == 0 or self.payload.get("seed") is not None
@@ -207,11 +218,13 @@ def _prepare(
     payload.pop(STOPS, None)
     policy = None
     if POLICY in payload or settings.answers.policy is not AnswerPolicy.TRUNCATE:
-        policy, plan = take_policy(payload, endpoint, settings.answers, plan)
+        policy, plan = take_policy(payload, endpoint, settings.answers, plan, book.slots)
     keep_budget_below(payload, endpoint, granted)
     heat = heat_warning(payload) if book.r1 else None  # (4)
     warnings = (granted.warning, warning, heat, _warning_of_unknown(unknown))
     sequences = _within_slots(payload, endpoint, book)
+    if policy is not None:
+        sequences = max(sequences, policy.samples)
     _refuse_many_logprobs(payload, sequences * granted.tokens)
     binding = binding_field(payload, endpoint.name) if structured else None
     return PreparedRequest(

@@ -12,6 +12,7 @@ from starlette.types import Message, Scope
 
 from serve_app.api.cancellation import call_engine
 from serve_app.core.generation import CloseReasoning, Generation
+from serve_app.core.reasoning.answer_policy import PolicyPlan
 from serve_app.core.reasoning.budget import ThinkingPlan
 from serve_app.core.replay.journal import Journal, read
 from serve_app.engine.interface import Engine
@@ -37,6 +38,7 @@ class Asked:
     request_id: str = "a-request"
     cache_salt: str | None = None
     close_reasoning: CloseReasoning | None = None
+    policy: PolicyPlan | None = None
 
 
 @dataclass
@@ -70,6 +72,7 @@ async def streamed(
         cache_salt=asked.cache_salt,
         journal=journal,
         close_reasoning=asked.close_reasoning,
+        policy=asked.policy,
     )
     stream = Stream(generation)
     written = past or ""

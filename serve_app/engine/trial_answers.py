@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Outputs = AsyncGenerator[RequestOutput, None]
 
 # What a trial answer is begun with, behind the end of the reasoning.
-OPENER = "\n\nThe answer is \\boxed{"
+OPENER = " The answer is \\boxed{"
 # Why reasoning ends whose trial answers agree.
 EARLY_EXIT = "early_exit"
 

@@ -21,7 +21,17 @@ pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore"), pytest.mark
 
 Run = Callable[[Any], Any]
 run, engine = test_replay.run, test_replay.engine
-EXIT = PolicyPlan(AnswerPolicy.EARLY_EXIT, trial_every_tokens=6, trial_tokens=8)
+EXIT = PolicyPlan(AnswerPolicy.EARLY_EXIT, trial_every_tokens=5, trial_tokens=8)
+# micro-r1 reasons on it in 104 tokens, and checks its result in the last 25 of them.
+LONG = chat(
+    messages=[
+        {
+            "role": "user",
+            "content": "A ticket costs 21 dollars for adults and 9 dollars for children. Leo pays "
+            "for 3 adults and 5 children. How many dollars is that?",
+        }
+    ]
+)
 
 
 def under(policy: PolicyPlan, asked: Asked) -> Asked:
@@ -43,13 +53,16 @@ def ends(stream: Stream) -> list[Any]:
 def test_reasoning_ends_early_with_the_answer_that_it_has(
     run: Run, engine: Engine, form: Callable[[Asked], Asked]
 ) -> None:
-    plain = run(streamed(engine, form(chat()), None))
-    early = run(streamed(engine, form(under(EXIT, chat())), None))
+    plain = run(streamed(engine, form(LONG), None))
+    early = run(streamed(engine, form(under(EXIT, LONG)), None))
     (long,), (short,) = plain.generation.sequences.values(), early.generation.sequences.values()
     assert long.thought is not None
     assert short.thought is not None
     assert short.thought.cut_by == "early_exit"
-    assert answer_of(early) == answer_of(plain)
+    assert short.thought.tokens - len(short.thought.marks.closing) < long.thought.tokens
+    # So early in a thought the answer may be another one.
+    assert (answer_of(early) or "").isdigit()
+    assert answer_of(plain) == "108"
     trials = early.generation.unseen
     assert 2 <= len(trials) <= short.thought.tokens // EXIT.trial_every_tokens
     assert all(0 < facts.tokens <= EXIT.trial_tokens for facts in trials)
@@ -58,7 +71,7 @@ def test_reasoning_ends_early_with_the_answer_that_it_has(
 
 def test_a_stream_that_ended_early_goes_on_elsewhere(run: Run, engine: Engine) -> None:
     """There it is not asked for trial answers: what they have decided is in the journal."""
-    asked = under(EXIT, chat())
+    asked = under(EXIT, LONG)
 
     async def gone_on() -> list[Any]:
         base = await streamed(engine, asked)

@@ -50,7 +50,7 @@ def ends(stream: Stream) -> list[Any]:
 
 
 @pytest.mark.parametrize("form", [whole, lambda asked: asked], ids=["whole", "streamed"])
-def test_reasoning_ends_early_with_the_answer_that_it_has(
+def test_reasoning_ends_once_its_trial_answers_agree(
     run: Run, engine: Engine, form: Callable[[Asked], Asked]
 ) -> None:
     plain = run(streamed(engine, form(LONG), None))
@@ -60,8 +60,8 @@ def test_reasoning_ends_early_with_the_answer_that_it_has(
     assert short.thought is not None
     assert short.thought.cut_by == "early_exit"
     assert short.thought.tokens - len(short.thought.marks.closing) < long.thought.tokens
-    # So early in a thought the answer may be another one.
-    assert (answer_of(early) or "").isdigit()
+    # So early the answer may be another one, but there is one.
+    assert short.thought.answer_tokens > 3
     assert answer_of(plain) == "108"
     trials = early.generation.unseen
     assert 2 <= len(trials) <= short.thought.tokens // EXIT.trial_every_tokens

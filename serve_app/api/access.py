@@ -356,11 +356,10 @@ def usage_of(generation: Generation, gpu_s: float) -> Usage | None:
     """What an engine has done for a request; None where it never got its prompt."""
     if not generation.prompt_tokens:
         return None
-    made = sum(sequence.tokens for sequence in generation.sequences.values())
+    sequences = [*generation.sequences.values(), *generation.unseen]
+    made = sum(sequence.tokens for sequence in sequences)
     reasoning = sum(
-        sequence.thought.tokens
-        for sequence in generation.sequences.values()
-        if sequence.thought is not None
+        sequence.thought.tokens for sequence in sequences if sequence.thought is not None
     )
     return Usage(
         requests=1,
@@ -375,16 +374,17 @@ def need_of(context: RequestContext, context_tokens: int | None) -> Amounts:
     """The most that it uses of its caller's quota; of one that another replica has begun, the rest:
     that one settles its part itself, if it lives."""
     prepared, resumption = context.prepared, context.resumption
-    sequences, new_tokens = prepared.sequences, prepared.max_new_tokens
     if resumption is not None:
-        return Amounts(tokens=max(0, sequences * new_tokens - context.past_tokens))
+        return Amounts(tokens=max(0, prepared.most_new_tokens - context.past_tokens))
+    sequences, new_tokens = prepared.sequences, prepared.max_new_tokens
     tokens = most_tokens(
         len(context.body),
         sequences=sequences,
         max_new_tokens=new_tokens,
         context_tokens=context_tokens,
     )
-    return Amounts(requests=1, tokens=tokens, concurrent=1)
+    beside = prepared.most_new_tokens - sequences * new_tokens
+    return Amounts(requests=1, tokens=tokens + beside, concurrent=1)
 
 
 def most_tokens(

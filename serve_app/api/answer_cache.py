@@ -147,6 +147,7 @@ class AnswerCache:
             prepared.payload,
             repr(prepared.plan),
             prepared.stop_repetition,
+            repr(prepared.policy),
         ]
         text = json.dumps(asked, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -379,7 +379,7 @@ class TierEdge:
             most = self.settings.max_new_tokens
             prepared = self.desk.prepare(scope, payload, endpoint, borrower, most)
         journal = None
-        if marks.followed and self.journals:
+        if marks.followed and self.journals and prepared.can_move:
             journal = journal_of(marks.resumption, written, prepared)
         if trace is not None:
             trace.prepared(prepared)
@@ -509,16 +509,18 @@ class TierEdge:
                 )
                 stall_s = self.settings.admission.client_stall_s
                 with self._engine.watched(entry, generation, client, stall, stall_s):
+                    heartbeat_s = self.settings.admission.heartbeat_s
                     if not entry.granted.done():  # (3)
                         wait = QueueWait(self.gate, self.forwarder, self.settings.admission)
                         outcome = await wait(entry, context, response)
                         if outcome is not None:
                             return outcome
+                    run = partial(self._engine.run, entry, generation)
                     if context.deadline is None:
-                        return await self._engine.run(entry, generation, context, response)  # (4)
+                        return await run(context, response, heartbeat_s)  # (4)
                     async with ended_by(context.deadline):
                         begun = begin_in_time(context, entry, generation, self._speeds, limits)
-                        return await self._engine.run(entry, generation, begun, response)
+                        return await run(begun, response, heartbeat_s)
         except GateFullError as full:  # (5)
             async with context.disconnection() as disconnected:
                 outcome = await self.forwarder.forward(context, response, disconnected)

@@ -15,7 +15,13 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.api.access import Spending, usage_of
 from serve_app.api.forwarding import ClusterSecret
 from serve_app.api.gate import Gate
+from serve_app.api.heartbeats import beating
 from serve_app.api.journaled_stream import EngineEvents
 from serve_app.api.queue_entry import QueueEntry
 from serve_app.api.request_body import PromptEstimate
@@ -84,7 +91,7 @@ class EngineRun:
             self.gate.prompt_counted(entry, tokens + context.past_tokens)
             # A legacy completion may have more prompts, which are counted one by one.
             if context.endpoint is not COMPLETIONS:
-                spending.prompt_counted(tokens, prepared.sequences * prepared.max_new_tokens)
+                spending.prompt_counted(tokens, prepared.most_new_tokens)
 
         return Generation(
             prepared.plan,
@@ -95,6 +102,7 @@ class EngineRun:
             journal=context.journal,
             on_prompt=on_prompt,
             on_first_token=on_first_token,
+            policy=prepared.policy,
         )
 
     @contextmanager
@@ -120,6 +128,7 @@ class EngineRun:
         generation: Generation,
         context: RequestContext,
         response: TierResponse,
+        heartbeat_s: float,
     ) -> RequestOutcome:
         """Once its slots are granted. Raises ClientDisconnectedError where the answer was not
         taken to its end, and RequestError 503 where a stream that may go on elsewhere has lost its
@@ -138,14 +147,15 @@ class EngineRun:
         with self._engine_id(context.request_id) as engine_id:
             if isinstance(send, EngineEvents) and engine_id != context.request_id:
                 send.renamed = engine_id.encode(), context.request_id.encode()
-            await call_engine(
-                self.app,
-                context.engine_scope(engine_id),
-                body=context.body,
-                receive=context.receive,
-                send=send,
-                generation=generation,
-            )
+            async with self._kept_open(send, context, response, heartbeat_s) as sent:
+                await call_engine(
+                    self.app,
+                    context.engine_scope(engine_id),
+                    body=context.body,
+                    receive=context.receive,
+                    send=sent,
+                    generation=generation,
+                )
         if isinstance(send, EngineEvents) and send.lost:
             raise engine_stopped()
         if not response.complete:
@@ -153,6 +163,14 @@ class EngineRun:
         if response.status == 200 and context.resumption is None:
             self.gate.observe_service(entry)
         return RequestOutcome(response.status, response.timing, entry.wait_s, generation)
+
+    def _kept_open(
+        self, send: Send, context: RequestContext, response: TierResponse, heartbeat_s: float
+    ) -> AbstractAsyncContextManager[Send]:
+        """A stream of which nothing can be sent until a vote is decided has heartbeats."""
+        if context.prepared.can_move or not context.prepared.streaming:
+            return nullcontext(send)
+        return beating(response, send, heartbeat_s)
 
     def _followed(
         self,

@@ -18,6 +18,7 @@ from serve_app.api.request_context import header
 from serve_app.api.routes import Endpoint
 from serve_app.api.rules import PreparedRequest, count_sequences
 from serve_app.api.structures import binding_field
+from serve_app.core.reasoning.answer_policy import PolicyPlan, read_policy
 from serve_app.core.reasoning.budget import ThinkingPlan
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
@@ -78,33 +79,37 @@ class LendingDesk:
             raise no_capacity("The request names the lender's tier.")
         if payload.get("model") == borrower.value:
             payload["model"] = self.tier.value
-        plan, stop_repetition = _read_plan(header(scope, PLAN_HEADER))
+        plan, stop_repetition, policy = _read_plan(header(scope, PLAN_HEADER))
         return PreparedRequest(
             payload,
-            count_sequences(payload, endpoint),
+            max(count_sequences(payload, endpoint), 1 if policy is None else policy.samples),
             _new_tokens(payload, endpoint, most_new_tokens),
             payload.get("stream") is True,
             plan,
             stop_repetition,
             structure_field=binding_field(payload, endpoint.name),
+            policy=policy,
         )
 
 
 def written_plan(prepared: PreparedRequest) -> str:
     """The value of the header that has for a lender what its own rules would have decided."""
     plan = None if prepared.plan is None else asdict(prepared.plan)
-    return json.dumps({"plan": plan, "stop_repetition": prepared.stop_repetition})
+    policy = None if prepared.policy is None else asdict(prepared.policy)
+    written = {"plan": plan, "stop_repetition": prepared.stop_repetition, "policy": policy}
+    return json.dumps(written)
 
 
-def _read_plan(value: bytes | None) -> tuple[ThinkingPlan | None, bool]:
+def _read_plan(value: bytes | None) -> tuple[ThinkingPlan | None, bool, PolicyPlan | None]:
     if value is None:
-        return None, False
+        return None, False, None
     written = json.loads(value)
     try:
         plan = None if written["plan"] is None else ThinkingPlan(**written["plan"])
-    except TypeError as error:
+        policy = None if written["policy"] is None else read_policy(written["policy"])
+    except (TypeError, KeyError, ValueError) as error:
         raise no_capacity("The borrower is of another version.") from error
-    return plan, written["stop_repetition"]
+    return plan, written["stop_repetition"], policy
 
 
 def no_capacity(message: str) -> RequestError:

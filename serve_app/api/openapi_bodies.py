@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serve_app.api.answer_deadline import DEADLINE_FIELD, MOST_DEADLINE_MS
+from serve_app.api.answer_policies import POLICY
 from serve_app.api.routes import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
@@ -21,6 +22,7 @@ from serve_app.api.routes import (
 )
 from serve_app.api.token_budget import STOPS
 from serve_app.config.answers import LimitsConfig
+from serve_app.core.reasoning.answer_policy import AnswerPolicy
 from serve_app.core.tiers import Tier
 
 Schema = dict[str, Any]
@@ -181,6 +183,8 @@ def _generating_body(
     properties["task"] = _task(limits)
     properties[STOPS] = _STOPS
     properties[DEADLINE_FIELD] = _DEADLINE
+    if endpoint is CHAT_COMPLETIONS:
+        properties[POLICY] = _POLICY
     properties |= _other_names(endpoint)
     # What the engine's schema demands and this service fills in.
     filled = {"model", *endpoint.limit_fields}
@@ -246,6 +250,12 @@ _DEADLINE: Schema = {
     "maximum": MOST_DEADLINE_MS,
     "description": "So many milliseconds after the request's arrival its answer is complete, or it "
     "is refused (docs/deadlines.md).",
+}
+_POLICY: Schema = {
+    "type": ["string", "null"],
+    "enum": [*AnswerPolicy, None],
+    "description": "How its tokens are spent on the answer (docs/reasoning.md). Default: as the "
+    "tier's `answers.policy` says.",
 }
 _SHORT_PROMPT: Schema = {
     "type": "string",

@@ -8,6 +8,7 @@ and ended once. What runs the request writes into it through an ASGI `send`, `fr
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from starlette.types import Message, Send
 
@@ -16,6 +17,7 @@ from serve_app.api.answer_cache import KeptAnswer, Recording
 from serve_app.api.asgi import send_error
 from serve_app.api.engine_errors import ERROR_STARTS, client_error, error_event, error_in
 from serve_app.api.journaled_stream import lost_event, with_steps, without_comments
+from serve_app.api.policy_report import count_all_in_chunk
 from serve_app.api.request_context import RequestId
 from serve_app.api.response_metadata import REASONING_HEADER, in_chunk, in_whole
 from serve_app.api.routes import Endpoint
@@ -128,6 +130,12 @@ class TierResponse:
         if not self.started:
             await self.start(200, [*SSE_HEADERS])
         await self.chunk(b": waiting, %d ahead\n\n" % ahead)
+
+    async def keep_open(self) -> None:
+        """An SSE comment while the engine has nothing to send yet, as `heartbeat`."""
+        if not self.started:
+            await self.start(200, [*SSE_HEADERS])
+        await self.chunk(b": deciding\n\n")
 
     async def replay(self, kept: KeptAnswer) -> None:
         """Send a kept answer, a stream event by event."""
@@ -341,6 +349,8 @@ def _of_a_chunk(
     transforms.append(with_our_error)
     if generation is not None and endpoint.ending is not None:
         transforms.append(_with_metadata(endpoint, endpoint.ending, generation, form.replays))
+    if generation is not None and generation.policy is not None:
+        transforms.append(partial(count_all_in_chunk, generation=generation))
     if recording is not None:
         transforms.append(recording.chunk)
     if generation is not None and generation.journal is not None:

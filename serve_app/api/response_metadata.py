@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from serve_app.api.policy_report import count_all, policy_report
 from serve_app.api.routes import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from serve_app.core.generation import Generation, SequenceFacts
 from serve_app.core.reasoning.deadline import BY_DEADLINE
@@ -35,7 +36,7 @@ def in_chunk(body: bytes, endpoint: Endpoint, generation: Generation, replays: i
     if endpoint is RESPONSES:
         body = _named_by_its_status(body)
     metadata = {
-        **_metadata(sequences),
+        **_metadata(generation, sequences),
         **_deadline(generation),
         **({"replayed": replays} if replays else {}),
     }
@@ -49,7 +50,7 @@ def in_whole(
     body: bytes, endpoint: Endpoint, generation: Generation
 ) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """A JSON answer with its metadata, and a header with how its reasoning ended."""
-    metadata = {**_metadata(generation.sequences), **_deadline(generation)}
+    metadata = {**_metadata(generation, generation.sequences), **_deadline(generation)}
     if not metadata and endpoint is not CHAT_COMPLETIONS:
         return body, []
     answer: dict[str, Any] = json.loads(body)
@@ -59,6 +60,8 @@ def in_whole(
         answer["stop_reason"] = "end_turn"
     if metadata:
         answer[FIELD] = metadata
+    if generation.unseen and isinstance(answer.get("usage"), dict):
+        count_all(answer["usage"], generation)
     ends = ", ".join(thought["end"] for thought in metadata.get("thoughts", ()))
     header = [(REASONING_HEADER, ends.encode())] if ends else []
     return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode(), header
@@ -86,7 +89,8 @@ def _in_openais_words(choice: dict[str, Any], sequence: SequenceFacts | None) ->
         message["content"] = ""
 
 
-def _metadata(sequences: Mapping[int, SequenceFacts]) -> dict[str, Any]:
+def _metadata(generation: Generation, sequences: Mapping[int, SequenceFacts]) -> dict[str, Any]:
+    policy = policy_report(generation)
     thoughts = [
         {
             "index": index,
@@ -105,6 +109,7 @@ def _metadata(sequences: Mapping[int, SequenceFacts]) -> dict[str, Any]:
             {"finish_reasons": {str(index): "repetition" for index in repeated}} if repeated else {}
         ),
         **({"closed": closed} if closed else {}),
+        **({"answer_policy": policy} if policy else {}),
     }
 
 

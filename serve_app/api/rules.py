@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from serve_app.api.answer_deadline import DEADLINE_FIELD
+from serve_app.api.answer_policies import POLICY, take_policy
 from serve_app.api.conversation import prompt_rules, shape_prompt, take_conversation
 from serve_app.api.field_rules import (
     NO_SCHEMA_RULES,
@@ -43,6 +44,7 @@ from serve_app.api.token_budget import (
 )
 from serve_app.config.answers import SamplingConfig, TaskConfig
 from serve_app.config.tier import TierSettings
+from serve_app.core.reasoning.answer_policy import AnswerPolicy, PolicyPlan
 from serve_app.core.reasoning.budget import ThinkingPlan
 from serve_app.core.reasoning.prompt_rules import PromptRules
 from serve_app.core.structure.schema_limits import SchemaLimits
@@ -99,6 +101,19 @@ class PreparedRequest:
     written_as: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     # The field that binds the answer to a grammar, for an error to name; None: nothing binds it.
     structure_field: str | None = None
+    # None: its reasoning, then its answer.
+    policy: PolicyPlan | None = None
+
+    @property
+    def can_move(self) -> bool:
+        """Whether another replica could go on with its stream: what is voted on begins anew."""
+        return self.policy is None or self.policy.policy is not AnswerPolicy.VOTE
+
+    @property
+    def most_new_tokens(self) -> int:
+        """Of all its sequences, with what is made beside them."""
+        beside = 0 if self.policy is None else self.policy.unseen_tokens(self.max_new_tokens)
+        return self.sequences * self.max_new_tokens + beside
 
     @property
     def deterministic(self) -> bool:
@@ -136,7 +151,7 @@ class RuleBook:
         most, lowers = self.settings.max_new_tokens, self.lowers_limits
         limit = TierLimit(self.tier, most, lowers, self.other_tiers_limit)
         prompts = prompt_rules(self.settings.prompting, r1=self.r1, thinks=self.thinks)
-        own = {TASK, STOPS, DEADLINE_FIELD}
+        own = {TASK, STOPS, DEADLINE_FIELD, POLICY}
         known = {path: fields | own for path, fields in self.known_fields.items()}
         object.__setattr__(self, "limit", limit)
         object.__setattr__(self, "prompts", prompts)
@@ -203,10 +218,15 @@ def _prepare(
     shape_prompt(payload, endpoint, book.prompts, task.directive)  # (3)
     plan, warning = _plan(payload, endpoint, book, force=book.prompts.force_thought)
     payload.pop(STOPS, None)
+    policy = None
+    if POLICY in payload or settings.answers.policy is not AnswerPolicy.TRUNCATE:
+        policy, plan = take_policy(payload, endpoint, settings.answers, plan, book.slots)
     keep_budget_below(payload, endpoint, granted)
     heat = heat_warning(payload) if book.r1 else None  # (4)
     warnings = (granted.warning, warning, heat, _warning_of_unknown(unknown))
     sequences = _within_slots(payload, endpoint, book)
+    if policy is not None:
+        sequences = max(sequences, policy.samples)
     _refuse_many_logprobs(payload, sequences * granted.tokens)
     binding = binding_field(payload, endpoint.name) if structured else None
     return PreparedRequest(
@@ -219,6 +239,7 @@ def _prepare(
         tuple(text for text in warnings if text is not None),
         written_as,
         None if binding is None else written_as.get(binding, binding),
+        policy,
     )
 
 

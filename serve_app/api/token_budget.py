@@ -124,6 +124,11 @@ def unheeded(payload: Mapping[str, Any], endpoint: Endpoint) -> str | None:
     return "the model of this tier does not think"
 
 
+def asks_for_reasoning(payload: Mapping[str, Any], endpoint: Endpoint) -> bool:
+    """Whether the request says itself that it wants reasoning, or how much of it."""
+    return endpoint is not COMPLETIONS and _requested(payload, endpoint).to_think
+
+
 def plan_thinking(
     payload: Mapping[str, Any],
     endpoint: Endpoint,

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from serve_app.config.engine import Strict
+from serve_app.core.reasoning.answer_policy import AnswerPolicy
 from serve_app.core.reasoning.prompt_rules import MATH_DIRECTIVE
 
 
@@ -35,6 +36,33 @@ class ThinkingConfig(Strict):
         ge=0,
         description="Most reasoning tokens; unset: all that are not reserved. 0: as `enabled: "
         "false`.",
+    )
+
+
+class AnswersConfig(Strict):
+    """How a request's tokens are spent on its answer."""
+
+    policy: AnswerPolicy = Field(
+        default=AnswerPolicy.TRUNCATE,
+        description="What a request gets that names no `answer_policy`: `truncate`, reason up to "
+        "the budget and then answer; `direct`, no reasoning, unless the request asks for it; "
+        "`early_exit`, end the reasoning once its trial answers agree; `vote`, the answer of most "
+        "of several samples. See docs/reasoning.md.",
+    )
+    trial_every_tokens: int = Field(
+        default=64,
+        ge=4,
+        description="`early_exit`: reasoning tokens from one trial answer to the next.",
+    )
+    trial_tokens: int = Field(
+        default=24, ge=1, description="`early_exit`: most tokens of a trial answer."
+    )
+    vote_samples: int = Field(
+        default=3,
+        ge=2,
+        le=16,
+        description="`vote`: most samples of an answer, each of which takes a slot and has the "
+        "request's limit of new tokens. A replica with fewer slots makes fewer.",
     )
 
 

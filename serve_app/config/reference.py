@@ -12,6 +12,7 @@ from serve_app.config.access import AccessConfig
 from serve_app.config.admission import AdmissionConfig
 from serve_app.config.answers import (
     AnswerCacheConfig,
+    AnswersConfig,
     LimitsConfig,
     PromptingConfig,
     SamplingConfig,
@@ -64,6 +65,7 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel], str], ...] = (
     ("`user_config.slo`", "Changes live.", SloConfig, "slo."),
     ("`user_config.scaling`", "Changes live.", ScalingConfig, "scaling."),
     ("`user_config.thinking`", "Changes live.", ThinkingConfig, "thinking."),
+    ("`user_config.answers`", "Changes live.", AnswersConfig, "answers."),
     ("`user_config.limits`", "Changes live.", LimitsConfig, "limits."),
     ("`user_config.prompting`", "Changes live.", PromptingConfig, "prompting."),
     ("`user_config.sampling`", "Changes live.", SamplingConfig, "sampling."),

@@ -22,6 +22,7 @@ from serve_app.config.access import AccessConfig
 from serve_app.config.admission import AdmissionConfig
 from serve_app.config.answers import (
     AnswerCacheConfig,
+    AnswersConfig,
     LimitsConfig,
     PromptingConfig,
     SamplingConfig,
@@ -124,6 +125,7 @@ class TierSettings(_EnvironmentWins):
     thinking: ThinkingConfig = Field(
         default_factory=ThinkingConfig, description="See ThinkingConfig."
     )
+    answers: AnswersConfig = Field(default_factory=AnswersConfig, description="See AnswersConfig.")
     prompting: PromptingConfig = Field(
         default_factory=PromptingConfig, description="See PromptingConfig."
     )

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from serve_app.core.reasoning.answer_policy import PolicyPlan
 from serve_app.core.reasoning.budget import ThinkingPlan
 from serve_app.core.reasoning.deadline import RunningDeadline
 from serve_app.core.reasoning.trace import ThoughtTrace
+from serve_app.core.reasoning.vote import Verdict
 from serve_app.core.replay.journal import Journal
 
 # Asked with a sequence's index among the request's and its tokens so far, at each result of the
@@ -45,6 +47,9 @@ class Generation:
     stop_repetition: bool = False
     structure_field: str | None = None
     sequences: dict[int, SequenceFacts] = field(default_factory=dict[int, SequenceFacts])
+    # Made for it, and no part of what its client gets: trial answers, and the samples of a vote
+    # until it is decided, then the others.
+    unseen: list[SequenceFacts] = field(default_factory=list[SequenceFacts])
     # Of all its prompts that the engine was asked to read; each counts once.
     prompt_tokens: int = 0
     # The ids under which the engine was asked for it, each turn's.
@@ -60,6 +65,11 @@ class Generation:
     close_reasoning: CloseReasoning | None = None
     # By when its answer is to be complete; None: it may take its time. Set with `close_reasoning`.
     time: RunningDeadline | None = None
+    # How its tokens are spent on the answer; None: its reasoning, then its answer.
+    policy: PolicyPlan | None = None
+    # Of a vote that is decided, and what its others could still have had of their limits.
+    verdict: Verdict | None = None
+    saved_tokens: int = 0
     # Told once the engine knows its prompts, in tokens of all of them, and once it has read them.
     on_prompt: Callable[[int], None] = lambda _: None
     on_first_token: Callable[[], None] = lambda: None

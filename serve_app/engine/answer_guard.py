@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from serve_app.core.generation import GENERATION, Generation, SequenceFacts
+from serve_app.core.reasoning.answer_policy import AnswerPolicy
 from serve_app.core.reasoning.budget import ThinkingPlan, thought_budget
 from serve_app.core.reasoning.trace import ThoughtMarks, ThoughtTrace
 from serve_app.engine.answer_text import answer_at, in_step, without_blanks
@@ -39,11 +40,19 @@ from serve_app.engine.grammar.structure import (
     tokens_before_call,
 )
 from serve_app.engine.journaled import JournaledEngine
-from serve_app.engine.reasoning_stop import CLOSED, ReasoningStop, stopping_reasoning
+from serve_app.engine.reasoning_stop import (
+    CLOSED,
+    Decide,
+    ReasoningStop,
+    first_reason,
+    stopping_reasoning,
+)
 from serve_app.engine.side_by_side import side_by_side, single_params
 from serve_app.engine.timely import ending_in_time
+from serve_app.engine.trial_answers import TrialAnswers
 from serve_app.engine.vllm.first_tokens import FirstTokens
 from serve_app.engine.vllm.stop_scope import stop_behind, stop_outside_calls
+from serve_app.engine.voting import Sample, value_of, voted
 from serve_app.errors import RequestError
 
 if TYPE_CHECKING:
@@ -77,6 +86,8 @@ class AnswerGuard:
     first_tokens: FirstTokens | None = None
     # `generate` for requests with a journal; None where this engine cannot go on with one.
     journaled: JournaledEngine | None = None
+    # The ids with which a trial answer begins.
+    trial_opener: tuple[int, ...] = ()
 
     def __call__(
         self, prompt: "EnginePrompt", params: "SamplingParams", request_id: str, **options: Any
@@ -88,6 +99,9 @@ class AnswerGuard:
             return self._bound(prompt, params, request_id, options)
         if generation.stop_repetition and params.repetition_detection is None:
             params.repetition_detection = self.repetition
+        policy = generation.policy
+        if policy is not None and policy.policy is AnswerPolicy.VOTE and params.n == 1:
+            return self._voted(generation, prompt, params, request_id, options, policy.samples)
         if params.n == 1 or generation.close_reasoning is None:
             return self._call(generation, prompt, params, request_id, options)
         calls = [
@@ -107,11 +121,43 @@ class AnswerGuard:
         options: dict[str, Any],
         *,
         first: bool = True,
+        facts: dict[int, SequenceFacts] | None = None,
     ) -> "Outputs":
-        """`first`: none of the request's sequences has had the engine read this prompt."""
+        """`first`: none of the request's sequences has had the engine read this prompt; `facts`:
+        where its sequences are put if not among the request's."""
         call = _Call(self, generation.plan, prompt, params, request_id, {**options}, first)
-        call.enter(generation)
+        call.enter(generation, generation.sequences if facts is None else facts)
         return call.run()
+
+    def _voted(
+        self,
+        generation: Generation,
+        prompt: "EnginePrompt",
+        params: "SamplingParams",
+        request_id: str,
+        options: dict[str, Any],
+        samples: int,
+    ) -> "Outputs":
+        exact = params.structured_outputs is not None and not is_optional(params)
+        params = params.clone()
+        params.n = samples
+        found: dict[int, Sample] = {}
+        calls: dict[int, Outputs] = {}
+        for at, single in enumerate(single_params(params)):
+            facts: dict[int, SequenceFacts] = {}
+            name = f"{request_id}-{at}"
+            calls[at] = self._call(
+                generation, prompt, single, name, options, first=not at, facts=facts
+            )
+            found[at] = Sample(facts[0])
+
+        def value(sample: Sample) -> str | None:
+            answer = sample.answer(self.decode)
+            return value_of(sample, answer, exact=exact or CALL_BEGIN in answer)
+
+        limit = params.max_tokens
+        assert limit is not None
+        return voted(generation, calls, found, value, limit)
 
     async def bind(self, params: "SamplingParams") -> EndTokens:
         """Bind the generation to what was checked of its grammar, and say what it takes to end it.
@@ -170,9 +216,9 @@ class _Call:
     first_number: int = 0
     stop: ReasoningStop | None = None
 
-    def enter(self, generation: Generation) -> None:
-        """Put the sequences among the request's, in the order of its prompts, and its prompt among
-        those of its client."""
+    def enter(self, generation: Generation, facts_by_index: dict[int, SequenceFacts]) -> None:
+        """Put the sequences among these, in the order of the request's prompts, and its prompt
+        among those of its client."""
         self.generation = generation
         self.engine_ids = generation.engine_ids
         if generation.cache_salt is not None:
@@ -181,9 +227,9 @@ class _Call:
         if generation.journal is not None:
             calls = 1 + self.params.n * MOST_TURNS
             self.first_number = generation.journal.number_calls(calls)
-        self.first_index = len(generation.sequences)
+        self.first_index = len(facts_by_index)
         for index in range(self.params.n):
-            facts = generation.sequences[self.first_index + index] = SequenceFacts()
+            facts = facts_by_index[self.first_index + index] = SequenceFacts()
             self.sequences.append(Written(facts))
 
     async def _prepare(self) -> None:
@@ -254,11 +300,39 @@ class _Call:
         self.options["reasoning_ended"] = budget_tokens is None
         for sequence in self.sequences:
             sequence.facts.thought = ThoughtTrace(marks, budget_tokens)
-        assert self.generation is not None
-        decide = self.generation.close_reasoning
-        if decide is not None and budget_tokens is not None:
-            at = partial(decide, self.first_index)
-            self.stop = ReasoningStop(at, marks, budget_tokens, self.guard.decode)
+        if budget_tokens is not None:
+            self._stop_reasoning(marks, budget_tokens)
+
+    def _stop_reasoning(self, marks: ThoughtMarks, budget_tokens: int) -> None:
+        """Where somebody may end the reasoning before its budget, have them asked."""
+        generation = self.generation
+        assert generation is not None
+        asked = generation.close_reasoning
+        deciders: list[Decide] = []
+        if asked is not None:
+            deciders.append(lambda ids: asked(self.first_index, len(ids)))
+        trials = self._trials(marks, generation)
+        if trials is not None:
+            deciders.append(trials.decide)
+        if deciders:
+            decide, ended = first_reason(*deciders), None if trials is None else trials.close
+            self.stop = ReasoningStop(decide, marks, budget_tokens, self.guard.decode, ended)
+
+    def _trials(self, marks: ThoughtMarks, generation: Generation) -> TrialAnswers | None:
+        policy = generation.policy
+        if policy is None or policy.policy is not AnswerPolicy.EARLY_EXIT:
+            return None
+        return TrialAnswers(
+            self.guard.generate,
+            generation,
+            policy,
+            self.prompt,
+            self.params,
+            self.request_id,
+            self.options,
+            (*marks.closing, *self.guard.trial_opener),
+            self.guard.max_model_len,
+        )
 
     async def run(self) -> "Outputs":
         whole: RequestOutput | None = None

@@ -5,7 +5,7 @@ a replay has it in its place without asking anybody again. Knows vLLM's objects 
 only.
 """
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from copy import copy
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     Outputs = AsyncGenerator[RequestOutput, None]
 
+Decide = Callable[[Sequence[int]], str | None]
 # The finish reason of a call that was ended so; its stop reason says by whom.
 CLOSED = "closed"
 # What a tokenizer writes for the bytes of a sign that is not whole.
@@ -28,23 +29,25 @@ _PART_OF_SIGN = "\ufffd"
 
 @dataclass(frozen=True, slots=True)
 class ReasoningStop:
-    """`decide` is asked with the sequence's tokens so far, and says why to close the reasoning now,
-    or None. It is not asked from `budget_tokens` on, where the engine closes it by itself."""
+    """`decide` is asked with the sequence's ids so far, and says why to close the reasoning now, or
+    None. It is not asked from `budget_tokens` on, where the engine closes it by itself."""
 
-    decide: Callable[[int], str | None]
+    decide: Decide
     marks: ThoughtMarks
     budget_tokens: int
     decode: Callable[[Sequence[int]], str]
+    # Once the reasoning's call of the engine has ended, however it did.
+    ended: Callable[[], Awaitable[None]] | None = None
 
-    def closes(self, tokens: int, max_tokens: int) -> str | None:
-        """Why a sequence of so many tokens is ended here; it keeps room for what closes its
-        reasoning and one token of an answer."""
-        if tokens >= self.budget_tokens or max_tokens - tokens <= len(self.marks.closing):
+    def closes(self, ids: Sequence[int], max_tokens: int) -> str | None:
+        """Why a sequence is ended behind these ids; it keeps room for what closes its reasoning and
+        one token of an answer."""
+        if len(ids) >= self.budget_tokens or max_tokens - len(ids) <= len(self.marks.closing):
             return None
-        return self.decide(tokens)
+        return self.decide(ids)
 
 
-def stopping_reasoning(
+async def stopping_reasoning(
     generate: "Callable[..., Outputs]",
     stop: ReasoningStop,
     prompt: "EnginePrompt",
@@ -54,7 +57,14 @@ def stopping_reasoning(
 ) -> "Outputs":
     """As `generate`, of one sequence, until `stop` closes its reasoning."""
     until = partial(_until_closed, stop=stop)
-    return result_by_result(generate, until, prompt, params, request_id, **options)
+    outputs = result_by_result(generate, until, prompt, params, request_id, **options)
+    try:
+        async with aclosing(outputs) as results:
+            async for result in results:
+                yield result
+    finally:
+        if stop.ended is not None:
+            await stop.ended()
 
 
 async def result_by_result(
@@ -85,6 +95,16 @@ async def result_by_result(
         yield whole
 
 
+def first_reason(*deciders: Decide) -> Decide:
+    """All of them asked as one; the first reason counts."""
+
+    def decide(ids: Sequence[int]) -> str | None:
+        reasons = [decider(ids) for decider in deciders]
+        return next((reason for reason in reasons if reason is not None), None)
+
+    return decide
+
+
 async def _until_closed(
     outputs: "Outputs", params: "SamplingParams", *, stop: ReasoningStop
 ) -> "Outputs":
@@ -99,7 +119,7 @@ async def _until_closed(
                 ids += output.token_ids
                 is_open = stop.marks.end not in output.token_ids
                 if is_open and output.finish_reason is None:
-                    reason = stop.closes(len(ids), limit)
+                    reason = stop.closes(ids, limit)
             if reason is None:
                 yield result
                 continue

@@ -42,6 +42,7 @@ class FakeParams:
     """What the guard knows of SamplingParams."""
 
     max_tokens: int = 100
+    temperature: float = 0.6
     output_kind: Kind = Kind.FINAL_ONLY
     n: int = 1
     min_tokens: int = 0

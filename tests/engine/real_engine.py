@@ -12,6 +12,7 @@ from starlette.types import Message, Scope
 
 from serve_app.api.engine_run import call_engine
 from serve_app.core.generation import CloseReasoning, Generation
+from serve_app.core.reasoning.answer_policy import PolicyPlan
 from serve_app.core.reasoning.budget import ThinkingPlan
 from serve_app.core.reasoning.deadline import RunningDeadline
 from serve_app.core.replay.journal import Journal, read
@@ -39,6 +40,7 @@ class Asked:
     cache_salt: str | None = None
     close_reasoning: CloseReasoning | None = None
     time: RunningDeadline | None = None
+    policy: PolicyPlan | None = None
 
 
 @dataclass
@@ -73,6 +75,7 @@ async def streamed(
         journal=journal,
         close_reasoning=asked.close_reasoning,
         time=asked.time,
+        policy=asked.policy,
     )
     stream = Stream(generation)
     written = past or ""

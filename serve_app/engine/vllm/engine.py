@@ -27,6 +27,7 @@ from serve_app.engine.grammar.checked_start import checking_starts
 from serve_app.engine.grammar.sandbox import GrammarSandbox
 from serve_app.engine.grammar.structure import GrammarSyntax, StructureBinder
 from serve_app.engine.interface import EngineLoad
+from serve_app.engine.trial_answers import OPENER
 from serve_app.engine.vllm.fast_path import (
     FAST_CHUNKS,
     FAST_ROUTES,
@@ -284,6 +285,7 @@ def _answer_guard(
         # As vLLM decodes an answer, without a tokenizer's own tidying up.
         decode=partial(tokenizer.decode, clean_up_tokenization_spaces=False),
         first_tokens=first_tokens,
+        trial_opener=tuple(tokenizer.encode(OPENER, add_special_tokens=False)),
         journaled=journaled_engine(client) if outcomes()[resumed_output.PATCH.name] else None,
     )
 

@@ -1,0 +1,93 @@
+"""Several samples of one answer, side by side: once a vote is decided the client gets one of them.
+
+Their results are kept until then, so that a stream's client has them as the engine gave them.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from serve_app.core.generation import Generation, SequenceFacts
+from serve_app.core.reasoning.answer_value import answer_value, exact_value, final_answer
+from serve_app.core.reasoning.vote import Ballot, verdict
+from serve_app.engine.answer_text import answer_at
+from serve_app.engine.side_by_side import Stream
+
+if TYPE_CHECKING:
+    from serve_app.engine.vllm.types import RequestOutput
+
+    Outputs = AsyncGenerator[RequestOutput, None]
+
+
+@dataclass(slots=True)
+class Sample:
+    """One of them: its facts, and its results until now."""
+
+    facts: SequenceFacts
+    results: "list[RequestOutput]" = field(default_factory=list)
+
+    def answer(self, decode: Callable[[Sequence[int]], str]) -> str:
+        """The text behind its reasoning."""
+        outputs = [output for result in self.results for output in result.outputs]
+        whole: Any = SimpleNamespace(
+            token_ids=[token for output in outputs for token in output.token_ids],
+            text="".join(output.text for output in outputs),
+        )
+        return whole.text[answer_at(whole, self.facts.thought, decode) :]
+
+
+def value_of(sample: Sample, answer: str, *, exact: bool) -> str | None:
+    """What it votes for: None if it has no final answer. `exact`: its form is bound, and it is
+    compared in whole."""
+    thought = sample.facts.thought
+    if thought is not None and thought.is_open:
+        return None
+    if exact:
+        return None if sample.facts.cut or not answer.strip() else exact_value(answer)
+    content = final_answer(answer)
+    return None if content is None else answer_value(content)
+
+
+async def voted(
+    generation: Generation,
+    calls: "Mapping[int, Outputs]",
+    samples: Mapping[int, Sample],
+    value: Callable[[Sample], str | None],
+    max_tokens: int,
+) -> "Outputs":
+    """The results of the sample that is the answer; the others are ended. `generation` has all of
+    them as unseen until it is decided."""
+    unseen = generation.unseen
+    unseen += [sample.facts for sample in samples.values()]
+    streams = [Stream(index, call) for index, call in calls.items()]
+    left, ballots = list(streams), list[Ballot]()
+    found = None
+    try:
+        while found is None:
+            await asyncio.wait([each.next for each in left], return_when=asyncio.FIRST_COMPLETED)
+            for stream in [stream for stream in left if stream.next.done()]:
+                sample = samples[stream.index]
+                result = stream.take()
+                if result is not None:
+                    sample.results.append(result)
+                    continue
+                left.remove(stream)
+                ballots.append(Ballot(stream.index, value(sample)))
+            found = verdict(ballots, len(samples))
+    finally:
+        for stream in streams:
+            await stream.close()
+    chosen = samples[found.sample]
+    generation.sequences[0] = chosen.facts
+    unseen[:] = [facts for facts in unseen if facts is not chosen.facts]
+    ended = {ballot.sample for ballot in ballots}
+    generation.verdict = found
+    generation.saved_tokens = sum(
+        max(0, max_tokens - sample.facts.tokens)
+        for index, sample in samples.items()
+        if index not in ended
+    )
+    for result in chosen.results:
+        yield result

@@ -54,7 +54,7 @@ async def test_what_was_lost_is_not_charged_again_and_is_counted() -> None:
     quotas = FakeQuotas()
     rest = rest_of(a_limited_edge(quotas))
     await rest.done
-    assert quotas.grants == []
+    assert (quotas.grants, quotas.taken_over) == ([], [(ID, Amounts(tokens=16))])
     assert [usage for _, usage in quotas.counted] == [Usage(answer_tokens=4)]
 
 

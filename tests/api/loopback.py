@@ -35,6 +35,10 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
             async with asyncio.timeout(SHUTDOWN_S):
                 while connections:  # noqa: ASYNC110 - uvicorn has a set, no event
                     await asyncio.sleep(0.001)
+        # Without an end they would be an error of the test in which garbage is looked for next.
+        for connection in list(connections):
+            connection.transport.abort()
+            await asyncio.sleep(0)
         listening.close()
 
 

@@ -89,6 +89,7 @@ class Backend:
 
     port: int = 0
     heads: list[bytes] = field(default_factory=list)
+    writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         server = await asyncio.start_server(self._talk, "127.0.0.1", 0, limit=1 << 20)
@@ -97,7 +98,20 @@ class Backend:
         await stop.wait()
         server.close()
 
+    async def end(self) -> None:
+        """Close what HAProxy has left open: a transport that is not closed is an error of the test
+        in which garbage is looked for next."""
+        talking = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in talking:
+            task.cancel()
+        await asyncio.gather(*talking, return_exceptions=True)
+        for writer in self.writers:
+            writer.transport.abort()
+        for _ in range(3):
+            await asyncio.sleep(0)
+
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.add(writer)
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 await self._answer(head, reader, writer)
@@ -211,9 +225,7 @@ def haproxy_site(
         process.wait()
         loop.call_soon_threadsafe(stop.set)
         thread.join()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(backend.end())
         loop.close()
 
 

@@ -1,9 +1,12 @@
 """The page in Chromium, in front of a model that does not reason."""
 
+import re
+
 from playwright.sync_api import expect
 
-from tests.e2e.browser import a_browser, an_open_page, ask, choose
+from tests.e2e.browser import a_browser, an_open_page, ask, choose, kept_texts, send
 from tests.e2e.site import Site
+from tests.e2e.wire import a_wire
 
 
 def test_a_model_that_does_not_reason_answers_and_is_offered_no_reasoning(site: Site) -> None:
@@ -28,3 +31,33 @@ def test_a_prompt_that_asks_for_an_attack_gets_text(site: Site) -> None:
         expect(page.locator("article :is(img, script, iframe, [onerror])")).to_have_count(0)
         expect(page.locator("article a[href^=javascript]")).to_have_count(0)
         assert page.evaluate("window.attacked") is None
+
+
+def test_a_broken_connection_leaves_what_had_come_and_the_answer_goes_on_from_it(
+    site: Site,
+) -> None:
+    with (
+        a_browser() as browser,
+        a_wire(site.url) as wire,
+        an_open_page(browser, wire.url) as page,
+    ):
+        choose(page, Temperature="0")
+        send(page, "Tell me a long story about the sea, the wind and an old ship.")
+        answer = page.locator(".markdown")
+        expect(answer).to_have_text(longer_than(40))
+        wire.cut()
+        expect(page.locator(".ending")).to_contain_text("What had come by then is kept.")
+        ((_, begun),) = kept_texts(page)
+        shown_chars = len(answer.inner_text())
+        page.get_by_role("button", name="Go on").click()
+        expect(answer).to_have_text(longer_than(shown_chars + 40))
+        page.get_by_role("button", name="Stop").click()
+        expect(page.locator(".ending")).to_contain_text("Stopped.")
+        ((_, text),) = kept_texts(page)
+        assert text.startswith(begun)
+        assert len(text) > len(begun)
+
+
+def longer_than(chars: int) -> re.Pattern[str]:
+    """Matches a text of more characters, whatever they are."""
+    return re.compile(f".{{{chars},}}", re.S)

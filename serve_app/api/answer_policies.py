@@ -91,6 +91,8 @@ def _conflict_of_vote(payload: Mapping[str, Any], slots: int) -> str | None:
         return f"takes {LEAST_SAMPLES} slots, and a replica of this tier has {slots}."
     if payload.get("temperature") == 0:
         return "is for samples that differ, and at `temperature` 0 they do not: set another one."
+    if payload.get("tools"):
+        return "is for answers: leave `tools` out, or this policy."
     for field in ("logprobs", "top_logprobs", "prompt_logprobs", "echo"):
         if payload.get(field) not in (None, False):
             return f"is of several samples: leave `{field}` out, or this policy."

@@ -153,7 +153,7 @@ class AnswerGuard:
 
         def value(sample: Sample) -> str | None:
             answer = sample.answer(self.decode)
-            return value_of(sample, answer, exact=exact or CALL_BEGIN in answer)
+            return value_of(sample, answer, exact=exact)
 
         limit = params.max_tokens
         assert limit is not None

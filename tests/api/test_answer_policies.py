@@ -117,6 +117,7 @@ def test_a_vote_has_no_more_samples_than_slots() -> None:
         ("early_exit", {"response_format": {"type": "json_object"}}, EXIT),
         ("early_exit", {"structured_outputs": {"regex": "a+"}}, EXIT),
         ("vote", {"n": 3}, VOTE),
+        ("vote", {"tools": [TOOL]}, VOTE),
         ("vote", {"temperature": 0}, VOTE),
         ("vote", {"logprobs": True}, VOTE),
         ("vote", {"top_logprobs": 2}, VOTE),

@@ -403,7 +403,7 @@ class Gate:
     ) -> bool:
         """Whether it passes others of its flow, none of whom is late for it. Raises GateFullError
         where its shortest answer would be late."""
-        now_s, start_in_s, ahead, may_pass = self.clock_s(), 0.0, 0, False
+        now_s, start_in_s, ahead, may_pass = self.clock_s(), None, 0, False
         margin, drain = self.histories.of(flow).forecasts.margin(now_s), None
         if waits:
             drain = self.drain()
@@ -423,7 +423,9 @@ class Gate:
         service_s = self.service.mean_s if drain is None else drain.service_s
         late = too_late(shortest, start_in_s=start_in_s, margin=margin, service_s=service_s)
         if late is not None:
-            refused = Admission(Verdict.REFUSE, DEADLINE, ahead, start_in_s, late.retry_after_s)
+            refused = Admission(
+                Verdict.REFUSE, DEADLINE, ahead, start_in_s or 0.0, late.retry_after_s
+            )
             raise self._refused(refused, key, flow)
         return may_pass
 

@@ -48,13 +48,13 @@ class Speeds:
         own_s = 0.0 if self.gate.room is None else self.gate.room.ahead(prompt_tokens, 0.0).own_s
         return Pace(own_s, self.token_s(self.gate.limits.slots))
 
-    def expected(self, prompt_tokens: float = 0.0) -> Pace:
-        """Of one that the engine has, or is given more of, beside what runs and waits now;
-        `prompt_tokens` are read for it beside those that the engine has already."""
+    def expected(self, prompt_tokens: float = 0.0, more: int = 0) -> Pace:
+        """Of one that the engine has, or is given more of, beside what runs and waits now and so
+        many sequences `more`; `prompt_tokens` are read for it beside those that the engine has."""
         gate, room = self.gate, self.gate.room
         if room is None:
             return Pace(0.0, self.fallback_token_s)
-        batch = min(gate.limits.slots, gate.running_sequences + gate.queued_requests)
+        batch = min(gate.limits.slots, gate.running_sequences + gate.queued_requests + more)
         ahead = room.ahead(prompt_tokens, 0.0)
         return Pace(ahead.engine_s + ahead.own_s, self.token_s(max(1, batch)))
 
@@ -75,6 +75,7 @@ def shortest_answer(
         min(limits.least_answer_tokens, prepared.max_new_tokens),
         speeds.idle(prepared.sequences, prompt_tokens),
         speeds.full(prompt_tokens),
+        speeds.expected(prompt_tokens, prepared.sequences),
     )
     if context.forwarded_here or context.resumption is not None:
         return shortest

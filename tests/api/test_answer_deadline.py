@@ -133,6 +133,12 @@ async def test_what_an_idle_tier_could_not_do_is_refused_with_what_it_could() ->
 
 
 @virtual
+async def test_an_idle_tier_takes_what_it_could_not_do_in_a_full_batch() -> None:
+    edge = an_edge_of(gate=a_reading_gate(slots=64, per_sequence_ms=10.0))
+    assert (await call(edge, "", asked(1500))).status == 200
+
+
+@virtual
 async def test_the_engine_gets_the_tokens_that_the_time_allows() -> None:
     engine = FakeEngine(answers(DONE))
     edge = an_edge_of(engine)

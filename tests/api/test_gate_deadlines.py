@@ -17,7 +17,7 @@ from tests.virtual_time import now_s, virtual
 def within(left_s: float, *, tokens: int = 1, token_s: float = 0.1) -> ShortestAnswer:
     """A request that needs so many tokens at that pace, idle or not."""
     pace = Pace(token_s, token_s)
-    return ShortestAnswer(left_s + END_S, tokens, pace, pace)
+    return ShortestAnswer(left_s + END_S, tokens, pace, pace, pace)
 
 
 def a_known_gate(*, slots: int = 1, service_s: float = 1.0) -> Gate:

@@ -11,13 +11,15 @@ DEADLINE = "deadline_unreachable"
 
 @dataclass(frozen=True, slots=True)
 class ShortestAnswer:
-    """What a request with a deadline needs at least, of a tier that is idle and of one as it is:
-    `tokens` at the pace of each. `left_s` is what is left until its deadline."""
+    """What a request with a deadline needs at least: `tokens`, at the pace of a tier that is idle,
+    of one that is full, and as it is `now`, for one that has its slots at once. `left_s` is what is
+    left until its deadline."""
 
     left_s: float
     tokens: int
     idle: Pace
     busy: Pace
+    now: Pace
 
     @property
     def takes_idle_s(self) -> float:
@@ -45,15 +47,18 @@ class TooLate:
 
 
 def too_late(
-    shortest: ShortestAnswer, *, start_in_s: float, margin: float, service_s: float
+    shortest: ShortestAnswer, *, start_in_s: float | None, margin: float, service_s: float
 ) -> TooLate | None:
-    """None where it is in time if it starts then. `margin` is by how much such forecasts fell
-    short, `service_s` how long one request has its slot: where no wait is to blame, fewer requests
-    beside it may help."""
+    """None where it is in time if it starts then; `start_in_s` None: it has its slots now. `margin`
+    is by how much such forecasts fell short, `service_s` how long one request has its slot: where
+    no wait is to blame, fewer requests beside it may help."""
     if shortest.takes_idle_s > shortest.left_s:
         needed = f"{shortest.takes_idle_s:.2f} s for {shortest.tokens} tokens"
         return TooLate(True, f"an idle tier takes {needed}")
-    late_s = start_in_s * margin - shortest.latest_start_s
+    if start_in_s is None:
+        late_s, start_in_s = shortest.now.takes_s(shortest.tokens) - shortest.left_s, 0.0
+    else:
+        late_s = start_in_s * margin - shortest.latest_start_s
     if late_s <= 0:
         return None
     wait_s = late_s if start_in_s * margin >= late_s else max(late_s, service_s)

@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 from serve_app.core.admission.by_deadline import ShortestAnswer, too_late
 from serve_app.core.reasoning.deadline import END_S, Pace
 
-IDLE, BUSY = Pace(0.1, 0.01), Pace(0.2, 0.05)
+IDLE, BUSY, NOW = Pace(0.1, 0.01), Pace(0.2, 0.05), Pace(0.1, 0.02)
 
 
 def shortest(left_s: float, *, tokens: int = 32) -> ShortestAnswer:
-    return ShortestAnswer(left_s, tokens, IDLE, BUSY)
+    return ShortestAnswer(left_s, tokens, IDLE, BUSY, NOW)
 
 
 def test_one_that_starts_in_time_is_taken() -> None:
@@ -33,9 +33,15 @@ def test_one_that_would_start_too_late_comes_back_when_the_wait_is_short_enough(
 
 
 def test_where_no_wait_is_to_blame_it_comes_back_once_a_request_has_ended() -> None:
-    late = too_late(shortest(1.0), start_in_s=0.0, margin=1.0, service_s=10.0)
+    late = too_late(shortest(0.6), start_in_s=None, margin=1.0, service_s=10.0)
     assert late is not None
     assert (late.never, late.retry_after_s) == (False, 10)
+
+
+def test_one_that_has_its_slots_at_once_is_measured_by_the_speed_of_now() -> None:
+    """0.82 s now, and 1.85 s in a full batch."""
+    assert too_late(shortest(1.0), start_in_s=None, margin=1.25, service_s=10.0) is None
+    assert too_late(shortest(1.0), start_in_s=0.0, margin=1.25, service_s=10.0) is not None
 
 
 @given(st.floats(0.6, 60), st.floats(0, 60), st.integers(1, 64), st.floats(1, 2))

@@ -8,7 +8,6 @@ objects by their attributes only.
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,13 @@ from serve_app.core.generation import GENERATION, Generation, SequenceFacts
 from serve_app.core.reasoning.answer_policy import AnswerPolicy
 from serve_app.core.reasoning.budget import ThinkingPlan, thought_budget
 from serve_app.core.reasoning.trace import ThoughtMarks, ThoughtTrace
-from serve_app.engine.answer_text import answer_at, in_step, without_blanks
+from serve_app.engine.answer_text import (
+    answer_at,
+    in_step,
+    rewrite_end,
+    without_blanks,
+    without_end,
+)
 from serve_app.engine.continuation import (
     REPETITION,
     ContinuationReason,
@@ -52,12 +57,11 @@ from serve_app.engine.timely import ending_in_time
 from serve_app.engine.trial_answers import TrialAnswers
 from serve_app.engine.vllm.first_tokens import FirstTokens
 from serve_app.engine.vllm.stop_scope import stop_behind, stop_outside_calls
-from serve_app.engine.voting import Sample, value_of, voted
+from serve_app.engine.voting import side_by_side_vote
 from serve_app.errors import RequestError
 
 if TYPE_CHECKING:
     from serve_app.engine.vllm.types import (
-        CompletionOutput,
         EnginePrompt,
         RepetitionDetectionParams,
         RequestOutput,
@@ -101,7 +105,10 @@ class AnswerGuard:
             params.repetition_detection = self.repetition
         policy = generation.policy
         if policy is not None and policy.policy is AnswerPolicy.VOTE and params.n == 1:
-            return self._voted(generation, prompt, params, request_id, options, policy.samples)
+            call = partial(self._call, generation, prompt, options=options)
+            return side_by_side_vote(
+                generation, policy.samples, params, request_id, call, self.decode
+            )
         if params.n == 1 or generation.close_reasoning is None:
             return self._call(generation, prompt, params, request_id, options)
         calls = [
@@ -128,36 +135,6 @@ class AnswerGuard:
         call = _Call(self, generation.plan, prompt, params, request_id, {**options}, first)
         call.enter(generation, generation.sequences if facts is None else facts)
         return call.run()
-
-    def _voted(
-        self,
-        generation: Generation,
-        prompt: "EnginePrompt",
-        params: "SamplingParams",
-        request_id: str,
-        options: dict[str, Any],
-        samples: int,
-    ) -> "Outputs":
-        exact = params.structured_outputs is not None and not is_optional(params)
-        params = params.clone()
-        params.n = samples
-        found: dict[int, Sample] = {}
-        calls: dict[int, Outputs] = {}
-        for at, single in enumerate(single_params(params)):
-            facts: dict[int, SequenceFacts] = {}
-            name = f"{request_id}-{at}"
-            calls[at] = self._call(
-                generation, prompt, single, name, options, first=not at, facts=facts
-            )
-            found[at] = Sample(facts[0])
-
-        def value(sample: Sample) -> str | None:
-            answer = sample.answer(self.decode)
-            return value_of(sample, answer, exact=exact)
-
-        limit = params.max_tokens
-        assert limit is not None
-        return voted(generation, calls, found, value, limit)
 
     async def bind(self, params: "SamplingParams") -> EndTokens:
         """Bind the generation to what was checked of its grammar, and say what it takes to end it.
@@ -441,7 +418,7 @@ class _Call:
                     sequence, output, self.params, left, decode=self.guard.decode
                 )
             if sequence.continuation is not None:
-                result.outputs[-1] = _without_end(output, ended=ended)
+                result.outputs[-1] = without_end(output, ended=ended)
                 result.finished = False
                 if sequence.continuation is ContinuationReason.STRUCTURE:
                     sequence.facts.repeated |= output.finish_reason == REPETITION
@@ -527,7 +504,7 @@ class _Call:
         else:
             output = next(one for one in whole.outputs if one.index == index)
             at = answer_at(output, sequence.facts.thought, self.guard.decode)
-            _rewrite_end(output, before + kept, ids, output.text[:at] + text)
+            rewrite_end(output, before + kept, ids, output.text[:at] + text)
             whole.finished = True
         output.finish_reason = finish
         sequence.facts.cut = not is_whole
@@ -535,20 +512,3 @@ class _Call:
         sequence.take(ids)
         sequence.continuation = None
         return results
-
-
-def _rewrite_end(output: "CompletionOutput", kept: int, ids: list[int], text: str) -> None:
-    """Give a whole answer another end."""
-    output.token_ids, output.text = [*list(output.token_ids)[:kept], *ids], text
-    if output.logprobs is not None:
-        none: Any = [None] * len(ids)
-        output.logprobs = [*output.logprobs[:kept], *none]  # pyrefly: ignore
-
-
-def _without_end(output: "CompletionOutput", *, ended: bool) -> "CompletionOutput":
-    output = copy(output)
-    output.finish_reason = output.stop_reason = None
-    if ended:
-        output.token_ids = list(output.token_ids)[:-1]
-        output.logprobs = None if output.logprobs is None else output.logprobs[:-1]
-    return output

@@ -3,7 +3,7 @@ answer."""
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from serve_app.core.reasoning.trace import ThoughtEnd, ThoughtTrace
 from serve_app.engine.continuation import Written
@@ -59,6 +59,24 @@ def answer_at(
         for _ in range(decode(ids[: ids.index(thought.marks.end)]).count(mark)):
             at = text.find(mark, at + 1)
     return 0 if at < 0 else at + len(mark)
+
+
+def rewrite_end(output: "CompletionOutput", kept: int, ids: list[int], text: str) -> None:
+    """Give a whole answer another end."""
+    output.token_ids, output.text = [*list(output.token_ids)[:kept], *ids], text
+    if output.logprobs is not None:
+        none: Any = [None] * len(ids)
+        output.logprobs = [*output.logprobs[:kept], *none]  # pyrefly: ignore
+
+
+def without_end(output: "CompletionOutput", *, ended: bool) -> "CompletionOutput":
+    """The output of a sequence that goes on; `ended`: its last id is the model's own end."""
+    output = copy(output)
+    output.finish_reason = output.stop_reason = None
+    if ended:
+        output.token_ids = list(output.token_ids)[:-1]
+        output.logprobs = None if output.logprobs is None else output.logprobs[:-1]
+    return output
 
 
 def _joined(first: "CompletionOutput", then: "CompletionOutput") -> "CompletionOutput":

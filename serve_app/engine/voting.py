@@ -13,10 +13,11 @@ from serve_app.core.generation import Generation, SequenceFacts
 from serve_app.core.reasoning.answer_value import answer_value, exact_value, final_answer
 from serve_app.core.reasoning.vote import Ballot, verdict
 from serve_app.engine.answer_text import answer_at
-from serve_app.engine.side_by_side import Stream
+from serve_app.engine.grammar.structure import is_optional
+from serve_app.engine.side_by_side import Stream, single_params
 
 if TYPE_CHECKING:
-    from serve_app.engine.vllm.types import RequestOutput
+    from serve_app.engine.vllm.types import RequestOutput, SamplingParams
 
     Outputs = AsyncGenerator[RequestOutput, None]
 
@@ -48,6 +49,35 @@ def value_of(sample: Sample, answer: str, *, exact: bool) -> str | None:
         return None if sample.facts.cut or not answer.strip() else exact_value(answer)
     content = final_answer(answer)
     return None if content is None else answer_value(content)
+
+
+def side_by_side_vote(
+    generation: Generation,
+    samples: int,
+    params: "SamplingParams",
+    request_id: str,
+    call: "Callable[..., Outputs]",
+    decode: Callable[[Sequence[int]], str],
+) -> "Outputs":
+    """The answer of most of so many samples. `call` begins one, whose facts it puts into `facts`;
+    only the `first` counts the prompt."""
+    exact = params.structured_outputs is not None and not is_optional(params)
+    params = params.clone()
+    params.n = samples
+    found: dict[int, Sample] = {}
+    calls: dict[int, Outputs] = {}
+    for at, single in enumerate(single_params(params)):
+        facts: dict[int, SequenceFacts] = {}
+        name = f"{request_id}-{at}"
+        calls[at] = call(params=single, request_id=name, first=not at, facts=facts)
+        found[at] = Sample(facts[0])
+
+    def value(sample: Sample) -> str | None:
+        return value_of(sample, sample.answer(decode), exact=exact)
+
+    limit = params.max_tokens
+    assert limit is not None
+    return voted(generation, calls, found, value, limit)
 
 
 async def voted(

@@ -5,6 +5,7 @@ Their results are kept until then, so that a stream's client has them as the eng
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -60,10 +61,13 @@ def side_by_side_vote(
     decode: Callable[[Sequence[int]], str],
 ) -> "Outputs":
     """The answer of most of so many samples. `call` begins one, whose facts it puts into `facts`;
-    only the `first` counts the prompt."""
+    only the `first` counts the prompt. Each is asked for as a stream, so that one that is ended has
+    all its tokens counted."""
     exact = params.structured_outputs is not None and not is_optional(params)
+    streamed = params.output_kind.name == "DELTA"
     params = params.clone()
     params.n = samples
+    params.output_kind = type(params.output_kind)["DELTA"]
     found: dict[int, Sample] = {}
     calls: dict[int, Outputs] = {}
     for at, single in enumerate(single_params(params)):
@@ -77,7 +81,8 @@ def side_by_side_vote(
 
     limit = params.max_tokens
     assert limit is not None
-    return voted(generation, calls, found, value, limit)
+    results = voted(generation, calls, found, value, limit)
+    return results if streamed else _whole(results, generation, decode)
 
 
 async def voted(
@@ -121,3 +126,22 @@ async def voted(
     )
     for result in chosen.results:
         yield result
+
+
+async def _whole(
+    results: "Outputs", generation: Generation, decode: Callable[[Sequence[int]], str]
+) -> "Outputs":
+    """The chosen one's results as one."""
+    whole: RequestOutput | None = None
+    async with aclosing(results):
+        async for result in results:
+            if whole is None:
+                whole = result
+            else:
+                whole.add(result, aggregate=True)
+    if whole is None:
+        return
+    facts, (output,) = generation.sequences[0], whole.outputs
+    facts.text = output.text
+    facts.answer_at = answer_at(output, facts.thought, decode)
+    yield whole

@@ -40,8 +40,8 @@ doctor: setup ## What the running service, this cluster or machine can run, why 
 UNIT ?= not e2e and not slow
 UNIT_IGNORES ?= tests/e2e tests/hostile tests/k8s
 SANDBOXED := --allow-hosts=127.0.0.1,::1 --allow-unix-socket
-# As many as cores, up to four: each takes seconds of a core to begin.
-UNIT_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores : 4)))
+# One more than cores, up to four: some tests wait for a while.
+UNIT_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 # A file is one worker's: what is imported and set up for it is so once.
 UNIT_DIST ?= loadfile
 STATIC ?= check-format check-lint check-imports check-types
@@ -133,6 +133,8 @@ test: export UNIT_IGNORES = tests/e2e tests/hostile
 test: export STATIC = check-format check-lint check-imports check-types check-types-again
 # A file of simulated days takes minutes.
 test: export UNIT_DIST = load
+# The slow ones keep their cores busy.
+test: export UNIT_WORKERS = $(shell cores=$$(nproc); echo $$((cores < 4 ? cores : 4)))
 # What runs beside the cluster may have to wait for a core; a test's own limit goes before this one.
 test: export PYTEST_TIMEOUT = 300
 test: setup ## Everything a machine without a GPU can prove: check, then real Ray and real vLLM

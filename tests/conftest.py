@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 SLOW = (
     "access/test_ledger_kill.py",
     "api/test_kept_shares.py",
+    "api/test_deadlines_forwarded.py",
     "api/test_deadlines_under_load.py",
     "api/test_kept_streams.py",
     "api/test_relay_cuts.py",
@@ -45,6 +46,7 @@ SLOW = (
     "local/test_supervisor.py",
     "serving/test_haproxy_restart.py",
     "serving/test_haproxy_wrapper.py",
+    "serving/test_moved_grants.py",
     "serving/test_moved_streams.py",
     "serving/test_moved_tier_streams.py",
 )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from serve_app.api.gate import Gate
 from serve_app.api.queue_entry import GateFullError
+from serve_app.core.admission.by_deadline import DEADLINE
 from serve_app.core.admission.fair_queue import MOST_FLOWS
 from serve_app.core.admission.fairness import Flow, Presence
 from serve_app.core.admission.retry_reservations import EARLY_S
@@ -65,7 +66,9 @@ class EarlyRefusals:
         self, full: GateFullError, *, prompt_tokens: float, sequences: int, max_new_tokens: int
     ) -> None:
         """Nobody has taken this request. That says nothing of smaller ones, and where nothing of
-        its flow waits nothing at all."""
+        its flow waits nothing at all; nor does one that was refused for its own deadline."""
+        if full.admission.reason == DEADLINE:
+            return
         flow, now_s = full.flow, self._gate.clock_s()
         presence, known = self._gate.presence(flow), self.full.get(flow.name)
         if sequences > 1 or not presence.queued:
@@ -109,8 +112,8 @@ class EarlyRefusals:
         else:
             due_s = reservations.next_free_s(full.last_due_s, admission.apart_s)
             after_s = math.ceil(due_s - now_s)
-            reservations.add(key, due_s, now_s + after_s - due_s)
-            full.last_due_s = due_s
+            if reservations.add(key, due_s, now_s + after_s - due_s):
+                full.last_due_s = due_s
         return GateFullError(replace(admission, retry_after_s=max(1, after_s)), key, due_s, flow)
 
     def line(self, flow: Flow) -> int | None:

@@ -478,7 +478,7 @@ class TierEdge:
         """
         prepared, prompt_tokens = context.prepared, self.prompts.tokens(len(context.body))
         resumption = context.resumption
-        past_tokens = 0 if resumption is None else context.past_tokens
+        past_tokens = 0 if resumption is None else context.past_tokens_each
         if context.forwarded_here:  # (1)
             refuse_forwarded(context, self.gate, prompt_tokens)
         most_tokens, shortest, limits = prepared.max_new_tokens, None, self.settings.limits

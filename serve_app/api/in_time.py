@@ -9,6 +9,7 @@ from typing import Any
 
 from serve_app.api.answer_deadline import DEADLINE_FIELD, deadline_exceeded
 from serve_app.api.gate import Gate
+from serve_app.api.lending import no_capacity
 from serve_app.api.queue_entry import QueueEntry
 from serve_app.api.request_body import as_json
 from serve_app.api.request_context import RequestContext
@@ -17,7 +18,9 @@ from serve_app.api.token_budget import GrantedTokens, keep_budget_below
 from serve_app.config.answers import LimitsConfig
 from serve_app.core.admission.by_deadline import ShortestAnswer
 from serve_app.core.generation import Generation
+from serve_app.core.reasoning.budget import ThinkingPlan
 from serve_app.core.reasoning.deadline import DeadlinePlan, Pace, RunningDeadline, plan_within
+from serve_app.core.replay.journal import Journal
 from serve_app.errors import invalid
 
 
@@ -48,15 +51,21 @@ class Speeds:
         own_s = 0.0 if self.gate.room is None else self.gate.room.ahead(prompt_tokens, 0.0).own_s
         return Pace(own_s, self.token_s(self.gate.limits.slots))
 
+    def expected_token_s(self, more: int = 0) -> float:
+        """Between the tokens of one that runs, beside what runs and waits now, and so many
+        sequences `more`."""
+        gate = self.gate
+        batch = min(gate.limits.slots, gate.running_sequences + gate.queued_requests + more)
+        return self.token_s(max(1, batch))
+
     def expected(self, prompt_tokens: float = 0.0, more: int = 0) -> Pace:
         """Of one that the engine has, or is given more of, beside what runs and waits now and so
         many sequences `more`; `prompt_tokens` are read for it beside those that the engine has."""
-        gate, room = self.gate, self.gate.room
+        room = self.gate.room
         if room is None:
             return Pace(0.0, self.fallback_token_s)
-        batch = min(gate.limits.slots, gate.running_sequences + gate.queued_requests + more)
         ahead = room.ahead(prompt_tokens, 0.0)
-        return Pace(ahead.engine_s + ahead.own_s, self.token_s(max(1, batch)))
+        return Pace(ahead.engine_s + ahead.own_s, self.expected_token_s(more))
 
 
 def shortest_answer(
@@ -72,7 +81,8 @@ def shortest_answer(
     assert deadline is not None
     shortest = ShortestAnswer(
         deadline.left_s,
-        min(limits.least_answer_tokens, prepared.max_new_tokens),
+        # What has begun is ended, however little is left.
+        1 if context.past_tokens else min(limits.least_answer_tokens, prepared.max_new_tokens),
         speeds.idle(prepared.sequences, prompt_tokens),
         speeds.full(prompt_tokens),
         speeds.expected(prompt_tokens, prepared.sequences),
@@ -104,7 +114,7 @@ def begin_in_time(
     shortest answer would be late."""
     deadline, prepared = context.deadline, context.prepared
     assert deadline is not None
-    past_tokens = context.past_tokens
+    past_tokens = context.past_tokens_each
     plan = plan_within(
         deadline.left_s,
         speeds.expected(),
@@ -114,6 +124,8 @@ def begin_in_time(
         least_answer_tokens=1 if past_tokens else limits.least_answer_tokens,
     )
     if not plan.max_new_tokens:
+        if context.forwarded_here:
+            raise no_capacity(f"A deadline leaves no answer here: {plan.reason}.")
         raise deadline_exceeded(deadline, f"leaves no answer: {plan.reason}")
 
     def turn_s(tokens: int) -> float:
@@ -123,19 +135,33 @@ def begin_in_time(
         deadline.deadline_ms,
         deadline.due_s,
         deadline.clock_s,
-        lambda: speeds.expected().token_s,
+        speeds.expected_token_s,
         turn_s,
         plan,
     )
     generation.time = time
     generation.close_reasoning = _either(generation.close_reasoning, time.close_reasoning)
-    if generation.plan is not None and not past_tokens:
-        generation.plan = replace(
-            generation.plan,
-            enabled=generation.plan.enabled and plan.reasoning_tokens is not None,
-            most_tokens=plan.reasoning_tokens or 0,
-        )
-    return _with_limit(context, plan, past_tokens)
+    if generation.plan is not None:
+        generation.plan = _planned(generation.plan, generation.journal, plan, past_tokens)
+    # A stream that goes on is ended by the clock: with a lower limit its JSON could be closed in
+    # front of what its client has.
+    return context if past_tokens else _with_limit(context, plan)
+
+
+def _planned(
+    thinking: ThinkingPlan, journal: Journal | None, plan: DeadlinePlan, past_tokens: int
+) -> ThinkingPlan:
+    """The reasoning that the time allows; of a stream that goes on as it was where it began."""
+    if past_tokens:
+        is_direct = journal is not None and journal.direct
+        return replace(thinking, enabled=thinking.enabled and not is_direct)
+    if plan.reasoning_cut and plan.reasoning_tokens is None and journal is not None:
+        journal.leave_reasoning_out()
+    return replace(
+        thinking,
+        enabled=thinking.enabled and plan.reasoning_tokens is not None,
+        most_tokens=plan.reasoning_tokens or 0,
+    )
 
 
 def _either(
@@ -146,11 +172,11 @@ def _either(
     return lambda index, tokens: first(index, tokens) or second(index, tokens)
 
 
-def _with_limit(context: RequestContext, plan: DeadlinePlan, past_tokens: int) -> RequestContext:
-    """The request with so many new tokens at most, beside those that other replicas have made."""
+def _with_limit(context: RequestContext, plan: DeadlinePlan) -> RequestContext:
+    """The request with so many new tokens at most."""
     if not plan.answer_cut:
         return context
-    tokens = plan.max_new_tokens + past_tokens
+    tokens = plan.max_new_tokens
     prepared, endpoint = context.prepared, context.endpoint
     payload = limited(prepared.payload, endpoint, tokens)
     prepared = replace(prepared, payload=payload, max_new_tokens=tokens)

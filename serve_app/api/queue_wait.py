@@ -34,11 +34,15 @@ class QueueWait:
         if context.trace is not None:
             context.trace.enter("queue")
         next_heartbeat_s = clock_s() + admission.heartbeat_s
+        latest_s = entry.latest_start_s
+        if entry.resumed and context.deadline is not None:
+            # What has begun is ended, however little is left.
+            latest_s = clock_s() + context.deadline.left_s
         async with context.disconnection() as disconnected:
             while not entry.granted.done():
                 look_s = min(admission.relay_after_s, admission.heartbeat_s)
                 if context.deadline is not None:
-                    look_s = min(look_s, max(0.0, entry.latest_start_s - clock_s()))
+                    look_s = min(look_s, max(0.0, latest_s - clock_s()))
                 await asyncio.wait(  # (1)
                     {entry.granted, disconnected},
                     timeout=look_s,
@@ -48,7 +52,7 @@ class QueueWait:
                     raise ClientDisconnectedError
                 if entry.granted.done():
                     break
-                if context.deadline is not None and clock_s() >= entry.latest_start_s:
+                if context.deadline is not None and clock_s() >= latest_s:
                     raise deadline_exceeded(context.deadline, "leaves no answer after the queue")
                 if context.prepared.streaming and clock_s() >= next_heartbeat_s:  # (2)
                     await response.heartbeat(self.gate.ahead_of(entry))

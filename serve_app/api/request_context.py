@@ -78,6 +78,11 @@ class RequestContext:
         return sum(len(step.token_ids) for step in past)
 
     @property
+    def past_tokens_each(self) -> int:
+        """Of one of its sequences, in the mean."""
+        return self.past_tokens // max(1, self.prepared.sequences)
+
+    @property
     def retry_key(self) -> int:
         """As `retry_key`."""
         return retry_key(self.client, self.received)

@@ -131,7 +131,8 @@ def cut_by_deadline(generation: Generation) -> list[str]:
     plan = time.plan
     closed = any(of.thought is not None and of.thought.end is ThoughtEnd.CUT for of in sequences)
     stopped = any(of.thought is not None and of.thought.cut_by == BY_DEADLINE for of in sequences)
-    left_out = plan.reasoning_cut and plan.reasoning_tokens is None
+    is_direct = generation.journal is not None and generation.journal.direct
+    left_out = is_direct or (plan.reasoning_cut and plan.reasoning_tokens is None)
     reasoning = left_out or stopped or (plan.reasoning_cut and closed)
     answer = time.answer_cut or (plan.answer_cut and any(of.cut for of in sequences))
     return [*(["reasoning"] if reasoning else []), *(["answer"] if answer else [])]

@@ -86,6 +86,18 @@ async def test_another_key_is_looked_at_and_queued() -> None:
 
 
 @virtual
+async def test_a_refusal_for_its_own_deadline_says_nothing_of_others() -> None:
+    edge, _ = a_tier(slots=1, queued=9)
+    calls = [of(FLOOD, edge), of(FLOOD, edge, "Wait.")]
+    await asyncio.sleep(0.1)
+    quick = {"prompt": "Be quick.", "deadline_ms": 8000}
+    late = await call(edge, "", quick, headers=bearer(FLOOD))
+    assert (late.status, late.error["code"]) == (429, "deadline_unreachable")
+    assert (await garbage(FLOOD, edge)).status == 400
+    await end(calls)
+
+
+@virtual
 async def test_after_a_moment_it_is_looked_at_again() -> None:
     edge, _ = a_tier()
     calls = await fill(edge)

@@ -8,6 +8,8 @@ EARLY_S = 0.05
 LATE_S = 2.0
 # About the last 50 reservations say how many of those who got a Retry-After retry at all.
 NEWEST_WEIGHT = 0.02
+# Of one flow.
+MOST_DUE = 10_000
 # In search of a free time.
 MOST_LOOKED_AT = 1000
 
@@ -23,11 +25,16 @@ class RetryReservations:
     _comes_s: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
     _kept_fraction: float = 1.0
 
-    def add(self, key: int | None, due_s: float, later_s: float = 0.0) -> None:
-        """Remember that a request is due to retry at `due_s`, and comes so much later."""
+    def add(self, key: int | None, due_s: float, later_s: float = 0.0) -> bool:
+        """Remember that a request is due to retry at `due_s`, and comes so much later. False where
+        so many are due that nothing is kept for it: a flood has no more than its part of memory,
+        and its Retry-After grows no further."""
+        if len(self._due) >= MOST_DUE:
+            return False
         key = 0 if key is None else key
         insort(self._due, (due_s, key, later_s))
         insort(self._comes_s.setdefault(key, []), due_s + later_s)
+        return True
 
     def withdraw(self, key: int | None, due_s: float) -> None:
         """Forget one reservation, unless it is redeemed or expired already."""

@@ -66,9 +66,15 @@ def read(text: str) -> tuple[EngineStep, ...]:
         raise JournalError(f"no journal: {text[:80]!r}") from error
 
 
+# No engine's: the request's reasoning was left out for lack of time, and whoever goes on with it
+# leaves it out too.
+DIRECT = EngineStep(-1, 0, ())
+
+
 @dataclass(slots=True)
 class Journal:
-    """Of one request on one replica. `past` is what other replicas have done for it.
+    """Of one request on one replica. `past` is what other replicas have done for it; `direct` says
+    that its reasoning was left out.
 
     `record` is called for each step of this replica's engine, and not for those of `past`.
     """
@@ -77,9 +83,12 @@ class Journal:
     _unsent: list[EngineStep] = field(default_factory=list[EngineStep])
     on_step: Callable[[], None] = lambda: None
     order: ReplayOrder = field(init=False)
+    direct: bool = field(init=False)
     _calls: int = 0
 
     def __post_init__(self) -> None:
+        self.direct = DIRECT in self.past
+        self.past = tuple(step for step in self.past if step != DIRECT)
         self.order = ReplayOrder(len(self.past))
 
     def number_calls(self, calls: int) -> int:
@@ -88,6 +97,11 @@ class Journal:
         prompt's next call comes first there."""
         first, self._calls = self._calls, self._calls + calls
         return first
+
+    def leave_reasoning_out(self) -> None:
+        """Before the engine has taken a step for it."""
+        self.direct = True
+        self._unsent.append(DIRECT)
 
     def record(self, step: EngineStep) -> None:
         self._unsent.append(step)

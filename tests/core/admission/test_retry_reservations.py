@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.core.admission.retry_reservations import LATE_S, RetryReservations
+from serve_app.core.admission.retry_reservations import LATE_S, MOST_DUE, RetryReservations
 
 
 def test_a_reservation_is_redeemed_once_when_its_time_has_come() -> None:
@@ -126,3 +126,12 @@ def test_a_search_among_very_many_ends_behind_them() -> None:
     for number in range(3000):
         reservations.add(1, number / 100)
     assert reservations.next_free_s(0.0, 0.02) == pytest.approx(29.99 + 0.02)
+
+
+def test_a_flood_has_no_more_than_its_part_of_memory() -> None:
+    reservations = RetryReservations()
+    kept = [reservations.add(key, due_s=10.0 + key) for key in range(MOST_DUE + 5)]
+    assert kept == [True] * MOST_DUE + [False] * 5
+    assert reservations.outstanding(0.0) == MOST_DUE
+    assert reservations.redeem(0, now_s=10.0)
+    assert reservations.add(MOST_DUE, due_s=10.0)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.core.replay.journal import EngineStep, Journal, JournalError, read, written
+from serve_app.core.replay.journal import DIRECT, EngineStep, Journal, JournalError, read, written
 
 IDS = st.lists(st.integers(0, 1 << 20), max_size=5).map(tuple)
 REASONS = st.none() | st.integers(0, 1 << 20) | st.text(max_size=10)
@@ -67,3 +67,13 @@ def test_a_step_is_sent_once_and_what_is_past_never() -> None:
 def test_a_prompt_takes_the_numbers_of_all_calls_that_it_may_make() -> None:
     journal = Journal()
     assert [journal.number_calls(4), journal.number_calls(7), journal.number_calls(1)] == [0, 4, 11]
+
+
+def test_a_journal_says_that_reasoning_was_left_out_and_has_no_step_for_it() -> None:
+    journal, step = Journal(), EngineStep(0, 0, (7,))
+    journal.leave_reasoning_out()
+    journal.record(step)
+    again = Journal(read(journal.take_unsent()))
+    assert (journal.direct, again.direct, again.past) == (True, True, (step,))
+    assert not Journal((step,)).direct
+    assert DIRECT not in again.past

@@ -15,6 +15,7 @@ from starlette.types import Send
 
 from serve_app.api.edge import TierEdge
 from serve_app.api.lending import BORROWED_HEADER, PLAN_HEADER, Lender, LendingDesk, written_plan
+from serve_app.api.response import DECIDING
 from serve_app.api.routes import CHAT_COMPLETIONS
 from serve_app.api.rules import PreparedRequest
 from serve_app.config.answers import AnswerCacheConfig, AnswersConfig
@@ -220,7 +221,8 @@ async def test_the_heartbeats_of_a_forwarded_vote_are_neither_kept_nor_its_first
 
     async def voting(payload: dict[str, Any], send: Send) -> None:
         await decided.wait()
-        await streams(FIRST, LAST, b"data: [DONE]\n\n")(payload, send)
+        # As a heartbeat and the first event come that were read together.
+        await streams(DECIDING + FIRST, LAST, b"data: [DONE]\n\n")(payload, send)
 
     engine = FakeEngine(voting)
     votes = AnswersConfig(policy=AnswerPolicy.VOTE, vote_samples=2)

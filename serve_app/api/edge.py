@@ -59,7 +59,7 @@ from serve_app.api.routes import (
     meant_path,
     tier_route,
 )
-from serve_app.api.rules import RuleBook, prepare
+from serve_app.api.rules import RuleBook, count_sequences, prepare
 from serve_app.api.tier_streams import TierStreams
 from serve_app.config.replay import ResumableConfig
 from serve_app.config.tier import TierSettings
@@ -295,7 +295,8 @@ class TierEdge:
                         outcome = await self._serve(
                             context, response, client, stall=lambda: self.deadlines.stall(deadline)
                         )
-                self._learn_speed(outcome, client)  # (5)
+                if not context.prepared.waits_for_verdict:
+                    self._learn_speed(outcome, client)  # (5)
                 record.end_served(context, outcome, with_prompt=self.settings.log_prompts)
         except RequestError as error:
             goes_on = await response.fail(error)
@@ -378,6 +379,11 @@ class TierEdge:
         else:
             most = self.settings.max_new_tokens
             prepared = self.desk.prepare(scope, payload, endpoint, borrower, most)
+        if marks.resumption is not None and not prepared.can_move:
+            # It was begun under other settings, which a policy of the tier's own gives way to.
+            prepared = replace(
+                prepared, policy=None, sequences=count_sequences(prepared.payload, endpoint)
+            )
         journal = None
         if marks.followed and self.journals and prepared.can_move:
             journal = journal_of(marks.resumption, written, prepared)

@@ -137,8 +137,9 @@ class EngineRun:
         response.spending.runs_here(generation, lambda: self._gpu_s(entry))
         if own:
             self.metrics.queue_wait_s.observe(entry.wait_s)
+        observed = own and not context.prepared.waits_for_verdict
         send: Send | EngineEvents = response.from_engine(
-            generation, observed=own, before_whole=lambda: self.gate.release(entry)
+            generation, observed=observed, before_whole=lambda: self.gate.release(entry)
         )
         if context.journal is not None:
             send = self._followed(send, entry, generation, context, response)
@@ -168,9 +169,9 @@ class EngineRun:
         self, send: Send, context: RequestContext, response: TierResponse, heartbeat_s: float
     ) -> AbstractAsyncContextManager[Send]:
         """A stream of which nothing can be sent until a vote is decided has heartbeats."""
-        if context.prepared.can_move or not context.prepared.streaming:
-            return nullcontext(send)
-        return beating(response, send, heartbeat_s)
+        if context.prepared.waits_for_verdict:
+            return beating(response, send, heartbeat_s)
+        return nullcontext(send)
 
     def _followed(
         self,

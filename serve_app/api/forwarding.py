@@ -242,7 +242,8 @@ class Forwarder:
             if context.trace is not None:
                 context.trace.offer_taken()
             try:
-                send = response.from_replica(observed=lent)
+                observed = lent and not context.prepared.waits_for_verdict
+                send = response.from_replica(observed=observed)
                 await _copy(
                     taken.response,
                     send,

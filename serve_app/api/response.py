@@ -34,6 +34,8 @@ SSE_HEADERS = (
     # Proxies that buffer would hold heartbeats and tokens back.
     (b"x-accel-buffering", b"no"),
 )
+# Of a stream of which nothing can be sent yet.
+DECIDING = b": deciding\n\n"
 _LENGTH_AND_TYPE = (b"content-length", b"content-type", b"x-accel-buffering")
 
 HeaderList = list[tuple[bytes, bytes]]
@@ -135,7 +137,7 @@ class TierResponse:
         """An SSE comment while the engine has nothing to send yet, as `heartbeat`."""
         if not self.started:
             await self.start(200, [*SSE_HEADERS])
-        await self.chunk(b": deciding\n\n")
+        await self.chunk(DECIDING)
 
     async def replay(self, kept: KeptAnswer) -> None:
         """Send a kept answer, a stream event by event."""
@@ -283,7 +285,8 @@ class _Incoming:
         """A chunk of a stream. Here is what every token costs beyond vLLM's own server."""
         body = original = message.get("body", b"")
         response = self.response
-        if body:
+        # Another replica's heartbeats are no part of the answer.
+        if body and (response.timing.chunks or _without_heartbeats(body)):
             response.measure(observed=self.observed)
             for transform in self.to_chunk:
                 body = transform(body)
@@ -360,15 +363,21 @@ def _of_a_chunk(
 
 def _recording(recording: Recording, form: ResponseForm) -> ChunkTransform:
     """Of what another replica sends."""
-    if not form.followed:
-        return recording.chunk
+    events_of = without_comments if form.followed else _without_heartbeats
 
     def transform(body: bytes) -> bytes:
-        if events := without_comments(body):
+        if events := events_of(body):
             recording.chunk(events)
         return body
 
     return transform
+
+
+def _without_heartbeats(body: bytes) -> bytes:
+    """A chunk without those in front of it, which may have come together with the first event."""
+    while body.startswith(DECIDING):
+        body = body[len(DECIDING) :]
+    return body
 
 
 def _with_metadata(

@@ -110,6 +110,12 @@ class PreparedRequest:
         return self.policy is None or self.policy.policy is not AnswerPolicy.VOTE
 
     @property
+    def waits_for_verdict(self) -> bool:
+        """Whether it is a stream of which nothing is sent until it is decided, then all at once:
+        how fast it is sent says nothing of the engine."""
+        return self.streaming and not self.can_move
+
+    @property
     def most_new_tokens(self) -> int:
         """Of all its sequences, with what is made beside them."""
         beside = 0 if self.policy is None else self.policy.unseen_tokens(self.max_new_tokens)

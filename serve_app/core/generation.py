@@ -25,13 +25,14 @@ CloseReasoning = Callable[[int, int], str | None]
 class SequenceFacts:
     """One answer of a request, of so many `tokens` until now. `thought` is None where the model
     does not think; `repeated`: ended because it repeated itself; `closed`: the JSON that it is was
-    closed for the model; `cut`: its limit has ended it. `text` is None for a stream; the answer
-    begins in it at `answer_at`."""
+    closed for the model; `cut`: its limit has ended it, or its time (`cut_in_time`). `text` is None
+    for a stream; the answer begins in it at `answer_at`."""
 
     thought: ThoughtTrace | None = None
     repeated: bool = False
     closed: bool = False
     cut: bool = False
+    cut_in_time: bool = False
     text: str | None = None
     answer_at: int = 0
     tokens: int = 0

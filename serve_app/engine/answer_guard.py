@@ -359,7 +359,8 @@ class _Call:
         journal, journaled = self.generation.journal, self.guard.journaled
         generate, time = self.guard.generate, self.generation.time
         if time is not None:
-            generate = partial(ending_in_time, generate, time, self.guard.decode)
+            (one,) = self.sequences
+            generate = partial(ending_in_time, generate, time, self.guard.decode, one.facts)
         if self.stop is not None and number == 0:
             generate = partial(stopping_reasoning, generate, self.stop)
         if journal is None or journaled is None or not self._streamed:

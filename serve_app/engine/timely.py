@@ -10,6 +10,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from serve_app.core.generation import SequenceFacts
 from serve_app.core.reasoning.deadline import RunningDeadline
 from serve_app.engine.reasoning_stop import ended, kept_back, result_by_result
 from serve_app.engine.vllm.resumption import resumed_ids
@@ -27,13 +28,14 @@ def ending_in_time(
     generate: "Callable[..., Outputs]",
     time: RunningDeadline,
     decode: Callable[[Sequence[int]], str],
+    facts: SequenceFacts,
     prompt: "EnginePrompt",
     params: "SamplingParams",
     request_id: str,
     **options: Any,
 ) -> "Outputs":
-    """As `generate`, until its time is over."""
-    until = partial(_until_due, time=time, decode=decode)
+    """As `generate`, until its time is over; `facts` are its sequence's."""
+    until = partial(_until_due, time=time, decode=decode, facts=facts)
     return result_by_result(generate, until, prompt, params, request_id, **options)
 
 
@@ -43,6 +45,7 @@ async def _until_due(
     *,
     time: RunningDeadline,
     decode: Callable[[Sequence[int]], str],
+    facts: SequenceFacts,
 ) -> "Outputs":
     ids = list(resumed_ids(params))
     async with aclosing(outputs) as results:
@@ -55,7 +58,7 @@ async def _until_due(
             if output.finish_reason is not None or not time.is_due:
                 yield result
                 continue
-            time.answer_cut = True
+            time.answer_cut = facts.cut_in_time = True
             # The engine goes on until it is ended, and this result may wait for its client.
             await results.aclose()
             yield ended(result, LENGTH, None, kept_back(ids, params, decode))

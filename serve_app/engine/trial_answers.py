@@ -86,7 +86,7 @@ class TrialAnswers:
                     text += output.text
                 if (content := balanced(text)) is not None:
                     break
-        self.values.append(answer_value(content) if content else None)
+        self.values.append((answer_value(content) or None) if content else None)
 
 
 def trial_params(params: "SamplingParams", plan: PolicyPlan) -> "SamplingParams":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from serve_app.core.generation import Generation, SequenceFacts
 from serve_app.core.reasoning.answer_value import answer_value, exact_value, final_answer
-from serve_app.core.reasoning.vote import Ballot, verdict
+from serve_app.core.reasoning.vote import ABSTENTIONS, Ballot, verdict
 from serve_app.engine.answer_text import answer_at
 from serve_app.engine.grammar.structure import is_optional
 from serve_app.engine.side_by_side import Stream, single_params
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     Outputs = AsyncGenerator[RequestOutput, None]
 
+# The chosen sample's are there at once, and others have their turn behind so many of them.
+RESULTS_AT_A_TIME = 32
+
 
 @dataclass(slots=True)
 class Sample:
@@ -29,6 +32,17 @@ class Sample:
 
     facts: SequenceFacts
     results: "list[RequestOutput]" = field(default_factory=list)
+
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether its reasoning is open, and nothing of it an answer."""
+        thought = self.facts.thought
+        return thought is not None and thought.is_open
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has come to its own end."""
+        return not (self.facts.cut or self.facts.repeated or self.in_reasoning)
 
     def answer(self, decode: Callable[[Sequence[int]], str]) -> str:
         """The text behind its reasoning."""
@@ -43,13 +57,13 @@ class Sample:
 def value_of(sample: Sample, answer: str, *, exact: bool) -> str | None:
     """What it votes for: None if it has no final answer. `exact`: its form is bound, and it is
     compared in whole."""
-    thought = sample.facts.thought
-    if thought is not None and thought.is_open:
+    if sample.in_reasoning:
         return None
     if exact:
         return None if sample.facts.cut or not answer.strip() else exact_value(answer)
     content = final_answer(answer)
-    return None if content is None else answer_value(content)
+    # An empty box says nothing.
+    return None if content is None else answer_value(content) or None
 
 
 def side_by_side_vote(
@@ -81,7 +95,9 @@ def side_by_side_vote(
 
     limit = params.max_tokens
     assert limit is not None
-    results = voted(generation, calls, found, value, limit)
+    # What has a bound form and no value has failed: it is no answer in words.
+    abstentions = None if exact else ABSTENTIONS
+    results = voted(generation, calls, found, value, limit, abstentions)
     return results if streamed else _whole(results, generation, decode)
 
 
@@ -91,9 +107,10 @@ async def voted(
     samples: Mapping[int, Sample],
     value: Callable[[Sample], str | None],
     max_tokens: int,
+    abstentions: int | None = ABSTENTIONS,
 ) -> "Outputs":
     """The results of the sample that is the answer; the others are ended. `generation` has all of
-    them as unseen until it is decided."""
+    them as unseen until it is decided. `abstentions`: as for `verdict`."""
     unseen = generation.unseen
     unseen += [sample.facts for sample in samples.values()]
     streams = [Stream(index, call) for index, call in calls.items()]
@@ -109,8 +126,8 @@ async def voted(
                     sample.results.append(result)
                     continue
                 left.remove(stream)
-                ballots.append(Ballot(stream.index, value(sample)))
-            found = verdict(ballots, len(samples))
+                ballots.append(Ballot(stream.index, value(sample), sample.whole))
+            found = verdict(ballots, len(samples), abstentions=abstentions)
     finally:
         for stream in streams:
             await stream.close()
@@ -124,8 +141,13 @@ async def voted(
         for index, sample in samples.items()
         if index not in ended
     )
-    for result in chosen.results:
+    if generation.time is not None:
+        # Of the others that their time has ended the client sees nothing.
+        generation.time.answer_cut = chosen.facts.cut_in_time
+    for number, result in enumerate(chosen.results, 1):
         yield result
+        if number % RESULTS_AT_A_TIME == 0:
+            await asyncio.sleep(0)
 
 
 async def _whole(

@@ -12,7 +12,7 @@ from serve_app.core.reasoning.answer_policy import AnswerPolicy
 from serve_app.core.reasoning.vote import Verdict
 from tests.api.asgi import Call, FakeEngine, answers, call, sse_data, streams
 from tests.api.fake_keys import TEAM, FakeKeys, FakeQuotas, a_fake_desk, a_key, bearer
-from tests.builders import a_gate, an_edge, idle, some_settings
+from tests.builders import a_gate, an_edge, count, idle, some_settings
 from tests.virtual_time import virtual
 
 HI = {"prompt": "hi", "max_tokens": 20}
@@ -65,6 +65,18 @@ async def test_a_stream_has_heartbeats_until_its_vote_is_decided() -> None:
     assert beats == [2.0, 4.0]
     assert made.headers["content-type"].startswith("text/event-stream")
     assert sse_data(made.text)[-1] == "[DONE]"
+
+
+@virtual
+async def test_how_fast_a_decided_stream_is_sent_is_not_learnt() -> None:
+    chunks = [event(LAST_CHUNK)] * 5
+    edge = an_edge_with(voting(streams(*chunks, LAST, every_s=0.5)))
+    await call(edge, "", STREAM)
+    assert (edge.token_s, count(edge, "itl_seconds_count")) == (None, 0)
+    edge = an_edge_with(streams(*chunks, LAST, every_s=0.5))
+    await call(edge, "", {**STREAM, "answer_policy": "truncate"})
+    assert edge.token_s == 0.5
+    assert count(edge, "itl_seconds_count") > 0
 
 
 @virtual

@@ -15,10 +15,12 @@ from starlette.types import Send
 
 from serve_app.api.edge import TierEdge
 from serve_app.api.lending import BORROWED_HEADER, PLAN_HEADER, Lender, LendingDesk, written_plan
+from serve_app.api.response import DECIDING
 from serve_app.api.routes import CHAT_COMPLETIONS
 from serve_app.api.rules import PreparedRequest
-from serve_app.config.answers import AnswerCacheConfig
+from serve_app.config.answers import AnswerCacheConfig, AnswersConfig
 from serve_app.core.generation import GENERATION, Generation
+from serve_app.core.reasoning.answer_policy import AnswerPolicy
 from serve_app.core.reasoning.budget import ThinkingPlan
 from serve_app.core.reasoning.trace import ThoughtEnd
 from serve_app.core.tiers import Tier
@@ -27,7 +29,7 @@ from tests.api.loopback import served
 from tests.api.test_edge_answers import FIRST, LAST, WHOLE, thinks
 from tests.api.test_forwarding import until
 from tests.api.test_lending import mounted
-from tests.builders import a_gate, an_edge, forwarded_by_a_replica, some_settings
+from tests.builders import a_gate, an_edge, count, forwarded_by_a_replica, some_settings
 
 DONE = {"id": "chatcmpl-1", "choices": [], "model": "reasoning"}
 FORGED = ThinkingPlan(enabled=True, answer_tokens=1, answer_share=0.01, most_tokens=99_999)
@@ -76,8 +78,10 @@ def noting(seen: list[Generation | None], body: object = DONE) -> FakeEngine:
 
 
 @asynccontextmanager
-async def full_chat(other: TierEdge, *, lends: bool, **changed: Any) -> AsyncIterator[TierEdge]:
-    """A chat replica whose one slot is taken, beside a replica of reasoning or of its own tier."""
+async def full_chat(
+    other: TierEdge, *, lends: bool, slots: int = 1, **changed: Any
+) -> AsyncIterator[TierEdge]:
+    """A chat replica one of whose slots is taken, beside one of reasoning or of its own tier."""
     free = asyncio.Event()
     engine = FakeEngine(answers_on(free, DONE))
     root = "/api/reasoning" if lends else "/api/chat"
@@ -85,7 +89,7 @@ async def full_chat(other: TierEdge, *, lends: bool, **changed: Any) -> AsyncIte
         lent_by = [Lender(Tier.REASONING, url, other.desk.key)] if lends else []
         chat = an_edge(
             engine,
-            gate=a_gate(clock_s=time.monotonic),
+            gate=a_gate(slots=slots, clock_s=time.monotonic),
             settings=some_settings(relay_after_s=0.01).model_copy(update=changed),
             peer_urls=[] if lends else [url],
             lent_by=lent_by,
@@ -202,3 +206,42 @@ async def test_what_a_replica_of_the_same_tier_ran_is_kept_with_its_metadata(str
         line.replace("chatcmpl-old", f"chatcmpl-{again.headers['x-request-id']}")
         for line in sse_data(first.text)
     ]
+
+
+async def test_the_gaps_of_a_lent_stream_do_not_count_if_it_is_voted_on() -> None:
+    lender = a_lender(FakeEngine(streams(FIRST, LAST, b"data: [DONE]\n\n", every_s=0.05)))
+    async with full_chat(lender, lends=True, slots=2) as chat:
+        made = await call(chat, payload={"prompt": "hi", "stream": True, "answer_policy": "vote"})
+        assert made.status == 200
+        assert count(chat, "itl_seconds_count") == 0
+
+
+async def test_the_heartbeats_of_a_forwarded_vote_are_neither_kept_nor_its_first_chunk() -> None:
+    decided = asyncio.Event()
+
+    async def voting(payload: dict[str, Any], send: Send) -> None:
+        await decided.wait()
+        # As a heartbeat and the first event come that were read together.
+        await streams(DECIDING + FIRST, LAST, b"data: [DONE]\n\n")(payload, send)
+
+    engine = FakeEngine(voting)
+    votes = AnswersConfig(policy=AnswerPolicy.VOTE, vote_samples=2)
+    settings = some_settings(heartbeat_s=0.02).model_copy(update={"answers": votes})
+    gate = a_gate(slots=2, clock_s=time.monotonic)
+    peer = an_edge(engine, gate=gate, settings=settings, clock_s=time.monotonic)
+    cache = AnswerCacheConfig(enabled=True)
+    async with full_chat(peer, lends=False, slots=2, answer_cache=cache, answers=votes) as chat:
+        asked = {"prompt": "hi", "seed": 7, "stream": True}
+        first = Call(chat, payload=asked)
+        await until(lambda: b": deciding" in b"".join(m.get("body", b"") for m in first.messages))
+        began_s = time.monotonic()
+        await asyncio.sleep(0.2)
+        undecided_s = time.monotonic() - began_s
+        decided.set()
+        await first.done
+        again = await call(chat, payload=asked)
+        assert (len(engine.asked), again.headers["x-tierserve-cache"]) == (1, "hit")
+        assert count(chat, "ttft_seconds_sum") >= undecided_s
+    assert ": deciding" in first.text
+    assert ": deciding" not in again.text
+    assert sse_data(again.text)[-1] == "[DONE]"

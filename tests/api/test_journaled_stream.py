@@ -18,9 +18,10 @@ from serve_app.api.replay_wire import (
     Resumption,
     journal_mark,
 )
-from serve_app.config.answers import AnswerCacheConfig
+from serve_app.config.answers import AnswerCacheConfig, AnswersConfig
 from serve_app.core.access.lease import Amounts
 from serve_app.core.generation import GENERATION
+from serve_app.core.reasoning.answer_policy import AnswerPolicy
 from serve_app.core.replay.journal import EngineStep, read
 from tests.api.asgi import Call, FakeEngine, answers, call
 from tests.api.fake_keys import TEAM, FakeKeys, FakeQuotas, a_fake_desk, a_key, bearer
@@ -34,7 +35,7 @@ from tests.api.followed import (
     marked,
     resumed,
 )
-from tests.builders import SECRET, an_edge, count, idle, some_settings
+from tests.builders import SECRET, a_gate, an_edge, count, idle, some_settings
 from tests.virtual_time import run_virtual, virtual
 
 # What each step of the engine leads to: nothing, as for half a character, or some events.
@@ -190,6 +191,27 @@ async def test_the_last_chunk_says_how_often_it_went_on() -> None:
     await later.done
     last = json.loads(Taken.of(later.text).events[-2].removeprefix(b"data: "))
     assert last["tierserve"] == {"replayed": 2}
+
+
+@virtual
+async def test_a_stream_goes_on_where_the_tiers_policy_has_become_a_vote() -> None:
+    """It was begun under another one, which is set live: nobody votes on the rest."""
+    whole = Taken.of((await call(an_edge_of(HELLO)[0], payload=STREAM)).text)
+    begun = await call(an_edge_of(HELLO)[0], payload=STREAM, headers=marked())
+    taken = Taken.of(begun.text, most_events=3)
+    engine = SteppingEngine(HELLO, pause_s=1.0)
+    voting = some_settings().model_copy(
+        update={"answers": AnswersConfig(policy=AnswerPolicy.VOTE, vote_samples=3)}
+    )
+    edge = an_edge(FakeEngine(engine), gate=a_gate(slots=4), settings=voting)
+    later = going_on(edge, taken)
+    await asyncio.sleep(0.5)
+    assert edge.gate.running_sequences == 1
+    await later.done
+    assert later.status == 200
+    assert engine.journals[0] is not None
+    assert len(engine.journals[0].past) == len(taken.steps)
+    assert texts(taken.then(Taken.of(later.text))) == texts(whole)
 
 
 @virtual

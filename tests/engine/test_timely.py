@@ -46,6 +46,7 @@ async def test_an_answer_ends_with_length_when_its_time_is_over(stream: bool) ->
     assert outcome.texts == {0: decode([10, 11, 12, 13])}
     assert outcome.finish == {0: ["length"]}
     assert outcome.generation.sequences[0].cut
+    assert outcome.generation.sequences[0].cut_in_time
     assert time.answer_cut
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from serve_app.core.generation import Generation
 from serve_app.core.reasoning.answer_policy import AnswerPolicy, PolicyPlan
+from serve_app.core.reasoning.deadline import RunningDeadline
 from serve_app.core.reasoning.vote import Verdict
+from serve_app.engine.voting import RESULTS_AT_A_TIME
 from tests.engine.fake_generation import (
     MARKS,
     PLAN,
@@ -33,9 +35,11 @@ class Engine:
     """`said` by sample: its answer's signs, one a token, behind reasoning of so many tokens."""
 
     said: Mapping[str, tuple[int, str]]
-    finish: str = "stop"
+    # How a sample ends that the model does not end itself.
+    finish: Mapping[str, str] = field(default_factory=dict[str, str])
     asked: list[tuple[str, FakeParams]] = field(default_factory=list)
     open: int = 0
+    ended: int = 0
 
     async def __call__(
         self, prompt: Any, params: FakeParams, request_id: str, **options: Any
@@ -53,17 +57,26 @@ class Engine:
                 whole.text, whole.token_ids = whole.text + text, [*whole.token_ids, token]
                 last = number == len(tokens)
                 output = output if params.output_kind is Kind.DELTA else whole
-                output.finish_reason = self.finish if last else None
+                output.finish_reason = self.finish.get(request_id, "stop") if last else None
                 if params.output_kind is Kind.DELTA or last:
                     yield FakeResult([USER], [output], last)
         finally:
             self.open -= 1
+            self.ended += 1
 
 
 async def voted(
-    engine: Engine, *, stream: bool, samples: int = 3, seed: int | None = 7, **params: Any
+    engine: Engine,
+    *,
+    stream: bool,
+    samples: int = 3,
+    seed: int | None = 7,
+    time: RunningDeadline | None = None,
+    **params: Any,
 ) -> tuple[Generation, str, list[FakeResult]]:
     generation = Generation(PLAN, policy=PolicyPlan(AnswerPolicy.VOTE, samples=samples))
+    if time is not None:
+        generation.time, generation.close_reasoning = time, lambda *_: None
     kind = Kind.DELTA if stream else Kind.FINAL_ONLY
     made: Any = engine
     with asked_by_the_edge(generation):
@@ -133,6 +146,76 @@ async def test_answers_in_words_are_not_voted_on(stream: bool) -> None:
     generation, text, _ = await voted(engine, stream=stream)
     assert text.endswith("Blue.")
     assert generation.verdict == Verdict(1, 0, 2)
+
+
+@pytest.mark.parametrize("why", ["length", "repetition"])
+@STREAMED
+async def test_what_is_cut_or_in_circles_is_no_answer_in_words(stream: bool, why: str) -> None:
+    said = {"id-0": (1, "red red"), "id-1": (2, "red red"), "id-2": (40, "Blue.")}
+    engine = Engine(said, finish={"id-0": why, "id-1": why})
+    generation, text, _ = await voted(engine, stream=stream)
+    assert text.endswith("Blue.")
+    assert generation.verdict == Verdict(2, 0, 3)
+
+
+@STREAMED
+async def test_an_empty_box_does_not_vote(stream: bool) -> None:
+    engine = Engine({"id-0": (1, boxed(" ")), "id-1": (40, boxed("5"))})
+    generation, text, _ = await voted(engine, stream=stream, samples=2)
+    assert text.endswith(boxed("5"))
+    assert generation.verdict == Verdict(1, 1, 2)
+
+
+@STREAMED
+async def test_bound_answers_that_are_empty_are_not_taken_for_words(stream: bool) -> None:
+    engine = Engine({"id-0": (1, " "), "id-1": (2, " "), "id-2": (40, '{"a": 1}')})
+    generation, text, _ = await voted(engine, stream=stream, structured_outputs=JSON)
+    assert text.endswith('{"a": 1}')
+    assert generation.verdict == Verdict(2, 1, 3)
+
+
+@pytest.mark.parametrize(("chosen", "cut"), [("5", False), ("", True)])
+@STREAMED
+async def test_the_deadline_has_cut_the_answer_if_it_has_cut_the_chosen_one(
+    stream: bool, chosen: str, cut: bool
+) -> None:
+    """The time is over once the first two have ended: the last one is cut then, and has the only
+    value where the others have none."""
+    said = {
+        "id-0": (60, boxed(chosen) if chosen else "So."),
+        "id-1": (30, boxed("6") if chosen else "Well."),
+        "id-2": (1, boxed("7") + "!" * 900),
+    }
+    engine = Engine(said, finish={} if chosen else {"id-1": "length"})
+    time = RunningDeadline(1000, 10.0, lambda: 100.0 if engine.ended >= 2 else 0.0)
+    generation, text, _ = await voted(engine, stream=stream, time=time)
+    assert generation.verdict is not None
+    assert generation.verdict.samples == 3
+    assert any(facts.cut_in_time for facts in [*generation.unseen, *generation.sequences.values()])
+    assert boxed("7" if cut else "6") in text
+    assert time.answer_cut == cut
+
+
+async def test_others_have_their_turn_while_a_decided_stream_is_sent() -> None:
+    engine = Engine({f"id-{at}": (300, boxed("5")) for at in range(2)})
+    generation = Generation(PLAN, policy=PolicyPlan(AnswerPolicy.VOTE, samples=2))
+    made: Any = engine
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    with asked_by_the_edge(generation):
+        params = FakeParams(output_kind=Kind.DELTA, max_tokens=2000)
+        outputs = a_guard(made)({"prompt_token_ids": [USER, *MARKS.opening]}, params, "id")
+    await anext(outputs)
+    others = asyncio.create_task(take_turns())
+    results = [result async for result in outputs]
+    others.cancel()
+    assert turns >= len(results) // RESULTS_AT_A_TIME - 1 > 5
 
 
 @STREAMED

@@ -27,11 +27,20 @@ _TEXT = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])[0-9]{1,3}(?:(?:,|\{,\})[0-9]{3})+(?![\d,])")
+_THIN_THOUSANDS = re.compile(r"(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))")
+# A comma may stand between the members of one.
+_LIST = re.compile(r"[(\[]|\\\{")
 _ASSIGNED = re.compile(r"^[a-zA-Z]\s*=\s*(?=[^=])")
 _DEGREES = re.compile(r"\^\s*(?:\\circ(?![a-zA-Z])|\{\s*\\circ\s*\})|\\degree(?![a-zA-Z])|°")
 _NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
-_WITH_UNIT = re.compile(rf"^({_NUMBER})(?:\s*\\?%|\s+[a-zA-Z]{{2,}}\.?(?:\s*\^\s*\{{?[0-9]\}}?)?)$")
-_UNIT_TEXT = re.compile(rf"^({_NUMBER})\s*\\(?:text|textrm|mathrm|mbox)\s*\{{[^{{}}]*\}}.*$")
+# The only words that a number is the same without; an answer with any other one is another answer.
+_NO_UNIT = re.compile(rf"^({_NUMBER})\s*(?:\\?%|percent|degrees?)$")
+_WITH_UNIT = re.compile(
+    r"^([^a-zA-Z]*|.*\})\s*([a-zA-Z]+(?:\s+[a-zA-Z]+)*)\s*(?:\^\s*\{?\s*([0-9])\s*\}?)?$"
+)
+# Between two numbers, which are not one.
+_GAP = re.compile(r"(?<=[0-9.])\s+(?=[0-9.])")
+_SPACE = re.compile(r"\s+")
 _WHOLE = re.compile(rf"^{_NUMBER}$")
 _QUOTIENT = re.compile(r"^([-+]?)(?:\\frac\{([-+]?[0-9]+)\}\{([0-9]+)\}|([0-9]+)/([0-9]+))$")
 _MIXED = re.compile(r"^([-+]?)([0-9]+)\\frac\{([0-9]+)\}\{([0-9]+)\}$")
@@ -81,22 +90,34 @@ def balanced(text: str, start: int = 0) -> str | None:
 
 def answer_value(content: str) -> str:
     """The same text for the same answer written in another way: other spaces, commands of layout,
-    fractions, thousands commas, units and trailing zeros. Never raises."""
+    fractions, thousands commas and trailing zeros. A unit is a part of it, as any word is (`3 AM`,
+    `5 million`). Never raises."""
     text = content.strip()
     if len(text) > MOST_CHARS:
         return text
-    text = _LAYOUT.sub(" ", _MONEY.sub("", text)).strip().rstrip(".").strip()
+    text = _THIN_THOUSANDS.sub("", _MONEY.sub("", text)).replace("\\!", "")
+    text = _LAYOUT.sub(" ", text).strip().rstrip(".").strip()
     text = _ASSIGNED.sub("", _DEGREES.sub("", text)).strip()
-    text = _THOUSANDS.sub(lambda found: found[0].replace("{,}", "").replace(",", ""), text)
-    if unit := _UNIT_TEXT.match(text) or _WITH_UNIT.match(text):
-        text = unit[1]
-    text = _TEXT.sub(lambda found: found[1], text)
+    if not _LIST.search(text):
+        text = _THOUSANDS.sub(lambda found: found[0].replace("{,}", "").replace(",", ""), text)
+    text = _TEXT.sub(lambda found: f" {found[1]} ", text).strip()
     text = _FRACTION_NAMES.sub(r"\\frac", text)
     text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
     text = _SHORT_ROOT.sub(r"\\sqrt{\1}", text)
-    if text.replace(" ", "").isalpha():
+    if _SPACE.sub("", text).isalpha():
         return " ".join(text.casefold().split())
-    text = "".join(text.split())
+    if plain := _NO_UNIT.match(text):
+        text = plain[1]
+    elif (found := _WITH_UNIT.match(text)) and "/" not in text:  # 1/2 x may be 1/(2x)
+        number, words, power = found.groups()
+        unit = " ".join(words.split()) + (f"^{power}" if power else "")
+        return f"{_reduced(number)} {unit}"
+    return _reduced(text)
+
+
+def _reduced(text: str) -> str:
+    """Without spaces but those between two numbers; a rational number in its lowest terms."""
+    text = " ".join(_SPACE.sub("", part) for part in _GAP.split(text))
     number = _rational(text)
     return text if number is None else str(number)
 

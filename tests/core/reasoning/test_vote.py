@@ -40,6 +40,22 @@ def test_the_verdict(values: list[str | None], samples: int, found: Verdict | No
     assert verdict(ballots(*values), samples) == found
 
 
+def test_only_whole_samples_are_answers_in_words() -> None:
+    failed, whole = Ballot(0, None, whole=False), Ballot(1, None)
+    assert verdict([failed, failed], 3) is None
+    assert verdict([failed, whole], 3) is None
+    assert verdict([failed, whole, failed], 3) == Verdict(1, 0, 3)
+    assert verdict([failed, whole, Ballot(2, None)], 5) == Verdict(1, 0, 3)
+    assert verdict([failed, Ballot(2, "a", whole=False), whole], 3) == Verdict(2, 1, 3)
+    # Some answer is better than none.
+    assert verdict([failed, Ballot(1, None, whole=False)], 2) == Verdict(0, 0, 2)
+
+
+def test_where_all_have_to_have_a_value_none_is_given_up() -> None:
+    assert verdict(ballots(None, None), 3, abstentions=None) is None
+    assert verdict(ballots(None, None, None), 3, abstentions=None) == Verdict(0, 0, 3)
+
+
 def test_the_first_to_finish_stands_for_its_answer() -> None:
     late = [Ballot(2, "a"), Ballot(0, "b"), Ballot(1, "a")]
     assert verdict(late, 3) == Verdict(2, 2, 3)

@@ -73,6 +73,8 @@ class KeptStreams:
     # What all ids here begin with.
     id_prefix: str = ""
     most_streams: int = MOST_STREAMS
+    # Called when a client has left a stream that goes on.
+    on_away: Callable[[KeptStream], None] = lambda _: None
     memory: ReplayMemory = field(init=False)
     _streams: dict[str, KeptStream] = field(default_factory=dict[str, KeptStream])
     # By the caller's name.
@@ -280,6 +282,7 @@ class KeptStreams:
             self._tasks[stream].cancel()
         else:
             self._start_timer(stream, self.settings.client_gone_s, self._cancel)
+            self.on_away(stream)
 
     def _has_ended(self, stream: KeptStream, task: asyncio.Task[None]) -> None:
         del self._tasks[stream]

@@ -54,9 +54,13 @@ class StreamMoves:
         task.add_done_callback(self._moving.discard)
         try:
             async with asyncio.timeout(MOVES_WITHIN_S):
-                return await self._offered(asked, stream, followed)
+                if await self._offered(asked, stream, followed):
+                    return True
         except TimeoutError:
-            return False
+            pass
+        # It may go on here.
+        self._moving.discard(task)
+        return False
 
     async def over(self) -> None:
         """Until those that move now have moved, or could not."""

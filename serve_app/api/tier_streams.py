@@ -74,15 +74,19 @@ class TierStreams:
     watch: StallWatch
     bodies: BodyReader
     ending: Callable[[], bool]
+    # Where the replica drains, offers the stream that goes there to the others.
+    offer: Callable[[ClientSend], None]
     moves: StreamMoves = field(init=False)
     # For the bodies and journals of those that run.
     memory: ReplayMemory = field(init=False)
+    _running: dict[KeptStream, ClientSend] = field(default_factory=dict[KeptStream, ClientSend])
     # Of those who read: what runs for them has deadlines of its own.
     _deadlines: Deadlines = field(default_factory=Deadlines)
 
     def __post_init__(self) -> None:
         self.moves = StreamMoves(self.forwarder, self.watch.clock_s)
         self.memory = ReplayMemory(self.kept.memory.limit_bytes)
+        self.kept.on_away = self._has_left
 
     async def run(
         self,
@@ -261,7 +265,7 @@ class TierStreams:
             begun=asked.begun is not None,
             stream=asked.begun or ReplayedStream(),
         )
-        client = ClientSend(followed, self.watch.clock_s)
+        client = self._running[stream] = ClientSend(followed, self.watch.clock_s)
         running = asyncio.ensure_future(
             generate(asked.scope, asked.receive, client, marks=asked.marks)
         )
@@ -271,7 +275,13 @@ class TierStreams:
             task = asyncio.current_task()
             if followed.lost != AWAY or (task is not None and task.cancelling()):
                 raise
+        finally:
+            del self._running[stream]
         return followed
+
+    def _has_left(self, stream: KeptStream) -> None:
+        if (client := self._running.get(stream)) is not None:
+            self.offer(client)
 
     async def _moved(self, asked: AskedStream, stream: KeptStream, followed: FollowedSend) -> bool:
         if not await self.moves.moved(asked, stream, followed):

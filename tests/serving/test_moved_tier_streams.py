@@ -279,6 +279,23 @@ async def test_a_stream_of_a_drain_that_nobody_takes_goes_on_where_it_is() -> No
         )
 
 
+async def test_a_stream_is_offered_as_its_client_leaves_a_drain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # No other offer than that one.
+    monkeypatch.setattr("serve_app.api.hand_over.OFFER_EVERY_S", 3600.0)
+    async with acquainted(speed=1.0) as cluster:
+        near, far = cluster.replicas
+        async with draining(near):
+            await until(lambda: near.tier.edge.hand_over.draining)
+            async with begun(cluster, near) as left:
+                await left.until(5)
+            await until(lambda: moves_of(near))
+        rest = await rest_of(cluster, far, left)
+        assert rest.text.endswith("data: [DONE]\n\n")
+        assert replayed_in(rest.text) == 1
+
+
 async def test_a_stream_that_cannot_move_is_not_stopped_for_a_drain() -> None:
     """There is no memory for its journal."""
     async with acquainted(speed=SPEED) as cluster:

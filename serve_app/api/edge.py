@@ -146,6 +146,7 @@ class TierEdge:
             watch,
             self.bodies,
             lambda: self.engine_dead() or self.hand_over.draining,
+            lambda client: self.hand_over.offer_of(client),
         )
         self._early = EarlyRefusals(self.gate)
         self._engine = EngineRun(

@@ -67,6 +67,12 @@ class HandOver:
             if stream.offering is not None:
                 stream.offering.cancel()
 
+    def offer_of(self, client: ClientSend) -> None:
+        """Offer the stream that goes there, if this replica drains: nobody reads it any more."""
+        for stream in self._streams:
+            if self.draining and stream.client is client:
+                stream.offer()
+
     async def offer(self) -> None:
         """Offer all that run, now and again and again, until cancelled."""
         self.draining = True

@@ -34,6 +34,10 @@ class KeptShare:
         """The first one that ended, of those that nobody reads now."""
         return next((each for each in self.ended.values() if each.reader is None), None)
 
+    def oldest_read(self) -> KeptStream | None:
+        """The first one that ended, of those that a client reads still."""
+        return next((each for each in self.ended.values() if each.reader is not None), None)
+
     def largest(self) -> KeptStream | None:
         """Of those that run: first one that a client reads, which loses nothing but that it could
         come back to it."""

@@ -20,6 +20,7 @@ from serve_app.api.response import SSE_HEADERS
 STREAM_ID_HEADER = b"x-tierserve-stream-id"
 TAKEN_OVER = b": another connection reads this stream now\n\n"
 MOVED = b": another replica goes on with this stream: ask for the rest\n\n"
+FORGOTTEN = b": the events of this stream are kept no more, and end here\n\n"
 # Of what an event takes in memory, beside its text.
 EVENT_BYTES = 48
 # Written at once, so that a client's pace is seen after so much.
@@ -63,6 +64,10 @@ class KeptStream:
     failure: BaseException | None = None
     # What its reader gets in place of its last event.
     last_words: bytes = b""
+    # What a reader gets where it ends before that.
+    cut_words: bytes = TAKEN_OVER
+    # How often it was kept for longer because a client reads it.
+    renewals: int = 0
     reader: object | None = None
     _events: list[bytes] = field(default_factory=list[bytes])
     _comment: bytes = b""
@@ -137,6 +142,12 @@ class KeptStream:
         self._drop_taken()
         self.on_outgrown(self)
 
+    def give_up(self) -> None:
+        """Nothing of it is kept any more, and whoever reads it gets nothing more."""
+        self.reader, self.cut_words = None, FORGOTTEN
+        self._events.clear()
+        self._notify()
+
     # --- its readers
 
     async def read_first(self, send: Send) -> None:
@@ -165,7 +176,7 @@ class KeptStream:
                 if not await self._sent_next(send, me):
                     break
             else:
-                await send(_part(TAKEN_OVER, more=False))
+                await send(_part(self.cut_words, more=False))
                 return
             if self.failure is not None:
                 raise self.failure

@@ -5,10 +5,11 @@ each goes on and is kept, and how many there may be.
     header.
 (2) While no client reads it, it goes on for `client_gone_s`; then its work is cancelled. So do at
     most `max_away` of one caller; one more ends with its client.
-(3) After its end its events are kept for `kept_s`, and longer while a client reads them.
+(3) After its end its events are kept for `kept_s`, and ten times as long while a client reads them.
 (4) Beyond `max_kept_mib` of all together the caller that has most of it makes room: its streams
     that ended first go; where it has none, one that runs is kept no more, and goes on as any other
-    stream does. A caller that has no more than an equal part is never harmed by others.
+    stream does; at last one goes that has ended and is read still. A caller that has no more than
+    an equal part is never harmed by others.
 (5) What was here is remembered for a while, so that its client reads why it is gone.
 """
 
@@ -45,6 +46,8 @@ LAST_EVENT_ID_HEADER = b"last-event-id"
 MOST_STREAMS = 4096
 # Of which it is known why they are gone.
 MOST_REMEMBERED = 4096
+# So often an ended stream is kept for `kept_s` more because a client reads it.
+MOST_RENEWALS = 9
 ID_BYTES = 16
 MOST_DIGITS = 12
 _MIB = 1024 * 1024
@@ -70,6 +73,8 @@ class KeptStreams:
     # What all ids here begin with.
     id_prefix: str = ""
     most_streams: int = MOST_STREAMS
+    # Called when a client has left a stream that goes on.
+    on_away: Callable[[KeptStream], None] = lambda _: None
     memory: ReplayMemory = field(init=False)
     _streams: dict[str, KeptStream] = field(default_factory=dict[str, KeptStream])
     # By the caller's name.
@@ -250,6 +255,11 @@ class KeptStreams:
             if (largest := share.largest()) is not None:
                 largest.outgrow()
                 return True
+            # Else one who reads ever so slowly would keep the memory from all others.
+            if (read := share.oldest_read()) is not None:
+                self._forget(read, "forgotten")
+                read.give_up()
+                return True
             del held[chosen]
 
     def _let_go(self, stream: KeptStream) -> None:
@@ -272,6 +282,7 @@ class KeptStreams:
             self._tasks[stream].cancel()
         else:
             self._start_timer(stream, self.settings.client_gone_s, self._cancel)
+            self.on_away(stream)
 
     def _has_ended(self, stream: KeptStream, task: asyncio.Task[None]) -> None:
         del self._tasks[stream]
@@ -291,9 +302,11 @@ class KeptStreams:
         self._tasks[stream].cancel()
 
     def _expire(self, stream: KeptStream) -> None:
-        if stream.reader is None:
+        if stream.reader is None or stream.renewals >= MOST_RENEWALS:
             self._forget(stream, "expired")
+            stream.give_up()
         else:
+            stream.renewals += 1
             self._start_timer(stream, self.settings.kept_s, self._expire)
 
     def _forget(self, stream: KeptStream, why: str | None) -> None:

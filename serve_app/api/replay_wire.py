@@ -78,14 +78,16 @@ class Resumption:
 @dataclass(frozen=True, slots=True)
 class MovedStream:
     """A resumable stream that another replica has had until now: `events_bytes` of the body, behind
-    the journal, are the events that were sent or kept there."""
+    the journal, are the events that were sent or kept there. `quick_losses` counts the
+    replicas that were lost soon after they began to run it."""
 
     stream_id: str
     events_bytes: int
+    quick_losses: int = 0
 
     def header(self, key: bytes, request_id: str) -> str:
         """The value of MOVED_HEADER."""
-        said = f"{self.stream_id} {self.events_bytes}"
+        said = f"{self.stream_id} {self.events_bytes} {self.quick_losses}"
         return f"{keyed(key, f'moved {request_id} {said}')} {said}"
 
     @classmethod
@@ -95,8 +97,8 @@ class MovedStream:
         expected = keyed(key, f"moved {request_id} {said}")
         if not hmac.compare_digest(mark.encode("latin-1"), expected.encode()):
             return None
-        stream_id, size = said.split(" ")
-        return cls(stream_id, int(size))
+        stream_id, size, quick = said.split(" ")
+        return cls(stream_id, int(size), int(quick))
 
 
 def read_marks(

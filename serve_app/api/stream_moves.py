@@ -11,9 +11,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from starlette.types import Scope
-
+from serve_app.api.answer_deadline import TIME_LEFT_HEADER
 from serve_app.api.asgi import NOT_FORWARDED
+from serve_app.api.asked_stream import AskedStream
 from serve_app.api.engine_run import replica_stopping
 from serve_app.api.followed_send import FollowedSend
 from serve_app.api.forwarding import INTERNAL_HEADERS, Forwarder, in_any_order
@@ -46,9 +46,7 @@ class StreamMoves:
         """Whether there is another replica at all."""
         return bool(await self.forwarder.peers())
 
-    async def moved(
-        self, scope: Scope, body: bytes, stream: KeptStream, followed: FollowedSend, replays: int
-    ) -> bool:
+    async def moved(self, asked: AskedStream, stream: KeptStream, followed: FollowedSend) -> bool:
         """Whether another replica goes on with a stream that this one has no more of."""
         task = asyncio.current_task()
         assert task is not None
@@ -56,9 +54,13 @@ class StreamMoves:
         task.add_done_callback(self._moving.discard)
         try:
             async with asyncio.timeout(MOVES_WITHIN_S):
-                return await self._offered(scope, body, stream, followed, replays)
+                if await self._offered(asked, stream, followed):
+                    return True
         except TimeoutError:
-            return False
+            pass
+        # It may go on here.
+        self._moving.discard(task)
+        return False
 
     async def over(self) -> None:
         """Until those that move now have moved, or could not."""
@@ -66,32 +68,36 @@ class StreamMoves:
             await asyncio.wait({*self._moving}, timeout=MOVES_WITHIN_S)
 
     async def _offered(
-        self, scope: Scope, body: bytes, stream: KeptStream, followed: FollowedSend, replays: int
+        self, asked: AskedStream, stream: KeptStream, followed: FollowedSend
     ) -> bool:
         facts, key, events = stream.facts, self.forwarder.secret.key, stream.events
-        resumption = followed.stream.resumption(replays + 1, only_with_room=False)
-        moved = MovedStream(facts.stream_id, len(events))
+        scope, marks = asked.scope, asked.next_marks(followed)
+        assert marks.resumption is not None
+        moved = MovedStream(facts.stream_id, len(events), asked.quick_losses)
         dropped = NOT_FORWARDED | INTERNAL_HEADERS | {RESUMABLE_HEADER}
         headers = [
             *(each for each in scope["headers"] if each[0].lower() not in dropped),
-            (RESUME_HEADER, resumption.header(key, facts.request_id).encode()),
+            (RESUME_HEADER, marks.resumption.header(key, facts.request_id).encode()),
             (MOVED_HEADER, moved.header(key, facts.request_id).encode()),
         ]
-        whole = body + followed.stream.journal + events
+        if marks.deadline is not None:
+            headers.append((TIME_LEFT_HEADER, marks.deadline.mark(key, facts.request_id).encode()))
+        whole = asked.body() + followed.stream.journal + events
         for peer in in_any_order(await self.forwarder.peers()):
             if await self.forwarder.status_of(peer + scope["path"], headers, whole) == TAKEN_UP:
                 return True
         return False
 
 
-def may_go_on(stream: KeptStream, followed: FollowedSend, replays: int, ran_s: float) -> bool:
-    """Whether a stream that was lost after it ran for so long, and had been `replays` times before,
-    is to go on. A request under which two replicas have died within seconds may be what killed
-    them."""
-    quick = ran_s < QUICK_S and followed.lost != AWAY
-    if replays >= MOST_MOVES or (quick and replays):
-        return False
-    return stream.resumable and followed.stream.journaled
+def may_move(stream: KeptStream, followed: FollowedSend, replays: int) -> bool:
+    """Whether a stream that was continued `replays` times can be once more."""
+    return replays < MOST_MOVES and stream.resumable and followed.stream.journaled
+
+
+def is_quick(followed: FollowedSend, ran_s: float) -> bool:
+    """Whether a replica was lost so soon after it began to run a stream that it may have been of
+    the request."""
+    return followed.lost != AWAY and ran_s < QUICK_S
 
 
 def why_lost(lost: str | None) -> RequestError:

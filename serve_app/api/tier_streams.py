@@ -17,6 +17,7 @@ import aiohttp
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
+from serve_app.api.asked_stream import AskedStream, with_length
 from serve_app.api.client_connection import BodyOnly, GivenBody, while_connected
 from serve_app.api.engine_errors import error_event
 from serve_app.api.engine_run import (
@@ -28,6 +29,7 @@ from serve_app.api.engine_run import (
 )
 from serve_app.api.followed_send import FollowedSend
 from serve_app.api.forwarding import UNMARKED, Forwarder, Marks
+from serve_app.api.journaled_stream import whole_events
 from serve_app.api.kept_stream import STREAM_ID_HEADER, KeptStream, StreamFacts
 from serve_app.api.kept_streams import LAST_EVENT_ID_HEADER, KeptStreams, last_event
 from serve_app.api.lending import no_capacity
@@ -36,17 +38,18 @@ from serve_app.api.replayed_stream import ReplayedStream
 from serve_app.api.request_body import BodyReader
 from serve_app.api.request_context import path_below_root
 from serve_app.api.response import TierResponse
-from serve_app.api.routes import Endpoint
 from serve_app.api.stream_moves import (
     AWAY,
     FORWARDED,
     TAKEN_UP,
     StreamMoves,
-    may_go_on,
+    is_quick,
+    may_move,
     why_lost,
 )
 from serve_app.config.tier import TierSettings
 from serve_app.core.access.caller import Caller
+from serve_app.core.replay.losses import MOST_QUICK
 from serve_app.errors import ClientDisconnectedError, RequestError
 
 _ID = re.compile(r"\w+-[0-9a-f]{32}", re.ASCII)
@@ -61,18 +64,6 @@ class Generate(Protocol):
     ) -> Awaitable[None]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request whose stream is kept. `body` gives the client's, once it has come."""
-
-    scope: Scope
-    receive: Receive
-    body: Callable[[], bytes]
-    endpoint: Endpoint
-    marks: Marks
-    begun: ReplayedStream | None = None
-
-
 @dataclass(slots=True)
 class TierStreams:
     """`kept.id_prefix` has the name that `forwarder` knows this replica by; `ending` says that it
@@ -83,15 +74,19 @@ class TierStreams:
     watch: StallWatch
     bodies: BodyReader
     ending: Callable[[], bool]
+    # Where the replica drains, offers the stream that goes there to the others.
+    offer: Callable[[ClientSend], None]
     moves: StreamMoves = field(init=False)
     # For the bodies and journals of those that run.
     memory: ReplayMemory = field(init=False)
+    _running: dict[KeptStream, ClientSend] = field(default_factory=dict[KeptStream, ClientSend])
     # Of those who read: what runs for them has deadlines of its own.
     _deadlines: Deadlines = field(default_factory=Deadlines)
 
     def __post_init__(self) -> None:
         self.moves = StreamMoves(self.forwarder, self.watch.clock_s)
         self.memory = ReplayMemory(self.kept.memory.limit_bytes)
+        self.kept.on_away = self._has_left
 
     async def run(
         self,
@@ -105,8 +100,14 @@ class TierStreams:
     ) -> None:
         """Run a request whose client may leave and come back. Raises what `generate` raises."""
         body, form = BodyOnly(receive), response.form
-        asked = _Asked(
-            scope, body, lambda: bytes(body.read), form.endpoint, replace(UNMARKED, followed=True)
+        asked = AskedStream(
+            scope,
+            body,
+            lambda: bytes(body.read),
+            form.endpoint,
+            replace(UNMARKED, followed=True),
+            self.watch.clock_s(),
+            self.watch.clock_s,
         )
         async with self._reading(body.after, client, stall_s):
             await self.kept.run(
@@ -163,18 +164,23 @@ class TierStreams:
         assert resumption is not None
         end = len(received) - moved.events_bytes
         body_end = end - marks.journal_bytes
+        # What follows it keeps nothing else of what was received.
+        body = received[:body_end]
         begun = ReplayedStream(
             events=resumption.events,
             journal=bytearray(received[body_end:end]),
             created_s=resumption.created_s,
         )
-        asked = _Asked(
-            _with_length(scope, end),
+        asked = AskedStream(
+            with_length(scope, end),
             GivenBody(received[:end]),
-            lambda: received[:body_end],
+            lambda: body,
             form.endpoint,
             marks,
+            self.watch.clock_s(),
+            self.watch.clock_s,
             begun,
+            moved.quick_losses,
         )
         tier, request_id = self.forwarder.tier.value, form.request_id.value
         facts = StreamFacts(moved.stream_id, caller.flow.name, request_id, tier)
@@ -211,7 +217,7 @@ class TierStreams:
     # --- what runs
 
     async def _follow(
-        self, generate: Generate, asked: _Asked, to: Send, stream: KeptStream | None
+        self, generate: Generate, asked: AskedStream, to: Send, stream: KeptStream | None
     ) -> None:
         """Run a request, and see that its stream goes on where it is lost before its end."""
         if stream is None:
@@ -224,22 +230,29 @@ class TierStreams:
                 followed = await self._until_lost(generate, asked, to, stream, memory)
                 if followed.lost is None:
                     return
-                ran_s = self.watch.clock_s() - began_s
-                if not may_go_on(stream, followed, asked.marks.replays, ran_s):
+                if is_quick(followed, self.watch.clock_s() - began_s):
+                    asked = replace(asked, quick_losses=asked.quick_losses + 1)
+                if asked.quick_losses >= MOST_QUICK:
                     break
-                if followed.lost == FORWARDED:
-                    asked = _again(asked, followed)
-                elif await self._moved(asked, stream, followed):
+                if not may_move(stream, followed, asked.marks.replays):
+                    break
+                if followed.lost != FORWARDED and await self._moved(asked, stream, followed):
                     return
-                else:
+                if followed.lost not in (FORWARDED, AWAY):
                     break
+                asked = asked.again(followed, offers=asked.offers and followed.lost != AWAY)
             await _end(asked, to, followed)
 
     async def _until_lost(
-        self, generate: Generate, asked: _Asked, to: Send, stream: KeptStream, memory: Kept
+        self, generate: Generate, asked: AskedStream, to: Send, stream: KeptStream, memory: Kept
     ) -> FollowedSend:
+        def has_nobody() -> bool:
+            goes_on = followed.lost is None and not followed.stream.finished
+            return stream.away and goes_on and may_move(stream, followed, asked.marks.replays)
+
         async def offered() -> None:
-            if stream.away and not followed.stream.finished and await self.moves.possible():
+            # Its client may come back while the others are looked for.
+            if asked.offers and has_nobody() and await self.moves.possible() and has_nobody():
                 followed.stream.lost = AWAY
                 running.cancel()
 
@@ -252,7 +265,7 @@ class TierStreams:
             begun=asked.begun is not None,
             stream=asked.begun or ReplayedStream(),
         )
-        client = ClientSend(followed, self.watch.clock_s)
+        client = self._running[stream] = ClientSend(followed, self.watch.clock_s)
         running = asyncio.ensure_future(
             generate(asked.scope, asked.receive, client, marks=asked.marks)
         )
@@ -262,11 +275,16 @@ class TierStreams:
             task = asyncio.current_task()
             if followed.lost != AWAY or (task is not None and task.cancelling()):
                 raise
+        finally:
+            del self._running[stream]
         return followed
 
-    async def _moved(self, asked: _Asked, stream: KeptStream, followed: FollowedSend) -> bool:
-        replays, moved = asked.marks.replays, self.moves.moved
-        if not await moved(asked.scope, asked.body(), stream, followed, replays):
+    def _has_left(self, stream: KeptStream) -> None:
+        if (client := self._running.get(stream)) is not None:
+            self.offer(client)
+
+    async def _moved(self, asked: AskedStream, stream: KeptStream, followed: FollowedSend) -> bool:
+        if not await self.moves.moved(asked, stream, followed):
             return False
         self.kept.moved(stream)
         return True
@@ -320,34 +338,12 @@ class TierStreams:
         return others if began is None else [began, *others]
 
 
-def _again(asked: _Asked, followed: FollowedSend) -> _Asked:
-    """The same request, to go on here behind what its client has."""
-    stream, body = followed.stream, asked.body()
-    resumption = stream.resumption(asked.marks.replays + 1, only_with_room=False)
-    received = body + stream.journal
-    marks = Marks(
-        followed=True,
-        resumption=resumption,
-        journal_bytes=resumption.journal_bytes,
-        replays=resumption.replays,
-    )
-    stream.take_rest()
-    stream.restart()
-    scope = _with_length(asked.scope, len(received))
-    return replace(asked, scope=scope, receive=GivenBody(received), marks=marks, begun=stream)
-
-
-async def _end(asked: _Asked, to: Send, followed: FollowedSend) -> None:
+async def _end(asked: AskedStream, to: Send, followed: FollowedSend) -> None:
     """Of a stream that is lost for good."""
     endpoint = asked.endpoint
     body = why_lost(followed.lost).body(anthropic=endpoint.anthropic)
     event = error_event(body, endpoint, number=followed.stream.events)
     await to({"type": "http.response.body", "body": event, "more_body": False})
-
-
-def _with_length(scope: Scope, size_bytes: int) -> Scope:
-    others = (each for each in scope["headers"] if each[0].lower() != b"content-length")
-    return {**scope, "headers": [*others, (b"content-length", b"%d" % size_bytes)]}
 
 
 def _into(response: TierResponse) -> Send:
@@ -368,6 +364,10 @@ async def _copy(answer: aiohttp.ClientResponse, response: TierResponse) -> None:
     headers = [(name.lower(), value) for name, value in answer.raw_headers]
     kept = [each for each in headers if each[0] in _PASSED_ON]
     await send({"type": "http.response.start", "status": answer.status, "headers": kept})
-    async for chunk in answer.content.iter_any():
+    chunks = answer.content.iter_any()
+    if answer.content_type == "text/event-stream":
+        # What is said where that replica is lost stands behind a whole event.
+        chunks = whole_events(chunks)
+    async for chunk in chunks:
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -3,6 +3,8 @@
 Serve has no public call for either in 2.60, so its controller is asked directly.
 """
 
+import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,12 +12,18 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from serve_app.serving import ray_internals
+
+log = logging.getLogger(__name__)
 
 REFRESH_S = 1.0
 # While a request waits for a replica that has just started, every bit of a second counts.
 PEERS_REFRESH_S = 0.5
+# A controller that hangs is not to keep those waiting who could do without other replicas.
+ASK_LIMIT_S = 2.0
 
 
 @dataclass(slots=True)
@@ -27,7 +35,10 @@ class Peers:
     """
 
     _addresses: Mapping[str, str] = field(default_factory=dict[str, str])
+    # When the controller has last answered, or failed to.
     _read_s: float = float("-inf")
+    # All who ask while the controller is asked wait for that answer.
+    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def __call__(self) -> Sequence[str]:
         return [*(await self._read()).values()]
@@ -37,13 +48,27 @@ class Peers:
         return (await self._read()).get(replica)
 
     async def _read(self) -> Mapping[str, str]:
-        now_s = time.monotonic()
-        if now_s - self._read_s > PEERS_REFRESH_S:
-            self._read_s = now_s
-            own = serve.get_replica_context().replica_tag
-            addresses = await replica_addresses(serve.get_replica_context().app_name)
-            self._addresses = {tag: url for tag, url in addresses.items() if tag != own}
+        if self._old:
+            async with self._reading:
+                if self._old:
+                    await self._ask()
         return self._addresses
+
+    @property
+    def _old(self) -> bool:
+        return time.monotonic() - self._read_s > PEERS_REFRESH_S
+
+    async def _ask(self) -> None:
+        """Where the controller cannot say, those of its last answer count on for as long."""
+        own = serve.get_replica_context()
+        try:
+            async with asyncio.timeout(ASK_LIMIT_S):
+                addresses = await replica_addresses(own.app_name)
+        except (RayServeException, RayError, TimeoutError):
+            log.warning("where the other replicas are is not known anew", exc_info=True)
+        else:
+            self._addresses = {tag: url for tag, url in addresses.items() if tag != own.replica_tag}
+        self._read_s = time.monotonic()
 
 
 async def own_address() -> str | None:

@@ -1,9 +1,18 @@
 """Resumable streams of several callers: what one takes harms no other."""
 
+import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter
+from starlette.types import Message, Send
 
 from serve_app.api.access import AccessDesk
-from serve_app.core.access.caller import NOBODY
+from serve_app.api.kept_stream import FORGOTTEN, KeptStream
+from serve_app.api.kept_streams import KeptStreams
+from serve_app.config.replay import ResumableConfig
+from serve_app.core.access.caller import NOBODY, Caller
+from serve_app.core.admission.fairness import Flow
 from tests.api.fake_keys import ADMIN, TEAM, FakeKeys
 from tests.api.relay_scene import CHAT, STREAM, Scene, a_scene
 from tests.api.test_forwarding import until
@@ -152,3 +161,78 @@ async def test_an_id_is_new_each_time_whatever_the_client_calls_its_request() ->
         assert scene.gateway.kept_streams.find(min(ids), NOBODY)
         assert (await scene.client.post(CHAT, json=STREAM, headers=named)).status_code == 200
         assert (await get(scene, "mine")).status_code == 404
+
+
+@dataclass
+class SlowReader:
+    """Takes what it is sent, but for its first event, which it takes once it is let."""
+
+    took: list[bytes] = field(default_factory=list[bytes])
+    free: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, message: Message) -> None:
+        if body := message.get("body", b""):
+            await self.free.wait()
+            self.took.append(body)
+
+
+async def ends_at_once(send: Send, stream: KeptStream | None) -> None:
+    headers = [(b"content-type", b"text/event-stream")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    body = b"data: " + b"x" * 1000 + b"\n\n"
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+@dataclass
+class Kept:
+    """What a process keeps, without a web application."""
+
+    streams: KeptStreams
+
+    def read(self, owner: str, send: Send) -> asyncio.Task[None]:
+        caller = Caller(flow=Flow(owner))
+        run = self.streams.run(ends_at_once, send, caller=caller, request_id="r", tier="chat")
+        return asyncio.create_task(run)
+
+    @property
+    def ended(self) -> dict[str, list[KeptStream]]:
+        shares = self.streams._shares
+        return {owner: [*share.ended.values()] for owner, share in shares.items()}
+
+    def count(self, result: str) -> float:
+        return self.streams.counter.labels(result=result)._value.get()
+
+
+def kept_by(**settings: float) -> Kept:
+    counter = Counter("kept", "", ["result"], registry=CollectorRegistry())
+    return Kept(KeptStreams(ResumableConfig.model_validate(settings), counter))
+
+
+async def test_who_reads_ended_streams_slowly_keeps_the_memory_from_nobody() -> None:
+    kept, slow, other = kept_by(), SlowReader(), SlowReader()
+    reading = [kept.read("greedy", slow), kept.read("greedy", slow)]
+    await until(lambda: len(kept.ended.get("greedy", ())) == 2)
+    first, second = kept.ended["greedy"]
+    memory = kept.streams.memory
+    memory.limit_bytes = memory.kept_bytes
+    other.free.set()
+    await kept.read("other", other)
+    assert kept.ended == {"greedy": [second], "other": kept.ended["other"]}
+    assert (len(kept.ended["other"]), kept.count("forgotten")) == (1, 1)
+    assert not first.events
+    assert slow.took == []
+    slow.free.set()
+    await asyncio.gather(*reading)
+    assert slow.took.count(FORGOTTEN) == 1
+    await kept.streams.close()
+    assert memory.kept_bytes == 0
+
+
+async def test_one_that_ended_is_not_kept_for_ever_because_it_is_read() -> None:
+    kept, slow = kept_by(kept_s=0.01), SlowReader()
+    reading = kept.read("slow", slow)
+    await until(lambda: kept.count("expired"))
+    assert kept.streams.memory.kept_bytes == 0
+    slow.free.set()
+    await reading
+    assert slow.took[-1] == FORGOTTEN

@@ -232,15 +232,19 @@ async def test_a_replica_that_is_gone_is_said_to_be_with_what_to_do() -> None:
             assert "Send the request again" in error["message"]
 
 
-async def test_a_replica_that_is_lost_while_it_is_read_ends_the_stream_with_an_error() -> None:
+@pytest.mark.parametrize("torn", [b"", b'id: 2\ndata: {"n"'], ids=["whole", "torn"])
+async def test_a_replica_that_is_lost_while_it_is_read_ends_the_stream_with_an_error(
+    torn: bytes,
+) -> None:
     head = SSE_HEAD + b"x-tierserve-stream-id: lost-" + b"0" * 32 + b"\r\n\r\n"
-    lost = ScriptedTier([lambda asked: Reply(head + framed(NUMBERED[0]), cut=True)])
+    lost = ScriptedTier([lambda asked: Reply(head + framed(NUMBERED[0] + torn), cut=True)])
     async with two_replicas() as (_, far), serving(lost) as url:
         far.urls["lost"] = url
         async with far.resumed("lost-" + "0" * 32, 0) as again:
             await again.rest()
         assert again.events[0] == NUMBERED[0]
         assert b'"code": "replica_lost"' in again.events[1]
+        assert again.events[1].startswith(b"data: {")
         assert again.text.endswith(b"data: [DONE]\n\n")
         assert lost.asked[0].headers[b"last-event-id"] == b"0"
 

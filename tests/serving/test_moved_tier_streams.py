@@ -3,14 +3,19 @@ engines as they are, in one process."""
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
-from serve_app.api.kept_stream import MOVED
+from serve_app.api.answer_deadline import TIME_LEFT_HEADER, AnswerDeadline
+from serve_app.api.asked_stream import AskedStream
+from serve_app.api.forwarding import Forwarder
+from serve_app.api.kept_stream import MOVED, StreamFacts
+from serve_app.api.kept_streams import KeptStreams, Relaying
 from tests.api.test_forwarding import until
 from tests.api.test_kept_streams import RESUMABLE, Reader
 from tests.builders import count
@@ -239,3 +244,166 @@ async def test_streams_that_are_whole_leave_no_memory_of_their_journals() -> Non
             assert near.tier.edge.streams.memory.kept_bytes > 0
             await first.rest()
         assert near.tier.edge.streams.memory.kept_bytes == 0
+
+
+@asynccontextmanager
+async def draining(replica: Replica) -> AsyncIterator[None]:
+    replica.up = False
+    drain = asyncio.create_task(replica.tier.drain(60))
+    yield
+    drain.cancel()
+
+
+def moves_of(replica: Replica) -> float:
+    return count(replica.tier.edge, "kept_streams_total", result="moved")
+
+
+async def test_a_stream_of_a_drain_that_nobody_takes_goes_on_where_it_is() -> None:
+    async with acquainted(speed=SPEED) as cluster:
+        near, far = cluster.replicas
+        expected = await unbroken(cluster, near)
+        async with begun(cluster, near) as left:
+            await left.until(5)
+        await until(lambda: near.tier.edge.streams.kept.away)
+        far.tier.edge.hand_over.draining = True
+        async with draining(near):
+            await until(lambda: count(near.tier.edge, "resumed_streams_total"))
+            far.tier.edge.hand_over.draining = False
+            rest = await rest_of(cluster, near, left)
+        assert whole(left, then=rest.text) == expected
+        assert (
+            moves_of(near),
+            count(near.tier.edge, "left_streams_total", reason="handed_over"),
+        ) == (
+            0,
+            1,
+        )
+
+
+async def test_a_stream_is_offered_as_its_client_leaves_a_drain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # No other offer than that one.
+    monkeypatch.setattr("serve_app.api.hand_over.OFFER_EVERY_S", 3600.0)
+    async with acquainted(speed=1.0) as cluster:
+        near, far = cluster.replicas
+        async with draining(near):
+            await until(lambda: near.tier.edge.hand_over.draining)
+            async with begun(cluster, near) as left:
+                await left.until(5)
+            await until(lambda: moves_of(near))
+        rest = await rest_of(cluster, far, left)
+        assert rest.text.endswith("data: [DONE]\n\n")
+        assert replayed_in(rest.text) == 1
+
+
+async def test_a_stream_that_cannot_move_is_not_stopped_for_a_drain() -> None:
+    """There is no memory for its journal."""
+    async with acquainted(speed=SPEED) as cluster:
+        near, far = cluster.replicas
+        expected = await unbroken(cluster, far)
+        near.tier.edge.streams.memory.limit_bytes = 0
+        async with begun(cluster, near) as left:
+            await left.until(5)
+        await until(lambda: near.tier.edge.streams.kept.away)
+        async with draining(near):
+            await until(lambda: not near.running)
+            rest = await rest_of(cluster, near, left)
+        assert whole(left, then=rest.text) == expected
+
+
+async def test_a_client_that_comes_back_while_others_are_looked_for_keeps_its_stream_here() -> None:
+    async with acquainted(speed=SPEED) as cluster:
+        near, far = cluster.replicas
+        expected = await unbroken(cluster, far)
+        async with begun(cluster, near) as left:
+            await left.until(5)
+        await until(lambda: near.tier.edge.streams.kept.away)
+        looked, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def peers() -> Sequence[str]:
+            looked.set()
+            await goes_on.wait()
+            return [far.url]
+
+        near.tier.edge.forwarder.peers = peers
+        async with draining(near):
+            await asyncio.wait_for(looked.wait(), 60)
+            path = f"{near.url}/api/chat/streams/{left.stream_id}"
+            async with cluster.client.stream("GET", path) as answer:
+                again = Reader(answer)
+                await again.until(1)
+                goes_on.set()
+                await again.rest()
+        assert plain(again.text.decode()) == expected
+        assert moves_of(near) == 0
+
+
+async def test_an_engine_that_dies_soon_after_a_drain_is_the_first_loss_of_its_stream() -> None:
+    async with acquainted(3, speed=1.0) as cluster:
+        near, *others = cluster.replicas
+        async with begun(cluster, near) as left:
+            await left.until(5)
+        await until(lambda: near.tier.edge.streams.kept.away)
+        async with draining(near):
+            await until(lambda: moves_of(near))
+            await until(lambda: any(each.running for each in others))
+            (second,) = [each for each in others if each.running]
+            (third,) = [each for each in others if each is not second]
+            await lose_engine(second)
+            await until(lambda: moves_of(second))
+            rest = await rest_of(cluster, third, left)
+        assert rest.text.endswith("data: [DONE]\n\n")
+        assert '"error"' not in rest.text
+        assert replayed_in(rest.text) == 2
+
+
+async def test_a_deadline_counts_on_where_a_stream_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    headers: list[dict[bytes, bytes]] = []
+    status_of = Forwarder.status_of
+
+    async def seen(
+        self: Forwarder, url: str, given: Sequence[tuple[bytes, bytes]], body: bytes
+    ) -> int | None:
+        headers.append(dict(given))
+        return await status_of(self, url, given, body)
+
+    monkeypatch.setattr(Forwarder, "status_of", seen)
+    async with acquainted(speed=SPEED) as cluster:
+        near, far = cluster.replicas
+        async with begun(cluster, near, deadline_ms=3_000_000) as first:
+            await first.until(5)
+            await lose_engine(near)
+            await first.rest()
+        assert (await rest_of(cluster, far, first)).text.endswith("data: [DONE]\n\n")
+    (marked,) = [each[TIME_LEFT_HEADER] for each in headers]
+    key = cluster.secret.key
+    left = AnswerDeadline.from_mark(marked, key, "mine", lambda: 0.0)
+    assert left is not None
+    assert left.deadline_ms == 3_000_000
+    assert 0 < left.left_s < 3000
+
+
+async def test_what_runs_on_a_moved_stream_keeps_no_more_of_what_came_than_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: list[AskedStream] = []
+    take_up = KeptStreams.take_up
+
+    def seen(self: KeptStreams, relay: Relaying, facts: StreamFacts, events: bytes) -> bool:
+        assert isinstance(relay, partial)
+        kept.append(relay.args[1])
+        return take_up(self, relay, facts, events)
+
+    monkeypatch.setattr(KeptStreams, "take_up", seen)
+    async with acquainted(speed=SPEED) as cluster:
+        near, far = cluster.replicas
+        async with begun(cluster, near) as first:
+            await first.until(5)
+            await lose_engine(near)
+            await first.rest()
+        await rest_of(cluster, far, first)
+    (asked,) = kept
+    holding = asked.body.__closure__
+    assert holding is not None
+    assert [cell.cell_contents for cell in holding] == [asked.body()]

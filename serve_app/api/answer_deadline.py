@@ -6,7 +6,6 @@ or a replica, marks it with the time that is left: clocks of two machines are ne
 """
 
 import asyncio
-import hmac
 import math
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -16,7 +15,7 @@ from typing import Any, Self
 
 from starlette.types import Scope
 
-from serve_app.api.replay_wire import keyed
+from serve_app.api.replay_wire import said_by, signed
 from serve_app.api.token_budget import require_natural
 from serve_app.config.answers import LimitsConfig
 from serve_app.errors import RequestError, invalid
@@ -49,16 +48,15 @@ class AnswerDeadline:
         """The value of TIME_LEFT_HEADER on a request that is forwarded now."""
         left_ms = max(0, math.floor(self.left_s * 1e3))
         said = f"{left_ms} {self.deadline_ms}"
-        return f"{keyed(key, f'deadline {request_id} {said}')} {said}"
+        return signed(key, f"deadline {request_id}", said)
 
     @classmethod
     def from_mark(
         cls, value: bytes, key: bytes, request_id: str, clock_s: Callable[[], float]
     ) -> Self | None:
         """Of a request that comes now. None where nobody who has the key has written it."""
-        mark, _, said = value.decode("latin-1").partition(" ")
-        expected = keyed(key, f"deadline {request_id} {said}")
-        if not hmac.compare_digest(mark.encode("latin-1"), expected.encode()):
+        said = said_by(value, key, f"deadline {request_id}")
+        if said is None:
             return None
         left_ms, deadline_ms = map(int, said.split(" "))
         return cls(deadline_ms, clock_s() + left_ms / 1e3, clock_s)

@@ -51,14 +51,13 @@ class Resumption:
     def header(self, key: bytes, request_id: str) -> str:
         """The value of RESUME_HEADER."""
         said = self._said()
-        return f"{keyed(key, f'resume {request_id} {said}')} {said}"
+        return signed(key, f"resume {request_id}", said)
 
     @classmethod
     def from_header(cls, value: bytes, key: bytes, request_id: str) -> Self | None:
         """None where nobody who has the key has written it."""
-        mark, _, said = value.decode("latin-1").partition(" ")
-        expected = keyed(key, f"resume {request_id} {said}")
-        if not hmac.compare_digest(mark.encode("latin-1"), expected.encode()):
+        said = said_by(value, key, f"resume {request_id}")
+        if said is None:
             return None
         size, events, replays, created, room = said.split(" ")
         return cls(
@@ -88,14 +87,13 @@ class MovedStream:
     def header(self, key: bytes, request_id: str) -> str:
         """The value of MOVED_HEADER."""
         said = f"{self.stream_id} {self.events_bytes} {self.quick_losses}"
-        return f"{keyed(key, f'moved {request_id} {said}')} {said}"
+        return signed(key, f"moved {request_id}", said)
 
     @classmethod
     def from_header(cls, value: bytes, key: bytes, request_id: str) -> Self | None:
         """None where nobody who has the key has written it."""
-        mark, _, said = value.decode("latin-1").partition(" ")
-        expected = keyed(key, f"moved {request_id} {said}")
-        if not hmac.compare_digest(mark.encode("latin-1"), expected.encode()):
+        said = said_by(value, key, f"moved {request_id}")
+        if said is None:
             return None
         stream_id, size, quick = said.split(" ")
         return cls(stream_id, int(size), int(quick))
@@ -115,6 +113,18 @@ def read_marks(
             mark = journal_mark(key, request_id).encode()
             journaled = journaled or hmac.compare_digest(value, mark)
     return journaled or resumption is not None, resumption
+
+
+def signed(key: bytes, about: str, said: str) -> str:
+    """The value of a header that says something about a request, with its mark in front."""
+    return f"{keyed(key, f'{about} {said}')} {said}"
+
+
+def said_by(value: bytes, key: bytes, about: str) -> str | None:
+    """What `signed` has written; None where nobody who has the key has."""
+    mark, _, said = value.decode("latin-1").partition(" ")
+    expected = keyed(key, f"{about} {said}")
+    return said if hmac.compare_digest(mark.encode("latin-1"), expected.encode()) else None
 
 
 def keyed(key: bytes, text: str) -> str:

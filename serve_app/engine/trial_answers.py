@@ -2,8 +2,9 @@
 the engine finds in its prefix cache, beside the sequence itself."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from serve_app.engine.vllm.types import EnginePrompt, RequestOutput, SamplingParams
 
     Outputs = AsyncGenerator[RequestOutput, None]
+
+log = logging.getLogger(__name__)
 
 # What a trial answer is begun with, behind the end of the reasoning.
 OPENER = " The answer is \\boxed{"
@@ -58,10 +61,15 @@ class TrialAnswers:
 
     async def close(self) -> None:
         """Nobody waits for a trial any longer."""
-        if self._running is not None:
-            self._running.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await self._running
+        if self._running is None:
+            return
+        self._running.cancel()
+        await asyncio.wait({self._running})
+        if not self._running.cancelled() and (fault := self._running.exception()) is not None:
+            details = {"request_id": self.request_id}
+            log.warning(
+                "a trial answer has failed that nobody needs", exc_info=fault, extra=details
+            )
 
     def _begin(self, written: Sequence[int]) -> None:
         ids = [*self.prompt["prompt_token_ids"], *written, *self.suffix]

@@ -1,4 +1,4 @@
-"""Flooding chat leaves reasoning's latency alone: each tier has its own cores, slots and line."""
+"""Flooding chat leaves reasoning's latency alone: each tier has its own cores, slots and queue."""
 
 import asyncio
 import gc

@@ -15,6 +15,7 @@ from serve_app.api.edge import TierEdge
 from serve_app.api.forwarding import FORWARDED_HEADER, ClusterSecret, Forwarder, nowhere
 from serve_app.api.gate import Gate, GateLimits
 from serve_app.api.lending import Lender, LendingDesk
+from serve_app.api.request_body import RequestReader
 from serve_app.api.routes import CHAT_COMPLETIONS, Endpoint
 from serve_app.api.rules import PreparedRequest, RuleBook, prepare
 from serve_app.config.admission import AdmissionConfig
@@ -175,19 +176,26 @@ def an_edge(
     url_of: Callable[[str], Awaitable[str | None]] = nowhere,
     **more: Any,
 ) -> TierEdge:
+    gate = gate or a_gate(clock_s=clock_s)
     return TierEdge(
         engine_app=engine_app,
         tier=tier,
         model=tier.value,
         settings=settings or some_settings(),
-        gate=gate or a_gate(clock_s=clock_s),
+        gate=gate,
         metrics=make_tier_metrics(CollectorRegistry()),
         forwarder=Forwarder(tier, peers(*peer_urls), lenders(*lent_by), SECRET, replica, url_of),
-        known_fields=KNOWN_FIELDS,
-        desk=LendingDesk(tier),
+        reader=RequestReader(
+            tier,
+            tier.value,
+            gate,
+            LendingDesk(tier),
+            KNOWN_FIELDS,
+            thinks=thinks,
+            r1=thinks,
+            clock_s=clock_s,
+        ),
         cache=AnswerCache((settings or some_settings()).answer_cache),
-        thinks=thinks,
-        r1=thinks,
         clock_s=clock_s,
         **more,
     )

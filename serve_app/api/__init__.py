@@ -7,7 +7,7 @@ application in front of all replicas.
     edge                     every request to a replica; its numbered steps are the map of the rest
       │   request_context    what is known of the request, frozen
       │   routes             what is served; everything else is refused
-      │   request_body       read and parsed within bounds
+      │   request_body       read and parsed within bounds, refused unread, given its rules
       │   rules              defaults, limits, refusals, by
       │     field_rules, foreign_fields, conversation, structures, token_budget
       │   answer_cache       a deterministic request that was answered before
@@ -17,7 +17,7 @@ application in front of all replicas.
       │   forwarding         to a replica that has capacity, by
       │     lending            if it is the other tier's
       ▼
-    cancellation             the call of vLLM's application; disconnects, stalls, drains
+    engine_run               the call of vLLM's application; disconnects, stalls, drains
       │
       ▼
     response                 transforms chosen once, by

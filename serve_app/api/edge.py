@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,39 +12,28 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.access import ONE_REQUEST, AccessDesk, Spending, need_of, read_flow
 from serve_app.api.answer_cache import AnswerCache, CacheLookup
-from serve_app.api.answer_deadline import (
-    DEADLINE_FIELD,
-    DEADLINE_HEADER,
-    ended_by,
-    take_deadline,
-)
+from serve_app.api.answer_deadline import ended_by
 from serve_app.api.direct_routes import DirectRoutes, direct_endpoint, refuse_route
-from serve_app.api.early_refusals import EarlyRefusals
 from serve_app.api.engine_run import ClientSend, Deadlines, EngineRun, StallWatch
-from serve_app.api.field_rules import FieldBounds, SchemaRules
 from serve_app.api.forwarding import FLOW_HEADER, INTERNAL_HEADERS, UNMARKED, Forwarder, Marks
 from serve_app.api.gate import Gate, GateFullError
 from serve_app.api.hand_over import HandOver
 from serve_app.api.in_time import Speeds, begin_in_time, shortest_answer
-from serve_app.api.journaled_stream import followed_form, journal_of
+from serve_app.api.journaled_stream import followed_form
 from serve_app.api.kept_streams import (
     LAST_EVENT_ID_HEADER,
     RESUMABLE_HEADER,
     KeptStreams,
     resumed_by_get,
 )
-from serve_app.api.lending import LendingDesk
 from serve_app.api.queue_wait import QueueWait
 from serve_app.api.refusals import refuse_forwarded, refuse_handed_over, tier_full
-from serve_app.api.request_body import BodyReader, PromptEstimate, as_json, parse_object
+from serve_app.api.request_body import RequestReader
 from serve_app.api.request_context import (
     RequestContext,
-    client_of,
     has_any_header,
     header,
-    is_retry,
     path_below_root,
-    retry_key,
     take_request_id,
     with_path,
 )
@@ -59,7 +48,6 @@ from serve_app.api.routes import (
     meant_path,
     tier_route,
 )
-from serve_app.api.rules import RuleBook, count_sequences, prepare
 from serve_app.api.tier_streams import TierStreams
 from serve_app.config.replay import ResumableConfig
 from serve_app.config.tier import TierSettings
@@ -67,7 +55,6 @@ from serve_app.core.access.caller import Caller
 from serve_app.core.admission.fair_queue import relative_work
 from serve_app.core.admission.queue_drain import NEWEST_WEIGHT
 from serve_app.core.generation import Generation
-from serve_app.core.structure.schema_limits import SchemaLimits
 from serve_app.core.tiers import Tier
 from serve_app.errors import (
     ClientDisconnectedError,
@@ -79,7 +66,7 @@ from serve_app.errors import (
 from serve_app.telemetry import TierMetrics
 
 if TYPE_CHECKING:
-    from serve_app.api.request_spans import RequestTrace, Tracer
+    from serve_app.api.request_spans import Tracer
 
 WARNING_HEADER = b"x-tierserve-warning"
 # A stream whose client has let the edge wait for more of its time says nothing of the engine.
@@ -97,31 +84,16 @@ class TierEdge:
     gate: Gate
     metrics: TierMetrics
     forwarder: Forwarder
-    known_fields: Mapping[str, frozenset[str]]
-    desk: LendingDesk
+    reader: RequestReader
     cache: AnswerCache
     access: AccessDesk = field(default_factory=AccessDesk)
-    # Of the engine's model: whether it reasons, and whether it is an R1 distill.
-    thinks: bool = False
-    r1: bool = False
     clock_s: Callable[[], float] = time.monotonic
-    # What the engine's context can hold; None: no prompt is too long for it.
-    bounds: FieldBounds | None = None
-    # What a client's schema may be, before anybody compiles it; None: anything.
-    schema_limits: SchemaLimits | None = None
-    schema_rules: Mapping[str, SchemaRules] = field(default_factory=dict[str, SchemaRules])
-    # The most new tokens that the other tier gives; None where it is not known.
-    other_tiers_limit: int | None = None
     # Whether the engine is dead, and whether it has finished what it was asked in a generation.
     engine_dead: Callable[[], bool] = lambda: False
     engine_done: Callable[[Generation], bool] = lambda _: False
-    # Whether the engine can go on with what another one has begun.
-    journals: bool = True
-    bodies: BodyReader = field(default_factory=BodyReader)
     # Mean seconds a streamed token, of the streams that ended lately; None before the first.
     token_s: float | None = None
     deadlines: Deadlines = field(default_factory=Deadlines)
-    prompts: PromptEstimate = field(default_factory=PromptEstimate)
     hand_over: HandOver = field(default_factory=HandOver)
     resumable: ResumableConfig = field(default_factory=ResumableConfig)
     # None: requests are not traced.
@@ -129,14 +101,11 @@ class TierEdge:
     streams: TierStreams = field(init=False)
     _direct: DirectRoutes = field(init=False)
     _engine: EngineRun = field(init=False)
-    _early: EarlyRefusals = field(init=False)
-    # By whether the request came to the tier's bare prefix.
-    _books: dict[bool, RuleBook] = field(default_factory=dict[bool, RuleBook])
 
     def __post_init__(self) -> None:
-        watch = StallWatch(self.clock_s)
+        watch, bodies = StallWatch(self.clock_s), self.reader.bodies
         self._direct = DirectRoutes(
-            self.engine_app, self.bounds, self.bodies, self.deadlines, watch
+            self.engine_app, self.reader.bounds, bodies, self.deadlines, watch
         )
         prefix = f"{self.forwarder.replica}-" if self.forwarder.replica else ""
         kept = KeptStreams(self.resumable, self.metrics.kept_streams, prefix)
@@ -144,17 +113,16 @@ class TierEdge:
             kept,
             self.forwarder,
             watch,
-            self.bodies,
+            bodies,
             lambda: self.engine_dead() or self.hand_over.draining,
             lambda client: self.hand_over.offer_of(client),
         )
-        self._early = EarlyRefusals(self.gate)
         self._engine = EngineRun(
             self.engine_app,
             self.gate,
             self.metrics,
             self.forwarder.secret,
-            self.prompts,
+            self.reader.prompts,
             watch,
             lambda generation: self.engine_done(generation),
         )
@@ -263,19 +231,22 @@ class TierEdge:
         try:
             if self.engine_dead():
                 raise engine_stopped()
-            received, written = await self._received(scope, receive, marks)  # (1)
-            full = self._refused_early(scope, received, caller, marks)
+            receiving = self.reader.receive(scope, receive, caller, marks, self.settings)
+            received = await receiving  # (1)
+            full = None
+            # What other replicas send has been looked at, and an answer may be kept of what the
+            # gate would refuse.
+            if not self.cache.config.enabled:
+                full = self.reader.refused_early(received)
             if full is not None:
                 self.access.count_refused(caller)
                 error = self._refusal(full)
                 await response.fail(error)
-                record.end_early(error, self._early.line(caller.flow))
+                record.end_early(error, self.reader.early.line(caller.flow))
                 return
-            context = self._read(
-                scope, receive, form, caller, marks, trace, record.started_s, received, written
-            )
+            context = self.reader.read(received, form, trace, record.started_s, self.settings)
             lookup = self._look_up(context)
-            need = need_of(context, None if self.bounds is None else self.bounds.context_tokens)
+            need = need_of(context, self.reader.context_tokens)
             if lookup is not None and lookup.kept is not None:
                 need = ONE_REQUEST
             followed = "" if context.journal is None else context.request_id
@@ -315,123 +286,6 @@ class TierEdge:
             await response.fail(internal_error())
             record.end(500, reason="fault")
             raise
-
-    async def _received(self, scope: Scope, receive: Receive, marks: Marks) -> tuple[bytes, bytes]:
-        """The client's body, and what another replica has written behind it. Raises
-        RequestError."""
-        received = await self.bodies.read(
-            scope,
-            receive,
-            limit_bytes=self.settings.max_body_bytes + marks.journal_bytes,
-            timeout_s=self.settings.admission.body_timeout_s,
-        )
-        end = max(0, len(received) - marks.journal_bytes)
-        return received[:end], received[end:]
-
-    def _refused_early(
-        self, scope: Scope, received: bytes, caller: Caller, marks: Marks
-    ) -> GateFullError | None:
-        """Why a request is refused without a look at it. What other replicas send has been looked
-        at, and an answer may be kept of what the gate would refuse."""
-        if not self._early.full or marks.forwarded or marks.resumption is not None:
-            return None
-        if self.cache.config.enabled:
-            return None
-        return self._early.refusal(
-            caller.flow,
-            retry_key(client_of(scope), received),
-            prompt_tokens=self.prompts.tokens(len(received)),
-            retried=is_retry(scope),
-        )
-
-    def _read(
-        self,
-        scope: Scope,
-        receive: Receive,
-        form: ResponseForm,
-        caller: Caller,
-        marks: Marks,
-        trace: "RequestTrace | None",
-        arrived_s: float,
-        received: bytes,
-        written: bytes,
-    ) -> RequestContext:
-        """Apply the rules of its tier. Raises RequestError."""
-        borrower = self.desk.borrower_of(scope) if marks.forwarded else None
-        payload, endpoint = parse_object(received), form.endpoint
-        deadline = None
-        if (
-            DEADLINE_FIELD in payload
-            or marks.deadline
-            or header(scope, DEADLINE_HEADER) is not None
-        ):
-            deadline = take_deadline(
-                payload,
-                scope,
-                self.settings.limits,
-                arrived_s=arrived_s,
-                clock_s=self.clock_s,
-                marked=marks.deadline,
-                forwarded_here=marks.forwarded,
-            )
-        if borrower is None:
-            book = self._book(bare=path_below_root(scope) in ("", "/"))
-            prepared = prepare(payload, endpoint, book)
-        else:
-            most = self.settings.max_new_tokens
-            prepared = self.desk.prepare(scope, payload, endpoint, borrower, most)
-        if marks.resumption is not None and not prepared.can_move:
-            # It was begun under other settings, which a policy of the tier's own gives way to.
-            prepared = replace(
-                prepared, policy=None, sequences=count_sequences(prepared.payload, endpoint)
-            )
-        journal = None
-        if marks.followed and self.journals and prepared.can_move:
-            journal = journal_of(marks.resumption, written, prepared)
-        if trace is not None:
-            trace.prepared(prepared)
-        return RequestContext(
-            scope,
-            receive,
-            endpoint,
-            form.request_id.value,
-            client_of(scope),
-            received,
-            prepared,
-            as_json(prepared.payload),
-            marks.forwarded,
-            borrower,
-            caller,
-            trace,
-            journal,
-            marks.resumption,
-            deadline,
-        )
-
-    def _book(self, *, bare: bool) -> RuleBook:
-        """The rules as they are now: written anew once settings or limits are others."""
-        book = self._books.get(bare)
-        if (
-            book is None
-            or book.settings is not self.settings
-            or book.slots != self.gate.limits.slots
-            or book.other_tiers_limit != self.other_tiers_limit
-        ):
-            book = self._books[bare] = RuleBook(
-                self.tier,
-                self.settings,
-                self.gate.limits.slots,
-                self.model,
-                self.known_fields,
-                self.thinks,
-                self.r1,
-                self.bounds,
-                self.schema_limits,
-                self.schema_rules,
-                self.settings.limits.lowers(bare=bare),
-                self.other_tiers_limit,
-            )
-        return book
 
     def _look_up(self, context: RequestContext) -> CacheLookup | None:
         """None for one that is not kept: its answer is another one each time, or `AnswerCache` has
@@ -483,7 +337,7 @@ class TierEdge:
         (5) Where the gate is full another replica may have capacity; else refuse, with the time to
             retry.
         """
-        prepared, prompt_tokens = context.prepared, self.prompts.tokens(len(context.body))
+        prepared, prompt_tokens = context.prepared, self.reader.prompts.tokens(len(context.body))
         resumption = context.resumption
         past_tokens = 0 if resumption is None else context.past_tokens_each
         if context.forwarded_here:  # (1)
@@ -533,9 +387,9 @@ class TierEdge:
                 outcome = await self.forwarder.forward(context, response, disconnected)
             if outcome is None:
                 if not (context.forwarded_here or resumption is not None):
-                    self._early.observe(
+                    self.reader.early.observe(
                         full,
-                        prompt_tokens=self.prompts.tokens(len(context.received)),
+                        prompt_tokens=self.reader.prompts.tokens(len(context.received)),
                         sequences=prepared.sequences,
                         max_new_tokens=prepared.max_new_tokens,
                     )

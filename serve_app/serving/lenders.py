@@ -31,7 +31,7 @@ def lending_terms(tier: RunningTier) -> dict[str, Any] | None:
         return None
     return {
         "replica": serve.get_replica_context().replica_tag,
-        "key": tier.edge.desk.key,
+        "key": tier.edge.reader.desk.key,
         "form": asdict(answer_form(tier)),
     }
 

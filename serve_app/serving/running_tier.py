@@ -17,6 +17,7 @@ from serve_app.api.field_rules import FieldBounds, SchemaRules
 from serve_app.api.forwarding import Forwarder
 from serve_app.api.gate import Gate, GateLimits
 from serve_app.api.lending import LendingDesk
+from serve_app.api.request_body import RequestReader
 from serve_app.api.request_record import count_from_zero
 from serve_app.config.tier import TierArgs, TierSettings
 from serve_app.core.admission.capacity import Limits, derive_limits, express_slots
@@ -63,14 +64,12 @@ class RunningTier:
         gate_limits = _gate_limits(settings, limits, engine)
         demand = _demand_meter(hardware, engine, settings, gate_limits.slots)
         engine.load.watch = demand
-        edge = TierEdge(
-            engine_app=engine.app,
-            tier=args.tier,
-            model=args.tier.value,
-            settings=settings,
-            gate=Gate(gate_limits, ServiceTime(limits.service_s), time.monotonic, demand),
-            metrics=metrics,
-            forwarder=forwarder,
+        gate = Gate(gate_limits, ServiceTime(limits.service_s), time.monotonic, demand)
+        reader = RequestReader(
+            args.tier,
+            args.tier.value,
+            gate,
+            LendingDesk(args.tier),
             known_fields=engine.known_fields,
             bounds=FieldBounds(
                 engine.max_model_len, engine.max_model_len * engine.longest_token_chars
@@ -82,14 +81,23 @@ class RunningTier:
                 path: SchemaRules.of(schema, engine.template_variables)
                 for path, schema in engine.request_schemas.items()
             },
-            engine_dead=lambda: engine.dead,
-            engine_done=engine.has_finished,
-            journals=all(engine.patches.get(patch, True) for patch in PATCHES_FOR_JOURNALS),
-            desk=LendingDesk(args.tier),
-            cache=AnswerCache(settings.answer_cache),
-            access=access.desk,
             thinks=engine.thinks,
             r1=engine.r1,
+            journals=all(engine.patches.get(patch, True) for patch in PATCHES_FOR_JOURNALS),
+        )
+        edge = TierEdge(
+            engine_app=engine.app,
+            tier=args.tier,
+            model=args.tier.value,
+            settings=settings,
+            gate=gate,
+            metrics=metrics,
+            forwarder=forwarder,
+            reader=reader,
+            engine_dead=lambda: engine.dead,
+            engine_done=engine.has_finished,
+            cache=AnswerCache(settings.answer_cache),
+            access=access.desk,
             resumable=args.resumable,
         )
         return cls(args, hardware, engine, edge, access)

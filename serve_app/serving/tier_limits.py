@@ -28,12 +28,12 @@ async def exchange_limits(tier: RunningTier) -> None:
     """Report this tier's limit, and keep the other's at the edge, until cancelled."""
     while True:
         try:
-            tier.edge.other_tiers_limit = await asyncio.to_thread(
+            tier.edge.reader.other_tiers_limit = await asyncio.to_thread(
                 _exchanged, tier.args.tier, tier.edge.settings.max_new_tokens
             )
         except (RayError, RuntimeError, OSError, ValueError) as error:
             # The head may be away for a while; nobody is sent to a tier that is not known.
-            tier.edge.other_tiers_limit = None
+            tier.edge.reader.other_tiers_limit = None
             log.debug("limits not exchanged: %s", error)
         await asyncio.sleep(REPORT_EVERY_S)
 

@@ -51,7 +51,7 @@ async def test_changed_settings_and_limits_hold_for_the_next_request() -> None:
     await call(edge, "", {**HI, "n": 2})
     assert [asked["max_completion_tokens"] for asked in engine.asked] == [1024, 5]
 
-    edge.other_tiers_limit = 2000
+    edge.reader.other_tiers_limit = 2000
     refused = await call(edge, "", {**HI, "max_tokens": 1500})
     assert "The reasoning tier gives up to 2000" in refused.error["message"]
 

@@ -60,9 +60,9 @@ async def test_a_client_that_leaves_before_its_prompt_is_read_leaves_nothing_to_
 @virtual
 async def test_a_tokens_bytes_are_learnt_from_what_the_engine_counts() -> None:
     edge = reading_edge()
-    before = edge.prompts.tokens(1000)
+    before = edge.reader.prompts.tokens(1000)
     await Call(edge, "", {"prompt": "a"}).done
-    assert edge.prompts.tokens(1000) > before
+    assert edge.reader.prompts.tokens(1000) > before
 
 
 def test_before_anything_is_counted_a_usual_vocabulary_is_assumed() -> None:

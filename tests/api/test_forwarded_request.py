@@ -86,7 +86,7 @@ async def full_chat(
     engine = FakeEngine(answers_on(free, DONE))
     root = "/api/reasoning" if lends else "/api/chat"
     async with served(mounted(other, root)) as url:
-        lent_by = [Lender(Tier.REASONING, url, other.desk.key)] if lends else []
+        lent_by = [Lender(Tier.REASONING, url, other.reader.desk.key)] if lends else []
         chat = an_edge(
             engine,
             gate=a_gate(slots=slots, clock_s=time.monotonic),

@@ -125,7 +125,7 @@ async def test_a_whole_answer_carries_no_journal() -> None:
 @virtual
 async def test_an_engine_that_cannot_go_on_with_a_journal_is_given_none() -> None:
     edge, engine = an_edge_of(HELLO)
-    edge.journals = False
+    edge.reader.journals = False
     made = await call(edge, payload=STREAM, headers=marked())
     assert engine.journals == [None]
     assert JOURNAL_HEADER.decode() not in made.headers

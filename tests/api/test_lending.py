@@ -214,7 +214,7 @@ async def test_a_replica_without_the_lenders_key_borrows_nothing(mark: bytes) ->
 async def test_the_mark_of_a_tier_does_not_open_its_own_door() -> None:
     """The key is for the other tier: with it, a request of this one would lose its rules."""
     async with two_tiers() as tiers:
-        mark = Lender(Tier.REASONING, "", tiers.reasoning.desk.key).mark(Tier.REASONING)
+        mark = Lender(Tier.REASONING, "", tiers.reasoning.reader.desk.key).mark(Tier.REASONING)
         forged = await call(
             mounted(tiers.reasoning, "/api/chat"),
             payload={"prompt": "hi"},
@@ -225,7 +225,7 @@ async def test_the_mark_of_a_tier_does_not_open_its_own_door() -> None:
 
 async def test_a_lender_that_was_started_anew_does_not_know_the_old_key() -> None:
     async with two_tiers() as tiers:
-        tiers.reasoning.desk = LendingDesk(Tier.REASONING)
+        tiers.reasoning.reader.desk = LendingDesk(Tier.REASONING)
         filling = await tiers.fill_chat()
         waiting = Call(tiers.chat, payload={"prompt": "hi"})
         await asyncio.sleep(0.1)
@@ -236,4 +236,4 @@ async def test_a_lender_that_was_started_anew_does_not_know_the_old_key() -> Non
 
 async def test_the_key_shows_nowhere() -> None:
     async with two_tiers() as tiers:
-        assert tiers.reasoning.desk.key not in repr(tiers.reasoning)
+        assert tiers.reasoning.reader.desk.key not in repr(tiers.reasoning)

@@ -54,8 +54,8 @@ class Walk(FakeEngine):
 async def test_a_plain_request_walks_through_few_files(measured: bool) -> None:
     engine = Walk()
     edge = an_edge(engine, gate=a_reading_gate() if measured else a_gate())
-    edge.bounds = FieldBounds(context_tokens=4096, prompt_chars=100_000)
-    edge.schema_limits = SchemaLimits(4096, 32, 1000)
+    edge.reader.bounds = FieldBounds(context_tokens=4096, prompt_chars=100_000)
+    edge.reader.schema_limits = SchemaLimits(4096, 32, 1000)
     await call(edge, payload=PLAIN)  # the first one writes the book of rules
     with engine:
         made = await call(edge, payload=PLAIN)

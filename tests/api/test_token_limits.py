@@ -136,6 +136,6 @@ def test_the_setting_holds_on_every_route(path: str, when_above: Any, status: in
 @virtual
 async def test_an_error_names_the_limit_that_the_other_tier_has_reported() -> None:
     edge = an_edge(FakeEngine(answers(DONE)))
-    edge.other_tiers_limit = 4096
+    edge.reader.other_tiers_limit = 4096
     made = await call(edge, "", {"prompt": "hi", "max_tokens": 4000})
     assert "The reasoning tier gives up to 4096 (POST /api/reasoning" in made.error["message"]

@@ -80,7 +80,7 @@ async def two_tiers(
             chat_engine,
             gate=a_gate(max_queued_requests=queued, clock_s=time.monotonic),
             settings=some_settings(**CHATS),
-            lent_by=[Lender(Tier.REASONING, url, reasoning.desk.key)],
+            lent_by=[Lender(Tier.REASONING, url, reasoning.reader.desk.key)],
             clock_s=time.monotonic,
         )
         try:

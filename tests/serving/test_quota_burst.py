@@ -30,7 +30,7 @@ def a_replica(holder: LeaseHolder) -> TierEdge:
         counting(answers({}, after_s=0.05), prompt_tokens=PROMPT_TOKENS, made=MADE_TOKENS)
     )
     edge = an_edge(engine, gate=a_gate(slots=CLIENTS))
-    edge.bounds = FieldBounds(CONTEXT_TOKENS, 10_000)
+    edge.reader.bounds = FieldBounds(CONTEXT_TOKENS, 10_000)
     edge.access = AccessDesk(holder, holder, tier=Tier.CHAT, model="m")
     return edge
 
@@ -62,7 +62,7 @@ async def test_what_an_answer_leaves_over_another_request_may_have(tmp_path: Pat
     scene = a_scene(tmp_path, tokens_per_day=2000)
     async with scene.holder() as (holder, _):
         edge = a_replica(holder)
-        edge.bounds = FieldBounds(2 * CONTEXT_TOKENS, 10_000)
+        edge.reader.bounds = FieldBounds(2 * CONTEXT_TOKENS, 10_000)
         key, served = bearer(scene.secret.encode()), 0
         for _ in range(40):
             call = Call(edge, "", BODY, headers=key)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def a_tier(tier: Tier, max_new_tokens: int) -> Any:
-    edge = Edge(SimpleNamespace(max_new_tokens=max_new_tokens))
+    edge = SimpleNamespace(settings=SimpleNamespace(max_new_tokens=max_new_tokens), reader=Reader())
     return SimpleNamespace(args=SimpleNamespace(tier=tier), edge=edge)
 
 
@@ -37,10 +37,9 @@ def store(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, bytes]:
 
 
 @dataclass
-class Edge:
+class Reader:
     """Notes what it is given of the other tier's limit."""
 
-    settings: Any
     limits: list[int | None] = field(default_factory=list[int | None])
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -54,9 +53,9 @@ async def exchanged_once(tier: Any) -> int | None:
     from serve_app.serving.tier_limits import exchange_limits
 
     exchanging = asyncio.create_task(exchange_limits(tier))
-    await until(lambda: tier.edge.limits)
+    await until(lambda: tier.edge.reader.limits)
     exchanging.cancel()
-    return tier.edge.limits[0]
+    return tier.edge.reader.limits[0]
 
 
 async def test_each_tier_learns_the_others_limit(store: dict[bytes, bytes]) -> None:

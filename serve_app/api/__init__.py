@@ -13,6 +13,7 @@ application in front of all replicas.
       │   answer_cache       a deterministic request that was answered before
       ▼
     gate                     queue, slots, Retry-After reservations; asks
+      │     gate_admission        how long one would wait, or when it may retry
       │     engine_room, demand   whether the engine has capacity; how fast it is
       │   forwarding         to a replica that has capacity, by
       │     lending            if it is the other tier's

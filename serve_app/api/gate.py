@@ -3,24 +3,22 @@ and fair among flows; before all of them what other replicas have begun. Its sta
 of queue depth."""
 
 import asyncio
-import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from serve_app.api.demand import DemandMeter
 from serve_app.api.engine_room import EngineRoom
-from serve_app.api.queue_entry import GateFullError, QueueEntry
-from serve_app.core.admission.admission import (
-    Admission,
-    GateLoad,
-    Verdict,
-    admit,
-    keeps_promises,
+from serve_app.api.gate_admission import (
+    AskingRequest,
+    forecast_wait_s,
+    keeps_reservations,
+    may_pass_others,
 )
-from serve_app.core.admission.by_deadline import DEADLINE, ShortestAnswer, too_late
+from serve_app.api.queue_entry import GateFullError, QueueEntry
+from serve_app.core.admission.by_deadline import ShortestAnswer
 from serve_app.core.admission.fair_queue import FairQueue
 from serve_app.core.admission.fairness import ANONYMOUS, Flow, Presence, Standing
 from serve_app.core.admission.flow_history import FlowHistories
@@ -109,19 +107,7 @@ class Gate:
 
     def has_room(self, sequences: int, flow: Flow = ANONYMOUS) -> bool:
         """Whether a new request of that size would run at once."""
-        if not self._fits(sequences, flow):
-            return False
-        now_s, history = self.clock_s(), self.histories.get(flow.name)
-        if history is None or not history.reservations.outstanding(now_s):
-            return True
-        drain = self.drain()
-        return keeps_promises(
-            drain,
-            history.reservations.due_in_s(now_s, drain.service_s),
-            self._standing(flow),
-            sequences=sequences,
-            wait_s=self.limits.max_wait_s / history.forecasts.margin(now_s),
-        )
+        return self._fits(sequences, flow) and keeps_reservations(self, sequences, flow)
 
     def _fits(
         self, sequences: int, flow: Flow = ANONYMOUS, prompt_tokens: float | None = None
@@ -173,7 +159,7 @@ class Gate:
         if self._fits(1):
             return 0.0
         slot_free_s = self.drain().start_in_s(self.queued_requests)
-        return max(slot_free_s, self._prefill_ahead(0.0, self._queue.prompt_tokens).read_s)
+        return max(slot_free_s, self.prefill_ahead(0.0, self._queue.prompt_tokens).read_s)
 
     def drain(self) -> Drain:
         """When the slots become free."""
@@ -186,6 +172,32 @@ class Gate:
             ages = [age for age, count in zip(ages, sequences, strict=True) for _ in range(count)]
         service = self.service.times(self._mean_work())
         return estimate_drain(service, tuple(ages), self.limits.slots)
+
+    def standing(self, flow: Flow, position: int | None = None) -> Standing:
+        """What the flow's next request would find, behind what other replicas have begun too;
+        `position`: at that one of its flow."""
+        queue, resumed = self._queue, self._resumed
+        standing = queue.standing(flow) if position is None else queue.standing(flow, position)
+        if not resumed:
+            return standing
+        return replace(
+            standing,
+            others_queued=standing.others_queued + len(resumed),
+            others_ahead=standing.others_ahead + len(resumed),
+            tokens_ahead=standing.tokens_ahead + sum(each.prompt_tokens for each in resumed),
+        )
+
+    def prefill_ahead(
+        self, prompt_tokens: float, queued_tokens: float, flow_tokens: float = 0.0
+    ) -> PrefillAhead:
+        """As `EngineRoom.ahead`; nothing where nothing is known of the engine's speed."""
+        if self.room is None:
+            return PrefillAhead()
+        return self.room.ahead(prompt_tokens, queued_tokens, flow_tokens)
+
+    def passed_by(self, flow: Flow, latest_start_s: float) -> tuple[int, Sequence[QueueEntry]]:
+        """As `FairQueue.passed_by`."""
+        return self._queue.passed_by(flow, latest_start_s)
 
     def configure(self, limits: GateLimits) -> None:
         """Change the limits in place. What waits keeps its position; what fits now starts."""
@@ -237,15 +249,16 @@ class Gate:
         if self.room is not None:
             self.room.typical_limit = max_new_tokens or self.room.typical_limit
             self.room.shared = self._queue.known_flows > 1
+        asking = AskingRequest(sequences, key, returning, prompt_tokens, flow)
         forecast_s = None  # (3)
         # Whether one that comes from elsewhere runs here was asked before it came.
         let_in = resumed or ((borrowed or forwarded) and self._fits(sequences, flow))
         if not let_in:
-            forecast_s = self._admit(sequences, key, returning, prompt_tokens, flow)
+            forecast_s = self._admit(asking)
         may_pass = False
         if shortest is not None and not let_in:
             waits = forecast_s is not None
-            may_pass = self._admit_by_deadline(shortest, key, flow, prompt_tokens, waits=waits)
+            may_pass = may_pass_others(self, asking, shortest, waits=waits)
         self._arrivals += 1
         entry = QueueEntry(
             self._arrivals,
@@ -334,13 +347,6 @@ class Gate:
             return known or 0.0
         return self.demand.lengths.prompt_tokens
 
-    def _prefill_ahead(
-        self, prompt_tokens: float, queued_tokens: float, flow_tokens: float = 0.0
-    ) -> PrefillAhead:
-        if self.room is None:
-            return PrefillAhead()
-        return self.room.ahead(prompt_tokens, queued_tokens, flow_tokens)
-
     def _work_s(self, slots_held_s: float, prompt_tokens: float) -> float:
         """Seconds of the GPU: its prefill, and of the time in which it holds slots its part of what
         others' prefill leaves for decoding."""
@@ -349,85 +355,17 @@ class Gate:
             return decode_s
         return self.room.prefill_s(prompt_tokens) + decode_s * self.room.decode_fraction()
 
-    def _admit(
-        self, sequences: int, key: int | None, returning: bool, prompt_tokens: float, flow: Flow
-    ) -> float | None:
+    def _admit(self, asking: AskingRequest) -> float | None:
         """The forecast wait for the first token of one that waits. Raises GateFullError."""
-        now_s = self.clock_s()
-        history = self.histories.get(flow.name)
-        reserved = 0 if history is None else history.reservations.outstanding(now_s)
+        history, reserved = self.histories.get(asking.flow.name), 0
+        if history is not None:
+            reserved = history.reservations.outstanding(self.clock_s())
         # `admit` would say so too; the drain of all that runs is not worth estimating for it.
-        if self._fits(sequences, flow, prompt_tokens) and (returning or not reserved):
+        if self._fits(asking.sequences, asking.flow, asking.prompt_tokens) and (
+            asking.returning or not reserved
+        ):
             return None
-        history = history or self.histories.of(flow)
-        reservations = history.reservations
-        standing, drain = self._standing(flow), self.drain()
-        flow_tokens = standing.own_tokens / standing.drain_share
-        tokens_ahead = max(standing.tokens_ahead, flow_tokens)
-        admission = admit(
-            GateLoad(
-                slots=self.limits.slots,
-                running=self.running_sequences,
-                reserved=reserved,
-                standing=standing,
-                due_in_s=reservations.due_in_s(now_s, drain.service_s),
-            ),
-            drain,
-            self._prefill_ahead(prompt_tokens, tokens_ahead, flow_tokens),
-            sequences=sequences,
-            returning=returning,
-            max_queued_requests=self.limits.max_queued_requests,
-            max_wait_s=self.limits.max_wait_s,
-            margin=history.forecasts.margin(now_s),
-        )
-        if admission.verdict is Verdict.REFUSE:
-            raise self._refused(admission, key, flow)
-        return None if admission.verdict is Verdict.RUN else admission.wait_s
-
-    def _refused(self, admission: Admission, key: int | None, flow: Flow) -> GateFullError:
-        """With a reservation for its retry."""
-        now_s, reservations = self.clock_s(), self.histories.of(flow).reservations
-        due_s = reservations.next_free_s(now_s + admission.retry_after_s, admission.apart_s)
-        admission = replace(admission, retry_after_s=math.ceil(due_s - now_s))
-        reservations.add(key, due_s, now_s + admission.retry_after_s - due_s)
-        return GateFullError(admission, key, due_s, flow)
-
-    def _admit_by_deadline(
-        self,
-        shortest: ShortestAnswer,
-        key: int | None,
-        flow: Flow,
-        prompt_tokens: float,
-        *,
-        waits: bool,
-    ) -> bool:
-        """Whether it passes others of its flow, none of whom is late for it. Raises GateFullError
-        where its shortest answer would be late."""
-        now_s, start_in_s, ahead, may_pass = self.clock_s(), None, 0, False
-        margin, drain = self.histories.of(flow).forecasts.margin(now_s), None
-        if waits:
-            drain = self.drain()
-            position, passed = self._queue.passed_by(flow, now_s + shortest.latest_start_s)
-
-            def start_s(position: int) -> float:
-                standing = self._standing(flow, position)
-                read = self._prefill_ahead(prompt_tokens, standing.tokens_ahead)
-                return max(drain.start_in_s(standing.starts_ahead), read.read_s)
-
-            may_pass = bool(passed) and all(
-                now_s + start_s(at) * margin <= other.latest_start_s
-                for at, other in enumerate(passed, start=position + 1)
-            )
-            ahead = position if may_pass else position + len(passed)
-            start_in_s = start_s(ahead)
-        service_s = self.service.mean_s if drain is None else drain.service_s
-        late = too_late(shortest, start_in_s=start_in_s, margin=margin, service_s=service_s)
-        if late is not None:
-            refused = Admission(
-                Verdict.REFUSE, DEADLINE, ahead, start_in_s or 0.0, late.retry_after_s
-            )
-            raise self._refused(refused, key, flow)
-        return may_pass
+        return forecast_wait_s(self, asking, reserved)
 
     def _start_next(self) -> None:
         while (entry := self._next()) is not None:
@@ -483,20 +421,6 @@ class Gate:
             (self._resumed if entry.resumed else self._queue).remove(entry)
             entry.granted.cancel()
         self._start_next()
-
-    def _standing(self, flow: Flow, position: int | None = None) -> Standing:
-        """What the flow's next request would find, behind what other replicas have begun too;
-        `position`: at that one of its flow."""
-        queue, resumed = self._queue, self._resumed
-        standing = queue.standing(flow) if position is None else queue.standing(flow, position)
-        if not resumed:
-            return standing
-        return replace(
-            standing,
-            others_queued=standing.others_queued + len(resumed),
-            others_ahead=standing.others_ahead + len(resumed),
-            tokens_ahead=standing.tokens_ahead + sum(each.prompt_tokens for each in resumed),
-        )
 
     def _waiting(self) -> Iterator[QueueEntry]:
         return chain(self._resumed, self._queue)

@@ -226,7 +226,7 @@ def test_a_flow_below_its_share_is_refused_unread_only_where_the_gate_would(
         for number, (flow, leaving) in enumerate(steps):
             for _ in range(min(leaving, len(present))):
                 present.pop(number % len(present)).close()
-            standing = gate._standing(flow)
+            standing = gate.standing(flow)
             refused = early.refusal(flow, number, prompt_tokens=100, retried=False)
             entry = ExitStack()
             try:

@@ -3,7 +3,7 @@
 import pytest
 
 from serve_app.core.generation import Generation
-from serve_app.engine.answer_guard import MOST_TURNS
+from serve_app.engine.guarded_call import MOST_TURNS
 from tests.engine.fake_generation import (
     BLANK,
     END,

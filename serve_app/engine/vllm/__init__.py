@@ -8,7 +8,7 @@
 - `stop_scope.py`: where a client's stops count, which the patches read
 - `worker_extension.py`, `compilation.py`: what the engine's process reports; where compiled code is
 - `cpu.py`, `quantizations.py`: what the installed vLLM computes on and can read, without an import
-- `types.py`: vLLM's types for those who handle its objects (`answer_guard.py`, `grammar/`)
+- `types.py`: vLLM's types for those who handle its objects (`guarded_call.py`, `grammar/`)
 
 tests/test_vllm_names.py finds every name that is used here in vLLM's source, and the type checker
 every attribute.

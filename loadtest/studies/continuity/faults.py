@@ -9,9 +9,10 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import psutil
 from loadtest.client.server_info import tiers_of
 from loadtest.errors import MeasurementError
 from loadtest.servers.processes import ENGINE_TITLE, SPAWNED, title_of
+from loadtest.servers.ray_nodes import ray_node
 from serve_app.core.tiers import Tier
 from serve_app.local.cluster import LocalCluster
 from serve_app.local.profiles import with_http_port
@@ -28,17 +30,39 @@ from serve_app.local.profiles import with_http_port
 POLL_S = 0.1
 ADMIN_LIMIT_S = 5.0
 OVER_WITHIN_S = 240.0
+RAYLET = "raylet"
+# What Ray believes of a node of its own: there is room for one replica.
+ONE_REPLICA = "one_replica"
+NODE_OPTIONS = ("--num-cpus=1", f'--resources={{"{ONE_REPLICA}": 1}}')
+
+
+@dataclass(slots=True)
+class ReplicaNodes:
+    """Ray nodes beside the head with room for one replica each. Ended with `close`."""
+
+    cluster: LocalCluster
+    _started: ExitStack = field(default_factory=ExitStack)
+
+    async def add(self) -> None:
+        """One more. Raises ClusterError."""
+        node = ray_node(self.cluster, NODE_OPTIONS)
+        await asyncio.to_thread(self._started.enter_context, node)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._started.close)
 
 
 @dataclass(slots=True)
 class Service:
-    """The cluster with the config that it runs; faults change that, and change it back."""
+    """The cluster with the config that it runs; faults change that, and change it back. `nodes`:
+    where the tier's replicas run, if not on the head's node."""
 
     cluster: LocalCluster
     session: aiohttp.ClientSession
     config: dict[str, Any]
     tier: Tier
     replicas: int
+    nodes: ReplicaNodes | None = None
 
     @property
     def base_url(self) -> str:
@@ -126,6 +150,24 @@ async def kill_engine(service: Service, rng: random.Random) -> Done:
     return await _killed(service, engines[0].pid, of_replica=replica)
 
 
+async def kill_raylet(service: Service, rng: random.Random) -> Done:
+    """Of the node of one replica, whose processes Ray ends with it; then another node comes."""
+    if service.nodes is None:
+        raise MeasurementError("the replicas have no nodes of their own")
+    victim = psutil.Process(await _busy(service, rng))
+    raylet = victim.parent()
+    if raylet is None or raylet.name() != RAYLET:
+        raise MeasurementError(f"replica {victim.pid} is no child of a raylet")
+    ended = [victim.pid, *(child.pid for child in victim.children(recursive=True))]
+    order_s = time.monotonic()
+    raylet.kill()
+    await until(_ended(ended), f"replica {victim.pid} and its engine have ended")
+    gone_s = time.monotonic() - order_s
+    await service.nodes.add()
+    await service.await_complete(without={victim.pid})
+    return Done(order_s, gone_s)
+
+
 async def _busy(service: Service, rng: random.Random) -> int:
     """One that runs streams: what happens to another one harms nobody."""
     found: list[int] = []
@@ -195,20 +237,24 @@ async def _replaced(service: Service, change: Callable[[dict[str, Any]], None]) 
 FAULTS: Mapping[str, Fault] = {
     "replica": kill_replica,
     "engine": kill_engine,
+    "raylet": kill_raylet,
     "redeploy": redeploy,
     "drain": drain,
 }
 NAMES = {
     "replica": "`kill -9` of a replica",
     "engine": "`kill -9` of its engine",
+    "raylet": "`kill -9` of its node's raylet",
     "redeploy": "redeploy",
     "drain": "scale-down by one",
 }
-# A tier of one replica has no other one to be left with.
-LEAST_REPLICAS = {"drain": 2}
+# A tier of one replica has no other one to be left with, and its streams end where they are.
+LEAST_REPLICAS = {"raylet": 2, "redeploy": 2, "drain": 2}
+# Those for which the replicas are on nodes of their own.
+ON_NODES = frozenset({"raylet"})
 
 
-def _ended(pids: set[int] | list[int]) -> Callable[[], Awaitable[bool]]:
+def _ended(pids: Collection[int]) -> Callable[[], Awaitable[bool]]:
     async def ended() -> bool:
         return not any(_runs(pid) for pid in pids)
 

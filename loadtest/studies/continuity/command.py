@@ -73,6 +73,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--replicas", type=positive, nargs="+", default=[1, 2], help="of chat, one after the other")
     add("--streams", type=positive, default=16, help="that run at once")
     add("--tokens", type=positive, default=TOKENS, help="of a stream at most")
+    add("--unbroken", type=positive, default=UNBROKEN_RUNS, help="runs to compare with")
     add("--cuts", type=positive, default=100, help="streams whose replica a fault must have taken")
     add("--seed", type=int, default=0, help="of the requests and of the places")
     add(
@@ -99,7 +100,7 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     except ModelNotFoundError as error:
         raise UserError(str(error)) from None
     rows = read_results(options.out)["faults"] if options.out.exists() else []
-    results = {META: provenance(argv) | {"unbroken_runs": UNBROKEN_RUNS}, "faults": rows}
+    results = {META: provenance(argv), "faults": rows}
     until_s = time.monotonic() + 60 * (options.minutes or math.inf)
     measured: list[dict[str, Any]] = []
     for replicas in options.replicas:
@@ -131,6 +132,7 @@ def _row(
         streams_at_once=options.streams,
         tokens=options.tokens,
         as_served=options.as_served,
+        unbroken_runs=options.unbroken,
     )
 
 
@@ -151,7 +153,7 @@ class Measurement:
         asked = asks(Tier.CHAT, options.streams, options.seed, options.tokens)
         nodes = bool(ON_NODES & faults.keys())
         async with _running(options, self.model, self.replicas, nodes=nodes) as service:
-            unbroken = await unbroken_runs(service, asked, UNBROKEN_RUNS)
+            unbroken = await unbroken_runs(service, asked, options.unbroken)
             differ = sum(any(differences(each, one) for each in more) for one, *more in unbroken)
             self.console.print(f"{self.replicas} replicas; unbroken: {differ} differ")
             for name, row in faults.items():

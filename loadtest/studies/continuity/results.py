@@ -14,7 +14,7 @@ EXAMPLES = 5
 # A batch of another size may decide between two tokens that are as good as equal.
 UNBROKEN_RUNS = 3
 # What a row is a row of: what differs in one of these is another one.
-KEY = ("fault", "replicas", "model", "streams_at_once", "tokens", "as_served")
+KEY = ("fault", "replicas", "model", "streams_at_once", "tokens", "as_served", "unbroken_runs")
 HEADER = (
     "| done to chat | model | replicas | times | streams that ran | went on elsewhere | cut "
     "| text or usage differs | JSON, limit broken | silence p50 | p95 | longest "
@@ -125,16 +125,22 @@ def table(results: Mapping[str, Any]) -> str:
     streams = sum(row["control"]["streams"] for row in rows)
     differ = sum(row["control"]["differ"] for row in rows)
     caption = (
-        "Streams of `/v1` that run at once at temperature 0, of each kind in turn (text, a "
+        f"{_numbers(rows, 'streams_at_once')} streams of `/v1` at once at temperature 0, of "
+        f"{_numbers(rows, 'tokens')} tokens at most, of each kind in turn (text, a "
         "reasoning budget, JSON by a schema, two answers, a tool's call, stop strings, log "
         "probabilities, completions, Anthropic's messages), each compared with the same one in "
-        f"{UNBROKEN_RUNS} unbroken runs, of which it has to be equal to one; of {streams} streams "
+        f"{_numbers(rows, 'unbroken_runs')} unbroken runs, of which it has to be equal to one; of "
+        f"{streams} streams "
         f"{differ} were not the same in all of these. The silence is the longest one between two "
         "events of a stream that went on elsewhere, from the fault on. Real vLLM, "
         f"{machine['cores']} cores of {machine['cpu']}; `python -m loadtest continuity` measures "
         "it again, with `--add` in slices."
     )
     return "\n".join([*HEADER, *map(_row, rows), "", caption])
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]], name: str) -> str:
+    return " or ".join(map(str, sorted({row[name] for row in rows})))
 
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:

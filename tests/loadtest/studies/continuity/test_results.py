@@ -12,7 +12,7 @@ END = "data: [DONE]\n\n"
 META = {"date": "2026-01-02T03:04:05", "commit": "abc", "machine": {"cores": 2, "cpu": "X"}}
 KEY = {
     **{"fault": "replica", "replicas": 2, "model": "micro_r1"},
-    **{"streams_at_once": 8, "tokens": 700, "as_served": False},
+    **{"streams_at_once": 8, "tokens": 700, "as_served": False, "unbroken_runs": 3},
 }
 
 
@@ -86,7 +86,12 @@ def test_the_table_has_a_row_for_each_fault_and_says_how_it_was_measured() -> No
         "| 0.2 s | 0.2 s | 2026-01-02, abc |"
     )
     assert header.count("|") == line.count("|")
-    for part in ("of 8 streams 0 were not the same", "2 cores of X"):
+    for part in (
+        "8 streams of `/v1` at once",
+        "in 3 unbroken",
+        "of 8 streams 0 were not the same",
+        "2 cores of X",
+    ):
         assert part in caption
 
 

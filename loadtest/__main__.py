@@ -45,6 +45,7 @@ COMMANDS = (
     Command("overhead", "studies.overhead.command", "baseline vLLM, tierserve and Ray's own ways"),
     Command("key-overhead", "studies.key_overhead", "what a key and its quota add to the TTFT"),
     Command("gateway-speed", "studies.gateway_speed", "what one process of `/v1` forwards"),
+    Command("gateway-memory", "studies.gateway_memory", "what streams of `/v1` take of memory"),
     Command("fairness", "studies.fairness", "a light key's TTFT alone and beside a flooding key"),
     Command("tabs", "studies.tab_cost", "what open status tabs take from the chat beside them"),
     Command("readme", "studies.overhead.readme", "write the overhead tables from the results"),

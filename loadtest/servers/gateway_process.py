@@ -13,6 +13,7 @@ import uvicorn
 from serve_app.api.gateway import Gateway
 from serve_app.api.status import DeploymentState, Kept, Report
 from serve_app.api.web_app import make_web_app
+from serve_app.config.replay import ReplayConfig
 from serve_app.core.scaling.decision_record import ScalingRecord
 from serve_app.core.tiers import Tier
 
@@ -42,13 +43,14 @@ class NoReplicas:
         return {}
 
 
-async def serve(upstream: str) -> None:
+async def serve(upstream: str, replay: ReplayConfig) -> None:
     """Until it is ended; the first line of its output is the port."""
 
     async def base_url() -> str:
         return upstream
 
-    app = make_web_app(TIERS, NoReplicas(), Gateway(base_url, TIERS, MAX_BODY_BYTES))
+    gateway = Gateway(base_url, TIERS, MAX_BODY_BYTES, replay=replay)
+    app = make_web_app(TIERS, NoReplicas(), gateway)
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, lifespan="off", access_log=False, log_config=None)
     print(listening.getsockname()[1], flush=True)
@@ -60,9 +62,10 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--upstream", required=True)
+    parser.add_argument("--max-times", type=int, default=ReplayConfig().max_times)
     options = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(options.upstream))
+        runner.run(serve(options.upstream, ReplayConfig(max_times=options.max_times)))
 
 
 if __name__ == "__main__":

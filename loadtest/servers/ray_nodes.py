@@ -1,9 +1,9 @@
-"""More Ray nodes on this machine, with GPUs that only Ray believes in."""
+"""More Ray nodes on this machine, with resources that only Ray believes in."""
 
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -59,16 +59,27 @@ def idle_processes(accelerator_type: str) -> int:
 
 @contextmanager
 def gpu_node(cluster: LocalCluster, accelerator_type: str, gpus: int) -> Iterator[None]:
-    """One node. Raises ClusterError if it does not start."""
+    """One node with GPUs. Raises ClusterError if it does not start."""
+    options = (
+        # A replica asks for two CPUs, and there is one more.
+        *(f"--num-cpus={2 * gpus + 1}", f"--num-gpus={gpus}"),
+        f"--labels={ACCELERATOR_LABEL}={accelerator_type}",
+    )
+    with ray_node(cluster, options):
+        yield
+
+
+@contextmanager
+def ray_node(cluster: LocalCluster, options: Sequence[str]) -> Iterator[None]:
+    """One node, with these options of `ray start`; it may be dead when the block is left. Raises
+    ClusterError if it does not start."""
     ports = free_ports(len(_PORTS))
     command = [
         str(Path(sys.executable).with_name("ray")),
         *("start", "--block", "--log-color=false", "--disable-usage-stats"),
         f"--address={cluster.client_env['RAY_ADDRESS']}",
-        # A replica asks for two CPUs, and there is one more.
-        *(f"--num-cpus={2 * gpus + 1}", f"--num-gpus={gpus}"),
         f"--object-store-memory={OBJECT_STORE_BYTES}",
-        f"--labels={ACCELERATOR_LABEL}={accelerator_type}",
+        *options,
         *(f"--{name}={port}" for name, port in zip(_PORTS, ports, strict=True)),
     ]
     log = cluster.run_dir / f"ray-start-{ports[0]}.log"

@@ -6,5 +6,5 @@
 - `continuity/`: streams of `/v1` whose replica is killed or replaced
 - `cold_start`, `faults`, `first_run`: starts, killed parts, a newcomer's first hour
 - `key_overhead`, `fairness`, `tab_cost`: what a key costs, another key's flood, and open tabs
-- `gateway_speed`: what one process of `/v1` forwards
+- `gateway_speed`, `gateway_memory`: what one process of `/v1` forwards, and takes of memory
 """

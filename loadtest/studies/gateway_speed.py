@@ -43,7 +43,7 @@ BAR_ADDED_TTFT_MS = 1.0
 BODY = json.dumps(
     {"model": "chat", "stream": True, "messages": [{"role": "user", "content": "sea " * 100}]}
 ).encode()
-HEADERS = [(b"content-type", b"application/json"), (b"authorization", b"Bearer none")]
+HEADERS = ((b"content-type", b"application/json"), (b"authorization", b"Bearer none"))
 DIRECT_PATH, GATEWAY_PATH = "/api/chat/v1/chat/completions", "/v1/chat/completions"
 EVENT_BEGIN = b"data: "
 # By its path, so that it runs beside another checkout's application too.
@@ -104,15 +104,16 @@ async def _measured(options: argparse.Namespace) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class _Way:
+class Way:
     address: Address
     path: str
     pool: UpstreamPool
+    headers: tuple[tuple[bytes, bytes], ...] = HEADERS
     # The process of the gateway, by its number; None on the direct way.
     gateway: int | None = None
 
     async def begin(self) -> Upstream:
-        answer = await self.pool.post(self.address, self.path, HEADERS, BODY)
+        answer = await self.pool.post(self.address, self.path, self.headers, BODY)
         if answer.status != 200:
             raise MeasurementError(f"{self.path}: status {answer.status}")
         return answer
@@ -153,7 +154,7 @@ class _Way:
 
 
 async def _level(
-    ways: tuple[_Way, _Way], streams: int, options: argparse.Namespace, tick_s: float
+    ways: tuple[Way, Way], streams: int, options: argparse.Namespace, tick_s: float
 ) -> dict[str, Any]:
     requests = options.requests if not tick_s else 1
     rounds: dict[str, list[Round]] = {"direct": [], "gateway": []}
@@ -176,7 +177,7 @@ async def _level(
     }
 
 
-async def _round(way: _Way, streams: int, requests: int) -> Round:
+async def _round(way: Way, streams: int, requests: int) -> Round:
     async def stream() -> int:
         return sum([await way.streamed() for _ in range(requests)])
 
@@ -185,7 +186,7 @@ async def _round(way: _Way, streams: int, requests: int) -> Round:
     return Round(chunks, time.perf_counter() - began_s, way.cpu_s() - cpu_s)
 
 
-async def _added_ttft(ways: tuple[_Way, _Way], streams: int, pairs: int) -> dict[str, Any]:
+async def _added_ttft(ways: tuple[Way, Way], streams: int, pairs: int) -> dict[str, Any]:
     """All streams ask the same way at once, then the other."""
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(max(20, pairs // streams)):
@@ -206,14 +207,14 @@ async def _added_ttft(ways: tuple[_Way, _Way], streams: int, pairs: int) -> dict
 @contextlib.asynccontextmanager
 async def _both_ways(
     events: int, tick_s: float, python_path: str | None
-) -> AsyncIterator[tuple[_Way, _Way]]:
+) -> AsyncIterator[tuple[Way, Way]]:
     pool = UpstreamPool()
     tier = [sys.executable, "-m", "loadtest.servers.scripted_stream", "--events", str(events)]
-    with _process([*tier, "--tick-s", str(tick_s)]) as (port, _):
+    with server_process([*tier, "--tick-s", str(tick_s)]) as (port, _):
         command = [sys.executable, GATEWAY_PROCESS, "--upstream", f"http://127.0.0.1:{port}"]
-        with _process(command, python_path) as (gateway_port, gateway):
-            direct = _Way(Address("127.0.0.1", port), DIRECT_PATH, pool)
-            through = _Way(Address("127.0.0.1", gateway_port), GATEWAY_PATH, pool, gateway)
+        with server_process(command, python_path) as (gateway_port, gateway):
+            direct = Way(Address("127.0.0.1", port), DIRECT_PATH, pool)
+            through = Way(Address("127.0.0.1", gateway_port), GATEWAY_PATH, pool, gateway=gateway)
             try:
                 for way in (direct, through):
                     await way.streamed()
@@ -223,7 +224,7 @@ async def _both_ways(
 
 
 @contextlib.contextmanager
-def _process(command: list[str], python_path: str | None = None) -> Iterator[tuple[int, int]]:
+def server_process(command: list[str], python_path: str | None = None) -> Iterator[tuple[int, int]]:
     """Its port, which it prints first, and its number."""
 
     environment = {**os.environ, "PYTHONPATH": python_path or str(ROOT)}

@@ -9,6 +9,9 @@ from starlette.types import Message, Receive
 
 from serve_app.errors import ClientDisconnectedError
 
+# The end of a connection is read by the event loop behind what has come before it.
+NOTICED_WITHIN_S = 0.01
+
 
 @asynccontextmanager
 async def while_connected(receive: Receive) -> AsyncIterator[None]:
@@ -33,6 +36,15 @@ async def while_connected(receive: Receive) -> AsyncIterator[None]:
     finally:
         ended = True
         disconnected.remove_done_callback(end)
+        disconnected.cancel()
+
+
+async def has_left(receive: Receive) -> bool:
+    """Whether a client whose body is read has disconnected by now."""
+    disconnected = asyncio.ensure_future(_disconnected(receive))
+    try:
+        return bool((await asyncio.wait({disconnected}, timeout=NOTICED_WITHIN_S))[0])
+    finally:
         disconnected.cancel()
 
 

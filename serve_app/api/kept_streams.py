@@ -98,6 +98,16 @@ class KeptStreams:
         """How many run on while no client reads them."""
         return sum(share.away for share in self._shares.values())
 
+    @property
+    def running(self) -> int:
+        """How many have not ended."""
+        return len(self._tasks)
+
+    async def ended(self, within_s: float) -> None:
+        """Until all that run now have ended, or so much time has gone."""
+        if self._tasks:
+            await asyncio.wait({*self._tasks.values()}, timeout=within_s)
+
     async def run(
         self,
         relay: Relaying,

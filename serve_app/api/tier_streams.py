@@ -7,7 +7,7 @@ one, or the others where it is gone: the stream may have moved (`stream_moves.py
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.api.asked_stream import AskedStream, with_length
-from serve_app.api.client_connection import BodyOnly, GivenBody, while_connected
+from serve_app.api.client_connection import BodyOnly, GivenBody, has_left, while_connected
 from serve_app.api.engine_errors import error_event
 from serve_app.api.engine_run import (
     ClientSend,
@@ -52,6 +52,10 @@ from serve_app.core.access.caller import Caller
 from serve_app.core.replay.losses import MOST_QUICK
 from serve_app.errors import ClientDisconnectedError, RequestError
 
+# So long a stream is looked for whose replica is not in the list any more: it is gone with it, or
+# drains, and moves as soon as it knows that its client has left.
+MOVES_ON_WITHIN_S = 3.0
+FIRST_PAUSE_S, PAUSE_GROWS = 0.1, 1.5
 _ID = re.compile(r"\w+-[0-9a-f]{32}", re.ASCII)
 _PASSED_ON = (b"content-type", b"cache-control", b"x-accel-buffering", STREAM_ID_HEADER)
 
@@ -141,6 +145,9 @@ class TierStreams:
                 limit_bytes=settings.max_body_bytes + more_bytes,
                 timeout_s=settings.admission.body_timeout_s,
             )
+            if await has_left(receive):
+                # It has waited too long for the answer, and goes on with the stream itself.
+                return
             self._begin_again(generate, scope, received, response, caller, marks)
             await response.start(TAKEN_UP, [(b"content-length", b"0")])
             await response.chunk(b"", more=False)
@@ -203,14 +210,12 @@ class TierStreams:
             async with self._reading(receive, client, stall_s):
                 stream_id = path_below_root(scope).rpartition("/")[2]
                 after = last_event(scope, Request(scope).query_params.get("after"))
-                try:
-                    stream = self.kept.find(stream_id, caller)
-                except RequestError as error:
-                    if marks.forwarded or error.status != 404:
-                        raise
-                    await self._from_replica(stream_id, scope, response, caller, after)
+                if marks.forwarded:
+                    await self.kept.resume(
+                        self.kept.find(stream_id, caller), after, _into(response)
+                    )
                 else:
-                    await self.kept.resume(stream, after, _into(response))
+                    await self._find(stream_id, scope, response, caller, after)
         except RequestError as error:
             await response.fail(error)
 
@@ -303,39 +308,70 @@ class TierStreams:
                     async with while_connected(receive):
                         yield
 
-    async def _from_replica(
+    async def _find(
         self, stream_id: str, scope: Scope, response: TierResponse, caller: Caller, after: int
     ) -> None:
-        """Send on what another replica has of a stream. Raises RequestError."""
+        """Send on what this replica, or another one, has of a stream. Raises RequestError.
+
+        Twice at least: while the others are asked it may move to one that had said no, or here."""
+        began_s, pause_s, looks = self.watch.clock_s(), FIRST_PAUSE_S, 0
+        while True:
+            try:
+                stream = self.kept.find(stream_id, caller)
+            except RequestError as error:
+                if error.status != 404 or not _ID.fullmatch(stream_id):
+                    raise
+            else:
+                await self.kept.resume(stream, after, _into(response))
+                return
+            began_at = stream_id.rpartition("-")[0]
+            url = await self.forwarder.url_of(began_at)
+            if await self._sent_by_another(url, scope, response, caller, after):
+                return
+            looks += 1
+            listed = url is not None or began_at == self.forwarder.replica
+            looked_s = self.watch.clock_s() - began_s
+            if looks > 1 and (listed or looked_s + pause_s > MOVES_ON_WITHIN_S):
+                raise _nowhere()
+            if not listed:
+                await asyncio.sleep(pause_s)
+                pause_s *= PAUSE_GROWS
+
+    async def _sent_by_another(
+        self,
+        began: str | None,
+        scope: Scope,
+        response: TierResponse,
+        caller: Caller,
+        after: int,
+    ) -> bool:
+        """Whether another replica has it: the one that began it, where that is there, or one to
+        which it has moved. Raises RequestError."""
         headers = {LAST_EVENT_ID_HEADER.decode(): str(after)}
         if response.form.endpoint.anthropic:
             headers["anthropic-version"] = "1"
         request_id = response.form.request_id.value
-        for url in await self._may_have_it(stream_id):
+        others = [url for url in await self.forwarder.peers() if url != began]
+        for url in others if began is None else [began, *others]:
             try:
                 asked = self.forwarder.read_stream(url + scope["path"], caller, request_id, headers)
                 async with asked as answer:
                     if answer.status != 404:
                         await _copy(answer, response)
-                        return
+                        return True
             except aiohttp.ClientError as error:
                 if response.started:
                     raise why_lost(FORWARDED) from error
-        raise RequestError(
-            404,
-            "There is no such stream of yours at any replica of this tier: the one that ran it may "
-            "be gone. Send the request again; a stream of /v1 outlives its replica.",
-            code="stream_not_found",
-        )
+        return False
 
-    async def _may_have_it(self, stream_id: str) -> Sequence[str]:
-        """The replica that began it first, where that is there, and all others, to one of which it
-        may have moved. None for what is no id of a stream."""
-        if not _ID.fullmatch(stream_id):
-            return []
-        began = await self.forwarder.url_of(stream_id.rpartition("-")[0])
-        others = [url for url in await self.forwarder.peers() if url != began]
-        return others if began is None else [began, *others]
+
+def _nowhere() -> RequestError:
+    return RequestError(
+        404,
+        "There is no such stream of yours at any replica of this tier: the one that ran it may be "
+        "gone. Send the request again; a stream of /v1 outlives its replica.",
+        code="stream_not_found",
+    )
 
 
 async def _end(asked: AskedStream, to: Send, followed: FollowedSend) -> None:

@@ -19,6 +19,7 @@ from serve_app.api.gate import Gate, GateLimits
 from serve_app.api.lending import LendingDesk
 from serve_app.api.request_body import RequestReader
 from serve_app.api.request_record import count_from_zero
+from serve_app.api.stream_moves import MOVES_WITHIN_S
 from serve_app.config.tier import TierArgs, TierSettings
 from serve_app.core.admission.capacity import Limits, derive_limits, express_slots
 from serve_app.core.admission.queue_drain import DrainLimit, ServiceTime, drain_limit_s
@@ -158,6 +159,15 @@ class RunningTier:
             return self.edge.deadlines.end()
         finally:
             offering.cancel()
+
+    async def end_kept_streams(self) -> int:
+        """End the streams that run on without a client; where another replica takes one it goes on
+        there. How many ran. Serve counts connections, and so ends a drain without them."""
+        kept = self.edge.streams.kept
+        if running := kept.running:
+            self.edge.deadlines.end()
+            await kept.ended(within_s=MOVES_WITHIN_S)
+        return running
 
     def engine_died(self) -> int:
         """End what the engine did not end itself; how many that were."""

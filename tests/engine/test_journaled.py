@@ -4,7 +4,7 @@ On a scripted engine, which writes its script behind the ids that it is given.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.core.generation import Generation
-from serve_app.core.replay.journal import EngineStep, Journal, read
+from serve_app.core.replay.journal import EngineStep, Journal, TokenLogprobs, read
 from serve_app.engine.journaled import EngineCall, JournaledEngine, JournalMismatchError
 from serve_app.engine.vllm.resumption import resumed_ids
 from tests.engine.fake_generation import (
@@ -61,6 +61,7 @@ class FakePast:
     def result(self, step: EngineStep, *, finished: bool) -> Any:
         ids = list(step.token_ids)
         output = FakeOutput(step.index, decode(ids), ids, step.finish_reason, step.stop_reason)
+        output.logprobs = [dict(with_values(of_token)) for of_token in step.logprobs] or None
         return RecordedResult(self.call.prompt["prompt_token_ids"], [output], finished)
 
 
@@ -79,6 +80,7 @@ class ScriptedEngine:
     delta_tokens: int = 1
     # Of these calls the first result comes late.
     slow: frozenset[str] = frozenset()
+    with_logprobs: bool = False
     asked: list[tuple[str, int, int | None, list[int]]] = field(default_factory=list)
     open: int = 0
 
@@ -87,7 +89,7 @@ class ScriptedEngine:
     ) -> AsyncGenerator[Any, None]:
         past = resumed_ids(params)
         self.asked.append((request_id, params.n, params.seed, past))
-        script = self.said[request_id]
+        script = [within(one, params.max_tokens) for one in self.said[request_id]]
         if params.n == 1:
             at = 0 if params.seed is None or len(script) == 1 else params.seed - SEED
             script = [script[at]]
@@ -101,9 +103,24 @@ class ScriptedEngine:
                 await asyncio.sleep(0.01)
             for result in inner._deltas(ids, left):
                 await asyncio.sleep(0)
+                if self.with_logprobs:
+                    for output in result.outputs:
+                        values = [((token, -token / 8),) for token in output.token_ids]
+                        output.logprobs = [dict(with_values(each)) for each in values]
                 yield RecordedResult(result.prompt_token_ids, result.outputs, result.finished)
         finally:
             self.open -= 1
+
+
+def within(said: Said, max_tokens: int) -> Said:
+    """As the engine ends it at its limit."""
+    ids = list(said.ids)
+    return said if len(ids) <= max_tokens else Said(ids[:max_tokens], "length")
+
+
+def with_values(of_token: TokenLogprobs) -> Iterator[tuple[int, Any]]:
+    """As vLLM has the log probabilities of one token."""
+    return ((token, SimpleNamespace(logprob=value)) for token, value in of_token)
 
 
 class DeadError(Exception):
@@ -261,6 +278,79 @@ def test_prompts_of_one_request_go_on_in_the_order_in_which_they_were(
         assert sorted(content(again)) == sorted(content(results))
 
     asyncio.run(broken())
+
+
+class AnyScript(dict[str, Sequence[Said]]):
+    """What is asked for behind an answer that is none gets one."""
+
+    def __missing__(self, name: str) -> Sequence[Said]:
+        return [ends(BLANK, 44, 45, 33)]
+
+
+@st.composite
+def sequences(draw: st.DrawFn, max_tokens: int) -> Said:
+    """A thought that is closed or not, an answer or none; ended by the model, a stop string, or the
+    limit."""
+    thought = draw(st.lists(st.integers(4, 8), max_size=5))
+    answer = draw(st.lists(st.integers(30, 40), max_size=12))
+    ids = [*thought, *([END] if draw(st.booleans()) else []), *answer]
+    if len(ids) >= max_tokens:
+        return within(Said(ids, "length"), max_tokens)
+    if ids and draw(st.booleans()):
+        return Said(ids, "stop", f"{ids[-1]};0 ")
+    return ends(*ids)
+
+
+@given(st.data())
+def test_any_answer_goes_on_from_wherever_it_is_broken_off(data: st.DataObject) -> None:
+    """With reasoning that is closed, JSON that is, several answers, log probabilities, stop strings
+    and limits; broken off twice."""
+    draw = data.draw
+    max_tokens = draw(st.integers(4, 20), "max_tokens")
+    copies = draw(st.integers(1, 3), "n")
+    said = [draw(sequences(max_tokens)) for _ in range(copies)]
+    with_logprobs, delta_tokens = draw(st.booleans(), "logprobs"), draw(st.integers(1, 4))
+    asked: dict[str, Any] = {"n": copies, "max_tokens": max_tokens}
+    if copies > 1:
+        asked["seed"] = SEED
+    if draw(st.booleans(), "JSON"):
+        asked |= {"structured_outputs": JSON, "binder": FakeBinder(ids=(9, 9))}
+    if with_logprobs:
+        asked["logprobs"] = 0
+
+    async def run(past: str = "") -> tuple[dict[int, list[Any]], list[str]]:
+        engine = ScriptedEngine(AnyScript({"id": said}), delta_tokens, with_logprobs=with_logprobs)
+        results, journals = await guarded(engine, past, **asked)
+        return told(results), journals
+
+    async def broken_twice() -> None:
+        whole, journals = await run()
+        past = ""
+        for _ in range(2):
+            past = draw(st.sampled_from([past, *(each for each in journals if each)]), "cut")
+            again, journals = await run(past)
+            assert again == whole
+
+    asyncio.run(broken_twice())
+
+
+def told(results: Sequence[Any]) -> dict[int, list[Any]]:
+    """Of each answer its text, ids, log probabilities and end."""
+    found: dict[int, list[Any]] = {}
+    for output in (output for result in results for output in result.outputs):
+        text, ids, logprobs, ended = found.setdefault(output.index, ["", [], [], []])
+        # Those of the tokens with which JSON is closed are not known.
+        values = [
+            {t: each.logprob for t, each in (of or {}).items()} for of in output.logprobs or []
+        ]
+        end = [] if output.finish_reason is None else [(output.finish_reason, output.stop_reason)]
+        found[output.index] = [
+            text + output.text,
+            ids + list(output.token_ids),
+            logprobs + values,
+            ended + end,
+        ]
+    return found
 
 
 def test_a_call_without_a_journal_is_the_engines_own() -> None:

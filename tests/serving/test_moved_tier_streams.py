@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
 
@@ -16,6 +17,7 @@ from serve_app.api.asked_stream import AskedStream
 from serve_app.api.forwarding import Forwarder
 from serve_app.api.kept_stream import MOVED, StreamFacts
 from serve_app.api.kept_streams import KeptStreams, Relaying
+from serve_app.api.request_body import BodyReader
 from tests.api.test_forwarding import until
 from tests.api.test_kept_streams import RESUMABLE, Reader
 from tests.builders import count
@@ -295,6 +297,123 @@ async def test_a_stream_is_offered_as_its_client_leaves_a_drain(
         rest = await rest_of(cluster, far, left)
         assert rest.text.endswith("data: [DONE]\n\n")
         assert replayed_in(rest.text) == 1
+
+
+async def test_a_client_that_leaves_a_drain_finds_its_stream_before_it_has_moved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its new connection may be there before the end of the old one is known."""
+    monkeypatch.setattr("serve_app.api.tier_streams.MOVES_ON_WITHIN_S", 60.0)
+    looks: list[float] = []
+    async with acquainted(speed=1.0) as cluster:
+        near, far = cluster.replicas
+        peers = far.tier.edge.forwarder.peers
+
+        async def looked() -> Sequence[str]:
+            looks.append(near.running)
+            return await peers()
+
+        far.tier.edge.forwarder.peers = looked
+        async with draining(near):
+            await until(lambda: near.tier.edge.hand_over.draining)
+            async with begun(cluster, near, max_tokens=200) as left:
+                await left.until(5)
+                finding = asyncio.create_task(rest_of(cluster, far, left))
+                await until(lambda: len(looks) > 2)
+                assert moves_of(near) == 0
+            await until(lambda: moves_of(near))
+            rest = await finding
+        assert rest.status_code == 200
+        assert rest.text.endswith("data: [DONE]\n\n")
+        assert replayed_in(rest.text) == 1
+
+
+async def test_a_stream_that_moves_while_it_is_looked_for_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It comes to a replica that did not have it when its client asked."""
+    read_stream = Forwarder.read_stream
+
+    @asynccontextmanager
+    async def moves_first(
+        self: Forwarder, url: str, *given: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if near.up:
+            await lose_engine(near)
+            await until(lambda: moves_of(near))
+        async with read_stream(self, url, *given) as answer:
+            yield answer
+
+    async with acquainted(speed=SPEED) as cluster:
+        near, far = cluster.replicas
+        async with begun(cluster, near) as left:
+            await left.until(5)
+        await until(lambda: near.tier.edge.streams.kept.away)
+        monkeypatch.setattr(Forwarder, "read_stream", moves_first)
+        rest = await rest_of(cluster, far, left)
+        assert rest.status_code == 200
+        assert rest.text.endswith("data: [DONE]\n\n")
+        assert replayed_in(rest.text) == 1
+
+
+async def test_a_replica_that_ends_hands_over_what_runs_without_a_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Nobody has taken it when it was offered.
+    monkeypatch.setattr("serve_app.api.hand_over.OFFER_EVERY_S", 3600.0)
+    async with acquainted(speed=1.0) as cluster:
+        near, far = cluster.replicas
+        async with begun(cluster, near, max_tokens=200) as left:
+            await left.until(5)
+        await until(lambda: near.tier.edge.streams.kept.away)
+        near.up = False
+        assert await near.tier.end_kept_streams() == 1
+        assert (moves_of(near), near.tier.edge.streams.kept.running) == (1, 0)
+        rest = await rest_of(cluster, far, left)
+        assert rest.text.endswith("data: [DONE]\n\n")
+        assert replayed_in(rest.text) == 1
+        assert await near.tier.end_kept_streams() == 0
+
+
+async def test_a_replica_that_ends_without_another_one_ends_its_streams() -> None:
+    async with acquainted(1, speed=1.0) as cluster:
+        (near,) = cluster.replicas
+        async with begun(cluster, near) as left:
+            await left.until(5)
+        await until(lambda: near.tier.edge.streams.kept.away)
+        assert await near.tier.end_kept_streams() == 1
+        assert near.tier.edge.streams.kept.running == 0
+        assert '"code": "replica_stopping"' in (await rest_of(cluster, near, left)).text
+
+
+async def test_a_stream_whose_move_takes_too_long_runs_once_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the other replica has got goes on where it was: nobody waits for its answer any more."""
+    monkeypatch.setattr("serve_app.api.stream_moves.MOVES_WITHIN_S", 0.2)
+    read = BodyReader.read
+    slow = asyncio.Event()
+
+    async def slowly(self: BodyReader, *given: Any, **more: Any) -> bytes:
+        body = await read(self, *given, **more)
+        if self is far.tier.edge.streams.bodies:
+            await asyncio.wait_for(slow.wait(), 60)
+        return body
+
+    async with acquainted(speed=SPEED) as cluster:
+        near, far = cluster.replicas
+        expected = await unbroken(cluster, near)
+        async with begun(cluster, near) as left:
+            await left.until(5)
+        await until(lambda: near.tier.edge.streams.kept.away)
+        monkeypatch.setattr(BodyReader, "read", slowly)
+        async with draining(near):
+            await until(lambda: count(near.tier.edge, "resumed_streams_total"))
+            slow.set()
+            rest = await rest_of(cluster, near, left)
+        assert whole(left, then=rest.text) == expected
+        assert far.tier.edge.streams.kept.running == 0
+        assert (moves_of(near), count(far.tier.edge, "resumed_streams_total")) == (0, 0)
 
 
 async def test_a_stream_that_cannot_move_is_not_stopped_for_a_drain() -> None:

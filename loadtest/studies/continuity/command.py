@@ -2,8 +2,10 @@
 
 import argparse
 import asyncio
+import math
 import random
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -14,13 +16,30 @@ import aiohttp
 from rich.console import Console
 
 from loadtest.errors import MeasurementError, UserError
-from loadtest.options import positive
+from loadtest.options import not_negative, positive
 from loadtest.report.pages import write_section
 from loadtest.report.results_file import META, RESULTS, provenance, write
+from loadtest.report.results_file import read as read_results
 from loadtest.servers.systems import START_TIMEOUT_S, chat_only_config
-from loadtest.studies.continuity.asks import asks
-from loadtest.studies.continuity.faults import FAULTS, LEAST_REPLICAS, Service, until
-from loadtest.studies.continuity.results import SECTION, UNBROKEN_RUNS, Cut, figures, table
+from loadtest.studies.continuity.asks import TOKENS, asks
+from loadtest.studies.continuity.faults import (
+    FAULTS,
+    LEAST_REPLICAS,
+    ON_NODES,
+    ONE_REPLICA,
+    ReplicaNodes,
+    Service,
+    until,
+)
+from loadtest.studies.continuity.results import (
+    SECTION,
+    UNBROKEN_RUNS,
+    Cut,
+    add,
+    keep,
+    row_of,
+    table,
+)
 from loadtest.studies.continuity.streams import Ask, Stream, differences, read
 from serve_app.config.tier import EngineConfig
 from serve_app.core.tiers import Tier
@@ -31,15 +50,19 @@ from serve_app.local.profiles import load_profile
 OUT = RESULTS / "continuity.json"
 STREAM_LIMIT_S = 300.0
 SLOTS_FOR_EACH_STREAM = 2
+# Further nodes join the head, at an address of their own.
+NODES_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
 # Where in what the unbroken streams wrote together the fault comes; later on many have ended.
-EARLIEST, LATEST = 0.02, 0.8
+EARLIEST, LATEST = 0.05, 0.8
+# Within this part of the time that unbroken ones take do streams begin.
+SPREAD = 0.3
 PLACE_POLL_S = 0.002
 DESCRIPTION = (
     "Starts the chat tier and lets streams of /v1 run, greedily, of several kinds; "
-    "at a random place a replica or its engine is killed, or replicas are replaced or taken "
-    "away. Counts the streams that are cut, compares each with the same one unbroken, and "
-    "measures the longest silence. Writes loadtest/results/continuity.json and the table of "
-    "the docs."
+    "at a random place a replica, its engine or its node's raylet is killed, or replicas are "
+    "replaced or taken away. Counts the streams that are cut, compares each with the same one "
+    "unbroken, and measures the longest silence. Writes loadtest/results/continuity.json and the "
+    "table of the docs."
 )
 
 
@@ -48,7 +71,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--model", default=MICRO_MODEL, help="an embedded model's name, or a model's directory")
     add("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="what is done")
     add("--replicas", type=positive, nargs="+", default=[1, 2], help="of chat, one after the other")
-    add("--streams", type=positive, default=8, help="that run at once")
+    add("--streams", type=positive, default=16, help="that run at once")
+    add("--tokens", type=positive, default=TOKENS, help="of a stream at most")
+    add("--unbroken", type=positive, default=UNBROKEN_RUNS, help="runs to compare with")
     add("--cuts", type=positive, default=100, help="streams whose replica a fault must have taken")
     add("--seed", type=int, default=0, help="of the requests and of the places")
     add(
@@ -57,35 +82,58 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="start both tiers as `make serve` does, in the model's own number format, not chat "
         "alone in 32 bits",
     )
+    add(
+        "--add",
+        action="store_true",
+        help="count on from the results file, where it has rows of the same; else they are "
+        "measured anew",
+    )
+    add("--minutes", type=not_negative, help="after so many no other fault begins")
     add("--out", type=Path, default=OUT, help="results file")
 
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
-    """1 where a stream was cut or differs; raises MeasurementError where nothing was measured."""
+    """1 where a stream was cut or is not valid; raises MeasurementError where nothing was
+    measured."""
     try:
         model = resolve_model(options.model)
     except ModelNotFoundError as error:
         raise UserError(str(error)) from None
-    meta = provenance(argv) | {
-        "model": Path(model).name,
-        "streams_at_once": options.streams,
-        "unbroken_runs": UNBROKEN_RUNS,
-        "as_served": options.as_served,
-    }
-    rows: list[dict[str, Any]] = []
-    control = {"streams": 0, "differ": 0}
-    results = {META: meta, "control": control, "faults": rows}
+    rows = read_results(options.out)["faults"] if options.out.exists() else []
+    results = {META: provenance(argv), "faults": rows}
+    until_s = time.monotonic() + 60 * (options.minutes or math.inf)
+    measured: list[dict[str, Any]] = []
     for replicas in options.replicas:
-        faults = [name for name in options.faults if replicas >= LEAST_REPLICAS.get(name, 1)]
-        measurement = Measurement(options, str(model), replicas, console, results)
+        wanted = [name for name in options.faults if replicas >= LEAST_REPLICAS.get(name, 1)]
+        mine = [(name, _row(options, str(model), replicas, rows, name)) for name in wanted]
+        faults = {name: row for name, row in mine if row["met"] < options.cuts}
+        measured += faults.values()
+        measurement = Measurement(options, str(model), replicas, console, results, until_s)
         try:
-            asyncio.run(measurement.run(faults))
+            if faults and time.monotonic() < until_s:
+                asyncio.run(measurement.run(faults))
         except ClusterError as error:
             raise MeasurementError(f"{error}\n{getattr(error, 'detail', '')}") from None
     console.print(table(results), highlight=False, soft_wrap=True)
     if options.out == OUT:
         write_section(SECTION, table(results))
-    return int(any(row["cut"] or row["invalid"] for row in rows))
+    return int(any(row["cut"] or row["invalid"] for row in measured))
+
+
+def _row(
+    options: argparse.Namespace, model: str, replicas: int, rows: list[dict[str, Any]], fault: str
+) -> dict[str, Any]:
+    return row_of(
+        rows,
+        anew=not options.add,
+        fault=fault,
+        replicas=replicas,
+        model=Path(model).name,
+        streams_at_once=options.streams,
+        tokens=options.tokens,
+        as_served=options.as_served,
+        unbroken_runs=options.unbroken,
+    )
 
 
 @dataclass(slots=True)
@@ -97,44 +145,66 @@ class Measurement:
     replicas: int
     console: Console
     results: dict[str, Any]
+    until_s: float
 
-    async def run(self, faults: Sequence[str]) -> None:
-        options, control = self.options, self.results["control"]
-        asked = asks(Tier.CHAT, options.streams, options.seed)
-        rng = random.Random(f"places {options.seed} {self.replicas}")
-        async with _running(options, self.model, self.replicas) as service:
-            unbroken = await unbroken_runs(service, asked, UNBROKEN_RUNS)
-            control["streams"] += len(asked)
-            control["differ"] += sum(
-                any(differences(each, runs[0]) for each in runs[1:]) for runs in unbroken
+    async def run(self, faults: Mapping[str, dict[str, Any]]) -> None:
+        """Each until its row has enough, or the time is over."""
+        options = self.options
+        asked = asks(Tier.CHAT, options.streams, options.seed, options.tokens)
+        nodes = bool(ON_NODES & faults.keys())
+        async with _running(options, self.model, self.replicas, nodes=nodes) as service:
+            unbroken = await unbroken_runs(service, asked, options.unbroken)
+            asked, unbroken = self._valid(asked, unbroken)
+            differ = sum(any(differences(each, one) for each in more) for one, *more in unbroken)
+            self.console.print(f"{self.replicas} replicas; unbroken: {differ} differ")
+            for name, row in faults.items():
+                row["control"]["streams"] += len(asked)
+                row["control"]["differ"] += differ
+                await self._until_enough(service, name, row, asked, unbroken)
+
+    def _valid(
+        self, asked: Sequence[Ask], unbroken: Sequence[Sequence[Stream]]
+    ) -> tuple[Sequence[Ask], Sequence[Sequence[Stream]]]:
+        """Without those that break their promise although nothing was done to them. Raises
+        MeasurementError where none is left."""
+        kept = [(ask, runs) for ask, runs in zip(asked, unbroken, strict=True) if _all_valid(runs)]
+        for ask, runs in zip(asked, unbroken, strict=True):
+            if not _all_valid(runs):
+                text = f"{ask.kind} is not valid unbroken, and left out: {runs[0].text}"
+                self.console.print(text[:600], markup=False, highlight=False)
+        if not kept:
+            raise MeasurementError("no stream is valid unbroken")
+        return [ask for ask, _ in kept], [runs for _, runs in kept]
+
+    async def _until_enough(
+        self,
+        service: Service,
+        name: str,
+        row: dict[str, Any],
+        asked: Sequence[Ask],
+        unbroken: Sequence[Sequence[Stream]],
+    ) -> None:
+        while row["met"] < self.options.cuts and time.monotonic() < self.until_s:
+            # Other places than those of the slice before.
+            rng = random.Random(f"{self.options.seed} {name} {self.replicas} {row['faults']}")
+            cuts, gone_s = await one_fault(service, name, asked, unbroken, rng)
+            add(row, cuts, gone_s, self.results[META])
+            keep(self.results["faults"], row)
+            write(self.options.out, self.results)
+            silence_s = max((cut.gap_s for cut in cuts if cut.met), default=0.0)
+            self.console.print(
+                f"{name}: {row['met']} of {row['streams']} streams met, {row['cut']} cut, "
+                f"{row['differ']} differ, {row['invalid']} invalid, longest silence now "
+                f"{silence_s:.1f} s, gone {gone_s:.1f} s",
+                highlight=False,
             )
-            self.console.print(f"{self.replicas} replicas; unbroken: {control}")
-            for name in faults:
-                row: dict[str, Any] = {"fault": name, "replicas": self.replicas}
-                self.results["faults"].append(row)
-                cuts: list[Cut] = []
-                gone_s: list[float] = []
-                while sum(cut.met for cut in cuts) < options.cuts:
-                    more, seconds = await one_fault(service, name, asked, unbroken, rng)
-                    cuts += more
-                    gone_s.append(seconds)
-                    self._say(name, cuts, seconds)
-                    row |= figures(cuts, gone_s)
-                    write(options.out, self.results)
-
-    def _say(self, name: str, cuts: Sequence[Cut], gone_s: float) -> None:
-        self.console.print(
-            f"{name}: {sum(c.met for c in cuts)} of {len(cuts)} streams met, "
-            f"{sum(not c.whole for c in cuts)} cut, "
-            f"{sum(bool(c.differences) for c in cuts)} differ, "
-            f"longest silence {max((c.gap_s for c in cuts if c.met), default=0.0):.1f} s, "
-            f"gone {gone_s:.1f} s",
-            highlight=False,
-        )
 
 
-def study_config(options: argparse.Namespace, model: str, replicas: int) -> dict[str, Any]:
-    """What is deployed: so many replicas of chat, and with `as_served` one of reasoning."""
+def study_config(
+    options: argparse.Namespace, model: str, replicas: int, *, nodes: bool = False
+) -> dict[str, Any]:
+    """What is deployed: so many replicas of chat, with `nodes` each on one of its own, and with
+    `as_served` one of reasoning."""
     profile = load_profile("local-cpu")
     if options.as_served:
         config = deepcopy(profile)
@@ -149,25 +219,40 @@ def study_config(options: argparse.Namespace, model: str, replicas: int) -> dict
     (app,) = (app for app in config["applications"] if app["name"] == Tier.CHAT)
     (deployment,) = app["deployments"]
     deployment["autoscaling_config"] |= {"min_replicas": replicas, "max_replicas": replicas}
+    if nodes:
+        # A HAProxy for each node would need a machine for each.
+        config["proxy_location"] = "HeadOnly"
+        deployment["ray_actor_options"]["resources"] = {ONE_REPLICA: 1}
     return config
+
+
+def _all_valid(runs: Sequence[Stream]) -> bool:
+    return all(stream.ask.is_valid(stream) for stream in runs)
 
 
 @asynccontextmanager
 async def _running(
-    options: argparse.Namespace, model: str, replicas: int
+    options: argparse.Namespace, model: str, replicas: int, *, nodes: bool
 ) -> AsyncIterator[Service]:
-    config = study_config(options, model, replicas)
+    config = study_config(options, model, replicas, nodes=nodes)
     timeout = aiohttp.ClientTimeout(total=STREAM_LIMIT_S)
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    cluster = LocalCluster(environment={"HF_HUB_OFFLINE": "1"})
+    environment = {"HF_HUB_OFFLINE": "1", **(NODES_ENVIRONMENT if nodes else {})}
+    cluster = LocalCluster(environment=environment)
+    replica_nodes = ReplicaNodes(cluster) if nodes else None
     await asyncio.to_thread(cluster.start)
     try:
+        if replica_nodes is not None:
+            for _ in range(replicas):
+                await replica_nodes.add()
         await asyncio.to_thread(cluster.deploy, config, timeout_s=START_TIMEOUT_S)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-            service = Service(cluster, session, config, Tier.CHAT, replicas)
+            service = Service(cluster, session, config, Tier.CHAT, replicas, replica_nodes)
             await service.await_complete(without=set())
             yield service
     finally:
+        if replica_nodes is not None:
+            await replica_nodes.close()
         await asyncio.to_thread(cluster.stop)
 
 
@@ -180,11 +265,11 @@ async def unbroken_runs(
 
 
 async def _unbroken(service: Service, asked: Sequence[Ask]) -> list[Stream]:
-    """All at once. Raises MeasurementError where one is not whole or not valid."""
+    """All at once. Raises MeasurementError where one is not whole."""
     streams = [Stream(ask) for ask in asked]
     await asyncio.gather(*(read(service.session, service.base_url, each) for each in streams))
     for stream in streams:
-        if not stream.whole or not stream.ask.is_valid(stream):
+        if not stream.whole:
             raise MeasurementError(f"{stream.ask.kind}, unbroken: {stream.fault or stream.errors}")
     return streams
 
@@ -199,9 +284,14 @@ async def one_fault(
     """Of the streams that ran when it came; and after how many seconds its victim had ended."""
     streams = [Stream(ask) for ask in asked]
     place = rng.uniform(EARLIEST, LATEST) * sum(len(each[0].events) for each in unbroken)
-    reading = [
-        asyncio.create_task(read(service.session, service.base_url, each)) for each in streams
-    ]
+    spread_s = SPREAD * max(each[0].took_s for each in unbroken)
+
+    async def begin(stream: Stream, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        await read(service.session, service.base_url, stream)
+
+    # Spread, so that the fault finds each of them at another token.
+    reading = [asyncio.create_task(begin(each, rng.uniform(0, spread_s))) for each in streams]
 
     async def at_the_place() -> bool:
         return sum(len(each.events) for each in streams) >= place

@@ -8,10 +8,12 @@ import os
 import random
 import signal
 import socket
+import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import psutil
 from loadtest.client.server_info import tiers_of
 from loadtest.errors import MeasurementError
 from loadtest.servers.processes import ENGINE_TITLE, SPAWNED, title_of
+from loadtest.servers.ray_nodes import ray_node
 from serve_app.core.tiers import Tier
 from serve_app.local.cluster import LocalCluster
 from serve_app.local.profiles import with_http_port
@@ -28,17 +31,56 @@ from serve_app.local.profiles import with_http_port
 POLL_S = 0.1
 ADMIN_LIMIT_S = 5.0
 OVER_WITHIN_S = 240.0
+RAYLET = "raylet"
+# What Ray believes of a node of its own: there is room for one replica.
+ONE_REPLICA = "one_replica"
+NOTICE_S = 30
+NODE_OPTIONS = ("--num-cpus=1", f'--resources={{"{ONE_REPLICA}": 1}}')
+
+
+@dataclass(slots=True)
+class ReplicaNodes:
+    """Ray nodes beside the head with room for one replica each. Ended with `close`."""
+
+    cluster: LocalCluster
+    _started: ExitStack = field(default_factory=ExitStack)
+
+    async def drain(self, node: str) -> None:
+        """Tell Ray that a node goes away, as a provider's spot notice does. Raises
+        MeasurementError."""
+        process = await asyncio.create_subprocess_exec(
+            str(Path(sys.executable).with_name("ray")),
+            *("drain-node", f"--address={self.cluster.client_env['RAY_ADDRESS']}"),
+            *(f"--node-id={node}", "--reason=DRAIN_NODE_REASON_PREEMPTION"),
+            *("--reason-message=spot notice", f"--deadline-remaining-seconds={NOTICE_S}"),
+            env=self.cluster.client_env,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+        if process.returncode:
+            raise MeasurementError(f"ray drain-node: {said.decode()}")
+
+    async def add(self) -> None:
+        """One more. Raises ClusterError."""
+        node = ray_node(self.cluster, NODE_OPTIONS)
+        await asyncio.to_thread(self._started.enter_context, node)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._started.close)
 
 
 @dataclass(slots=True)
 class Service:
-    """The cluster with the config that it runs; faults change that, and change it back."""
+    """The cluster with the config that it runs; faults change that, and change it back. `nodes`:
+    where the tier's replicas run, if not on the head's node."""
 
     cluster: LocalCluster
     session: aiohttp.ClientSession
     config: dict[str, Any]
     tier: Tier
     replicas: int
+    nodes: ReplicaNodes | None = None
 
     @property
     def base_url(self) -> str:
@@ -51,6 +93,11 @@ class Service:
     async def busy(self) -> list[int]:
         """The pids of those that run streams."""
         return sorted(entry["pid"] for entry in await self._replicas() if entry["running"])
+
+    async def node_of(self, pid: int) -> str:
+        """The id of the node of a ready replica."""
+        (node,) = [entry["node"] for entry in await self._replicas() if entry["pid"] == pid]
+        return node
 
     async def _replicas(self) -> list[Any]:
         tiers = await tiers_of(self.session, self.base_url) or {}
@@ -126,6 +173,40 @@ async def kill_engine(service: Service, rng: random.Random) -> Done:
     return await _killed(service, engines[0].pid, of_replica=replica)
 
 
+async def kill_raylet(service: Service, rng: random.Random) -> Done:
+    """Of the node of one replica, whose processes Ray ends with it; then another node comes."""
+    if service.nodes is None:
+        raise MeasurementError("the replicas have no nodes of their own")
+    victim = psutil.Process(await _busy(service, rng))
+    raylet = victim.parent()
+    if raylet is None or raylet.name() != RAYLET:
+        raise MeasurementError(f"replica {victim.pid} is no child of a raylet")
+    ended = [victim.pid, *(child.pid for child in victim.children(recursive=True))]
+    order_s = time.monotonic()
+    raylet.kill()
+    await until(_ended(ended), f"replica {victim.pid} and its engine have ended")
+    gone_s = time.monotonic() - order_s
+    await service.nodes.add()
+    await service.await_complete(without={victim.pid})
+    return Done(order_s, gone_s)
+
+
+async def drain_node(service: Service, rng: random.Random) -> Done:
+    """A spot notice: the node of one replica goes away soon, and another one is there. Counted from
+    the notice, so the start of the next replica is in it."""
+    if service.nodes is None:
+        raise MeasurementError("the replicas have no nodes of their own")
+    await service.nodes.add()
+    victim = await _busy(service, rng)
+    node = await service.node_of(victim)
+    order_s = time.monotonic()
+    await service.nodes.drain(node)
+    await until(_ended([victim]), f"replica {victim} has ended")
+    gone_s = time.monotonic() - order_s
+    await service.await_complete(without={victim})
+    return Done(order_s, gone_s)
+
+
 async def _busy(service: Service, rng: random.Random) -> int:
     """One that runs streams: what happens to another one harms nobody."""
     found: list[int] = []
@@ -195,20 +276,26 @@ async def _replaced(service: Service, change: Callable[[dict[str, Any]], None]) 
 FAULTS: Mapping[str, Fault] = {
     "replica": kill_replica,
     "engine": kill_engine,
+    "raylet": kill_raylet,
     "redeploy": redeploy,
     "drain": drain,
+    "node": drain_node,
 }
 NAMES = {
     "replica": "`kill -9` of a replica",
     "engine": "`kill -9` of its engine",
+    "raylet": "`kill -9` of its node's raylet",
     "redeploy": "redeploy",
     "drain": "scale-down by one",
+    "node": "spot notice of 30 s for its node",
 }
-# A tier of one replica has no other one to be left with.
-LEAST_REPLICAS = {"drain": 2}
+# A tier of one replica has no other one to be left with, and its streams end where they are.
+LEAST_REPLICAS = {"raylet": 2, "redeploy": 2, "drain": 2, "node": 2}
+# Those for which the replicas are on nodes of their own.
+ON_NODES = frozenset({"raylet", "node"})
 
 
-def _ended(pids: set[int] | list[int]) -> Callable[[], Awaitable[bool]]:
+def _ended(pids: Collection[int]) -> Callable[[], Awaitable[bool]]:
     async def ended() -> bool:
         return not any(_runs(pid) for pid in pids)
 

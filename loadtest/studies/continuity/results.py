@@ -1,11 +1,11 @@
 """What became of the streams that a fault met: figures, and the table of the docs."""
 
-import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from loadtest.report.results_file import META, taken_on
+from loadtest.report.results_file import META
 from loadtest.studies.continuity.faults import NAMES
 from loadtest.studies.continuity.streams import Stream, differences, percentile
 
@@ -13,11 +13,13 @@ SECTION = "continuity"
 EXAMPLES = 5
 # A batch of another size may decide between two tokens that are as good as equal.
 UNBROKEN_RUNS = 3
+# What a row is a row of: what differs in one of these is another one.
+KEY = ("fault", "replicas", "model", "streams_at_once", "tokens", "as_served", "unbroken_runs")
 HEADER = (
-    "| done to chat | replicas | streams that ran | went on elsewhere | cut "
-    "| text or usage differs | JSON or limit broken | silence p50 | p95 | longest "
-    "| victim gone after, p50 | longest |",
-    "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    "| done to chat | model | replicas | times | streams that ran | went on elsewhere | cut "
+    "| text or usage differs | JSON, limit broken | silence p50 | p95 | longest "
+    "| victim gone after, p50 | longest | measured |",
+    "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
 )
 
 
@@ -54,56 +56,113 @@ class Cut:
         )
 
 
-def figures(cuts: Sequence[Cut], gone_s: Sequence[float]) -> dict[str, Any]:
-    """A row of the results file. Silences are of the streams that went on elsewhere."""
-    silences_s = [cut.gap_s for cut in cuts if cut.whole and cut.met]
-    differ = [cut for cut in cuts if cut.differences]
+def row_of(rows: Sequence[dict[str, Any]], *, anew: bool, **key: Any) -> dict[str, Any]:
+    """The row of that key, to be added to; an empty one where there is none, or with `anew`."""
+    assert key.keys() == {*KEY}
+    found = [row for row in rows if all(row.get(name) == key[name] for name in KEY)]
+    # Without its silences only their percentiles are known.
+    if found and not anew and "silences_s" in found[0]:
+        return found[0]
     return {
-        "faults": len(gone_s),
-        "streams": len(cuts),
-        "cut": sum(not cut.whole for cut in cuts),
-        "differ": len(differ),
-        "invalid": sum(cut.whole and not cut.valid for cut in cuts),
-        "replayed": sum(cut.replays > 0 for cut in cuts),
-        "silence_p50_s": round(percentile(silences_s, 50), 2),
-        "silence_p95_s": round(percentile(silences_s, 95), 2),
-        "silence_max_s": round(max(silences_s, default=0.0), 2),
-        "gone_p50_s": round(statistics.median(gone_s), 2),
-        "gone_max_s": round(max(gone_s), 2),
-        "why_cut": [f"{cut.kind} at {cut.at_event}: {cut.why}" for cut in cuts if not cut.whole][
-            :EXAMPLES
-        ],
-        "how_different": [
-            f"{cut.kind} at {cut.at_event}: {'; '.join(cut.differences)}" for cut in differ
-        ][:EXAMPLES],
+        **key,
+        **dict.fromkeys(("faults", "streams", "met", "replayed", "cut", "differ", "invalid"), 0),
+        "control": {"streams": 0, "differ": 0},
+        "taken": [],
+        "by_kind": {},
+        **{name: [] for name in ("silences_s", "gone_s", "why_cut", "how_different")},
+    }
+
+
+def keep(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
+    """`row` among `rows`, in the place of one of another measurement of the same."""
+    if not any(row is each for each in rows):
+        same = ("fault", "replicas", "model")
+        rows[:] = [each for each in rows if any(each[name] != row[name] for name in same)]
+        rows.append(row)
+
+
+def add(row: dict[str, Any], cuts: Sequence[Cut], gone_s: float, meta: Mapping[str, Any]) -> None:
+    """Count one fault and the streams that ran at it. Silences are of those that went on
+    elsewhere."""
+    differ = [cut for cut in cuts if cut.differences]
+    row["faults"] += 1
+    row["streams"] += len(cuts)
+    row["met"] += sum(cut.met for cut in cuts)
+    row["replayed"] += sum(cut.replays > 0 for cut in cuts)
+    row["cut"] += sum(not cut.whole for cut in cuts)
+    row["differ"] += len(differ)
+    row["invalid"] += sum(cut.whole and not cut.valid for cut in cuts)
+    row["by_kind"] = dict(
+        Counter(row["by_kind"]) + Counter(cut.kind for cut in cuts if cut.met),
+    )
+    row["silences_s"] += [round(cut.gap_s, 2) for cut in cuts if cut.whole and cut.met]
+    row["gone_s"].append(round(gone_s, 2))
+    row["why_cut"] += [f"{cut.kind} at {cut.at_event}: {cut.why}" for cut in cuts if not cut.whole]
+    row["how_different"] += [
+        f"{cut.kind} at {cut.at_event}: {'; '.join(cut.differences)}" for cut in differ
+    ]
+    del row["why_cut"][EXAMPLES:], row["how_different"][EXAMPLES:]
+    taken = {"date": meta["date"][:10], "commit": meta["commit"]}
+    if taken not in row["taken"]:
+        row["taken"].append(taken)
+    row |= {f"silence_{name}_s": each for name, each in _spread(row["silences_s"]).items()}
+    row |= {f"gone_{name}_s": each for name, each in _spread(row["gone_s"]).items()}
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "p50": percentile(values, 50),
+        "p95": percentile(values, 95),
+        "max": max(values, default=0.0),
     }
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """A row for each fault and number of replicas."""
-    rows = [_row(each) for each in results["faults"]]
-    meta, control = results[META], results["control"]
-    runs = meta["unbroken_runs"]
+    """A row for each fault, model and number of replicas."""
+    rows = sorted(results["faults"], key=_order)
+    meta = results[META]
+    machine = meta["machine"]
+    streams = sum(row["control"]["streams"] for row in rows)
+    differ = sum(row["control"]["differ"] for row in rows)
     caption = (
-        f"{meta['streams_at_once']} streams of `/v1` at once at temperature 0 (text, a reasoning "
-        "budget, JSON, log probabilities, completions, Anthropic's messages), each compared with "
-        f"the same one in {runs} unbroken runs, of which it has to be equal to one; of "
-        f"{control['streams']} streams {control['differ']} were not the same in all of these. "
-        "The silence is the longest one between two events of a stream that went on elsewhere, "
-        f"from the fault on. Model `{meta['model']}`, real vLLM, {taken_on(meta)}; "
-        "`python -m loadtest continuity` measures it again."
+        f"{_numbers(rows, 'streams_at_once')} streams of `/v1` at once at temperature 0, of "
+        f"{_numbers(rows, 'tokens')} tokens at most, of each kind in turn (text, a "
+        "reasoning budget, JSON by a schema, two answers, a tool's call, stop strings, log "
+        "probabilities, completions, Anthropic's messages), each compared with the same one in "
+        f"{_numbers(rows, 'unbroken_runs')} unbroken runs, of which it has to be equal to one; of "
+        f"{streams} streams "
+        f"{differ} were not the same in all of these. The silence is the longest one between two "
+        "events of a stream that went on elsewhere, from the fault on. Real vLLM, "
+        f"{machine['cores']} cores of {machine['cpu']}; `python -m loadtest continuity` measures "
+        "it again, with `--add` in slices."
     )
-    return "\n".join([*HEADER, *rows, "", caption])
+    return "\n".join([*HEADER, *map(_row, rows), "", caption])
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]], name: str) -> str:
+    return " or ".join(map(str, sorted({row[name] for row in rows})))
+
+
+def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (row["replicas"], [*NAMES].index(row["fault"]), row["model"])
 
 
 def _row(row: Mapping[str, Any]) -> str:
+    counted = ("faults", "streams", "replayed", "cut", "differ", "invalid")
     cells = (
         NAMES[row["fault"]],
-        *(
-            str(row[name])
-            for name in ("replicas", "streams", "replayed", "cut", "differ", "invalid")
-        ),
+        row["model"],
+        *(str(row[name]) for name in ("replicas", *counted)),
         *(f"{row[f'silence_{name}_s']:.1f} s" for name in ("p50", "p95", "max")),
         *(f"{row[f'gone_{name}_s']:.1f} s" for name in ("p50", "max")),
+        _measured(row["taken"]),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _measured(taken: Sequence[Mapping[str, str]]) -> str:
+    """By date, the commits that were measured."""
+    by_date: dict[str, list[str]] = {}
+    for each in taken:
+        by_date.setdefault(each["date"], []).append(each["commit"])
+    return "; ".join(f"{date}, {', '.join(commits)}" for date, commits in by_date.items())

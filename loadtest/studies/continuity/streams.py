@@ -34,6 +34,7 @@ class Stream:
     status: int = 0
     fault: str = ""
     events: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
+    began_s: float = 0.0
     ended_s: float | None = None
     _rest: str = ""
 
@@ -47,6 +48,11 @@ class Stream:
     @property
     def has_begun(self) -> bool:
         return len(self.events) > 1
+
+    @property
+    def took_s(self) -> float:
+        """0 of one that runs."""
+        return 0.0 if self.ended_s is None else self.ended_s - self.began_s
 
     @property
     def whole(self) -> bool:
@@ -98,6 +104,7 @@ class Stream:
 
 async def read(session: aiohttp.ClientSession, base_url: str, stream: Stream) -> Stream:
     """Send the request and read its stream to the end; what goes wrong is in `stream`."""
+    stream.began_s = time.monotonic()
     try:
         async with session.post(base_url + stream.ask.path, json=stream.ask.body) as response:
             stream.status = response.status

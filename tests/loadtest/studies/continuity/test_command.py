@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from loadtest.studies.continuity.command import add_options, study_config
+from loadtest.studies.continuity.faults import ONE_REPLICA
 from serve_app.core.tiers import Tier
 
 
@@ -37,3 +38,10 @@ def test_as_served_both_tiers_are_as_the_profile_has_them() -> None:
         assert started[tier]["args"]["model"] == "/models/some"
         assert "dtype" not in started[tier]["args"]["engine"]
     assert started["web"]["args"] == {}
+
+
+def test_for_nodes_that_die_each_replica_is_on_one_of_its_own() -> None:
+    config = study_config(options(), "/models/some", 2, nodes=True)
+    assert config["proxy_location"] == "HeadOnly"
+    (chat,) = (app for app in config["applications"] if app["name"] == Tier.CHAT)
+    assert chat["deployments"][0]["ray_actor_options"]["resources"] == {ONE_REPLICA: 1}

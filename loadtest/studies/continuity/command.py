@@ -17,7 +17,7 @@ from loadtest.errors import MeasurementError, UserError
 from loadtest.options import positive
 from loadtest.report.pages import write_section
 from loadtest.report.results_file import META, RESULTS, provenance, write
-from loadtest.servers.systems import START_TIMEOUT_S, chat_only_config
+from loadtest.servers.systems import START_TIMEOUT_S, chat_only_config, machine_profile
 from loadtest.studies.continuity.asks import asks
 from loadtest.studies.continuity.faults import FAULTS, LEAST_REPLICAS, Service, until
 from loadtest.studies.continuity.results import SECTION, UNBROKEN_RUNS, Cut, figures, table
@@ -26,7 +26,6 @@ from serve_app.config.tier import EngineConfig
 from serve_app.core.tiers import Tier
 from serve_app.engine.models.model_dir import MICRO_MODEL, ModelNotFoundError, resolve_model
 from serve_app.local.cluster import ClusterError, LocalCluster
-from serve_app.local.profiles import load_profile
 
 OUT = RESULTS / "continuity.json"
 STREAM_LIMIT_S = 300.0
@@ -135,7 +134,7 @@ class Measurement:
 
 def study_config(options: argparse.Namespace, model: str, replicas: int) -> dict[str, Any]:
     """What is deployed: so many replicas of chat, and with `as_served` one of reasoning."""
-    profile = load_profile("local-cpu")
+    profile = machine_profile()
     if options.as_served:
         config = deepcopy(profile)
         for app in config["applications"]:

@@ -41,6 +41,7 @@ COMMANDS = (
     Command("bench-scaling", "simulation.bench_scaling", "all scaling policies on all cases"),
     Command("calibrate", "calibration.command", "the profile of a GPU, from a running server"),
     Command("validate", "calibration.validate_command", "three loads for real and simulated"),
+    Command("card", "gpu_record.command", "all that this machine's GPU can show, in one go"),
     Command("fetch-traces", "traces.fetch", "public traces of LLM traffic"),
     Command("overhead", "studies.overhead.command", "baseline vLLM, tierserve and Ray's own ways"),
     Command("key-overhead", "studies.key_overhead", "what a key and its quota add to the TTFT"),

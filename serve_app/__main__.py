@@ -78,6 +78,7 @@ BENCHES = {
     "scaling": ("bench-scaling", "all scaling policies on all cases: the scoreboard"),
     "calibrate": ("calibrate", "measure a GPU's profile for the simulation"),
     "validate": ("validate", "compare a profile's simulation with real load"),
+    "card": ("card", "all that this machine's GPU can show, in 45 minutes"),
     "traces": ("fetch-traces", "download public traces of LLM traffic"),
 }
 _BENCH_EXAMPLES = """\

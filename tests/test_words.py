@@ -70,8 +70,8 @@ KEPT = {
 }
 # Of these no comment and no docstring has one either; others are English words too.
 REFUSED_IN_PROSE = ("card", "cards", "dice", "landed", "mended", "roomy", "wish", "wishes")
-# A model's page on its hub.
-PROSE_KEPT = ("model card",)
+# A model's page on its hub; a command's name.
+PROSE_KEPT = ("model card", "bench card", "loadtest card")
 PROSE_WORD = re.compile(rf"\b({'|'.join(REFUSED_IN_PROSE)})\b", re.IGNORECASE)
 STATEMENT_BEGINS = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")

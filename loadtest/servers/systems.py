@@ -22,11 +22,13 @@ from loadtest.errors import MeasurementError
 from loadtest.servers.processes import server_processes
 from serve_app.config.tier import EngineConfig
 from serve_app.core.placement.engine_args import EngineSpec, cores_of_slice, engine_args
+from serve_app.core.placement.hardware import Hardware, hardware_for
 from serve_app.core.tiers import Tier
-from serve_app.engine.vllm.cpu import MALLOC_KEEPS, MALLOC_VARIABLE, this_cpu
+from serve_app.engine.vllm.cpu import MALLOC_KEEPS, MALLOC_VARIABLE, computes_on_cpu, this_cpu
 from serve_app.local.cluster import LocalCluster
-from serve_app.local.profiles import load_profile
+from serve_app.local.profiles import find_profile, load_profile
 from serve_app.local.supervisor import RUN_ID_VARIABLE
+from serve_app.nvidia import installed_gpus
 from serve_app.serving.engine_start import NOT_ARGUMENTS
 
 START_TIMEOUT_S = 600.0
@@ -70,10 +72,15 @@ def our_chat_tier(
     """The chat tier alone, deployed as `make serve` deploys it, with room for `slots` streams."""
     environment = {"HF_HUB_OFFLINE": "1"}
     with LocalCluster(environment=environment) as cluster:
-        config = chat_only_config(load_profile("local-cpu"), model_dir, engine, slots)
+        config = chat_only_config(machine_profile(), model_dir, engine, slots)
         cluster.deploy(config, timeout_s=START_TIMEOUT_S, on_poll=lambda _: on_wait())
         url = f"{cluster.base_url}{Tier.CHAT.route_prefix}/v1/chat/completions"
         yield System(OURS, url, cluster.run_id)
+
+
+def machine_profile() -> dict[str, Any]:
+    """The profile of this machine's first GPU, or of its CPU."""
+    return load_profile(find_profile(installed_gpus()[:1]))
 
 
 def at_v1(ours: System) -> System:
@@ -115,7 +122,8 @@ def bare_vllm(
     with supervised(
         name, command, engine_environment(engine), port=port, on_wait=on_wait
     ) as system:
-        bind_engine(system.run_id, engine_cores(engine))
+        if computes_on_cpu():
+            bind_engine(system.run_id, engine_cores(engine))
         yield system
 
 
@@ -133,20 +141,32 @@ def engine_words(model_dir: Path, engine: EngineConfig) -> list[str]:
         served_names=(MODEL_NAME,),
         **engine.model_dump(exclude=set(NOT_ARGUMENTS)),
     )
-    return engine_args(spec, this_cpu())
+    return engine_args(spec, _hardware())
+
+
+def _hardware() -> Hardware:
+    """As a replica on this machine's first GPU has it, or on the CPU."""
+    if computes_on_cpu():
+        return this_cpu()
+    gpus = installed_gpus()
+    return hardware_for(gpus[0].accelerator_type if gpus else None)
 
 
 def engine_environment(engine: EngineConfig) -> dict[str, str]:
     """What a replica of the tier sets for its engine. Not tierserve's plugin: what it patches is no
     part of another server."""
     plugins = (plugin.name for plugin in entry_points(group=PLUGINS))
-    return {
+    environment = {
         "VLLM_PLUGINS": ",".join(sorted({*plugins} - {OWN_PLUGIN})),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if not computes_on_cpu():
+        return environment
+    return environment | {
         "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib),
         "OMP_NUM_THREADS": str(len(engine_cores(engine))),
         MALLOC_VARIABLE: os.environ.get(MALLOC_VARIABLE, MALLOC_KEEPS),
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
     }
 
 

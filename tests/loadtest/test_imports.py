@@ -14,7 +14,7 @@ LAYERS = (
     ("simulation",),
     ("load", "evaluation"),
     ("calibration", "soak"),
-    ("studies",),
+    ("studies", "gpu_record"),
     ("__main__",),
 )
 

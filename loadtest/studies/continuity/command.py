@@ -20,7 +20,7 @@ from loadtest.options import not_negative, positive
 from loadtest.report.pages import write_section
 from loadtest.report.results_file import META, RESULTS, provenance, write
 from loadtest.report.results_file import read as read_results
-from loadtest.servers.systems import START_TIMEOUT_S, chat_only_config
+from loadtest.servers.systems import START_TIMEOUT_S, chat_only_config, machine_profile
 from loadtest.studies.continuity.asks import TOKENS, asks
 from loadtest.studies.continuity.faults import (
     FAULTS,
@@ -45,7 +45,6 @@ from serve_app.config.tier import EngineConfig
 from serve_app.core.tiers import Tier
 from serve_app.engine.models.model_dir import MICRO_MODEL, ModelNotFoundError, resolve_model
 from serve_app.local.cluster import ClusterError, LocalCluster
-from serve_app.local.profiles import load_profile
 
 OUT = RESULTS / "continuity.json"
 STREAM_LIMIT_S = 300.0

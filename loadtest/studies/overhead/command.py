@@ -57,6 +57,8 @@ from serve_app.local.cluster import ClusterError
 from serve_app.local.ports import free_ports
 
 AGAIN = "bare-again"
+# As in deploy/single-gpu.yaml, for two engines on one GPU.
+SHARED_UTILIZATION = 0.44
 DESCRIPTION = (
     "Starts a bare vLLM server, tierserve's chat tier, Ray Serve LLM and a Serve "
     "deployment behind Serve's proxy and a handle, with the same model and the same engine "
@@ -124,7 +126,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     """Raises MeasurementError where nothing could be measured."""
     names = [BARE, AGAIN] if options.self_check else systems_of(options)
-    engine = EngineConfig(max_model_len=options.max_model_len, cpu_slice=options.cpu_slice)
+    engine = EngineConfig(
+        max_model_len=options.max_model_len,
+        cpu_slice=options.cpu_slice,
+        # Both servers are up at once; on a CPU it counts for nothing.
+        gpu_memory_utilization=SHARED_UTILIZATION,
+    )
     measured, pure, plan = Measured(), Measured(), plan_of(options)
     interrupted = False
     try:

@@ -46,23 +46,26 @@ class AnswersConfig(Strict):
         default=AnswerPolicy.TRUNCATE,
         description="What a request gets that names no `answer_policy`: `truncate`, reason up to "
         "the budget and then answer; `direct`, no reasoning, unless the request asks for it; "
-        "`early_exit`, end the reasoning once its trial answers agree; `vote`, the answer of most "
-        "of several samples. See docs/reasoning.md.",
+        "`early_exit`, end the reasoning once its trial answers agree; `pair`, a direct answer "
+        "beside the reasoning, which ends once it agrees; `vote`, the answer of most of several "
+        "samples. See docs/reasoning.md.",
     )
     trial_every_tokens: int = Field(
         default=64,
         ge=4,
-        description="`early_exit`: reasoning tokens from one trial answer to the next.",
+        description="`early_exit`, `pair`: reasoning tokens from one trial answer to the next. A "
+        "request may ask for more.",
     )
     trial_tokens: int = Field(
-        default=24, ge=1, description="`early_exit`: most tokens of a trial answer."
+        default=24, ge=1, description="`early_exit`, `pair`: most tokens of a trial answer."
     )
     vote_samples: int = Field(
         default=3,
         ge=2,
         le=16,
         description="`vote`: most samples of an answer, each of which takes a slot and has the "
-        "request's limit of new tokens. A replica with fewer slots makes fewer.",
+        "request's limit of new tokens. A replica with fewer slots makes fewer; a request may ask "
+        "for fewer.",
     )
 
 

@@ -45,6 +45,7 @@ from serve_app.engine.grammar.structure import (
     tokens_before_call,
 )
 from serve_app.engine.journaled import JournaledEngine
+from serve_app.engine.paired import Pair, as_stream, directly
 from serve_app.engine.reasoning_stop import (
     CLOSED,
     Decide,
@@ -109,6 +110,10 @@ class AnswerGuard:
             return side_by_side_vote(
                 generation, policy.samples, params, request_id, call, self.decode
             )
+        if policy is not None and policy.policy is AnswerPolicy.PAIR and params.n == 1:
+            alone, streamed, name = directly(generation), as_stream(params), f"{request_id}-d"
+            direct = partial(self._call, alone, prompt, streamed, name, options, first=False)
+            return self._call(generation, prompt, params, request_id, options, direct=direct)
         if params.n == 1 or generation.close_reasoning is None:
             return self._call(generation, prompt, params, request_id, options)
         calls = [
@@ -129,10 +134,13 @@ class AnswerGuard:
         *,
         first: bool = True,
         facts: dict[int, SequenceFacts] | None = None,
+        direct: "Callable[..., Outputs] | None" = None,
     ) -> "Outputs":
         """`first`: none of the request's sequences has had the engine read this prompt; `facts`:
-        where its sequences are put if not among the request's."""
+        where its sequences are put if not among the request's; `direct` begins the direct answer
+        of a pair."""
         call = _Call(self, generation.plan, prompt, params, request_id, {**options}, first)
+        call.direct = direct
         call.enter(generation, generation.sequences if facts is None else facts)
         return call.run()
 
@@ -192,6 +200,8 @@ class _Call:
     # The number of its first call of the engine, in a request with a journal.
     first_number: int = 0
     stop: ReasoningStop | None = None
+    direct: "Callable[..., Outputs] | None" = None
+    pair: Pair | None = None
 
     def enter(self, generation: Generation, facts_by_index: dict[int, SequenceFacts]) -> None:
         """Put the sequences among these, in the order of the request's prompts, and its prompt
@@ -288,16 +298,22 @@ class _Call:
         deciders: list[Decide] = []
         if asked is not None:
             deciders.append(lambda ids: asked(self.first_index, len(ids)))
-        trials = self._trials(marks, generation)
-        if trials is not None:
-            deciders.append(trials.decide)
+        trials = asking = self._trials(marks, generation)
+        if trials is not None and self.direct is not None:
+            direct = self.direct
+            asking = self.pair = Pair(
+                trials, generation, lambda facts: direct(facts=facts), self.guard.decode
+            )
+        if asking is not None:
+            deciders.append(asking.decide)
         if deciders:
-            decide, ended = first_reason(*deciders), None if trials is None else trials.close
+            decide, ended = first_reason(*deciders), None if asking is None else asking.close
             self.stop = ReasoningStop(decide, marks, budget_tokens, self.guard.decode, ended)
 
     def _trials(self, marks: ThoughtMarks, generation: Generation) -> TrialAnswers | None:
         policy = generation.policy
-        if policy is None or policy.policy is not AnswerPolicy.EARLY_EXIT:
+        asking = (AnswerPolicy.EARLY_EXIT, AnswerPolicy.PAIR)
+        if policy is None or policy.policy not in asking:
             return None
         return TrialAnswers(
             self.guard.generate,
@@ -358,6 +374,8 @@ class _Call:
         assert self.generation is not None
         journal, journaled = self.generation.journal, self.guard.journaled
         generate, time = self.guard.generate, self.generation.time
+        if number and self.pair is not None:
+            generate = self.pair.take_answer() or generate
         if time is not None:
             (one,) = self.sequences
             generate = partial(ending_in_time, generate, time, self.guard.decode, one.facts)

@@ -88,6 +88,52 @@ def test_a_stream_that_ended_early_goes_on_elsewhere(run: Run, engine: Engine) -
     assert run(gone_on()) == []
 
 
+PAIR = PolicyPlan(AnswerPolicy.PAIR, trial_every_tokens=5, trial_tokens=8, samples=2)
+# micro-r1 does not need to reason for it, and does so in 72 tokens.
+EASY = chat(messages=[{"role": "user", "content": "What is 26 * 4 + 7?"}])
+
+
+@pytest.mark.parametrize("form", [whole, lambda asked: asked], ids=["whole", "streamed"])
+def test_a_direct_answer_stands_once_the_reasoning_says_the_same(
+    run: Run, engine: Engine, form: Callable[[Asked], Asked]
+) -> None:
+    found = run(streamed(engine, form(under(PAIR, EASY)), None)).generation
+    (facts,) = found.sequences.values()
+    assert facts.thought is not None
+    assert found.direct is not None
+    assert facts.thought.cut_by == "pair"
+    assert facts.thought.answer_tokens == found.direct.tokens
+    assert found.direct not in found.unseen
+    assert engine.has_finished(found)
+
+
+def test_a_direct_answer_that_differs_changes_nothing(run: Run, engine: Engine) -> None:
+    plain = run(streamed(engine, LONG, None))
+    pair = run(streamed(engine, under(PAIR, LONG), None))
+    assert texts(pair) == texts(plain)
+    assert pair.generation.direct in pair.generation.unseen
+    assert engine.has_finished(pair.generation)
+
+
+def test_a_stream_of_a_pair_goes_on_elsewhere(run: Run, engine: Engine) -> None:
+    """Behind the reasoning's end there is no direct answer: the journal has what it has become."""
+    asked = under(PAIR, EASY)
+
+    async def gone_on() -> list[Any]:
+        base = await streamed(engine, asked)
+        closed = [at for at, journal in enumerate(base.journals) if "closed" in journal]
+        wrong: list[Any] = []
+        for at in closed[1:]:
+            again = await streamed(engine, asked, base.journals[at])
+            wrong += test_replay.differences("reasoning", again, base, at + 1)
+            assert again.generation.direct is None
+        before = await streamed(engine, asked, base.journals[closed[0] // 2])
+        assert ends(before) == ends(base)
+        return wrong
+
+    assert run(gone_on()) == []
+
+
 VOTE = PolicyPlan(AnswerPolicy.VOTE, samples=5)
 
 

@@ -1,6 +1,7 @@
 """Which answer policy a request gets: its tier's, or the one that it names in `answer_policy`.
 
-A name may have a number behind it, as in `vote:2`: fewer samples or trial answers than the tier's.
+A name may have a number behind it, as in `vote:2`: fewer samples or trial answers than the tier's,
+or another bias.
 """
 
 from collections.abc import Mapping
@@ -20,12 +21,15 @@ POLICY = "answer_policy"
 LEAST_SAMPLES = 2
 # What the number behind a name is; the others take none.
 PARAMETERS = {
+    AnswerPolicy.LEAN: "logits at the budget's end",
     AnswerPolicy.VOTE: "samples",
     AnswerPolicy.EARLY_EXIT: "tokens from one trial answer to the next",
     AnswerPolicy.PAIR: "tokens from one trial answer to the next",
 }
+MOST_BIAS = 100
 # A client sends no more; what is longer is not read.
 _MOST_DIGITS = 6
+_WITHOUT_REASONING = "is for a model that reasons, and this tier's does not: leave it out."
 
 
 def take_policy(
@@ -74,9 +78,10 @@ def _read(named: object) -> tuple[AnswerPolicy, int | None]:
     if policy not in PARAMETERS:
         raise invalid(f"`{POLICY}` {policy} has no number: write `{policy}`.", param=POLICY)
     if not (number.isascii() and number.isdigit() and len(number) <= _MOST_DIGITS):
+        example = {AnswerPolicy.VOTE: LEAST_SAMPLES, AnswerPolicy.LEAN: 8}.get(policy, 64)
         raise invalid(
             f"`{POLICY}` {policy} may have a whole number of {PARAMETERS[policy]} behind it, as in "
-            f"`{policy}:{LEAST_SAMPLES if policy is AnswerPolicy.VOTE else 64}`.",
+            f"`{policy}:{example}`.",
             param=POLICY,
         )
     return policy, int(number)
@@ -97,10 +102,14 @@ def _planned(
         _within(policy, every, least, None)
         sides = SIDES if policy is AnswerPolicy.PAIR else 1
         return PolicyPlan(policy, every, answers.trial_tokens, sides)
+    if policy is AnswerPolicy.LEAN:
+        bias = answers.lean_bias if parameter is None else parameter
+        _within(policy, bias, 0, MOST_BIAS)
+        return PolicyPlan(policy, lean_most=bias, lean_begins_at=answers.lean_from)
     return PolicyPlan(policy)
 
 
-def _within(policy: AnswerPolicy, number: int, least: int, most: int | None) -> None:
+def _within(policy: AnswerPolicy, number: float, least: int, most: int | None) -> None:
     if number < least or (most is not None and number > most):
         bounds = f"from {least} on" if most is None else f"{least} to {most}"
         raise invalid(
@@ -121,6 +130,8 @@ def _conflict(
         return "has no reasoning, and this request asks for some: leave one of the two out."
     if policy in (AnswerPolicy.TRUNCATE, AnswerPolicy.DIRECT):
         return None
+    if policy is AnswerPolicy.LEAN:
+        return _WITHOUT_REASONING if plan is None else None
     if endpoint is not CHAT_COMPLETIONS:
         return "is for chat completions."
     if payload.get("n") not in (None, 1) or payload.get("use_beam_search"):
@@ -162,7 +173,7 @@ def _conflict_of_exit(
     payload: Mapping[str, Any], endpoint: Endpoint, plan: ThinkingPlan | None
 ) -> str | None:
     if plan is None:
-        return "is for a model that reasons, and this tier's does not: leave it out."
+        return _WITHOUT_REASONING
     if binding_field(payload, endpoint.name) is not None:
         return "is for answers in words: leave it out where tools or a schema bind the answer."
     return None

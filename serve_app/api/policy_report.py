@@ -6,6 +6,7 @@ from typing import Any
 from serve_app.core.generation import Generation
 from serve_app.core.reasoning.answer_policy import AnswerPolicy
 from serve_app.core.reasoning.pair import SIDES
+from serve_app.core.reasoning.trace import ThoughtEnd
 
 _EVENT_END = b"\n\n"
 _USAGE = b'"usage":{'
@@ -19,6 +20,8 @@ def policy_report(generation: Generation) -> dict[str, Any]:
     report: dict[str, Any] = {"policy": str(plan.policy)}
     if plan.policy in (AnswerPolicy.EARLY_EXIT, AnswerPolicy.PAIR):
         report |= _of_trials(generation, plan.policy)
+    if plan.policy is AnswerPolicy.LEAN:
+        report |= _of_lean(generation)
     if plan.policy is AnswerPolicy.VOTE:
         report |= _of_vote(generation, plan.samples)
     return report
@@ -73,6 +76,15 @@ def _of_trials(generation: Generation, policy: AnswerPolicy) -> dict[str, Any]:
         direct = generation.direct
         report |= {"samples": SIDES, "direct_tokens": 0 if direct is None else direct.tokens}
     return report
+
+
+def _of_lean(generation: Generation) -> dict[str, Any]:
+    """Of all sequences. Saved is, at most, what those that ended themselves left of their
+    budgets."""
+    thoughts = [facts.thought for facts in generation.sequences.values()]
+    ended = [thought for thought in thoughts if thought and thought.end is ThoughtEnd.COMPLETE]
+    saved = sum(max(0, (thought.budget_tokens or 0) - thought.tokens) for thought in ended)
+    return {"ended_itself": len(ended), "saved_tokens": saved}
 
 
 def _of_vote(generation: Generation, samples: int) -> dict[str, Any]:

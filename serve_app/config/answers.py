@@ -46,9 +46,24 @@ class AnswersConfig(Strict):
         default=AnswerPolicy.TRUNCATE,
         description="What a request gets that names no `answer_policy`: `truncate`, reason up to "
         "the budget and then answer; `direct`, no reasoning, unless the request asks for it; "
+        "`lean`, make the end of the reasoning likelier as its budget is spent; "
         "`early_exit`, end the reasoning once its trial answers agree; `pair`, a direct answer "
         "beside the reasoning, which ends once it agrees; `vote`, the answer of most of several "
         "samples. See docs/reasoning.md.",
+    )
+    lean_bias: float = Field(
+        default=8.0,
+        gt=0,
+        le=100,
+        description="`lean`: what is added to the logit of the reasoning's end when the budget is "
+        "spent. A request may name another one.",
+    )
+    lean_from: float = Field(
+        default=0.5,
+        ge=0,
+        lt=1,
+        description="`lean`: the fraction of the budget from which on the bias grows from 0, "
+        "evenly.",
     )
     trial_every_tokens: int = Field(
         default=64,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from serve_app.core.generation import GENERATION, Generation, SequenceFacts
 from serve_app.core.reasoning.answer_policy import AnswerPolicy
 from serve_app.core.reasoning.budget import ThinkingPlan, thought_budget
+from serve_app.core.reasoning.lean import Lean
 from serve_app.core.reasoning.trace import ThoughtMarks, ThoughtTrace
 from serve_app.engine.answer_text import (
     answer_at,
@@ -57,6 +58,7 @@ from serve_app.engine.side_by_side import side_by_side, single_params
 from serve_app.engine.timely import ending_in_time
 from serve_app.engine.trial_answers import TrialAnswers
 from serve_app.engine.vllm.first_tokens import FirstTokens
+from serve_app.engine.vllm.lean_params import lean_to_end
 from serve_app.engine.vllm.stop_scope import stop_behind, stop_outside_calls
 from serve_app.engine.voting import side_by_side_vote
 from serve_app.errors import RequestError
@@ -280,6 +282,8 @@ class _Call:
         self.params.thinking_token_budget = (
             None if budget_tokens is None else budget_tokens + (open_tokens or 0)
         )
+        if budget_tokens is not None:
+            self._lean()
         has_stops = bool(self.params.stop or self.params.stop_token_ids)
         if has_stops and budget_tokens is not None and not plan.stops_in_thought:
             stop_behind(self.params, marks.end)
@@ -289,6 +293,12 @@ class _Call:
             sequence.facts.thought = ThoughtTrace(marks, budget_tokens)
         if budget_tokens is not None:
             self._stop_reasoning(marks, budget_tokens)
+
+    def _lean(self) -> None:
+        """Have the engine lead the reasoning to its end, where that is the policy."""
+        policy = None if self.generation is None else self.generation.policy
+        if policy is not None and policy.policy is AnswerPolicy.LEAN:
+            lean_to_end(self.params, Lean(policy.lean_most, policy.lean_begins_at))
 
     def _stop_reasoning(self, marks: ThoughtMarks, budget_tokens: int) -> None:
         """Where somebody may end the reasoning before its budget, have them asked."""

@@ -110,6 +110,21 @@ def test_a_pair_takes_two_slots_and_has_the_tiers_trials() -> None:
     assert taken(answers=PAIR, slots=1) == (None, PLAN)
 
 
+def test_lean_goes_with_everything_that_reasons() -> None:
+    planned = PolicyPlan(AnswerPolicy.LEAN, lean_most=8.0, lean_begins_at=0.5)
+    answers = AnswersConfig(policy=AnswerPolicy.LEAN)
+    for fields in ({}, {"n": 3}, {"tools": [TOOL]}, {"logprobs": True}):
+        assert taken(fields, answers=answers) == (planned, PLAN)
+        assert taken({**fields, "answer_policy": "lean"})[0] == planned
+    assert taken(endpoint=RESPONSES, answers=answers) == (planned, PLAN)
+    named = taken({"answer_policy": "lean:20"})[0]
+    assert named is not None
+    assert named.lean_most == 20
+    assert taken(answers=answers, plan=None) == (None, None)
+    with pytest.raises(RequestError, match="this tier's does not"):
+        taken({"answer_policy": "lean"}, plan=None)
+
+
 @pytest.mark.parametrize("plan", [replace(PLAN, enabled=False), replace(PLAN, most_tokens=0)])
 def test_a_pair_needs_reasoning_to_compare_with(plan: ThinkingPlan) -> None:
     assert taken(answers=PAIR, plan=plan) == (None, plan)
@@ -141,6 +156,7 @@ def test_a_request_may_have_fewer_samples_and_trials_than_its_tier() -> None:
         ("vote:" + "9" * 5000, "whole number"),
         ("vote:2:3", "whole number"),
         ("early_exit:63", "takes from 64 on tokens"),
+        ("lean:101", "takes 0 to 100 logits"),
         ("pair:0", "takes from 64 on tokens"),
         ("direct:1", "has no number"),
         ("truncate:256", "has no number"),

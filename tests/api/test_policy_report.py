@@ -63,6 +63,15 @@ def test_a_pair_that_differs_has_made_its_direct_answer_in_vain() -> None:
     assert (report["agreed"], report["saved_tokens"]) == (False, 0)
 
 
+def test_reasoning_that_was_led_to_its_end_saves_what_it_left() -> None:
+    generation = exited(None)
+    generation.policy, generation.unseen = PolicyPlan(AnswerPolicy.LEAN), []
+    assert policy_report(generation) == {"policy": "lean", "ended_itself": 1, "saved_tokens": 60}
+    budget = exited("budget")
+    budget.policy = generation.policy
+    assert policy_report(budget) == {"policy": "lean", "ended_itself": 0, "saved_tokens": 0}
+
+
 def test_a_request_without_a_policy_has_no_report() -> None:
     assert policy_report(Generation()) == {}
     assert policy_report(Generation(policy=PolicyPlan(AnswerPolicy.DIRECT))) == {"policy": "direct"}

@@ -35,6 +35,7 @@ COMMANDS = (
     Command("eval", "evaluation.command", "accuracy, tokens and latency on mathematics problems"),
     Command("compare", "evaluation.compare", "two served models on the same problems, in turn"),
     Command("budget-curve", "evaluation.budget_curve", "accuracy by thinking budget"),
+    Command("answers", "evaluation.answers", "accuracy against tokens of the answer policies"),
     Command("capacity", "simulation.capacity", "what load GPUs sustain within an SLO"),
     Command("plan", "simulation.plan", "which GPUs a load needs, and what they cost"),
     Command("simulate", "simulation.command", "a scaling policy on recorded traffic"),

@@ -72,6 +72,7 @@ BENCHES = {
     "soak": ("soak", "hours of mixed load with injected faults: leaks, drift"),
     "eval": ("eval", "accuracy, tokens and latency on mathematics problems"),
     "compare": ("compare", "two models or servers on the same problems"),
+    "answers": ("answers", "accuracy against tokens and latency of the answer policies"),
     "capacity": ("capacity", "maximum sustained load of a set of GPUs (simulated)"),
     "plan": ("plan", "the cheapest GPUs for a load and an SLO (simulated)"),
     "simulate": ("simulate", "one scaling policy on recorded traffic (simulated)"),

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 import aiohttp
@@ -58,6 +58,8 @@ class Answer:
     ended_s: float = 0.0
     # Times that the server answered 429 with a Retry-After, and was asked again.
     told_to_wait: int = 0
+    # `tierserve.answer_policy`; empty where the server reports none.
+    policy_report: dict[str, Any] = field(default_factory=dict)
 
     @property
     def answered(self) -> bool:
@@ -77,7 +79,7 @@ class Answer:
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Self:
         """Fields of a later version are left out."""
-        known = {field.name for field in fields(cls)}
+        known = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in row.items() if name in known})
 
 
@@ -92,6 +94,7 @@ class Sampling:
     thinking_token_budget: int | None = None
     reasoning_effort: str | None = None
     task: str | None = None
+    answer_policy: str | None = None
     directive: bool = True
 
     def as_dict(self) -> dict[str, Any]:
@@ -187,6 +190,7 @@ def fill(answer: Answer, reader: TextReader) -> None:
     answer.ttfo_s = reader.answer_s
     reported = (reader.metadata.get("thoughts") or [{}])[0]
     answer.thought_end = reported.get("end")
+    answer.policy_report = reader.metadata.get("answer_policy") or {}
     if answer.thought_end is None and reader.finish_reason == "length" and answer.empty:
         answer.thought_end = "unfinished"
     answer.prompt_tokens = reader.usage.get("prompt_tokens")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadtest.report.formatting import NOT_REPORTED
-from loadtest.report.pictures import FIRST, INK, SECOND, make_figure, save
+from loadtest.report.pictures import COLORS, FIRST, INK, SECOND, make_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,6 +65,40 @@ def budget_curve(rows: Mapping[int, Mapping[str, Any]], title: str, path: Path) 
         _room_above(panel, most)
     figure.suptitle(title, fontsize=11, color=INK)
     save(figure, path)
+
+
+def frontier(
+    rows: Mapping[str, Mapping[str, Any]], on_it: Sequence[str], title: str, path: Path
+) -> None:
+    """Accuracy against tokens and against the time of an answer, a mark for each policy; the line
+    joins those that no other one beats."""
+    figure = make_figure(9.5, 4.6)
+    panels = figure.subplots(1, 2, sharey=True)
+    panels[0].set_title("correct, % (95 % interval over problems)", **SMALL)
+    panels[1].set_title("the same answers, by their time", **SMALL)
+    for panel, key, label in (
+        (panels[0], "completion_tokens_mean", "tokens of an answer, mean"),
+        (panels[1], "e2e_p50_s", "E2E latency p50, s"),
+    ):
+        panel.set_xlabel(label)
+        for place, (name, row) in enumerate(rows.items()):
+            x, accuracy = _times(1, row[key]), row["accuracy"]
+            value = 100 * accuracy["value"]
+            errors = [[value - 100 * accuracy["low"]], [100 * accuracy["high"] - value]]
+            color = COLORS[place % len(COLORS)]
+            panel.errorbar(x, value, yerr=errors, marker="o", color=color, capsize=3, linewidth=1.2)
+            panel.annotate(name, (x, value), (6, 4), textcoords="offset points", fontsize=8)
+        panel.set_xlim(left=0)
+        panel.margins(x=0.15)
+    line = [
+        (rows[name]["completion_tokens_mean"], rows[name]["accuracy"]["value"]) for name in on_it
+    ]
+    panels[0].plot(
+        [_times(1, x) for x, _ in line], [100 * y for _, y in line], color=INK, linewidth=0.8,
+        linestyle="--", zorder=0,
+    )  # fmt: skip
+    figure.suptitle(title, fontsize=11, color=INK)
+    save(figure, path, grid="both")
 
 
 def _accuracy_curve(

@@ -1,4 +1,8 @@
-"""Which answer policy a request gets: its tier's, or the one that it names in `answer_policy`."""
+"""Which answer policy a request gets: its tier's, or the one that it names in `answer_policy`.
+
+A name may have a number behind it, as in `vote:2`: fewer samples or trial answers than the tier's,
+or another bias.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,10 +14,22 @@ from serve_app.api.token_budget import asks_for_reasoning
 from serve_app.config.answers import AnswersConfig
 from serve_app.core.reasoning.answer_policy import AnswerPolicy, PolicyPlan
 from serve_app.core.reasoning.budget import ThinkingPlan
+from serve_app.core.reasoning.pair import SIDES
 from serve_app.errors import invalid
 
 POLICY = "answer_policy"
 LEAST_SAMPLES = 2
+# What the number behind a name is; the others take none.
+PARAMETERS = {
+    AnswerPolicy.LEAN: "logits at the budget's end",
+    AnswerPolicy.VOTE: "samples",
+    AnswerPolicy.EARLY_EXIT: "tokens from one trial answer to the next",
+    AnswerPolicy.PAIR: "tokens from one trial answer to the next",
+}
+MOST_BIAS = 100
+# A client sends no more; what is longer is not read.
+_MOST_DIGITS = 6
+_WITHOUT_REASONING = "is for a model that reasons, and this tier's does not: leave it out."
 
 
 def take_policy(
@@ -30,7 +46,7 @@ def take_policy(
     with; one that the request names is refused then. Raises RequestError that names the field.
     """
     named = payload.pop(POLICY, None)
-    policy = answers.policy if named is None else _read(named)
+    policy, parameter = (answers.policy, None) if named is None else _read(named)
     conflict = _conflict(payload, endpoint, policy, plan, slots)
     if named is None:
         # Without a plan there is no reasoning to end, and a prompt may be the client's own.
@@ -47,22 +63,59 @@ def take_policy(
         raise invalid(f"`{POLICY}` {policy} {conflict}", param=POLICY)
     if plan is not None and policy is AnswerPolicy.DIRECT:
         plan = replace(plan, enabled=False)
-    return _planned(policy, answers, slots), plan
+    return _planned(policy, parameter, answers, slots), plan
 
 
-def _read(named: object) -> AnswerPolicy:
-    if not isinstance(named, str) or named not in list(AnswerPolicy):
+def _read(named: object) -> tuple[AnswerPolicy, int | None]:
+    """The policy, and the number behind its name."""
+    name, colon, number = named.partition(":") if isinstance(named, str) else ("", "", "")
+    if name not in list(AnswerPolicy):
         names = ", ".join(AnswerPolicy)
         raise invalid(f"`{POLICY}` must be one of {names}.", param=POLICY)
-    return AnswerPolicy(named)
+    policy = AnswerPolicy(name)
+    if not colon:
+        return policy, None
+    if policy not in PARAMETERS:
+        raise invalid(f"`{POLICY}` {policy} has no number: write `{policy}`.", param=POLICY)
+    if not (number.isascii() and number.isdigit() and len(number) <= _MOST_DIGITS):
+        example = {AnswerPolicy.VOTE: LEAST_SAMPLES, AnswerPolicy.LEAN: 8}.get(policy, 64)
+        raise invalid(
+            f"`{POLICY}` {policy} may have a whole number of {PARAMETERS[policy]} behind it, as in "
+            f"`{policy}:{example}`.",
+            param=POLICY,
+        )
+    return policy, int(number)
 
 
-def _planned(policy: AnswerPolicy, answers: AnswersConfig, slots: int) -> PolicyPlan:
-    if policy is AnswerPolicy.EARLY_EXIT:
-        return PolicyPlan(policy, answers.trial_every_tokens, answers.trial_tokens)
+def _planned(
+    policy: AnswerPolicy, parameter: int | None, answers: AnswersConfig, slots: int
+) -> PolicyPlan:
+    """Raises RequestError for a number beyond what the tier spends on a request."""
     if policy is AnswerPolicy.VOTE:
-        return PolicyPlan(policy, samples=min(answers.vote_samples, slots))
+        most = min(answers.vote_samples, slots)
+        samples = most if parameter is None else parameter
+        _within(policy, samples, LEAST_SAMPLES, most)
+        return PolicyPlan(policy, samples=samples)
+    if policy in (AnswerPolicy.EARLY_EXIT, AnswerPolicy.PAIR):
+        least = answers.trial_every_tokens
+        every = least if parameter is None else parameter
+        _within(policy, every, least, None)
+        sides = SIDES if policy is AnswerPolicy.PAIR else 1
+        return PolicyPlan(policy, every, answers.trial_tokens, sides)
+    if policy is AnswerPolicy.LEAN:
+        bias = answers.lean_bias if parameter is None else parameter
+        _within(policy, bias, 0, MOST_BIAS)
+        return PolicyPlan(policy, lean_most=bias, lean_begins_at=answers.lean_from)
     return PolicyPlan(policy)
+
+
+def _within(policy: AnswerPolicy, number: float, least: int, most: int | None) -> None:
+    if number < least or (most is not None and number > most):
+        bounds = f"from {least} on" if most is None else f"{least} to {most}"
+        raise invalid(
+            f"`{POLICY}` {policy} takes {bounds} {PARAMETERS[policy]} in this tier, not {number}.",
+            param=POLICY,
+        )
 
 
 def _conflict(
@@ -77,22 +130,39 @@ def _conflict(
         return "has no reasoning, and this request asks for some: leave one of the two out."
     if policy in (AnswerPolicy.TRUNCATE, AnswerPolicy.DIRECT):
         return None
+    if policy is AnswerPolicy.LEAN:
+        return _WITHOUT_REASONING if plan is None else None
     if endpoint is not CHAT_COMPLETIONS:
         return "is for chat completions."
     if payload.get("n") not in (None, 1) or payload.get("use_beam_search"):
         return "is for one answer: leave `n` and `use_beam_search` out, or this policy."
     if policy is AnswerPolicy.VOTE:
         return _conflict_of_vote(payload, slots)
-    return _conflict_of_exit(payload, endpoint, plan)
+    conflict = _conflict_of_exit(payload, endpoint, plan)
+    if policy is AnswerPolicy.PAIR and conflict is None:
+        return _conflict_of_pair(payload, plan, slots)
+    return conflict
 
 
 def _conflict_of_vote(payload: Mapping[str, Any], slots: int) -> str | None:
-    if slots < LEAST_SAMPLES:
-        return f"takes {LEAST_SAMPLES} slots, and a replica of this tier has {slots}."
     if payload.get("temperature") == 0:
         return "is for samples that differ, and at `temperature` 0 they do not: set another one."
     if payload.get("tools"):
         return "is for answers: leave `tools` out, or this policy."
+    return _conflict_of_samples(payload, slots)
+
+
+def _conflict_of_pair(
+    payload: Mapping[str, Any], plan: ThinkingPlan | None, slots: int
+) -> str | None:
+    if plan is not None and (not plan.enabled or plan.most_tokens == 0):
+        return "compares an answer with reasoning, and this request has none: leave one out."
+    return _conflict_of_samples(payload, slots)
+
+
+def _conflict_of_samples(payload: Mapping[str, Any], slots: int) -> str | None:
+    if slots < LEAST_SAMPLES:
+        return f"takes {LEAST_SAMPLES} slots, and a replica of this tier has {slots}."
     for field in ("logprobs", "top_logprobs", "prompt_logprobs", "echo"):
         if payload.get(field) not in (None, False):
             return f"is of several samples: leave `{field}` out, or this policy."
@@ -103,7 +173,7 @@ def _conflict_of_exit(
     payload: Mapping[str, Any], endpoint: Endpoint, plan: ThinkingPlan | None
 ) -> str | None:
     if plan is None:
-        return "is for a model that reasons, and this tier's does not: leave it out."
+        return _WITHOUT_REASONING
     if binding_field(payload, endpoint.name) is not None:
         return "is for answers in words: leave it out where tools or a schema bind the answer."
     return None

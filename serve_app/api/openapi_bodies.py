@@ -253,9 +253,10 @@ _DEADLINE: Schema = {
 }
 _POLICY: Schema = {
     "type": ["string", "null"],
-    "enum": [*AnswerPolicy, None],
-    "description": "How its tokens are spent on the answer (docs/reasoning.md). Default: as the "
-    "tier's `answers.policy` says.",
+    "pattern": f"^({'|'.join(AnswerPolicy)})(:[0-9]{{1,6}})?$",
+    "description": f"How its tokens are spent on the answer (docs/reasoning.md): one of "
+    f"{', '.join(AnswerPolicy)}, some with a number, as in `vote:3`. Default: as the tier's "
+    "`answers.policy` says.",
 }
 _SHORT_PROMPT: Schema = {
     "type": "string",

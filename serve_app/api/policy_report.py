@@ -5,6 +5,8 @@ from typing import Any
 
 from serve_app.core.generation import Generation
 from serve_app.core.reasoning.answer_policy import AnswerPolicy
+from serve_app.core.reasoning.pair import SIDES
+from serve_app.core.reasoning.trace import ThoughtEnd
 
 _EVENT_END = b"\n\n"
 _USAGE = b'"usage":{'
@@ -16,8 +18,10 @@ def policy_report(generation: Generation) -> dict[str, Any]:
     if plan is None:
         return {}
     report: dict[str, Any] = {"policy": str(plan.policy)}
-    if plan.policy is AnswerPolicy.EARLY_EXIT:
-        report |= _of_early_exit(generation)
+    if plan.policy in (AnswerPolicy.EARLY_EXIT, AnswerPolicy.PAIR):
+        report |= _of_trials(generation, plan.policy)
+    if plan.policy is AnswerPolicy.LEAN:
+        report |= _of_lean(generation)
     if plan.policy is AnswerPolicy.VOTE:
         report |= _of_vote(generation, plan.samples)
     return report
@@ -50,18 +54,37 @@ def made_unseen(generation: Generation) -> tuple[int, int]:
     return sum(facts.tokens for facts in unseen), reasoning
 
 
-def _of_early_exit(generation: Generation) -> dict[str, Any]:
-    """What is saved is what of the budget was not used, less the trials: at most so much, for the
-    model might have ended by itself."""
+def _of_trials(generation: Generation, policy: AnswerPolicy) -> dict[str, Any]:
+    """What is saved is what of the budget was not used, less what was made beside: at most so much,
+    for the model might have ended by itself. A pair's direct answer is made beside the other one
+    until the two agree; then it is the answer itself."""
     made, _ = made_unseen(generation)
     thoughts = [facts.thought for facts in generation.sequences.values()]
     thought = thoughts[0] if thoughts else None
-    exited = thought is not None and thought.cut_by == str(AnswerPolicy.EARLY_EXIT)
+    exited = thought is not None and thought.cut_by == str(policy)
     saved = 0
     if exited and thought is not None and thought.budget_tokens is not None:
         saved = max(0, thought.budget_tokens - thought.tokens - made)
-    trials = len(generation.unseen)
-    return {"trials": trials, "trial_tokens": made, "agreed": exited, "saved_tokens": saved}
+    trials = [facts for facts in generation.unseen if facts is not generation.direct]
+    report: dict[str, Any] = {
+        "trials": len(trials),
+        "trial_tokens": sum(facts.tokens for facts in trials),
+        "agreed": exited,
+        "saved_tokens": saved,
+    }
+    if policy is AnswerPolicy.PAIR:
+        direct = generation.direct
+        report |= {"samples": SIDES, "direct_tokens": 0 if direct is None else direct.tokens}
+    return report
+
+
+def _of_lean(generation: Generation) -> dict[str, Any]:
+    """Of all sequences. Saved is, at most, what those that ended themselves left of their
+    budgets."""
+    thoughts = [facts.thought for facts in generation.sequences.values()]
+    ended = [thought for thought in thoughts if thought and thought.end is ThoughtEnd.COMPLETE]
+    saved = sum(max(0, (thought.budget_tokens or 0) - thought.tokens) for thought in ended)
+    return {"ended_itself": len(ended), "saved_tokens": saved}
 
 
 def _of_vote(generation: Generation, samples: int) -> dict[str, Any]:

@@ -46,23 +46,41 @@ class AnswersConfig(Strict):
         default=AnswerPolicy.TRUNCATE,
         description="What a request gets that names no `answer_policy`: `truncate`, reason up to "
         "the budget and then answer; `direct`, no reasoning, unless the request asks for it; "
-        "`early_exit`, end the reasoning once its trial answers agree; `vote`, the answer of most "
-        "of several samples. See docs/reasoning.md.",
+        "`lean`, make the end of the reasoning likelier as its budget is spent; "
+        "`early_exit`, end the reasoning once its trial answers agree; `pair`, a direct answer "
+        "beside the reasoning, which ends once it agrees; `vote`, the answer of most of several "
+        "samples. See docs/reasoning.md.",
+    )
+    lean_bias: float = Field(
+        default=8.0,
+        gt=0,
+        le=100,
+        description="`lean`: what is added to the logit of the reasoning's end when the budget is "
+        "spent. A request may name another one.",
+    )
+    lean_from: float = Field(
+        default=0.5,
+        ge=0,
+        lt=1,
+        description="`lean`: the fraction of the budget from which on the bias grows from 0, "
+        "evenly.",
     )
     trial_every_tokens: int = Field(
         default=64,
         ge=4,
-        description="`early_exit`: reasoning tokens from one trial answer to the next.",
+        description="`early_exit`, `pair`: reasoning tokens from one trial answer to the next. A "
+        "request may ask for more.",
     )
     trial_tokens: int = Field(
-        default=24, ge=1, description="`early_exit`: most tokens of a trial answer."
+        default=24, ge=1, description="`early_exit`, `pair`: most tokens of a trial answer."
     )
     vote_samples: int = Field(
         default=3,
         ge=2,
         le=16,
         description="`vote`: most samples of an answer, each of which takes a slot and has the "
-        "request's limit of new tokens. A replica with fewer slots makes fewer.",
+        "request's limit of new tokens. A replica with fewer slots makes fewer; a request may ask "
+        "for fewer.",
     )
 
 

@@ -68,6 +68,8 @@ class Generation:
     time: RunningDeadline | None = None
     # How its tokens are spent on the answer; None: its reasoning, then its answer.
     policy: PolicyPlan | None = None
+    # The direct answer of a pair, among `unseen` until it is confirmed and becomes the answer.
+    direct: SequenceFacts | None = None
     # Of a vote that is decided, and what its others could still have had of their limits.
     verdict: Verdict | None = None
     saved_tokens: int = 0

@@ -20,6 +20,7 @@ from serve_app.engine.grammar.structure import (
 )
 from serve_app.engine.guarded_call import GuardedCall
 from serve_app.engine.journaled import JournaledEngine
+from serve_app.engine.paired import as_stream, directly
 from serve_app.engine.side_by_side import side_by_side, single_params
 from serve_app.engine.vllm.first_tokens import FirstTokens
 from serve_app.engine.voting import side_by_side_vote
@@ -71,6 +72,10 @@ class AnswerGuard:
             return side_by_side_vote(
                 generation, policy.samples, params, request_id, call, self.decode
             )
+        if policy is not None and policy.policy is AnswerPolicy.PAIR and params.n == 1:
+            alone, streamed, name = directly(generation), as_stream(params), f"{request_id}-d"
+            direct = partial(self._call, alone, prompt, streamed, name, options, first=False)
+            return self._call(generation, prompt, params, request_id, options, direct=direct)
         if params.n == 1 or generation.close_reasoning is None:
             return self._call(generation, prompt, params, request_id, options)
         calls = [
@@ -91,10 +96,13 @@ class AnswerGuard:
         *,
         first: bool = True,
         facts: dict[int, SequenceFacts] | None = None,
+        direct: "Callable[..., Outputs] | None" = None,
     ) -> "Outputs":
         """`first`: none of the request's sequences has had the engine read this prompt; `facts`:
-        where its sequences are put if not among the request's."""
+        where its sequences are put if not among the request's; `direct` begins the direct answer
+        of a pair."""
         call = GuardedCall(self, generation.plan, prompt, params, request_id, {**options}, first)
+        call.direct = direct
         call.enter(generation, generation.sequences if facts is None else facts)
         return call.run()
 

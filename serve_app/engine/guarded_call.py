@@ -5,7 +5,7 @@ where a generation has ended without an answer: inside its thought or right behi
 limit cuts is closed. Knows vLLM's objects by their attributes only.
 """
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from serve_app.core.generation import Generation, SequenceFacts
 from serve_app.core.reasoning.answer_policy import AnswerPolicy
 from serve_app.core.reasoning.budget import ThinkingPlan, thought_budget
+from serve_app.core.reasoning.lean import Lean
 from serve_app.core.reasoning.trace import ThoughtMarks, ThoughtTrace
 from serve_app.engine.answer_text import (
     answer_at,
@@ -40,6 +41,7 @@ from serve_app.engine.grammar.structure import (
     may_call,
     tokens_before_call,
 )
+from serve_app.engine.paired import Pair
 from serve_app.engine.reasoning_stop import (
     CLOSED,
     Decide,
@@ -49,6 +51,7 @@ from serve_app.engine.reasoning_stop import (
 )
 from serve_app.engine.timely import ending_in_time
 from serve_app.engine.trial_answers import TrialAnswers
+from serve_app.engine.vllm.lean_params import lean_to_end
 from serve_app.engine.vllm.stop_scope import stop_behind, stop_outside_calls
 
 if TYPE_CHECKING:
@@ -94,6 +97,8 @@ class GuardedCall:
     # The number of its first call of the engine, in a request with a journal.
     first_number: int = 0
     stop: ReasoningStop | None = None
+    direct: "Callable[..., Outputs] | None" = None
+    pair: Pair | None = None
 
     def enter(self, generation: Generation, facts_by_index: dict[int, SequenceFacts]) -> None:
         """Put the sequences among these, in the order of the request's prompts, and its prompt
@@ -172,6 +177,8 @@ class GuardedCall:
         self.params.thinking_token_budget = (
             None if budget_tokens is None else budget_tokens + (open_tokens or 0)
         )
+        if budget_tokens is not None:
+            self._lean()
         has_stops = bool(self.params.stop or self.params.stop_token_ids)
         if has_stops and budget_tokens is not None and not plan.stops_in_thought:
             stop_behind(self.params, marks.end)
@@ -182,6 +189,12 @@ class GuardedCall:
         if budget_tokens is not None:
             self._stop_reasoning(marks, budget_tokens)
 
+    def _lean(self) -> None:
+        """Have the engine lead the reasoning to its end, where that is the policy."""
+        policy = None if self.generation is None else self.generation.policy
+        if policy is not None and policy.policy is AnswerPolicy.LEAN:
+            lean_to_end(self.params, Lean(policy.lean_most, policy.lean_begins_at))
+
     def _stop_reasoning(self, marks: ThoughtMarks, budget_tokens: int) -> None:
         """Where somebody may end the reasoning before its budget, have them asked."""
         generation = self.generation
@@ -190,16 +203,22 @@ class GuardedCall:
         deciders: list[Decide] = []
         if asked is not None:
             deciders.append(lambda ids: asked(self.first_index, len(ids)))
-        trials = self._trials(marks, generation)
-        if trials is not None:
-            deciders.append(trials.decide)
+        trials = asking = self._trials(marks, generation)
+        if trials is not None and self.direct is not None:
+            direct = self.direct
+            asking = self.pair = Pair(
+                trials, generation, lambda facts: direct(facts=facts), self.guard.decode
+            )
+        if asking is not None:
+            deciders.append(asking.decide)
         if deciders:
-            decide, ended = first_reason(*deciders), None if trials is None else trials.close
+            decide, ended = first_reason(*deciders), None if asking is None else asking.close
             self.stop = ReasoningStop(decide, marks, budget_tokens, self.guard.decode, ended)
 
     def _trials(self, marks: ThoughtMarks, generation: Generation) -> TrialAnswers | None:
         policy = generation.policy
-        if policy is None or policy.policy is not AnswerPolicy.EARLY_EXIT:
+        asking = (AnswerPolicy.EARLY_EXIT, AnswerPolicy.PAIR)
+        if policy is None or policy.policy not in asking:
             return None
         return TrialAnswers(
             self.guard.generate,
@@ -260,6 +279,8 @@ class GuardedCall:
         assert self.generation is not None
         journal, journaled = self.generation.journal, self.guard.journaled
         generate, time = self.guard.generate, self.generation.time
+        if number and self.pair is not None:
+            generate = self.pair.take_answer() or generate
         if time is not None:
             (one,) = self.sequences
             generate = partial(ending_in_time, generate, time, self.guard.decode, one.facts)

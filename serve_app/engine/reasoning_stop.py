@@ -36,7 +36,7 @@ class ReasoningStop:
     marks: ThoughtMarks
     budget_tokens: int
     decode: Callable[[Sequence[int]], str]
-    # Once the reasoning's call of the engine has ended, however it did.
+    # Once the reasoning has ended by itself, and once its call of the engine has, however it did.
     ended: Callable[[], Awaitable[None]] | None = None
 
     def closes(self, ids: Sequence[int], max_tokens: int) -> str | None:
@@ -118,6 +118,8 @@ async def _until_closed(
                 (output,) = result.outputs
                 ids += output.token_ids
                 is_open = stop.marks.end not in output.token_ids
+                if not is_open and stop.ended is not None:
+                    await stop.ended()
                 if is_open and output.finish_reason is None:
                     reason = stop.closes(ids, limit)
             if reason is None:

@@ -29,7 +29,8 @@ EARLY_EXIT = "early_exit"
 @dataclass(slots=True)
 class TrialAnswers:
     """Of one sequence; `suffix` closes its reasoning and begins an answer. One trial runs at a
-    time. `values` are the answers until now."""
+    time. `values` are the answers until now; the reasoning ends for `reason` where they are
+    `enough`."""
 
     generate: "Callable[..., Outputs]"
     generation: Generation
@@ -41,6 +42,8 @@ class TrialAnswers:
     suffix: Sequence[int]
     max_model_len: int
     values: list[str | None] = field(default_factory=list[str | None])
+    enough: Callable[[Sequence[str | None]], bool] = is_stable
+    reason: str = EARLY_EXIT
     _asked_at: int = 0
     _running: "asyncio.Task[None] | None" = None
 
@@ -52,8 +55,8 @@ class TrialAnswers:
                 return None
             self._running.result()
             self._running = None
-        if is_stable(self.values):
-            return EARLY_EXIT
+        if self.enough(self.values):
+            return self.reason
         every = self.plan.trial_every_tokens
         if trial_is_due(len(written), asked_at=self._asked_at, every_tokens=every):
             self._begin(written)
@@ -61,15 +64,9 @@ class TrialAnswers:
 
     async def close(self) -> None:
         """Nobody waits for a trial any longer."""
-        if self._running is None:
-            return
-        self._running.cancel()
-        await asyncio.wait({self._running})
-        if not self._running.cancelled() and (fault := self._running.exception()) is not None:
-            details = {"request_id": self.request_id}
-            log.warning(
-                "a trial answer has failed that nobody needs", exc_info=fault, extra=details
-            )
+        if self._running is not None:
+            await end_unneeded(self._running, self.request_id)
+            self._running = None
 
     def _begin(self, written: Sequence[int]) -> None:
         ids = [*self.prompt["prompt_token_ids"], *written, *self.suffix]
@@ -95,6 +92,15 @@ class TrialAnswers:
                 if (content := balanced(text)) is not None:
                     break
         self.values.append((answer_value(content) or None) if content else None)
+
+
+async def end_unneeded(task: "asyncio.Task[None]", request_id: str) -> None:
+    """End what nobody waits for; what it has raised is logged."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled() and (fault := task.exception()) is not None:
+        details = {"request_id": request_id}
+        log.warning("a trial answer has failed that nobody needs", exc_info=fault, extra=details)
 
 
 def trial_params(params: "SamplingParams", plan: PolicyPlan) -> "SamplingParams":

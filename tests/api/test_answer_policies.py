@@ -1,6 +1,7 @@
 """Which answer policy a request gets, and what its reasoning is planned to be under it."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,6 +91,7 @@ def test_what_is_no_policy_is_refused_with_those_that_are(value: object) -> None
 
 
 EXIT = AnswersConfig(policy=AnswerPolicy.EARLY_EXIT, trial_every_tokens=32, trial_tokens=9)
+PAIR = AnswersConfig(policy=AnswerPolicy.PAIR, trial_every_tokens=32, trial_tokens=9)
 VOTE = AnswersConfig(policy=AnswerPolicy.VOTE, vote_samples=5)
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
@@ -99,6 +101,71 @@ def test_an_early_exit_has_the_tiers_trials() -> None:
     assert taken(answers=EXIT) == (planned, PLAN)
     assert taken({"answer_policy": "early_exit", "logprobs": True}, answers=EXIT)[0] == planned
     assert taken({"response_format": {"type": "text"}, "tools": []}, answers=EXIT)[0] == planned
+
+
+def test_a_pair_takes_two_slots_and_has_the_tiers_trials() -> None:
+    planned = PolicyPlan(AnswerPolicy.PAIR, 32, 9, samples=2)
+    assert taken(answers=PAIR) == (planned, PLAN)
+    assert taken({"answer_policy": "pair", "temperature": 0}, answers=PAIR)[0] == planned
+    assert taken(answers=PAIR, slots=1) == (None, PLAN)
+
+
+def test_lean_goes_with_everything_that_reasons() -> None:
+    planned = PolicyPlan(AnswerPolicy.LEAN, lean_most=8.0, lean_begins_at=0.5)
+    answers = AnswersConfig(policy=AnswerPolicy.LEAN)
+    for fields in ({}, {"n": 3}, {"tools": [TOOL]}, {"logprobs": True}):
+        assert taken(fields, answers=answers) == (planned, PLAN)
+        assert taken({**fields, "answer_policy": "lean"})[0] == planned
+    assert taken(endpoint=RESPONSES, answers=answers) == (planned, PLAN)
+    named = taken({"answer_policy": "lean:20"})[0]
+    assert named is not None
+    assert named.lean_most == 20
+    assert taken(answers=answers, plan=None) == (None, None)
+    with pytest.raises(RequestError, match="this tier's does not"):
+        taken({"answer_policy": "lean"}, plan=None)
+
+
+@pytest.mark.parametrize("plan", [replace(PLAN, enabled=False), replace(PLAN, most_tokens=0)])
+def test_a_pair_needs_reasoning_to_compare_with(plan: ThinkingPlan) -> None:
+    assert taken(answers=PAIR, plan=plan) == (None, plan)
+    with pytest.raises(RequestError, match="this request has none"):
+        taken({"answer_policy": "pair"}, plan=plan)
+
+
+def test_a_request_may_have_fewer_samples_and_trials_than_its_tier() -> None:
+    assert taken({"answer_policy": "vote:2"}, answers=VOTE)[0] == PolicyPlan(
+        AnswerPolicy.VOTE, samples=2
+    )
+    assert taken({"answer_policy": "early_exit:100"}, answers=EXIT)[0] == PolicyPlan(
+        AnswerPolicy.EARLY_EXIT, 100, 9
+    )
+    assert taken({"answer_policy": "pair:32"}, answers=PAIR)[0] == PolicyPlan(
+        AnswerPolicy.PAIR, 32, 9, 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ("vote:1", "takes 2 to 3 samples in this tier, not 1"),
+        ("vote:4", "takes 2 to 3 samples"),
+        ("vote:", "`vote:2`"),
+        ("vote:2.5", "whole number"),
+        ("vote:-2", "whole number"),
+        ("vote:٣", "whole number"),
+        ("vote:" + "9" * 5000, "whole number"),
+        ("vote:2:3", "whole number"),
+        ("early_exit:63", "takes from 64 on tokens"),
+        ("lean:101", "takes 0 to 100 logits"),
+        ("pair:0", "takes from 64 on tokens"),
+        ("direct:1", "has no number"),
+        ("truncate:256", "has no number"),
+    ],
+)
+def test_a_number_that_a_policy_does_not_take_is_refused(named: str, says: str) -> None:
+    message = refused({"answer_policy": named})
+    assert says in message
+    assert len(message) < 200
 
 
 def test_a_vote_has_no_more_samples_than_slots() -> None:
@@ -116,6 +183,10 @@ def test_a_vote_has_no_more_samples_than_slots() -> None:
         ("early_exit", {"tools": [TOOL]}, EXIT),
         ("early_exit", {"response_format": {"type": "json_object"}}, EXIT),
         ("early_exit", {"structured_outputs": {"regex": "a+"}}, EXIT),
+        ("pair", {"n": 2}, PAIR),
+        ("pair", {"tools": [TOOL]}, PAIR),
+        ("pair", {"response_format": {"type": "json_object"}}, PAIR),
+        ("pair", {"logprobs": True}, PAIR),
         ("vote", {"n": 3}, VOTE),
         ("vote", {"tools": [TOOL]}, VOTE),
         ("vote", {"temperature": 0}, VOTE),
@@ -137,7 +208,7 @@ def test_what_a_policy_does_not_go_with_is_refused_if_it_is_named(
 
 def test_policies_of_one_answer_are_those_of_chat_completions() -> None:
     for endpoint in (RESPONSES, MESSAGES):
-        for answers in (EXIT, VOTE):
+        for answers in (EXIT, PAIR, VOTE):
             assert taken(endpoint=endpoint, answers=answers) == (None, PLAN)
 
 
@@ -150,6 +221,9 @@ def test_an_early_exit_needs_a_model_that_reasons() -> None:
 def test_what_is_made_beside_the_answer_is_reserved_too() -> None:
     prepared = PreparedRequest({}, 1, 100, False, PLAN, policy=taken(answers=EXIT)[0])
     assert prepared.most_new_tokens == 100 + 3 * 9
+    assert prepared.can_move
+    prepared = PreparedRequest({}, 2, 100, False, PLAN, policy=taken(answers=PAIR)[0])
+    assert prepared.most_new_tokens == 200 + 3 * 9
     assert prepared.can_move
     prepared = PreparedRequest({}, 5, 100, False, PLAN, policy=taken(answers=VOTE)[0])
     assert prepared.most_new_tokens == 500

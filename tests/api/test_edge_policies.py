@@ -8,7 +8,7 @@ from typing import Any
 from serve_app.api.edge import TierEdge
 from serve_app.config.answers import AnswersConfig
 from serve_app.core.generation import GENERATION, SequenceFacts
-from serve_app.core.reasoning.answer_policy import AnswerPolicy
+from serve_app.core.reasoning.answer_policy import AnswerPolicy, PolicyPlan
 from serve_app.core.reasoning.vote import Verdict
 from tests.api.asgi import Call, FakeEngine, answers, call, sse_data, streams
 from tests.api.fake_keys import TEAM, FakeKeys, FakeQuotas, a_fake_desk, a_key, bearer
@@ -97,6 +97,25 @@ async def test_each_sample_takes_a_slot() -> None:
     assert edge.gate.queued_requests == 2
     await asyncio.gather(first.done, second.done, plain.done)
     assert idle(edge.gate)
+
+
+@virtual
+async def test_a_pair_takes_two_slots_and_is_sent_as_it_comes() -> None:
+    seen: list[Any] = []
+
+    async def pairing(payload: dict[str, Any], send: Any) -> None:
+        generation = GENERATION.get()
+        assert generation is not None
+        seen.append(generation.policy)
+        await streams(event(LAST_CHUNK), LAST, every_s=5.0)(payload, send)
+
+    edge = an_edge(FakeEngine(pairing), gate=a_gate(slots=3), thinks=True)
+    asked = Call(edge, "", {**STREAM, "answer_policy": "pair:100"})
+    await asyncio.sleep(1.0)
+    assert edge.gate.running_sequences == 2
+    await asked.done
+    assert idle(edge.gate)
+    assert seen == [PolicyPlan(AnswerPolicy.PAIR, 100, 24, samples=2)]
 
 
 @virtual

@@ -37,6 +37,41 @@ def test_reasoning_that_others_have_ended_saves_nothing(cut_by: str | None) -> N
     assert (report["agreed"], report["saved_tokens"]) == (False, 0)
 
 
+def test_a_pair_that_agrees_has_its_direct_answer_as_the_answer() -> None:
+    generation = exited("pair")
+    generation.policy = PolicyPlan(AnswerPolicy.PAIR, samples=2)
+    generation.direct = SequenceFacts(tokens=15)
+    report = {
+        "policy": "pair",
+        "trials": 2,
+        "trial_tokens": 10,
+        "agreed": True,
+        "saved_tokens": 100 - 40 - 10,
+        "samples": 2,
+        "direct_tokens": 15,
+    }
+    assert policy_report(generation) == report
+
+
+def test_a_pair_that_differs_has_made_its_direct_answer_in_vain() -> None:
+    generation = exited(None)
+    generation.policy = PolicyPlan(AnswerPolicy.PAIR, samples=2)
+    generation.direct = SequenceFacts(tokens=15)
+    generation.unseen.append(generation.direct)
+    report = policy_report(generation)
+    assert (report["trials"], report["trial_tokens"], report["direct_tokens"]) == (2, 10, 15)
+    assert (report["agreed"], report["saved_tokens"]) == (False, 0)
+
+
+def test_reasoning_that_was_led_to_its_end_saves_what_it_left() -> None:
+    generation = exited(None)
+    generation.policy, generation.unseen = PolicyPlan(AnswerPolicy.LEAN), []
+    assert policy_report(generation) == {"policy": "lean", "ended_itself": 1, "saved_tokens": 60}
+    budget = exited("budget")
+    budget.policy = generation.policy
+    assert policy_report(budget) == {"policy": "lean", "ended_itself": 0, "saved_tokens": 0}
+
+
 def test_a_request_without_a_policy_has_no_report() -> None:
     assert policy_report(Generation()) == {}
     assert policy_report(Generation(policy=PolicyPlan(AnswerPolicy.DIRECT))) == {"policy": "direct"}

@@ -5,15 +5,23 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from serve_app.core.generation import Generation, SequenceFacts
+from serve_app.core.reasoning.lean import Lean
 from serve_app.core.reasoning.trace import ThoughtTrace
 from serve_app.engine.vllm.cpu import computes_on_cpu
 from serve_app.engine.vllm.fast_path import FIELD_LOG, build_chunks_unchecked, chunk_models
+from serve_app.engine.vllm.lean_params import lean_to_end
 from serve_app.engine.vllm.patches.r1_parser import exact_parser
+from serve_app.engine.vllm.patches.reasoning_lean import (
+    adding_what_leans,
+    applying_a_lean,
+    knowing_what_leans,
+    with_a_lean,
+)
 from serve_app.engine.vllm.patches.registry import IN_EVERY_PROCESS, ON_CPU
 from serve_app.engine.vllm.patches.stop_strings import stopping_in_answers, with_stop_scope
 from serve_app.engine.vllm.patches.stop_token_ids import stop_ids_in_answers
@@ -120,6 +128,128 @@ def test_an_output_that_is_there_counts_as_if_it_had_been_written_here(natural: 
             assert forced_next(holder, ids, budget) == expected, (cut, ids)
             ids.append(token if expected is None else expected)
             grown.append(ids[-1])
+
+
+def leaning_holder(spec_tokens: int = 0) -> Any:
+    """The patched one of two sequences, that leans where it is asked to."""
+    import torch
+
+    _, patched = holders()
+
+    class Leaning(patched):
+        sync_batch = knowing_what_leans(patched.sync_batch)
+        apply_to_logits = with_a_lean(patched.apply_to_logits)
+
+    return Leaning(CONFIG, 4, spec_tokens, torch.device("cpu"), False)
+
+
+def swap() -> Any:
+    from vllm.v1.sample.logits_processor.interface import MoveDirectionality
+
+    return MoveDirectionality.SWAP
+
+
+def leaning_params(budget: int, lean: Lean | None) -> Any:
+    params = SimpleNamespace(thinking_token_budget=budget, extra_args=None)
+    if lean is not None:
+        lean_to_end(cast("Any", params), lean)
+    return params
+
+
+def test_the_reasonings_end_gets_a_bias_that_grows_with_what_is_spent() -> None:
+    """One sequence of two leans; a third joins with an output that is there, and is moved."""
+    import torch
+
+    lean, budget = Lean(6.0, 0.25), 9
+    holder = leaning_holder()
+    rows: list[list[int]] = [[], []]
+    added = [
+        (0, leaning_params(budget, None), PROMPT, rows[0]),
+        (1, leaning_params(budget, lean), PROMPT, rows[1]),
+    ]
+    holder.sync_batch(SimpleNamespace(removed=[], added=added, moved=[]))
+    for written_tokens in range(budget - 1):
+        holder.update_state(rows, None)
+        logits = holder.apply_to_logits(torch.zeros(2, VOCABULARY), False, None)
+        # The prompt holds one token of the reasoning.
+        bias = lean.bias(written_tokens + 1, budget)
+        assert logits[1, END] == pytest.approx(bias)
+        assert logits.sum() == pytest.approx(bias)
+        for row in rows:
+            row.append(5)
+    resumed = [5] * 4
+    third = (2, leaning_params(budget, lean), PROMPT, resumed)
+    moved = [(2, 0, swap())]
+    holder.sync_batch(SimpleNamespace(removed=[1], added=[third], moved=moved))
+    holder.update_state([resumed, [], rows[0]], None)
+    logits = holder.apply_to_logits(torch.zeros(3, VOCABULARY), False, None)
+    assert logits[0, END] == pytest.approx(lean.bias(5, budget))
+    # The one that does not lean is closed by its budget.
+    assert int(logits[2].argmax()) == PHRASE[0]
+
+
+@pytest.mark.parametrize("ended", [[5, 6, END, 9], [5] * 8 + [PHRASE[0]]], ids=["itself", "forced"])
+def test_nothing_leans_behind_the_reasoning(ended: list[int]) -> None:
+    import torch
+
+    holder = leaning_holder()
+    params = leaning_params(9, Lean(6.0, 0.0))
+    row: list[int] = []
+    holder.sync_batch(SimpleNamespace(removed=[], added=[(0, params, PROMPT, row)], moved=[]))
+    for token in ended:
+        holder.update_state([row], None)
+        holder.apply_to_logits(torch.zeros(1, VOCABULARY), False, None)
+        row.append(token)
+    holder.update_state([row], None)
+    logits = holder.apply_to_logits(torch.zeros(1, VOCABULARY), False, None)
+    assert logits[0, END] == 0.0
+
+
+def test_runner_v2_leans_alike() -> None:
+    """Its marker kernels need a GPU, and stand for themselves here; rows are of the slots 2, 0, 2,
+    the last one behind a drafted token."""
+    import numpy as np
+    import torch
+
+    lean, budget = Lean(6.0, 0.25), 9
+
+    class State:
+        max_num_reqs = 3
+        natural_reasoning_end_token_ids = torch.tensor([END])
+        reasoning_start_token_ids = torch.tensor([START])
+        thinking_token_budget = SimpleNamespace(gpu=torch.tensor([-1, -1, budget]))
+        cached_last_start = torch.tensor([-1, -1, 3])
+        cached_last_end = torch.tensor([-1, -1, -1])
+        req_states = SimpleNamespace(total_len=SimpleNamespace(gpu=torch.tensor([20, 0, 0])))
+
+        def add(self, slot: int, params: Any) -> bool:
+            return params.thinking_token_budget is not None
+
+        def apply(self, logits: Any, ctx: Any) -> None:
+            self.applied = True
+
+    add: Any = adding_what_leans(State.add)
+    apply: Any = applying_a_lean(State.apply)
+    state, ctx = State(), SimpleNamespace(idx_mapping_np=np.array([2, 0]))
+    ctx.expanded_idx_mapping = torch.tensor([2, 0, 2], dtype=torch.int32)
+    ctx.expanded_local_pos = torch.tensor([0, 0, 1])
+    assert add(state, 0, leaning_params(budget, None))
+    apply(state, logits := torch.zeros(3, VOCABULARY), ctx)
+    assert not logits.any()
+    assert add(state, 2, leaning_params(budget, lean))
+    for spent in range(budget + 3):
+        state.req_states.total_len.gpu[2] = 3 + 1 + spent
+        apply(state, logits := torch.zeros(3, VOCABULARY), ctx)
+        assert logits[0, END] == pytest.approx(lean.bias(spent, budget))
+        assert logits.sum() == pytest.approx(lean.bias(spent, budget))
+    state.cached_last_end[2] = 5
+    apply(state, logits := torch.zeros(3, VOCABULARY), ctx)
+    assert not logits.any()
+    state.cached_last_end[2] = -1
+    # Another request has the slot.
+    assert add(state, 2, leaning_params(budget, None))
+    apply(state, logits := torch.zeros(3, VOCABULARY), ctx)
+    assert not logits.any()
 
 
 class FakeTokenizer:

@@ -204,7 +204,7 @@ def study_config(
 ) -> dict[str, Any]:
     """What is deployed: so many replicas of chat, with `nodes` each on one of its own, and with
     `as_served` one of reasoning."""
-    profile = load_profile("local-cpu")
+    profile = machine_profile()
     if options.as_served:
         config = deepcopy(profile)
         for app in config["applications"]:

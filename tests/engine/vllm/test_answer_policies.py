@@ -9,6 +9,7 @@ import pytest
 
 from serve_app.core.reasoning.answer_policy import AnswerPolicy, PolicyPlan
 from serve_app.core.reasoning.answer_value import final_answer
+from serve_app.core.reasoning.trace import ThoughtEnd
 from serve_app.engine.interface import Engine
 from tests.engine.real_engine import Asked, Stream, streamed
 from tests.engine.stream_content import content
@@ -84,6 +85,88 @@ def test_a_stream_that_ended_early_goes_on_elsewhere(run: Run, engine: Engine) -
         before = await streamed(engine, asked, base.journals[closed[0] // 2])
         assert ends(before) == ends(base)
         return wrong
+
+    assert run(gone_on()) == []
+
+
+PAIR = PolicyPlan(AnswerPolicy.PAIR, trial_every_tokens=5, trial_tokens=8, samples=2)
+# micro-r1 does not need to reason for it, and does so in 72 tokens.
+EASY = chat(messages=[{"role": "user", "content": "What is 26 * 4 + 7?"}])
+
+
+@pytest.mark.parametrize("form", [whole, lambda asked: asked], ids=["whole", "streamed"])
+def test_a_direct_answer_stands_once_the_reasoning_says_the_same(
+    run: Run, engine: Engine, form: Callable[[Asked], Asked]
+) -> None:
+    found = run(streamed(engine, form(under(PAIR, EASY)), None)).generation
+    (facts,) = found.sequences.values()
+    assert facts.thought is not None
+    assert found.direct is not None
+    assert facts.thought.cut_by == "pair"
+    assert facts.thought.answer_tokens == found.direct.tokens
+    assert found.direct not in found.unseen
+    assert engine.has_finished(found)
+
+
+def test_a_direct_answer_that_differs_changes_nothing(run: Run, engine: Engine) -> None:
+    plain = run(streamed(engine, LONG, None))
+    pair = run(streamed(engine, under(PAIR, LONG), None))
+    assert texts(pair) == texts(plain)
+    assert pair.generation.direct in pair.generation.unseen
+    assert engine.has_finished(pair.generation)
+
+
+def test_a_stream_of_a_pair_goes_on_elsewhere(run: Run, engine: Engine) -> None:
+    """Behind the reasoning's end there is no direct answer: the journal has what it has become."""
+    asked = under(PAIR, EASY)
+
+    async def gone_on() -> list[Any]:
+        base = await streamed(engine, asked)
+        closed = [at for at, journal in enumerate(base.journals) if "closed" in journal]
+        answered = [at for at, journal in enumerate(base.journals) if journal == base.journals[-1]]
+        wrong: list[Any] = []
+        for at in answered[:-1]:
+            again = await streamed(engine, asked, base.journals[at])
+            wrong += test_replay.differences("reasoning", again, base, at + 1)
+            assert again.generation.direct is None
+        before = await streamed(engine, asked, base.journals[closed[0] // 2])
+        assert ends(before) == ends(base)
+        return wrong
+
+    assert run(gone_on()) == []
+
+
+def leaning(most: float) -> PolicyPlan:
+    return PolicyPlan(AnswerPolicy.LEAN, lean_most=most, lean_begins_at=0.0)
+
+
+def test_reasoning_is_led_to_its_own_end(run: Run, engine: Engine) -> None:
+    """With n and a seed too; a lean of nothing changes nothing."""
+    plain = run(streamed(engine, LONG, None))
+    assert texts(run(streamed(engine, under(leaning(0.0), LONG), None))) == texts(plain)
+    (long,) = plain.generation.sequences.values()
+    assert long.thought is not None
+    led = run(streamed(engine, under(leaning(100.0), LONG), None))
+    (short,) = led.generation.sequences.values()
+    assert short.thought is not None
+    assert short.thought.end is ThoughtEnd.COMPLETE
+    assert short.thought.tokens < long.thought.tokens
+    more = replace(LONG, body={**LONG.body, "n": 3, "temperature": 0.7, "seed": 4})
+    both = [run(streamed(engine, under(leaning(30.0), more), None)) for _ in range(2)]
+    assert texts(both[0], "2") == texts(both[1], "2")
+    for facts in both[0].generation.sequences.values():
+        assert facts.thought is not None
+        assert facts.thought.end is ThoughtEnd.COMPLETE
+        assert facts.thought.answer_tokens > 3
+
+
+def test_a_leaning_stream_goes_on_elsewhere(run: Run, engine: Engine) -> None:
+    asked = under(leaning(20.0), LONG)
+
+    async def gone_on() -> list[Any]:
+        base = await streamed(engine, asked)
+        again = await streamed(engine, asked, base.journals[20])
+        return test_replay.differences("reasoning", again, base, 21)
 
     assert run(gone_on()) == []
 

@@ -45,6 +45,9 @@ class Reply:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     usage: bool = True
+    # `tierserve.answer_policy`, and the tokens that no client sees.
+    policy: Mapping[str, Any] | None = None
+    unseen: int = 0
 
 
 class FakeOpenAI:
@@ -116,12 +119,15 @@ def chunks(reply: Reply) -> list[dict[str, Any]]:
         "choices": [{"index": 0, "delta": {}, "finish_reason": reply.finish_reason}]
     }
     if reply.end is not None:
-        last["tierserve"] = {
+        reported: dict[str, Any] = {
             "thoughts": [{"index": 0, "end": reply.end, "tokens": len(thought)}],
         }
+        if reply.policy is not None:
+            reported["answer_policy"] = dict(reply.policy)
+        last["tierserve"] = reported
     usage = {
         "prompt_tokens": 5,
-        "completion_tokens": len(thought) + len(answer),
+        "completion_tokens": len(thought) + len(answer) + reply.unseen,
         "total_tokens": 5 + len(thought) + len(answer),
         "completion_tokens_details": {"reasoning_tokens": len(thought)},
     }

@@ -13,6 +13,7 @@ from serve_app.engine.vllm.patches import (
     long_prompts,
     output_yield,
     r1_parser,
+    reasoning_lean,
     repetition_interval,
     resumed_output,
     seeded_prefill,
@@ -26,6 +27,8 @@ from serve_app.engine.vllm.patches.patch import Patch, outcomes_in
 IN_EVERY_PROCESS = (
     r1_parser.PATCH,
     thinking_budget.PATCH,
+    # Behind the budget's, into whose class it is put.
+    reasoning_lean.PATCH,
     stop_strings.PATCH,
     stop_token_ids.PATCH,
     repetition_interval.PATCH,

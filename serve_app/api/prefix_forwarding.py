@@ -139,15 +139,15 @@ class PrefixForwarding:
 
 
 def replica_state(gate: Gate, draining: Callable[[], bool]) -> Callable[[], ReplicaState]:
-    """What a replica reports of its own gate; the mean load is added by `PrefixReports`."""
+    """What a replica reports of its own gate; `PrefixReports` adds what it counts."""
 
     def state() -> ReplicaState:
         room = gate.room
         assert room is not None
         return ReplicaState(
             name="",
-            load=0.0,
             sequences=0.0,
+            slots=gate.limits.slots,
             wait_s=room.ahead(0.0, 0.0).engine_s,
             prompt_token_s=room.prefill_s(1.0),
             has_room=gate.has_room(1),

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve_app.api.request_body import BodyReader
 from serve_app.api.request_context import header, path_below_root
 from serve_app.core.prefix.cached_chunks import MOST_KEPT, CachedChunks
+from serve_app.core.prefix.live_conversations import LiveConversations
 from serve_app.core.prefix.prompt_chunks import HASH_BYTES, Chunk
 from serve_app.core.prefix.replica_choice import STALE_S, Candidate, ReplicaState
 from serve_app.errors import ClientDisconnectedError, RequestError
@@ -56,11 +57,13 @@ class MeanLoad:
     """A mean of what is busy, which forgets."""
 
     sequences: float = 0.0
+    observed_s: float = 0.0
     _read_s: float | None = None
 
     def observe(self, sequences: float, now_s: float) -> None:
         """So many are busy, and were since the last call."""
         if self._read_s is not None:
+            self.observed_s += now_s - self._read_s
             weight = 1 - math.exp((self._read_s - now_s) / LOAD_S)
             self.sequences += weight * (sequences - self.sequences)
         self._read_s = now_s
@@ -77,9 +80,9 @@ class _Peer:
 @dataclass(slots=True)
 class PrefixReports:
     """`addresses` gives the base URLs of the tier's other replicas by their names, `post` sends a
-    body to one of them, `state` is this replica's own (its `load` and `sequences` are filled in
-    here), `busy` how many sequences run or wait here now, `slots` how many may run, `most_chunks`
-    how many its KV pool holds. `enabled`: without it nothing is sent, kept or believed."""
+    body to one of them, `state` is this replica's own (its name and what is counted here are
+    filled in), `busy` how many sequences run or wait here now, `most_chunks` how many its KV pool
+    holds. `enabled`: without it nothing is sent, kept or believed."""
 
     replica: str
     key: bytes
@@ -89,10 +92,10 @@ class PrefixReports:
     post: Post
     state: Callable[[], ReplicaState]
     busy: Callable[[], int]
-    slots: Callable[[], int]
     most_chunks: Callable[[], int] = lambda: MOST_KEPT
     enabled: Callable[[], bool] = lambda: True
     own: CachedChunks = field(default_factory=CachedChunks)
+    conversations: LiveConversations = field(default_factory=LiveConversations)
     bodies: BodyReader = field(default_factory=BodyReader)
     load: MeanLoad = field(default_factory=MeanLoad)
     _peers: dict[str, _Peer] = field(default_factory=dict[str, _Peer])
@@ -118,15 +121,20 @@ class PrefixReports:
         """This replica's engine is given a prompt of these."""
         self.own.most = min(self.most_chunks(), MOST_KEPT)
         self.own.use(chunks)
+        self.conversations.turn(chunks, self.clock_s())
         if not self.alone:
             self._pending.append(tuple(chunks))
             del self._pending[:-MOST_PENDING]
 
     def own_state(self) -> ReplicaState:
         """As the others would see this replica now."""
-        sequences = self.load.sequences
-        load = sequences / max(1, self.slots())
-        return replace(self.state(), name=self.replica, load=load, sequences=sequences)
+        return replace(
+            self.state(),
+            name=self.replica,
+            sequences=self.load.sequences,
+            conversations=self.conversations.count(self.clock_s()),
+            up_s=self.load.observed_s,
+        )
 
     def peers(self, chunks: Sequence[Chunk], tokens_each: float) -> list[Candidate]:
         """The other replicas, with what each has of a prompt."""
@@ -144,8 +152,12 @@ class PrefixReports:
         """For `/api/tiers`."""
         now_s = self.clock_s()
         fresh = sum(now_s - peer.received_s <= STALE_S for peer in self._peers.values())
-        mean = round(self.load.sequences, 2)
-        return {"chunks": len(self.own), "replicas_heard": fresh, "mean_sequences": mean}
+        return {
+            "chunks": len(self.own),
+            "conversations": self.conversations.count(now_s),
+            "mean_sequences": round(self.load.sequences, 2),
+            "replicas_heard": fresh,
+        }
 
     async def run(self) -> None:
         """Report until cancelled."""

@@ -114,7 +114,6 @@ class RunningTier:
             edge.forwarder.status_of,
             replica_state(gate, lambda: edge.hand_over.draining or edge.engine_dead()),
             lambda: gate.running_sequences + gate.queued_requests,
-            lambda: gate.limits.slots,
             most_chunks,
             lambda: edge.settings.prefixes.forward,
         )

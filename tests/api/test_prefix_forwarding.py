@@ -67,7 +67,6 @@ def a_replica(name: str, urls: Mapping[str, str], **changed: Any) -> Replica:
         edge.forwarder.status_of,
         replica_state(gate, lambda: edge.hand_over.draining),
         lambda: gate.running_sequences,
-        lambda: gate.limits.slots,
         enabled=lambda: edge.settings.prefixes.forward,
     )
     edge.prefixes = PrefixForwarding(

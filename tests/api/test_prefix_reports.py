@@ -24,7 +24,7 @@ A, B, C = b"a" * 8, b"b" * 8, b"c" * 8
 
 
 def a_state() -> ReplicaState:
-    return ReplicaState("", 0.0, 0.0, 0.1, 0.0002)
+    return ReplicaState("", 0.0, 8, 0.1, 0.0002)
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Network:
 
         reports = PrefixReports(
             name, KEY, "/api/chat", now_s, addresses, self._post, a_state,
-            lambda: 4, lambda: 8, **more,
+            lambda: 4, **more,
         )  # fmt: skip
         self.replicas[name] = reports
         return reports

@@ -1,5 +1,6 @@
 """Run a request where it came in, or at the replica that has the begin of its prompt."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,10 +8,13 @@ from enum import StrEnum
 # A report that is older says nothing any more: three of them are missing then.
 STALE_S = 3.0
 # A mean of fewer busy sequences is no load that could be out of balance.
-NO_LOAD_SEQUENCES = 1.0
-# A prompt that is nowhere, or as much of it here as there, begins where the load is lower by so
-# much of the mean.
-PLACED_LOAD_GAP = 0.2
+NO_LOAD_SEQUENCES = 0.5
+# A replica's mean load says little before. One that has just started would lower the mean so far
+# that all others were above their bound, and their conversations were scattered; meanwhile it gets
+# the new ones.
+SETTLED_S = 60.0
+# With fewer here it makes no difference where a conversation begins.
+PLACED_SEQUENCES = 0.3
 
 
 class ChoiceReason(StrEnum):
@@ -32,19 +36,31 @@ class ChoiceReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReplicaState:
-    """One replica as it last reported. `load` is the mean fraction of its slots that was busy or
-    asked for in the last half minute, `sequences` the same in sequences; `wait_s` how long its
-    engine still reads the prompts that it has; `prompt_token_s` how long it takes for one token
-    more, as measured."""
+    """One replica as it last reported. `sequences` is how many of its `slots` were busy or asked
+    for, as a mean of the last half minute; `wait_s` how long its engine still reads the prompts
+    that it has; `prompt_token_s` how long it takes for one token more, as measured;
+    `conversations` how many had a turn there lately; `up_s` since when it serves."""
 
     name: str
-    load: float
     sequences: float
+    slots: int
     wait_s: float
     prompt_token_s: float
+    conversations: int = 0
+    up_s: float = math.inf
     has_room: bool = True
     draining: bool = False
     age_s: float = 0.0
+
+    @property
+    def load(self) -> float:
+        """Over replicas of different GPUs."""
+        return self.sequences / max(1, self.slots)
+
+    @property
+    def next_conversation(self) -> float:
+        """What it would have with another one, for each of its slots."""
+        return (self.conversations + 1) / max(1, self.slots)
 
     @property
     def takes_part(self) -> bool:
@@ -97,16 +113,15 @@ def choose_replica(
     whose load is above `most_load_ratio` times the mean (bounded loads, as in Mirrokni, Thorup and
     Zadimoghaddam 2018, with the replica that has the prefix in place of the hash's).
 
-    Where the load is above the mean here, and a replica with less of it would read the prompt as
-    soon, it begins there: a new conversation, which will stay.
+    One that has no such replica is a new conversation, which will stay where it begins: it does
+    where the fewest are, for their slots, if its prompt is read there as soon.
     """
     if here.read_s(prompt_tokens) < least_saved_s:
         return Choice(ChoiceReason.SHORT)
     present = [peer for peer in peers if peer.state.takes_part]
     if not present:
         return Choice(ChoiceReason.ALONE)
-    loads = [here.state.load, *(peer.state.load for peer in present)]
-    mean_load = sum(loads) / len(loads)
+    most_load = most_load_ratio * _mean_load([here, *present])
     reason, best, best_s = ChoiceReason.HERE, None, 0.0
     for peer in present:
         saved_s = here.first_token_s(prompt_tokens) - peer.first_token_s(prompt_tokens)
@@ -115,7 +130,7 @@ def choose_replica(
             continue
         if not peer.state.has_room:
             reason = ChoiceReason.FULL
-        elif _is_overloaded(peer.state, mean_load * most_load_ratio):
+        elif _is_overloaded(peer.state, most_load):
             reason = ChoiceReason.OVERLOADED
         elif saved_s < least_saved_s:
             reason = ChoiceReason.WAITS
@@ -130,27 +145,31 @@ def choose_replica(
             best.cached_tokens - here.cached_tokens,
         )
     if reason is ChoiceReason.HERE:
-        return _placed(here, present, mean_load, prompt_tokens)
+        return _placed(here, present, prompt_tokens)
     return Choice(reason)
 
 
-def _placed(
-    here: Candidate, present: Sequence[Candidate], mean_load: float, prompt_tokens: float
-) -> Choice:
+def _placed(here: Candidate, present: Sequence[Candidate], prompt_tokens: float) -> Choice:
     stays, own = Choice(ChoiceReason.HERE), here.state
-    if own.sequences <= NO_LOAD_SEQUENCES or own.load <= mean_load:
+    if own.sequences <= PLACED_SEQUENCES:
         return stays
     as_soon = [
         peer.state
         for peer in present
         if peer.state.has_room
         and peer.first_token_s(prompt_tokens) <= here.first_token_s(prompt_tokens)
-        and own.load - peer.state.load > PLACED_LOAD_GAP * mean_load
+        and peer.state.next_conversation < own.next_conversation
     ]
     if not as_soon:
         return stays
-    least = min(as_soon, key=lambda state: state.load)
-    return Choice(ChoiceReason.PLACED, least.name, max(own.wait_s, least.wait_s))
+    fewest = min(as_soon, key=lambda state: (state.next_conversation, state.load))
+    return Choice(ChoiceReason.PLACED, fewest.name, max(own.wait_s, fewest.wait_s))
+
+
+def _mean_load(candidates: Sequence[Candidate]) -> float:
+    """Of those that have settled; where none has, nothing bounds."""
+    loads = [each.state.load for each in candidates if each.state.up_s >= SETTLED_S]
+    return sum(loads) / len(loads) if loads else math.inf
 
 
 def _is_overloaded(state: ReplicaState, most_load: float) -> bool:

@@ -138,8 +138,11 @@ class PrefixForwarding:
         self.metrics.prefix_choices.labels(reason=reason).inc()
 
 
-def replica_state(gate: Gate, draining: Callable[[], bool]) -> Callable[[], ReplicaState]:
-    """What a replica reports of its own gate; `PrefixReports` adds what it counts."""
+def replica_state(
+    gate: Gate, draining: Callable[[], bool], has_cache: Callable[[], bool] = lambda: True
+) -> Callable[[], ReplicaState]:
+    """What a replica reports of its own gate; `PrefixReports` adds what it counts. Without
+    `has_cache`, of an engine that looks for no prefixes, there is no room for those of others."""
 
     def state() -> ReplicaState:
         room = gate.room
@@ -150,7 +153,7 @@ def replica_state(gate: Gate, draining: Callable[[], bool]) -> Callable[[], Repl
             slots=gate.limits.slots,
             wait_s=room.ahead(0.0, 0.0).engine_s,
             prompt_token_s=room.prefill_s(1.0),
-            has_room=gate.has_room(1),
+            has_room=has_cache() and gate.has_room(1),
             draining=draining(),
         )
 

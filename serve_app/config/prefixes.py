@@ -21,7 +21,7 @@ class PrefixConfig(Strict):
         "measured speed of prefill. A prompt that is read faster is not looked at.",
     )
     most_load_ratio: float = Field(
-        default=1.15,
+        default=1.2,
         gt=1,
         description="Nothing is forwarded to a replica whose load, of the last half minute, is "
         "above so many times the mean of all replicas.",

@@ -112,7 +112,11 @@ class RunningTier:
             time.monotonic,
             addresses,
             edge.forwarder.status_of,
-            replica_state(gate, lambda: edge.hand_over.draining or edge.engine_dead()),
+            replica_state(
+                gate,
+                lambda: edge.hand_over.draining or edge.engine_dead(),
+                lambda: self.engine.load.prefix_queries > 0,
+            ),
             lambda: gate.running_sequences + gate.queued_requests,
             most_chunks,
             lambda: edge.settings.prefixes.forward,

@@ -220,7 +220,7 @@ class Fleet:
             now_s,
             addresses,
             edge.forwarder.status_of,
-            replica_state(gate, lambda: False),
+            replica_state(gate, lambda: False, lambda: load.prefix_queries > 0),
             lambda: gate.running_sequences + gate.queued_requests,
             lambda: int(self.kv_tokens / edge.prompts.tokens(512)),
             lambda: edge.settings.prefixes.forward,

@@ -190,6 +190,15 @@ async def test_a_full_or_draining_or_silent_replica_gets_nothing() -> None:
         assert (len(a.engine.asked), len(b.engine.asked)) == (1, 3)
 
 
+async def test_an_engine_without_a_prefix_cache_gets_nothing() -> None:
+    async with two_replicas() as (a, b):
+        a.reports.state = replica_state(a.edge.gate, lambda: False, lambda: False)
+        await call(a.edge, payload=a_conversation("One?"))
+        await known(b)
+        await call(b.edge, payload=a_conversation("One?", "Two?"))
+        assert (len(a.engine.asked), chosen(b, "full")) == (1, 1)
+
+
 async def test_a_replica_that_is_lost_is_no_error_of_the_request() -> None:
     async with two_replicas() as (a, b):
         await call(a.edge, payload=a_conversation("One?"))

@@ -32,6 +32,9 @@ def application(served: Served, replicas: int, *, forward: bool) -> dict[str, An
     engine: dict[str, Any] = {"max_model_len": served.max_model_len}
     if served.profile is not None:
         engine["fake"] = _fake(served.profile)
+    else:
+        # All replicas compute on one half of the cores: the other is the client's and HAProxy's.
+        engine["cpu_slice"] = "0/2"
     chat["args"] |= {"model": served.model, "engine": engine}
     (deployment,) = chat["deployments"]
     deployment["user_config"] = {

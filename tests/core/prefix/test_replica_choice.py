@@ -24,7 +24,7 @@ from serve_app.core.prefix.replica_choice import (
     choose_replica,
 )
 
-LEAST_SAVED_S, MOST_LOAD_RATIO, PROMPT_TOKENS = 0.02, 1.15, 1500.0
+LEAST_SAVED_S, MOST_LOAD_RATIO, PROMPT_TOKENS = 0.02, 1.2, 1500.0
 
 
 def a_state(name: str = "there", **given: Any) -> ReplicaState:

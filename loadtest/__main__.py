@@ -49,6 +49,7 @@ COMMANDS = (
     Command("gateway-speed", "studies.gateway_speed", "what one process of `/v1` forwards"),
     Command("gateway-memory", "studies.gateway_memory", "what streams of `/v1` take of memory"),
     Command("fairness", "studies.fairness", "a light key's TTFT alone and beside a flooding key"),
+    Command("prefixes", "studies.prefixes.command", "conversations that find their prefix again"),
     Command("tabs", "studies.tab_cost", "what open status tabs take from the chat beside them"),
     Command("readme", "studies.overhead.readme", "write the overhead tables from the results"),
     Command("replay-scaling", "studies.replay_scaling.command", "scaling on real Ray in real time"),

@@ -69,6 +69,8 @@ class TierMetrics:
     cache: Counter
     structures: Counter
     prefix_hit_rate: Gauge
+    prefix_choices: Counter
+    prefix_saved_tokens: Counter
     running: Gauge
     borrowed_sequences: Gauge
     lent_sequences: Gauge
@@ -150,6 +152,16 @@ def make_tier_metrics(registry: CollectorRegistry) -> TierMetrics:
         prefix_hit_rate=gauge(
             "prefix_cache_hit_rate",
             "Share of prompt tokens found in the engine's prefix cache, since its start.",
+        ),
+        prefix_choices=counter(
+            "prefix_choices",
+            "Requests by where they run for the sake of their prefix: found or placed at another "
+            "replica, or here, by why.",
+            "reason",
+        ),
+        prefix_saved_tokens=counter(
+            "prefix_saved_tokens",
+            "Prompt tokens that another replica had, of requests forwarded for them: an estimate.",
         ),
         running=gauge("running_sequences", "Sequences that hold a slot."),
         borrowed_sequences=gauge(

@@ -66,6 +66,7 @@ from serve_app.errors import (
 from serve_app.telemetry import TierMetrics
 
 if TYPE_CHECKING:
+    from serve_app.api.prefix_forwarding import PrefixForwarding
     from serve_app.api.request_spans import Tracer
 
 WARNING_HEADER = b"x-tierserve-warning"
@@ -98,6 +99,8 @@ class TierEdge:
     resumable: ResumableConfig = field(default_factory=ResumableConfig)
     # None: requests are not traced.
     tracer: "Tracer | None" = None
+    # None: no request looks for a replica that has its prefix.
+    prefixes: "PrefixForwarding | None" = None
     streams: TierStreams = field(init=False)
     _direct: DirectRoutes = field(init=False)
     _engine: EngineRun = field(init=False)
@@ -331,6 +334,7 @@ class TierEdge:
         """Queue it, run it here or elsewhere, or refuse it.
 
         (1) One that another replica has forwarded, or hands over, runs at once or goes back to it.
+            One whose prompt another one has read may run there.
         (2) Enter the gate, which queues the request until its slots are granted, or is full.
         (3) Wait in the queue, with heartbeats; at its head, look for another replica.
         (4) Run it on this replica's engine.
@@ -346,6 +350,10 @@ class TierEdge:
         if context.deadline is not None:
             shortest = shortest_answer(context, self._speeds, limits, prompt_tokens=prompt_tokens)
             most_tokens = min(most_tokens, shortest.most_tokens)
+        if self.prefixes is not None:
+            outcome = await self.prefixes.forward(context, response, prompt_tokens)
+            if outcome is not None:
+                return outcome
         try:
             entering = self.gate.enter(  # (2)
                 prepared.sequences,

@@ -56,9 +56,12 @@ from serve_app.errors import ClientDisconnectedError, RequestError
 FORWARDED_HEADER = b"x-tierserve-relayed"
 # Whose request it is, as its own edge has authenticated it.
 FLOW_HEADER = b"x-tierserve-flow"
+# Of one that is forwarded for its prefix: how many milliseconds of prompts the engine there may
+# have to read before it; with more it is better off where it came in.
+PREFIX_HEADER = b"x-tierserve-prefix"
 INTERNAL_HEADERS = frozenset(
     {
-        *(FORWARDED_HEADER, FLOW_HEADER, BORROWED_HEADER, PLAN_HEADER),
+        *(FORWARDED_HEADER, FLOW_HEADER, BORROWED_HEADER, PLAN_HEADER, PREFIX_HEADER),
         *(JOURNAL_HEADER, RESUME_HEADER, MOVED_HEADER, TIME_LEFT_HEADER),
     }
 )
@@ -137,6 +140,16 @@ class ClusterSecret:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefixOffer:
+    """The one replica that is asked to run a request, for its prefix: its base URL, how long its
+    engine may have to read before, and what to do as soon as it has taken the request."""
+
+    url: str
+    most_wait_s: float
+    taken: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
 class _Taken:
     """Another replica runs the request; `lender` is its tier where that is another one."""
 
@@ -175,19 +188,21 @@ class Forwarder:
         context: RequestContext,
         response: TierResponse,
         disconnected: asyncio.Future[Message],
+        offer: PrefixOffer | None = None,
     ) -> RequestOutcome | None:
         """The outcome of a request that another replica ran and answered; None where nobody took
         it. Raises ClientDisconnectedError, and RequestError 502 when that replica is lost before
         the end, 504 when it has not answered by the request's deadline.
 
         A replica without a free slot refuses a forwarded request at once, so trying costs one local
-        round trip. A request is forwarded once only: whoever takes it runs it now.
+        round trip. A request is forwarded once only: whoever takes it runs it now. With an `offer`
+        nobody else is asked.
         """
         if context.forwarded_here or context.resumption is not None:
             return None
         if context.trace is not None:
             context.trace.offer()
-        forwarding = asyncio.ensure_future(self._forward(context, response))
+        forwarding = asyncio.ensure_future(self._forward(context, response, offer))
         try:
             async with ended_by(context.deadline, FORWARDED_GRACE_S):
                 await asyncio.wait({forwarding, disconnected}, return_when=asyncio.FIRST_COMPLETED)
@@ -232,11 +247,13 @@ class Forwarder:
             await self._session.close()
 
     async def _forward(
-        self, context: RequestContext, response: TierResponse
+        self, context: RequestContext, response: TierResponse, offer: PrefixOffer | None
     ) -> RequestOutcome | None:
-        async with self._offered(context) as taken:
+        async with self._offered(context, offer) as taken:
             if taken is None:
                 return None
+            if offer is not None:
+                offer.taken()
             response.spending.runs_elsewhere()
             lent = taken.lender is not None
             if context.trace is not None:
@@ -259,7 +276,9 @@ class Forwarder:
             )
 
     @asynccontextmanager
-    async def _offered(self, context: RequestContext) -> AsyncIterator[_Taken | None]:
+    async def _offered(
+        self, context: RequestContext, offer: PrefixOffer | None
+    ) -> AsyncIterator[_Taken | None]:
         """The response of the replica that took the request, or None."""
         scope = context.scope
         headers = [
@@ -277,6 +296,12 @@ class Forwarder:
             left = context.deadline.mark(self.secret.key, context.request_id)
             headers.append((TIME_LEFT_HEADER.decode(), left))
         async with AsyncExitStack() as stack:
+            if offer is not None:
+                headers.append((PREFIX_HEADER.decode(), f"{offer.most_wait_s * 1e3:.0f}"))
+                url = offer.url + scope["path"]
+                response = await self._ask(stack, url, context.received, headers)
+                yield None if response is None else _Taken(response, None)
+                return
             for peer in in_any_order(await self.peers()):
                 response = await self._ask(stack, peer + scope["path"], context.received, headers)
                 if response is not None:

@@ -237,9 +237,7 @@ class Gate:
         whose request it is. `resumed`: another replica has begun it, so that it is no demand, and
         is never refused. `shortest`: of one with a deadline, which waits by its latest start.
         """
-        returning = False  # (1)
-        if (history := self.histories.get(flow.name)) is not None:
-            returning = history.reservations.redeem(key, self.clock_s(), retried=retried)
+        returning = self._redeems(key, flow, retried=retried)  # (1)
         elsewhere = borrowed or forwarded or resumed
         if self.demand is not None and not (returning or elsewhere):  # (2)
             self.demand.arrived(
@@ -286,6 +284,24 @@ class Gate:
         finally:
             if entry.released_s is None:
                 self._leave(entry)
+
+    def runs_elsewhere(
+        self,
+        sequences: int,
+        *,
+        key: int | None,
+        retried: bool,
+        max_new_tokens: int,
+        prompt_tokens: float,
+        flow: Flow,
+    ) -> None:
+        """Another replica has taken a request that came in here, before it entered: demand of this
+        one as if it had, and its reservation is used."""
+        returning = self._redeems(key, flow, retried=retried)
+        if self.demand is not None and not returning:
+            self.demand.arrived(
+                sequences=sequences, max_new_tokens=max_new_tokens, prompt_tokens=prompt_tokens
+            )
 
     def release(self, entry: QueueEntry) -> None:
         """Free the slots of a request whose work in the engine is over, though its client has not
@@ -337,6 +353,12 @@ class Gate:
     def withdraw(self, refused: GateFullError) -> None:
         """Forget the reservation of a refused request that another replica ran after all."""
         self.histories.of(refused.flow).reservations.withdraw(refused.key, refused.due_s)
+
+    def _redeems(self, key: int | None, flow: Flow, *, retried: bool) -> bool:
+        """Whether it comes back after a refusal."""
+        if (history := self.histories.get(flow.name)) is None:
+            return False
+        return history.reservations.redeem(key, self.clock_s(), retried=retried)
 
     def _mean_work(self) -> float:
         works = [entry.work for entry in (*self._running, *self._waiting())]

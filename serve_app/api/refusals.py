@@ -1,18 +1,25 @@
 """Why a tier does not run a request now: it is full, or has no room for one from elsewhere."""
 
 from serve_app.api.answer_deadline import DEADLINE_FIELD
+from serve_app.api.forwarding import PREFIX_HEADER
 from serve_app.api.gate import Gate
 from serve_app.api.lending import no_capacity
 from serve_app.api.queue_entry import GateFullError, QueueEntry
 from serve_app.api.replay_wire import Resumption
-from serve_app.api.request_context import RequestContext
+from serve_app.api.request_context import RequestContext, header
 from serve_app.core.admission.by_deadline import DEADLINE
 from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
 
 
 def refuse_forwarded(context: RequestContext, gate: Gate, prompt_tokens: float) -> None:
-    """Raises RequestError where one that another replica has forwarded would not run at once."""
+    """Raises RequestError where one that another replica has forwarded would not run at once, or,
+    forwarded for its prefix, would wait in the engine for longer than that is worth."""
+    most_wait_ms = header(context.scope, PREFIX_HEADER)
+    if most_wait_ms is not None and gate.room is not None:
+        wait_s = gate.room.ahead(0.0, 0.0).engine_s
+        if wait_s * 1e3 > float(most_wait_ms):
+            raise no_capacity("Reading its prompt again elsewhere is sooner.")
     sequences = context.prepared.sequences
     if context.borrower is not None:
         lending = gate.may_lend(sequences, prompt_tokens)

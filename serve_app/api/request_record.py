@@ -50,7 +50,8 @@ def count_from_zero(metrics: TierMetrics) -> None:
 @dataclass(frozen=True, slots=True)
 class RequestOutcome:
     """A request that was answered. `generation` is what the engine reported of it, if it ran here;
-    `forwarded`: another replica ran it, of the tier `lender` where that is another one."""
+    `forwarded`: another replica ran it, of the tier `lender` where that is another one, and
+    `forwarded_for` says why where it did not wait."""
 
     status: int
     timing: ResponseTiming
@@ -58,6 +59,7 @@ class RequestOutcome:
     generation: Generation | None = None
     forwarded: bool = False
     lender: Tier | None = None
+    forwarded_for: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ class RequestRecord:
             outcome="relayed" if outcome.forwarded else "served",
             queue_wait_s=round(outcome.queue_wait_s, 4),
             chunks=timing.chunks,
+            **({"forwarded_for": outcome.forwarded_for} if outcome.forwarded_for else {}),
             **deadline,
             **_used(outcome),
             **_asked_by(context),

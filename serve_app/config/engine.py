@@ -58,6 +58,11 @@ class FakeEngineConfig(Strict):
         description="Tokens in an event of a stream, of which the first has one: vLLM's "
         "stream-interval. More of them cost less CPU.",
     )
+    prefix_cache: bool = Field(
+        default=False,
+        description="Keep the blocks of prompts, as many as the KV cache has, and read none of "
+        "them again: vLLM's enable-prefix-caching.",
+    )
     cards: dict[str, FakeGpuConfig] = Field(
         default_factory=dict,
         description="Step times by Ray's accelerator type; derived for a type that is not named.",

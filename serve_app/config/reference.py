@@ -20,6 +20,7 @@ from serve_app.config.answers import (
     ThinkingConfig,
 )
 from serve_app.config.engine import EngineConfig, FakeEngineConfig, FakeGpuConfig
+from serve_app.config.prefixes import PrefixConfig
 from serve_app.config.replay import ReplayConfig, ResumableConfig
 from serve_app.config.scaling import ScalingConfig, SloConfig
 from serve_app.config.structure import StructureConfig
@@ -71,6 +72,7 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel], str], ...] = (
     ("`user_config.sampling`", "Changes live.", SamplingConfig, "sampling."),
     ("`user_config.tasks.<name>`", "Changes live.", TaskConfig, "tasks.<name>."),
     ("`user_config.answer_cache`", "Changes live.", AnswerCacheConfig, "answer_cache."),
+    ("`user_config.prefixes`", "Changes live.", PrefixConfig, "prefixes."),
     ("`args` of web", "Needs a new replica of web.", WebArgs, ""),
     ("`args.access` of web and a tier", "Needs new replicas.", AccessConfig, "access."),
     ("`args.usage` of web", "Needs a new replica of web.", UsageConfig, "usage."),

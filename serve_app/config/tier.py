@@ -32,6 +32,7 @@ from serve_app.config.answers import (
 )
 from serve_app.config.cors import CORS_ORIGINS, Origins
 from serve_app.config.engine import EngineConfig
+from serve_app.config.prefixes import PrefixConfig
 from serve_app.config.replay import ReplayConfig, ResumableConfig
 from serve_app.config.scaling import ScalingConfig, SloConfig
 from serve_app.config.structure import StructureConfig
@@ -146,6 +147,7 @@ class TierSettings(_EnvironmentWins):
     answer_cache: AnswerCacheConfig = Field(
         default_factory=AnswerCacheConfig, description="See AnswerCacheConfig."
     )
+    prefixes: PrefixConfig = Field(default_factory=PrefixConfig, description="See PrefixConfig.")
     prefix_cache_isolation: bool = Field(
         default=False,
         description="Share the engine's prefix cache between requests with the same credentials "

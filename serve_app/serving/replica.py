@@ -94,14 +94,16 @@ class TierReplica:
         )
         lenders.form = answer_form(tier)
         tier.edge.tracer = tracer
+        reports = tier.find_prefixes(peers.by_name)
         self._started = tier
         self._background = [
+            asyncio.create_task(reports.run()),
             asyncio.create_task(_exit_when_engine_dies(tier)),
             asyncio.create_task(_end_streams_after_drain(tier)),
             asyncio.create_task(exchange_limits(tier)),
             *([access.reporting] if access.reporting else []),
         ]
-        return with_cors(tier.edge, self._args.cors_origins)
+        return with_cors(reports.behind(tier.edge), self._args.cors_origins)
 
     def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
         """Apply live settings as a whole. Invalid ones stop a start, but never a running replica:

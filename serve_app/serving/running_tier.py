@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,8 @@ from serve_app.api.field_rules import FieldBounds, SchemaRules
 from serve_app.api.forwarding import Forwarder
 from serve_app.api.gate import Gate, GateLimits
 from serve_app.api.lending import LendingDesk
+from serve_app.api.prefix_forwarding import PrefixForwarding, replica_state
+from serve_app.api.prefix_reports import PrefixReports
 from serve_app.api.request_body import RequestReader
 from serve_app.api.request_record import count_from_zero
 from serve_app.api.stream_moves import MOVES_WITHIN_S
@@ -24,6 +26,7 @@ from serve_app.config.tier import TierArgs, TierSettings
 from serve_app.core.admission.capacity import Limits, derive_limits, express_slots
 from serve_app.core.admission.queue_drain import DrainLimit, ServiceTime, drain_limit_s
 from serve_app.core.placement.hardware import Hardware, model_shape
+from serve_app.core.prefix.prompt_chunks import CHUNK_BYTES
 from serve_app.core.scaling.step_time import derived_step_model
 from serve_app.core.scaling.workload import LearntLengths
 from serve_app.core.structure.schema_limits import SchemaLimits
@@ -102,6 +105,35 @@ class RunningTier:
             resumable=args.resumable,
         )
         return cls(args, hardware, engine, edge, access)
+
+    def find_prefixes(self, addresses: Callable[[], Awaitable[Mapping[str, str]]]) -> PrefixReports:
+        """Let requests look for the replica that has their prefix, among those at `addresses`. The
+        reports have to be run, and put before the edge."""
+        edge, gate = self.edge, self.edge.gate
+
+        def most_chunks() -> int:
+            return max(1, int(self.engine.kv_tokens / edge.prompts.tokens(CHUNK_BYTES)))
+
+        reports = PrefixReports(
+            edge.forwarder.replica,
+            edge.forwarder.secret.key,
+            self.args.tier.route_prefix,
+            time.monotonic,
+            addresses,
+            edge.forwarder.status_of,
+            replica_state(
+                gate,
+                lambda: edge.hand_over.draining or edge.engine_dead(),
+                lambda: self.engine.load.prefix_queries > 0,
+            ),
+            lambda: gate.running_sequences + gate.queued_requests,
+            most_chunks,
+            lambda: edge.settings.prefixes.forward,
+        )
+        edge.prefixes = PrefixForwarding(
+            reports, gate, edge.forwarder, edge.metrics, lambda: edge.settings
+        )
+        return reports
 
     def apply(self, settings: TierSettings) -> Limits:
         """Change the live settings; what waits or runs goes on. The derived limits."""
@@ -193,6 +225,12 @@ class RunningTier:
             "service_measured": gate.service.measured,
             "output_tokens_per_s": self._throughput.per_s(self.engine.load.output_tokens),
             "kv_cache_usage": self.engine.load.kv_cache_usage,
+            # Since the start.
+            "prefix_cache": {
+                "prompt_tokens": self.engine.load.prefix_queries,
+                "found_tokens": self.engine.load.prefix_hits,
+            },
+            "prefixes": None if self.edge.prefixes is None else self.edge.prefixes.reports.report(),
             # Since the start, by the bounds of the metrics of the same names.
             "observed": {
                 "ttft": cumulative_counts(metrics.ttft_s),

@@ -43,6 +43,10 @@ class Peers:
     async def __call__(self) -> Sequence[str]:
         return [*(await self._read()).values()]
 
+    async def by_name(self) -> Mapping[str, str]:
+        """The base URL of each."""
+        return await self._read()
+
     async def url_of(self, replica: str) -> str | None:
         """None where there is no such replica beside this one."""
         return (await self._read()).get(replica)

@@ -21,6 +21,7 @@ from serve_app.core.generation import GENERATION, Generation, SequenceFacts
 from serve_app.engine.fake.batch import FakeBatch, FakeReply, FakeSequence
 from serve_app.engine.fake.form import FakeForm, Kind, made_tokens
 from serve_app.engine.fake.journal import FakeJournal
+from serve_app.engine.fake.prefix_cache import PromptBlocks
 from serve_app.errors import RequestError, invalid
 
 CHARACTERS_PER_TOKEN = 4
@@ -113,7 +114,13 @@ class _Completions:
         journal = FakeJournal(generation.journal if body.stream else None)
         past_tokens = journal.past_tokens(len(lengths))
         with (
-            self.batch.reply(form.prompt_tokens, lengths, on_read, past_tokens) as reply,
+            self.batch.reply(
+                form.prompt_tokens,
+                lengths,
+                on_read,
+                past_tokens,
+                self._blocks(form, prompts, generation),
+            ) as reply,
             _counted(form, reply, generation),
             _ended(reply, receive),
         ):
@@ -126,6 +133,16 @@ class _Completions:
             if not reply.disconnected:
                 await _start(send, b"application/json")
                 await _send(send, form.whole(reply), more=False)
+
+    def _blocks(
+        self, form: FakeForm, prompts: Sequence[str], generation: Generation
+    ) -> PromptBlocks | None:
+        """Of a request with one prompt, where there is a prefix cache."""
+        if not self.config.prefix_cache or len(prompts) != 1:
+            return None
+        return PromptBlocks.of(
+            prompts[0], form.prompt_tokens, CHARACTERS_PER_TOKEN, generation.cache_salt
+        )
 
     def _prompts(self, body: _Body) -> list[str]:
         if self.kind == "chat":

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from serve_app.core.scaling.step_time import StepModel
+from serve_app.engine.fake.prefix_cache import FakePrefixCache, PromptBlocks
 from serve_app.engine.interface import EngineLoad
 
 # vLLM's default of max_num_batched_tokens for a server.
@@ -36,6 +37,9 @@ class FakeSequence:
     cut: bool = False
     # Called with its first token.
     on_first_token: Callable[[], None] = lambda: None
+    # None: nothing is looked for in the prefix cache.
+    blocks: PromptBlocks | None = None
+    looked_for: bool = False
 
     def __post_init__(self) -> None:
         self.made_tokens = self.reported_tokens = self.past_tokens
@@ -130,6 +134,9 @@ class FakeBatch:
     per_context_token_ms: float = 0.0
     step_tokens: int = PROMPT_TOKENS_PER_STEP
     stream_interval: int = 1
+    prefix_cache: FakePrefixCache = field(
+        default_factory=lambda: FakePrefixCache.of(0, enabled=False)
+    )
     _waiting: deque[FakeSequence] = field(default_factory=deque[FakeSequence])
     _running: list[FakeSequence] = field(default_factory=list[FakeSequence])
     _added: asyncio.Event = field(default_factory=asyncio.Event)
@@ -141,13 +148,15 @@ class FakeBatch:
         reply_tokens: Sequence[int],
         on_first_tokens: Callable[[], None] = lambda: None,
         past_tokens: Sequence[int] | None = None,
+        blocks: PromptBlocks | None = None,
     ) -> Iterator[FakeReply]:
         """A sequence for each of `reply_tokens`, all after the same prompt. They leave the batch
         with the block. `on_first_tokens` is called once all of them have one. `past_tokens` of each
-        were made elsewhere, and are read like the prompt."""
+        were made elsewhere, and are read like the prompt. `blocks` are the prompt's, as the prefix
+        cache has them."""
         changed = asyncio.Event()
         sequences = [
-            FakeSequence(prompt_tokens, tokens, changed, past)
+            FakeSequence(prompt_tokens, tokens, changed, past, blocks=blocks)
             for tokens, past in zip(
                 reply_tokens, past_tokens or [0] * len(reply_tokens), strict=True
             )
@@ -213,15 +222,28 @@ class FakeBatch:
         while self._waiting and len(self._running) < self.max_sequences:
             sequence = self._waiting[0]
             if not sequence.disconnected:
-                if held and held + len(self._running) + sequence.to_read >= self.kv_tokens:
+                self._find(sequence)
+                needed = sequence.pool_tokens + sequence.to_read
+                if held and held + len(self._running) + needed >= self.kv_tokens:
                     break
-                held += sequence.to_read
+                held += sequence.pool_tokens + sequence.to_read
                 self._running.append(sequence)
             self._waiting.popleft()
         self.load.running = len(self._running)
         self.load.waiting = sum(not sequence.disconnected for sequence in self._waiting)
         used = sum(sequence.pool_tokens for sequence in self._running)
         self.load.kv_cache_usage = min(1.0, used / self.kv_tokens)
+
+    def _find(self, sequence: FakeSequence) -> None:
+        """What the prefix cache has of a prompt that comes new is not read."""
+        if sequence.blocks is None or sequence.looked_for:
+            return
+        sequence.looked_for = True
+        found = self.prefix_cache.found_tokens(sequence.blocks)
+        sequence.to_read -= found
+        sequence.pool_tokens += found
+        self.load.prefix_queries += sequence.prompt_tokens
+        self.load.prefix_hits += found
 
     def _next_step(self) -> _Step:
         """A token for each that decodes; what is left of the step reads prompts, in order."""
@@ -240,6 +262,8 @@ class FakeBatch:
             room -= taken
             if not sequence.to_read:
                 ending.append(sequence)
+                if sequence.blocks is not None:
+                    self.prefix_cache.keep(sequence.blocks)
         return _Step(decoding, ending, context_tokens, budget - room)
 
     def _end_step(self, step: _Step) -> None:

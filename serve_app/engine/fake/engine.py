@@ -21,6 +21,7 @@ from serve_app.core.placement.hardware import Hardware, ModelShape, model_shape
 from serve_app.core.scaling.step_time import StepModel, derived_step_model
 from serve_app.engine.fake.app import KNOWN_FIELDS, make_fake_app
 from serve_app.engine.fake.batch import PROMPT_TOKENS_PER_STEP, FakeBatch
+from serve_app.engine.fake.prefix_cache import FakePrefixCache
 from serve_app.engine.interface import EngineLoad
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class FakeEngine:
             / fake.speed,
             step_tokens=profile.step_tokens if profile else PROMPT_TOKENS_PER_STEP,
             stream_interval=fake.stream_interval,
+            prefix_cache=FakePrefixCache.of(kv_tokens, enabled=fake.prefix_cache),
         )
         return cls(
             app=make_fake_app(

@@ -1,14 +1,17 @@
 """A look at a service's page in Chromium."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from tests.page.browser import CHROMIUM, KEPT_TEXTS, LAUNCH_ARGUMENTS, missing
 
 TIMEOUT_MS = 60_000
+COMPLETIONS = "**/v1/chat/completions"
 
 
 @contextmanager
@@ -23,11 +26,13 @@ def a_browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def an_open_page(browser: Browser, url: str) -> Iterator[Page]:
-    """Of somebody who was never there. Nothing may go wrong in the page, nor be blocked; that a
-    resource is not there, as usage without keys, is none of its errors."""
+def an_open_page(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
+    """Of somebody who was never there; `options`: of Playwright's context. Nothing may go wrong in
+    the page, nor be blocked; that a resource is not there, as usage without keys, is none of its
+    errors."""
     expect.set_options(timeout=TIMEOUT_MS)
-    with browser.new_context(locale="en-US") as context:
+    chosen: dict[str, Any] = {"locale": "en-US", **options}
+    with browser.new_context(**chosen) as context:
         page = context.new_page()
         page.set_default_timeout(TIMEOUT_MS)
         wrong: list[str] = []
@@ -57,6 +62,21 @@ def ask(page: Page, text: str) -> Locator:
     send(page, text)
     expect(answer.get_by_role("button", name="Delete")).to_be_visible()
     return answer
+
+
+@contextmanager
+def answering(page: Page, text: str) -> Iterator[None]:
+    """The model can write this text alone, behind its reasoning: what the page asks for is bound to
+    it on its way to the service. It comes token by token, as any other."""
+
+    def bind(route: Route) -> None:
+        asked = json.loads(route.request.post_data or "{}")
+        bound = {**asked, "structured_outputs": {"choice": [text]}}
+        route.continue_(post_data=json.dumps(bound))
+
+    page.route(COMPLETIONS, bind)
+    yield
+    page.unroute(COMPLETIONS)
 
 
 def ended(page: Page, timeout_ms: float = TIMEOUT_MS) -> None:

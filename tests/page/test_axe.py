@@ -5,14 +5,13 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, ViewportSize, expect
 
-from serve_app.api.page import DIST
+from tests.page.axe import AXE, RUN, missing, said
 from tests.page.chat_page import ask
 from tests.page.conftest import Running
 from tests.page.scripted_service import Script
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
-AXE = DIST.parent / "node_modules" / "axe-core" / "axe.min.js"
 EVERYTHING = """\
 A [link](https://a.b), `code`, \\(x\\)
 
@@ -30,8 +29,8 @@ def f(): return 'a' # b
 async def test_axe_finds_nothing(
     browser: Browser, running: Running, script: Script, colours: Any
 ) -> None:
-    if not AXE.is_file():
-        pytest.skip("axe-core is not installed (make setup, with npm's registry)")
+    if reason := missing():
+        pytest.skip(reason)
     script.reasoning, script.end = "Hm. ", "cut"
     script.text = EVERYTHING
     script.usage = [{"key": "mia", "requests": 3}]
@@ -59,19 +58,14 @@ async def test_axe_finds_nothing(
 
 async def findings(page: Page) -> list[str]:
     """What axe-core has to say of the page as it is."""
-    result = await page.evaluate("axe.run(document)")
-    return [
-        f"{each['id']}: {node['html'][:200]} {node['failureSummary']}"
-        for each in result["violations"]
-        for node in each["nodes"]
-    ]
+    return said(await page.evaluate(RUN))
 
 
 async def test_axe_finds_nothing_on_a_phone_in_chinese_where_things_go_wrong(
     browser: Browser, running: Running, script: Script
 ) -> None:
-    if not AXE.is_file():
-        pytest.skip("axe-core is not installed (make setup, with npm's registry)")
+    if reason := missing():
+        pytest.skip(reason)
     async with await browser.new_context(
         viewport=ViewportSize(width=360, height=740),
         is_mobile=True,

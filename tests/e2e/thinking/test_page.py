@@ -141,6 +141,25 @@ def test_every_setting_is_taken_by_the_service_and_none_is_above_its_limits(page
     answer.get_by_role("button", name="Show as code").click()
     for field in ('"top_p": 0.5', '"reasoning_effort": "low"', '"task": "math"', '"seed": 7'):
         expect(page.get_by_role("dialog").locator("code")).to_contain_text(field)
+    page.keyboard.press("Escape")
+    # The other tier has settings and limits of its own.
+    page.get_by_role("radio", name="Chat").check()
+    page.get_by_role("button", name="Settings").click()
+    expect(dialog).to_contain_text("1 to 1,024")
+    for label in ("Temperature", "Seed", "Most tokens of an answer"):
+        expect(dialog.get_by_label(label)).to_have_value("")
+
+
+def test_a_seed_repeats_its_answer_and_another_one_does_not(page: Page) -> None:
+    # This tier keeps no answers.
+    page.get_by_role("radio", name="Chat").check()
+    answers: list[str] = []
+    for seed in ("7", "7", "8"):
+        choose(page, Temperature="2", Seed=seed, Most_tokens_of_an_answer="60")
+        answer = ask(page, "Tell me a story.")
+        answers.append(answer.locator(".reasoning-text").text_content() or "")
+        page.get_by_role("button", name="New conversation").first.click()
+    assert answers[0] == answers[1] != answers[2]
 
 
 def test_conversations_are_changed_found_moved_and_deleted(page: Page, tmp_path: Path) -> None:
@@ -161,7 +180,11 @@ def test_conversations_are_changed_found_moved_and_deleted(page: Page, tmp_path:
     expect(entries).to_have_count(2)
     page.get_by_role("searchbox").fill("pears")
     expect(entries).to_have_count(1)
+    entries.get_by_role("button", name="Rename").click()
+    page.get_by_label("Name of the conversation").fill("Fruit")
+    page.get_by_role("button", name="Save").click()
     page.get_by_role("searchbox").fill("")
+    expect(entries.filter(has_text="Fruit")).to_have_count(1)
     with page.expect_download() as downloading:
         page.get_by_role("button", name="Export").click()
     file = tmp_path / "conversations.json"
@@ -172,7 +195,13 @@ def test_conversations_are_changed_found_moved_and_deleted(page: Page, tmp_path:
     page.locator("input[type=file]").set_input_files(file)
     expect(entries).to_have_count(2)
     page.get_by_text("apples").click()
-    # The figures have come along, and the model goes on in what was moved.
+    # The name and the figures have come along, and the model goes on in what was moved.
+    expect(entries.filter(has_text="Fruit")).to_have_count(1)
     expect(page.locator("[data-figure=reasoning-tokens]")).to_contain_text("tokens")
     ask(page, "And if two more are lost?")
     assert [len(texts) for texts in sorted(kept_texts(page), key=len)] == [2, 4]
+    entries.filter(has_text="Fruit").hover()
+    page.get_by_role("button", name="Delete conversation: Fruit").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete", exact=True).click()
+    expect(entries).to_have_count(1)
+    assert [len(texts) for texts in kept_texts(page)] == [4]

@@ -27,6 +27,7 @@ export function KeyDialog({
         <label class="field">
           <span>{t("key")}</span>
           <input
+            autofocus
             type="password"
             autocomplete="off"
             spellcheck={false}

@@ -22,7 +22,13 @@ export function RenameDialog({ title, onName, onClose }: RenameProps) {
       >
         <label class="field">
           <span>{t("renameTo")}</span>
-          <input dir="auto" value={name} onInput={(event) => setName(event.currentTarget.value)} />
+          <input
+            autofocus
+            dir="auto"
+            value={name}
+            onFocus={(event) => event.currentTarget.select()}
+            onInput={(event) => setName(event.currentTarget.value)}
+          />
         </label>
         <footer>
           <button type="button" onClick={onClose}>

@@ -112,7 +112,7 @@ class RunningTier:
         edge, gate = self.edge, self.edge.gate
 
         def most_chunks() -> int:
-            return max(1, int(self.engine.kv_tokens / edge.prompts.tokens(CHUNK_BYTES)))
+            return max(1, int(self.engine.kv_tokens / edge.reader.prompts.tokens(CHUNK_BYTES)))
 
         reports = PrefixReports(
             edge.forwarder.replica,

@@ -26,7 +26,7 @@ from serve_app.config.prefixes import PrefixConfig
 from serve_app.core.admission.queue_drain import ServiceTime
 from serve_app.core.scaling.step_time import StepModel
 from serve_app.core.scaling.workload import LearntLengths
-from serve_app.engine.fake.app import KNOWN_FIELDS, make_fake_app
+from serve_app.engine.fake.app import make_fake_app
 from serve_app.engine.fake.batch import FakeBatch
 from serve_app.engine.fake.prefix_cache import FakePrefixCache
 from serve_app.engine.interface import EngineLoad
@@ -211,7 +211,6 @@ class Fleet:
             settings=settings,
             replica=name,
         )
-        edge.known_fields = KNOWN_FIELDS
         edge.forwarder._session = cast("Any", Hop(self.apps))
         reports = PrefixReports(
             name,
@@ -222,7 +221,7 @@ class Fleet:
             edge.forwarder.status_of,
             replica_state(gate, lambda: False, lambda: load.prefix_queries > 0),
             lambda: gate.running_sequences + gate.queued_requests,
-            lambda: int(self.kv_tokens / edge.prompts.tokens(512)),
+            lambda: int(self.kv_tokens / edge.reader.prompts.tokens(512)),
             lambda: edge.settings.prefixes.forward,
         )
         edge.prefixes = PrefixForwarding(

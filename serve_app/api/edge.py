@@ -343,8 +343,9 @@ class TierEdge:
         admission = settings.admission
         if context.forwarded_here:  # (1)
             refuse_forwarded(context, self.gate, prompt_tokens)
+        entering = self._entry(context, prompt_tokens)
         try:
-            with self._enter(context, prompt_tokens) as entry:  # (2)
+            with entering as entry:  # (2)
                 if resumption is not None:
                     draining = self.hand_over.draining
                     refuse_handed_over(resumption, entry, draining=draining)  # (1)
@@ -382,7 +383,7 @@ class TierEdge:
             self.gate.withdraw(full)
             return outcome
 
-    def _enter(
+    def _entry(
         self, context: RequestContext, prompt_tokens: float
     ) -> AbstractContextManager[QueueEntry]:
         """Its entry at the gate. Raises RequestError where its deadline cannot be met, and on

@@ -13,13 +13,16 @@ PYTHON ?=
 # Where torch's CPU build is looked for when pip, as configured, does not find it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# Images of CI set it, and then each process of a test run compiles everything anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 PY := $(BIN)/python
 CPU_OR_GPU := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 TESTS ?=
 CELLS ?=
 
-.PHONY: help setup serve doctor check check-tests check-format check-lint check-imports check-types check-types-again check-security test e2e e2e-cluster e2e-no-ray test-hostile test-replicas test-k8s test-pods image sbom test-image test-clients soak bench-overhead replay-scaling monitoring lock docs-reference clean
+.PHONY: help setup serve doctor check check-tests check-format check-lint check-imports check-types check-types-again check-security test e2e e2e-waiting e2e-no-ray e2e-thinking test-hostile test-replicas test-k8s test-pods image sbom test-image test-clients soak bench-overhead replay-scaling monitoring lock docs-reference clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -41,7 +44,8 @@ UNIT ?= not e2e and not slow
 UNIT_IGNORES ?= tests/e2e tests/hostile tests/k8s
 SANDBOXED := --allow-hosts=127.0.0.1,::1 --allow-unix-socket
 # One more than cores, up to four: some tests wait for a while.
-UNIT_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
+WORKERS_THAT_WAIT := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
+UNIT_WORKERS ?= $(WORKERS_THAT_WAIT)
 # A file is one worker's: what is imported and set up for it is so once.
 UNIT_DIST ?= loadfile
 STATIC ?= check-format check-lint check-imports check-types
@@ -75,18 +79,25 @@ check-types-again: setup  # by basedpyright too, which takes ten times as long
 check-security: setup ## Both locks against the known vulnerabilities; needs PyPI or OSV, so not part of `make check`
 	$(PY) -m deploy.audit
 
-# Those of `make e2e` that need no Ray: vLLM in the test's own process, Prometheus' own tool.
+# Those of `make e2e` that mostly wait: for alerts, for replicas to come and go, for processes.
+WAITING := tests/e2e/monitoring/test_live.py tests/e2e/cluster tests/e2e/to_zero tests/e2e/launcher
+# Those that need no Ray: vLLM in the test's own process, Prometheus' own tool.
 NO_RAY := tests/engine tests/e2e/monitoring/test_promtool.py
+# What a model that reasons answers: no test here judges a time.
+THINKING := tests/e2e/thinking
 # What else is left out: `make test` has run it before.
 E2E_IGNORES ?=
 e2e: setup
 	$(PY) -m pytest -m e2e --durations=20 $(addprefix --ignore=,tests/e2e/replicas tests/k8s tests/hostile $(E2E_IGNORES)) $(TESTS)
 
-e2e-cluster: setup  # fake engines on four Ray nodes
-	@$(PY) -m pytest -m e2e --durations=5 tests/e2e/cluster
+e2e-waiting: setup
+	@$(PY) -m pytest -m e2e --durations=10 $(WAITING)
 
 e2e-no-ray: setup
 	@$(PY) -m pytest -m e2e --durations=5 $(NO_RAY)
+
+e2e-thinking: setup
+	@$(PY) -m pytest -m e2e --durations=10 $(THINKING)
 
 test-hostile: setup ## Attacks on real vLLM: TESTS="-k headers" for one kind, HOSTILE_REQUESTS=20000
 	$(PY) -m pytest -m hostile tests/hostile $(TESTS)
@@ -133,20 +144,22 @@ test: export UNIT_IGNORES = tests/e2e tests/hostile
 test: export STATIC = check-format check-lint check-imports check-types check-types-again
 # A file of simulated days takes minutes.
 test: export UNIT_DIST = load
-# The slow ones keep their cores busy.
+# The slow ones keep their cores busy; those that judge times mostly wait.
 test: export UNIT_WORKERS = $(shell cores=$$(nproc); echo $$((cores < 4 ? cores : 4)))
-# What runs beside the cluster may have to wait for a core; a test's own limit goes before this one.
+# What runs beside others may have to wait for a core; a test's own limit goes before this one.
 test: export PYTEST_TIMEOUT = 300
 test: setup ## Everything a machine without a GPU can prove: check, then real Ray and real vLLM
-	@# tests/e2e/cluster mostly waits: what keeps cores busy and judges no time runs beside it. Its
-	@# output comes when both have ended. Only a failure of check and of the timed tests ends the rest.
-	@cluster=$$(mktemp); trap 'kill $$waiting 2>/dev/null || true; rm -f "$$cluster"' EXIT; \
-	make --no-print-directory e2e-cluster >"$$cluster" 2>&1 & waiting=$$!; \
+	@# What keeps cores busy and judges no time runs beside what mostly waits, and gives way to it. The
+	@# output of the latter comes when both have ended. Only a failure of check and of the timed tests
+	@# ends the rest.
+	@shown=$$(mktemp); trap 'kill $$waiting 2>/dev/null || true; rm -f "$$shown"' EXIT; \
+	make --no-print-directory e2e-waiting >"$$shown" 2>&1 & waiting=$$!; \
 	nice make --no-print-directory check; \
-	failed=0; nice make --no-print-directory e2e-no-ray || failed=$$?; \
-	wait $$waiting || failed=$$?; cat "$$cluster"; \
-	UNIT=timed make --no-print-directory check-tests; \
-	make --no-print-directory e2e E2E_IGNORES="tests/e2e/cluster $(NO_RAY)" || failed=$$?; \
+	failed=0; \
+	for part in e2e-no-ray e2e-thinking; do nice make --no-print-directory $$part || failed=$$?; done; \
+	wait $$waiting || failed=$$?; cat "$$shown"; \
+	UNIT=timed UNIT_WORKERS=$(WORKERS_THAT_WAIT) make --no-print-directory check-tests; \
+	make --no-print-directory e2e E2E_IGNORES="$(WAITING) $(NO_RAY) $(THINKING)" || failed=$$?; \
 	[ $$failed = 0 ]
 
 bench-overhead: setup ## What serving adds to bare vLLM; writes loadtest/results/overhead*.json, docs/overhead.md and README's table

@@ -64,6 +64,7 @@ COMPUTED = (
 WITH_TORCH = ("engine", "loadtest/studies/micro_r1")
 # Set to 1: a test that did not run is a failure.
 REQUIRE_ALL_VARIABLE = "REQUIRE_ALL"
+_SLOW_FILES = frozenset(HERE / name for name in SLOW)
 
 settings.register_profile(
     "steady",
@@ -88,6 +89,12 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where the slow tests are left out, their files are not even imported."""
+    left_out = "not slow" in config.option.markexpr
+    return True if left_out and collection_path in _SLOW_FILES else None
+
+
 class _ByFile(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
@@ -103,9 +110,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     named = (*SLOW, *COMPUTED, *WITH_TORCH)
     if missing := [name for name in named if not (HERE / name).exists()]:
         raise pytest.UsageError(f"tests/conftest.py names what is not there: {missing}")
-    slow, computed = {HERE / name for name in SLOW}, {HERE / name for name in COMPUTED}
+    computed = {HERE / name for name in COMPUTED}
     for item in items:
-        if item.path in slow:
+        if item.path in _SLOW_FILES:
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("slow") and not computed & {item.path, *item.path.parents}:
             item.add_marker(pytest.mark.timed)

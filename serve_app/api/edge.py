@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from serve_app.api.kept_streams import (
     KeptStreams,
     resumed_by_get,
 )
+from serve_app.api.queue_entry import QueueEntry
 from serve_app.api.queue_wait import QueueWait
 from serve_app.api.refusals import refuse_forwarded, refuse_handed_over, tier_full
 from serve_app.api.request_body import RequestReader
@@ -341,34 +342,18 @@ class TierEdge:
         (5) Where the gate is full another replica may have capacity; else refuse, with the time to
             retry.
         """
-        prepared, prompt_tokens = context.prepared, self.reader.prompts.tokens(len(context.body))
-        resumption = context.resumption
-        past_tokens = 0 if resumption is None else context.past_tokens_each
+        prompt_tokens = self.reader.prompts.tokens(len(context.body))
+        resumption, settings = context.resumption, self.settings
+        admission = settings.admission
         if context.forwarded_here:  # (1)
             refuse_forwarded(context, self.gate, prompt_tokens)
-        most_tokens, shortest, limits = prepared.max_new_tokens, None, self.settings.limits
-        if context.deadline is not None:
-            shortest = shortest_answer(context, self._speeds, limits, prompt_tokens=prompt_tokens)
-            most_tokens = min(most_tokens, shortest.most_tokens)
+        entering = self._entry(context, prompt_tokens)
         if self.prefixes is not None:
             outcome = await self.prefixes.forward(context, response, prompt_tokens)
             if outcome is not None:
                 return outcome
         try:
-            entering = self.gate.enter(  # (2)
-                prepared.sequences,
-                key=context.retry_key if resumption is None else None,
-                retried=context.is_retry and resumption is None,
-                work=relative_work(most_tokens, self.settings.admission.expected_new_tokens),
-                borrowed=context.borrower is not None,
-                max_new_tokens=max(1, most_tokens - past_tokens),
-                forwarded=context.forwarded_here,
-                prompt_tokens=prompt_tokens + past_tokens,
-                flow=context.caller.flow,
-                resumed=resumption is not None,
-                shortest=shortest,
-            )
-            with entering as entry:
+            with entering as entry:  # (2)
                 if resumption is not None:
                     draining = self.hand_over.draining
                     refuse_handed_over(resumption, entry, draining=draining)  # (1)
@@ -376,20 +361,21 @@ class TierEdge:
                 generation = self._engine.generation(
                     entry, context, response.spending, self.settings
                 )
-                stall_s = self.settings.admission.client_stall_s
-                with self._engine.watched(entry, generation, client, stall, stall_s):
-                    heartbeat_s = self.settings.admission.heartbeat_s
+                watched = self._engine.watched
+                with watched(entry, generation, client, stall, admission.client_stall_s):
                     if not entry.granted.done():  # (3)
-                        wait = QueueWait(self.gate, self.forwarder, self.settings.admission)
+                        wait = QueueWait(self.gate, self.forwarder, admission)
                         outcome = await wait(entry, context, response)
                         if outcome is not None:
                             return outcome
                     run = partial(self._engine.run, entry, generation)
                     if context.deadline is None:
-                        return await run(context, response, heartbeat_s)  # (4)
+                        return await run(context, response, admission.heartbeat_s)  # (4)
                     async with ended_by(context.deadline):
-                        begun = begin_in_time(context, entry, generation, self._speeds, limits)
-                        return await run(begun, response, heartbeat_s)
+                        begun = begin_in_time(
+                            context, entry, generation, self._speeds, settings.limits
+                        )
+                        return await run(begun, response, admission.heartbeat_s)
         except GateFullError as full:  # (5)
             async with context.disconnection() as disconnected:
                 outcome = await self.forwarder.forward(context, response, disconnected)
@@ -398,12 +384,38 @@ class TierEdge:
                     self.reader.early.observe(
                         full,
                         prompt_tokens=self.reader.prompts.tokens(len(context.received)),
-                        sequences=prepared.sequences,
-                        max_new_tokens=prepared.max_new_tokens,
+                        sequences=context.prepared.sequences,
+                        max_new_tokens=context.prepared.max_new_tokens,
                     )
                 raise self._refusal(full) from full
             self.gate.withdraw(full)
             return outcome
+
+    def _entry(
+        self, context: RequestContext, prompt_tokens: float
+    ) -> AbstractContextManager[QueueEntry]:
+        """Its entry at the gate. Raises RequestError where its deadline cannot be met, and on
+        entering GateFullError."""
+        prepared, begun = context.prepared, context.resumption is not None
+        past_tokens = context.past_tokens_each if begun else 0
+        most_tokens, shortest = prepared.max_new_tokens, None
+        if context.deadline is not None:
+            limits = self.settings.limits
+            shortest = shortest_answer(context, self._speeds, limits, prompt_tokens=prompt_tokens)
+            most_tokens = min(most_tokens, shortest.most_tokens)
+        return self.gate.enter(
+            prepared.sequences,
+            key=None if begun else context.retry_key,
+            retried=context.is_retry and not begun,
+            work=relative_work(most_tokens, self.settings.admission.expected_new_tokens),
+            borrowed=context.borrower is not None,
+            max_new_tokens=max(1, most_tokens - past_tokens),
+            forwarded=context.forwarded_here,
+            prompt_tokens=prompt_tokens + past_tokens,
+            flow=context.caller.flow,
+            resumed=begun,
+            shortest=shortest,
+        )
 
     @property
     def _speeds(self) -> Speeds:

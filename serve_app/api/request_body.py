@@ -36,7 +36,8 @@ from serve_app.api.request_context import (
     retry_key,
 )
 from serve_app.api.response import ResponseForm
-from serve_app.api.rules import RuleBook, count_sequences, prepare
+from serve_app.api.routes import Endpoint
+from serve_app.api.rules import PreparedRequest, RuleBook, count_sequences, prepare
 from serve_app.config.tier import TierSettings
 from serve_app.core.access.caller import Caller
 from serve_app.core.structure.schema_limits import SchemaLimits
@@ -224,16 +225,7 @@ class RequestReader:
         borrower = self.desk.borrower_of(scope) if marks.forwarded else None
         payload = parse_object(received.body)
         deadline = self._deadline(payload, received, arrived_s, settings)
-        if borrower is None:
-            book = self._book(settings, bare=path_below_root(scope) in ("", "/"))
-            prepared = prepare(payload, endpoint, book)
-        else:
-            most = settings.max_new_tokens
-            prepared = self.desk.prepare(scope, payload, endpoint, borrower, most)
-        if marks.resumption is not None and not prepared.can_move:
-            # It was begun under other settings, which a policy of the tier's own gives way to.
-            sequences = count_sequences(prepared.payload, endpoint)
-            prepared = replace(prepared, policy=None, sequences=sequences)
+        prepared = self._prepared(payload, received, endpoint, borrower, settings)
         journal = None
         if marks.followed and self.journals and prepared.can_move:
             journal = journal_of(marks.resumption, received.journaled, prepared)
@@ -277,6 +269,27 @@ class RequestReader:
             marked=marks.deadline,
             forwarded_here=marks.forwarded,
         )
+
+    def _prepared(
+        self,
+        payload: dict[str, Any],
+        received: ReceivedRequest,
+        endpoint: Endpoint,
+        borrower: Tier | None,
+        settings: TierSettings,
+    ) -> PreparedRequest:
+        """By the rules of this tier, or as its borrower's have left it."""
+        if borrower is None:
+            bare = path_below_root(received.scope) in ("", "/")
+            prepared = prepare(payload, endpoint, self._book(settings, bare=bare))
+        else:
+            most = settings.max_new_tokens
+            prepared = self.desk.prepare(received.scope, payload, endpoint, borrower, most)
+        if received.marks.resumption is not None and not prepared.can_move:
+            # It was begun under other settings, which a policy of the tier's own gives way to.
+            sequences = count_sequences(prepared.payload, endpoint)
+            prepared = replace(prepared, policy=None, sequences=sequences)
+        return prepared
 
     def _book(self, settings: TierSettings, *, bare: bool) -> RuleBook:
         """The rules as they are now: written anew once settings or limits are others."""

@@ -81,6 +81,26 @@ def whole(*readers: Reader, then: str = "") -> list[str]:
     return plain(b"".join(events).decode() + then)
 
 
+def moves_of(replica: Replica) -> float:
+    return count(replica.tier.edge, "kept_streams_total", result="moved")
+
+
+def left_by(replica: Replica, reason: str) -> float:
+    return count(replica.tier.edge, "left_streams_total", reason=reason)
+
+
+def resumed_at(replica: Replica) -> float:
+    return count(replica.tier.edge, "resumed_streams_total")
+
+
+async def left_behind(cluster: Cluster, replica: Replica) -> Reader:
+    """A stream whose client has gone after five events."""
+    async with begun(cluster, replica) as left:
+        await left.until(5)
+    await until(lambda: replica.tier.edge.streams.kept.away)
+    return left
+
+
 async def lose_engine(replica: Replica) -> None:
     replica.up = False
     replica.tier.engine.shutdown()
@@ -110,10 +130,10 @@ async def test_a_stream_whose_engine_dies_is_got_back_whole_from_another_replica
         assert replayed_in(again.text) == 1
         text = first.text.decode() + again.text
         assert len(set(re.findall(r'"created":\d+', text))) == 1
-        assert count(near.tier.edge, "kept_streams_total", result="moved") == 1
-        assert count(near.tier.edge, "left_streams_total", reason="engine_stopped") == 1
+        assert moves_of(near) == 1
+        assert left_by(near, "engine_stopped") == 1
         assert count(near.tier.edge, "requests_total", status="200") == 0
-        assert count(far.tier.edge, "resumed_streams_total") == 1
+        assert resumed_at(far) == 1
         assert count(far.tier.edge, "replay_mismatches_total") == 0
 
 
@@ -121,11 +141,9 @@ async def test_a_stream_whose_client_is_away_when_its_engine_dies_is_whole_too()
     async with acquainted(speed=SPEED) as cluster:
         near, far = cluster.replicas
         expected = await unbroken(cluster, far)
-        async with begun(cluster, near) as first:
-            await first.until(5)
-        await until(lambda: near.tier.edge.streams.kept.away)
+        first = await left_behind(cluster, near)
         await lose_engine(near)
-        await until(lambda: count(near.tier.edge, "kept_streams_total", result="moved"))
+        await until(lambda: moves_of(near))
         path = f"{far.url}/api/chat/streams/{first.stream_id}"
         from_its_begin = await cluster.client.get(path)
         assert plain(from_its_begin.text) == expected
@@ -156,13 +174,13 @@ async def test_while_the_replica_drains_only_a_stream_without_a_client_moves() -
             await stays.until(5)
             near.up = False
             draining = asyncio.create_task(near.tier.drain(60))
-            await until(lambda: count(near.tier.edge, "kept_streams_total", result="moved"))
+            await until(lambda: moves_of(near))
             await stays.rest()
         draining.cancel()
         assert whole(stays) == expected
         assert whole(left, then=(await rest_of(cluster, far, left)).text) == expected
-        assert count(near.tier.edge, "left_streams_total", reason="handed_over") == 1
-        assert count(far.tier.edge, "resumed_streams_total") == 1
+        assert left_by(near, "handed_over") == 1
+        assert resumed_at(far) == 1
 
 
 async def test_when_the_drain_is_over_its_streams_move() -> None:
@@ -218,8 +236,8 @@ async def test_a_request_that_kills_two_engines_within_seconds_is_given_up() -> 
         # Its process lives for a moment, with what it has kept.
         second.up = True
         answer = await rest_of(cluster, third, first)
-        assert count(second.tier.edge, "kept_streams_total", result="moved") == 0
-        assert count(third.tier.edge, "resumed_streams_total") == 0
+        assert moves_of(second) == 0
+        assert resumed_at(third) == 0
         assert '"code": "engine_stopped"' in answer.text
 
 
@@ -256,30 +274,18 @@ async def draining(replica: Replica) -> AsyncIterator[None]:
     drain.cancel()
 
 
-def moves_of(replica: Replica) -> float:
-    return count(replica.tier.edge, "kept_streams_total", result="moved")
-
-
 async def test_a_stream_of_a_drain_that_nobody_takes_goes_on_where_it_is() -> None:
     async with acquainted(speed=SPEED) as cluster:
         near, far = cluster.replicas
         expected = await unbroken(cluster, near)
-        async with begun(cluster, near) as left:
-            await left.until(5)
-        await until(lambda: near.tier.edge.streams.kept.away)
+        left = await left_behind(cluster, near)
         far.tier.edge.hand_over.draining = True
         async with draining(near):
-            await until(lambda: count(near.tier.edge, "resumed_streams_total"))
+            await until(lambda: resumed_at(near))
             far.tier.edge.hand_over.draining = False
             rest = await rest_of(cluster, near, left)
         assert whole(left, then=rest.text) == expected
-        assert (
-            moves_of(near),
-            count(near.tier.edge, "left_streams_total", reason="handed_over"),
-        ) == (
-            0,
-            1,
-        )
+        assert (moves_of(near), left_by(near, "handed_over")) == (0, 1)
 
 
 async def test_a_stream_is_offered_as_its_client_leaves_a_drain(
@@ -422,9 +428,7 @@ async def test_a_stream_that_cannot_move_is_not_stopped_for_a_drain() -> None:
         near, far = cluster.replicas
         expected = await unbroken(cluster, far)
         near.tier.edge.streams.memory.limit_bytes = 0
-        async with begun(cluster, near) as left:
-            await left.until(5)
-        await until(lambda: near.tier.edge.streams.kept.away)
+        left = await left_behind(cluster, near)
         async with draining(near):
             await until(lambda: not near.running)
             rest = await rest_of(cluster, near, left)
@@ -435,9 +439,7 @@ async def test_a_client_that_comes_back_while_others_are_looked_for_keeps_its_st
     async with acquainted(speed=SPEED) as cluster:
         near, far = cluster.replicas
         expected = await unbroken(cluster, far)
-        async with begun(cluster, near) as left:
-            await left.until(5)
-        await until(lambda: near.tier.edge.streams.kept.away)
+        left = await left_behind(cluster, near)
         looked, goes_on = asyncio.Event(), asyncio.Event()
 
         async def peers() -> Sequence[str]:
@@ -461,9 +463,7 @@ async def test_a_client_that_comes_back_while_others_are_looked_for_keeps_its_st
 async def test_an_engine_that_dies_soon_after_a_drain_is_the_first_loss_of_its_stream() -> None:
     async with acquainted(3, speed=1.0) as cluster:
         near, *others = cluster.replicas
-        async with begun(cluster, near) as left:
-            await left.until(5)
-        await until(lambda: near.tier.edge.streams.kept.away)
+        left = await left_behind(cluster, near)
         async with draining(near):
             await until(lambda: moves_of(near))
             await until(lambda: any(each.running for each in others))

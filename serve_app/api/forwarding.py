@@ -174,6 +174,8 @@ class Forwarder:
     # This replica's own name, and the base URL of one of the tier's others by its name.
     replica: str = ""
     url_of: Callable[[str], Awaitable[str | None]] = nowhere
+    # Of the tier's other replicas, in which order they are asked.
+    order: Callable[[RequestContext, Sequence[str]], Sequence[str]] = lambda _, urls: urls
     # Of this tier's sequences, those that run in slots of the other one, or ask for them: a whole
     # answer says nothing before its end, and a lender without capacity refuses within milliseconds.
     sequences_elsewhere: int = 0
@@ -302,7 +304,7 @@ class Forwarder:
                 response = await self._ask(stack, url, context.received, headers)
                 yield None if response is None else _Taken(response, None)
                 return
-            for peer in in_any_order(await self.peers()):
+            for peer in self.order(context, in_any_order(await self.peers())):
                 response = await self._ask(stack, peer + scope["path"], context.received, headers)
                 if response is not None:
                     yield _Taken(response, None)

@@ -3,7 +3,7 @@ its prompt, where `choose_replica` says so and that one takes it; else it runs h
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,6 +48,7 @@ class PrefixForwarding:
     def __post_init__(self) -> None:
         for result in RESULTS:
             self.metrics.prefix_choices.labels(reason=result)
+        self.forwarder.order = self.order
 
     async def forward(
         self, context: RequestContext, response: TierResponse, prompt_tokens: float
@@ -88,6 +89,17 @@ class PrefixForwarding:
         if outcome is None:
             self.reports.use(chunks)
         return outcome
+
+    def order(self, context: RequestContext, urls: Sequence[str]) -> Sequence[str]:
+        """For a request that waits: the replica that has most of its prompt is asked first."""
+        if not self.settings().prefixes.forward or len(urls) < 2:
+            return urls
+        chunks, _ = self._chunks(context)
+        found = {
+            self.reports.url_of(peer.state.name): peer.cached_tokens
+            for peer in self.reports.peers(chunks, 1.0)
+        }
+        return sorted(urls, key=lambda url: -found.get(url, 0.0))
 
     async def _offered(
         self,

@@ -41,6 +41,8 @@ QUICK_REPLICAS = 8
 # How often the other replicas are asked for, with and without any.
 ADDRESSES_EVERY_S, ALONE_EVERY_S = 2.0, 5.0
 POST_LIMIT_S = 1.0
+# One that takes no report, as of another version or with the setting off, is tried as often.
+RETRY_EVERY_S = 2.0
 MOST_REPORT_BYTES = 1024 * 1024
 # More new prompts between two reports are left out of them, the oldest first.
 MOST_PENDING = 256
@@ -104,6 +106,7 @@ class PrefixReports:
     # Those that have all that was reported before.
     _informed: set[str] = field(default_factory=set[str])
     _sending: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, asyncio.Task[None]])
+    _next_try_s: dict[str, float] = field(default_factory=dict[str, float])
     _number: int = 0
     _sent_s: float = -math.inf
     _addresses_s: float = -math.inf
@@ -191,12 +194,12 @@ class PrefixReports:
         return with_reports
 
     def take(self, mark: bytes, body: bytes) -> bool:
-        """A report of another replica, or of somebody who says so; whether it was a true one."""
+        """A report of another replica, or of somebody who says so; whether it is believed."""
         if not hmac.compare_digest(mark, self._mark(body)):
             return False
         written = json.loads(body)
         if written.get("version") != VERSION or not self.enabled():
-            return True
+            return False
         state = ReplicaState(**written["state"])
         peer = self._peers.get(state.name)
         if state.name == self.replica or (peer is not None and written["number"] <= peer.number):
@@ -230,6 +233,7 @@ class PrefixReports:
         self._urls = await self.addresses()
         self._addresses_s = self.clock_s()
         self._informed &= set(self._urls)
+        self._next_try_s = {n: at_s for n, at_s in self._next_try_s.items() if n in self._urls}
         for name in [
             name
             for name, peer in self._peers.items()
@@ -254,6 +258,8 @@ class PrefixReports:
                 # It is slow, and misses this one.
                 self._informed.discard(name)
                 continue
+            if now_s < self._next_try_s.get(name, now_s):
+                continue
             body = news if name in self._informed else self._written([self.own.all()], whole=True)
             self._informed.add(name)
             self._sending[name] = asyncio.create_task(self._send(name, url, body))
@@ -266,6 +272,7 @@ class PrefixReports:
                 status = await self.post(url + self.prefix + REPORT_PATH, headers, body)
         if status != 204:
             self._informed.discard(name)
+            self._next_try_s[name] = self.clock_s() + RETRY_EVERY_S
             log.debug("a report was not taken", extra={"peer": name, "status": status})
 
     def _written(self, prompts: Sequence[Sequence[Chunk]], *, whole: bool) -> bytes:

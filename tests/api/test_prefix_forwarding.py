@@ -25,7 +25,14 @@ from serve_app.core.scaling.workload import LearntLengths
 from tests.api.asgi import Call, FakeEngine, answers, call
 from tests.api.loopback import served
 from tests.api.test_forwarding import until
-from tests.builders import SECRET, an_edge, count, forwarded_by_a_replica, some_settings
+from tests.builders import (
+    SECRET,
+    an_edge,
+    count,
+    forwarded_by_a_replica,
+    peers,
+    some_settings,
+)
 
 DONE = {"choices": [], "object": "chat.completion"}
 # About 1,500 tokens, of 0.2 ms each.
@@ -111,8 +118,8 @@ def _mounted(replica: Replica) -> ASGIApp:
 
 async def known(replica: Replica) -> None:
     """What the other one has read is known here."""
-    peers = replica.reports._peers.values()
-    await until(lambda: any(len(peer.cached) for peer in peers))
+    known_ones = replica.reports._peers.values()
+    await until(lambda: any(len(peer.cached) for peer in known_ones))
 
 
 def chosen(replica: Replica, reason: str) -> float:
@@ -218,6 +225,43 @@ async def test_what_waits_here_is_not_passed() -> None:
             assert len(a.engine.asked) == 1
             turn.leave()
             await turn.done
+
+
+async def test_what_waits_is_offered_first_to_the_replica_that_has_its_prefix() -> None:
+    urls: dict[str, str] = {}
+    a, b, c = (a_replica(name, urls) for name in "abc")
+    asked: list[str] = []
+
+    def noted(replica: Replica, name: str) -> ASGIApp:
+        app = _mounted(replica)
+
+        async def with_note(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["path"] == "/api/chat":
+                asked.append(name)
+            await app(scope, receive, send)
+
+        return with_note
+
+    async with (
+        served(noted(a, "a")) as urls["a"],
+        served(noted(b, "b")) as urls["b"],
+        served(noted(c, "c")) as urls["c"],
+    ):
+        a.edge.forwarder.peers = peers(urls["b"], urls["c"])
+        running = [asyncio.create_task(each.reports.run()) for each in (a, b, c)]
+        await until(lambda: a.reports.report()["replicas_heard"] == 2)
+        await call(c.edge, payload=a_conversation("One?"))
+        await until(lambda: any(len(peer.cached) for peer in a.reports._peers.values()))
+        for number in range(8):
+            with a.edge.gate.enter(4):
+                turn = a_conversation("One?", f"And {number}?")
+                assert (await call(a.edge, payload=turn)).status == 200
+        assert asked == ["c"] * 8
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for each in (a, b, c):
+            await each.edge.forwarder.close()
 
 
 async def test_isolated_callers_share_nothing_and_find_their_own() -> None:

@@ -126,6 +126,23 @@ async def test_alone_or_off_nothing_is_sent() -> None:
 
 
 @virtual
+async def test_one_that_takes_no_report_is_tried_seldom_and_then_gets_all() -> None:
+    network, takes = Network(), False
+    a, b = network.add("a"), network.add("b", enabled=lambda: takes)
+    await network.play(6.0)
+    network.sent.clear()
+    running = asyncio.create_task(network.play(10.0))
+    for number in range(90):
+        a.use([b"%8d" % number])
+        await asyncio.sleep(0.1)
+    await running
+    assert len(network.sent) <= 6
+    takes = True
+    await network.play(8.0)
+    assert found(b, b"%8d" % 0) == {"a": 1}
+
+
+@virtual
 async def test_idle_replicas_report_once_a_second() -> None:
     network = Network()
     network.add("a")

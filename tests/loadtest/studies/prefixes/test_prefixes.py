@@ -77,9 +77,8 @@ async def test_a_refused_turn_is_counted_and_an_error_ends_the_measurement() -> 
     full = {"error": {"code": "queue_full"}}
     async with answering(event=full) as (url, asked):
         assert (await talked(url, 3, asked)).refused >= 3
-    cases: tuple[dict[str, Any], ...] = ({"status": 500}, {"event": {"error": {"code": "fault"}}})
-    for case in cases:
-        async with answering(**case) as (url, asked):
+    for status, event in ((500, None), (200, {"error": {"code": "fault"}})):
+        async with answering(status, event) as (url, asked):
             with pytest.raises(MeasurementError):
                 await talked(url, 1000, asked)
 

@@ -63,6 +63,16 @@ def test_of_those_as_good_as_the_best_the_cheapest_wins() -> None:
     assert name == "early_exit"
 
 
+def test_few_problems_without_a_difference_prove_nothing() -> None:
+    few = Measured([1.0] * 48, [100.0] * 48)
+    cheaper = Measured([1.0] * 48, [20.0] * 48)
+    found = difference(few, cheaper)
+    assert found.accuracy.value == 0.0
+    # As the rule of three has it: 3 of 48.
+    assert -0.07 < found.accuracy.low < -0.05
+    assert chosen(truncate=few, direct=cheaper)[0] == "truncate"
+
+
 def test_the_default_alone_stays() -> None:
     assert chosen(truncate=measured(0.6, 100)) == ("truncate", "truncate was measured alone")
 

@@ -44,9 +44,9 @@ def test_what_may_lose_more_than_the_margin_does_not_win_by_its_tokens() -> None
 
 
 def test_what_costs_more_wins_only_where_it_may() -> None:
-    policies = {"truncate": measured(0.6, 100), "vote": measured(0.9, 300)}
-    assert chosen(**policies)[0] == "truncate"
-    assert chosen(**policies, most_tokens_ratio=3.5)[0] == "vote"
+    truncate, vote = measured(0.6, 100), measured(0.9, 300)
+    assert chosen(truncate=truncate, vote=vote)[0] == "truncate"
+    assert chosen(truncate=truncate, vote=vote, most_tokens_ratio=3.5)[0] == "vote"
 
 
 def test_a_gain_that_may_be_none_is_none() -> None:

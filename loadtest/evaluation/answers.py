@@ -224,7 +224,8 @@ def results(
         "choice": dataclasses.asdict(choice),
         "interval": f"paired percentile bootstrap over problems (numpy, "
         f"{figures.RESAMPLES_OF_MEANS} resamples, seed {figures.SEED}), 95 % for all "
-        f"{len(others)} comparisons together (Bonferroni)",
+        f"{len(others)} comparisons together (Bonferroni), accuracy with one problem more won and "
+        "one lost (Bonett and Price)",
     }
 
 

@@ -1,6 +1,6 @@
 """Which answer policy wins, from the problems' scores and tokens: pure decisions on numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,20 +50,28 @@ class Choice:
 
 def difference(default: Measured, other: Measured, *, comparisons: int = 1) -> Difference:
     """By a paired bootstrap over problems: both of a pair are drawn together. The intervals are as
-    wide as it takes for all of so many comparisons to hold at once with 95 % (Bonferroni)."""
+    wide as it takes for all of so many comparisons to hold at once with 95 % (Bonferroni).
+
+    Where two policies differ in no problem a bootstrap has no width, however few the problems are.
+    So accuracy is drawn with one problem more that is won and one that is lost (Bonett and Price,
+    J. Educ. Behav. Stat. 37(4), 2012): 48 problems without a difference leave 6 points open."""
     gained = np.subtract(other.scores, default.scores)
+    widened = np.append(gained, (1.0, -1.0))
     spent, before = np.asarray(other.tokens, float), np.asarray(default.tokens, float)
-
-    def both(picks: Any) -> Any:
-        ratio = spent[picks].sum(axis=1) / before[picks].sum(axis=1)
-        return np.stack([gained[picks].mean(axis=1), ratio], axis=1)
-
-    drawn = figures.bootstrap(len(gained), both, resamples=figures.RESAMPLES_OF_MEANS)
     tail = (1 - figures.CONFIDENCE) / comparisons / 2 * 100
-    (low, low_ratio), (high, high_ratio) = np.percentile(drawn, [tail, 100 - tail], axis=0)
+
+    def estimate(value: float, count: int, statistic: Callable[[Any], Any]) -> Estimate:
+        drawn = figures.bootstrap(count, statistic, resamples=figures.RESAMPLES_OF_MEANS)
+        low, high = np.percentile(drawn, [tail, 100 - tail])
+        return Estimate(value, float(low), float(high))
+
     return Difference(
-        Estimate(float(gained.mean()), float(low), float(high)),
-        Estimate(float(spent.sum() / before.sum()), float(low_ratio), float(high_ratio)),
+        estimate(float(gained.mean()), len(widened), lambda picks: widened[picks].mean(axis=1)),
+        estimate(
+            float(spent.sum() / before.sum()),
+            len(spent),
+            lambda picks: spent[picks].sum(axis=1) / before[picks].sum(axis=1),
+        ),
     )
 
 

@@ -111,15 +111,15 @@ def test_a_pair_takes_two_slots_and_has_the_tiers_trials() -> None:
 
 
 def test_lean_goes_with_everything_that_reasons() -> None:
-    planned = PolicyPlan(AnswerPolicy.LEAN, lean_most=8.0, lean_begins_at=0.5)
+    planned = PolicyPlan(AnswerPolicy.LEAN, lean_most=20.0, lean_begins_at=0.5)
     answers = AnswersConfig(policy=AnswerPolicy.LEAN)
     for fields in ({}, {"n": 3}, {"tools": [TOOL]}, {"logprobs": True}):
         assert taken(fields, answers=answers) == (planned, PLAN)
         assert taken({**fields, "answer_policy": "lean"})[0] == planned
     assert taken(endpoint=RESPONSES, answers=answers) == (planned, PLAN)
-    named = taken({"answer_policy": "lean:20"})[0]
+    named = taken({"answer_policy": "lean:12"})[0]
     assert named is not None
-    assert named.lean_most == 20
+    assert named.lean_most == 12
     assert taken(answers=answers, plan=None) == (None, None)
     with pytest.raises(RequestError, match="this tier's does not"):
         taken({"answer_policy": "lean"}, plan=None)

@@ -44,9 +44,9 @@ def test_what_may_lose_more_than_the_margin_does_not_win_by_its_tokens() -> None
 
 
 def test_what_costs_more_wins_only_where_it_may() -> None:
-    policies = {"truncate": measured(0.6, 100), "vote": measured(0.9, 300)}
-    assert chosen(**policies)[0] == "truncate"
-    assert chosen(**policies, most_tokens_ratio=3.5)[0] == "vote"
+    truncate, vote = measured(0.6, 100), measured(0.9, 300)
+    assert chosen(truncate=truncate, vote=vote)[0] == "truncate"
+    assert chosen(truncate=truncate, vote=vote, most_tokens_ratio=3.5)[0] == "vote"
 
 
 def test_a_gain_that_may_be_none_is_none() -> None:
@@ -61,6 +61,16 @@ def test_of_those_as_good_as_the_best_the_cheapest_wins() -> None:
         truncate=measured(0.5, 100), pair=measured(0.8, 95), early_exit=measured(0.795, 60)
     )
     assert name == "early_exit"
+
+
+def test_few_problems_without_a_difference_prove_nothing() -> None:
+    few = Measured([1.0] * 48, [100.0] * 48)
+    cheaper = Measured([1.0] * 48, [20.0] * 48)
+    found = difference(few, cheaper)
+    assert found.accuracy.value == 0.0
+    # As the rule of three has it: 3 of 48.
+    assert -0.07 < found.accuracy.low < -0.05
+    assert chosen(truncate=few, direct=cheaper)[0] == "truncate"
 
 
 def test_the_default_alone_stays() -> None:

@@ -26,7 +26,7 @@ CELLS ?=
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
-	@echo "  Variables: PORT=$(PORT) PROFILE=local-cpu|t4|rtx4090|mixed|single-gpu|gpu-6gb (found by itself) MODEL=<hub name, path, smollm2 or micro-r1>"
+	@echo "  Variables: PORT=$(PORT) PROFILE=local-cpu|t4|rtx4090|mixed|single-gpu|gpu-6gb (found by itself) MODEL=<hub name, path, smollm2, micro-r1 or micro-r2>"
 	@echo "  Tests: TESTS=<what pytest takes>; the last line counts what did not run, and REQUIRE_ALL=1 makes that a failure"
 
 setup: ## Virtual environment .venv with the locked dependencies (runs by itself, once)

@@ -60,6 +60,7 @@ COMMANDS = (
     ),
     Command("first-run", "studies.first_run", "a clean clone, `make serve`, curl, `make test`"),
     Command("train-micro-r1", "studies.micro_r1.command", "train the embedded reasoning model"),
+    Command("train-micro-r2", "studies.micro_r2.command", "train the one of graded problems"),
 )
 BY_NAME = {command.name: command for command in COMMANDS}
 

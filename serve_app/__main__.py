@@ -290,8 +290,8 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add(
         "--model",
-        help="hub name, directory, smollm2 or micro-r1 (default: TIERSERVE_MODEL, or else the "
-        "profile's)",
+        help="hub name, directory, smollm2, micro-r1 or micro-r2 (default: TIERSERVE_MODEL, or "
+        "else the profile's)",
     )
     add(
         "--host",

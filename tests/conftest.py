@@ -61,7 +61,7 @@ COMPUTED = (
 )
 # With torch behind them vLLM and transformers take seconds to import: where a file is one worker's,
 # these folders are the same one's.
-WITH_TORCH = ("engine", "loadtest/studies/micro_r1")
+WITH_TORCH = ("engine", "loadtest/studies/micro_r1", "loadtest/studies/micro_r2")
 # Set to 1: a test that did not run is a failure.
 REQUIRE_ALL_VARIABLE = "REQUIRE_ALL"
 _SLOW_FILES = frozenset(HERE / name for name in SLOW)

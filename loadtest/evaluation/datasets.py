@@ -1,4 +1,4 @@
-"""The problems that are asked: two published sets, micro's held-out ones, or a file."""
+"""The problems that are asked: two published sets, the micro models' held-out ones, or a file."""
 
 import gzip
 import hashlib
@@ -13,10 +13,15 @@ from loadtest.errors import UserError
 from loadtest.report.results_file import REPOSITORY
 
 FOLDER = REPOSITORY / "loadtest" / "datasets"
+_GRADED = REPOSITORY / "serve_app" / "engine" / "micro_r2" / "held_out.jsonl"
+# Parts of a set, by what its lines have as `level`.
+LEVELS = {f"micro-r2-{level}": level for level in ("easy", "medium", "hard")}
 KNOWN = {
     "gsm8k": FOLDER / "gsm8k_test.jsonl.gz",
     "math500": FOLDER / "math500_test.jsonl.gz",
     "micro": REPOSITORY / "serve_app" / "engine" / "micro_r1" / "held_out.jsonl",
+    "micro-r2": _GRADED,
+    **dict.fromkeys(LEVELS, _GRADED),
 }
 # `--limit` takes the same problems for every model and every seed.
 SHUFFLE_SEED = 0
@@ -53,7 +58,7 @@ def load(name: str, limit: int | None = None) -> Dataset:
         if name in KNOWN:
             raise UserError(f"{name} is not here: it is made as {path.name}, which is missing.")
         raise UserError(f"There is no file or dataset {name!r}; known datasets: {known}.")
-    problems = tuple(_problems(path))
+    problems = tuple(_problems(path, LEVELS.get(name)))
     if not problems:
         raise UserError(f"{path.name} holds no problems.")
     if limit is not None:
@@ -63,19 +68,21 @@ def load(name: str, limit: int | None = None) -> Dataset:
     return Dataset(name if name in KNOWN else path.name.split(".")[0], problems)
 
 
-def _problems(path: Path) -> Iterator[Problem]:
+def _problems(path: Path, level: str | None) -> Iterator[Problem]:
     seen: set[str] = set()
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         try:
-            problem = _problem(json.loads(line), number)
+            row = json.loads(line)
+            problem = _problem(row, number)
             if problem.id in seen:
                 raise ValueError(f"the id {problem.id!r} was used before")
         except ValueError as error:
             raise UserError(f"{path.name}, line {number}: {error}.") from None
         seen.add(problem.id)
-        yield problem
+        if level is None or row.get("level") == level:
+            yield problem
 
 
 def _lines(path: Path) -> list[str]:

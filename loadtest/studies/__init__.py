@@ -2,7 +2,7 @@
 
 - `overhead/`: what serving adds to baseline vLLM
 - `replay_scaling/`: the scaling policy on real Ray, beside the simulation
-- `micro_r1/`: the training of the embedded reasoning model
+- `micro_r1/`, `micro_r2/`: the training of the embedded reasoning models
 - `continuity/`: streams of `/v1` whose replica is killed or replaced
 - `cold_start`, `faults`, `first_run`: starts, killed parts, a newcomer's first hour
 - `key_overhead`, `fairness`, `tab_cost`: what a key costs, another key's flood, and open tabs

@@ -86,7 +86,7 @@ class TierArgs(_EnvironmentWins):
     model: str = Field(
         default=DEFAULT_MODEL,
         description="Hub name, path of a model directory, or an embedded model: `smollm2`, "
-        "`micro-r1`.",
+        "`micro-r1`, `micro-r2`.",
     )
     preferred_accelerator: str | None = Field(
         default=None,

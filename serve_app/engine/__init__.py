@@ -7,5 +7,5 @@
   goes on, `answer_text.py` keeps text and token ids in step
 - `grammar/`: JSON, regular expressions and grammars of clients, compiled in a sandbox first
 - `models/`, `templates/`: from a model's name to its directory and the chat template it is served
-  with; `micro_r1/` is a model that lies in the package
+  with; `micro_r1/` and `micro_r2/` are models that lie in the package
 """

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 MODEL_DIR = REPOSITORY / "serve_app" / "engine" / "micro_r1"
 TEMPLATE = MODEL_DIR / "chat_template.jinja"
-_TOKENIZER_PROBLEMS = 20_000
+TOKENIZER_PROBLEMS = 20_000
 # More than one, since a single sampled run of 500 answers is off by a percent or so.
-_SAMPLING_SEEDS = (1, 2, 3)
+SAMPLING_SEEDS = (1, 2, 3)
 DESCRIPTION = (
     "Trains the tokenizer and the model on drawn arithmetic word problems, "
     "measures it on held-out ones at several thinking budgets, and writes model, held-out "
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     problems = training_problems(plan.seed, texts)
     curve = train(model, SampleWriter(tokenizer), problems, plan, console)
     options.out.mkdir(parents=True, exist_ok=True)
-    _save(options.out, model, tokenizer)
+    save(options.out, model, tokenizer)
     write_held_out(options.out / "held_out.jsonl", held_out)
     with console.status("evaluating"):
         log = describe(model, plan, curve) | evaluate(options.out, held_out)
@@ -70,7 +70,7 @@ def evaluate(directory: Path, held_out: Sequence[Problem]) -> dict[str, Any]:
     tokenizer: Any = AutoTokenizer.from_pretrained(directory)
     evaluation = Evaluation(model, tokenizer, held_out)
     greedy = evaluation.full()
-    sampled = [evaluation.full(sampled_with_seed=seed).accuracy for seed in _SAMPLING_SEEDS]
+    sampled = [evaluation.full(sampled_with_seed=seed).accuracy for seed in SAMPLING_SEEDS]
     bare = Evaluation(model, tokenizer, held_out, directive=False).full()
     cut = evaluation.by_budget(BUDGETS_TOKENS)
     points = [
@@ -124,6 +124,24 @@ def describe(model: "Qwen2ForCausalLM", plan: Plan, curve: Curve) -> dict[str, A
     }
 
 
+def save(directory: Path, model: "Qwen2ForCausalLM", tokenizer: "PreTrainedTokenizerFast") -> None:
+    """In the form of a served model's directory, with the weights in bfloat16."""
+    from transformers import GenerationConfig
+
+    from loadtest.studies.micro_r1.evaluate import TEMPERATURE, TOP_P
+
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=TEMPERATURE,
+        top_p=TOP_P,
+        **token_ids(tokenizer),
+    )
+    model.bfloat16().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    # It is written for its owner alone, but a server may run as somebody else.
+    (directory / "model.safetensors").chmod(0o644)
+
+
 def write_held_out(file: Path, problems: Sequence[Problem]) -> None:
     lines = [
         {
@@ -139,27 +157,10 @@ def write_held_out(file: Path, problems: Sequence[Problem]) -> None:
 
 def _make_tokenizer(seed: int, held_out: frozenset[str]) -> "PreTrainedTokenizerFast":
     rng = random.Random(f"tokenizer {seed}")
-    problems = islice(training_problems(seed, held_out), _TOKENIZER_PROBLEMS)
+    problems = islice(training_problems(seed, held_out), TOKENIZER_PROBLEMS)
     texts = (
         text
         for problem in problems
         for text in (dress(rng, problem.text), problem.thought, problem.answer, CUT_PHRASE)
     )
     return train_tokenizer(texts, TEMPLATE)
-
-
-def _save(directory: Path, model: "Qwen2ForCausalLM", tokenizer: "PreTrainedTokenizerFast") -> None:
-    from transformers import GenerationConfig
-
-    from loadtest.studies.micro_r1.evaluate import TEMPERATURE, TOP_P
-
-    model.generation_config = GenerationConfig(
-        do_sample=True,
-        temperature=TEMPERATURE,
-        top_p=TOP_P,
-        **token_ids(tokenizer),
-    )
-    model.bfloat16().save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    # It is written for its owner alone, but a server may run as somebody else.
-    (directory / "model.safetensors").chmod(0o644)

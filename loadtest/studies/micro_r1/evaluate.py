@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 BUDGETS_TOKENS = (0, 8, 16, 32, 64, 96, 128)
 TEMPERATURE = 0.6
 TOP_P = 0.95
-_LONGEST_TOKENS = 320
 _BATCH = 125
 _BOXED = re.compile(r"\\boxed\{(-?\d+)\}")
 
@@ -34,11 +33,13 @@ class Evaluation:
         problems: Sequence[Problem],
         *,
         directive: bool = True,
+        longest_tokens: int = 320,
     ) -> None:
         self._model: Any = model.eval()
         self._tokenizer = tokenizer
         self._problems = problems
-        self._writer = SampleWriter(tokenizer)
+        self._longest_tokens = longest_tokens
+        self._writer = SampleWriter[Problem](tokenizer)
         ending = f" {DIRECTIVE}" if directive else ""
         self._prompts = [self._writer.prompt(problem.text + ending) for problem in problems]
         self._end: Any = tokenizer.convert_tokens_to_ids("</think>")
@@ -112,7 +113,7 @@ class Evaluation:
             output = self._model.generate(
                 ids,
                 attention_mask=mask,
-                max_new_tokens=_LONGEST_TOKENS,
+                max_new_tokens=self._longest_tokens,
                 eos_token_id=self._tokenizer.eos_token_id,
                 pad_token_id=pad,
                 **how,

@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from loadtest.studies.micro_r1.problems import Problem
 from loadtest.studies.micro_r1.tokenizer import EOS
@@ -29,6 +29,9 @@ CUT_SHARE = 0.2
 NO_THOUGHT_SHARE = 0.08
 # The label of a token without loss, as in torch's cross_entropy.
 NO_LOSS = -100
+# Ids, and whether the model writes them itself.
+Part: TypeAlias = tuple[list[int], bool]
+Kind = TypeVar("Kind", bound=Problem)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def dress(rng: random.Random, text: str) -> str:
     return text
 
 
-class SampleWriter:
+class SampleWriter(Generic[Kind]):
     def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
         self._tokenizer = tokenizer
         self.cut_ids = self.encode([CUT_PHRASE])[0]
@@ -67,14 +70,15 @@ class SampleWriter:
         )
         return text
 
-    def write(self, rng: random.Random, problems: list[Problem]) -> list[Sample]:
+    def prompts(self, messages: list[str], openings: list[str]) -> list[list[int]]:
+        """Each message in the template, and what is encoded with it."""
+        pairs = zip(messages, openings, strict=True)
+        return self.encode([self._before + m + self._after + opening for m, opening in pairs])
+
+    def write(self, rng: random.Random, problems: list[Kind]) -> list[Sample]:
         kinds = [rng.random() for _ in problems]
-        prompts = self.encode(
-            [
-                self._before + dress(rng, problem.text) + self._after + _opening(kind)
-                for kind, problem in zip(kinds, problems, strict=True)
-            ]
-        )
+        messages = [dress(rng, problem.text) for problem in problems]
+        prompts = self.prompts(messages, [_opening(kind) for kind in kinds])
         thoughts = self.encode([problem.thought + THOUGHT_END for problem in problems])
         # The line breaks before an answer are a token of their own, whatever follows.
         [gap] = self.encode(["\n\n"])
@@ -91,17 +95,17 @@ class SampleWriter:
                 parts = [(prompt, False), (cut, True), (self.cut_ids, False), (gap + answer, True)]
             else:
                 parts = [(prompt, False), (thought + answer, True)]
-            samples.append(_join(parts))
+            samples.append(join(parts))
         return samples
+
+
+def join(parts: list[Part]) -> Sample:
+    ids = [token for part, _ in parts for token in part]
+    labels = [token if is_own else NO_LOSS for part, is_own in parts for token in part]
+    return Sample(ids, labels)
 
 
 def _opening(kind: float) -> str:
     """A template's empty thought is encoded with the prompt, two line breaks as one token; the
     server's is appended as ids, with the prompt's line break and another as two tokens."""
     return NO_THOUGHT if NO_THOUGHT_SHARE / 2 <= kind < NO_THOUGHT_SHARE else ""
-
-
-def _join(parts: list[tuple[list[int], bool]]) -> Sample:
-    ids = [token for part, _ in parts for token in part]
-    labels = [token if is_own else NO_LOSS for part, is_own in parts for token in part]
-    return Sample(ids, labels)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from loadtest.report.progress import bars
-from loadtest.studies.micro_r1.problems import Problem
-from loadtest.studies.micro_r1.samples import NO_LOSS, Sample, SampleWriter
+from loadtest.studies.micro_r1.samples import NO_LOSS, Kind, Sample, SampleWriter
 from loadtest.studies.micro_r1.tokenizer import token_ids
 
 if TYPE_CHECKING:
@@ -73,8 +72,8 @@ def make_model(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Qwen2ForCaus
 
 def train(
     model: "Qwen2ForCausalLM",
-    writer: SampleWriter,
-    problems: Iterator[Problem],
+    writer: SampleWriter[Kind],
+    problems: Iterator[Kind],
     plan: Plan,
     console: Console,
 ) -> Curve:
@@ -173,7 +172,7 @@ def _optimizers(model: Any, plan: Plan) -> list[Any]:
 
 
 def _batches(
-    writer: SampleWriter, problems: Iterator[Problem], plan: Plan
+    writer: SampleWriter[Kind], problems: Iterator[Kind], plan: Plan
 ) -> Iterator[tuple["torch.Tensor", "torch.Tensor"]]:
     """Without end; few shapes, since the matrix library compiles its kernels for each new one."""
     rng = random.Random(f"samples {plan.seed}")

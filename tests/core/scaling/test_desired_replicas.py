@@ -264,6 +264,21 @@ def test_while_reports_are_missing_nothing_is_learnt_of_what_is_needed() -> None
     assert partial.memory.misses == memory.misses
 
 
+def test_an_excess_is_no_rush_before_it_could_fill_slots() -> None:
+    """Nearly two requests a second more, for some seconds: as many as chance brings of long
+    answers, and more than it brings of short ones. Where the TPOT is the limit they are slow."""
+    stays = ScalingMemory(stayed=10.0, rushed=10.0)
+
+    def expected_rps(quick_rps: float = 3.8, **figures: float) -> float:
+        rush = load(2.0, quick_rps=quick_rps, quick_prompt_tokens_per_s=500 * quick_rps, **figures)
+        return decide([rush], memory=stays).inputs["expected_rps"]
+
+    assert expected_rps(new_tokens=1500) == pytest.approx(2.0)
+    assert expected_rps(new_tokens=20) > 2.5
+    assert expected_rps(new_tokens=1500, slots=4000) > 2.5
+    assert expected_rps(new_tokens=1500, quick_rps=9.0) > 6, "a step is no chance"
+
+
 def test_a_load_between_both_thresholds_changes_nothing() -> None:
     two = [load(rps) for rps in (3.9, 3.9)]
     decision = decide(two)

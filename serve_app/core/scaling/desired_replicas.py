@@ -8,6 +8,7 @@ back before giving a GPU back has paid.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from serve_app.core.scaling.scaling_memory import (
     ScalingMemory,
@@ -15,8 +16,10 @@ from serve_app.core.scaling.scaling_memory import (
     hold_s,
     remember_arrivals,
     remember_need,
+    remember_sure,
 )
 from serve_app.core.scaling.slo_capacity import RequestShape, Slo
+from serve_app.core.scaling.slo_misses import MissSample, fewest_over, is_due, remember_misses
 from serve_app.core.scaling.tier_demand import ReplicaLoad, TierDemand, pooled
 from serve_app.core.scaling.tier_need import LentLoad, TierNeed, kept_to_lend, together, token_s
 from serve_app.core.scaling.workload import QUICK_S, SLOW_S
@@ -82,7 +85,8 @@ def desired_replicas(
     start from now: the slow mean, and of what the quick one is above it the part that has proved to
     stay. (3) What waits now and will not have been worked off by then is added. (4) As many
     replicas are needed as keep the SLO for that; what another tier can lend puts off an order, as a
-    slot is lent at once and a GPU is not. (5) Those that were needed within the hold are kept.
+    slot is lent at once and a GPU is not. (5) Those that were needed within the hold are kept, as
+    far as without them its requests as a whole would have missed the SLO.
 
     The count is absolute, so replicas that are starting are not ordered again. It never falls below
     what runs, and to zero only when `to_zero` allows it and not even one request is likely within
@@ -115,7 +119,12 @@ def desired_replicas(
         shortest_s=settings.least_hold_s,
         longest_s=2 * settings.most_hold_s,
     )
-    kept = min(held_replicas(memory, now_s, hold), replicas_target)
+    if len(fresh) >= replicas_running:
+        lends = to_keep if to_keep > needed.to_keep else 0
+        memory = _with_misses(memory, settings, need, needed, lends=lends, now_s=now_s)
+    surely = needed.to_keep if expected.excess_rps > 0 else needed.to_order
+    memory = remember_sure(memory, now_s, min(surely, replicas_target))
+    kept = _kept(memory, settings, replicas_target, now_s, hold)
     # For the last one Serve has a delay of its own, downscale_to_zero_delay_s.
     to_none = to_zero and to_keep == 0 and kept <= 1
     replicas = 0 if to_none else max(needed.to_order, kept, 1)
@@ -162,11 +171,14 @@ class _Expected:
 
 @dataclass(frozen=True, slots=True)
 class _Needed:
-    """`to_order` keeps the SLO for what is expected, `to_keep` for a little more than that."""
+    """`to_order` keeps the SLO for what is expected, `to_keep` for `more`, a little more than that.
+    So many are `busy`."""
 
     to_order: int
     to_keep: int
     lent_replicas: float
+    more: TierNeed
+    busy: int
 
 
 def _expected(
@@ -183,6 +195,8 @@ def _expected(
     # The slow mean remembers a load for a minute after it has ended.
     level_rps = min(slow_rps, quick_rps + doubt_rps)
     excess_rps = max(0.0, quick_rps - level_rps - doubt_rps)
+    if quick_rps - level_rps < _within_margin_rps(demand, settings, level_rps):
+        excess_rps = 0.0
     memory = remember_arrivals(
         memory,
         now_s,
@@ -197,6 +211,18 @@ def _expected(
         return _Expected(0.0, demand.shape.prompt_tokens, level_rps, excess_rps, memory)
     tokens = level_rps * demand.slow.prompt_tokens + stays_rps * demand.quick.prompt_tokens
     return _Expected(rate_rps, tokens / rate_rps, level_rps, excess_rps, memory)
+
+
+def _within_margin_rps(demand: TierDemand, settings: ScalingSettings, level_rps: float) -> float:
+    """An excess is no rush while it has brought no more requests than chance does within the time
+    that one runs: the SLO's capacity has a margin for those. That is so where slots limit the tier,
+    which such requests have to fill; a step that is beyond what keeps the TPOT is slow at once."""
+    capacities = demand.capacities(demand.shape.prompt_tokens, settings.slo)
+    whole = together(capacities)
+    if whole.slots_rps >= whole.tpot_rps:
+        return 0.0
+    request_s = demand.shape.new_tokens * fmean(capacity.token_s for capacity in capacities)
+    return STANDARD_ERRORS * math.sqrt(level_rps * request_s) / QUICK_S
 
 
 def _need(
@@ -238,7 +264,39 @@ def _needed(
         to_order=max(need.fewest(lent), 1),
         to_keep=0 if idle else max(more.fewest(), busy, 1),
         lent_replicas=lent,
+        more=more,
+        busy=busy,
     )
+
+
+def _with_misses(
+    memory: ScalingMemory,
+    settings: ScalingSettings,
+    need: TierNeed,
+    needed: _Needed,
+    *,
+    lends: int,
+    now_s: float,
+) -> ScalingMemory:
+    """With what fewer replicas would miss of what is expected now. Those that are busy, or kept to
+    lend, are not to be missed."""
+    if not is_due(memory.misses, now_s):
+        return memory
+    shares = needed.more.misses().at_least(max(needed.busy, lends))
+    sample = MissSample(now_s, need.rate_rps, shares)
+    longest_s = settings.most_hold_s
+    return replace(memory, misses=remember_misses(memory.misses, sample, longest_s=longest_s))
+
+
+def _kept(
+    memory: ScalingMemory, settings: ScalingSettings, target: int, now_s: float, hold: float
+) -> int:
+    """Of those that were needed at some moment of the hold, as many as its requests needed as a
+    whole; and those that were needed in a rush, or that such a moment would order again."""
+    held = min(held_replicas(memory.needed_s, now_s, hold), target)
+    surely = min(held_replicas(memory.surely_s, now_s, hold), held)
+    allowed = 1 - settings.slo.goodput
+    return max(surely, fewest_over(memory.misses, now_s, hold, allowed=allowed, most=held))
 
 
 def _inputs(

@@ -9,6 +9,8 @@ were still there by then, or came back.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from serve_app.core.scaling.slo_misses import MissSample
+
 # A lull that ended costs its own length if the GPU was kept. If it was not, it costs the hold, the
 # start, and what is served too late meanwhile: this many starts in all.
 RETURN_COSTS_STARTS = 3.5
@@ -41,13 +43,17 @@ class Rush:
 class ScalingMemory:
     """`needed_s` has for the first replica, the second, ... when it was needed last. `lulls_s` are
     the times between that and when it was needed again, the newest last. `rushes` wait to be
-    compared; `stayed` and `rushed` are the sums of those that were."""
+    compared; `stayed` and `rushed` are the sums of those that were. `misses` are what fewer
+    replicas would have missed of the latest load, and `surely_s` is as `needed_s`, by more than
+    chance."""
 
     needed_s: tuple[float, ...] = ()
     lulls_s: tuple[float, ...] = ()
     rushes: tuple[Rush, ...] = ()
     stayed: float = EXPECTED_PERSISTENCE * EXPECTED_COUNTS_AS
     rushed: float = EXPECTED_COUNTS_AS
+    misses: tuple[MissSample, ...] = ()
+    surely_s: tuple[float, ...] = ()
 
     @property
     def persistence(self) -> float:
@@ -64,9 +70,14 @@ def hold_s(memory: ScalingMemory, *, start_s: float, least_s: float, most_s: flo
     return min(candidates, key=lambda hold: _cost_s(hold, lulls, return_s))
 
 
-def held_replicas(memory: ScalingMemory, now_s: float, hold: float) -> int:
-    """As many as were needed within the hold."""
-    return sum(1 for needed_s in memory.needed_s if now_s - needed_s <= hold)
+def held_replicas(times_s: Sequence[float], now_s: float, hold: float) -> int:
+    """As many as have one of these times within the hold."""
+    return sum(1 for time_s in times_s if now_s - time_s <= hold)
+
+
+def remember_sure(memory: ScalingMemory, now_s: float, count: int) -> ScalingMemory:
+    """So many are needed now by more than chance."""
+    return replace(memory, surely_s=(*[now_s] * count, *memory.surely_s[count:]))
 
 
 def remember_need(

@@ -93,40 +93,39 @@ def replica_capacity(model: StepModel, *, slots: float, shape: RequestShape, slo
     return Capacity(by_tpot, by_slots, 1 / max(prompt_s, 1e-6), token_s, max(slots, 1))
 
 
-def keeps_slo(rate_rps: float, capacity: Capacity, *, shape: RequestShape, slo: Slo) -> bool:
-    """Whether replicas of this capacity together serve arrivals at this rate within the SLO.
+def miss_share(rate_rps: float, capacity: Capacity, *, shape: RequestShape, slo: Slo) -> float:
+    """The fraction of the requests that miss the SLO where arrivals stay at this rate.
 
-    (1) TPOT: over the time that a request runs, as many arrivals as chance brings in the SLO's
-    share of all cases are within that rate. (2) TTFT: the wait for a slot, and that for prefill,
-    are longer than the SLO's in at most the rest of the cases.
+    (1) TPOT: the fraction of all cases in which chance brings more arrivals than that rate over the
+    time that a request runs. (2) TTFT: the fraction whose wait for a slot, or for prefill, is
+    longer than the SLO's. The largest of them counts: they come together.
     """
     if rate_rps <= 0:
-        return True
+        return 0.0
     spread = 1 + shape.variation
     # (1)
     request_s = max(shape.new_tokens * capacity.token_s, slo.ttft_s)
     deviation_rps = math.sqrt(rate_rps * spread / request_s)
-    if rate_rps + _NORMAL.inv_cdf(slo.goodput) * deviation_rps > capacity.tpot_rps:
-        return False
+    slow = _NORMAL.cdf((rate_rps - capacity.tpot_rps) / deviation_rps)
     # (2)
     stations = (
         (capacity.slots_rps, capacity.slots),
         (capacity.prefill_rps, capacity.replicas),
     )
-    return all(
-        _waits_in_time(rate_rps, served_rps, servers=servers, spread=spread, slo=slo)
+    late = (
+        _late_share(rate_rps, served_rps, servers=servers, spread=spread, slo=slo)
         for served_rps, servers in stations
     )
+    return max(slow, *late)
 
 
-def _waits_in_time(
+def _late_share(
     rate_rps: float, served_rps: float, *, servers: float, spread: float, slo: Slo
-) -> bool:
+) -> float:
     """P(wait > t) = P(wait > 0) * exp(-2 * (served - rate) * t / spread), with the first factor as
     Halfin and Whitt (1981) approximate Erlang's: with many servers few wait at all."""
     if rate_rps >= served_rps:
-        return False
+        return 1.0
     beta = (1 - rate_rps / served_rps) * math.sqrt(servers)
     waits = 1 / (1 + beta * _NORMAL.cdf(beta) / max(_NORMAL.pdf(beta), 1e-300))
-    late = max(waits / (1 - slo.goodput), 1e-9)
-    return (served_rps - rate_rps) * 2 * slo.ttft_s >= spread * math.log(late)
+    return waits * math.exp(-(served_rps - rate_rps) * 2 * slo.ttft_s / spread)

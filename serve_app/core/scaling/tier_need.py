@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import reduce
 from statistics import fmean
 
-from serve_app.core.scaling.slo_capacity import Capacity, RequestShape, Slo, keeps_slo
+from serve_app.core.scaling.slo_capacity import Capacity, RequestShape, Slo, miss_share
+from serve_app.core.scaling.slo_misses import MissShares
 from serve_app.core.scaling.tier_demand import Replica
 
 # Of what another tier has to spare: its own load varies too.
@@ -16,6 +17,8 @@ LENT_SURELY = 0.8
 MOST_OF_OWN = 0.87
 # One replica is looked for at a time up to here; beyond any cluster.
 MOST_REPLICAS = 4096
+# Shares of misses beyond these are as good as none and all.
+FEWEST_MISSED, MOST_MISSED = 1e-4, 0.999
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +60,10 @@ class TierNeed:
         """The smallest count that keeps the SLO, with `lent` replicas' time of another tier. Found
         by bisection: with one more replica it is kept at a higher rate."""
         low, high = 0, len(self.capacities)
-        joining = self.joining
+        allowed = 1 - self.slo.goodput
 
         def enough(count: int) -> bool:
-            more = joining.times(max(0, count - len(self.capacities)))
-            own = together(self.capacities[:count], more)
-            return self._keeps_slo(own) or self._keeps_slo_with(own, joining.times(lent))
+            return self._missed(count, lent) <= allowed
 
         while not enough(high) and high < MOST_REPLICAS:
             low, high = high, 2 * high
@@ -71,19 +72,38 @@ class TierNeed:
             low, high = (low, middle) if enough(middle) else (middle, high)
         return high
 
+    def misses(self) -> MissShares:
+        """What fraction of the requests misses the SLO with fewer replicas and with more, without
+        what is lent."""
+        if self.rate_rps <= 0:
+            return MissShares(1, ())
+        first = end = self.fewest()
+        shares: list[float] = []
+        while first > 1 and (missed := self._missed(first - 1)) < MOST_MISSED:
+            shares.insert(0, missed)
+            first -= 1
+        while end < MOST_REPLICAS and (missed := self._missed(end)) > FEWEST_MISSED:
+            shares.append(missed)
+            end += 1
+        return MissShares(first, tuple(shares))
+
     def borrowed(self, lent: LentLoad) -> float:
         """What is lent, in replicas of this tier: a token of the lender's against one of ours."""
         return LENT_SURELY * lent.replicas * self.token_s / lent.token_s
 
-    def _keeps_slo(self, capacity: Capacity) -> bool:
-        return keeps_slo(self.rate_rps, capacity, shape=self.shape, slo=self.slo)
-
-    def _keeps_slo_with(self, own: Capacity, lent: Capacity) -> bool:
-        """A slot is borrowed only when the own ones are full, so with all of them busy they have to
-        keep the TPOT, or never come near to that by their steady load."""
+    def _missed(self, count: int, lent: float = 0.0) -> float:
+        """The fraction of the requests that misses the SLO with so many replicas. A slot is
+        borrowed only when the own ones are full, so with all of them busy they have to keep the
+        TPOT, or never come near to that by their steady load."""
+        joining = self.joining
+        more = joining.times(max(0, count - len(self.capacities)))
+        own = together(self.capacities[:count], more)
+        alone = miss_share(self.rate_rps, own, shape=self.shape, slo=self.slo)
         most_rps = MOST_OF_OWN * own.tpot_rps
-        own_keep_tpot = min(self.rate_rps, self.level_rps, own.slots_rps) <= most_rps
-        return own_keep_tpot and self._keeps_slo(own.plus(lent))
+        if not lent or min(self.rate_rps, self.level_rps, own.slots_rps) > most_rps:
+            return alone
+        both = own.plus(joining.times(lent))
+        return min(alone, miss_share(self.rate_rps, both, shape=self.shape, slo=self.slo))
 
 
 def kept_to_lend(

@@ -214,6 +214,71 @@ def test_a_replica_is_kept_for_the_hold_and_then_given_back() -> None:
     assert counts == sorted(counts, reverse=True), "no flapping"
 
 
+def counts_after(spike: ReplicaLoad, *, at_s: range) -> list[int]:
+    """Two replicas, needed until second 1000; then a load that one carries, but at these times."""
+    memory, counts = decide([load(12.0)] * 2).memory, []
+    for now_s in range(1001, 1400):
+        calm = load(2.5, slow_prompt_tokens_per_s=1250, running=2)
+        reports = [spike if now_s in at_s else calm] * 2
+        decision = decide(reports, memory=memory, now_s=float(now_s))
+        memory = decision.memory
+        counts.append(decision.replicas)
+    return counts
+
+
+def test_a_moment_by_chance_does_not_begin_the_hold_anew() -> None:
+    """Two seconds at which the second replica is only just to be kept, near the end of it."""
+    calm = counts_after(load(2.5), at_s=range(0))
+    above = load(3.55)
+    assert decide([above] * 2).needed == 2
+    assert wanted([above] * 2) == 1
+    assert counts_after(above, at_s=range(1130, 1132)).index(1) <= calm.index(1)
+
+
+def test_what_a_moment_would_order_again_is_kept() -> None:
+    calm = counts_after(load(2.5), at_s=range(0))
+    above = load(4.5)
+    assert wanted([above] * 2) == 2
+    assert counts_after(above, at_s=range(1130, 1132)).index(1) > calm.index(1) + 100
+
+
+def test_what_a_rush_needs_is_kept_for_the_hold() -> None:
+    calm = counts_after(load(2.5), at_s=range(0))
+    rush = load(2.5, quick_rps=5.5, quick_prompt_tokens_per_s=2750)
+    decision = decide([rush] * 2)
+    assert (decision.needed, decision.inputs["needed_replicas"]) == (2, 1)
+    assert counts_after(rush, at_s=range(1130, 1132)).index(1) > calm.index(1) + 100
+
+
+def test_a_burst_of_seconds_does() -> None:
+    calm = counts_after(load(2.5), at_s=range(0))
+    burst = load(8.0)
+    assert counts_after(burst, at_s=range(1130, 1140)).index(1) > calm.index(1) + 100
+
+
+def test_while_reports_are_missing_nothing_is_learnt_of_what_is_needed() -> None:
+    memory = decide([load(12.0)] * 2).memory
+    partial = desired_replicas(
+        [load(0.1)], SETTINGS, now_s=1002, memory=memory, replicas_target=2, replicas_running=2
+    )
+    assert partial.memory.misses == memory.misses
+
+
+def test_an_excess_is_no_rush_before_it_could_fill_slots() -> None:
+    """Nearly two requests a second more, for some seconds: as many as chance brings of long
+    answers, and more than it brings of short ones. Where the TPOT is the limit they are slow."""
+    stays = ScalingMemory(stayed=10.0, rushed=10.0)
+
+    def expected_rps(quick_rps: float = 3.8, **figures: float) -> float:
+        rush = load(2.0, quick_rps=quick_rps, quick_prompt_tokens_per_s=500 * quick_rps, **figures)
+        return decide([rush], memory=stays).inputs["expected_rps"]
+
+    assert expected_rps(new_tokens=1500) == pytest.approx(2.0)
+    assert expected_rps(new_tokens=20) > 2.5
+    assert expected_rps(new_tokens=1500, slots=4000) > 2.5
+    assert expected_rps(new_tokens=1500, quick_rps=9.0) > 6, "a step is no chance"
+
+
 def test_a_load_between_both_thresholds_changes_nothing() -> None:
     two = [load(rps) for rps in (3.9, 3.9)]
     decision = decide(two)

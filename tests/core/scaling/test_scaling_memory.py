@@ -90,7 +90,11 @@ def test_a_lull_is_from_when_a_replica_was_needed_until_it_is_again() -> None:
 
 def test_as_many_are_kept_as_were_needed_within_the_hold() -> None:
     memory = needs({0.0: 4, 100.0: 2})
-    assert [held_replicas(memory, now_s, 150.0) for now_s in (120.0, 160.0, 300.0)] == [4, 2, 0]
+    assert [held_replicas(memory.needed_s, now_s, 150.0) for now_s in (120.0, 160.0, 300.0)] == [
+        4,
+        2,
+        0,
+    ]
 
 
 def test_what_there_is_at_the_beginning_was_needed() -> None:

@@ -8,7 +8,7 @@ from serve_app.core.scaling.slo_capacity import (
     Capacity,
     RequestShape,
     Slo,
-    keeps_slo,
+    miss_share,
     replica_capacity,
 )
 from serve_app.core.scaling.step_time import StepModel
@@ -20,6 +20,10 @@ CHAT = RequestShape(prompt_tokens=500, new_tokens=200)
 
 def capacity(shape: RequestShape = CHAT, slo: Slo = SLO, slots: float = 125) -> Capacity:
     return replica_capacity(T4, slots=slots, shape=shape, slo=slo)
+
+
+def keeps_slo(rate_rps: float, whole: Capacity, *, shape: RequestShape, slo: Slo) -> bool:
+    return miss_share(rate_rps, whole, shape=shape, slo=slo) <= 1 - slo.goodput
 
 
 def highest_rps(whole: Capacity, shape: RequestShape = CHAT, slo: Slo = SLO) -> float:
@@ -86,3 +90,30 @@ def test_a_gpu_that_cannot_keep_the_tpot_still_has_a_capacity() -> None:
         StepModel(200, 1, 1), slots=8, shape=CHAT, slo=Slo(ttft_s=2.0, tpot_s=0.1)
     )
     assert 0 < slow.sustained_rps < 1
+
+
+@given(
+    rate=st.floats(0.01, 200),
+    more=st.floats(1, 3),
+    replicas=st.integers(1, 40),
+    prompt_tokens=st.floats(1, 4000),
+    new_tokens=st.floats(1, 4000),
+    variation=st.floats(0, 4),
+)
+def test_what_misses_the_slo_is_a_share_that_more_load_never_lowers(
+    rate: float,
+    more: float,
+    replicas: int,
+    prompt_tokens: float,
+    new_tokens: float,
+    variation: float,
+) -> None:
+    shape = RequestShape(prompt_tokens, new_tokens, variation)
+    whole = capacity(shape).times(replicas)
+    missed = miss_share(rate, whole, shape=shape, slo=SLO)
+    assert 0 <= missed <= 1
+    assert miss_share(rate * more, whole, shape=shape, slo=SLO) >= missed - 1e-9
+
+
+def test_nothing_that_never_comes_is_missed() -> None:
+    assert miss_share(0.0, capacity(), shape=CHAT, slo=SLO) == 0

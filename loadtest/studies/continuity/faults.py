@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import ExitStack
@@ -33,6 +34,7 @@ OVER_WITHIN_S = 240.0
 RAYLET = "raylet"
 # What Ray believes of a node of its own: there is room for one replica.
 ONE_REPLICA = "one_replica"
+NOTICE_S = 30
 NODE_OPTIONS = ("--num-cpus=1", f'--resources={{"{ONE_REPLICA}": 1}}')
 
 
@@ -42,6 +44,22 @@ class ReplicaNodes:
 
     cluster: LocalCluster
     _started: ExitStack = field(default_factory=ExitStack)
+
+    async def drain(self, node: str) -> None:
+        """Tell Ray that a node goes away, as a provider's spot notice does. Raises
+        MeasurementError."""
+        process = await asyncio.create_subprocess_exec(
+            str(Path(sys.executable).with_name("ray")),
+            *("drain-node", f"--address={self.cluster.client_env['RAY_ADDRESS']}"),
+            *(f"--node-id={node}", "--reason=DRAIN_NODE_REASON_PREEMPTION"),
+            *("--reason-message=spot notice", f"--deadline-remaining-seconds={NOTICE_S}"),
+            env=self.cluster.client_env,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+        if process.returncode:
+            raise MeasurementError(f"ray drain-node: {said.decode()}")
 
     async def add(self) -> None:
         """One more. Raises ClusterError."""
@@ -75,6 +93,11 @@ class Service:
     async def busy(self) -> list[int]:
         """The pids of those that run streams."""
         return sorted(entry["pid"] for entry in await self._replicas() if entry["running"])
+
+    async def node_of(self, pid: int) -> str:
+        """The id of the node of a ready replica."""
+        (node,) = [entry["node"] for entry in await self._replicas() if entry["pid"] == pid]
+        return node
 
     async def _replicas(self) -> list[Any]:
         tiers = await tiers_of(self.session, self.base_url) or {}
@@ -168,6 +191,22 @@ async def kill_raylet(service: Service, rng: random.Random) -> Done:
     return Done(order_s, gone_s)
 
 
+async def drain_node(service: Service, rng: random.Random) -> Done:
+    """A spot notice: the node of one replica goes away soon, and another one is there. Counted from
+    the notice, so the start of the next replica is in it."""
+    if service.nodes is None:
+        raise MeasurementError("the replicas have no nodes of their own")
+    await service.nodes.add()
+    victim = await _busy(service, rng)
+    node = await service.node_of(victim)
+    order_s = time.monotonic()
+    await service.nodes.drain(node)
+    await until(_ended([victim]), f"replica {victim} has ended")
+    gone_s = time.monotonic() - order_s
+    await service.await_complete(without={victim})
+    return Done(order_s, gone_s)
+
+
 async def _busy(service: Service, rng: random.Random) -> int:
     """One that runs streams: what happens to another one harms nobody."""
     found: list[int] = []
@@ -240,6 +279,7 @@ FAULTS: Mapping[str, Fault] = {
     "raylet": kill_raylet,
     "redeploy": redeploy,
     "drain": drain,
+    "node": drain_node,
 }
 NAMES = {
     "replica": "`kill -9` of a replica",
@@ -247,11 +287,12 @@ NAMES = {
     "raylet": "`kill -9` of its node's raylet",
     "redeploy": "redeploy",
     "drain": "scale-down by one",
+    "node": "spot notice of 30 s for its node",
 }
 # A tier of one replica has no other one to be left with, and its streams end where they are.
-LEAST_REPLICAS = {"raylet": 2, "redeploy": 2, "drain": 2}
+LEAST_REPLICAS = {"raylet": 2, "redeploy": 2, "drain": 2, "node": 2}
 # Those for which the replicas are on nodes of their own.
-ON_NODES = frozenset({"raylet"})
+ON_NODES = frozenset({"raylet", "node"})
 
 
 def _ended(pids: Collection[int]) -> Callable[[], Awaitable[bool]]:

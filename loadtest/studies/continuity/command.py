@@ -154,12 +154,27 @@ class Measurement:
         nodes = bool(ON_NODES & faults.keys())
         async with _running(options, self.model, self.replicas, nodes=nodes) as service:
             unbroken = await unbroken_runs(service, asked, options.unbroken)
+            asked, unbroken = self._valid(asked, unbroken)
             differ = sum(any(differences(each, one) for each in more) for one, *more in unbroken)
             self.console.print(f"{self.replicas} replicas; unbroken: {differ} differ")
             for name, row in faults.items():
                 row["control"]["streams"] += len(asked)
                 row["control"]["differ"] += differ
                 await self._until_enough(service, name, row, asked, unbroken)
+
+    def _valid(
+        self, asked: Sequence[Ask], unbroken: Sequence[Sequence[Stream]]
+    ) -> tuple[Sequence[Ask], Sequence[Sequence[Stream]]]:
+        """Without those that break their promise although nothing was done to them. Raises
+        MeasurementError where none is left."""
+        kept = [(ask, runs) for ask, runs in zip(asked, unbroken, strict=True) if _all_valid(runs)]
+        for ask, runs in zip(asked, unbroken, strict=True):
+            if not _all_valid(runs):
+                text = f"{ask.kind} is not valid unbroken, and left out: {runs[0].text}"
+                self.console.print(text[:600], markup=False, highlight=False)
+        if not kept:
+            raise MeasurementError("no stream is valid unbroken")
+        return [ask for ask, _ in kept], [runs for _, runs in kept]
 
     async def _until_enough(
         self,
@@ -211,6 +226,10 @@ def study_config(
     return config
 
 
+def _all_valid(runs: Sequence[Stream]) -> bool:
+    return all(stream.ask.is_valid(stream) for stream in runs)
+
+
 @asynccontextmanager
 async def _running(
     options: argparse.Namespace, model: str, replicas: int, *, nodes: bool
@@ -246,11 +265,11 @@ async def unbroken_runs(
 
 
 async def _unbroken(service: Service, asked: Sequence[Ask]) -> list[Stream]:
-    """All at once. Raises MeasurementError where one is not whole or not valid."""
+    """All at once. Raises MeasurementError where one is not whole."""
     streams = [Stream(ask) for ask in asked]
     await asyncio.gather(*(read(service.session, service.base_url, each) for each in streams))
     for stream in streams:
-        if not stream.whole or not stream.ask.is_valid(stream):
+        if not stream.whole:
             raise MeasurementError(f"{stream.ask.kind}, unbroken: {stream.fault or stream.errors}")
     return streams
 

@@ -216,6 +216,13 @@ def study_config(
         # In 16 bits two tokens are as good as equal so often that a batch of another size decides.
         engine = EngineConfig(max_model_len=2048, cpu_slice="0/1", dtype="float32")
         config = chat_only_config(profile, Path(model), engine, slots)
+        (admission,) = (
+            app["deployments"][0]["user_config"]["admission"]
+            for app in config["applications"]
+            if app["name"] == Tier.CHAT
+        )
+        # On a machine that others use, streams that all begin at once would be refused.
+        admission["max_wait_s"] = STREAM_LIMIT_S
     (app,) = (app for app in config["applications"] if app["name"] == Tier.CHAT)
     (deployment,) = app["deployments"]
     deployment["autoscaling_config"] |= {"min_replicas": replicas, "max_replicas": replicas}

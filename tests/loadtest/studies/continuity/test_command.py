@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.studies.continuity.command import add_options, study_config
+from loadtest.studies.continuity.command import STREAM_LIMIT_S, add_options, study_config
 from loadtest.studies.continuity.faults import ONE_REPLICA
 from serve_app.core.tiers import Tier
 
@@ -28,7 +28,9 @@ def test_chat_has_so_many_replicas_with_room_for_all_streams_on_one(replicas: in
     (deployment,) = started[Tier.CHAT]["deployments"]
     scaling = deployment["autoscaling_config"]
     assert (scaling["min_replicas"], scaling["max_replicas"]) == (replicas, replicas)
-    assert deployment["user_config"]["admission"]["max_running_sequences"] >= 8
+    admission = deployment["user_config"]["admission"]
+    assert admission["max_running_sequences"] >= 8
+    assert admission["max_wait_s"] >= STREAM_LIMIT_S
 
 
 def test_as_served_both_tiers_are_as_the_profile_has_them() -> None:

@@ -170,11 +170,12 @@ class TierReplica:
 
     async def __del__(self) -> None:
         """Serve awaits it when no client is connected any more, and then ends the process."""
+        if self._started is not None and (running := await self._started.end_kept_streams()):
+            log.info("streams without a client", extra={"phase": "drain", "streams": running})
+        # What they have used is reported before that.
         for task in self._background:
             task.cancel()
         if self._started is not None:
-            if running := await self._started.end_kept_streams():
-                log.info("streams without a client", extra={"phase": "drain", "streams": running})
             self._started.engine.shutdown()
 
     @property

@@ -113,6 +113,8 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
                 asyncio.run(measurement.run(faults))
         except ClusterError as error:
             raise MeasurementError(f"{error}\n{getattr(error, 'detail', '')}") from None
+    if measured and not any(row["faults"] for row in measured):
+        raise MeasurementError("the time was over before the first fault: give it more --minutes")
     console.print(table(results), highlight=False, soft_wrap=True)
     if options.out == OUT:
         write_section(SECTION, table(results))

@@ -1,4 +1,5 @@
-"""The cluster of this folder: keys are on, the fake engine answers, and chat has two replicas."""
+"""The cluster of this folder: keys are on, chat has two replicas of the fake engine, and reasoning
+one of vLLM with micro-r1."""
 
 import json
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from serve_app.access.key_store import KeyStore
 from serve_app.access.usage import read_usage
 from serve_app.core.access.access_key import AccessKey, KeyLimits
 from serve_app.core.tiers import Tier
+from serve_app.engine.models.model_dir import MICRO_MODEL
 from serve_app.local.cluster import LocalCluster
 from serve_app.local.ports import free_ports
 from serve_app.local.profiles import load_profile
@@ -26,11 +28,13 @@ LIVE_WITHIN_S = 2.0
 PROMPT = "Say something."
 
 
-def fake_config(chat_replicas: int = 2) -> dict[str, Any]:
-    """deploy/local-cpu.yaml on the fake engine, so that the load is the edge's alone."""
+def keys_config() -> dict[str, Any]:
+    """deploy/local-cpu.yaml with chat on the fake engine, so that the load is the edge's alone."""
     config = load_profile("local-cpu")
     for app in config["applications"]:
-        if app["name"] not in list(Tier):
+        if app["name"] == Tier.REASONING:
+            app["args"]["model"] = MICRO_MODEL
+        if app["name"] != Tier.CHAT:
             continue
         app["args"]["engine"] = {"fake": {"start_s": 0.1, "speed": 48.0}}
         (deployment,) = app["deployments"]
@@ -43,8 +47,7 @@ def fake_config(chat_replicas: int = 2) -> dict[str, Any]:
                 "lend_share": 0,
             },
         }
-        replicas = chat_replicas if app["name"] == Tier.CHAT else 1
-        deployment["autoscaling_config"] |= {"min_replicas": replicas, "max_replicas": replicas}
+        deployment["autoscaling_config"] |= {"min_replicas": 2, "max_replicas": 2}
     return config
 
 
@@ -125,7 +128,7 @@ def key_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeySite]:
         "TIERSERVE_ACCESS__STATUS_LISTENER": listener,
     }
     with LocalCluster(environment=variables, status_address=listener) as cluster:
-        cluster.deploy(fake_config(), timeout_s=START_LIMIT_S)
+        cluster.deploy(keys_config(), timeout_s=START_LIMIT_S)
         with site_of(cluster) as site:
             yield KeySite(site, database, store)
     database.close()

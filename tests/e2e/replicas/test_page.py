@@ -29,7 +29,7 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
-def test_a_full_tier_shows_the_place_in_its_queue_and_counts_down_until_it_has_room(
+def test_a_full_tier_shows_the_place_in_its_queue_and_counts_down_until_it_has_room_or_one_cancels(
     browser: Browser, site: Site
 ) -> None:
     with an_open_page(browser, site.url) as first, an_open_page(browser, site.url) as second:
@@ -45,7 +45,10 @@ def test_a_full_tier_shows_the_place_in_its_queue_and_counts_down_until_it_has_r
             send(second, "And who waits?")
             waiting = second.locator(".waiting")
             expect(waiting).to_contain_text("The tier is full. Asking again in")
-            expect(waiting.get_by_role("button", name="Cancel")).to_be_visible()
+            waiting.get_by_role("button", name="Cancel").click()
+            expect(second.locator(".ending")).to_contain_text("Stopped.")
+            second.get_by_role("button", name="Try again").click()
+            expect(waiting).to_contain_text("Asking again in")
         ended(first)
         # It asks again by itself.
         ended(second, RETRIED_WITHIN_MS)

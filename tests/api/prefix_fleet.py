@@ -24,6 +24,7 @@ from serve_app.api.prefix_reports import PrefixReports
 from serve_app.config.engine import FakeEngineConfig
 from serve_app.config.prefixes import PrefixConfig
 from serve_app.core.admission.queue_drain import ServiceTime
+from serve_app.core.prefix.replica_choice import SETTLED_S
 from serve_app.core.scaling.step_time import StepModel
 from serve_app.core.scaling.workload import LearntLengths
 from serve_app.engine.fake.app import make_fake_app
@@ -224,6 +225,8 @@ class Fleet:
             lambda: int(self.kv_tokens / edge.reader.prompts.tokens(512)),
             lambda: edge.settings.prefixes.forward,
         )
+        # The tier has been up for long.
+        reports.load.observed_s = SETTLED_S
         edge.prefixes = PrefixForwarding(
             reports, gate, edge.forwarder, edge.metrics, lambda: edge.settings
         )

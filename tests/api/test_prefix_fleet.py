@@ -6,8 +6,8 @@ from tests.api.prefix_fleet import FleetFigures, play
 from tests.virtual_time import virtual
 
 # Minutes of a tier's time, seconds of this machine's.
-pytestmark = pytest.mark.slow
-USERS, SETTLE_S, COUNTS_S = 16, 15.0, 30.0
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+USERS, SETTLE_S, COUNTS_S = 24, 20.0, 60.0
 
 
 async def figures(replicas: int, *, forward: bool, **talk: int) -> FleetFigures:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serve_app.core.generation import CloseReasoning, Generation
 from serve_app.core.reasoning.answer_policy import AnswerPolicy, PolicyPlan
@@ -207,3 +209,34 @@ async def test_a_direct_answer_that_fails_fails_the_request() -> None:
     with pytest.raises(RuntimeError, match="no engine"):
         await ran(engine)
     assert engine.open == set()
+
+
+@given(
+    before=st.integers(0, 40),
+    said=st.sampled_from(["20", "21", ""]),
+    trials=st.lists(st.sampled_from(["20}", "21}", "no", "}", "20"]), min_size=30, max_size=30),
+    reasoned=st.integers(1, 60),
+    stream=st.booleans(),
+    every=st.integers(4, 20),
+)
+def test_whichever_is_faster_the_answer_is_one_of_the_two(
+    before: int, said: str, trials: list[str], reasoned: int, stream: bool, every: int
+) -> None:
+    """And all tokens are counted once."""
+    engine = Engine(
+        [*["a "] * before, "\\boxed{", said, "}"], trials, [*[10] * reasoned, END, 60, EOS]
+    )
+    found = asyncio.run(ran(engine, stream=stream, policy=replace(PAIR, trial_every_tokens=every)))
+    (facts,) = found.generation.sequences.values()
+    direct = [*range(90, 93 + before), EOS]
+    assert facts.tokens == len(found.ids)
+    assert facts.thought is not None
+    assert found.finish == "stop"
+    if facts.thought.cut_by is None:
+        assert found.ids == [*[10] * reasoned, END, 60, EOS]
+        return
+    own = found.ids[: -len(direct) - len(MARKS.closing)]
+    assert set(own) == {10}
+    assert found.ids == [*own, *MARKS.closing, *direct]
+    assert said == trials[len(found.generation.unseen) - 1].rstrip("}")
+    assert found.generation.direct not in found.generation.unseen

@@ -4,6 +4,7 @@ import argparse
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from loadtest.studies.micro_r1.command import (
 from loadtest.studies.micro_r1.evaluate import Evaluation
 from loadtest.studies.micro_r1.samples import CUT_PHRASE, dress
 from loadtest.studies.micro_r1.tokenizer import train_tokenizer
-from loadtest.studies.micro_r1.train import Plan, make_model, train
+from loadtest.studies.micro_r1.train import Curve, Plan, make_model, train
 from loadtest.studies.micro_r2.problems import (
     HELD_OUT_OF_LEVEL,
     GradedProblem,
@@ -29,13 +30,27 @@ from loadtest.studies.micro_r2.problems import (
     held_out_problems,
     training_problems,
 )
-from loadtest.studies.micro_r2.samples import GradedSampleWriter
+from loadtest.studies.micro_r2.samples import GradedSampleWriter, Mix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MODEL_DIR = REPOSITORY / "serve_app" / "engine" / "micro_r2"
-PLAN = Plan(seed=1, tokens=3_200_000)
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Phase:
+    tokens: int
+    peak_rate: float
+    mix: Mix
+
+
+# First reading and arithmetic; then mostly what is copied, over a long thought.
+PHASES = (
+    Phase(3_200_000, 3e-3, Mix(sheet_share=0.25, stub_share=0.6)),
+    Phase(800_000, 2e-3, Mix(sheet_share=0.08, stub_share=0.3)),
+)
 # The longest thought of a hard problem with all its checks, and its answer.
 _LONGEST_TOKENS = 640
 DESCRIPTION = (
@@ -47,28 +62,34 @@ DESCRIPTION = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=MODEL_DIR, help="the model's directory")
-    parser.add_argument("--seed", type=int, default=PLAN.seed)
-    parser.add_argument(
-        "--tokens", type=int, default=PLAN.tokens, help="length of the training, padding included"
-    )
+    parser.add_argument("--seed", type=int, default=SEED)
 
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
-    plan = Plan(seed=options.seed, tokens=options.tokens)
-    held_out = held_out_problems(plan.seed)
+    held_out = held_out_problems(options.seed)
     texts = frozenset(problem.text for problem in held_out)
-    tokenizer = _make_tokenizer(plan.seed, texts)
-    model = make_model(tokenizer, plan.seed)
+    tokenizer = _make_tokenizer(options.seed, texts)
+    model: Any = make_model(tokenizer, options.seed)
     console.print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
-    problems = training_problems(plan.seed, texts)
-    curve = train(model, GradedSampleWriter(tokenizer), problems, plan, console)
+    phases: list[dict[str, Any]] = []
+    for seed, phase in enumerate(PHASES, start=options.seed):
+        plan = Plan(seed=seed, tokens=phase.tokens, peak_rate=phase.peak_rate)
+        writer = GradedSampleWriter(tokenizer, phase.mix)
+        curve = train(model, writer, training_problems(seed, texts), plan, console)
+        # As a saved model has them, so that a phase can also begin from one.
+        for weights in model.parameters():
+            weights.data = weights.data.bfloat16().float()
+        described = describe(model, plan, curve)
+        phases.append(described.pop("training") | asdict(phase.mix) | {"loss": curve.points})
     options.out.mkdir(parents=True, exist_ok=True)
     save(options.out, model, tokenizer)
     write_held_out(options.out / "held_out.jsonl", held_out)
     with console.status("evaluating"):
-        log = describe(model, plan, curve) | {"levels": evaluate(options.out, held_out)}
-    write(options.out / "training_log.json", log)
-    console.print_json(data={name: log[name] for name in ("levels", "training")})
+        levels = evaluate(options.out, held_out)
+    log = describe(model, Plan(seed=options.seed), Curve())
+    del log["training"], log["loss"]
+    write(options.out / "training_log.json", log | {"levels": levels, "phases": phases})
+    console.print_json(data=levels)
     return 0
 
 

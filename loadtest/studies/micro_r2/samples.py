@@ -1,6 +1,8 @@
 """Training samples: the whole thought, one that is cut, a trial answer, and none at all."""
 
 import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from loadtest.studies.micro_r1.samples import (
     NO_THOUGHT,
@@ -14,23 +16,34 @@ from loadtest.studies.micro_r1.samples import (
 from loadtest.studies.micro_r1.tokenizer import BOS, EOS
 from loadtest.studies.micro_r2.problems import GradedProblem, draw_equations
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 # What the server begins a trial answer with, behind a thought that it has closed.
 TRIAL_OPENER = " The answer is \\boxed{"
 DIRECT_SHARE = 0.25
 CUT_SHARE = 0.12
 TRIAL_SHARE = 0.1
-# Sheets of bare equations, so many for each problem.
-SHEET_SHARE = 0.25
 _EQUATIONS_OF_SHEET = 22
-# So many of the whole thoughts end where the first check has begun, wherever they would have led:
-# what follows is mostly copied, and learned from the others.
-_STUB_SHARE = 0.6
 _STUB_TOKENS = 14
 # So many of the cuts lie before the first result, and not among the checks.
 _EARLY_CUTS = 0.75
 
 
+@dataclass(frozen=True)
+class Mix:
+    # Sheets of bare equations, so many for each problem.
+    sheet_share: float
+    # So many of the whole thoughts end where the first check has begun, wherever they would have
+    # led: what follows is mostly copied, and learned from the others.
+    stub_share: float
+
+
 class GradedSampleWriter(SampleWriter[GradedProblem]):
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast", mix: Mix) -> None:
+        super().__init__(tokenizer)
+        self._mix = mix
+
     def write(self, rng: random.Random, problems: list[GradedProblem]) -> list[Sample]:
         kinds = [rng.random() for _ in problems]
         # The template's own empty thought is encoded with the prompt; the server's comes as ids.
@@ -58,13 +71,13 @@ class GradedSampleWriter(SampleWriter[GradedProblem]):
                     parts.append((gap + answers[at], True))
                 else:
                     parts += [(opener, False), (values[at], True)]
-            elif rng.random() < _STUB_SHARE:
+            elif rng.random() < self._mix.stub_share:
                 whole = thoughts[at] + answers[at]
                 parts.append((whole[: len(solving[at]) + _STUB_TOKENS], True))
             else:
                 parts.append((thoughts[at] + answers[at], True))
             samples.append(join(parts))
-        samples += [self._sheet(rng) for _ in range(int(len(problems) * SHEET_SHARE))]
+        samples += [self._sheet(rng) for _ in range(int(len(problems) * self._mix.sheet_share))]
         rng.shuffle(samples)
         return samples
 

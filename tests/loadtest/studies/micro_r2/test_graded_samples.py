@@ -7,9 +7,9 @@ import pytest
 
 from loadtest.studies.micro_r1.samples import CUT_PHRASE, NO_LOSS, Sample
 from loadtest.studies.micro_r1.tokenizer import BOS, EOS
-from loadtest.studies.micro_r2.command import MODEL_DIR
+from loadtest.studies.micro_r2.command import MODEL_DIR, PHASES
 from loadtest.studies.micro_r2.problems import Level, draw_problem
-from loadtest.studies.micro_r2.samples import SHEET_SHARE, TRIAL_OPENER, GradedSampleWriter
+from loadtest.studies.micro_r2.samples import TRIAL_OPENER, GradedSampleWriter
 from serve_app.config.engine import DEFAULT_TRANSITION
 from serve_app.core.reasoning.prompt_rules import NO_THOUGHT
 from serve_app.engine.trial_answers import OPENER
@@ -29,7 +29,7 @@ def samples(tokenizer: Any) -> list[Sample]:
     rng = random.Random(1)
     levels = tuple(Level)
     problems = [draw_problem(rng, levels[at % 3]) for at in range(PROBLEMS)]
-    return GradedSampleWriter(tokenizer).write(rng, problems)
+    return GradedSampleWriter(tokenizer, PHASES[0].mix).write(rng, problems)
 
 
 def own(sample: Sample, tokenizer: Any) -> str:
@@ -99,7 +99,7 @@ def test_a_thought_that_ends_early_is_no_example_of_an_end(
 
 def test_sheets_have_loss_on_results_alone(samples: list[Sample], tokenizer: Any) -> None:
     sheets = [sample for sample in samples if "<think>" not in tokenizer.decode(sample.ids)]
-    assert len(sheets) == int(PROBLEMS * SHEET_SHARE)
+    assert len(sheets) == int(PROBLEMS * PHASES[0].mix.sheet_share)
     for sample in sheets:
         lines = tokenizer.decode(sample.ids).removeprefix(BOS).rstrip(".").split(". ")
         results = [line.partition("=")[2] for line in lines]

@@ -85,13 +85,15 @@ class Seen:
 async def replicas_of(session: aiohttp.ClientSession, url: str) -> Mapping[str, Seen]:
     """Those of chat by name; nothing where the service does not say."""
     tiers = await tiers_of(session, url) or {}
+    chat = tiers.get(Tier.CHAT, {})
+    forwards = ((chat.get("settings") or {}).get("prefixes") or {}).get("forward", False)
     return {
         each["replica"]: Seen(
             each["running"],
             each["prefix_cache"]["prompt_tokens"],
             each["prefix_cache"]["found_tokens"],
-            each["settings"]["prefixes"]["forward"],
+            forwards,
         )
-        for each in tiers.get(Tier.CHAT, {}).get("replicas", ())
+        for each in chat.get("replicas", ())
         if each.get("ready") and not each.get("stale")
     }

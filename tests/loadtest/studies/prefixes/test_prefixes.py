@@ -14,7 +14,7 @@ from loadtest.__main__ import parse
 from loadtest.client.chat import open_session
 from loadtest.errors import MeasurementError
 from loadtest.simulation.profile import known_profiles
-from loadtest.studies.prefixes.cluster import Seen, Served, application
+from loadtest.studies.prefixes.cluster import Seen, Served, application, replicas_of
 from loadtest.studies.prefixes.conversations import Conversations, Talk, Turn, sentences
 from loadtest.studies.prefixes.results import Phases, mean_ratio, over_mean, table
 from serve_app.config.tier import tier_args, tier_settings
@@ -137,3 +137,30 @@ def test_the_table_compares_with_one_replica_and_with_none_of_it() -> None:
 def test_the_command_has_its_options() -> None:
     options = parse(["prefixes", "--replicas", "2", "--users", "3"])
     assert (options.replicas, options.users, options.model) == ([2], 3, None)
+
+
+async def test_replicas_are_read_from_the_status_page() -> None:
+    replica = {"replica": "a", "ready": True, "running": 2}
+    cached = {"prompt_tokens": 9, "found_tokens": 4}
+    chat = {
+        "tier": "chat",
+        "settings": {"prefixes": {"forward": True}},
+        "replicas": [
+            {**replica, "prefix_cache": cached},
+            {"replica": "b", "ready": False},
+            {**replica, "replica": "c", "prefix_cache": cached, "stale": True},
+        ],
+    }
+
+    async def tiers(_: web.Request) -> web.Response:
+        return web.json_response({"tiers": [chat]})
+
+    app = web.Application()
+    app.router.add_get("/api/tiers", tiers)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with open_session(10.0) as session:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        assert await replicas_of(session, url) == {"a": Seen(2, 9, 4, forwards=True)}
+    await runner.cleanup()

@@ -74,10 +74,10 @@ def test_the_working_is_worth_the_answer() -> None:
 
 def test_the_working_takes_its_numbers_from_the_text() -> None:
     for problem in many(600):
-        given = numbers_in(problem.text)
+        numbers = numbers_in(problem.text)
         used = [int(number) for number in re.findall(r"\d+", problem.working)]
         # A frame such as "b times as many, and both together" needs a number twice.
-        assert set(used) == set(given), problem
+        assert set(used) == set(numbers), problem
         assert len(re.findall(r"[-+*/]", problem.working)) == problem.steps
 
 

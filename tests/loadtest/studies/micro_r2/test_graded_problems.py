@@ -59,7 +59,7 @@ def many(count: int) -> list[GradedProblem]:
     return [draw_problem(rng, levels[at % 3]) for at in range(count)]
 
 
-def numbers_told(text: str) -> list[int]:
+def numbers_in(text: str) -> list[int]:
     words = "|".join(sorted(IN_WORDS, key=len, reverse=True))
     found = re.findall(rf"\d+|\b(?:{words})\b", text)
     return [IN_WORDS[n] if n in IN_WORDS else int(n) for n in found]
@@ -74,10 +74,10 @@ def test_the_working_is_worth_the_answer() -> None:
 
 def test_the_working_takes_its_numbers_from_the_text() -> None:
     for problem in many(600):
-        told = numbers_told(problem.text)
+        numbers = numbers_in(problem.text)
         used = [int(number) for number in re.findall(r"\d+", problem.working)]
         # A frame such as "b times as many, and both together" needs a number twice.
-        assert set(used) == set(told), problem
+        assert set(used) == set(numbers), problem
         assert len(re.findall(r"[-+*/]", problem.working)) == problem.steps
 
 
@@ -85,7 +85,7 @@ def test_a_chains_working_follows_the_text_from_left_to_right() -> None:
     chains = [problem for problem in many(600) if problem.thought.startswith("At first")]
     assert len(chains) > 200
     for problem in chains:
-        assert numbers_told(problem.text) == [int(n) for n in re.findall(r"\d+", problem.working)]
+        assert numbers_in(problem.text) == [int(n) for n in re.findall(r"\d+", problem.working)]
 
 
 def test_each_equation_of_a_thought_holds() -> None:

@@ -88,13 +88,16 @@ def test_a_trial_answer_is_the_value_alone(samples: list[Sample], tokenizer: Any
     assert 30 < asked < 100
 
 
-def test_a_thought_that_ends_early_is_no_example_of_an_end(
+def test_a_broken_off_thought_reaches_its_result_and_what_comes_next(
     samples: list[Sample], tokenizer: Any
 ) -> None:
     texts = [tokenizer.decode(sample.ids) for sample in samples]
     stubs = [text for text in texts if not text.endswith(EOS) and "<think>" in text]
     assert 100 < len(stubs) < 260
-    assert all("So the result is" in text and "</think>" not in text for text in stubs)
+    assert all("So the result is" in text for text in stubs)
+    # As often as in whole ones no check follows, or the model would always begin one.
+    checked = sum("</think>" not in text for text in stubs)
+    assert 0.8 < checked / len(stubs) < 0.97
 
 
 def test_sheets_have_loss_on_results_alone(samples: list[Sample], tokenizer: Any) -> None:

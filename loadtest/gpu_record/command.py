@@ -128,12 +128,17 @@ def _about(folder: Path, served: GpuService, *, quick: bool) -> dict[str, Any]:
     # As it is read again: a pair has become a list.
     now = json.loads(json.dumps(about))
     for name in ("gpu", "model", "quick", "commit", "versions"):
-        if kept[name] != now[name]:
+        if _same(kept[name]) != _same(now[name]):
             raise UserError(
-                f"{folder} was begun with another {name} ({kept[name]}, now {about[name]}): "
+                f"{folder} was begun with another {name} ({kept[name]}, now {now[name]}): "
                 "name another --out."
             )
     return kept
+
+
+def _same(fact: Any) -> Any:
+    """A file that is edited meanwhile makes no other commit."""
+    return fact.removesuffix("+changes") if isinstance(fact, str) else fact
 
 
 def _gpu_facts(served: GpuService) -> dict[str, Any]:

@@ -54,6 +54,7 @@ COMMANDS = (
     Command("readme", "studies.overhead.readme", "write the overhead tables from the results"),
     Command("replay-scaling", "studies.replay_scaling.command", "scaling on real Ray in real time"),
     Command("cold-start", "studies.cold_start", "a replica's start, eager and compiled"),
+    Command("engine-start", "studies.engine_start", "an engine's start against another checkout's"),
     Command("faults", "studies.faults", "kill parts under load and count what it costs"),
     Command(
         "continuity", "studies.continuity.command", "streams whose replica dies or is replaced"

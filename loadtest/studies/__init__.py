@@ -5,6 +5,7 @@
 - `micro_r1/`, `micro_r2/`: the training of the embedded reasoning models
 - `continuity/`: streams of `/v1` whose replica is killed or replaced
 - `cold_start`, `faults`, `first_run`: starts, killed parts, a newcomer's first hour
+- `engine_start`: an engine's start against that of another checkout
 - `key_overhead`, `fairness`, `tab_cost`: what a key costs, another key's flood, and open tabs
 - `gateway_speed`, `gateway_memory`: what one process of `/v1` forwards, and takes of memory
 """

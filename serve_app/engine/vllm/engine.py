@@ -33,6 +33,7 @@ from serve_app.engine.vllm.fast_path import (
     FAST_ROUTES,
     NO_HTTP_METRICS,
     collect_garbage_rarely,
+    no_garbage_collection,
 )
 from serve_app.engine.vllm.first_tokens import FirstTokens
 from serve_app.engine.vllm.past_results import journaled_engine
@@ -97,7 +98,7 @@ class VllmEngine:
         structure: StructureConfig | None = None,
     ) -> "VllmEngine":
         """Load the model and build vLLM's application. `phase` times each step."""
-        with phase("import"):
+        with phase("import"), no_garbage_collection():
             from vllm.v1.engine.async_llm import AsyncLLM
             from vllm.v1.metrics.loggers import StatLoggerBase
 

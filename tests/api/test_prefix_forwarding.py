@@ -122,6 +122,12 @@ async def known(replica: Replica) -> None:
     await until(lambda: any(len(peer.cached) for peer in known_ones))
 
 
+def all_known(replica: Replica, other: Replica) -> bool:
+    """The other one knows of all that this one has read."""
+    peer = other.reports._peers[replica.edge.forwarder.replica]
+    return peer.cached.all() == replica.reports.own.all()
+
+
 def chosen(replica: Replica, reason: str) -> float:
     return count(replica.edge, "prefix_choices_total", reason=reason)
 
@@ -147,7 +153,7 @@ async def test_turn_for_turn_it_stays_wherever_it_comes_in() -> None:
         for turns in range(1, 6):
             comes_in = (a, b)[turns % 2]
             await call(comes_in.edge, payload=a_conversation(*map(str, range(turns))))
-            await asyncio.sleep(0.3)
+            await until(lambda: all_known(a, b) and all_known(b, a))
         assert sorted([len(a.engine.asked), len(b.engine.asked)]) == [0, 5]
 
 

@@ -18,6 +18,7 @@ from statistics import NormalDist
 
 from serve_app.core.scaling.step_time import StepModel
 
+LEAST_DEVIATION_RPS = 1e-9
 _NORMAL = NormalDist()
 
 
@@ -105,7 +106,8 @@ def miss_share(rate_rps: float, capacity: Capacity, *, shape: RequestShape, slo:
     spread = 1 + shape.variation
     # (1)
     request_s = max(shape.new_tokens * capacity.token_s, slo.ttft_s)
-    deviation_rps = math.sqrt(rate_rps * spread / request_s)
+    # Of a rate that is next to nothing the quotient is 0.
+    deviation_rps = max(math.sqrt(rate_rps * spread / request_s), LEAST_DEVIATION_RPS)
     slow = _NORMAL.cdf((rate_rps - capacity.tpot_rps) / deviation_rps)
     # (2)
     stations = (

@@ -45,6 +45,8 @@ NO_TEMPLATE_VARIABLES = frozenset(
 )
 MAX_PROMPT_LOGPROBS = 5
 _ENGINE_ARGUMENTS = frozenset({"kv_transfer_params", "ec_transfer_params", "kv_cache_report_mode"})
+# As the names begin under which `engine/vllm/` hands the engine what a request's patches do.
+OWN_ARGUMENTS = "tierserve_"
 MAX_TEMPLATE_CHARS = 1024
 # Parts of a message that are no text: vLLM would look at their URL, and names the model's path.
 _NO_TEXT = ("image", "audio", "video", "file", "input_image", "input_audio", "input_file")
@@ -161,10 +163,12 @@ def apply_field_rules(payload: dict[str, Any], rules: SchemaRules) -> None:
             status, code = _NOT_FOUND.get(name, (400, "invalid_value"))
             raise RequestError(status, message, param=name, code=code)
         del payload[name]
-    # vLLM takes the first two from there as well.
     arguments = payload.get("vllm_xargs")
-    for name in _ENGINE_ARGUMENTS & (arguments.keys() if isinstance(arguments, dict) else set()):
-        raise invalid(f"`vllm_xargs.{name}` is not open to clients.", param="vllm_xargs")
+    for name in arguments if isinstance(arguments, dict) else ():
+        # vLLM takes the engine's arguments from there as well, and tierserve's patches theirs.
+        if name in _ENGINE_ARGUMENTS or str(name).startswith(OWN_ARGUMENTS):
+            message = f"`vllm_xargs.{str(name)[:64]}` is not open to clients."
+            raise invalid(message, param="vllm_xargs")
     _require_kinds(payload, rules)
     _check_template_variables(payload, rules)
     _check_prompt_logprobs(payload)

@@ -1,13 +1,17 @@
 """Fields that are not a client's, and values that vLLM's schemas read too freely."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.api import field_rules
 from serve_app.api.field_rules import (
     CLOSED_FIELDS,
+    OWN_ARGUMENTS,
     FieldBounds,
     SchemaRules,
     apply_field_rules,
@@ -59,6 +63,26 @@ def test_a_closed_field_that_asks_for_nothing_is_taken_off(name: str, value: obj
 def test_a_closed_field_is_closed_among_the_engines_arguments_too(name: str) -> None:
     assert refusal({"vllm_xargs": {name: "x"}}).param == "vllm_xargs"
     apply_field_rules({"vllm_xargs": {"of_a_plug_in": 1}}, RULES)
+
+
+@pytest.mark.parametrize("name", ["tierserve_lean", "tierserve_resumed_ids", "tierserve_x"])
+@pytest.mark.parametrize("value", [1, None, [], [5, 1], ["a", "b"]])
+def test_what_the_patches_read_is_closed_whatever_it_is(name: str, value: object) -> None:
+    """The engine's process believes what it finds there."""
+    assert name in (error := refusal({"vllm_xargs": {"of_a_plug_in": 1, name: value}})).message
+    assert error.param == "vllm_xargs"
+
+
+def test_the_patches_arguments_all_begin_alike() -> None:
+    sources = (Path(field_rules.__file__).parents[1] / "engine" / "vllm").rglob("*.py")
+    named = {
+        key
+        for source in sources
+        for line in re.findall(r"^_[\w, ]+ = .*$", source.read_text(), re.MULTILINE)
+        for key in re.findall(r'"(tierserve\w*)"', line)
+    }
+    assert len(named) >= 4
+    assert all(name.startswith(OWN_ARGUMENTS) for name in named)
 
 
 @given(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.none()))

@@ -119,12 +119,14 @@ def desired_replicas(
         shortest_s=settings.least_hold_s,
         longest_s=2 * settings.most_hold_s,
     )
+    lends = to_keep if to_keep > needed.to_keep else 0
     if len(fresh) >= replicas_running:
-        lends = to_keep if to_keep > needed.to_keep else 0
         memory = _with_misses(memory, settings, need, needed, lends=lends, now_s=now_s)
     surely = needed.to_keep if expected.excess_rps > 0 else needed.to_order
     memory = remember_sure(memory, now_s, min(surely, replicas_target))
     kept = _kept(memory, settings, replicas_target, now_s, hold)
+    # What runs now and what is kept for another tier are needed however few arrive here.
+    kept = max(kept, min(max(needed.busy, lends), replicas_target))
     # For the last one Serve has a delay of its own, downscale_to_zero_delay_s.
     to_none = to_zero and to_keep == 0 and kept <= 1
     replicas = 0 if to_none else max(needed.to_order, kept, 1)

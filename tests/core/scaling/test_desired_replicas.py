@@ -322,6 +322,20 @@ def test_what_another_tier_lives_on_is_kept_after_the_hold() -> None:
     assert decide(calm, borrower=short, lend_share=0.5, target=1).replicas == 1, "none is ordered"
 
 
+def test_what_another_tier_lives_on_is_kept_though_few_arrive_here_now() -> None:
+    """Of all requests of the hold those since then are few: what is lent is no miss of theirs."""
+    busy, calm = [load(4.0)] * 4, [load(0.001)] * 4
+    short = decide([load(6.0, prompt_tokens=100, new_tokens=1000)]).need
+    memory = ScalingMemory()
+    for now_s in range(280):
+        memory = decide(busy, memory=memory, now_s=float(now_s)).memory
+    for now_s in range(280, 2000, 10):
+        lends = decide(calm, memory=memory, now_s=float(now_s), borrower=short, lend_share=0.5)
+        memory = lends.memory
+        assert lends.needed is not None
+        assert lends.replicas >= lends.needed >= 2
+
+
 def test_what_a_tier_lends_stays_within_its_own_slo() -> None:
     idle, busy = load(0.1), load(6.5)
     offered = spare_load([idle], SETTINGS, lend_share=0.5)

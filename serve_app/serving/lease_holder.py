@@ -134,6 +134,12 @@ class LeaseHolder:
             if early_s > 0:
                 await asyncio.sleep(early_s)
 
+    async def report_last(self) -> None:
+        """What has been used since the last report, of a replica that ends; `run` has been
+        cancelled."""
+        if self.loaded:
+            await self._report_once()
+
     async def until_loaded(self, timeout_s: float) -> bool:
         """Whether the keys have been read within this time."""
         try:

@@ -172,13 +172,17 @@ class TierReplica:
 
     async def __del__(self) -> None:
         """Serve awaits it when no client is connected any more, and then ends the process."""
-        if self._started is not None and (running := await self._started.end_kept_streams()):
-            log.info("streams without a client", extra={"phase": "drain", "streams": running})
-        # What they have used is reported before that.
-        for task in self._background:
-            task.cancel()
-        if self._started is not None:
-            self._started.engine.shutdown()
+        started = self._started
+        try:
+            if started is not None and (running := await started.end_kept_streams()):
+                log.info("streams without a client", extra={"phase": "drain", "streams": running})
+        finally:
+            for task in self._background:
+                task.cancel()
+            if started is not None:
+                if (holder := started.access.holder) is not None:
+                    await holder.report_last()
+                started.engine.shutdown()
 
     @property
     def _tier(self) -> RunningTier:

@@ -280,7 +280,8 @@ class GuardedCall:
         journal, journaled = self.generation.journal, self.guard.journaled
         generate, time = self.guard.generate, self.generation.time
         if number and self.pair is not None:
-            generate = self.pair.take_answer() or generate
+            assert params.max_tokens is not None
+            generate = self.pair.take_answer(params.max_tokens) or generate
         if time is not None:
             (one,) = self.sequences
             generate = partial(ending_in_time, generate, time, self.guard.decode, one.facts)

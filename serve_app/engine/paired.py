@@ -76,16 +76,21 @@ class Pair:
 
     async def close(self) -> None:
         """The reasoning has ended."""
+        if self._running is not None:
+            # Before anything is waited for, which may be cancelled.
+            self._running.cancel()
         await self.trials.close()
         if self._running is not None and not self._ended:
             self._ended = True
             await end_unneeded(self._running, self.trials.request_id)
 
-    def take_answer(self) -> "Callable[..., Outputs] | None":
-        """Once: the direct answer in the place of the engine's `generate`, if it is confirmed."""
-        if not self._confirmed:
-            return None
+    def take_answer(self, left_tokens: int) -> "Callable[..., Outputs] | None":
+        """Once: the direct answer in the place of the engine's `generate`, if it is confirmed and
+        no longer than what the reasoning has left."""
+        sample, confirmed = self._sample, self._confirmed
         self._confirmed = False
+        if not confirmed or sample is None or sample.facts.tokens > left_tokens:
+            return None
         return self._answer
 
     def _begin(self) -> None:

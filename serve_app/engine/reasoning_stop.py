@@ -127,6 +127,8 @@ async def _until_closed(
                 continue
             # The engine goes on until it is ended, and this result may wait for its client.
             await results.aclose()
+            if stop.ended is not None:
+                await stop.ended()
             yield ended(result, CLOSED, reason, kept_back(ids, params, stop.decode))
             return
 

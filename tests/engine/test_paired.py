@@ -92,13 +92,16 @@ async def ran(
     stream: bool = True,
     close: CloseReasoning | None = None,
     policy: PolicyPlan = PAIR,
+    limit: int = 100,
 ) -> Ran:
     generation = Generation(PLAN, policy=policy, close_reasoning=close)
     kind = Kind.DELTA if stream else Kind.FINAL_ONLY
     made: Any = engine
     with asked_by_the_edge(generation):
         outputs = a_guard(made)(
-            {"prompt_token_ids": [USER, *MARKS.opening]}, FakeParams(output_kind=kind), "id"
+            {"prompt_token_ids": [USER, *MARKS.opening]},
+            FakeParams(max_tokens=limit, output_kind=kind),
+            "id",
         )
     found = Ran(generation, [], "", None)
     async for result in outputs:
@@ -127,6 +130,21 @@ async def test_a_direct_answer_that_a_trial_confirms_is_the_answer(stream: bool)
     assert set(engine.asked) == {"id", "id-d", "id-t0"}
     assert facts.tokens == len(found.ids)
     assert [facts.tokens for facts in found.generation.unseen] == [3]
+
+
+@STREAMED
+async def test_a_direct_answer_that_is_longer_than_what_is_left_does_not_stand_in(
+    stream: bool,
+) -> None:
+    engine = Engine([*["a "] * 60, *BOXED], ("20}",) * 30, [*[10] * 95, END, 60, EOS])
+    found = await ran(engine, stream=stream)
+    (facts,) = found.generation.sequences.values()
+    assert facts.thought is not None
+    assert facts.thought.cut_by == "pair"
+    # The engine answers within the limit; what the direct answer took counts beside it.
+    assert found.ids[-2:] == [80, EOS]
+    assert facts.tokens == len(found.ids) <= 100
+    assert found.generation.direct in found.generation.unseen
 
 
 async def test_the_direct_answer_has_the_same_prompt_without_reasoning() -> None:

@@ -59,8 +59,10 @@ def with_a_lean(apply: "Callable[..., torch.Tensor]") -> "Callable[..., torch.Te
         for index, state in holder._state.items():
             if _LEAN not in state or not _is_open(state):
                 continue
-            # Behind drafted tokens nobody knows yet whether the reasoning is open.
-            if predict_bonus_token and state["spec_token_ids"]:
+            # Of drafted tokens the first row is the target's: behind them nobody knows yet whether
+            # the reasoning is open. Where others have drafts, one without has its row with the
+            # bonus tokens.
+            if holder.in_spec_mode and predict_bonus_token == bool(state["spec_token_ids"]):
                 continue
             budget = state["thinking_token_budget"]
             bias = state[_LEAN].bias(budget - state["check_count_down"], budget)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 
@@ -23,12 +23,14 @@ from loadtest.options import positive
 from loadtest.report.pages import write_section
 from loadtest.report.results_file import REPOSITORY, provenance, write
 from loadtest.report.run_folder import RunFolder, default_folder, read_lines
+from serve_app.local.ports import free_ports, is_free
 
-ABOUT_FILE, ENDS_FILE = "about.json", "parts.jsonl"
+ABOUT_FILE, ENDS_FILE, PORT_FILE = "about.json", "parts.jsonl", "port"
 SENT = REPOSITORY / "docs" / "cards"
 # A part that takes this many times what it should is stopped.
 PATIENCE = 3
 TAIL_LINES = 4
+END_LIMIT_S = 60.0
 DESCRIPTION = """\
 Measures this machine's first GPU with this product, in at most 45 minutes: what fits, starts by
 phases, step times, the simulation against real loads, right answers by thinking budget, the cost
@@ -81,6 +83,8 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
         todo = f"{len(left)} of {len(plan.PARTS)} parts, {_minutes(left, quick=options.quick)}"
         console.print(f"{folder}: {todo}", highlight=False, soft_wrap=True)
         for end in _ends(left, served, target, options.limit_minutes * 60.0, console):
+            if end["how"] == NO_TIME and ended.get(end["part"], {}).get("how") == DONE:
+                continue  # an earlier result is better than none
             lines.add(ENDS_FILE, end)
             ended[end["part"]] = end
             _write_result(folder, about, ended)
@@ -169,11 +173,12 @@ class _StartedOnce:
 
     served: GpuService
     running: contextlib.ExitStack
+    port: int
     base_url: str = ""
 
     def wanted(self, wanted: bool) -> str:
         if wanted and not self.base_url:
-            self.base_url = self.running.enter_context(serving(self.served))
+            self.base_url = self.running.enter_context(serving(self.served, self.port))
         elif not wanted and self.base_url:
             self.running.close()
             self.base_url = ""
@@ -186,7 +191,7 @@ def _ends(
     """Measure one after the other; how each ended, and after how long."""
     begun_s = time.monotonic()
     with contextlib.ExitStack() as running:
-        service = _StartedOnce(served, running)
+        service = _StartedOnce(served, running, _port(target.folder))
         for part in parts:
             about_s = part.seconds(quick=target.quick)
             if time.monotonic() - begun_s + about_s > limit_s:
@@ -199,12 +204,23 @@ def _ends(
             try:
                 asked = replace(target, base_url=service.wanted(part.asks_service))
                 _measure(part, served, asked, lambda text: console.print(f"  {text}"))
-            except MeasurementError as error:
-                detail = str(error)
+            # What the service answers while it starts or ends may be anything.
+            except (MeasurementError, OSError, ValueError, KeyError) as error:
+                detail = str(error) or type(error).__name__
                 console.print(f"  failed: {detail}", style="red", markup=False, soft_wrap=True)
             took_s = round(time.monotonic() - part_begun_s, 1)
             how = FAILED if detail else DONE
             yield {"part": part.name, "how": how, "took_s": took_s, "detail": detail}
+
+
+def _port(folder: Path) -> int:
+    """The same as before where it is free: an evaluation goes on at its own address only."""
+    kept = folder / PORT_FILE
+    port = int(kept.read_text(encoding="utf-8")) if kept.exists() else 0
+    if not port or not is_free(port):
+        (port,) = free_ports(1)
+        kept.write_text(str(port), encoding="utf-8")
+    return port
 
 
 def _measure(part: Part, served: GpuService, target: Target, say: Callable[[str], None]) -> None:
@@ -212,17 +228,33 @@ def _measure(part: Part, served: GpuService, target: Target, say: Callable[[str]
     if part.words is None:
         measure_starts(served, target.folder, say)
         return
-    log = target.folder / f"{part.name}.log"
+    result, log = target.folder / part.result, target.folder / f"{part.name}.log"
+    # An earlier one must not pass for this one.
+    result.unlink(missing_ok=True)
     command = [sys.executable, "-m", "loadtest", *part.words(target)]
-    limit_s = PATIENCE * part.seconds(quick=target.quick)
     with log.open("w", encoding="utf-8") as output:
-        try:
-            status = subprocess.run(
-                command, stdout=output, stderr=subprocess.STDOUT, cwd=REPOSITORY,
-                timeout=limit_s, check=False,
-            ).returncode  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise MeasurementError(f"stopped after {limit_s:.0f} s; see {log.name}") from None
-    if status not in part.accepted:
+        status = _run(command, output, PATIENCE * part.seconds(quick=target.quick))
+    if status not in part.accepted or not result.exists():
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         raise MeasurementError(f"exit status {status}: {' '.join(lines[-TAIL_LINES:])}")
+
+
+def _run(command: Sequence[str], output: TextIO, limit_s: float) -> int:
+    """The exit status. Stopped, it is given time to end the servers that it has started. Raises
+    MeasurementError."""
+    with subprocess.Popen(
+        command, stdout=output, stderr=subprocess.STDOUT, cwd=REPOSITORY
+    ) as process:
+        try:
+            return process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(END_LIMIT_S)
+            process.kill()
+            raise MeasurementError(
+                f"stopped after {limit_s:.0f} s; see {Path(output.name).name}"
+            ) from None
+        except BaseException:
+            process.terminate()
+            raise

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtest.evaluation.run import SUMMARY
 from loadtest.gpu_record.service import local_model
 from loadtest.report.pages import between_markers
 
@@ -14,6 +15,7 @@ PROFILE_FILE, VALIDATION_FILE, BUDGETS_FILE = "profile.json", "validation.json",
 OVERHEAD_FILE, FAULTS_FILE = "overhead.json", "faults.json"
 BUDGETS_PAGE, BUDGETS_PICTURE, BUDGETS_SECTION = "budgets.md", "budgets.png", "budget-curve"
 ANSWERS_FOLDER = "answers"
+ANSWERS_FILE = f"{ANSWERS_FOLDER}/{SUMMARY}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Target:
 class Part:
     """`words` are those behind `python -m loadtest`; None: loadtest/gpu_record/parts.py has it.
     `about_s` is what it takes on a GPU, `quick_s` with --quick; longer than three times that it is
-    stopped. `accepted` are the exit statuses that leave a result."""
+    stopped. `result` is the file that it leaves, with one of the exit statuses `accepted`."""
 
     name: str
     title: str
@@ -48,6 +50,7 @@ class Part:
     quick_s: float
     asks_service: bool = False
     words: Callable[[Target], Sequence[str]] | None = None
+    result: str = ""
     accepted: frozenset[int] = frozenset((0,))
 
     def seconds(self, *, quick: bool) -> float:
@@ -119,11 +122,24 @@ def _faults(target: Target) -> list[str]:
 FOUND = frozenset((0, 1))
 PARTS = (
     Part(STARTS, "two starts, by phases; the KV cache foretold and found", 300, 120),
-    Part(CALIBRATE, "step times by batch and context", 270, 60, True, _calibrate),
-    Part(VALIDATE, "three loads for real and simulated", 300, 60, True, _validate, FOUND),
-    Part(ANSWERS, "right answers with the whole budget", 300, 30, True, _answers, FOUND),
-    Part(BUDGETS, "right answers by thinking budget", 480, 40, True, _budgets, FOUND),
-    Part(OVERHEAD, "beside vLLM alone", 480, 120, words=_overhead),
-    Part(FAULTS, "streams under kill -9", 420, 150, words=_faults, accepted=FOUND),
+    Part(CALIBRATE, "step times by batch and context", 270, 60, True, _calibrate, PROFILE_FILE),
+    Part(
+        VALIDATE,
+        "three loads for real and simulated",
+        300,
+        60,
+        True,
+        _validate,
+        VALIDATION_FILE,
+        FOUND,
+    ),
+    Part(
+        ANSWERS, "right answers with the whole budget", 300, 30, True, _answers, ANSWERS_FILE, FOUND
+    ),
+    Part(BUDGETS, "right answers by thinking budget", 480, 40, True, _budgets, BUDGETS_FILE, FOUND),
+    Part(OVERHEAD, "beside vLLM alone", 480, 120, words=_overhead, result=OVERHEAD_FILE),
+    Part(
+        FAULTS, "streams under kill -9", 420, 150, words=_faults, result=FAULTS_FILE, accepted=FOUND
+    ),
 )
 BY_NAME = {part.name: part for part in PARTS}

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loadtest.evaluation.run import SUMMARY
 from loadtest.gpu_record import plan
 from loadtest.gpu_record.parts import STARTS_FILE
 from loadtest.report.results_file import META, read
@@ -73,7 +72,7 @@ def _validation(folder: Path) -> list[dict[str, Any]]:
 
 
 def _answers(folder: Path) -> dict[str, Any]:
-    return read(folder / plan.ANSWERS_FOLDER / SUMMARY)
+    return read(folder / plan.ANSWERS_FILE)
 
 
 def _budgets(folder: Path) -> dict[str, Any]:

@@ -67,11 +67,11 @@ def one_tier(config: Mapping[str, Any], model: str, *, whole: bool) -> dict[str,
 
 
 @contextlib.contextmanager
-def serving(served: GpuService) -> Iterator[str]:
-    """Its base URL, for as long as the block runs. Raises MeasurementError where it does not
-    start."""
+def serving(served: GpuService, port: int | None = None) -> Iterator[str]:
+    """Its base URL, at that port where one is given, for as long as the block runs. Raises
+    MeasurementError where it does not start."""
     try:
-        with LocalCluster() as cluster:
+        with LocalCluster(port=port) as cluster:
             cluster.deploy(served.config, timeout_s=START_LIMIT_S)
             yield cluster.base_url
     except ClusterError as error:

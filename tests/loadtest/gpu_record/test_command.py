@@ -3,12 +3,14 @@
 import contextlib
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loadtest.__main__ import main
+from loadtest.errors import MeasurementError
 from loadtest.gpu_record import command, page, plan
 from loadtest.gpu_record.command import write_table
 from loadtest.gpu_record.parts import STARTS_FILE
@@ -53,7 +55,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
     made = (
         Part(plan.STARTS, "two starts", 10, 10),
-        Part(plan.ANSWERS, "right answers", 20, 20, words=answers),
+        Part(plan.ANSWERS, "right answers", 20, 20, words=answers, result=plan.ANSWERS_FILE),
     )
     monkeypatch.setattr(plan, "PARTS", made)
     monkeypatch.setattr(command, "measure_starts", starts)
@@ -152,3 +154,45 @@ def test_the_table_in_the_docs_is_that_of_the_files_there() -> None:
     text = (sent / "README.md").read_text()
     begin, end = f"<!-- {page.SECTION}:begin -->", f"<!-- {page.SECTION}:end -->"
     assert text.partition(begin)[2].partition(end)[0].strip() == page.table(found)
+
+
+def test_a_command_that_leaves_no_result_is_no_result(
+    tmp_path: Path, parts: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exit status that would be a finding of the command is that of an error too."""
+    bare = Part(plan.ANSWERS, "right answers", 20, 20, words=lambda _: ["run", "--help"],
+                result=plan.ANSWERS_FILE)  # fmt: skip
+    monkeypatch.setattr(plan, "PARTS", (bare,))
+    old = tmp_path / plan.ANSWERS_FILE
+    old.parent.mkdir()
+    old.write_text(json.dumps(SUMMARY))
+    status, _ = printed("--quick", "--out", str(tmp_path))
+    assert status == 1
+    record = read_record(tmp_path / RECORD_FILE)
+    assert (record["parts"]["answers"]["how"], record["answers"]) == ("failed", None)
+
+
+def test_a_part_that_takes_too_long_is_given_time_to_end_its_servers(
+    tmp_path: Path, parts: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = tmp_path / "ended"
+    script = (
+        "import pathlib, signal, sys, time\n"
+        f"end = lambda *_: sys.exit(pathlib.Path({str(ended)!r}).touch())\n"
+        "signal.signal(signal.SIGTERM, end)\ntime.sleep(60)\n"
+    )
+    with (
+        (tmp_path / "log").open("w") as output,
+        pytest.raises(MeasurementError, match="stopped after 2 s; see log"),
+    ):
+        command._run([sys.executable, "-c", script], output, 2.0)
+    assert ended.exists()
+
+
+def test_a_result_is_not_lost_where_there_is_no_time_to_measure_it_again(
+    tmp_path: Path, parts: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed("--quick", "--out", str(tmp_path), "--parts", "starts")
+    monkeypatch.setattr(plan, "PARTS", (Part(plan.STARTS, "two starts", 10, 3600),))
+    printed("--quick", "--out", str(tmp_path), "--again", "starts")
+    assert read_record(tmp_path / RECORD_FILE)["starts"] is not None

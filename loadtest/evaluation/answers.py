@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import aiohttp
 import yaml
 from rich.console import Console
 
+from loadtest.client.server_info import tiers_of
 from loadtest.errors import UserError
 from loadtest.evaluation import plots
 from loadtest.evaluation.ask import Answer, Asker, Sampling, open_evaluation_session
@@ -37,13 +40,21 @@ from loadtest.evaluation.policy_choice import (
     frontier,
 )
 from loadtest.evaluation.policy_spec import PolicySpec
-from loadtest.evaluation.run import Evaluation, Line, choose_model, open_evaluation, showing
+from loadtest.evaluation.run import (
+    Evaluation,
+    Line,
+    choose_model,
+    open_evaluation,
+    showing,
+    tier_of,
+)
 from loadtest.evaluation.summary import DIGITS, problem_scores
 from loadtest.options import api_key_of, not_negative
 from loadtest.report import statistics as figures
 from loadtest.report.formatting import interval, markdown_table, number, percent, runs, seconds
 from loadtest.report.results_file import provenance, taken_on, write
 from loadtest.report.run_folder import default_folder
+from serve_app.core.reasoning.answer_policy import AnswerPolicy
 
 ON_INTERRUPT = RESUMABLE
 RESULTS, PAGE, PICTURE, SETTINGS = "answers.json", "answers.md", "frontier.png", "policy.yaml"
@@ -107,10 +118,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     refuse_without_extra()
+    if options.thinking_token_budget is not None:
+        options.policies = [
+            _with_budget(s, options.thinking_token_budget) for s in options.policies
+        ]
     names = [str(policy) for policy in options.policies]
     if len({*names}) < len(names):
         raise UserError("--policies has one of them twice.")
     return asyncio.run(measure(options, console))
+
+
+def _with_budget(spec: PolicySpec, budget_tokens: int) -> PolicySpec:
+    """The budget of all that name none, so that name and settings of a policy have it."""
+    if budget_tokens == 0:
+        raise UserError("--thinking-token-budget 0: without reasoning, name the policy direct.")
+    if spec.budget_tokens is not None or spec.policy is AnswerPolicy.DIRECT:
+        return spec
+    return dataclasses.replace(spec, budget_tokens=budget_tokens)
 
 
 async def measure(options: argparse.Namespace, console: Console) -> int:
@@ -123,11 +147,12 @@ async def measure(options: argparse.Namespace, console: Console) -> int:
         out: Path = options.out or default_folder(
             "eval", "answers", dataset.name, model, to_the_day=True
         )
+        tier = await _tier_settings(http, options.base_url, model)
         sides: dict[str, Evaluation] = {}
         for spec in options.policies:
             sampling = sampling_under(sampling_of(options), spec)
             asker = Asker(http, options.base_url, model, sampling, options.retries)
-            side = open_evaluation(options, asker, dataset, out / spec.folder)
+            side = open_evaluation(options, asker, dataset, out / spec.folder, tier=tier)
             stack.enter_context(side.answers.appending())
             sides[str(spec)] = side
         await _in_turn(sides, grader, console)
@@ -141,6 +166,18 @@ async def measure(options: argparse.Namespace, console: Console) -> int:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     console.print(f"wrote {out / RESULTS}, {PAGE}, {PICTURE} and {SETTINGS}", soft_wrap=True)
     return 1 if any(row["empty_answers"] for row in found["policies"].values()) else 0
+
+
+async def _tier_settings(
+    http: aiohttp.ClientSession, base_url: str, model: str
+) -> dict[str, Any] | None:
+    """What of a tier's settings makes a policy what it is; None of a server without tiers."""
+    tiers = await tiers_of(http, base_url) or {}
+    tier = tier_of(tiers.values(), urlsplit(base_url).path, model)
+    if not tier:
+        return None
+    settings = tier.get("settings") or {}
+    return {name: settings.get(name) for name in ("answers", "thinking", "max_new_tokens")}
 
 
 def sampling_under(sampling: Sampling, spec: PolicySpec) -> Sampling:
@@ -192,10 +229,11 @@ def results(
     documents: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The results file. Raises UserError where a server counts no tokens."""
-    measured = {name: measured_of(side) for name, side in sides.items()}
+    problems = answered_by_all(sides)
+    measured = {name: measured_of(side, problems) for name, side in sides.items()}
     default, *others = measured
     differences = {
-        name: difference(measured[default], measured[name], comparisons=len(others))
+        name: difference(measured[default], measured[name], comparisons=2 * len(others))
         for name in others
     }
     choice = choose(
@@ -219,27 +257,44 @@ def results(
         "policies": {
             name: _row(documents[name], side, differences.get(name)) for name, side in sides.items()
         },
+        "compared_problems": len(problems),
         "frontier": frontier(measured),
         "default": default,
         "choice": dataclasses.asdict(choice),
         "interval": f"paired percentile bootstrap over problems (numpy, "
         f"{figures.RESAMPLES_OF_MEANS} resamples, seed {figures.SEED}), 95 % for all "
-        f"{len(others)} comparisons together (Bonferroni), accuracy with one problem more won and "
-        "one lost (Bonett and Price)",
+        f"{2 * len(others)} intervals together (Bonferroni), accuracy with one problem more won "
+        "and one lost (Bonett and Price)",
     }
 
 
-def measured_of(side: Evaluation) -> Measured:
-    answers, problems = side.answers.by_key, side.problems
+def answered_by_all(sides: Mapping[str, Evaluation]) -> list[str]:
+    """The problems of which no request failed: one that did costs no tokens, and is no answer of
+    its policy. Raises UserError where none is left."""
+    (first, *_) = sides.values()
+    kept = [
+        problem
+        for problem in first.problems
+        if all(
+            (answer := side.answers.by_key.get((problem, run))) is not None and answer.answered
+            for side in sides.values()
+            for run in range(side.runs)
+        )
+    ]
+    if not kept:
+        raise UserError("Of every problem a request failed; the same command asks them again.")
+    return kept
+
+
+def measured_of(side: Evaluation, problems: Sequence[str]) -> Measured:
+    """Of these problems, all of whose requests were answered."""
+    answers = side.answers.by_key
     tokens: list[float] = []
     for problem in problems:
-        of_problem = [answers.get((problem, run)) for run in range(side.runs)]
-        mean = figures.mean(a.completion_tokens for a in of_problem if a and a.answered)
+        of_problem = [answers[problem, run] for run in range(side.runs)]
+        mean = figures.mean(answer.completion_tokens for answer in of_problem)
         if mean is None:
-            raise UserError(
-                f"No tokens are counted of {problem}: all its requests failed, or the server "
-                "reports no usage. The same command asks what failed again."
-            )
+            raise UserError(f"The server reports no usage of {problem}: tokens cannot be counted.")
         tokens.append(mean)
     return Measured(problem_scores(answers, problems, side.runs), tokens)
 
@@ -286,8 +341,9 @@ def page(found: Mapping[str, Any]) -> str:
         f"# {found['title']}",
         markdown_table(header, rows),
         f"**{found['choice']['name']}**: {found['choice']['reason']}.",
-        f"Bold: on the frontier. Differences: {found['interval']}. Tokens are all that were made, "
-        "those that no client sees among them.",
+        f"Bold: on the frontier. Differences: {found['interval']}, over the "
+        f"{found['compared_problems']} problems of which no request failed. Tokens are all that "
+        "were made, those that no client sees among them.",
         f"![Accuracy against tokens]({PICTURE})",
         f"Asked {found['settings']['concurrency']} at a time with {sampling}; {failed} failed "
         f"requests. {taken_on(found['meta'])}; `{found['meta']['command']}` measures it again.",

@@ -32,9 +32,14 @@ SAMPLE_PERIOD_S = 5.0
 
 
 def open_evaluation(
-    options: argparse.Namespace, asker: Asker, dataset: Dataset, out: Path
+    options: argparse.Namespace,
+    asker: Asker,
+    dataset: Dataset,
+    out: Path,
+    **more_settings: Any,
 ) -> "Evaluation":
-    """In a new folder, or going on in one with the very same settings. Raises UserError."""
+    """In a new folder, or going on in one with the very same settings, `more_settings` among them.
+    Raises UserError."""
     settings = {
         "base_url": asker.api,
         "model": asker.model,
@@ -44,6 +49,7 @@ def open_evaluation(
         "runs": options.runs,
         "concurrency": options.concurrency,
         "sampling": asker.sampling.as_dict(),
+        **more_settings,
     }
     answers = Answers.open(out, settings, resume=options.resume)
     usage = ServerUsage(**(answers.summary or {}).get("server", {}))
@@ -247,13 +253,13 @@ async def choose_model(http: aiohttp.ClientSession, api: str, named: str | None)
 
 async def look(asker: Asker, usage: ServerUsage) -> None:
     tiers = await tiers_of(asker.http, asker.api) or {}
-    tier = _tier_of(tiers.values(), urlsplit(asker.api).path, asker.model)
+    tier = tier_of(tiers.values(), urlsplit(asker.api).path, asker.model)
     usage.load_s = start_s_of(tier) or usage.load_s
     seen = memory_bytes(await metrics_of(asker.http, asker.api), tier.get("tier"))
     usage.memory_peak_bytes = max(filter(None, (usage.memory_peak_bytes, seen)), default=None)
 
 
-def _tier_of(tiers: Iterable[Mapping[str, Any]], path: str, model: str) -> Mapping[str, Any]:
+def tier_of(tiers: Iterable[Mapping[str, Any]], path: str, model: str) -> Mapping[str, Any]:
     """The tier below whose URL the requests go, else the one that is or serves the model."""
     for tier in tiers:
         if path.startswith(f"{tier.get('url')}/") or path == tier.get("url"):

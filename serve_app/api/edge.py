@@ -26,6 +26,7 @@ from serve_app.api.kept_streams import (
     KeptStreams,
     resumed_by_get,
 )
+from serve_app.api.prefix_forwarding import NOT_LOOKED_AT, PrefixForwarding
 from serve_app.api.queue_entry import QueueEntry
 from serve_app.api.queue_wait import QueueWait
 from serve_app.api.refusals import refuse_forwarded, refuse_handed_over, tier_full
@@ -67,7 +68,6 @@ from serve_app.errors import (
 from serve_app.telemetry import TierMetrics
 
 if TYPE_CHECKING:
-    from serve_app.api.prefix_forwarding import PrefixForwarding
     from serve_app.api.request_spans import Tracer
 
 WARNING_HEADER = b"x-tierserve-warning"
@@ -101,7 +101,7 @@ class TierEdge:
     # None: requests are not traced.
     tracer: "Tracer | None" = None
     # None: no request looks for a replica that has its prefix.
-    prefixes: "PrefixForwarding | None" = None
+    prefixes: PrefixForwarding | None = None
     streams: TierStreams = field(init=False)
     _direct: DirectRoutes = field(init=False)
     _engine: EngineRun = field(init=False)
@@ -347,11 +347,12 @@ class TierEdge:
         admission = settings.admission
         if context.forwarded_here:  # (1)
             refuse_forwarded(context, self.gate, prompt_tokens)
-        entering = self._entry(context, prompt_tokens)
+        look = NOT_LOOKED_AT
         if self.prefixes is not None:
-            outcome = await self.prefixes.forward(context, response, prompt_tokens)
-            if outcome is not None:
-                return outcome
+            look = await self.prefixes.forward(context, response, prompt_tokens)
+            if look.outcome is not None:
+                return look.outcome
+        entering = self._entry(context, prompt_tokens, look.returning)
         try:
             with entering as entry:  # (2)
                 if resumption is not None:
@@ -368,6 +369,8 @@ class TierEdge:
                         outcome = await wait(entry, context, response)
                         if outcome is not None:
                             return outcome
+                    if self.prefixes is not None:
+                        self.prefixes.begins_here(look)
                     run = partial(self._engine.run, entry, generation)
                     if context.deadline is None:
                         return await run(context, response, admission.heartbeat_s)  # (4)
@@ -392,10 +395,10 @@ class TierEdge:
             return outcome
 
     def _entry(
-        self, context: RequestContext, prompt_tokens: float
+        self, context: RequestContext, prompt_tokens: float, returning: bool | None = None
     ) -> AbstractContextManager[QueueEntry]:
-        """Its entry at the gate. Raises RequestError where its deadline cannot be met, and on
-        entering GateFullError."""
+        """Its entry at the gate; `returning` as `Gate.enter` has it. Raises RequestError where its
+        deadline cannot be met, and on entering GateFullError."""
         prepared, begun = context.prepared, context.resumption is not None
         past_tokens = context.past_tokens_each if begun else 0
         most_tokens, shortest = prepared.max_new_tokens, None
@@ -415,6 +418,7 @@ class TierEdge:
             flow=context.caller.flow,
             resumed=begun,
             shortest=shortest,
+            returning=returning,
         )
 
     @property

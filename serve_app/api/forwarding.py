@@ -67,6 +67,7 @@ INTERNAL_HEADERS = frozenset(
 )
 CONNECT_TIMEOUT_S = 1.0
 Replica = TypeVar("Replica")
+Asked = TypeVar("Asked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +143,13 @@ class ClusterSecret:
 @dataclass(frozen=True, slots=True)
 class PrefixOffer:
     """The one replica that is asked to run a request, for its prefix: its base URL, how long its
-    engine may have to read before, and what to do as soon as it has taken the request."""
+    engine may have to read before, what to do as soon as it has taken the request, and what ends
+    when nothing is heard of it any more."""
 
     url: str
     most_wait_s: float
     taken: Callable[[], None]
+    silent: Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +304,8 @@ class Forwarder:
             if offer is not None:
                 headers.append((PREFIX_HEADER.decode(), f"{offer.most_wait_s * 1e3:.0f}"))
                 url = offer.url + scope["path"]
-                response = await self._ask(stack, url, context.received, headers)
+                asking = self._ask(stack, url, context.received, headers)
+                response = await _unless(offer.silent(), asking)
                 yield None if response is None else _Taken(response, None)
                 return
             for peer in self.order(context, in_any_order(await self.peers())):
@@ -354,6 +358,18 @@ class Forwarder:
                 timeout=timeout, connector=connector, auto_decompress=False
             )
         return self._session
+
+
+async def _unless(ended: Awaitable[None], asking: Awaitable[Asked | None]) -> Asked | None:
+    """What comes of it; None where the other one ends before."""
+    answer, end = asyncio.ensure_future(asking), asyncio.ensure_future(ended)
+    try:
+        await asyncio.wait({answer, end}, return_when=asyncio.FIRST_COMPLETED)
+        return answer.result() if answer.done() else None
+    finally:
+        answer.cancel()
+        end.cancel()
+        await asyncio.gather(answer, end, return_exceptions=True)
 
 
 def in_any_order(replicas: Sequence[Replica]) -> list[Replica]:

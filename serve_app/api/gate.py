@@ -222,6 +222,7 @@ class Gate:
         flow: Flow = ANONYMOUS,
         resumed: bool = False,
         shortest: ShortestAnswer | None = None,
+        returning: bool | None = None,
     ) -> Iterator[QueueEntry]:
         """Hold an entry, running or waiting (see `QueueEntry.granted`), until the block is left.
 
@@ -236,10 +237,12 @@ class Gate:
         the demand that counts here is of neither. `prompt_tokens` None: a typical prompt. `flow` is
         whose request it is. `resumed`: another replica has begun it, so that it is no demand, and
         is never refused. `shortest`: of one with a deadline, which waits by its latest start.
+        `returning`: what `arrives` said of it, where it was asked before.
         """
-        returning = self._redeems(key, flow, retried=retried)  # (1)
-        elsewhere = borrowed or forwarded or resumed
-        if self.demand is not None and not (returning or elsewhere):  # (2)
+        counted = returning is not None or borrowed or forwarded or resumed
+        if returning is None:
+            returning = self._redeems(key, flow, retried=retried)  # (1)
+        if self.demand is not None and not (returning or counted):  # (2)
             self.demand.arrived(
                 sequences=sequences, max_new_tokens=max_new_tokens, prompt_tokens=prompt_tokens
             )
@@ -285,7 +288,7 @@ class Gate:
             if entry.released_s is None:
                 self._leave(entry)
 
-    def runs_elsewhere(
+    def arrives(
         self,
         sequences: int,
         *,
@@ -294,14 +297,15 @@ class Gate:
         max_new_tokens: int,
         prompt_tokens: float,
         flow: Flow,
-    ) -> None:
-        """Another replica has taken a request that came in here, before it entered: demand of this
-        one as if it had, and its reservation is used."""
+    ) -> bool:
+        """Count a request before it enters, which another replica may run: as demand of this one,
+        and its reservation as used. Whether it comes back after a refusal."""
         returning = self._redeems(key, flow, retried=retried)
         if self.demand is not None and not returning:
             self.demand.arrived(
                 sequences=sequences, max_new_tokens=max_new_tokens, prompt_tokens=prompt_tokens
             )
+        return returning
 
     def release(self, entry: QueueEntry) -> None:
         """Free the slots of a request whose work in the engine is over, though its client has not

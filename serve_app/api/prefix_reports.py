@@ -14,9 +14,10 @@ import hmac
 import json
 import logging
 import math
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,7 +26,7 @@ from serve_app.api.request_body import BodyReader
 from serve_app.api.request_context import header, path_below_root
 from serve_app.core.prefix.cached_chunks import MOST_KEPT, CachedChunks
 from serve_app.core.prefix.live_conversations import LiveConversations
-from serve_app.core.prefix.prompt_chunks import HASH_BYTES, Chunk
+from serve_app.core.prefix.prompt_chunks import CHUNK_BYTES, HASH_BYTES, Chunk
 from serve_app.core.prefix.replica_choice import STALE_S, Candidate, ReplicaState
 from serve_app.errors import ClientDisconnectedError, RequestError
 
@@ -33,8 +34,10 @@ log = logging.getLogger(__name__)
 
 REPORT_PATH = "/internal/prefixes"
 REPORT_HEADER = b"x-tierserve-report"
-# Another form of the report is another version; a replica reads its own only.
-VERSION = 1
+# Another form of the report, or of what it has, is another version; a replica reads its own only.
+VERSION = f"1 {CHUNK_BYTES} {','.join(each.name for each in fields(ReplicaState))}"
+# An HMAC in hexadecimal digits: for nothing else a body is read.
+MARK = re.compile(rb"[0-9a-f]{64}")
 TICK_S, HEARTBEAT_S = 0.1, 1.0
 # With more replicas than this reports come less often, so that their number is bounded.
 QUICK_REPLICAS = 8
@@ -122,6 +125,8 @@ class PrefixReports:
 
     def use(self, chunks: Sequence[Chunk]) -> None:
         """This replica's engine is given a prompt of these."""
+        if not chunks:
+            return
         self.own.most = min(self.most_chunks(), MOST_KEPT)
         self.own.use(chunks)
         self.conversations.turn(chunks, self.clock_s())
@@ -151,6 +156,15 @@ class PrefixReports:
             if name in self._urls
         ]
 
+    async def until_silent(self, name: str) -> None:
+        """Ends when nothing has been heard of a replica for so long that nothing may be said of
+        it."""
+        while (peer := self._peers.get(name)) is not None:
+            left_s = STALE_S - (self.clock_s() - peer.received_s)
+            if left_s <= 0:
+                return
+            await asyncio.sleep(max(left_s, TICK_S))
+
     def report(self) -> dict[str, Any]:
         """For `/api/tiers`."""
         now_s = self.clock_s()
@@ -167,9 +181,13 @@ class PrefixReports:
         try:
             while True:
                 await asyncio.sleep(TICK_S * max(1.0, len(self._urls) / QUICK_REPLICAS))
-                self.load.observe(self.busy(), self.clock_s())
-                await self._look_around()
-                self._tick()
+                try:
+                    self.load.observe(self.busy(), self.clock_s())
+                    await self._look_around()
+                    self._tick()
+                # A bug here must not end the reports for ever.
+                except Exception:
+                    log.exception("a report to the other replicas failed")
         finally:
             for task in self._sending.values():
                 task.cancel()
@@ -216,13 +234,16 @@ class PrefixReports:
         return True
 
     async def _received(self, scope: Scope, receive: Receive) -> bool:
+        mark = header(scope, REPORT_HEADER) or b""
+        if MARK.fullmatch(mark) is None:
+            return False
         try:
             body = await self.bodies.read(
                 scope, receive, limit_bytes=MOST_REPORT_BYTES, timeout_s=POST_LIMIT_S
             )
         except (RequestError, ClientDisconnectedError):
             return False
-        return self.take(header(scope, REPORT_HEADER) or b"", body)
+        return self.take(mark, body)
 
     async def _look_around(self) -> None:
         """Learn which other replicas there are."""
@@ -230,8 +251,9 @@ class PrefixReports:
         every_s = ALONE_EVERY_S if self.alone else ADDRESSES_EVERY_S
         if not self.enabled() or now_s - self._addresses_s < every_s:
             return
+        self._addresses_s = now_s
         self._urls = await self.addresses()
-        self._addresses_s = self.clock_s()
+        self._sending = {name: task for name, task in self._sending.items() if not task.done()}
         self._informed &= set(self._urls)
         self._next_try_s = {n: at_s for n, at_s in self._next_try_s.items() if n in self._urls}
         for name in [
@@ -251,7 +273,7 @@ class PrefixReports:
             return
         self._sent_s = now_s
         self._number += 1
-        news = self._written(self._pending, whole=False)
+        news, whole = self._written(self._pending, whole=False), None
         self._pending = []
         for name, url in self._urls.items():
             if (task := self._sending.get(name)) is not None and not task.done():
@@ -260,7 +282,9 @@ class PrefixReports:
                 continue
             if now_s < self._next_try_s.get(name, now_s):
                 continue
-            body = news if name in self._informed else self._written([self.own.all()], whole=True)
+            body = news
+            if name not in self._informed:
+                body = whole = whole or self._written([self.own.all()], whole=True)
             self._informed.add(name)
             self._sending[name] = asyncio.create_task(self._send(name, url, body))
 

@@ -64,6 +64,8 @@ _INTERNAL_HEADERS = (
     "x-tierserve-flow",
     "x-tierserve-borrowed-by",
     "x-tierserve-plan",
+    "x-tierserve-prefix",
+    "x-tierserve-report",
     "x-request-disconnect-disabled",
 )
 # What HAProxy itself answers, where Ray gives HTML or a bare 500.

@@ -68,7 +68,8 @@ class Peers:
         try:
             async with asyncio.timeout(ASK_LIMIT_S):
                 addresses = await replica_addresses(own.app_name)
-        except (RayServeException, RayError, TimeoutError):
+        # Ray has ValueError for a controller that is not there.
+        except (RayServeException, RayError, TimeoutError, ValueError):
             log.warning("where the other replicas are is not known anew", exc_info=True)
         else:
             self._addresses = {tag: url for tag, url in addresses.items() if tag != own.replica_tag}

@@ -19,7 +19,7 @@ from serve_app.api.prefix_reports import PrefixReports
 from serve_app.config.prefixes import PrefixConfig
 from serve_app.config.tier import TierSettings
 from serve_app.core.admission.queue_drain import ServiceTime
-from serve_app.core.prefix.replica_choice import STALE_S
+from serve_app.core.prefix.replica_choice import STALE_S, ChoiceReason
 from serve_app.core.scaling.step_time import StepModel
 from serve_app.core.scaling.workload import LearntLengths
 from tests.api.asgi import Call, FakeEngine, answers, call
@@ -117,15 +117,15 @@ def _mounted(replica: Replica) -> ASGIApp:
 
 
 async def known(replica: Replica) -> None:
-    """What the other one has read is known here."""
-    known_ones = replica.reports._peers.values()
-    await until(lambda: any(len(peer.cached) for peer in known_ones))
+    """What the other one has read is known here, and that it is read."""
+    peers = replica.reports._peers.values()
+    await until(lambda: any(len(peer.cached) and peer.state.wait_s == 0 for peer in peers))
 
 
 def all_known(replica: Replica, other: Replica) -> bool:
-    """The other one knows of all that this one has read."""
+    """The other one knows of all that this one has read, and that it is read."""
     peer = other.reports._peers[replica.edge.forwarder.replica]
-    return peer.cached.all() == replica.reports.own.all()
+    return peer.cached.all() == replica.reports.own.all() and peer.state.wait_s == 0
 
 
 def chosen(replica: Replica, reason: str) -> float:
@@ -231,6 +231,46 @@ async def test_what_waits_here_is_not_passed() -> None:
             assert len(a.engine.asked) == 1
             turn.leave()
             await turn.done
+        assert len(b.reports.own) == 0, "its engine has not read it"
+
+
+async def test_a_request_that_is_refused_is_nothing_that_was_read() -> None:
+    async with two_replicas() as (a, b):
+        gates = [each.edge.gate for each in (a, b)]
+        for gate in gates:
+            gate.configure(GateLimits(4, 0, 1000.0))
+        with gates[0].enter(4), gates[1].enter(4):
+            refused = await call(b.edge, payload=a_conversation("One?"))
+        assert refused.status == 429
+        assert (len(a.reports.own), len(b.reports.own)) == (0, 0)
+
+
+async def test_one_that_is_alone_knows_what_it_has_when_another_comes() -> None:
+    alone = a_replica("a", {})
+    await call(alone.edge, payload=a_conversation("One?"))
+    assert len(alone.reports.own) > 0
+    assert sum(chosen(alone, reason.value) for reason in ChoiceReason) == 0
+    await alone.edge.forwarder.close()
+
+
+async def test_a_replica_that_takes_a_request_and_falls_silent_does_not_keep_it() -> None:
+    async with two_replicas() as (a, b):
+        await call(a.edge, payload=a_conversation("One?"))
+        await known(b)
+        hangs = asyncio.Event()
+
+        async def hanging(*_: Any) -> None:
+            hangs.set()
+            await asyncio.Event().wait()
+
+        a.engine.answering = hanging
+        a.reports.enabled = lambda: False
+        turn = asyncio.create_task(call(b.edge, payload=a_conversation("One?", "Two?")))
+        await hangs.wait()
+        assert not turn.done()
+        next(iter(b.reports._peers.values())).received_s -= STALE_S
+        assert (await turn).status == 200
+        assert (chosen(b, "refused"), len(b.engine.asked)) == (1, 1)
 
 
 async def test_what_waits_is_offered_first_to_the_replica_that_has_its_prefix() -> None:

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from serve_app.core.prefix.prompt_chunks import Chunk
 
@@ -31,15 +32,23 @@ class LiveConversations:
         """One began, or goes on: what begins with an earlier prompt replaces it."""
         for chunk in reversed(chunks):
             if (before_s := self._turn_s.pop(chunk, None)) is not None:
-                self.gap_s += NEWEST_WEIGHT * (now_s - before_s - self.gap_s)
+                # One that has not grown may be another with the same begin.
+                if chunk != chunks[-1]:
+                    self.gap_s += NEWEST_WEIGHT * (now_s - before_s - self.gap_s)
                 break
         if chunks:
             self._turn_s[chunks[-1]] = now_s
+        self._forget(now_s)
 
     def count(self, now_s: float) -> int:
         """Those with a turn in the last while."""
+        self._forget(now_s)
+        live_s = self.live_s
+        # They are in the order of their turns.
+        newest = reversed(self._turn_s.values())
+        return sum(1 for _ in takewhile(lambda turn_s: now_s - turn_s <= live_s, newest))
+
+    def _forget(self, now_s: float) -> None:
         first_s = now_s - MOST_LIVE_S
         while self._turn_s and next(iter(self._turn_s.values())) < first_s:
             self._turn_s.popitem(last=False)
-        live_s = self.live_s
-        return sum(now_s - turn_s <= live_s for turn_s in self._turn_s.values())

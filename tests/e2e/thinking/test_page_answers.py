@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.browser import a_browser, an_open_page, answering, ask
 from tests.e2e.site import Site
+from tests.page.browser import KEPT_TEXTS
 from tests.page.drawing import ATTACKS, STEADY
 
 MARKDOWN = r"""**Bold**, \(a^2\), $b_1$ and \boxed{20}.
@@ -174,6 +175,10 @@ def test_a_turn_is_copied_and_deleted(page: Page) -> None:
     question.hover()
     question.get_by_role("button", name="Delete").click()
     expect(page.locator("article")).to_have_count(2)
+    # A page that is left at once may be gone before its browser keeps what it wrote.
+    page.wait_for_function(
+        f"({KEPT_TEXTS})().then(kept => kept.length == 1 && kept[0].length == 2)"
+    )
     page.reload()
     page.locator(".list li .open").click()
     expect(page.locator("article .markdown, article .question-text")).to_have_text(

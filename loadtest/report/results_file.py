@@ -78,6 +78,6 @@ def versions() -> dict[str, str]:
 
 
 def command_line(argv: Sequence[str]) -> str:
-    """As it may be written down: without the API key."""
+    """As it may be written down: without API keys."""
     words = " ".join(map(shlex.quote, argv))
-    return "python -m loadtest " + re.sub(r"(--api-key[= ])('[^']*'|\S+)", r"\1…", words)
+    return "python -m loadtest " + re.sub(r"(--[\w-]*key[= ])('[^']*'|\S+)", r"\1…", words)

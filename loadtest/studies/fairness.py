@@ -31,6 +31,7 @@ from loadtest.client.first_token import first_token_s
 from loadtest.errors import MeasurementError
 from loadtest.load.run import on_own_loop
 from loadtest.options import base_url, natural, not_negative, positive
+from loadtest.report.results_file import META, provenance
 from loadtest.report.statistics import Estimate, bootstrap
 from loadtest.studies.other_key import TIMEOUT_S, OtherCounts, OtherLoad, a_body, other_load
 
@@ -81,7 +82,8 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     phases = on_own_loop(_measured(options, console))
     console.print(table(phases), highlight=False, markup=False, soft_wrap=True)
     if options.json is not None:
-        document = {"argv": argv, "phases": {name: asdict(phase) for name, phase in phases.items()}}
+        measured = {name: asdict(phase) for name, phase in phases.items()}
+        document = {META: provenance(argv), "phases": measured}
         options.json.write_text(json.dumps(document) + "\n")
     return 0
 

@@ -98,6 +98,7 @@ def measured(url: str, tmp_path: Path) -> tuple[str, dict[str, fairness.Phase]]:
     console = Console(file=io.StringIO(), width=200)
     assert fairness.run(parse(argv), argv, console) == 0
     document = json.loads((tmp_path / "out.json").read_text())
+    assert "--light-key … --flood-key … --rate" in document["meta"]["command"], "people keep it"
     phases = {
         name: fairness.Phase(phase["ttft_s"], phase["refused"], OtherCounts(**phase["other"]))
         for name, phase in document["phases"].items()

@@ -64,7 +64,7 @@ def figures(record: Mapping[str, Any]) -> dict[str, str]:
         "tokens a second, one stream": alone,
         "tokens a second, full batch": full,
         "second start": _second_start(record),
-        "KV cache, off what was foretold": _kv_off_by(record),
+        "KV cache, off what was predicted": _kv_off_by(record),
         "of bare vLLM's speed": _of_bare(record),
         "right answers": _right(record),
         "streams cut by kill -9": _cut(record),

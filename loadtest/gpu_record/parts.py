@@ -20,8 +20,8 @@ STARTS, STARTS_FILE = 2, "starts.json"
 
 def measure_starts(served: GpuService, folder: Path, say: Callable[[str], None]) -> None:
     """Start the service twice, the second time with what the first one has kept, and write the
-    phases of each, the memory, and the KV cache foretold and found. Raises MeasurementError."""
-    foretold = foretold_kv_tokens(served)
+    phases of each, the memory, and the KV cache predicted and found. Raises MeasurementError."""
+    predicted = predicted_kv_tokens(served)
     starts: list[dict[str, Any]] = []
     for number in range(1, STARTS + 1):
         say(f"start {number} of {STARTS}")
@@ -36,10 +36,10 @@ def measure_starts(served: GpuService, folder: Path, say: Callable[[str], None])
                 }
             )
         say(f"start {number}: {starts[-1]['phases_s'].get('total')} s")
-    write(folder / STARTS_FILE, {"foretold": foretold, "starts": starts})
+    write(folder / STARTS_FILE, {"predicted": predicted, "starts": starts})
 
 
-def foretold_kv_tokens(served: GpuService) -> dict[str, Any]:
+def predicted_kv_tokens(served: GpuService) -> dict[str, Any]:
     """What the arithmetic of docs/placement.md says that the KV cache will hold, and why."""
     [chat] = (app for app in served.config["applications"] if app["name"] == Tier.CHAT)
     engine = EngineConfig.model_validate(chat["args"].get("engine") or {})

@@ -121,7 +121,7 @@ def _faults(target: Target) -> list[str]:
 # A validation that is off, an empty answer and a cut stream end with 1 and are results.
 FOUND = frozenset((0, 1))
 PARTS = (
-    Part(STARTS, "two starts, by phases; the KV cache foretold and found", 300, 120),
+    Part(STARTS, "two starts, by phases; the KV cache predicted and found", 300, 120),
     Part(CALIBRATE, "step times by batch and context", 270, 60, True, _calibrate, PROFILE_FILE),
     Part(
         VALIDATE,

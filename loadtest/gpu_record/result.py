@@ -44,9 +44,9 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def _starts(folder: Path) -> dict[str, Any]:
     starts = read(folder / STARTS_FILE)
-    foretold, found = starts["foretold"]["kv_tokens"], starts["starts"][-1]["kv_tokens"]
-    known = foretold and found
-    return {**starts, "kv_off_by": round(found / foretold - 1, 4) if known else None}
+    predicted, found = starts["predicted"]["kv_tokens"], starts["starts"][-1]["kv_tokens"]
+    known = predicted and found
+    return {**starts, "kv_off_by": round(found / predicted - 1, 4) if known else None}
 
 
 def _profile(folder: Path) -> dict[str, Any]:

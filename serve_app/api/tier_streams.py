@@ -55,7 +55,8 @@ from serve_app.errors import ClientDisconnectedError, RequestError
 # So long a stream is looked for whose replica is not in the list any more: it is gone with it, or
 # drains, and moves as soon as it knows that its client has left.
 MOVES_ON_WITHIN_S = 3.0
-FIRST_PAUSE_S, PAUSE_GROWS = 0.1, 1.5
+# Three looks and not more: each asks all replicas, and anybody may invent an id.
+FIRST_PAUSE_S, PAUSE_GROWS = 0.5, 2.0
 _ID = re.compile(r"\w+-[0-9a-f]{32}", re.ASCII)
 _PASSED_ON = (b"content-type", b"cache-control", b"x-accel-buffering", STREAM_ID_HEADER)
 

@@ -22,7 +22,7 @@ def caching(**changed: Any) -> TierSettings:
     return some_settings(**changed).model_copy(update={"answer_cache": cache})
 
 
-def told(made: Call) -> str | None:
+def cache_header(made: Call) -> str | None:
     return made.headers.get("x-tierserve-cache")
 
 
@@ -32,7 +32,7 @@ async def test_a_whole_answer_is_given_again_without_the_engine() -> None:
     edge = an_edge(engine, thinks=True, settings=caching())
     first = await call(edge, "", SURE)
     again = await call(edge, "", SURE, headers=[(b"x-request-id", b"mine")])
-    assert (told(first), told(again)) == ("miss", "hit")
+    assert (cache_header(first), cache_header(again)) == ("miss", "hit")
     assert len(engine.asked) == 1
     assert again.status == 200
     assert again.text == first.text.replace("chatcmpl-old", "chatcmpl-mine")
@@ -54,7 +54,11 @@ async def test_a_stream_is_given_again_event_by_event_and_without_its_heartbeats
     first = await call(edge, "", {**SURE, "stream": True})
     again = await call(edge, "", {**SURE, "stream": True})
     await blocking.done
-    assert (told(blocking), told(first), told(again)) == (None, "miss", "hit")
+    assert (cache_header(blocking), cache_header(first), cache_header(again)) == (
+        None,
+        "miss",
+        "hit",
+    )
     assert ": waiting" in first.text
     assert ": waiting" not in again.text
     assert again.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -75,7 +79,7 @@ async def test_a_kept_answer_needs_no_slot() -> None:
     await asyncio.sleep(1)
     assert edge.gate.running_requests == 1
     again = await call(edge, "", SURE)
-    assert (told(again), again.sent_s[0]) == ("hit", 6.0)
+    assert (cache_header(again), again.sent_s[0]) == ("hit", 6.0)
     await running.done
 
 
@@ -85,8 +89,8 @@ async def test_each_key_has_answers_of_its_own() -> None:
     edge = an_edge(engine, settings=caching())
     for name in b"authorization", b"x-api-key":
         for value, result in (b"one", "miss"), (b"two", "miss"), (b"one", "hit"):
-            assert told(await call(edge, "", SURE, headers=[(name, value)])) == result
-    assert told(await call(edge, "", SURE)) == "miss"
+            assert cache_header(await call(edge, "", SURE, headers=[(name, value)])) == result
+    assert cache_header(await call(edge, "", SURE)) == "miss"
 
 
 @pytest.mark.parametrize("asked", [HI, {**HI, "temperature": 0.7}, {**HI, "seed": None}])
@@ -94,7 +98,7 @@ def test_what_is_random_is_neither_kept_nor_looked_for(asked: dict[str, Any]) ->
     engine = FakeEngine(answers(WHOLE))
     edge = an_edge(engine, settings=caching())
     for _ in range(2):
-        assert told(run_virtual(call(edge, "", asked))) is None
+        assert cache_header(run_virtual(call(edge, "", asked))) is None
     assert len(engine.asked) == 2
 
 
@@ -119,7 +123,7 @@ def test_an_answer_that_failed_is_not_kept(answering: Answering) -> None:
             await asyncio.wait({made.done})
             # A fault is raised for the server's log too.
             made.done.exception()
-            assert told(made) != "hit"
+            assert cache_header(made) != "hit"
 
     run_virtual(scene())
     assert len(engine.asked) == 2
@@ -134,4 +138,4 @@ async def test_an_answer_whose_client_disconnected_is_not_kept() -> None:
     leaving.leave()
     await leaving.done
     assert edge.cache.size_bytes == 0
-    assert told(await call(edge, "", {**SURE, "stream": True})) == "miss"
+    assert cache_header(await call(edge, "", {**SURE, "stream": True})) == "miss"

@@ -321,7 +321,7 @@ def test_any_answer_goes_on_from_wherever_it_is_broken_off(data: st.DataObject) 
     async def run(past: str = "") -> tuple[dict[int, list[Any]], list[str]]:
         engine = ScriptedEngine(AnyScript({"id": said}), delta_tokens, with_logprobs=with_logprobs)
         results, journals = await guarded(engine, past, **asked)
-        return told(results), journals
+        return answers_in(results), journals
 
     async def broken_twice() -> None:
         whole, journals = await run()
@@ -334,7 +334,7 @@ def test_any_answer_goes_on_from_wherever_it_is_broken_off(data: st.DataObject) 
     asyncio.run(broken_twice())
 
 
-def told(results: Sequence[Any]) -> dict[int, list[Any]]:
+def answers_in(results: Sequence[Any]) -> dict[int, list[Any]]:
     """Of each answer its text, ids, log probabilities and end."""
     found: dict[int, list[Any]] = {}
     for output in (output for result in results for output in result.outputs):

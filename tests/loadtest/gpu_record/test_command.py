@@ -19,7 +19,7 @@ from loadtest.gpu_record.result import RECORD_FILE, read_record
 from loadtest.report.results_file import META, REPOSITORY
 
 STARTS = {
-    "foretold": {"kv_tokens": 1000, "reason": "1 GiB of 1,000 bytes a token"},
+    "predicted": {"kv_tokens": 1000, "reason": "1 GiB of 1,000 bytes a token"},
     "starts": [
         {"phases_s": {"process": 1.0, "load": 20.0, "total": 22.0}, "kv_tokens": 900},
         {"phases_s": {"process": 1.0, "load": 5.0, "total": 6.5}, "kv_tokens": 900},

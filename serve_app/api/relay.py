@@ -29,6 +29,7 @@ from serve_app.api.response import SSE_HEADERS
 from serve_app.api.upstream import ConnectError, Upstream, UpstreamError
 from serve_app.api.upstream_response import (
     BAD_GATEWAY,
+    NO_SERVER_AT_ONCE_S,
     NOBODY,
     TWO_LOST,
     forwardable,
@@ -51,6 +52,8 @@ FIRST_PAUSE_S, PAUSE_GROWS, MOST_PAUSE_S = 0.1, 1.5, 1.0
 # another replica had died of it: 11 of 96 that were sent at once, none of 96 after 0.02 s.
 SETTLES_S = 0.05
 _BROKEN = frozenset({"broken", "no_answer"})
+# What a replica says of itself whose process ends a second later.
+_ENDS = frozenset({"engine_stopped", "replica_stopping"})
 # A proxy that is started again listens within a second.
 REFUSED_FOR_S = 1.0
 # After an offer that nobody has answered.
@@ -86,6 +89,8 @@ class Relay:
     _began_s: float = 0.0
     _first_to_come: bool = True
     _lost_s: float | None = None
+    # Whether the replica that was lost last has said that it ends, and its end was not seen yet.
+    _ending: bool = False
     _no_offer_until_s: float = float("-inf")
     _open: set[Upstream] = field(default_factory=set[Upstream])
 
@@ -248,6 +253,7 @@ class Relay:
         for upstream in self._open:
             upstream.abort()
         self._open.clear()
+        self._ending = self.stream.lost is not None or lost in _ENDS
         self.stream.take_rest()
         self._count_loss(lost)
         settles_s = SETTLES_S if lost in _BROKEN else 0.0
@@ -268,18 +274,26 @@ class Relay:
             except ConnectError:
                 pass
             except UpstreamError:
-                self._count_loss("no_answer")
-                until_s = clock_s() + settings.max_hold_s
+                if not self._is_its_end():
+                    self._count_loss("no_answer")
+                    until_s = clock_s() + settings.max_hold_s
             else:
                 if upstream.status not in NOBODY:
                     return upstream
                 self._drop(upstream)
-                if upstream.status == BAD_GATEWAY:
+                if upstream.status == BAD_GATEWAY and not self._is_its_end():
                     self._count_loss(TWO_LOST)
             if clock_s() + pause_s > until_s:
                 raise self._given_up("held_too_long")
             await asyncio.sleep(pause_s)
             pause_s = min(PAUSE_GROWS * pause_s, MOST_PAUSE_S)
+
+    def _is_its_end(self) -> bool:
+        """Whether a request that was answered by nobody, at once, met the end of the replica that
+        has said that it ends: HAProxy sends to it until its process is gone. Once, for one that
+        kills replicas is to be given up."""
+        ending, self._ending = self._ending, False
+        return ending and self._ran_s <= NO_SERVER_AT_ONCE_S
 
     def _answers_within_s(self, until_s: float) -> float | None:
         """Whoever goes on with a stream answers before it computes; one that has not begun, and a

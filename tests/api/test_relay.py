@@ -195,6 +195,26 @@ async def test_a_proxy_that_reports_a_replica_lost_counts_as_one_more() -> None:
         assert "soon after it began" in json.loads(sse_data(text)[1])["error"]["message"]
 
 
+@pytest.mark.parametrize("end", [cut_after(0), says(refused(502, "bad_gateway"))])
+async def test_the_end_of_a_replica_that_has_said_so_is_no_second_loss(end: Answer) -> None:
+    """The proxy sends to it until its process is gone: there a request has met that, and no other
+    replica."""
+    lost = JOURNALED + framed(b":j 0 0 1000\n\n" + EVENTS[0]) + framed(b":lost engine\n\n")
+    async with a_scene(
+        lambda _: Reply(lost), says(refused(503, "engine_stopped")), end, continues
+    ) as scene:
+        assert (await scene.post()).content == GENERATION.text
+        assert scene.count("given_up") == 0
+
+
+async def test_a_request_that_kills_the_next_one_too_is_given_up_all_the_same() -> None:
+    lost = JOURNALED + framed(b":j 0 0 1000\n\n" + EVENTS[0]) + framed(b":lost engine\n\n")
+    async with a_scene(lambda _: Reply(lost), cut_after(0), cut_after(0), continues) as scene:
+        text = (await scene.post()).text
+        assert "soon after it began" in json.loads(sse_data(text)[1])["error"]["message"]
+        assert len(scene.tier.asked) == 3
+
+
 # --- hand-over
 
 

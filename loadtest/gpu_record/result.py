@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from loadtest.gpu_record import plan
 from loadtest.gpu_record.parts import STARTS_FILE
@@ -30,7 +30,10 @@ def gather(
         plan.OVERHEAD: _overhead,
         plan.FAULTS: _faults,
     }
-    found = {name: reader(folder) if name in done else None for name, reader in readers.items()}
+    found = {
+        name: _without_commands(reader(folder)) if name in done else None
+        for name, reader in readers.items()
+    }
     return {META: dict(about), "parts": dict(ended), **found}
 
 
@@ -40,6 +43,16 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not {META, "parts", *plan.BY_NAME} <= record.keys():
         raise ValueError(f"{path} is no record.json of `tierserve bench record`")
     return record
+
+
+def _without_commands(measured: Any) -> Any:
+    """What a part was run by names folders of whoever measured."""
+    if isinstance(measured, dict):
+        pairs = cast("dict[str, Any]", measured).items()
+        return {name: _without_commands(value) for name, value in pairs if name != "command"}
+    if isinstance(measured, list):
+        return [_without_commands(value) for value in cast("list[Any]", measured)]
+    return measured
 
 
 def _starts(folder: Path) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
     def starts(_served: Any, folder: Path, _say: Any) -> None:
         shell["started"] = [*shell.get("started", []), "once"]
-        (folder / STARTS_FILE).write_text(json.dumps(STARTS))
+        measured_by = {"command": f"python -m loadtest start --out {folder}"}
+        (folder / STARTS_FILE).write_text(json.dumps(STARTS | {"measured_on": measured_by}))
 
     def answers(target: Target) -> list[str]:
         answers_folder = target.folder / plan.ANSWERS_FOLDER

@@ -14,9 +14,7 @@ from serve_app.config.replay import ResumableConfig
 from serve_app.core.access.caller import NOBODY, Caller
 from serve_app.core.admission.fairness import Flow
 from tests.api.fake_keys import ADMIN, TEAM, FakeKeys
-from tests.api.relay_scene import CHAT, STREAM, Scene, a_scene
-from tests.api.test_forwarding import until
-from tests.api.test_kept_streams import (
+from tests.api.kept_stream_scene import (
     NUMBERED,
     RESUMABLE,
     Gate,
@@ -27,6 +25,8 @@ from tests.api.test_kept_streams import (
     left,
     paced,
 )
+from tests.api.relay_scene import CHAT, STREAM, Scene, a_scene
+from tests.api.test_forwarding import until
 
 GREEDY = {"authorization": f"Bearer {TEAM.decode()}"}
 OTHER = {"authorization": f"Bearer {ADMIN.decode()}"}

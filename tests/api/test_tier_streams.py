@@ -21,10 +21,10 @@ from serve_app.core.access.caller import NOBODY
 from tests.api.asgi import FakeEngine
 from tests.api.asgi import streams as sends
 from tests.api.fake_keys import ADMIN, TEAM, FakeKeys, FakeQuotas
+from tests.api.kept_stream_scene import RESUMABLE, Reader
 from tests.api.loopback import served
 from tests.api.scripted_tier import SSE_HEAD, Reply, ScriptedTier, framed, serving
 from tests.api.test_forwarding import until
-from tests.api.test_kept_streams import RESUMABLE, Reader
 from tests.api.two_tiers import mounted
 from tests.builders import a_gate, an_edge, count, some_settings
 

@@ -1,1 +1,0 @@
-"""One cluster whose tiers start without a replica."""

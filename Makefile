@@ -22,7 +22,7 @@ CPU_OR_GPU := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 TESTS ?=
 CELLS ?=
 
-.PHONY: help setup serve doctor check check-tests check-format check-lint check-imports check-types check-types-again check-security test e2e e2e-waiting e2e-no-ray e2e-thinking test-hostile test-replicas test-k8s test-pods image sbom test-image test-clients soak bench-overhead replay-scaling monitoring lock docs-reference clean
+.PHONY: help setup serve doctor check check-tests check-format check-lint check-imports check-types check-types-again check-security test test-timed e2e e2e-waiting e2e-no-ray e2e-launcher e2e-thinking test-hostile test-replicas test-k8s test-pods image sbom test-image test-clients soak bench-overhead replay-scaling monitoring lock docs-reference clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -79,10 +79,12 @@ check-types-again: setup  # by basedpyright too, which takes ten times as long
 check-security: setup ## Both locks against the known vulnerabilities; needs PyPI or OSV, so not part of `make check`
 	$(PY) -m deploy.audit
 
-# Those of `make e2e` that mostly wait: for alerts, for replicas to come and go, for processes.
-WAITING := tests/e2e/monitoring/test_live.py tests/e2e/cluster tests/e2e/to_zero tests/e2e/launcher
-# Those that need no Ray: vLLM in the test's own process, Prometheus' own tool.
+# Those of `make e2e` that mostly wait: for alerts, for replicas to come and go, for reports of usage.
+WAITING := tests/e2e/monitoring/test_live.py tests/e2e/cluster tests/e2e/keys
+# Those that need no Ray: vLLM in the test's own process, Prometheus' own tool. They judge no time.
 NO_RAY := tests/engine tests/e2e/monitoring/test_promtool.py
+# From nothing to ready and back, four times: no test here judges a time either.
+LAUNCHER := tests/e2e/launcher
 # What a model that reasons answers: no test here judges a time.
 THINKING := tests/e2e/thinking
 # What else is left out: `make test` has run it before.
@@ -96,8 +98,14 @@ e2e-waiting: setup
 e2e-no-ray: setup
 	@$(PY) -m pytest -m e2e --durations=5 $(NO_RAY)
 
+e2e-launcher: setup
+	@$(PY) -m pytest -m e2e --durations=5 $(LAUNCHER)
+
 e2e-thinking: setup
 	@$(PY) -m pytest -m e2e --durations=10 $(THINKING)
+
+test-timed: setup
+	@$(PY) -m pytest -m timed --ignore=tests/e2e --ignore=tests/hostile -n $(WORKERS_THAT_WAIT) --dist load $(SANDBOXED)
 
 test-hostile: setup ## Attacks on real vLLM: TESTS="-k headers" for one kind, HOSTILE_REQUESTS=20000
 	$(PY) -m pytest -m hostile tests/hostile $(TESTS)
@@ -144,22 +152,24 @@ test: export UNIT_IGNORES = tests/e2e tests/hostile
 test: export STATIC = check-format check-lint check-imports check-types check-types-again
 # A file of simulated days takes minutes.
 test: export UNIT_DIST = load
-# The slow ones keep their cores busy; those that judge times mostly wait.
+# The slow ones keep their cores busy; those that judge times mostly wait, and are not among them.
 test: export UNIT_WORKERS = $(shell cores=$$(nproc); echo $$((cores < 4 ? cores : 4)))
 # What runs beside others may have to wait for a core; a test's own limit goes before this one.
 test: export PYTEST_TIMEOUT = 300
+# A thirtieth of a core's time beside one that is busy: Ray declares a node dead that gets none.
+test: GIVING_WAY := nice -n 15
 test: setup ## Everything a machine without a GPU can prove: check, then real Ray and real vLLM
-	@# What keeps cores busy and judges no time runs beside what mostly waits, and gives way to it. The
-	@# output of the latter comes when both have ended. Only a failure of check and of the timed tests
-	@# ends the rest.
-	@shown=$$(mktemp); trap 'kill $$waiting 2>/dev/null || true; rm -f "$$shown"' EXIT; \
-	make --no-print-directory e2e-waiting >"$$shown" 2>&1 & waiting=$$!; \
-	nice make --no-print-directory check; \
+	@# In the background what mostly waits and then the tests that judge times; beside them what keeps
+	@# cores busy and judges no time, which gives way. The output of the former comes when both have
+	@# ended. Only a failure of check ends the rest.
+	@shown=$$(mktemp); trap 'kill $$timed 2>/dev/null || true; rm -f "$$shown"' EXIT; \
+	make --no-print-directory --keep-going --jobs=1 e2e-waiting test-timed >"$$shown" 2>&1 & timed=$$!; \
+	$(GIVING_WAY) make --no-print-directory check; \
 	failed=0; \
-	for part in e2e-no-ray e2e-thinking; do nice make --no-print-directory $$part || failed=$$?; done; \
-	wait $$waiting || failed=$$?; cat "$$shown"; \
-	UNIT=timed UNIT_WORKERS=$(WORKERS_THAT_WAIT) make --no-print-directory check-tests; \
-	make --no-print-directory e2e E2E_IGNORES="$(WAITING) $(NO_RAY) $(THINKING)" || failed=$$?; \
+	$(GIVING_WAY) make --no-print-directory --keep-going --jobs=2 --output-sync=target e2e-no-ray e2e-launcher || failed=$$?; \
+	$(GIVING_WAY) make --no-print-directory e2e-thinking || failed=$$?; \
+	wait $$timed || failed=$$?; cat "$$shown"; \
+	make --no-print-directory e2e E2E_IGNORES="$(WAITING) $(NO_RAY) $(LAUNCHER) $(THINKING)" || failed=$$?; \
 	[ $$failed = 0 ]
 
 bench-overhead: setup ## What serving adds to bare vLLM; writes loadtest/results/overhead*.json, docs/overhead.md and README's table

@@ -53,7 +53,7 @@ SLOW = (
     "serving/test_moved_tier_streams.py",
 )
 # Of the slow ones those that only compute. The others judge times, or wait for whole processes:
-# `make test` runs them with nothing beside them.
+# `make test` runs them with nothing beside them but what gives way.
 COMPUTED = (
     "api/test_deadlines_under_load.py",
     "core/access/test_ledger_machine.py",

@@ -14,6 +14,8 @@ from tests.e2e.site import Site, wait_for
 FAKE = {"start_s": 2.0, "speed": 0.5}
 # Long enough to send streams to a replica that is no longer needed.
 DOWNSCALE_DELAY_S = 15
+# A machine that starts an engine is slow, and a head that is late must not look like none.
+HEARTBEAT_S = 1.0
 # A Python process that starts while others do; the first ones come with Serve itself.
 REPLICAS_WITHIN_S = 90.0
 
@@ -33,6 +35,8 @@ def mixed_config(
     config |= {"proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1"}}
     fake = {"fake": FAKE}
     for app in config["applications"]:
+        if app["name"] == "web":
+            app["args"]["heartbeat_s"] = HEARTBEAT_S
         if app["name"] not in list(Tier):
             continue
         tier = Tier(app["name"])

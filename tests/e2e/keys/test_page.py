@@ -59,6 +59,8 @@ def test_a_user_sees_what_he_has_used_and_an_admin_sees_the_tiers(
     expect(page.get_by_role("dialog").locator("code")).to_contain_text("$TIERSERVE_KEY")
     assert user not in page.content()
     page.keyboard.press("Escape")
+    # The page asks for usage when it is opened, and then twice a minute.
+    wait_for(lambda: key_site.spent("bob") > 0, "what was used to be counted")
     page.get_by_role("link", name="Status").click()
     expect(page.get_by_role("alert")).to_contain_text("for administrators")
     expect(page.get_by_role("region", name="Usage by key")).to_contain_text("bob")

@@ -104,8 +104,9 @@ e2e-launcher: setup
 e2e-thinking: setup
 	@$(PY) -m pytest -m e2e --durations=10 $(THINKING)
 
+# They use a third of two cores with three workers.
 test-timed: setup
-	@$(PY) -m pytest -m timed --ignore=tests/e2e --ignore=tests/hostile -n $(WORKERS_THAT_WAIT) --dist load $(SANDBOXED)
+	@$(PY) -m pytest -m timed --ignore=tests/e2e --ignore=tests/hostile -n 4 --dist load $(SANDBOXED)
 
 test-hostile: setup ## Attacks on real vLLM: TESTS="-k headers" for one kind, HOSTILE_REQUESTS=20000
 	$(PY) -m pytest -m hostile tests/hostile $(TESTS)

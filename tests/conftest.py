@@ -52,11 +52,13 @@ SLOW = (
     "serving/test_moved_streams.py",
     "serving/test_moved_tier_streams.py",
 )
-# Of the slow ones those that only compute. The others judge times, or wait for whole processes:
-# `make test` runs them with nothing beside them but what gives way.
+# Of the slow ones those that only compute, or wait for processes as long as these may take. The
+# others judge times: `make test` runs them with nothing beside them but what gives way.
 COMPUTED = (
     "api/test_deadlines_under_load.py",
+    "clients/test_with_keys.py",
     "core/access/test_ledger_machine.py",
+    "loadtest/load/test_interrupt.py",
     "loadtest/simulation",
     "loadtest/soak/test_judge.py",
     "test_vllm_names.py",

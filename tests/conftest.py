@@ -61,6 +61,7 @@ COMPUTED = (
     "loadtest/load/test_interrupt.py",
     "loadtest/simulation",
     "loadtest/soak/test_judge.py",
+    "page",
     "test_vllm_names.py",
 )
 # With torch behind them vLLM and transformers take seconds to import: where a file is one worker's,

@@ -175,6 +175,19 @@ class GpuProfile(_ProfileModel):
         return self.start_s[TOTAL].value
 
     @property
+    def fake_engine_figures(self) -> dict[str, float | int]:
+        """As `args.engine.fake.cards` takes them for an accelerator type."""
+        return {
+            "base_ms": self.base_ms.value,
+            "per_sequence_ms": self.per_sequence_ms.value,
+            "per_prompt_token_ms": self.per_prompt_token_ms.value,
+            "per_context_ktoken_ms": self.per_context_ktoken_ms.value,
+            "step_tokens": int(self.step_tokens.value),
+            "kv_tokens": int(self.kv_tokens.value),
+            "max_sequences": int(self.max_sequences.value),
+        }
+
+    @property
     def step_model(self) -> StepModel:
         """Production's model of a step, which has no term for context."""
         return StepModel(

@@ -4,7 +4,7 @@ import argparse
 import json
 import platform
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     plan = Plan(seed=options.seed, tokens=options.tokens)
     held_out = held_out_problems(plan.seed)
     texts = frozenset(problem.text for problem in held_out)
-    tokenizer = _make_tokenizer(plan.seed, texts)
+    tokenizer = make_tokenizer(plan.seed, training_problems(plan.seed, texts))
     model = make_model(tokenizer, plan.seed)
     console.print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
     problems = training_problems(plan.seed, texts)
@@ -63,11 +63,7 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
 
 def evaluate(directory: Path, held_out: Sequence[Problem]) -> dict[str, Any]:
     """What the saved weights can do, calculated in float32."""
-    import torch
-    from transformers import AutoTokenizer, Qwen2ForCausalLM
-
-    model = Qwen2ForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    tokenizer: Any = AutoTokenizer.from_pretrained(directory)
+    model, tokenizer = saved(directory)
     evaluation = Evaluation(model, tokenizer, held_out)
     greedy = evaluation.full()
     sampled = [evaluation.full(sampled_with_seed=seed).accuracy for seed in SAMPLING_SEEDS]
@@ -94,6 +90,15 @@ def evaluate(directory: Path, held_out: Sequence[Problem]) -> dict[str, Any]:
         "by_budget": points,
         "cut_phrase_tokens": len(SampleWriter(tokenizer).cut_ids),
     }
+
+
+def saved(directory: Path) -> tuple[Any, Any]:
+    """Model, in float32, and tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, Qwen2ForCausalLM
+
+    model = Qwen2ForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    return model, AutoTokenizer.from_pretrained(directory)
 
 
 def describe(model: "Qwen2ForCausalLM", plan: Plan, curve: Curve) -> dict[str, Any]:
@@ -155,12 +160,12 @@ def write_held_out(file: Path, problems: Sequence[Problem]) -> None:
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def _make_tokenizer(seed: int, held_out: frozenset[str]) -> "PreTrainedTokenizerFast":
+def make_tokenizer(seed: int, problems: Iterator[Any]) -> "PreTrainedTokenizerFast":
+    """From the first of the problems, which may be of either model's kind."""
     rng = random.Random(f"tokenizer {seed}")
-    problems = islice(training_problems(seed, held_out), TOKENIZER_PROBLEMS)
     texts = (
         text
-        for problem in problems
+        for problem in islice(problems, TOKENIZER_PROBLEMS)
         for text in (dress(rng, problem.text), problem.thought, problem.answer, CUT_PHRASE)
     )
     return train_tokenizer(texts, TEMPLATE)

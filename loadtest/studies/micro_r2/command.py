@@ -2,26 +2,22 @@
 
 import argparse
 import json
-import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from loadtest.report.results_file import REPOSITORY, write
 from loadtest.studies.micro_r1.command import (
     SAMPLING_SEEDS,
-    TEMPLATE,
-    TOKENIZER_PROBLEMS,
     describe,
+    make_tokenizer,
     save,
+    saved,
 )
 from loadtest.studies.micro_r1.evaluate import Evaluation
-from loadtest.studies.micro_r1.samples import CUT_PHRASE, dress
-from loadtest.studies.micro_r1.tokenizer import train_tokenizer
 from loadtest.studies.micro_r1.train import Curve, Plan, make_model, train
 from loadtest.studies.micro_r2.problems import (
     HELD_OUT_OF_LEVEL,
@@ -31,9 +27,6 @@ from loadtest.studies.micro_r2.problems import (
     training_problems,
 )
 from loadtest.studies.micro_r2.samples import GradedSampleWriter, Mix
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 MODEL_DIR = REPOSITORY / "serve_app" / "engine" / "micro_r2"
 SEED = 1
@@ -68,7 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     held_out = held_out_problems(options.seed)
     texts = frozenset(problem.text for problem in held_out)
-    tokenizer = _make_tokenizer(options.seed, texts)
+    tokenizer = make_tokenizer(options.seed, training_problems(options.seed, texts))
     model: Any = make_model(tokenizer, options.seed)
     console.print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
     phases: list[dict[str, Any]] = []
@@ -95,11 +88,7 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
 
 def evaluate(directory: Path, held_out: Sequence[GradedProblem]) -> dict[str, Any]:
     """By level, what the saved weights can do, calculated in float32."""
-    import torch
-    from transformers import AutoTokenizer, Qwen2ForCausalLM
-
-    model = Qwen2ForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    tokenizer: Any = AutoTokenizer.from_pretrained(directory)
+    model, tokenizer = saved(directory)
     levels: dict[str, Any] = {}
     for level in Level:
         problems = [problem for problem in held_out if problem.level is level]
@@ -132,14 +121,3 @@ def _evaluate_level(evaluation: Evaluation) -> dict[str, Any]:
         "thinking_off": evaluation.without_thought(),
         "mean_thought_tokens": round(sampled.mean_thought_tokens, 1),
     }
-
-
-def _make_tokenizer(seed: int, held_out: frozenset[str]) -> "PreTrainedTokenizerFast":
-    rng = random.Random(f"tokenizer {seed}")
-    problems = islice(training_problems(seed, held_out), TOKENIZER_PROBLEMS)
-    texts = (
-        text
-        for problem in problems
-        for text in (dress(rng, problem.text), problem.thought, problem.answer, CUT_PHRASE)
-    )
-    return train_tokenizer(texts, TEMPLATE)

@@ -53,22 +53,13 @@ def application(served: Served, replicas: int, *, forward: bool) -> dict[str, An
 
 
 def _fake(profile: GpuProfile) -> dict[str, Any]:
-    figures = {
-        "base_ms": profile.base_ms.value,
-        "per_sequence_ms": profile.per_sequence_ms.value,
-        "per_prompt_token_ms": profile.per_prompt_token_ms.value,
-        "per_context_ktoken_ms": profile.per_context_ktoken_ms.value,
-        "step_tokens": int(profile.step_tokens.value),
-        "kv_tokens": int(profile.kv_tokens.value),
-        "max_sequences": int(profile.max_sequences.value),
-    }
     # Ray believes in no GPU here, whose type would be the name.
     return {
         "start_s": 0.0,
         "prefix_cache": True,
         "stream_interval": 8,
         "reply_spread": 0.0,
-        "cards": {"": figures},
+        "cards": {"": profile.fake_engine_figures},
     }
 
 

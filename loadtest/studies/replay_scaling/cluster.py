@@ -91,7 +91,7 @@ def fake_engine(
         "reply_tokens": 1,
         "reply_spread": 0.0,
         "stream_interval": stream_interval,
-        "cards": {gpu.accelerator_type: _gpu_figures(gpu) for gpu in gpus},
+        "cards": {gpu.accelerator_type: gpu.fake_engine_figures for gpu in gpus},
     }
 
 
@@ -116,15 +116,3 @@ def _scale(cell: ReplayCell, deployment: dict[str, Any], least: int) -> None:
         }
         # Lending is part of our data plane; Serve has none.
         deployment["user_config"] |= {"admission": {"lend_share": 0.0}}
-
-
-def _gpu_figures(profile: GpuProfile) -> dict[str, float | int]:
-    return {
-        "base_ms": profile.base_ms.value,
-        "per_sequence_ms": profile.per_sequence_ms.value,
-        "per_prompt_token_ms": profile.per_prompt_token_ms.value,
-        "per_context_ktoken_ms": profile.per_context_ktoken_ms.value,
-        "step_tokens": int(profile.step_tokens.value),
-        "kv_tokens": int(profile.kv_tokens.value),
-        "max_sequences": int(profile.max_sequences.value),
-    }

@@ -66,11 +66,6 @@ class JsonLexer:
         )
 
     @property
-    def in_name(self) -> bool:
-        """Inside the name of a property."""
-        return self.in_string and self._is_name
-
-    @property
     def cut(self) -> Cut:
         """Of the place behind what was fed."""
         if not self.in_string:

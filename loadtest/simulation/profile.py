@@ -176,7 +176,7 @@ class GpuProfile(_ProfileModel):
 
     @property
     def fake_engine_figures(self) -> dict[str, float | int]:
-        """As `args.engine.fake.cards` takes them for an accelerator type."""
+        """Of the fake engine in its place, as `args.engine.fake` takes them for a type of GPU."""
         return {
             "base_ms": self.base_ms.value,
             "per_sequence_ms": self.per_sequence_ms.value,

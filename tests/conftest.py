@@ -58,6 +58,7 @@ COMPUTED = (
     "api/test_deadlines_under_load.py",
     "clients/test_with_keys.py",
     "core/access/test_ledger_machine.py",
+    "engine/grammar/test_closing.py",
     "loadtest/load/test_interrupt.py",
     "loadtest/simulation",
     "loadtest/soak/test_judge.py",

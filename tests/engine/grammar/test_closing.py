@@ -72,6 +72,7 @@ def closer() -> Closer:
     return Closer()
 
 
+@pytest.mark.slow
 def test_at_every_limit_what_was_said_is_kept_and_nothing_is_half_said(closer: Closer) -> None:
     answer = closer.ids(json.dumps(SAID, ensure_ascii=False))
     shortest = closer.close(FACTS, [], 500)
@@ -201,6 +202,7 @@ def _arrays(inner: Any) -> Any:
 SCHEMAS = _objects(st.recursive(LEAVES, lambda of: _objects(of) | _arrays(of), max_leaves=6))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(SCHEMAS, st.data())
 def test_for_every_schema_and_limit_an_answer_is_whole_or_closed_validly(

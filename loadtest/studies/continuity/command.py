@@ -45,6 +45,7 @@ from serve_app.config.tier import EngineConfig
 from serve_app.core.tiers import Tier
 from serve_app.engine.models.model_dir import MICRO_MODEL, ModelNotFoundError, resolve_model
 from serve_app.local.cluster import ClusterError, LocalCluster
+from serve_app.local.profiles import load_profile
 
 OUT = RESULTS / "continuity.json"
 STREAM_LIMIT_S = 300.0
@@ -231,7 +232,14 @@ def study_config(
         # A HAProxy for each node would need a machine for each.
         config["proxy_location"] = "HeadOnly"
         deployment["ray_actor_options"]["resources"] = {ONE_REPLICA: 1}
+        # The gateway is where clusters of T4 nodes have it.
+        _options_of(config, "web").update(_options_of(load_profile("t4"), "web"))
     return config
+
+
+def _options_of(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    (app,) = (app for app in config["applications"] if app["name"] == name)
+    return app["deployments"][0]["ray_actor_options"]
 
 
 def _all_valid(runs: Sequence[Stream]) -> bool:

@@ -54,6 +54,7 @@ def test_silences_are_of_the_streams_that_went_on_elsewhere() -> None:
     add(found, cuts, 1.0, META)
     assert (found["streams"], found["replayed"], found["by_kind"]) == (2, 1, {"text": 1})
     assert (found["silence_p50_s"], found["silence_max_s"]) == (6.0, 6.0)
+    assert (found["beside_s"], found["beside_p95_s"]) == ([1.0], 1.0)
 
 
 def test_slices_add_up_to_one_row_and_another_measurement_takes_its_place() -> None:
@@ -83,7 +84,7 @@ def test_the_table_has_a_row_for_each_fault_and_says_how_it_was_measured() -> No
     header, _, line, _, caption = table({"meta": META, "faults": [row]}).splitlines()
     assert line == (
         "| `kill -9` of a replica | micro_r1 | 2 | 1 | 1 | 0 | 0 | 0 | 0 | 0.0 s | 0.0 s | 0.0 s "
-        "| 0.2 s | 0.2 s | 2026-01-02, abc |"
+        "| 1.0 s | 0.2 s | 0.2 s | 2026-01-02, abc |"
     )
     assert header.count("|") == line.count("|")
     for part in (

@@ -135,8 +135,8 @@ def table(results: Mapping[str, Any]) -> str:
         f"{_numbers(rows, 'unbroken_runs')} unbroken runs, of which it has to be equal to one; of "
         f"{streams} streams "
         f"{differ} were not the same in all of these. The silence is the longest one between two "
-        "events of a stream that went on elsewhere, from the fault on; beside, of one whose replica "
-        "lived, and which had to share these cores with the start of the next one. Real vLLM, "
+        "events of a stream that went on elsewhere, from the fault on; beside, of one whose "
+        "replica lived, and which shared these cores with the start of the next one. Real vLLM, "
         f"{machine['cores']} cores of {machine['cpu']}; `python -m loadtest continuity` measures "
         "it again, with `--add` in slices."
     )

@@ -15,6 +15,8 @@ EXAMPLES = 5
 UNBROKEN_RUNS = 3
 # What a row is a row of: what differs in one of these is another one.
 KEY = ("fault", "replicas", "model", "streams_at_once", "tokens", "as_served", "unbroken_runs")
+# The service keeps the end of their JSON back until it is whole: they are silent without a fault, too.
+KEPT_BACK = ("json", "tools")
 LISTS = ("silences_s", "beside_s", "gone_s", "why_cut", "how_different")
 HEADER = (
     "| done to chat | model | replicas | times | streams that ran | went on elsewhere | cut "
@@ -84,7 +86,7 @@ def keep(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
 
 def add(row: dict[str, Any], cuts: Sequence[Cut], gone_s: float, meta: Mapping[str, Any]) -> None:
     """Count one fault and the streams that ran at it. Silences are of those that went on
-    elsewhere."""
+    elsewhere, but for the kinds that pause of themselves."""
     differ = [cut for cut in cuts if cut.differences]
     row["faults"] += 1
     row["streams"] += len(cuts)
@@ -96,8 +98,9 @@ def add(row: dict[str, Any], cuts: Sequence[Cut], gone_s: float, meta: Mapping[s
     row["by_kind"] = dict(
         Counter(row["by_kind"]) + Counter(cut.kind for cut in cuts if cut.met),
     )
-    row["silences_s"] += [round(cut.gap_s, 2) for cut in cuts if cut.whole and cut.met]
-    row["beside_s"] += [round(cut.gap_s, 2) for cut in cuts if cut.whole and not cut.met]
+    heard = [cut for cut in cuts if cut.whole and cut.kind not in KEPT_BACK]
+    row["silences_s"] += [round(cut.gap_s, 2) for cut in heard if cut.met]
+    row["beside_s"] += [round(cut.gap_s, 2) for cut in heard if not cut.met]
     row["gone_s"].append(round(gone_s, 2))
     row["why_cut"] += [f"{cut.kind} at {cut.at_event}: {cut.why}" for cut in cuts if not cut.whole]
     row["how_different"] += [
@@ -135,7 +138,8 @@ def table(results: Mapping[str, Any]) -> str:
         f"{_numbers(rows, 'unbroken_runs')} unbroken runs, of which it has to be equal to one; of "
         f"{streams} streams "
         f"{differ} were not the same in all of these. The silence is the longest one between two "
-        "events of a stream that went on elsewhere, from the fault on; beside, of one whose "
+        "events of a stream that went on elsewhere, from the fault on (not of JSON and calls, whose "
+        "end is kept back until it is whole); beside, of one whose "
         "replica lived, and which shared these cores with the start of the next one. Real vLLM, "
         f"{machine['cores']} cores of {machine['cpu']}; `python -m loadtest continuity` measures "
         "it again, with `--add` in slices."

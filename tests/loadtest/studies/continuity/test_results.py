@@ -1,6 +1,7 @@
 """What is written down of the streams that a fault met."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from loadtest.studies.continuity.asks import asks
@@ -55,6 +56,14 @@ def test_silences_are_of_the_streams_that_went_on_elsewhere() -> None:
     assert (found["streams"], found["replayed"], found["by_kind"]) == (2, 1, {"text": 1})
     assert (found["silence_p50_s"], found["silence_max_s"]) == (6.0, 6.0)
     assert (found["beside_s"], found["beside_p95_s"]) == ([1.0], 1.0)
+
+
+def test_kinds_that_pause_of_themselves_have_no_silence() -> None:
+    unbroken = [stream("abc")]
+    found = row_of([], anew=False, **KEY)
+    cut = replace(Cut.of(stream("abc"), unbroken, 1, 0.5), replays=1)
+    add(found, [cut, *(replace(cut, kind=kind) for kind in ("json", "tools"))], 1.0, META)
+    assert (found["met"], found["silences_s"]) == (3, [1.0])
 
 
 def test_slices_add_up_to_one_row_and_another_measurement_takes_its_place() -> None:

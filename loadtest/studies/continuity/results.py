@@ -15,7 +15,7 @@ EXAMPLES = 5
 UNBROKEN_RUNS = 3
 # What a row is a row of: what differs in one of these is another one.
 KEY = ("fault", "replicas", "model", "streams_at_once", "tokens", "as_served", "unbroken_runs")
-# The service keeps the end of their JSON back until it is whole: they are silent without a fault, too.
+# The end of their JSON is kept back until it is whole: they are silent without a fault, too.
 KEPT_BACK = ("json", "tools")
 LISTS = ("silences_s", "beside_s", "gone_s", "why_cut", "how_different")
 HEADER = (
@@ -138,9 +138,9 @@ def table(results: Mapping[str, Any]) -> str:
         f"{_numbers(rows, 'unbroken_runs')} unbroken runs, of which it has to be equal to one; of "
         f"{streams} streams "
         f"{differ} were not the same in all of these. The silence is the longest one between two "
-        "events of a stream that went on elsewhere, from the fault on (not of JSON and calls, whose "
-        "end is kept back until it is whole); beside, of one whose "
-        "replica lived, and which shared these cores with the start of the next one. Real vLLM, "
+        "events of a stream that went on elsewhere, from the fault on (not of JSON and calls, "
+        "whose end is kept back until it is whole); beside, of one whose replica lived, and which "
+        "shared these cores with the start of the next one. Real vLLM, "
         f"{machine['cores']} cores of {machine['cpu']}; `python -m loadtest continuity` measures "
         "it again, with `--add` in slices."
     )

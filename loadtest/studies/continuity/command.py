@@ -324,4 +324,4 @@ async def one_fault(
     finally:
         for each in reading:
             each.cancel()
-    return [Cut.of(*each, done.order_s) for each in running], done.gone_s
+    return [Cut.of(*each, done) for each in running], done.gone_s

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from loadtest.report.results_file import META
-from loadtest.studies.continuity.faults import NAMES
+from loadtest.studies.continuity.faults import NAMES, Done
 from loadtest.studies.continuity.streams import Stream, differences, percentile
 
 SECTION = "continuity"
@@ -45,7 +45,7 @@ class Cut:
         return self.replays > 0 or not self.whole
 
     @classmethod
-    def of(cls, stream: Stream, unbroken: Sequence[Stream], at_event: int, order_s: float) -> Self:
+    def of(cls, stream: Stream, unbroken: Sequence[Stream], at_event: int, done: Done) -> Self:
         whole = stream.whole
         return cls(
             kind=stream.ask.kind,
@@ -53,7 +53,7 @@ class Cut:
             whole=whole,
             valid=whole and stream.ask.is_valid(stream),
             replays=stream.replays,
-            gap_s=stream.gap_s(order_s),
+            gap_s=stream.gap_s(done.order_s, done.order_s + done.gone_s),
             differences=differences(stream, *unbroken) if whole else (),
             why="" if whole else f"{stream.fault or stream.errors or 'no last event'}"[:300],
         )
@@ -138,9 +138,10 @@ def table(results: Mapping[str, Any]) -> str:
         f"{_numbers(rows, 'unbroken_runs')} unbroken runs, of which it has to be equal to one; of "
         f"{streams} streams "
         f"{differ} were not the same in all of these. The silence is the longest one between two "
-        "events of a stream that went on elsewhere, from the fault on (not of JSON and calls, "
-        "whose end is kept back until it is whole); beside, of one whose replica lived, and which "
-        "shared these cores with the start of the next one. Real vLLM, "
+        "events of a stream that went on elsewhere, of those that began before the victim had "
+        "ended (not of JSON and calls, whose end is kept back until it is whole); beside, of one "
+        "whose replica lived, and which shared these cores with the start of the next one. "
+        "Real vLLM, "
         f"{machine['cores']} cores of {machine['cpu']}; `python -m loadtest continuity` measures "
         "it again, with `--add` in slices."
     )

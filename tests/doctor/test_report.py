@@ -143,6 +143,21 @@ def test_it_reports_what_a_token_costs_on_each_type(monkeypatch: pytest.MonkeyPa
     assert f"the cheapest token first: {RTX_4090} ($" in console.export_text()
 
 
+def test_the_gateway_that_falls_back_to_a_gpu_node_orders_no_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TIERSERVE_MODEL", "smollm2")
+    nodes = [("aaaaaaaa", 8, 1, "T4"), ("bbbbbbbb", 8, 2, RTX_4090)]
+    with serving(Dashboard(nodes=nodes)) as address:
+        report = diagnose_cluster("mixed", address=address, token=TOKEN)
+    assert (report.status, codes(report)) == ("ok", [])
+    (web, *tiers) = report.tiers
+    assert web.deployment.request.gpus == 0.0
+    assert (web.gpus, web.requested_order, web.cheapest_order) == ({}, [], None)
+    assert [place.choice for place in web.places] == [2]
+    assert [len(tier.places) for tier in tiers] == [1, 1]
+
+
 def test_who_requests_the_dearer_type_first_is_warned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIERSERVE_MODEL", "smollm2")
     monkeypatch.setenv("TIERSERVE_GPU_PRICES_USD_PER_HOUR", '{"T4": 0.01}')

@@ -143,13 +143,16 @@ def test_it_reports_what_a_token_costs_on_each_type(monkeypatch: pytest.MonkeyPa
     assert f"the cheapest token first: {RTX_4090} ($" in console.export_text()
 
 
+@pytest.mark.parametrize(
+    ("profile", "gpus"), [("t4", ["T4"]), ("rtx4090", [RTX_4090]), ("mixed", ["T4", RTX_4090])]
+)
 def test_the_gateway_that_falls_back_to_a_gpu_node_orders_no_gpu(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, profile: str, gpus: list[str]
 ) -> None:
     monkeypatch.setenv("TIERSERVE_MODEL", "smollm2")
-    nodes = [("aaaaaaaa", 8, 1, "T4"), ("bbbbbbbb", 8, 2, RTX_4090)]
+    nodes = [(f"{number}aaaaaaa", 8, 2, gpu) for number, gpu in enumerate(gpus)]
     with serving(Dashboard(nodes=nodes)) as address:
-        report = diagnose_cluster("mixed", address=address, token=TOKEN)
+        report = diagnose_cluster(profile, address=address, token=TOKEN)
     assert (report.status, codes(report)) == ("ok", [])
     (web, *tiers) = report.tiers
     assert web.deployment.request.gpus == 0.0

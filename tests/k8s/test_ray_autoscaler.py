@@ -73,7 +73,10 @@ def gateway(m: Manifests) -> Any:
 
     (options,) = (d["ray_actor_options"] for a, d in m.deployments() if a["name"] == "web")
     gpus, elsewhere = ["T4", "GeForce-RTX-4090"], "tierserve/gateway"
-    assert options["label_selector"] == {ACCELERATOR: "!in(T4,GeForce-RTX-4090)"}
+    assert options["label_selector"] == {
+        ACCELERATOR: "!in(T4,GeForce-RTX-4090)",
+        elsewhere: "!elsewhere",
+    }
     assert options["fallback_strategy"] == [
         {"label_selector": {ACCELERATOR: "in(T4,GeForce-RTX-4090)", elsewhere: "!elsewhere"}}
     ]
@@ -81,6 +84,7 @@ def gateway(m: Manifests) -> Any:
         LabelSelectorOperator.LABEL_OPERATOR_IN,
         LabelSelectorOperator.LABEL_OPERATOR_NOT_IN,
     )
-    first = [(ACCELERATOR, none_of, gpus)]
-    fallback = [(ACCELERATOR, one_of, gpus), (elsewhere, none_of, ["elsewhere"])]
+    not_elsewhere = (elsewhere, none_of, ["elsewhere"])
+    first = [(ACCELERATOR, none_of, gpus), not_elsewhere]
+    fallback = [(ACCELERATOR, one_of, gpus), not_elsewhere]
     return ResourceRequestUtil.make({"CPU": options["num_cpus"]}, label_selectors=[first, fallback])

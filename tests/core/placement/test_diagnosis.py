@@ -60,7 +60,7 @@ GATEWAY = request(
     cpus=0.1,
     gpus=0.0,
     selectors=(
-        {ACCELERATOR_LABEL: "!T4"},
+        {ACCELERATOR_LABEL: "!T4", "tierserve/gateway": "!elsewhere"},
         {ACCELERATOR_LABEL: T4, "tierserve/gateway": "!elsewhere"},
     ),
 )
@@ -85,7 +85,8 @@ def test_the_gateway_without_a_place_asks_for_no_gpu() -> None:
     assert "GPU" not in sentence + remedy
     code, sentence, remedy = only_finding([labelled], GATEWAY)
     assert code == "label-missing"
-    assert "anything but T4 or else T4 with no tierserve/gateway=elsewhere" in sentence
+    label = "with no tierserve/gateway=elsewhere"
+    assert f"anything but T4 {label} or else T4 {label}" in sentence
     assert "GPU" not in sentence + remedy
 
 

@@ -91,8 +91,8 @@ PLACEMENT_MUTANTS = mutants_of(
             "a GPU's Pod that the gateway falls back to (trap 27)": Edit(
                 f"{WORKER}/labels/tierserve~1gateway"
             ),
-            "a gateway on any node (trap 27)": config_text(
-                'ray.io/accelerator-type: "!in(T4,GeForce-RTX-4090)"', 'zone: "!a"'
+            "a gateway that falls back to any GPU (trap 27)": config_text(
+                'tierserve/gateway: "!elsewhere"', 'zone: "!a"'
             ),
             "no Pod for the gateway (trap 27)": Edit(f"{WEB}/minReplicas", 0),
             "the gateway's Pod is all that the workers' budget keeps": Edit(

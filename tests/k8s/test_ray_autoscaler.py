@@ -68,7 +68,7 @@ def node_types(m: Manifests) -> dict[str, Any]:
 
 def gateway(m: Manifests) -> Any:
     """One replica of `web` of the Serve config, as the autoscaler is asked for it."""
-    from ray.autoscaler.v2.scheduler import LabelSelectorOperator
+    from ray.autoscaler.v2.scheduler import LabelSelectorOperator  # pyright: ignore
     from ray.autoscaler.v2.utils import ResourceRequestUtil
 
     (options,) = (d["ray_actor_options"] for a, d in m.deployments() if a["name"] == "web")

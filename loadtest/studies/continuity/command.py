@@ -193,7 +193,7 @@ class Measurement:
             add(row, cuts, gone_s, self.results[META])
             keep(self.results["faults"], row)
             write(self.options.out, self.results)
-            silence_s = max((cut.gap_s for cut in cuts if cut.met), default=0.0)
+            silence_s = max((cut.gap_s for cut in cuts if cut.is_heard and cut.met), default=0.0)
             self.console.print(
                 f"{name}: {row['met']} of {row['streams']} streams met, {row['cut']} cut, "
                 f"{row['differ']} differ, {row['invalid']} invalid, longest silence now "

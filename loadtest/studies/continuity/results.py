@@ -44,6 +44,11 @@ class Cut:
         """Whether it lost its replica, which another one may still have had."""
         return self.replays > 0 or not self.whole
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether its silence says something."""
+        return self.whole and self.kind not in KEPT_BACK
+
     @classmethod
     def of(cls, stream: Stream, unbroken: Sequence[Stream], at_event: int, done: Done) -> Self:
         whole = stream.whole
@@ -98,7 +103,7 @@ def add(row: dict[str, Any], cuts: Sequence[Cut], gone_s: float, meta: Mapping[s
     row["by_kind"] = dict(
         Counter(row["by_kind"]) + Counter(cut.kind for cut in cuts if cut.met),
     )
-    heard = [cut for cut in cuts if cut.whole and cut.kind not in KEPT_BACK]
+    heard = [cut for cut in cuts if cut.is_heard]
     row["silences_s"] += [round(cut.gap_s, 2) for cut in heard if cut.met]
     row["beside_s"] += [round(cut.gap_s, 2) for cut in heard if not cut.met]
     row["gone_s"].append(round(gone_s, 2))

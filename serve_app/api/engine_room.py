@@ -151,14 +151,21 @@ class EngineRoom:
         return True
 
     def takes(
-        self, sequences: int, prompt_tokens: float | None = None, limit: int | None = None
+        self,
+        sequences: int,
+        prompt_tokens: float | None = None,
+        limit: int | None = None,
+        *,
+        resumed: bool = False,
     ) -> bool:
         """Whether the engine is given another request now, a typical one where nothing is said: it
         has less to read than it is given at once, and its pool has room for it. One that runs alone
-        always is, however long."""
+        always is, however long. Streams that another replica has begun come all at once, before
+        everybody else: read together they are silent for less long than one after the other."""
         if not self._running:
             return True
-        return self._reads_soon() and self._pool_fits(sequences, prompt_tokens, limit)
+        soon = resumed or self._reads_soon()
+        return soon and self._pool_fits(sequences, prompt_tokens, limit)
 
     def ahead(
         self, prompt_tokens: float, queued_tokens: float, flow_tokens: float = 0.0

@@ -420,7 +420,10 @@ class Gate:
         if entry is None or (
             self.room
             and not self.room.takes(
-                entry.sequences, entry.prompt_tokens, entry.max_new_tokens or NO_LIMIT
+                entry.sequences,
+                entry.prompt_tokens,
+                entry.max_new_tokens or NO_LIMIT,
+                resumed=entry.resumed,
             )
         ):
             return None

@@ -71,6 +71,23 @@ async def test_it_is_no_demand_and_its_prompt_counts_for_the_wait_of_others() ->
     assert idle(gate)
 
 
+@virtual
+async def test_what_comes_of_one_lost_replica_is_read_at_once_and_others_wait_behind_it() -> None:
+    gate = a_reading_gate(slots=9, prompt_token_ms=1.0)
+    with ExitStack() as stack:
+        stack.enter_context(gate.enter(1, prompt_tokens=10))
+        # Two seconds of reading each: more than the engine is given of new requests.
+        resumed = [
+            stack.enter_context(gate.enter(1, prompt_tokens=2000, resumed=True)) for _ in range(3)
+        ]
+        new = stack.enter_context(gate.enter(1, prompt_tokens=10))
+        assert all(entry.granted.done() for entry in resumed)
+        assert not new.granted.done()
+        assert new.forecast_s is not None
+        assert new.forecast_s > 5
+    assert idle(gate)
+
+
 def _forecast_s(gate: Gate) -> float:
     with gate.enter(1, prompt_tokens=10) as entry:
         assert entry.forecast_s is not None

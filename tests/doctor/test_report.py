@@ -143,6 +143,24 @@ def test_it_reports_what_a_token_costs_on_each_type(monkeypatch: pytest.MonkeyPa
     assert f"the cheapest token first: {RTX_4090} ($" in console.export_text()
 
 
+@pytest.mark.parametrize(
+    ("profile", "gpus"), [("t4", ["T4"]), ("rtx4090", [RTX_4090]), ("mixed", ["T4", RTX_4090])]
+)
+def test_the_gateway_that_falls_back_to_a_gpu_node_orders_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, profile: str, gpus: list[str]
+) -> None:
+    monkeypatch.setenv("TIERSERVE_MODEL", "smollm2")
+    nodes = [(f"{number}aaaaaaa", 8, 2, gpu) for number, gpu in enumerate(gpus)]
+    with serving(Dashboard(nodes=nodes)) as address:
+        report = diagnose_cluster(profile, address=address, token=TOKEN)
+    assert (report.status, codes(report)) == ("ok", [])
+    (web, *tiers) = report.tiers
+    assert web.deployment.request.gpus == 0.0
+    assert (web.gpus, web.requested_order, web.cheapest_order) == ({}, [], None)
+    assert [place.choice for place in web.places] == [2]
+    assert [len(tier.places) for tier in tiers] == [1, 1]
+
+
 def test_who_requests_the_dearer_type_first_is_warned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIERSERVE_MODEL", "smollm2")
     monkeypatch.setenv("TIERSERVE_GPU_PRICES_USD_PER_HOUR", '{"T4": 0.01}')

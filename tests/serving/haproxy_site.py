@@ -15,20 +15,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from serve_app.local.ports import free_ports
+from serve_app.local.profiles import read_env_file
 
+RUNTIME_ENV = Path(__file__).parents[2] / "deploy" / "runtime.env"
 START_LIMIT_S = 20.0
 WRAPPER = Path(sys.executable).with_name("tierserve-haproxy")
 
 
 def rendered(
-    folder: Path, port: int = 8000, server_port: int = 8001, *, timeout_client_s: int = 60
+    folder: Path,
+    port: int = 8000,
+    server_port: int = 8001,
+    *,
+    timeout_client_s: int = 60,
+    other_port: int = 1,
 ) -> Path:
-    """Ray's own configuration file for three applications."""
+    """Ray's own configuration file for four applications; one of them has two servers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig
         from ray.serve._private.haproxy import ServerConfig as Server
         from ray.serve.config import HTTPOptions
+    environment = read_env_file(RUNTIME_ENV.read_text())
     stats_port, metrics_port = free_ports(2)
     config = HAProxyConfig(
         socket_path=str(folder / "admin.sock"),
@@ -39,7 +47,8 @@ def rendered(
         metrics_port=metrics_port,
         timeout_client_s=timeout_client_s,
         retry_on="conn-failure empty-response",
-        retries=2,
+        retries=int(environment["RAY_SERVE_HAPROXY_RETRIES"]),
+        observe_error_limit=int(environment["RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT"]),
         http_options=HTTPOptions(host="127.0.0.1", port=port),
         has_received_routes=True,
         has_received_servers=True,
@@ -47,7 +56,8 @@ def rendered(
     servers = [Server(name="replica", host="127.0.0.1", port=server_port)]
     # Nobody listens at port 1.
     away = [Server(name="away", host="127.0.0.1", port=1)]
-    routes = {"/": servers, "/api/chat": servers, "/away": away}
+    pair = [*servers, Server(name="other", host="127.0.0.1", port=other_port)]
+    routes = {"/": servers, "/api/chat": servers, "/away": away, "/pair": pair}
     backends = {
         f"http-app{number}": BackendConfig(
             name=f"http-app{number}", path_prefix=prefix, app_name=f"app{number}", servers=each
@@ -144,7 +154,7 @@ class Backend:
         if path.startswith("/own503"):
             writer.write(b"HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nmine")
             return
-        if path.startswith("/stream"):
+        if "/stream/" in path:
             await self._stream(writer, silent_s=float(path.rsplit("/", 1)[1]))
             return
         body = json.dumps(headers).encode()
@@ -197,7 +207,11 @@ class HaproxySite:
 
 @contextmanager
 def haproxy_site(
-    folder: Path, environment: Mapping[str, str] | None = None, *, timeout_client_s: int = 60
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    timeout_client_s: int = 60,
+    other_port: int = 1,
 ) -> Iterator[HaproxySite]:
     """HAProxy behind the wrapper, in front of a backend that is up."""
     backend, ready = Backend(), threading.Event()
@@ -208,7 +222,9 @@ def haproxy_site(
     thread.start()
     assert ready.wait(START_LIMIT_S)
     port = free_ports(1)[0]
-    config = rendered(folder, port, backend.port, timeout_client_s=timeout_client_s)
+    config = rendered(
+        folder, port, backend.port, timeout_client_s=timeout_client_s, other_port=other_port
+    )
     with (folder / "stdout").open("wb") as output:
         process = subprocess.Popen(
             [str(WRAPPER), "-db", "-f", str(config), "-dR"],

@@ -6,7 +6,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -294,3 +296,36 @@ def test_another_template_starts_as_it_is(tmp_path: Path) -> None:
                 time.sleep(0.05)
         finally:
             started.kill()
+
+
+class Answers(BaseHTTPRequestHandler):
+    """A replica that has only its name to say."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.send_header("server-of", "other")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.timed
+def test_nobody_waits_for_a_server_that_has_just_died(tmp_path: Path) -> None:
+    """HAProxy waits a second before it tries again where it knows one server only."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with haproxy_site(tmp_path, other_port=other.server_address[1]) as site:
+            wait_until(lambda: site.get("/pair/a").header("server-of"))
+            with ThreadPoolExecutor(48) as clients:
+                # With fewer streams than the other one, the dead server is asked first.
+                streams = clients.map(site.get, ["/pair/stream/3"] * 24)
+                wait_until(lambda: len(site.backend.heads) > 4)
+                other.shutdown()
+                other.server_close()
+                answers = [*clients.map(site.get, ["/pair/b"] * 24)]
+                assert all(stream.status == 200 for stream in streams)
+    assert {answer.status for answer in answers} == {200}
+    assert max(answer.elapsed_s for answer in answers) < 0.8

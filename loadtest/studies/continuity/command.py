@@ -45,6 +45,7 @@ from serve_app.config.tier import EngineConfig
 from serve_app.core.tiers import Tier
 from serve_app.engine.models.model_dir import MICRO_MODEL, ModelNotFoundError, resolve_model
 from serve_app.local.cluster import ClusterError, LocalCluster
+from serve_app.local.profiles import load_profile
 
 OUT = RESULTS / "continuity.json"
 STREAM_LIMIT_S = 300.0
@@ -192,7 +193,7 @@ class Measurement:
             add(row, cuts, gone_s, self.results[META])
             keep(self.results["faults"], row)
             write(self.options.out, self.results)
-            silence_s = max((cut.gap_s for cut in cuts if cut.met), default=0.0)
+            silence_s = max((cut.gap_s for cut in cuts if cut.is_heard and cut.met), default=0.0)
             self.console.print(
                 f"{name}: {row['met']} of {row['streams']} streams met, {row['cut']} cut, "
                 f"{row['differ']} differ, {row['invalid']} invalid, longest silence now "
@@ -231,7 +232,14 @@ def study_config(
         # A HAProxy for each node would need a machine for each.
         config["proxy_location"] = "HeadOnly"
         deployment["ray_actor_options"]["resources"] = {ONE_REPLICA: 1}
+        # The gateway is where clusters of T4 nodes have it.
+        _options_of(config, "web").update(_options_of(load_profile("t4"), "web"))
     return config
+
+
+def _options_of(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    (app,) = (app for app in config["applications"] if app["name"] == name)
+    return app["deployments"][0]["ray_actor_options"]
 
 
 def _all_valid(runs: Sequence[Stream]) -> bool:
@@ -316,4 +324,4 @@ async def one_fault(
     finally:
         for each in reading:
             each.cancel()
-    return [Cut.of(*each, done.order_s) for each in running], done.gone_s
+    return [Cut.of(*each, done) for each in running], done.gone_s

@@ -23,7 +23,8 @@ import psutil
 from loadtest.client.server_info import tiers_of
 from loadtest.errors import MeasurementError
 from loadtest.servers.processes import ENGINE_TITLE, SPAWNED, title_of
-from loadtest.servers.ray_nodes import ray_node
+from loadtest.servers.ray_nodes import T4, ray_node
+from serve_app.core.placement.labels import ACCELERATOR_LABEL
 from serve_app.core.tiers import Tier
 from serve_app.local.cluster import LocalCluster
 from serve_app.local.profiles import with_http_port
@@ -32,10 +33,14 @@ POLL_S = 0.1
 ADMIN_LIMIT_S = 5.0
 OVER_WITHIN_S = 240.0
 RAYLET = "raylet"
-# What Ray believes of a node of its own: there is room for one replica.
+# What Ray believes of a node of its own: it has a T4, and room for one replica.
 ONE_REPLICA = "one_replica"
 NOTICE_S = 30
-NODE_OPTIONS = ("--num-cpus=1", f'--resources={{"{ONE_REPLICA}": 1}}')
+NODE_OPTIONS = (
+    "--num-cpus=1",
+    f'--resources={{"{ONE_REPLICA}": 1}}',
+    f"--labels={ACCELERATOR_LABEL}={T4}",
+)
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from loadtest.report.results_file import META
-from loadtest.studies.continuity.faults import NAMES
+from loadtest.studies.continuity.faults import NAMES, Done
 from loadtest.studies.continuity.streams import Stream, differences, percentile
 
 SECTION = "continuity"
@@ -15,11 +15,14 @@ EXAMPLES = 5
 UNBROKEN_RUNS = 3
 # What a row is a row of: what differs in one of these is another one.
 KEY = ("fault", "replicas", "model", "streams_at_once", "tokens", "as_served", "unbroken_runs")
+# The end of their JSON is kept back until it is whole: they are silent without a fault, too.
+KEPT_BACK = ("json", "tools")
+LISTS = ("silences_s", "beside_s", "gone_s", "why_cut", "how_different")
 HEADER = (
     "| done to chat | model | replicas | times | streams that ran | went on elsewhere | cut "
     "| text or usage differs | JSON, limit broken | silence p50 | p95 | longest "
-    "| victim gone after, p50 | longest | measured |",
-    "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+    "| p95 of streams beside | victim gone after, p50 | longest | measured |",
+    "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
 )
 
 
@@ -41,8 +44,13 @@ class Cut:
         """Whether it lost its replica, which another one may still have had."""
         return self.replays > 0 or not self.whole
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether its silence says something."""
+        return self.whole and self.kind not in KEPT_BACK
+
     @classmethod
-    def of(cls, stream: Stream, unbroken: Sequence[Stream], at_event: int, order_s: float) -> Self:
+    def of(cls, stream: Stream, unbroken: Sequence[Stream], at_event: int, done: Done) -> Self:
         whole = stream.whole
         return cls(
             kind=stream.ask.kind,
@@ -50,7 +58,7 @@ class Cut:
             whole=whole,
             valid=whole and stream.ask.is_valid(stream),
             replays=stream.replays,
-            gap_s=stream.gap_s(order_s),
+            gap_s=stream.gap_s(done.order_s, done.order_s + done.gone_s),
             differences=differences(stream, *unbroken) if whole else (),
             why="" if whole else f"{stream.fault or stream.errors or 'no last event'}"[:300],
         )
@@ -61,7 +69,7 @@ def row_of(rows: Sequence[dict[str, Any]], *, anew: bool, **key: Any) -> dict[st
     assert key.keys() == {*KEY}
     found = [row for row in rows if all(row.get(name) == key[name] for name in KEY)]
     # Without its silences only their percentiles are known.
-    if found and not anew and "silences_s" in found[0]:
+    if found and not anew and found[0].keys() >= {*LISTS}:
         return found[0]
     return {
         **key,
@@ -69,7 +77,7 @@ def row_of(rows: Sequence[dict[str, Any]], *, anew: bool, **key: Any) -> dict[st
         "control": {"streams": 0, "differ": 0},
         "taken": [],
         "by_kind": {},
-        **{name: [] for name in ("silences_s", "gone_s", "why_cut", "how_different")},
+        **{name: [] for name in LISTS},
     }
 
 
@@ -83,7 +91,7 @@ def keep(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
 
 def add(row: dict[str, Any], cuts: Sequence[Cut], gone_s: float, meta: Mapping[str, Any]) -> None:
     """Count one fault and the streams that ran at it. Silences are of those that went on
-    elsewhere."""
+    elsewhere, but for the kinds that pause of themselves."""
     differ = [cut for cut in cuts if cut.differences]
     row["faults"] += 1
     row["streams"] += len(cuts)
@@ -95,7 +103,9 @@ def add(row: dict[str, Any], cuts: Sequence[Cut], gone_s: float, meta: Mapping[s
     row["by_kind"] = dict(
         Counter(row["by_kind"]) + Counter(cut.kind for cut in cuts if cut.met),
     )
-    row["silences_s"] += [round(cut.gap_s, 2) for cut in cuts if cut.whole and cut.met]
+    heard = [cut for cut in cuts if cut.is_heard]
+    row["silences_s"] += [round(cut.gap_s, 2) for cut in heard if cut.met]
+    row["beside_s"] += [round(cut.gap_s, 2) for cut in heard if not cut.met]
     row["gone_s"].append(round(gone_s, 2))
     row["why_cut"] += [f"{cut.kind} at {cut.at_event}: {cut.why}" for cut in cuts if not cut.whole]
     row["how_different"] += [
@@ -106,6 +116,7 @@ def add(row: dict[str, Any], cuts: Sequence[Cut], gone_s: float, meta: Mapping[s
     if taken not in row["taken"]:
         row["taken"].append(taken)
     row |= {f"silence_{name}_s": each for name, each in _spread(row["silences_s"]).items()}
+    row |= {f"beside_{name}_s": each for name, each in _spread(row["beside_s"]).items()}
     row |= {f"gone_{name}_s": each for name, each in _spread(row["gone_s"]).items()}
 
 
@@ -132,7 +143,10 @@ def table(results: Mapping[str, Any]) -> str:
         f"{_numbers(rows, 'unbroken_runs')} unbroken runs, of which it has to be equal to one; of "
         f"{streams} streams "
         f"{differ} were not the same in all of these. The silence is the longest one between two "
-        "events of a stream that went on elsewhere, from the fault on. Real vLLM, "
+        "events of a stream that went on elsewhere, of those that began before the victim had "
+        "ended (not of JSON and calls, whose end is kept back until it is whole); beside, of one "
+        "whose replica lived, and which shared these cores with the start of the next one. "
+        "Real vLLM, "
         f"{machine['cores']} cores of {machine['cpu']}; `python -m loadtest continuity` measures "
         "it again, with `--add` in slices."
     )
@@ -154,6 +168,7 @@ def _row(row: Mapping[str, Any]) -> str:
         row["model"],
         *(str(row[name]) for name in ("replicas", *counted)),
         *(f"{row[f'silence_{name}_s']:.1f} s" for name in ("p50", "p95", "max")),
+        f"{row['beside_p95_s']:.1f} s" if row.get("beside_s") else "",
         *(f"{row[f'gone_{name}_s']:.1f} s" for name in ("p50", "max")),
         _measured(row["taken"]),
     )

@@ -95,10 +95,11 @@ class Stream:
         said = [event.get("tierserve") or {} for event in self.parsed()]
         return max((entry.get("replayed", 0) for entry in said), default=0)
 
-    def gap_s(self, since_s: float) -> float:
-        """The longest silence that ended after `since_s`; comments do not break it."""
+    def gap_s(self, since_s: float, until_s: float) -> float:
+        """The longest silence that ended after `since_s` and began before `until_s`; comments do
+        not break it."""
         times = [at_s for at_s, _ in self.events]
-        gaps = [b - a for a, b in itertools.pairwise(times) if b > since_s]
+        gaps = [b - a for a, b in itertools.pairwise(times) if b > since_s and a < until_s]
         return max(gaps, default=0.0)
 
 

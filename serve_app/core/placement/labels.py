@@ -17,7 +17,7 @@ def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
 def in_words(selector: Mapping[str, str]) -> str:
     """The selector for people: the accelerator type alone, other labels with their names."""
     words = [
-        _value_in_words(value) if name == ACCELERATOR_LABEL else f"{name}={_value_in_words(value)}"
+        _value_in_words(value) if name == ACCELERATOR_LABEL else _label_in_words(name, value)
         for name, value in selector.items()
     ]
     return " with ".join(words) or "any node"
@@ -36,6 +36,11 @@ def accelerator_types(selectors: Sequence[Mapping[str, str]]) -> list[str]:
 def _is_selected(label: str | None, value: str) -> bool:
     negated, values = _parse(value)
     return (label in values) is not negated
+
+
+def _label_in_words(name: str, value: str) -> str:
+    negated, values = _parse(value)
+    return ("no " if negated else "") + f"{name}={' or '.join(values)}"
 
 
 def _value_in_words(value: str) -> str:

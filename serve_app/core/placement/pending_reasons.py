@@ -104,8 +104,8 @@ def _no_cpu(nodes: Sequence[NodeView], request: DeploymentRequest) -> Reason:
     return Reason(
         "cpu-short",
         f"it requests {request.cpus:g} CPUs, and {have} where it could go",
-        "lower num_cpus in ray_actor_options (it counts for placement only), or give the node "
-        "more with `ray start --num-cpus`",
+        "lower num_cpus in ray_actor_options (it counts for placement only), give the node "
+        "more with `ray start --num-cpus`, or join another one",
     )
 
 

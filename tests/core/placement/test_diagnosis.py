@@ -1,5 +1,6 @@
 """Where replicas go, and why one has no place."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +52,42 @@ def test_each_tier_gets_its_first_choice_and_else_its_second() -> None:
     ]
     twice = [node("a", T4), node("b", T4)]
     assert places(diagnose(twice, [chat, reasoning])) == [("chat", T4, 1), ("reasoning", T4, 2)]
+
+
+# As `web` of deploy/t4.yaml.
+GATEWAY = request(
+    "web",
+    cpus=0.1,
+    gpus=0.0,
+    selectors=(
+        {ACCELERATOR_LABEL: "!T4", "tierserve/gateway": "!elsewhere"},
+        {ACCELERATOR_LABEL: T4, "tierserve/gateway": "!elsewhere"},
+    ),
+)
+
+
+def test_the_gateway_goes_where_no_gpu_is_and_else_beside_one() -> None:
+    gpu, plain = node("a", cpus=3.0), node("b", None, gpus=0.0)
+    found = diagnose([gpu, plain], [GATEWAY, request()])
+    assert [(p.tier, p.node, p.choice) for p in found.places] == [("web", "b", 1), ("chat", "a", 1)]
+    alone = diagnose([gpu], [GATEWAY, request()])
+    assert [(p.tier, p.node, p.choice) for p in alone.places] == [("web", "a", 2), ("chat", "a", 1)]
+    assert not found.findings
+    assert not alone.findings
+
+
+def test_the_gateway_without_a_place_asks_for_no_gpu() -> None:
+    """As on Kubernetes while the Pod for it is away: the head has no CPU, the T4 is labelled."""
+    head, gpu = node("head", None, cpus=0.0, gpus=0.0), node("a")
+    labelled = replace(gpu, labels={**gpu.labels, "tierserve/gateway": "elsewhere"})
+    code, sentence, remedy = only_finding([head, labelled], GATEWAY)
+    assert code == "cpu-short"
+    assert "GPU" not in sentence + remedy
+    code, sentence, remedy = only_finding([labelled], GATEWAY)
+    assert code == "label-missing"
+    label = "with no tierserve/gateway=elsewhere"
+    assert f"anything but T4 {label} or else T4 {label}" in sentence
+    assert "GPU" not in sentence + remedy
 
 
 def test_two_halves_of_a_gpu_are_a_place_each() -> None:
@@ -142,6 +179,7 @@ def test_selectors_are_read_as_ray_reads_them(value: str, label: str | None, mea
 def test_a_selector_in_words() -> None:
     assert in_words({ACCELERATOR_LABEL: "in(T4,L4)"}) == "T4 or L4"
     assert in_words({ACCELERATOR_LABEL: "!T4", "zone": "a"}) == "anything but T4 with zone=a"
+    assert in_words({"zone": "!in(a,b)"}) == "no zone=a or b"
     assert in_words({}) == "any node"
 
 

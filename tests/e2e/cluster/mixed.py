@@ -133,6 +133,15 @@ def accelerator_types(site: Site, tier: Tier) -> list[str]:
     return sorted(replica["accelerator_type"] for replica in ready(site, tier))
 
 
+def gateway_labels(site: Site) -> list[dict[str, str]]:
+    """The labels of the node of each replica of `web` that runs."""
+    api = site.cluster.api
+    web = get_json(api, "/api/serve/applications/")["applications"]["web"]["deployments"]["web"]
+    nodes = get_json(api, "/api/v0/nodes?detail=1")["data"]["result"]["result"]
+    labels = {node["node_id"]: node["labels"] for node in nodes}
+    return [labels[each["node_id"]] for each in web["replicas"] if each["state"] == "RUNNING"]
+
+
 def gpus(site: Site) -> list[tuple[str, str]]:
     """Node and GPU of each ready replica, of both tiers."""
     return [

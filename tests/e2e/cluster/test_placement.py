@@ -11,11 +11,13 @@ import pytest
 
 from loadtest.servers.ray_nodes import RTX_4090, T4
 from serve_app.core.placement.hardware import hardware_for
+from serve_app.core.placement.labels import ACCELERATOR_LABEL
 from serve_app.core.tiers import Tier
 from tests.e2e.cluster.mixed import (
     accelerator_types,
     await_replicas,
     deploy,
+    gateway_labels,
     gpus,
     mixed_config,
     ready,
@@ -47,6 +49,14 @@ def test_each_tier_gets_the_type_whose_token_costs_least(
             assert replica["hardware"] == hardware_for(replica["accelerator_type"]).name
             mapped = [area.path for area in psutil.Process(replica["pid"]).memory_maps()]
             assert not [path for path in mapped if "/torch/" in path], "its start must be quick"
+
+
+def test_the_gateway_runs_on_the_node_without_a_gpu(site: Site) -> None:
+    deploy(site, mixed_config())
+    await_replicas(site, chat=1, reasoning=1)
+    wait_for(lambda: len(gateway_labels(site)) == 1, "one gateway runs")
+    (labels,) = gateway_labels(site)
+    assert ACCELERATOR_LABEL not in labels, labels
 
 
 def test_a_replica_waits_while_every_gpu_is_taken(site: Site) -> None:

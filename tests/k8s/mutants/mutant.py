@@ -94,6 +94,8 @@ def mutants_of(
 CLUSTER = "spec/rayClusterConfig"
 HEAD = f"{CLUSTER}/headGroupSpec"
 WORKER = f"{CLUSTER}/workerGroupSpecs/0"
+# Of the overlay `mixed`; the others have one group of GPUs less.
+WEB = f"{CLUSTER}/workerGroupSpecs/2"
 HEAD_RAY = f"{HEAD}/template/spec/containers/0"
 WORKER_RAY = f"{WORKER}/template/spec/containers/0"
 

@@ -4,6 +4,7 @@ from tests.k8s.mutants.mutant import (
     CLUSTER,
     HEAD,
     HEAD_RAY,
+    WEB,
     WORKER,
     WORKER_RAY,
     Edit,
@@ -81,8 +82,27 @@ PLACEMENT_MUTANTS = mutants_of(
             "a worker with too few CPUs for a replica": Edit(
                 f"{WORKER_RAY}/resources/requests/cpu", "1"
             ),
+            "no group without a GPU for the gateway": Edit(WEB),
             "fewer workers than tiers to begin with": Fault(
                 Edit(f"{WORKER}/minReplicas", 0), overlay="rtx4090"
+            ),
+        },
+        "gateway_is_beside_no_gpu": {
+            "a GPU's Pod that the gateway falls back to (trap 27)": Edit(
+                f"{WORKER}/labels/tierserve~1gateway"
+            ),
+            "a gateway that falls back to any GPU (trap 27)": config_text(
+                'tierserve/gateway: "!elsewhere"', 'zone: "!a"'
+            ),
+            "no Pod for the gateway (trap 27)": Edit(f"{WEB}/minReplicas", 0),
+            "the gateway's Pod is all that the workers' budget keeps": Edit(
+                f"{WEB}/template/metadata/labels/app.kubernetes.io~1component", "worker"
+            ),
+            "the gateway's Pod tolerates the GPU nodes' taint": Edit(
+                f"{WEB}/template/spec/tolerations", [{"key": "nvidia.com/gpu"}]
+            ),
+            "the gateway's Pod on a GPU node without a taint": Edit(
+                f"{WEB}/template/spec/affinity"
             ),
         },
         "cpus_are_requested_not_limited": {

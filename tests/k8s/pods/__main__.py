@@ -61,7 +61,7 @@ def table(results: Mapping[str, Any]) -> str:
     start, memory = pods["start"], pods["memory"]
     rows = [
         ("nothing there", f"head ready after {start['head_s']:.0f} s; both tiers serve after "
-         f"{start['serving_s']:.0f} s; both workers ready {start['ready_s']:.0f} s later"),
+         f"{start['serving_s']:.0f} s; all workers ready {start['ready_s']:.0f} s later"),
         ("`user_config` changed under a stream", f"holds {pods['reload']['seconds']:.1f} s later; "
          "same engine processes, the stream whole"),
         *((what, _outcome_text(pods[what])) for what in pods if "back_s" in pods[what]),

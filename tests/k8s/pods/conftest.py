@@ -19,6 +19,8 @@ IMAGE_VARIABLE = "POD_IMAGE"
 HEAD_WITHIN_S = 90.0
 SERVING_WITHIN_S = 300.0
 READY_WITHIN_S = 60.0
+# Two with a GPU, one for the gateway.
+WORKERS = 3
 _TOOLS = ("ip", "nsenter", "unshare", "setpriv", "redis-server", "wget")
 
 
@@ -33,7 +35,9 @@ def operator(rendered: Callable[[str], Manifests]) -> Iterator[Operator]:
         assert not site.crashed(), site.crashed()
         wait_for(lambda: site.submit(serve_config(manifests)) is None, "Serve takes it", 60)
         serving_s = wait_for(lambda: is_running(site), "both tiers serve", SERVING_WITHIN_S)
-        ready_s = wait_for(lambda: len(site.endpoints()) == 2, "workers ready", READY_WITHIN_S)
+        ready_s = wait_for(
+            lambda: len(site.endpoints()) == WORKERS, "workers ready", READY_WITHIN_S
+        )
         keep("start", head_s=head_s, serving_s=head_s + serving_s, ready_s=ready_s)
         yield site
         there = {role: pod for role, pod in site.pods.items() if not pod.leaving}
@@ -43,7 +47,7 @@ def operator(rendered: Callable[[str], Manifests]) -> Iterator[Operator]:
 @pytest.fixture
 def site(operator: Operator) -> Operator:
     """Begins and ends with all of it serving."""
-    wait_for(lambda: len(operator.endpoints()) == 2, "both workers are ready", READY_WITHIN_S)
+    wait_for(lambda: len(operator.endpoints()) == WORKERS, "all workers are ready", READY_WITHIN_S)
     wait_for(lambda: is_running(operator, *Tier), "both tiers serve", READY_WITHIN_S)
     return operator
 

@@ -48,6 +48,11 @@ def test_every_pod_runs_as_its_security_context_says(site: Operator) -> None:
         assert pod.main.execute(["touch", "/tmp/x", "/home/scratch/x"], timeout_s=10)
 
 
+def test_the_gateway_runs_beside_no_gpu(site: Operator) -> None:
+    assert replica_pod(site, "web") == "web-0"
+    assert {replica_pod(site, name) for name in Tier} == {"t4-0", "t4-1"}
+
+
 async def test_a_chat_streams(site: Operator) -> None:
     messages = [{"role": "user", "content": "What is 2+3?"}]
     body = {"model": "chat", "messages": messages, "stream": True}

@@ -58,8 +58,8 @@ def engines(site: Operator) -> dict[str, int]:
     }
 
 
-def replica_pod(site: Operator, name: Tier) -> str:
-    """The role of the Pod that the tier's replica runs in."""
+def replica_pod(site: Operator, name: str) -> str:
+    """The role of the Pod that the replica of a tier, or of `web`, runs in."""
     title = f"ray::ServeReplica:{name}:{name}"
     (role,) = (role for role, pod in list(site.pods.items()) if any(titled(pod, title)))
     return role

@@ -27,6 +27,7 @@ _ALL: tuple[Rule, ...] = (
     placement.one_gpu_a_worker,
     placement.gpu_nodes_are_selected_and_tolerated,
     placement.every_deployment_has_a_place,
+    placement.gateway_is_beside_no_gpu,
     placement.cpus_are_requested_not_limited,
     placement.memory_is_limited_as_requested,
     placement.head_takes_no_load,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from serve_app.core.placement.labels import matches
 from tests.k8s.manifests import (
     ACCELERATOR,
     GPU,
@@ -24,6 +25,8 @@ NODE_LABELS = {
     ("node.kubernetes.io/instance-type", "g4dn.2xlarge"): "T4",
     ("node.kubernetes.io/instance-type", "Standard_NC4as_T4_v3"): "T4",
 }
+# Of the preference for nodes without a GPU, where GPU Feature Discovery labels them.
+_NO_GPU_NODE = str({"key": "nvidia.com/gpu.product", "operator": "DoesNotExist"})
 
 
 def one_gpu_a_worker(m: Manifests) -> Iterator[str]:
@@ -51,11 +54,12 @@ def gpu_nodes_are_selected_and_tolerated(m: Manifests) -> Iterator[str]:
 
 
 def every_deployment_has_a_place(m: Manifests) -> Iterator[str]:
-    """Some group can hold each replica, and the groups' minimum starts all tiers. The label must be
-    the group's, or Ray's autoscaler adds no Pod for it."""
+    """Some group can hold each replica, by each of a tier's choices, and the groups' minimum starts
+    all tiers. The label must be the group's, or Ray's autoscaler adds no Pod for it."""
     for _, deployment in m.deployments():
         options = deployment.get("ray_actor_options", {})
-        for selector in _selectors(options):
+        first, *others = _selectors(options)
+        for selector in [first, *others] if options.get("num_gpus") else [first]:
             if not any(_holds(group, options, selector) for group in m.workers):
                 yield f"{deployment['name']}: no group has {options} with {selector}"
     least = sum(
@@ -65,6 +69,29 @@ def every_deployment_has_a_place(m: Manifests) -> Iterator[str]:
     )
     if sum(g["minReplicas"] for g in m.gpu_workers) < least:
         yield f"the groups' minimum has less than the {least:g} GPUs that the tiers begin with"
+
+
+def gateway_is_beside_no_gpu(m: Manifests) -> Iterator[str]:
+    """The streams of /v1 outlive a GPU's Pod only in another one, and Ray takes the fallback of the
+    first node that is there: so no choice of `web` is a GPU's Pod. Its own is always there, is none
+    of those that the workers' budget counts, and keeps off the GPU nodes (trap 27)."""
+    if not m.gpu_workers:
+        return
+    (options,) = (d["ray_actor_options"] for a, d in m.deployments() if a["name"] == "web")
+    for selector in _selectors(options):
+        for group in m.gpu_workers:
+            if _holds(group, options, selector):
+                yield f"web may run in {group_name(group)} by {selector}"
+    own = [g for g in m.workers if g not in m.gpu_workers]
+    if not any(g["minReplicas"] >= 1 for g in own):
+        yield "no Pod without a GPU is always there"
+    budget = m.named("PodDisruptionBudget", "tierserve-worker")
+    for group in own:
+        name, labels = group_name(group), group["template"]["metadata"]["labels"]
+        if budget and budget["spec"]["selector"]["matchLabels"].items() <= labels.items():
+            yield f"{name}: is the one that the workers' budget keeps"
+        if pod_spec(group).get("tolerations") or _NO_GPU_NODE not in str(pod_spec(group)):
+            yield f"{name}: may run on a node with a GPU"
 
 
 def cpus_are_requested_not_limited(m: Manifests) -> Iterator[str]:
@@ -125,13 +152,14 @@ def upgrade_has_the_gpus_it_needs(m: Manifests) -> Iterator[str]:
 def cache_reaches_every_node(m: Manifests) -> Iterator[str]:
     """ReadWriteOnce binds all Pods to one node; compiled code is kept by kind of GPU."""
     compiled: dict[str, Any] = {}
-    for group in m.workers:
+    with_engines = m.gpu_workers or m.workers
+    for group in with_engines:
         mounts = {each["mountPath"]: each for each in ray_container(group)["volumeMounts"]}
         for volume in pod_spec(group).get("volumes", []):
             claim = m.named("PersistentVolumeClaim", _claim(volume))
             if claim is None:
                 continue
-            pods = sum(g["maxReplicas"] for g in m.workers)
+            pods = sum(g["maxReplicas"] for g in with_engines)
             if pods > 1 and claim["spec"]["accessModes"] != ["ReadWriteMany"]:
                 yield f"{volume['name']}: {claim['spec']['accessModes']} for {pods} Pods"
         where = environment(ray_container(group)).get("TIERSERVE_ENGINE__COMPILE_CACHE_DIR", "")
@@ -174,7 +202,7 @@ def _holds(
     requests = ray_container(group)["resources"]["requests"]
     labels = group.get("labels", {})
     return (
-        all(labels.get(key) == value for key, value in selector.items())
+        matches(labels, selector)
         and quantity(requests.get("cpu", 0)) >= options.get("num_cpus", 1)
         and quantity(requests.get(GPU, 0)) >= options.get("num_gpus", 0)
     )

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from loadtest.servers.ray_nodes import T4
 from loadtest.studies.continuity.command import STREAM_LIMIT_S, add_options, study_config
-from loadtest.studies.continuity.faults import ONE_REPLICA
+from loadtest.studies.continuity.faults import NODE_OPTIONS, ONE_REPLICA
+from serve_app.core.placement.labels import ACCELERATOR_LABEL, matches
 from serve_app.core.tiers import Tier
 
 
@@ -47,3 +49,9 @@ def test_for_nodes_that_die_each_replica_is_on_one_of_its_own() -> None:
     assert config["proxy_location"] == "HeadOnly"
     (chat,) = (app for app in config["applications"] if app["name"] == Tier.CHAT)
     assert chat["deployments"][0]["ray_actor_options"]["resources"] == {ONE_REPLICA: 1}
+    # The gateway is on none of them, where there are others.
+    (web,) = (app for app in config["applications"] if app["name"] == "web")
+    placed = web["deployments"][0]["ray_actor_options"]
+    assert not matches({ACCELERATOR_LABEL: T4}, placed["label_selector"])
+    assert matches({}, placed["label_selector"])
+    assert f"--labels={ACCELERATOR_LABEL}={T4}" in NODE_OPTIONS

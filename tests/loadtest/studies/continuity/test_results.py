@@ -1,13 +1,16 @@
 """What is written down of the streams that a fault met."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from loadtest.studies.continuity.asks import asks
+from loadtest.studies.continuity.faults import Done
 from loadtest.studies.continuity.results import Cut, add, keep, row_of, table
 from loadtest.studies.continuity.streams import Ask, Stream
 from serve_app.core.tiers import Tier
 
+DONE = Done(order_s=0.5, gone_s=9.0)
 END = "data: [DONE]\n\n"
 META = {"date": "2026-01-02T03:04:05", "commit": "abc", "machine": {"cores": 2, "cpu": "X"}}
 KEY = {
@@ -28,10 +31,10 @@ def stream(text: str, *, ends: bool = True, valid: bool = True) -> Stream:
 def test_a_cut_stream_a_different_one_and_one_that_breaks_its_promise_are_distinguished() -> None:
     unbroken = [stream("abc")]
     cuts = [
-        Cut.of(stream("abc"), unbroken, 1, 0.5),
-        Cut.of(stream("ab", ends=False), unbroken, 2, 0.5),
-        Cut.of(stream("abd"), unbroken, 2, 0.5),
-        Cut.of(stream("abc", valid=False), unbroken, 1, 0.5),
+        Cut.of(stream("abc"), unbroken, 1, DONE),
+        Cut.of(stream("ab", ends=False), unbroken, 2, DONE),
+        Cut.of(stream("abd"), unbroken, 2, DONE),
+        Cut.of(stream("abc", valid=False), unbroken, 1, DONE),
     ]
     found = row_of([], anew=False, **KEY)
     add(found, cuts, 3.0, META)
@@ -49,15 +52,24 @@ def test_silences_are_of_the_streams_that_went_on_elsewhere() -> None:
     continued = stream("ab", ends=False)
     continued.feed('data: {"choices": [], "tierserve": {"replayed": 1}}\n\n', 7.0)
     continued.feed(END, 7.0)
-    cuts = [Cut.of(stream("abc"), unbroken, 1, 0.5), Cut.of(continued, unbroken, 1, 0.5)]
+    cuts = [Cut.of(stream("abc"), unbroken, 1, DONE), Cut.of(continued, unbroken, 1, DONE)]
     found = row_of([], anew=False, **KEY)
     add(found, cuts, 1.0, META)
     assert (found["streams"], found["replayed"], found["by_kind"]) == (2, 1, {"text": 1})
     assert (found["silence_p50_s"], found["silence_max_s"]) == (6.0, 6.0)
+    assert (found["beside_s"], found["beside_p95_s"]) == ([1.0], 1.0)
+
+
+def test_kinds_that_pause_of_themselves_have_no_silence() -> None:
+    unbroken = [stream("abc")]
+    found = row_of([], anew=False, **KEY)
+    cut = replace(Cut.of(stream("abc"), unbroken, 1, DONE), replays=1)
+    add(found, [cut, *(replace(cut, kind=kind) for kind in ("json", "tools"))], 1.0, META)
+    assert (found["met"], found["silences_s"]) == (3, [1.0])
 
 
 def test_slices_add_up_to_one_row_and_another_measurement_takes_its_place() -> None:
-    cut = Cut.of(stream("ab", ends=False), [stream("abc")], 1, 0.5)
+    cut = Cut.of(stream("ab", ends=False), [stream("abc")], 1, DONE)
     # Of an older form, which has percentiles only.
     rows = [{**KEY, "streams": 14, "silence_p95_s": 1.56}, {**KEY, "fault": "engine"}]
     row = row_of(rows, anew=False, **KEY)
@@ -78,12 +90,12 @@ def test_slices_add_up_to_one_row_and_another_measurement_takes_its_place() -> N
 
 def test_the_table_has_a_row_for_each_fault_and_says_how_it_was_measured() -> None:
     row = row_of([], anew=False, **KEY)
-    add(row, [Cut.of(stream("abc"), [stream("abc")], 1, 0.5)], 0.25, META)
+    add(row, [Cut.of(stream("abc"), [stream("abc")], 1, DONE)], 0.25, META)
     row["control"] = {"streams": 8, "differ": 0}
     header, _, line, _, caption = table({"meta": META, "faults": [row]}).splitlines()
     assert line == (
         "| `kill -9` of a replica | micro_r1 | 2 | 1 | 1 | 0 | 0 | 0 | 0 | 0.0 s | 0.0 s | 0.0 s "
-        "| 0.2 s | 0.2 s | 2026-01-02, abc |"
+        "| 1.0 s | 0.2 s | 0.2 s | 2026-01-02, abc |"
     )
     assert header.count("|") == line.count("|")
     for part in (

@@ -47,9 +47,11 @@ def test_events_are_read_wherever_they_are_cut_and_comments_are_none() -> None:
 
 def test_the_gap_is_the_longest_silence_that_ended_after_the_fault() -> None:
     found = stream(chat("a"), ": x\n\n", ": x\n\n", chat("b"), chat("c"), "data: [DONE]\n\n")
-    assert found.gap_s(since_s=9.0) == 3.0
-    assert found.gap_s(since_s=13.5) == 1.0
-    assert found.gap_s(since_s=99.0) == 0.0
+    assert found.gap_s(since_s=9.0, until_s=20.0) == 3.0
+    assert found.gap_s(since_s=13.5, until_s=20.0) == 1.0
+    assert found.gap_s(since_s=99.0, until_s=99.0) == 0.0
+    # What begins when all is over has another cause.
+    assert found.gap_s(since_s=13.5, until_s=13.0) == 0.0
 
 
 def test_every_part_of_an_answer_counts_as_its_text() -> None:

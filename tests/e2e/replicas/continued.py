@@ -1,6 +1,7 @@
 """Streams of `/v1` that run while something else of a test happens, beside the same unbroken."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ class Continued:
         return sum(stream.replays > 0 for stream in self.streams)
 
     def gaps_s(self, since_s: float = 0.0) -> list[float]:
-        return sorted(stream.gap_s(since_s) for stream in self.streams)
+        return sorted(stream.gap_s(since_s, math.inf) for stream in self.streams)
 
 
 @asynccontextmanager

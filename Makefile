@@ -22,7 +22,7 @@ CPU_OR_GPU := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 TESTS ?=
 CELLS ?=
 
-.PHONY: help setup serve doctor check check-tests check-format check-lint check-imports check-types check-types-again check-security test test-timed e2e e2e-waiting e2e-no-ray e2e-launcher e2e-thinking test-hostile test-replicas test-k8s test-pods image sbom test-image test-clients soak bench-overhead replay-scaling monitoring lock docs-reference clean
+.PHONY: help setup serve doctor check check-tests check-format check-lint check-imports check-types check-types-again check-security test test-timed e2e e2e-waiting e2e-no-ray e2e-launcher e2e-thinking test-hostile test-replicas test-runner-v2 test-k8s test-pods image sbom test-image test-clients soak bench-overhead replay-scaling monitoring lock docs-reference clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -41,7 +41,7 @@ doctor: setup ## What the running service, this cluster or machine can run, why 
 
 # Unit tests; `make test` adds the slow ones and those of the manifests that need no tools.
 UNIT ?= not e2e and not slow
-UNIT_IGNORES ?= tests/e2e tests/hostile tests/k8s
+UNIT_IGNORES ?= tests/e2e tests/hostile tests/k8s tests/runner_v2
 SANDBOXED := --allow-hosts=127.0.0.1,::1 --allow-unix-socket
 # One more than cores, up to four: some tests wait for a while.
 WORKERS_THAT_WAIT := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
@@ -90,7 +90,7 @@ THINKING := tests/e2e/thinking
 # What else is left out: `make test` has run it before.
 E2E_IGNORES ?=
 e2e: setup
-	$(PY) -m pytest -m e2e --durations=20 $(addprefix --ignore=,tests/e2e/replicas tests/k8s tests/hostile $(E2E_IGNORES)) $(TESTS)
+	$(PY) -m pytest -m e2e --durations=20 $(addprefix --ignore=,tests/e2e/replicas tests/k8s tests/hostile tests/runner_v2 $(E2E_IGNORES)) $(TESTS)
 
 e2e-waiting: setup
 	@$(PY) -m pytest -m e2e --durations=10 $(WAITING)
@@ -113,6 +113,12 @@ test-hostile: setup ## Attacks on real vLLM: TESTS="-k headers" for one kind, HO
 
 test-replicas: setup ## Two replicas: relay, drain, and parts killed under load (not in `make test`)
 	$(PY) -m pytest -m e2e tests/e2e/replicas
+
+# .venv with the GPU lock's Triton before it, whose kernels its interpreter runs on the CPU.
+RUNNER_V2 ?= .cache/runner-v2
+test-runner-v2: setup ## vLLM's model runner V2, which GPUs have, under Triton's interpreter, in an environment of its own (not in `make test`)
+	@bash tests/runner_v2/environment.sh $(RUNNER_V2)
+	TRITON_INTERPRET=1 TRITON_BACKENDS_IN_TREE=1 $(RUNNER_V2)/bin/python -m pytest tests/runner_v2 --durations=5 $(TESTS)
 
 soak: setup ## Mixed load, faults in turn, what drifts: ten minutes; HOURS=72 is the acceptance
 	@exec $(PY) -m loadtest soak $(if $(HOURS),--hours $(HOURS)) $(if $(MODEL),--model "$(MODEL)")
@@ -149,7 +155,7 @@ test-clients: setup ## The real clients of docs/clients.md against `make serve M
 	$(PY) -m tests.clients --base-url http://127.0.0.1:$(PORT) $(TESTS)
 
 test: export UNIT = not e2e and not timed
-test: export UNIT_IGNORES = tests/e2e tests/hostile
+test: export UNIT_IGNORES = tests/e2e tests/hostile tests/runner_v2
 test: export STATIC = check-format check-lint check-imports check-types check-types-again
 # A file of simulated days takes minutes.
 test: export UNIT_DIST = load

@@ -70,8 +70,9 @@ MAX_PARTS = 2048
 MAX_ENTRIES: Mapping[str, int] = {
     "stop": 64,
     "stop_sequences": 64,
-    # Of these four, vLLM's runner of models on GPUs has tables of so many rows: 1024, 1024, 1024
-    # tokens, 128. What does not fit raises inside the engine.
+    # Of these five, vLLM's runner of models on GPUs has tables of so many rows: 128, 128, 1024,
+    # 1024, 128. What does not fit raises inside the engine, which ends. A bad word takes two rows,
+    # and one for each of its tokens in a table that `engine/vllm/engine.py` makes large enough.
     "stop_token_ids": 100,
     "bad_words": 64,
     "logit_bias": 1024,

@@ -21,6 +21,7 @@ from serve_app.engine.grammar.structure import (
 from serve_app.engine.guarded_call import GuardedCall
 from serve_app.engine.journaled import JournaledEngine
 from serve_app.engine.paired import as_stream, directly
+from serve_app.engine.sequence_seeds import keep_room_for_indices
 from serve_app.engine.side_by_side import side_by_side, single_params
 from serve_app.engine.vllm.first_tokens import FirstTokens
 from serve_app.engine.voting import side_by_side_vote
@@ -61,6 +62,7 @@ class AnswerGuard:
     ) -> "Outputs":
         """As AsyncLLM.generate. What no request of the edge stands behind passes unchanged, but for
         a grammar, which is bound by its checked form."""
+        keep_room_for_indices(params)
         generation = GENERATION.get()
         if generation is None:
             return self._bound(prompt, params, request_id, options)

@@ -5,16 +5,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
+from hypothesis import given
 
 from serve_app.core.generation import Generation, SequenceFacts
 from serve_app.core.reasoning.lean import Lean
 from serve_app.core.reasoning.trace import ThoughtTrace
 from serve_app.engine.vllm.cpu import computes_on_cpu
 from serve_app.engine.vllm.fast_path import FIELD_LOG, build_chunks_unchecked, chunk_models
-from serve_app.engine.vllm.lean_params import lean_to_end
 from serve_app.engine.vllm.patches.r1_parser import exact_parser
 from serve_app.engine.vllm.patches.reasoning_lean import (
     adding_what_leans,
@@ -27,120 +27,105 @@ from serve_app.engine.vllm.patches.stop_strings import stopping_in_answers, with
 from serve_app.engine.vllm.patches.stop_token_ids import stop_ids_in_answers
 from serve_app.engine.vllm.patches.thinking_budget import ended_with_the_reasoning
 from serve_app.engine.vllm.stop_scope import stop_behind, stop_outside_calls
+from tests.engine.budget_cases import (
+    BEHIND_REASONING,
+    BUDGETS,
+    CASES,
+    CONFIG,
+    LEAN,
+    OPEN_TOKENS,
+    PROMPT,
+    VOCABULARY,
+    WANTS,
+    Case,
+    Sequenced,
+    asked,
+    differs_where_it_joins,
+    expected,
+    written,
+)
 from tests.engine.fake_generation import END, MARKS, PHRASE, START, asked_by_the_edge
 from tests.engine.grammars import micro_tokenizer
 
 # Importing vLLM takes longer than all quick tests of this folder, and warns of what is its own.
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
 
-PROMPT = [50, START, 3]
-VOCABULARY = 20
-CONFIG = SimpleNamespace(
-    reasoning_start_token_ids=[START],
-    reasoning_end_token_ids=[*PHRASE, END],
-    natural_reasoning_end_token_ids=[END],
-)
+
+class SequenceV1:
+    """One sequence in a holder of model runner V1."""
+
+    def __init__(self, holder: Any, output: Sequence[int], params: Any) -> None:
+        self.holder, self.ids = holder, list(output)
+        added = [(0, params, PROMPT, self.ids)]
+        holder.sync_batch(SimpleNamespace(removed=[], added=added, moved=[]))
+
+    def logits(self) -> Any:
+        import torch
+
+        self.holder.update_state([self.ids], None)
+        return self.holder.apply_to_logits(torch.zeros(1, VOCABULARY), False, None)[0]
+
+    def write(self, token: int) -> None:
+        self.ids.append(token)
 
 
-def written(holder_class: Any, wants: Sequence[int], budget: int) -> list[int]:
-    """The ids that come out where the model wants `wants`, one after the other."""
+def begin(output: Sequence[int], budget: int, lean: Lean | None = None) -> Sequenced:
+    """On runner V1 as it is patched."""
+    return SequenceV1(leaning_holder(), output, asked(budget, lean))
+
+
+def begin_unpatched(output: Sequence[int], budget: int) -> Sequenced:
     import torch
-
-    holder = holder_class(CONFIG, 2, 0, torch.device("cpu"), False)
-    ids: list[int] = []
-    params = SimpleNamespace(thinking_token_budget=budget)
-    holder.sync_batch(SimpleNamespace(removed=[], added=[(0, params, PROMPT, ids)], moved=[]))
-    demand = iter(wants)
-    wanted = next(demand)
-    while True:
-        holder.update_state([ids], None)
-        logits = torch.zeros(1, VOCABULARY)
-        logits[0, wanted] = 1.0
-        token = int(holder.apply_to_logits(logits, False, None).argmax())
-        ids.append(token)
-        if token == wanted:
-            wanted = next(demand, -1)
-        if wanted == -1 or len(ids) > 40:
-            return ids
-
-
-def holders() -> tuple[Any, Any]:
     from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
 
-    return ThinkingBudgetStateHolder, ended_with_the_reasoning(ThinkingBudgetStateHolder)
+    config: Any = CONFIG
+    holder = ThinkingBudgetStateHolder(config, 2, 0, torch.device("cpu"), False)
+    return SequenceV1(holder, output, asked(budget))
 
 
-def test_vllms_holder_writes_the_phrase_into_an_answer_and_the_patched_one_does_not() -> None:
-    own, patched = holders()
-    wants = [5, 6, END, *[9] * 12]
-    spoilt = written(own, wants, budget=6)
-    assert spoilt[:3] == wants[:3]
+def test_vllms_holder_writes_the_phrase_into_an_answer() -> None:
+    own = CASES["ends itself"]
+    spoilt = written(begin_unpatched([], own.budget), own.wants)
+    assert spoilt[:3] == list(own.wants[:3])
     assert set(PHRASE) & set(spoilt[3:])
-    assert written(patched, wants, budget=6) == wants
 
 
-@pytest.mark.parametrize("budget", [2, 5, 8])
-def test_a_thought_is_closed_after_exactly_its_budget_and_never_again(budget: int) -> None:
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_budget_ends_its_reasoning_once(case: Case) -> None:
+    assert written(begin([], case.budget), case.wants) == list(case.ids)
+
+
+@given(WANTS, BUDGETS)
+def test_what_comes_out_is_what_counting_says(wants: list[int], budget: int) -> None:
     """The budget is counted with the one token that the prompt holds of the thought, and the
-    trace says `cut` only if the two agree."""
-    _, patched = holders()
-    ids = written(patched, [*[5] * (budget - 1), *[9] * 12], budget)
-    assert ids == [*[5] * (budget - 1), *PHRASE, END, *[9] * 12]
-    trace = ThoughtTrace(MARKS, budget - 1)
+    trace says `cut` where it has closed it."""
+    ids = written(begin([], budget), wants)
+    assert ids == expected(wants, budget, goes_on=False)
+    trace = ThoughtTrace(MARKS, max(0, budget - OPEN_TOKENS))
     trace.take(ids)
-    assert trace.end == "cut"
+    if END in ids:
+        assert trace.end == ("cut" if trace.tokens + OPEN_TOKENS >= budget else "complete")
 
 
-def forced_next(holder: Any, ids: list[int], budget: int) -> int | None:
-    """Behind this output, the id that the holder makes the model write."""
-    import torch
-
-    holder.update_state([ids], None)
-    logits = holder.apply_to_logits(torch.zeros(1, VOCABULARY), False, None)
-    return int(logits.argmax()) if logits.any() else None
-
-
-@pytest.mark.parametrize("natural", [True, False])
-def test_an_output_that_is_there_counts_as_if_it_had_been_written_here(natural: bool) -> None:
+@pytest.mark.parametrize("wants", [[5, 6, END, *[9] * 30], [9] * 40], ids=["itself", "truncated"])
+def test_an_output_that_is_there_counts_as_if_it_had_been_written_here(wants: list[int]) -> None:
     """A request that was preempted, or that began elsewhere, joins the batch with its output."""
-    import torch
-
-    _, patched = holders()
-    budget = 9
-    wants = [5, 6, END, *[9] * 30] if natural else [9] * 40
-    whole = written(patched, wants, budget)
-    params = SimpleNamespace(thinking_token_budget=budget)
-    for cut in range(1, len(whole)):
-        holder = patched(CONFIG, 2, 0, torch.device("cpu"), False)
-        ids = whole[:cut]
-        batch = SimpleNamespace(removed=[], added=[(0, params, PROMPT, ids)], moved=[])
-        holder.sync_batch(batch)
-        unbroken = patched(CONFIG, 2, 0, torch.device("cpu"), False)
-        grown: list[int] = []
-        unbroken.sync_batch(
-            SimpleNamespace(removed=[], added=[(0, params, PROMPT, grown)], moved=[])
-        )
-        for token in whole[:cut]:
-            forced_next(unbroken, grown, budget)
-            grown.append(token)
-        for token in [*whole[cut:], 9, 9]:
-            expected = forced_next(unbroken, grown, budget)
-            assert forced_next(holder, ids, budget) == expected, (cut, ids)
-            ids.append(token if expected is None else expected)
-            grown.append(ids[-1])
+    assert differs_where_it_joins(begin, wants, 9) == []
 
 
 def leaning_holder(spec_tokens: int = 0) -> Any:
     """The patched one of two sequences, that leans where it is asked to."""
     import torch
+    from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
 
-    _, patched = holders()
+    patched = ended_with_the_reasoning(ThinkingBudgetStateHolder)
 
     class Leaning(patched):
         sync_batch = knowing_what_leans(patched.sync_batch)
         apply_to_logits = with_a_lean(patched.apply_to_logits)
 
-    return Leaning(CONFIG, 4, spec_tokens, torch.device("cpu"), False)
+    config: Any = CONFIG
+    return Leaning(config, 4, spec_tokens, torch.device("cpu"), False)
 
 
 def swap() -> Any:
@@ -149,23 +134,16 @@ def swap() -> Any:
     return MoveDirectionality.SWAP
 
 
-def leaning_params(budget: int, lean: Lean | None) -> Any:
-    params = SimpleNamespace(thinking_token_budget=budget, extra_args=None)
-    if lean is not None:
-        lean_to_end(cast("Any", params), lean)
-    return params
-
-
 def test_the_reasonings_end_gets_a_bias_that_grows_with_what_is_spent() -> None:
     """One sequence of two leans; a third joins with an output that is there, and is moved."""
     import torch
 
-    lean, budget = Lean(6.0, 0.25), 9
+    lean, budget = LEAN, 9
     holder = leaning_holder()
     rows: list[list[int]] = [[], []]
     added = [
-        (0, leaning_params(budget, None), PROMPT, rows[0]),
-        (1, leaning_params(budget, lean), PROMPT, rows[1]),
+        (0, asked(budget), PROMPT, rows[0]),
+        (1, asked(budget, lean), PROMPT, rows[1]),
     ]
     holder.sync_batch(SimpleNamespace(removed=[], added=added, moved=[]))
     for written_tokens in range(budget - 1):
@@ -178,7 +156,7 @@ def test_the_reasonings_end_gets_a_bias_that_grows_with_what_is_spent() -> None:
         for row in rows:
             row.append(5)
     resumed = [5] * 4
-    third = (2, leaning_params(budget, lean), PROMPT, resumed)
+    third = (2, asked(budget, lean), PROMPT, resumed)
     moved = [(2, 0, swap())]
     holder.sync_batch(SimpleNamespace(removed=[1], added=[third], moved=moved))
     holder.update_state([resumed, [], rows[0]], None)
@@ -188,21 +166,13 @@ def test_the_reasonings_end_gets_a_bias_that_grows_with_what_is_spent() -> None:
     assert int(logits[2].argmax()) == PHRASE[0]
 
 
-@pytest.mark.parametrize("ended", [[5, 6, END, 9], [5] * 8 + [PHRASE[0]]], ids=["itself", "forced"])
-def test_nothing_leans_behind_the_reasoning(ended: list[int]) -> None:
-    import torch
-
-    holder = leaning_holder()
-    params = leaning_params(9, Lean(6.0, 0.0))
-    row: list[int] = []
-    holder.sync_batch(SimpleNamespace(removed=[], added=[(0, params, PROMPT, row)], moved=[]))
-    for token in ended:
-        holder.update_state([row], None)
-        holder.apply_to_logits(torch.zeros(1, VOCABULARY), False, None)
-        row.append(token)
-    holder.update_state([row], None)
-    logits = holder.apply_to_logits(torch.zeros(1, VOCABULARY), False, None)
-    assert logits[0, END] == 0.0
+@pytest.mark.parametrize("output", BEHIND_REASONING.values(), ids=BEHIND_REASONING)
+def test_nothing_leans_behind_the_reasoning(output: list[int]) -> None:
+    sequence = begin([], 9, LEAN)
+    for token in output:
+        sequence.logits()
+        sequence.write(token)
+    assert sequence.logits()[END] == 0.0
 
 
 def test_runner_v2_leans_alike() -> None:
@@ -211,7 +181,7 @@ def test_runner_v2_leans_alike() -> None:
     import numpy as np
     import torch
 
-    lean, budget = Lean(6.0, 0.25), 9
+    lean, budget = LEAN, 9
 
     class State:
         max_num_reqs = 3
@@ -233,21 +203,23 @@ def test_runner_v2_leans_alike() -> None:
     state, ctx = State(), SimpleNamespace(idx_mapping_np=np.array([2, 0]))
     ctx.expanded_idx_mapping = torch.tensor([2, 0, 2], dtype=torch.int32)
     ctx.expanded_local_pos = torch.tensor([0, 0, 1])
-    assert add(state, 0, leaning_params(budget, None))
+    assert add(state, 0, asked(budget))
     apply(state, logits := torch.zeros(3, VOCABULARY), ctx)
     assert not logits.any()
-    assert add(state, 2, leaning_params(budget, lean))
+    assert add(state, 2, asked(budget, lean))
     for spent in range(budget + 3):
         state.req_states.total_len.gpu[2] = 3 + 1 + spent
         apply(state, logits := torch.zeros(3, VOCABULARY), ctx)
-        assert logits[0, END] == pytest.approx(lean.bias(spent, budget))
-        assert logits.sum() == pytest.approx(lean.bias(spent, budget))
+        bias = lean.bias(spent, budget) if spent < budget else 0.0
+        assert logits[0, END] == pytest.approx(bias)
+        assert logits.sum() == pytest.approx(bias)
+    state.req_states.total_len.gpu[2] = 3 + 1 + budget - 1
     state.cached_last_end[2] = 5
     apply(state, logits := torch.zeros(3, VOCABULARY), ctx)
     assert not logits.any()
     state.cached_last_end[2] = -1
     # Another request has the slot.
-    assert add(state, 2, leaning_params(budget, None))
+    assert add(state, 2, asked(budget))
     apply(state, logits := torch.zeros(3, VOCABULARY), ctx)
     assert not logits.any()
 

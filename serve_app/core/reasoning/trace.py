@@ -85,7 +85,10 @@ class ThoughtTrace:
             self._tail = [*self._tail, *token_ids[-phrase:]][-phrase:]
 
     def _was_cut(self) -> bool:
-        """A model may write the phrase by itself, but not exactly where its budget ends."""
+        """A model may write the phrase by itself, but not all of it and the mark before its budget
+        ends. Of a phrase that the model has begun by then, vLLM's model runner V2 writes the rest
+        only."""
         phrase = self.marks.closing[:-1]
         own_tokens = self.tokens - len(phrase)
-        return tuple(self._tail) == phrase and own_tokens == self.budget_tokens
+        assert self.budget_tokens is not None
+        return tuple(self._tail) == phrase and own_tokens <= self.budget_tokens <= self.tokens

@@ -4,6 +4,7 @@ vLLM is imported inside the functions: that takes seconds, which belong to the m
 and what is set in the environment must be there before.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -64,9 +65,16 @@ if TYPE_CHECKING:
     from vllm.tokenizers import TokenizerLike
     from vllm.v1.engine.async_llm import AsyncLLM
 
+log = logging.getLogger(__name__)
+
 WARM_UP_TOKENS = 8
 # vLLM's engine keeps compiled grammars, by default 512 MiB of them.
 GRAMMAR_CACHE_VARIABLE, GRAMMAR_CACHE_MIB = "VLLM_XGRAMMAR_CACHE_MB", 128
+# Model runner V2 has a table of a sequence's `bad_words`, by default for 1,024 tokens, and ends the
+# engine where they are more. So many are all that the edge lets pass: 1,000 characters in up to 64
+# words, of 4 bytes that NFC may make 12 of, a token each and one before each word, with and without
+# a blank. 97 KB of the GPU's memory for each sequence.
+BAD_WORDS_VARIABLE, BAD_WORDS_TOKENS = "VLLM_MAX_BAD_WORDS_TOTAL_TOKENS", 2 * (12 * 1000 + 64)
 
 
 @dataclass(slots=True)
@@ -207,6 +215,9 @@ def _configuration(namespace: "Namespace") -> "VllmConfig":
     # Where it is vLLM's choice, the engine's first grammar chooses for all that follow.
     config.structured_outputs_config.backend = "xgrammar"
     os.environ.setdefault(GRAMMAR_CACHE_VARIABLE, str(GRAMMAR_CACHE_MIB))
+    os.environ.setdefault(BAD_WORDS_VARIABLE, str(BAD_WORDS_TOKENS))
+    runner = "V2" if config.use_v2_model_runner else "V1"
+    log.info("vLLM's model runner", extra={"phase": "start", "runner": runner})
     # vLLM has called it, unless an operator's VLLM_PLUGINS leaves it out.
     install_in_this_process()
     return config

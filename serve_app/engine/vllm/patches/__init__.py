@@ -2,7 +2,8 @@
 
 In every process of vLLM's:
 - `r1_parser.py`: where R1's reasoning ends, and how many tokens it has
-- `thinking_budget.py`: a budget ends with the reasoning also where the model ends it itself
+- `thinking_budget.py`: a budget ends with the reasoning also where the model ends it itself (V1)
+- `single_reasoning.py`: a reasoning has one budget, which ends with it (model runner V2)
 - `stop_strings.py`, `stop_token_ids.py`: a client's stops count in the answer only
 - `repetition_interval.py`: a repetition is looked for at every sixteenth token
 - `grammar_budget.py`, `grammar_compilers.py`: one request's grammar takes no one else's time

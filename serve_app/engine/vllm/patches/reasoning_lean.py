@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from serve_app.engine.vllm.lean_params import lean_of
 from serve_app.engine.vllm.patches.patch import Patch, replace
+from serve_app.engine.vllm.patches.single_reasoning import ENDED, MOVED
 
 if TYPE_CHECKING:
     import torch
@@ -104,8 +105,7 @@ def adding_what_leans(add: Callable[..., bool]) -> Callable[..., bool]:
 
 
 def applying_a_lean(apply: Callable[..., None]) -> Callable[..., None]:
-    """Runner V2, whose markers are up to date once it has applied the budget. Where a token is
-    forced, by a logit of 1e9, a bias changes nothing."""
+    """Runner V2, whose markers are up to date once it has applied the budget."""
 
     def apply_with_lean(
         state: "ThinkingBudgetState", logits: "torch.Tensor", ctx: "LogitsContext"
@@ -120,12 +120,16 @@ def applying_a_lean(apply: Callable[..., None]) -> Callable[..., None]:
         of_row = torch.from_numpy(leans).to(logits.device, non_blocking=True)[slots]
         most, begins_at = of_row[:, 0], of_row[:, 1]
         start, end = state.cached_last_start[slots], state.cached_last_end[slots]
+        # Behind drafted tokens nobody knows yet whether the reasoning is open.
+        is_open = (start > end) & (ctx.expanded_local_pos == 0)
+        if ENDED in vars(state):
+            is_open &= ~vars(state)[ENDED][slots]
+            start = start - vars(state)[MOVED][slots]
         begun = start + state.reasoning_start_token_ids.shape[0]
         spent = (state.req_states.total_len.gpu[slots] - begun).float()
         budget = state.thinking_token_budget.gpu[slots].float().clamp(min=1.0)
+        is_open &= spent < budget
         share = ((spent / budget - begins_at) / (1.0 - begins_at)).clamp(0.0, 1.0)
-        # Behind drafted tokens nobody knows yet whether the reasoning is open.
-        is_open = (start > end) & (ctx.expanded_local_pos == 0)
         logits[:, vars(state)[_END]] += torch.where(is_open, most * share, 0.0).to(logits.dtype)
 
     return apply_with_lean

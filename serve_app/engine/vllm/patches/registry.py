@@ -17,6 +17,7 @@ from serve_app.engine.vllm.patches import (
     repetition_interval,
     resumed_output,
     seeded_prefill,
+    single_reasoning,
     stop_strings,
     stop_token_ids,
     thinking_budget,
@@ -27,7 +28,8 @@ from serve_app.engine.vllm.patches.patch import Patch, outcomes_in
 IN_EVERY_PROCESS = (
     r1_parser.PATCH,
     thinking_budget.PATCH,
-    # Behind the budget's, into whose class it is put.
+    single_reasoning.PATCH,
+    # Behind these two, into whose classes it is put.
     reasoning_lean.PATCH,
     stop_strings.PATCH,
     stop_token_ids.PATCH,

@@ -18,8 +18,8 @@ PRIOR_TOKENS = 2.0
 # the mean at most, and that again for each row of a draft.
 NEWEST_STEP_WEIGHT = 1 / 30
 MOST_TIMES_MEAN = 3.0
-# Time of steps with drafts is known once there were so many.
-LEAST_STEPS = 8
+# Time of steps with drafts is known once there were so many, and of those without.
+LEAST_STEPS, LEAST_PLAIN_STEPS = 8, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,13 @@ def observe_draft(seen: Acceptance, drafted: Sequence[int], made: Sequence[int])
 class StepCost:
     """Times of an engine's steps with about as many sequences, in seconds.
 
-    `plain_s` is the mean of those without drafts, None before the first. Of those with drafts there
-    are sums, the newest weighing most, of what they took beyond that: of `weight` steps, their
-    drafts, squares, times, and products.
+    `plain_s` is the mean of those without drafts, `plain_steps` of them, None before the first. Of
+    those with drafts there are sums, the newest weighing most, of what they took beyond that: of
+    `weight` steps, their drafts, squares, times, and products.
     """
 
     plain_s: float | None = None
+    plain_steps: int = 0
     weight: float = 0.0
     drafts: float = 0.0
     squares: float = 0.0
@@ -83,11 +84,13 @@ class StepCost:
 def observe_cost(cost: StepCost, *, took_s: float, drafts: int) -> StepCost:
     """Learn from a step that read no prompt. One with drafts teaches nothing before one without."""
     if cost.plain_s is None:
-        return cost if drafts else replace(cost, plain_s=took_s)
+        return cost if drafts else replace(cost, plain_s=took_s, plain_steps=1)
     took_s = min(took_s, cost.plain_s * MOST_TIMES_MEAN * (1 + drafts))
     if drafts == 0:
-        mean_s = cost.plain_s + (took_s - cost.plain_s) * NEWEST_STEP_WEIGHT
-        return replace(cost, plain_s=mean_s)
+        steps = cost.plain_steps + 1
+        newest = max(NEWEST_STEP_WEIGHT, 1 / steps)
+        mean_s = cost.plain_s + (took_s - cost.plain_s) * newest
+        return replace(cost, plain_s=mean_s, plain_steps=steps)
     kept, beyond_s = 1.0 - NEWEST_STEP_WEIGHT, took_s - cost.plain_s
     return replace(
         cost,
@@ -114,7 +117,7 @@ def draft_lengths(
     none = [0] * len(offered)
     if not any(draft.tokens for draft in offered):
         return none, "no draft"
-    if cost.plain_s is None:
+    if cost.plain_s is None or cost.plain_steps < LEAST_PLAIN_STEPS:
         return none, "measuring steps without drafts"
     if not cost.is_known:
         return [draft.tokens for draft in offered], "measuring steps with drafts"

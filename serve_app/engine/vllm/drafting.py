@@ -5,6 +5,7 @@ bias, and no generator of a request's own, and counts a reasoning's budget by gu
 draft is sampled as without speculation. `patches/draft_limits.py` calls it once a step.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +24,13 @@ from serve_app.engine.vllm.lean_params import lean_of
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
-    from vllm.config import VllmConfig
+    from vllm.config import SpeculativeConfig, VllmConfig
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
+# The methods that `engine.speculation` knows, and how it has vLLM run them.
+METHODS = ("ngram", "suffix")
+RUNNER_VARIABLE, RUNNER_V1 = "VLLM_USE_V2_MODEL_RUNNER", "0"
 # Below it vLLM samples greedily.
 _GREEDY = 1e-5
 # Where drafts do not pay they are looked for in one of so many steps; and so often a step does
@@ -35,6 +39,13 @@ LOOK_EVERY_STEPS = 16
 COMPARE_EVERY_STEPS = 64
 # As long is looked on before drafts count as not paying.
 STEPS_WITHOUT = 8
+
+
+def limits_drafts(config: "SpeculativeConfig | None") -> bool:
+    """Whether drafts are limited here: those of `engine.speculation`. Others are as vLLM has
+    them."""
+    chosen = os.environ.get(RUNNER_VARIABLE) == RUNNER_V1
+    return config is not None and config.method in METHODS and chosen
 
 
 @dataclass(slots=True)

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from serve_app.engine.vllm.drafting import RUNNER_V1, RUNNER_VARIABLE
+
 # vLLM asks for this release.
 SUFFIX_PACKAGE, SUFFIX_RELEASE = "arctic_inference", "arctic-inference==0.1.1"
 # Without which a promise to a request would not hold with drafts.
 PATCHES_FOR_DRAFTS = ("draft_limits", "thinking_budget", "stop_strings", "grammar_budget")
-_RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
 
 
 class SpeculationError(RuntimeError):
@@ -42,12 +43,12 @@ def chosen_speculation(setting: str) -> Speculation | None:
 def choose_runner(environment: Mapping[str, str] = os.environ) -> None:
     """Have vLLM run model runner V1, in which the promises to requests hold with drafts. Raises
     SpeculationError where an operator has chosen V2."""
-    if environment.get(_RUNNER_VARIABLE, "0") not in ("0", ""):
+    if environment.get(RUNNER_VARIABLE) not in (None, "", RUNNER_V1):
         raise SpeculationError(
-            f"engine.speculation needs vLLM's model runner V1, and {_RUNNER_VARIABLE} is set to "
-            f"{environment[_RUNNER_VARIABLE]}. Unset it, or set engine.speculation: off."
+            f"engine.speculation needs vLLM's model runner V1, and {RUNNER_VARIABLE} is set to "
+            f"{environment[RUNNER_VARIABLE]}. Unset it, or set engine.speculation: off."
         )
-    os.environ[_RUNNER_VARIABLE] = "0"
+    os.environ[RUNNER_VARIABLE] = RUNNER_V1
 
 
 def check_patches(active: Mapping[str, bool]) -> None:

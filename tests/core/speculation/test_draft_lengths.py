@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.core.speculation.draft_lengths import (
+    LEAST_PLAIN_STEPS,
     LEAST_STEPS,
     Acceptance,
     Offered,
@@ -76,7 +77,10 @@ def test_a_likely_draft_goes_before_a_long_one() -> None:
 def test_steps_are_measured_before_they_are_compared() -> None:
     offered = [Offered(3, 0.9)]
     assert draft_lengths(offered, StepCost(), sequences=1)[0] == [0]
-    cost = observe_cost(StepCost(), took_s=0.01, drafts=0)
+    cost = StepCost()
+    for _ in range(LEAST_PLAIN_STEPS):
+        assert draft_lengths(offered, cost, sequences=1)[0] == [0]
+        cost = observe_cost(cost, took_s=0.01, drafts=0)
     assert draft_lengths(offered, cost, sequences=1)[0] == [3]
     assert draft_lengths([Offered(0, 0.9)], cost, sequences=1)[0] == [0]
 
@@ -102,7 +106,9 @@ def test_the_chance_follows_what_became_of_drafts() -> None:
 
 
 def test_a_step_that_was_held_up_counts_as_three() -> None:
-    cost = observe_cost(StepCost(), took_s=0.01, drafts=0)
+    cost = StepCost()
+    for _ in range(40):
+        cost = observe_cost(cost, took_s=0.01, drafts=0)
     held_up = observe_cost(cost, took_s=10.0, drafts=0)
     assert held_up.plain_s is not None
     assert held_up.plain_s < 0.011

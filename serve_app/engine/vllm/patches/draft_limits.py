@@ -10,7 +10,7 @@ from collections.abc import Callable
 from copy import copy
 from typing import TYPE_CHECKING, Any, cast
 
-from serve_app.engine.vllm.drafting import Drafting
+from serve_app.engine.vllm.drafting import Drafting, limits_drafts
 from serve_app.engine.vllm.patches.patch import Patch, replace
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def with_all_processors(
 
     def build_all(vllm_config: Any, *args: Any, **options: Any) -> "LogitsProcessors":
         custom = options.get("custom_logitsprocs") or (args[3] if len(args) > 3 else ())
-        if vllm_config.speculative_config is None or custom:
+        if not limits_drafts(vllm_config.speculative_config) or custom:
             return build(vllm_config, *args, **options)
         without = copy(vllm_config)
         without.speculative_config = None
@@ -49,7 +49,7 @@ def with_a_time(execute: Callable[..., Any]) -> Callable[..., Any]:
     """A step of the engine, whose begin is known."""
 
     def execute_model(runner: "GPUModelRunner", *args: Any, **options: Any) -> Any:
-        if runner.speculative_config is not None:
+        if limits_drafts(runner.speculative_config):
             drafting_of(runner).step_begins()
         return execute(runner, *args, **options)
 
@@ -60,7 +60,8 @@ def sampled_plainly_without_drafts(sample: Callable[..., Any]) -> Callable[..., 
     """A step in which no sequence has a draft, sampled as by an engine that drafts nothing."""
 
     def sample_step(runner: "GPUModelRunner", logits: Any, spec_decode_metadata: Any) -> Any:
-        if spec_decode_metadata is None or spec_decode_metadata.max_spec_len > 0:
+        drafts = spec_decode_metadata is not None and spec_decode_metadata.max_spec_len > 0
+        if drafts or not limits_drafts(runner.speculative_config):
             return sample(runner, logits, spec_decode_metadata)
         return runner.sampler(
             logits=logits,
@@ -82,14 +83,16 @@ def limiting_drafts(propose: Callable[..., Any]) -> Callable[..., Any]:
         *args: Any,
         **options: Any,
     ) -> Any:
-        config, drafting = runner.speculative_config, drafting_of(runner)
-        by_ngram = config is not None and config.method == "ngram"
+        config = runner.speculative_config
+        if config is None or not limits_drafts(config):
+            return propose(runner, scheduler_output, sampled_token_ids, *args, **options)
+        drafting = drafting_of(runner)
+        # Suffix trees have to see every token.
+        by_ngram = config.method == "ngram"
         if by_ngram and drafting.measured and not drafting.needs_drafts():
             drafting.skipped(runner, scheduler_output, sampled_token_ids)
             return [[] for _ in sampled_token_ids]
         drafts = propose(runner, scheduler_output, sampled_token_ids, *args, **options)
-        if not isinstance(drafts, list):
-            return drafts
         return drafting.limited(
             runner, scheduler_output, sampled_token_ids, cast("list[list[int]]", drafts)
         )
@@ -100,10 +103,11 @@ def limiting_drafts(propose: Callable[..., Any]) -> Callable[..., Any]:
 def taking_all_parameters(validate: Callable[..., None]) -> Callable[..., None]:
     """vLLM refuses what its processors leave out with speculation."""
 
-    def validate_nothing(params: "SamplingParams", speculative_config: Any) -> None:
-        del params, speculative_config
+    def validate_others(params: "SamplingParams", speculative_config: Any) -> None:
+        if not limits_drafts(speculative_config):
+            validate(params, speculative_config)
 
-    return validate_nothing
+    return validate_others
 
 
 def _install() -> None:

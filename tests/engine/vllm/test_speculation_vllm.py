@@ -22,7 +22,7 @@ from tests.engine.vllm import test_replay
 from tests.engine.vllm.test_replay import chat
 
 # Importing vLLM takes longer than all quick tests of this folder, and warns of what is its own.
-pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(1800)]
 
 SETTING = os.environ.get("SPECULATION", "ngram")
 PROBLEMS = [

@@ -22,7 +22,6 @@ from loadtest.report.statistics import bootstrapped_mean
 from loadtest.studies.micro_r1.problems import held_out_problems
 from serve_app.config.tier import TierArgs
 from serve_app.core.placement.hardware import CPU
-from serve_app.serving.engine_start import start_engine
 
 DESCRIPTION = "Compares the tokens a second and the greedy ids of an engine that drafts tokens."
 # What micro-r1 was not trained on.
@@ -92,6 +91,9 @@ async def _run(options: argparse.Namespace, console: Console) -> int:
 
 async def start_pair(model: str, setting: str, cpu_slice: str | None = None) -> tuple[Any, Any]:
     """Two engines of vLLM that differ in `engine.speculation`: off, and this setting."""
+    # It imports Ray, which takes longer than all other commands together.
+    from serve_app.serving.engine_start import start_engine
+
     off, on = (
         TierArgs.model_validate(
             {

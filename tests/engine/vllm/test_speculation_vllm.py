@@ -78,7 +78,7 @@ def test_ids_are_the_same_with(run: Run, pair: Pair, kind: str) -> None:
     """With all requests of a kind at once, beside greedy ones that have drafts."""
 
     async def asked(engine: Any) -> Sequence[Sequence[int]]:
-        params = {"max_tokens": 70, **SAMPLED[kind]}
+        params: dict[str, Any] = {"max_tokens": 70, **SAMPLED[kind]}
         beside = asyncio.ensure_future(greedy_ids(engine, PROBLEMS[4:], streams=4))
         ids = await token_ids(engine, PROBLEMS[:4], streams=4, **params)
         await beside

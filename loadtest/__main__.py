@@ -50,6 +50,7 @@ COMMANDS = (
     Command("gateway-memory", "studies.gateway_memory", "what streams of `/v1` take of memory"),
     Command("fairness", "studies.fairness", "a light key's TTFT alone and beside a flooding key"),
     Command("prefixes", "studies.prefixes.command", "conversations that find their prefix again"),
+    Command("speculation", "studies.speculation", "an engine that drafts, and one that does not"),
     Command("tabs", "studies.tab_cost", "what open status tabs take from the chat beside them"),
     Command("readme", "studies.overhead.readme", "write the overhead tables from the results"),
     Command("replay-scaling", "studies.replay_scaling.command", "scaling on real Ray in real time"),

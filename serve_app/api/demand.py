@@ -32,8 +32,9 @@ class DemandMeter:
     speed: StepSpeed = field(default_factory=StepSpeed)
     arrivals: ArrivalRate = field(init=False)
     answers: AnswerRate = field(init=False)
-    # The engine's steps so far, each a token for every stream, and when the last one was.
-    steps: int = 0
+    # The engine's steps so far, each a token for every stream and one with drafts as many as it
+    # made, and when the last one was.
+    steps: float = 0.0
     stepped_at_s: float = 0.0
     # Since the answers were counted last.
     ended: int = 0
@@ -43,9 +44,18 @@ class DemandMeter:
         self.arrivals = ArrivalRate(now_s, now_s)
         self.answers = AnswerRate(now_s)
 
-    def step(self, *, took_ms: float, sequences: int, prompt_tokens: int, steps: int = 1) -> None:
-        """The engine has done a step, right after another one; or so many alike."""
-        self.steps += steps
+    def step(
+        self,
+        *,
+        took_ms: float,
+        sequences: int,
+        prompt_tokens: int,
+        steps: int = 1,
+        tokens: int | None = None,
+    ) -> None:
+        """The engine has done a step, right after another one; or so many alike. It has made so
+        many tokens, by default one for each sequence."""
+        self.steps += steps if tokens is None else steps * tokens / max(sequences, 1)
         self.stepped_at_s = self.clock_s()
         self.speed = observe_step(
             self.speed,
@@ -54,6 +64,7 @@ class DemandMeter:
             sequences=sequences,
             prompt_tokens=prompt_tokens,
             steps=steps,
+            tokens=tokens,
         )
 
     def finished(self, *, prompt_tokens: int, new_tokens: int) -> None:

@@ -88,7 +88,7 @@ class EngineRoom:
     _answers_of: tuple[int, ...] = ()
     _read_fraction: float = 0.0
     _read_at_s: float = 0.0
-    _steps: int = 0
+    _steps: float = 0.0
     _stepped_tokens: float = 0.0
     _unstepped_tokens: float = 0.0
     _streamed_at_s: float = 0.0

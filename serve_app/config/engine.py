@@ -1,8 +1,8 @@
 """Settings of a tier's engine: what vLLM, or the fake engine, is started with."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # The model's own words to itself; its tokens count as the request's.
 DEFAULT_TRANSITION = "\n\nTime is up: I answer with what I have.\n"
@@ -137,6 +137,17 @@ class EngineConfig(Strict):
         default=None, description="Path of a chat template in place of the model's."
     )
     seed: int = Field(default=0, description="Seed of the engine.")
+    speculation: Literal["off", "ngram", "suffix", "auto"] = Field(
+        default="off",
+        description="Draft tokens from what a sequence repeats, and verify several in one step: "
+        "`ngram` from its own prompt and answer, `suffix` from other answers too (needs "
+        "arctic-inference), `auto` the better of the two that is installed, and only where steps "
+        "with drafts, measured, make more tokens a second. docs/speculation.md has what it gains "
+        "and which requests it leaves alone.",
+    )
+    speculation_tokens: int = Field(
+        default=8, ge=1, le=32, description="Most tokens drafted for a sequence and step."
+    )
     extra_args: dict[str, str | int | float | bool] = Field(
         default_factory=dict,
         description="Further arguments of `vllm serve`, without dashes: `{stream-interval: 4}`.",
@@ -146,3 +157,19 @@ class EngineConfig(Strict):
         description="The fake engine in place of vLLM, for load beyond this machine and for tests: "
         "answers are made up. Unset: vLLM.",
     )
+
+    @model_validator(mode="after")
+    def _speculation_is_set_once(self) -> Self:
+        """vLLM's own arguments would win, and the limits of drafts not be what they were set to."""
+        if self.speculation == "off":
+            return self
+        if self.fake is not None:
+            raise ValueError("speculation: the fake engine drafts nothing; set it to off")
+        given = {name.replace("_", "-") for name in self.extra_args}
+        twice = sorted(given & {"speculative-config", "additional-config"})
+        if twice:
+            raise ValueError(
+                f"speculation is {self.speculation}, and extra_args has {' and '.join(twice)}: "
+                "leave one of the two out"
+            )
+        return self

@@ -12,6 +12,7 @@ from serve_app.doctor.cluster_view import ClusterView
 from serve_app.doctor.configured_deployments import ConfiguredDeployment
 from serve_app.engine.vllm.cpu import computes_on_cpu
 from serve_app.engine.vllm.quantizations import known_to_vllm
+from serve_app.engine.vllm.speculation import SpeculationError, chosen_speculation
 from serve_app.local.launcher import LEAST_MEMORY_BYTES
 from serve_app.local.services import LocalService
 
@@ -31,6 +32,7 @@ def machine_findings(
         *_vllm(needs_gpu=needs_gpu, has_gpu=bool(gpus)),
         *_memory(),
         *_used(view, deployments),
+        *_speculation(deployments),
     ]
 
 
@@ -125,3 +127,29 @@ def _used(view: ClusterView, deployments: Sequence[ConfiguredDeployment]) -> Ite
                 f"{max(fractions):g} of it.",
                 "end what uses it (`nvidia-smi` lists it), or lower engine.gpu_memory_utilization",
             )
+
+
+def _speculation(deployments: Sequence[ConfiguredDeployment]) -> Iterator[Finding]:
+    """What each tier drafts by on this machine, where it is set to."""
+    for each in deployments:
+        setting = "off" if each.tier is None else each.tier.engine.speculation
+        if setting == "off":
+            continue
+        try:
+            speculation = chosen_speculation(setting)
+        except SpeculationError as error:
+            yield Finding(
+                Severity.ERROR,
+                "speculation-impossible",
+                each.request.name,
+                str(error),
+                "install it where replicas run, or change engine.speculation",
+            )
+            continue
+        assert speculation is not None
+        yield Finding(
+            Severity.INFO,
+            "speculation-on",
+            each.request.name,
+            f"engine.speculation is {setting}: tokens are drafted by {speculation.method}.",
+        )

@@ -13,8 +13,11 @@ from serve_app.core.generation import Generation
 class EngineWatch(Protocol):
     """Who hears of each step and of each request that ended by itself."""
 
-    def step(self, *, took_ms: float, sequences: int, prompt_tokens: int) -> None:
-        """A step that followed another one without a pause."""
+    def step(
+        self, *, took_ms: float, sequences: int, prompt_tokens: int, tokens: int | None = None
+    ) -> None:
+        """A step that followed another one without a pause, and made so many tokens: by default one
+        for each sequence."""
         ...
 
     def finished(self, *, prompt_tokens: int, new_tokens: int) -> None: ...
@@ -31,6 +34,9 @@ class EngineLoad:
     prefix_queries: int = 0
     prefix_hits: int = 0
     output_tokens: int = 0
+    # Of the drafts that were verified, all tokens and those that were accepted.
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     reported_s: float | None = None
     watch: EngineWatch | None = None
     # Called after each step, once what it has made is known.
@@ -50,7 +56,7 @@ class Engine(Protocol):
     answers below `/v1`; `longest_token_chars` is the length of the longest token's text,
     `request_schemas` the JSON schemas of bodies by route, `template_variables` what its chat
     template can be given; `patches` says of each patch and fast path of vLLM whether it is
-    active."""
+    active, `speculation` by which method tokens are drafted, `off` where none are."""
 
     app: ASGIApp
     load: EngineLoad
@@ -66,6 +72,7 @@ class Engine(Protocol):
     request_schemas: dict[str, dict[str, Any]]
     template_variables: frozenset[str]
     patches: Mapping[str, bool]
+    speculation: str
 
     @property
     def name(self) -> str:

@@ -20,6 +20,7 @@ from serve_app.engine.templates.chat_templates import served_template
 from serve_app.engine.vllm.compilation import keep_compiled_in
 from serve_app.engine.vllm.cpu import computes_on_cpu, on_cores, this_cpu
 from serve_app.engine.vllm.engine import VllmEngine
+from serve_app.engine.vllm.speculation import check_patches, choose_runner, chosen_speculation
 from serve_app.nvidia import DriverGpu, gpu_with_id
 from serve_app.serving.replica_placement import ReplicaPlacement
 from serve_app.serving.scheduling_class import preempting
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 # Settings that are no arguments of `vllm serve`.
 NOT_ARGUMENTS = frozenset({"compile_cache_dir", "cpu_kv_cache_gib", "cpu_slice", "fake"})
+
+# What is installed decides how it is done.
+BY_INSTALLATION = frozenset({"speculation"})
 
 # Where the settings leave these open, the model's family decides.
 BY_FAMILY = frozenset({"chat_template", "reasoning_parser"})
@@ -52,13 +56,20 @@ async def start_engine(
     with phase("model"):
         model = str(resolve_model(args.model))
         quantization = quantization_argument(args.engine, model, hardware, _driver_gpu(hardware))
+    speculation = chosen_speculation(args.engine.speculation)
+    if speculation is not None:
+        choose_runner()
     spec = EngineSpec(
         model=model,
         served_names=names,
         quantization=quantization,
         traces_url=traces_url,
+        speculation=None if speculation is None else speculation.method,
+        speculation_measured=speculation is not None and speculation.measured,
         **_by_family(args.engine, model),
-        **args.engine.model_dump(exclude={*NOT_ARGUMENTS, *BY_FAMILY, "quantization"}),
+        **args.engine.model_dump(
+            exclude={*NOT_ARGUMENTS, *BY_FAMILY, *BY_INSTALLATION, "quantization"}
+        ),
     )
     arguments = engine_args(spec, hardware)
     log.info("engine arguments", extra={"phase": "start", "arguments": " ".join(arguments)})
@@ -68,7 +79,10 @@ async def start_engine(
         os.environ[TRACES_PROTOCOL_VARIABLE] = HTTP_PROTOCOL
         os.environ.setdefault("OTEL_SERVICE_NAME", "vllm")
     with preempting(), _placed(args.engine, hardware):
-        return await VllmEngine.start(arguments, phase, args.structure), hardware
+        engine = await VllmEngine.start(arguments, phase, args.structure)
+    if speculation is not None:
+        check_patches(engine.patches)
+    return engine, hardware
 
 
 def _driver_gpu(hardware: Hardware) -> DriverGpu | None:

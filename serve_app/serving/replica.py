@@ -142,6 +142,7 @@ class TierReplica:
             "pid": os.getpid(),
             "ready": self._ready and not self._tier.engine.dead,
             "engine": self._tier.engine.name,
+            "speculation": self._speculation(),
             "start_phases_s": self._phases.report(),
             **self._placement.report(),
             "times_token_cost": round(self._times_token_cost(), 2),
@@ -159,6 +160,16 @@ class TierReplica:
     async def metrics_text(self) -> tuple[str, str]:
         """This replica's name, and its metrics in Prometheus' text format."""
         return serve.get_replica_context().replica_tag, self._tier.metrics_text()
+
+    def _speculation(self) -> dict[str, Any]:
+        """The setting, what came of it here, and the tokens since the start."""
+        engine = self._tier.engine
+        return {
+            "setting": self._args.engine.speculation,
+            "method": engine.speculation,
+            "drafted_tokens": engine.load.drafted_tokens,
+            "accepted_tokens": engine.load.accepted_tokens,
+        }
 
     def _times_token_cost(self) -> float:
         """Of a token here, as many times its cost on the GPU that the tier prefers."""

@@ -14,6 +14,12 @@ ArgValue = str | int | float | bool
 # tier, the time to the first token of one tier rose tenfold while the other was flooded. By class,
 # because the name `uni` is turned back into the default.
 CPU_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+# A draft is what followed the last so many tokens where they stood before; one token alone says
+# next to nothing in prose.
+NGRAM_MIN_TOKENS, NGRAM_MAX_TOKENS = 2, 5
+# In vLLM's additional-config, which reaches the engine's process; `engine/vllm/drafting.py` reads
+# it.
+SPECULATION_KEY, SPECULATION_MEASURED = "tierserve_speculation", "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,10 @@ class EngineSpec:
     thinking_transition: str = ""
     chat_template: str | None = None
     seed: int = 0
+    # vLLM's method of drafting; None: none. Measured: drafts only where they pay.
+    speculation: str | None = None
+    speculation_measured: bool = False
+    speculation_tokens: int = 8
     # Where vLLM's spans go; None: it makes none.
     traces_url: str | None = None
     extra_args: Mapping[str, ArgValue] = field(default_factory=dict[str, ArgValue])
@@ -60,6 +70,7 @@ def engine_args(spec: EngineSpec, hardware: Hardware) -> list[str]:
         "disable-uvicorn-access-log": True,
         "enable-prefix-caching": True,
         "otlp-traces-endpoint": spec.traces_url,
+        **_speculation(spec),
     }
     if on_cpu:
         args["distributed-executor-backend"] = CPU_EXECUTOR
@@ -80,6 +91,21 @@ def _reasoning_config(spec: EngineSpec) -> str | None:
         "reasoning_end_str": f"{spec.thinking_transition}</think>",
     }
     return json.dumps(marks)
+
+
+def _speculation(spec: EngineSpec) -> dict[str, ArgValue]:
+    if spec.speculation is None:
+        return {}
+    config: dict[str, ArgValue] = {
+        "method": spec.speculation,
+        "num_speculative_tokens": spec.speculation_tokens,
+    }
+    if spec.speculation == "ngram":
+        config |= {"prompt_lookup_min": NGRAM_MIN_TOKENS, "prompt_lookup_max": NGRAM_MAX_TOKENS}
+    args: dict[str, ArgValue] = {"speculative-config": json.dumps(config)}
+    if spec.speculation_measured:
+        args["additional-config"] = json.dumps({SPECULATION_KEY: SPECULATION_MEASURED})
+    return args
 
 
 def _as_options(name: str, value: ArgValue | None) -> list[str]:

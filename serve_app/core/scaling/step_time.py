@@ -88,14 +88,19 @@ def observe_step(
     sequences: int,
     prompt_tokens: int,
     steps: int = 1,
+    tokens: int | None = None,
 ) -> StepSpeed:
-    """Learn from one step that followed another without a pause, or from so many alike.
+    """Learn from one step that followed another without a pause, or from so many alike. `tokens`
+    are what it made, where that is more than one for each sequence: a step that verifies drafts
+    counts as so many, each of which took its part.
 
     A step without a prompt teaches the decode factor; what a step with prompt tokens takes beyond
     its decode part teaches the prefill factor. The first steps of decoding replace the derived
     value at once.
     """
     decode_ms = derived.step_ms(sequences)
+    if tokens is not None and sequences:
+        decode_ms *= tokens / sequences
     weight = max(1 - (1 - NEWEST_WEIGHT) ** steps, steps / (speed.steps + steps))
     if prompt_tokens == 0:
         factor = _bounded(took_ms / decode_ms)

@@ -50,6 +50,7 @@ class FakeEngine:
     template_variables: frozenset[str] = frozenset()
     # There is no vLLM to patch.
     patches: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    speculation: str = "off"
 
     @classmethod
     async def start(

@@ -95,6 +95,7 @@ class VllmEngine:
     request_schemas: dict[str, dict[str, Any]]
     template_variables: frozenset[str]
     patches: Mapping[str, bool]
+    speculation: str
     grammars: GrammarSandbox
     _client: "AsyncLLM" = field(repr=False)
 
@@ -146,6 +147,7 @@ class VllmEngine:
             request_schemas={path: of.model_json_schema() for path, of in schemas.items()},
             template_variables=_template_variables(client, namespace),
             patches=active(await patches_in_engine(client, args)),
+            speculation=getattr(config.speculative_config, "method", None) or "off",
             grammars=grammars,
             _client=client,
         )

@@ -37,6 +37,9 @@ def load_recorder(base: "type[StatLoggerBase]", load: EngineLoad) -> "StatLogger
                 load.kv_cache_usage = scheduler_stats.kv_cache_usage
                 load.prefix_queries += scheduler_stats.prefix_cache_stats.queries
                 load.prefix_hits += scheduler_stats.prefix_cache_stats.hits
+                if (drafts := scheduler_stats.spec_decoding_stats) is not None:
+                    load.drafted_tokens += drafts.num_draft_tokens
+                    load.accepted_tokens += drafts.num_accepted_tokens
             if iteration_stats is not None:
                 load.output_tokens += iteration_stats.num_generation_tokens
                 if load.watch is not None:
@@ -57,8 +60,10 @@ def _report(
     if previous_s is not None and stats.num_generation_tokens:
         watch.step(
             took_ms=(now_s - previous_s) * 1e3,
-            sequences=stats.num_generation_tokens,
+            # Each has its time since the last one, or since it came.
+            sequences=len(stats.inter_token_latencies_iter) + len(stats.time_to_first_tokens_iter),
             prompt_tokens=stats.prompt_token_stats.computed,
+            tokens=stats.num_generation_tokens,
         )
     for request in stats.finished_requests:
         if str(request.finish_reason) in ENDED_BY_ITSELF:

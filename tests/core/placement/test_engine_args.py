@@ -66,6 +66,16 @@ def test_the_engine_is_configured_to_close_an_r1_models_reasoning() -> None:
     assert "--reasoning-parser qwen3 " in words(T4, reasoning_parser="qwen3")
 
 
+def test_drafts_are_configured_where_there_are_any() -> None:
+    assert "speculative" not in words(T4)
+    line = words(T4, speculation="ngram", speculation_tokens=5)
+    assert '--speculative-config {"method": "ngram", "num_speculative_tokens": 5, ' in line
+    assert "additional-config" not in line
+    line = words(T4, speculation="suffix", speculation_measured=True)
+    assert '--speculative-config {"method": "suffix", "num_speculative_tokens": 8} ' in line
+    assert '--additional-config {"tierserve_speculation": "auto"} ' in line
+
+
 def test_tools_are_chosen_by_the_model_only_with_a_parser() -> None:
     assert "--tool-call-parser hermes --" in words(T4, tool_call_parser="hermes")
     assert "--enable-auto-tool-choice " in words(T4, tool_call_parser="hermes")

@@ -89,6 +89,23 @@ def test_many_steps_that_are_alike_teach_as_much_together_as_one_by_one(before: 
     assert together.steps == one_by_one.steps
 
 
+def test_steps_that_make_more_tokens_than_one_each_are_as_many_quicker_ones() -> None:
+    """Of drafts two in three are accepted: a step of 10 sequences makes 20 tokens in 1.2 times the
+    time. A prompt takes what it takes without drafts."""
+    speed, step_ms = StepSpeed(), 1.2 * MODEL.step_ms(10)
+    for _ in range(500):
+        speed = observe_step(
+            speed, MODEL, took_ms=step_ms, sequences=10, prompt_tokens=0, tokens=20
+        )
+    assert speed.decode_factor == pytest.approx(0.6)
+    took_ms = step_ms + MODEL.per_prompt_token_ms * 400
+    for _ in range(500):
+        speed = observe_step(
+            speed, MODEL, took_ms=took_ms, sequences=10, prompt_tokens=400, tokens=20
+        )
+    assert speed.prefill_factor == pytest.approx(1.0)
+
+
 def arrive(rate: ArrivalRate, rps: float, from_s: float, to_s: float, seed: int = 3) -> ArrivalRate:
     rng, now_s = random.Random(seed), from_s
     while (now_s := now_s + rng.expovariate(rps)) < to_s:

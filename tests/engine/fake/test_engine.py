@@ -222,7 +222,9 @@ class Reported:
         self.steps: list[tuple[float, int, int]] = []
         self.ends: list[tuple[int, int]] = []
 
-    def step(self, *, took_ms: float, sequences: int, prompt_tokens: int) -> None:
+    def step(
+        self, *, took_ms: float, sequences: int, prompt_tokens: int, tokens: int | None = None
+    ) -> None:
         self.steps.append((took_ms, sequences, prompt_tokens))
 
     def finished(self, *, prompt_tokens: int, new_tokens: int) -> None:

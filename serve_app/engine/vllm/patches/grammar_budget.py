@@ -46,6 +46,13 @@ def budgeted_grammar(
                 return False
             return accepted
 
+        def validate_tokens(self, tokens: list[int]) -> list[int]:
+            """Of a draft; each step then fills a mask for each of these."""
+            began_s = clock_s()
+            valid = super().validate_tokens(tokens)
+            self.left_s = min(BUDGET_S, self.left_s - (clock_s() - began_s) + TOKEN_S * len(valid))
+            return valid
+
     return BudgetedGrammar
 
 
@@ -63,5 +70,10 @@ PATCH = Patch(
     "accept_tokens",
     remove_when="vLLM bounds the time that a request's grammar takes of a step",
     apply=_install,
-    replaces=(_GRAMMAR, f"{_GRAMMAR}.fill_bitmask", f"{_GRAMMAR}.accept_tokens"),
+    replaces=(
+        _GRAMMAR,
+        f"{_GRAMMAR}.fill_bitmask",
+        f"{_GRAMMAR}.accept_tokens",
+        f"{_GRAMMAR}.validate_tokens",
+    ),
 )

@@ -6,6 +6,7 @@ from serve_app.engine.vllm import fast_path
 from serve_app.engine.vllm.cpu import computes_on_cpu
 from serve_app.engine.vllm.patches import (
     assistant_prefill,
+    draft_limits,
     event_ids,
     grammar_budget,
     grammar_compilers,
@@ -37,6 +38,7 @@ IN_EVERY_PROCESS = (
     grammar_budget.PATCH,
     grammar_compilers.PATCH,
     resumed_output.PATCH,
+    draft_limits.PATCH,
 )
 # There too, where vLLM computes on the CPU.
 ON_CPU = (seeded_prefill.PATCH,)

@@ -1,6 +1,7 @@
 """A client's stop strings, looked for in the answer and not in its reasoning or calls.
 
 R1's reasoning is full of line ends, the commonest of them, and no client sees the text of a call.
+Of ids that come together, as from accepted drafts, none counts behind the one that stops.
 """
 
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def stopping_in_answers(
         detokenizer: "ScopedDetokenizer", new_token_ids: list[int], stop_terminated: bool
     ) -> str | None:
         everywhere = detokenizer.stop_behind is None and detokenizer.calls is None
-        if not detokenizer.stop or everywhere:
+        if not detokenizer.stop or (everywhere and len(new_token_ids) == 1):
             return update(detokenizer, new_token_ids, stop_terminated)
         for number, token in enumerate(new_token_ids, 1):
             last = stop_terminated and number == len(new_token_ids)
@@ -60,6 +61,8 @@ def stopping_in_answers(
             else:
                 found = update(detokenizer, [token], last)
             if found is not None:
+                # vLLM's output has the rest of the list.
+                del new_token_ids[number:]
                 return found
         return None
 

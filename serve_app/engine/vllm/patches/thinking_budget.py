@@ -46,6 +46,21 @@ def ended_with_the_reasoning(
             # The list that goes on growing.
             state["output_tok_ids"] = output_ids
 
+        def tokens_to_draft(self, index: int) -> int | None:
+            """So many tokens may be drafted in this row for the next step to end inside of the
+            budget, which the rows of drafts do not force. None: it is not counted there, or not any
+            more."""
+            state = self._state.get(index)
+            if state is None or state["thinking_token_budget"] == -1:
+                return None
+            output_ids = state["output_tok_ids"]
+            if self._natural_end in output_ids[state.get("looked_at", 0) :]:
+                return None
+            if state["in_end"] or state["start_thinking"] == -1:
+                return 0
+            counted = len(output_ids) - state["prev_output_length"]
+            return max(0, state["check_count_down"] - counted - 1)
+
         def _update_think_state(self, state: dict[str, Any]) -> None:
             if state["thinking_token_budget"] == -1:
                 return

@@ -51,3 +51,19 @@ def test_what_was_saved_counts_for_no_more_than_the_budget() -> None:
 
 def test_what_the_grammar_rejects_stays_rejected() -> None:
     assert not a_grammar(0.0).accept_tokens("id", [0])
+
+
+def test_a_draft_that_is_walked_has_the_allowance_of_its_tokens() -> None:
+    clock = Clock()
+
+    class Grammar:
+        def validate_tokens(self, tokens: list[int]) -> list[int]:
+            clock.now_s += TOKEN_S * len(tokens)
+            return tokens[:-1] if tokens[-1] == 0 else tokens
+
+    grammar: Any = cast("Any", budgeted_grammar)(Grammar, clock)()
+    for _ in range(1000):
+        assert grammar.validate_tokens([1, 2, 3]) == [1, 2, 3]
+    assert grammar.left_s > 0.99 * BUDGET_S
+    grammar.validate_tokens([1, 0])
+    assert grammar.left_s < 0.995 * BUDGET_S

@@ -82,3 +82,36 @@ def test_without_a_mark_the_holder_is_vllms(config: Any) -> None:
     holder: Any = PATCHED(config, 4, device="cpu")
     assert holder.made_with == (config, 4, "cpu")
     assert forced(holder, a_state(), [5, END, 9, 9]) == [True]
+
+
+@pytest.mark.parametrize(
+    ("changed", "room"),
+    [
+        ({}, 5),
+        # Of the last step nothing is counted yet.
+        ({"output_tok_ids": [5] * 6}, 3),
+        ({"output_tok_ids": [5] * 9}, 0),
+        ({"output_tok_ids": [5] * 40}, 0),
+        ({"output_tok_ids": [5, 5, 5, 5, END]}, None),
+        ({"thinking_token_budget": -1}, None),
+        ({"in_end": True}, 0),
+        ({"start_thinking": -1}, 0),
+    ],
+    ids=str,
+)
+def test_drafts_leave_the_budgets_last_token_to_a_step_of_its_own(
+    changed: dict[str, Any], room: int | None
+) -> None:
+    """Ten tokens, of which four are counted: after five drafts and one token the tenth is made, and
+    the next step begins the phrase."""
+    holder = a_holder()
+    state = a_state(10) | {
+        "output_tok_ids": [5] * 4,
+        "looked_at": 4,
+        "prev_output_length": 4,
+        "check_count_down": 6,
+        "start_thinking": 0,
+    }
+    holder._state = {1: state | changed}
+    assert holder.tokens_to_draft(1) == room
+    assert holder.tokens_to_draft(0) is None

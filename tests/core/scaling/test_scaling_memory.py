@@ -139,9 +139,13 @@ def test_replicas_that_the_tier_cannot_have_teach_nothing() -> None:
 
 def test_what_was_kept_in_vain_shortens_the_hold() -> None:
     """Four replicas in turn were needed and never again: a load that goes down to stay."""
-    memory = needs({0.0: 5, 1.0: 4, 500.0: 3, 1000.0: 2})
-    assert memory.vain_s == ()
-    memory = needs({float(second): 1 for second in range(1501, 3001, 10)}, memory)
+    steps = {0: 5, 10: 4, 500: 3, 1000: 2, 1500: 1}
+    counts, needed = {}, 0
+    for second in range(0, 3001, 10):
+        needed = steps.get(second, needed)
+        counts[float(second)] = needed
+    assert needs({at_s: n for at_s, n in counts.items() if at_s <= 1200}).vain_s == ()
+    memory = needs(counts)
     assert memory.vain_s == (1200.0,) * 4
     assert memory.lulls_s == ()
     assert hold_s(memory, start_s=START_S, least_s=60.0, most_s=600.0) == 60.0

@@ -390,14 +390,17 @@ def test_what_was_given_back_too_early_is_kept_for_a_moment_by_chance() -> None:
     """As in `test_a_moment_by_chance_does_not_begin_the_hold_anew`, after it was regretted."""
     above, memory = [load(3.55)] * 2, decide([load(12.0)] * 2, now_s=1000.0).memory
     regretted = replace(memory, orders=replace(memory.orders, regretted=frozenset({1})))
-    counts = {}
-    for name, known in (("new", memory), ("regretted", regretted)):
+
+    def count_after(known: ScalingMemory) -> int:
+        counts: list[int] = []
         for now_s in range(1001, 1250):
             reports = above if 1130 <= now_s < 1132 else [load(2.5, running=2)] * 2
             decision = decide(reports, memory=known, now_s=float(now_s))
             known = decision.memory
-        counts[name] = decision.replicas
-    assert counts == {"new": 1, "regretted": 2}
+            counts.append(decision.replicas)
+        return counts[-1]
+
+    assert (count_after(memory), count_after(regretted)) == (1, 2)
 
 
 def test_a_fast_gpu_counts_by_its_speed() -> None:

@@ -22,6 +22,7 @@ from serve_app.core.scaling.gpu_budget import (
     allocate_gpus,
     observe_needed,
 )
+from serve_app.core.scaling.joint_need import fewest_together
 from serve_app.core.scaling.scaling_memory import ScalingMemory
 from serve_app.core.scaling.slo_capacity import Slo
 from serve_app.core.scaling.tier_demand import ReplicaLoad
@@ -88,8 +89,11 @@ class Ours:
                 minimum=config.min_replicas,
                 needed=decision.needed,
                 hold_s=decision.hold_s,
+                starting=max(0, units[tier] - len(reports[tier])),
             )
-        self._needed = observe_needed(self._needed, demands, now_s=now_s)
+        needs = {tier: need for tier, need in self._needs.items() if need is not None}
+        both = fewest_together(needs, lend_share=self.lend_share)
+        self._needed = observe_needed(self._needed, demands, now_s=now_s, together=both)
         shares = self._shares(demands)
         for tier, share in shares.items():
             if share.reason:

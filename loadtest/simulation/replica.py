@@ -13,7 +13,7 @@ from serve_app.api.gate import Gate
 from serve_app.core.admission.fair_queue import relative_work
 from serve_app.core.scaling.step_time import StepModel
 from serve_app.core.scaling.tier_demand import ReplicaLoad
-from serve_app.core.scaling.workload import observe_lengths
+from serve_app.core.scaling.workload import LengthFigures, observe_lengths
 from serve_app.core.tiers import Tier
 
 REFRESH_S = 5.0
@@ -44,13 +44,20 @@ class PatientMeter(DemandMeter):
     _ended_prompts: list[int] = field(default_factory=list)
     _ended_answers: list[int] = field(default_factory=list)
     _parts: dict[int, float] = field(default_factory=dict)
-    _lengths: dict[str, float] = field(default_factory=dict)
+    _own_prompts: list[int] = field(default_factory=list)
+    _own_answers: list[int] = field(default_factory=list)
+    _lengths: LengthFigures | None = None
     _refreshed_s: float = 0.0
 
     def finished(self, *, prompt_tokens: int, new_tokens: int) -> None:
-        self.ended += 1
         self._ended_prompts.append(prompt_tokens)
         self._ended_answers.append(new_tokens)
+
+    def answered(self, *, prompt_tokens: int, new_tokens: int, sequences: int = 1) -> None:
+        self.ended += sequences
+        self.ended_tokens += sequences * new_tokens
+        self._own_prompts.append(prompt_tokens)
+        self._own_answers.extend([new_tokens] * sequences)
 
     def resize(self, derived: StepModel) -> None:
         """The replica is another part of a GPU by now."""
@@ -67,8 +74,8 @@ class PatientMeter(DemandMeter):
             part = self._parts[max_new_tokens] = DemandMeter.typical_part(self, max_new_tokens)
         return part
 
-    def length_figures(self) -> dict[str, float]:
-        if not self._lengths:
+    def length_figures(self) -> LengthFigures:
+        if self._lengths is None:
             self._lengths = DemandMeter.length_figures(self)
         return self._lengths
 
@@ -76,10 +83,13 @@ class PatientMeter(DemandMeter):
         self.lengths = observe_lengths(
             self.lengths, prompts=self._ended_prompts, answers=self._ended_answers
         )
+        self.own = observe_lengths(self.own, prompts=self._own_prompts, answers=self._own_answers)
         self._ended_prompts.clear()
         self._ended_answers.clear()
+        self._own_prompts.clear()
+        self._own_answers.clear()
         self._parts.clear()
-        self._lengths.clear()
+        self._lengths = None
 
 
 class _Grant:
@@ -231,7 +241,7 @@ class SimulatedReplica:
         """As `RunningTier.autoscaling_stats`, of a whole replica; what is in seconds of a
         replica's time is the same for a part of one."""
         gate, meter, waiting, size = self.gate, self.meter, self.engine.waiting, self.size
-        figures = meter.figures(self.engine.output_tokens)
+        figures = meter.figures(self.engine.output_tokens, own_part=gate.own_part)
         for name in PART_OF_A_REPLICA:
             figures[name] /= size
         for name in ("per_sequence_ms", "per_prompt_token_ms"):

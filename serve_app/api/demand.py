@@ -6,23 +6,25 @@ from dataclasses import dataclass, field
 
 from serve_app.core.scaling.step_time import StepModel, StepSpeed, observe_step
 from serve_app.core.scaling.workload import (
+    NO_LIMIT,
     AnswerRate,
     ArrivalRate,
     LearntLengths,
+    LengthFigures,
     observe_answers,
     observe_arrival,
     observe_lengths,
 )
 
-_NO_LIMIT = 1 << 30
-
 
 @dataclass(slots=True)
 class DemandMeter:
-    """Filled by the engine (`step`, `finished`) and by the gate (`arrived`); read for autoscaling.
+    """Filled by the engine (`step`, `finished`) and by the gate (`arrived`, `answered`); read for
+    autoscaling.
 
     `derived` is the GPU's step time before anything was measured. All work is in seconds of this
-    replica with `slots` sequences at once.
+    replica with `slots` sequences at once. `lengths` are those of all requests of the engine, `own`
+    those of the tier's own: what it lends to the other tier is no demand of this one.
     """
 
     derived: StepModel
@@ -30,17 +32,23 @@ class DemandMeter:
     clock_s: Callable[[], float]
     slots: int = 1
     speed: StepSpeed = field(default_factory=StepSpeed)
+    own: LearntLengths = field(init=False)
     arrivals: ArrivalRate = field(init=False)
     answers: AnswerRate = field(init=False)
     # The engine's steps so far, each a token for every stream and one with drafts as many as it
     # made, and when the last one was.
     steps: float = 0.0
     stepped_at_s: float = 0.0
-    # Since the answers were counted last.
+    # Of the tier's own, since the answers were counted last.
     ended: int = 0
+    ended_tokens: int = 0
+    # The engine's counter of tokens when it was looked at last, and those of the tier's own.
+    _output_tokens: float = 0.0
+    _own_tokens: float = 0.0
 
     def __post_init__(self) -> None:
         now_s = self.clock_s()
+        self.own = self.lengths
         self.arrivals = ArrivalRate(now_s, now_s)
         self.answers = AnswerRate(now_s)
 
@@ -68,10 +76,17 @@ class DemandMeter:
         )
 
     def finished(self, *, prompt_tokens: int, new_tokens: int) -> None:
-        """A request ended by itself or at its limit."""
-        self.ended += 1
+        """A request ended by itself or at its limit, the tier's own or one of the other tier."""
         self.lengths = observe_lengths(
             self.lengths, prompts=(prompt_tokens,), answers=(new_tokens,)
+        )
+
+    def answered(self, *, prompt_tokens: int, new_tokens: int, sequences: int = 1) -> None:
+        """One of the tier's own was answered to its end."""
+        self.ended += sequences
+        self.ended_tokens += sequences * new_tokens
+        self.own = observe_lengths(
+            self.own, prompts=(prompt_tokens,), answers=(new_tokens,) * sequences
         )
 
     def arrived(
@@ -79,7 +94,7 @@ class DemandMeter:
     ) -> None:
         """A request came in for the first time, whatever becomes of it. A prompt of unknown length
         counts as a mean one."""
-        known = self.lengths.prompt_tokens if prompt_tokens is None else prompt_tokens
+        known = self.own.prompt_tokens if prompt_tokens is None else prompt_tokens
         self.arrivals = observe_arrival(
             self.arrivals,
             now_s=self.clock_s(),
@@ -89,7 +104,7 @@ class DemandMeter:
 
     def typical_part(self, max_new_tokens: int) -> float:
         """How much of a typical answer one with this limit is expected to be, at most 1."""
-        return self.lengths.new_tokens(max_new_tokens) / max(self.lengths.new_tokens(_NO_LIMIT), 1)
+        return self.own.new_tokens(max_new_tokens) / max(self.own.new_tokens(NO_LIMIT), 1)
 
     def queued_requests(self, waiting: Iterable[tuple[int, int]], in_engine: int) -> float:
         """What waits, in typical requests: (sequences, limit of new tokens) of each request at the
@@ -100,15 +115,22 @@ class DemandMeter:
         # A long queue has few different limits, and each costs a look at all learnt lengths.
         return in_engine + sum(n * self.typical_part(limit) for limit, n in by_limit.items())
 
-    def figures(self, output_tokens: float) -> dict[str, float]:
+    def figures(self, output_tokens: float, *, own_part: float = 1.0) -> dict[str, float]:
         """What this replica has learnt, as `ReplicaLoad` has it. `output_tokens` is the engine's
-        counter of tokens made so far."""
+        counter of tokens made so far, `own_part` what part of those that run now is the tier's own:
+        a step makes a token for each."""
         now_s = self.clock_s()
         arrivals, speed, lengths = self.arrivals.at(now_s), self.speed, self.length_figures()
+        self._own_tokens += own_part * max(0.0, output_tokens - self._output_tokens)
+        self._output_tokens = output_tokens
         self.answers = observe_answers(
-            self.answers, now_s=now_s, tokens_total=output_tokens, ended=self.ended
+            self.answers,
+            now_s=now_s,
+            tokens_total=self._own_tokens,
+            ended=self.ended,
+            ended_tokens=self.ended_tokens,
         )
-        self.ended = 0
+        self.ended = self.ended_tokens = 0
         return {
             "slow_rps": arrivals.slow.requests_per_s,
             "quick_rps": arrivals.quick.requests_per_s,
@@ -120,16 +142,12 @@ class DemandMeter:
             "per_prompt_token_ms": self.derived.per_prompt_token_ms,
             "decode_factor": speed.decode_factor,
             "prefill_factor": speed.prefill_factor,
-            **lengths,
-            "new_tokens": self.answers.mean_tokens(lengths["new_tokens"]),
+            "prompt_tokens": lengths.prompt_tokens,
+            "new_tokens": self.answers.mean_tokens(lengths.new_tokens, lengths.memoryless),
+            "variation": lengths.variation,
+            "answers_seen": lengths.answers_seen,
         }
 
-    def length_figures(self) -> dict[str, float]:
-        """Of `figures`, what is known of lengths."""
-        lengths = self.lengths
-        return {
-            "prompt_tokens": lengths.prompt_tokens,
-            "new_tokens": lengths.new_tokens(_NO_LIMIT),
-            "variation": lengths.variation,
-            "answers_seen": float(len(lengths.answers)),
-        }
+    def length_figures(self) -> LengthFigures:
+        """What is known of the lengths of the tier's own requests."""
+        return LengthFigures.of(self.own)

@@ -209,6 +209,11 @@ class EngineRoom:
         if entry in self._running:
             tokens = self._count_stream_tokens() - self._running[entry]
         self.served = observe_completion(self.served, tokens / entry.work)
+        self.demand.answered(
+            prompt_tokens=round(entry.prompt_tokens),
+            new_tokens=max(1, round(tokens)),
+            sequences=entry.sequences,
+        )
 
     def drain(self, slots: int, mean_work: float) -> Drain:
         """When the slots become free that requests hold, each `mean_work` of a whole one on

@@ -87,6 +87,13 @@ class Gate:
             )
 
     @property
+    def own_part(self) -> float:
+        """What part of the sequences that run is the tier's own; 1 where nothing runs."""
+        if not self.running_sequences:
+            return 1.0
+        return 1 - self.borrowed_sequences / self.running_sequences
+
+    @property
     def running_requests(self) -> int:
         return len(self._running)
 

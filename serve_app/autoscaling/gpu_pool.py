@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from serve_app.autoscaling.prestart import Prestarter
 from serve_app.core.scaling.gpu_budget import GpuDemand, NeededGpus, observe_needed
+from serve_app.core.scaling.joint_need import fewest_together
 from serve_app.core.scaling.tier_need import LentLoad, TierNeed
 from serve_app.core.tiers import Tier
 
@@ -44,9 +45,15 @@ class GpuPool:
             if now_s - reported_s <= DEMAND_LASTS_S
         }
 
-    def kept(self, demands: Mapping[Tier, GpuDemand], now_s: float) -> float:
+    def kept(self, demands: Mapping[Tier, GpuDemand], now_s: float, *, lend_share: float) -> float:
         """The most GPUs that all tiers together needed within the hold."""
-        self._needed = observe_needed(self._needed, demands, now_s=now_s)
+        needs = {
+            tier: need
+            for tier, (noted_s, need) in self._needs.items()
+            if need is not None and now_s - noted_s <= DEMAND_LASTS_S
+        }
+        together = fewest_together(needs, lend_share=lend_share)
+        self._needed = observe_needed(self._needed, demands, now_s=now_s, together=together)
         return self._needed.most
 
     def gpus_per_replica(self, tier: Tier, reported: Sequence[float]) -> float:

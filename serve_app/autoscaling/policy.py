@@ -56,7 +56,7 @@ def scale_on_queue_depth(context: AutoscalingContext) -> tuple[int, dict[str, An
         to_zero=context.capacity_adjusted_min_replicas == 0,
     )
     gpu_pool.POOL.note_need(tier, decision.need, now_s)
-    decision = _within_budget(tier, decision, context, newest, now_s)
+    decision = _within_budget(tier, decision, context, newest, lend_share)
     costs = [point.value for point in newest.get("times_token_cost", {}).values()]
     if decision.replicas < context.target_num_replicas and (dearer := give_back_reason(costs)):
         decision = replace(decision, reason=f"{decision.reason}; {dearer}")
@@ -120,10 +120,11 @@ def _within_budget(
     decision: Decision,
     context: AutoscalingContext,
     newest: Mapping[str, Mapping[Any, Any]],
-    now_s: float,
+    lend_share: float,
 ) -> Decision:
     """The decision within the tier's bounds and its part of the cluster's GPUs. On a cluster
     without GPUs, and for a tier whose replicas hold none, there is nothing to share."""
+    now_s = context.current_time or 0.0
     least, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
     wanted = min(max(decision.replicas, least), most)
     pool = gpu_pool.POOL
@@ -139,9 +140,11 @@ def _within_budget(
         gpus_per_replica=per_replica,
         needed=decision.needed,
         hold_s=decision.hold_s,
+        starting=max(0, context.target_num_replicas - len(context.running_replicas or ())),
     )
     demands = pool.demands(tier, demand, now_s)
-    share = allocate_gpus(demands, gpus=gpus, kept=pool.kept(demands, now_s))[tier]
+    kept = pool.kept(demands, now_s, lend_share=lend_share)
+    share = allocate_gpus(demands, gpus=gpus, kept=kept)[tier]
     reason = f"{decision.reason}; {share.reason}" if share.reason else decision.reason
     return replace(decision, replicas=share.replicas, reason=reason)
 

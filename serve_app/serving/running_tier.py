@@ -162,7 +162,7 @@ class RunningTier:
             "queue_depth": float(self.queue_depth),
             "queued_requests": gate.queued_typical(waiting),
             "slots": float(gate.limits.slots),
-            **demand.figures(self.engine.load.output_tokens),
+            **demand.figures(self.engine.load.output_tokens, own_part=gate.own_part),
             "lend_share": self.edge.settings.admission.lend_share,
             "law_goodput": scaling.goodput,
             "law_drain_within_s": scaling.drain_within_s,

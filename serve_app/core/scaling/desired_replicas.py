@@ -17,6 +17,7 @@ from serve_app.core.scaling.scaling_memory import (
     remember_arrivals,
     remember_need,
     remember_sure,
+    remember_target,
 )
 from serve_app.core.scaling.slo_capacity import RequestShape, Slo
 from serve_app.core.scaling.slo_misses import MissSample, fewest_over, is_due, remember_misses
@@ -99,6 +100,7 @@ def desired_replicas(
     if not fresh:
         held = replicas_running > 0
         return Decision(replicas_target, "no fresh report: hold", held=held, memory=memory)
+    memory = remember_target(memory, now_s, replicas_target, start_s=settings.start_s)
     # (1)
     demand = pooled(fresh, slo=settings.slo, drain_within_s=settings.drain_within_s)
     hold = hold_s(
@@ -156,8 +158,11 @@ def spare_load(
     capacity = together(demand.capacities(demand.slow.prompt_tokens, settings.slo))
     arriving_rps = max(demand.slow.requests_per_s, demand.quick.requests_per_s)
     used = (arriving_rps + demand.waiting / settings.slo.ttft_s) / capacity.sustained_rps
-    spare = len(fresh) * min(lend_share, max(0.0, 1 - used))
-    return LentLoad(spare, token_s(demand.replicas)) if spare else None
+    part = min(lend_share, max(0.0, 1 - used))
+    if not part:
+        return None
+    running = demand.running / len(fresh)
+    return LentLoad(part * len(fresh), token_s(demand.replicas, beside=running, part=part))
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +245,7 @@ def _need(
         slo=settings.slo,
         token_s=token_s(demand.replicas),
         target=replicas_target,
+        utilisation_down=settings.utilisation_down,
     )
     # Those that are starting serve for half of the time ahead: nothing reports when they began.
     starting = max(0, replicas_target - len(need.capacities)) / 2
@@ -261,7 +267,7 @@ def _needed(
     quiet = demand.slow.requests_per_s * settings.start_s < UNLIKELY_REQUESTS
     idle = quiet and demand.running == 0 and demand.waiting == 0
     busy = math.ceil(demand.running / (demand.slots / len(demand.replicas)) - 1e-6)
-    more = replace(need, rate_rps=need.rate_rps / settings.utilisation_down)
+    more = need.to_keep
     return _Needed(
         to_order=max(need.fewest(lent), 1),
         to_keep=0 if idle else max(more.fewest(), busy, 1),
@@ -294,11 +300,15 @@ def _kept(
     memory: ScalingMemory, settings: ScalingSettings, target: int, now_s: float, hold: float
 ) -> int:
     """Of those that were needed at some moment of the hold, as many as its requests needed as a
-    whole; and those that were needed in a rush, or that such a moment would order again."""
+    whole; and those that were needed in a rush, that such a moment would order again, or that were
+    given back before and ordered again soon."""
     held = min(held_replicas(memory.needed_s, now_s, hold), target)
-    surely = min(held_replicas(memory.surely_s, now_s, hold), held)
+    surely = min(held_replicas(memory.surely_s, now_s, hold), target)
+    regretted = max((at + 1 for at in memory.orders.regretted if at < held), default=0)
     allowed = 1 - settings.slo.goodput
-    return max(surely, fewest_over(memory.misses, now_s, hold, allowed=allowed, most=held))
+    return max(
+        surely, regretted, fewest_over(memory.misses, now_s, hold, allowed=allowed, most=held)
+    )
 
 
 def _inputs(

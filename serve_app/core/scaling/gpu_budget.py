@@ -13,7 +13,7 @@ ROUNDING = 1e-6
 class GpuDemand:
     """The replicas that a tier's own decision asks for, and the target that it has. `needed` of
     them are for the load that there is; the rest is kept for `hold_s` in case load returns, unless
-    another tier needs it."""
+    another tier needs it. `starting` do not serve yet."""
 
     wanted: int
     target: int
@@ -21,6 +21,7 @@ class GpuDemand:
     gpus_per_replica: float = 1.0
     needed: int | None = None
     hold_s: float = 0.0
+    starting: int = 0
 
     @property
     def least(self) -> int:
@@ -51,14 +52,21 @@ class NeededGpus:
 
 
 def observe_needed(
-    needed: NeededGpus, demands: Mapping[Tier, GpuDemand], *, now_s: float
+    needed: NeededGpus,
+    demands: Mapping[Tier, GpuDemand],
+    *,
+    now_s: float,
+    together: Mapping[Tier, int] | None = None,
 ) -> NeededGpus:
-    """With what the tiers need now, or have at the beginning. The longest hold counts."""
+    """With what the tiers need now, or have at the beginning. The longest hold counts. `together`
+    are counts that are enough when each borrows what the other has to spare."""
     if needed.peaks:
         counts = {tier: demand.least for tier, demand in demands.items()}
+        if together is not None and together.keys() == demands.keys():
+            counts = min(counts, together, key=lambda c: _gpus(c, demands))
     else:
         counts = {tier: max(demand.least, demand.target) for tier, demand in demands.items()}
-    total = sum(count * demands[tier].gpus_per_replica for tier, count in counts.items())
+    total = _gpus(counts, demands)
     since_s = now_s - max((demand.hold_s for demand in demands.values()), default=0.0)
     peaks = [(at_s, count) for at_s, count in needed.peaks if at_s >= since_s and count > total]
     return NeededGpus((*peaks, (now_s, total)))
@@ -78,6 +86,12 @@ def allocate_gpus(
     The answer depends on the demands alone, so asking twice changes nothing; that an imbalance must
     last before a GPU moves is Serve's downscale delay, which runs for whoever is to scale down.
     """
+    if kept is not None:
+        # What is needed now is not given back for what both together will need, nor anything for
+        # a replica that does not serve yet.
+        least = {tier: demand.least for tier, demand in demands.items()}
+        starting = {tier: demand.starting for tier, demand in demands.items()}
+        kept = max(kept, _gpus(least, demands)) + _gpus(starting, demands)
     # One tier alone keeps what its own decision says.
     fair = _fair_parts(demands, gpus if kept is None or len(demands) < 2 else min(gpus, kept))
     replicas = {tier: min(fair[tier], demand.target) for tier, demand in demands.items()}
@@ -90,6 +104,10 @@ def allocate_gpus(
         tier: GpuAllocation(replicas[tier], _reason(demand, replicas[tier], fair[tier]))
         for tier, demand in demands.items()
     }
+
+
+def _gpus(counts: Mapping[Tier, int], demands: Mapping[Tier, GpuDemand]) -> float:
+    return sum(count * demands[tier].gpus_per_replica for tier, count in counts.items())
 
 
 def _fair_parts(demands: Mapping[Tier, GpuDemand], gpus: float) -> dict[Tier, int]:

@@ -1,8 +1,9 @@
 """How many replicas a tier needs for what it expects: alone, with what another tier lends it, and
 while it lends itself."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from statistics import fmean
 
@@ -34,7 +35,8 @@ class LentLoad:
 class TierNeed:
     """What a tier expects a start from now: `rate_rps` arrivals of this shape, `level_rps` of them
     steady, `backlog` requests of them waiting already. `capacities` are those of its replicas in
-    the order in which they stay, `target` is how many it has or has ordered."""
+    the order in which they stay, `target` is how many it has or has ordered. It keeps what carries
+    the same at `utilisation_down` of that load."""
 
     capacities: Sequence[Capacity]
     rate_rps: float
@@ -44,6 +46,12 @@ class TierNeed:
     token_s: float
     target: int
     backlog: float = 0.0
+    utilisation_down: float = 1.0
+
+    @property
+    def to_keep(self) -> "TierNeed":
+        """A little more than what it needs, by which it keeps replicas."""
+        return replace(self, rate_rps=self.rate_rps / self.utilisation_down, utilisation_down=1.0)
 
     @property
     def sustained_rps(self) -> float:
@@ -117,15 +125,20 @@ def kept_to_lend(
     """
     if borrower is None or least >= lender.target or borrower.fewest() <= borrower.target:
         return least
-    own_rps = max(lender.sustained_rps / len(lender.capacities), 1e-9)
 
     def cost(count: int) -> int:
-        spare = count - lender.rate_rps / own_rps
-        lent = LentLoad(max(0.0, min(lend_share * count, spare)), lender.token_s)
+        lent = lent_by(lender, count, lend_share=lend_share)
         starts = max(0, borrower.fewest(borrower.borrowed(lent)) - borrower.target)
         return count + 2 * starts
 
     return min(range(lender.target, least - 1, -1), key=cost)
+
+
+def lent_by(lender: TierNeed, count: int, *, lend_share: float) -> LentLoad:
+    """What a tier could lend with so many replicas."""
+    own_rps = max(lender.sustained_rps / len(lender.capacities), 1e-9)
+    spare = count - lender.rate_rps / own_rps
+    return LentLoad(max(0.0, min(lend_share * count, spare)), lender.token_s)
 
 
 def together(capacities: Sequence[Capacity], more: Capacity | None = None) -> Capacity:
@@ -134,6 +147,11 @@ def together(capacities: Sequence[Capacity], more: Capacity | None = None) -> Ca
     return reduce(Capacity.plus, parts)
 
 
-def token_s(replicas: Sequence[Replica]) -> float:
-    """What a token takes with all slots busy, on average."""
-    return fmean(r.model.token_s(max(1, round(r.slots))) for r in replicas)
+def token_s(replicas: Sequence[Replica], *, beside: float = math.inf, part: float = 1.0) -> float:
+    """What a token takes of a replica's time, on average: with all slots busy, or with this part of
+    them `beside` so many others. A step with a smaller batch is shorter, so that half of the slots
+    of one that is idle make more than half of the tokens."""
+    return fmean(
+        r.model.step_ms(min(r.slots, beside + part * r.slots)) / max(r.slots, 1) / 1e3
+        for r in replicas
+    )

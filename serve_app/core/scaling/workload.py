@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 LENGTHS_KEPT = 256
+NO_LIMIT = 1 << 30
 # The first answers to end are the shortest, so until many have ended what was expected counts as
 # so many of them.
 EXPECTED_COUNTS_AS = 32
@@ -48,10 +49,43 @@ class LearntLengths:
         squares = sum((length - mean) ** 2 for length in self.prompts) / len(self.prompts)
         return squares / mean**2
 
+    @property
+    def memoryless(self) -> float:
+        """How little a running answer's age says of when it ends, from 0 (all are of one length)
+        to 1 (exponential lengths, or nothing known): the squared coefficient of variation of the
+        answers, as far as they are known."""
+        known = len(self.answers) / LENGTHS_KEPT
+        mean = sum(self.answers) / max(len(self.answers), 1)
+        if mean <= 0:
+            return 1.0
+        squares = sum((length - mean) ** 2 for length in self.answers) / len(self.answers)
+        return 1 - known * (1 - min(1.0, squares / mean**2))
+
     @staticmethod
     def _mean(expected: float, lengths: Sequence[int]) -> float:
         weight = EXPECTED_COUNTS_AS * (1 - len(lengths) / LENGTHS_KEPT)
         return (weight * expected + sum(lengths)) / (weight + len(lengths))
+
+
+@dataclass(frozen=True, slots=True)
+class LengthFigures:
+    """What `LearntLengths` say, with answers of any length: summed up once."""
+
+    prompt_tokens: float
+    new_tokens: float
+    variation: float
+    answers_seen: float
+    memoryless: float
+
+    @classmethod
+    def of(cls, lengths: LearntLengths) -> "LengthFigures":
+        return cls(
+            lengths.prompt_tokens,
+            lengths.new_tokens(NO_LIMIT),
+            lengths.variation,
+            float(len(lengths.answers)),
+            lengths.memoryless,
+        )
 
 
 def observe_lengths(
@@ -122,26 +156,46 @@ def observe_arrival(
 
 @dataclass(frozen=True, slots=True)
 class AnswerRate:
-    """Tokens that were made and answers that ended, as exponentially weighted sums over
-    `ANSWERS_S`, read at `read_s`. `tokens_total` is the engine's counter then."""
+    """Tokens that were made, answers that ended and how long those were, as exponentially weighted
+    sums over `ANSWERS_S`, read at `read_s`. `tokens_total` is the engine's counter then."""
 
     read_s: float
     tokens_total: float = 0.0
     tokens: float = 0.0
     ended: float = 0.0
+    ended_tokens: float = 0.0
 
-    def mean_tokens(self, expected: float) -> float:
+    def mean_tokens(self, expected: float, memoryless: float = 1.0) -> float:
         """Mean length of an answer, of those that still run as well: what was made for each that
         ended. For lengths without memory this is the maximum likelihood under censoring; the mean
-        of those that ended is too low while load rises, since the short ones end first."""
-        tokens = EXPECTED_COUNTS_AS * expected + self.tokens
-        return tokens / (EXPECTED_COUNTS_AS + self.ended)
+        of those that ended is too low while load rises, since the short ones end first.
+
+        Lengths that are much alike have memory: as load rises most that run are young, tokens are
+        made and few answers end, and as it falls the other way round. As far as they are not
+        `memoryless` those that have ended say more."""
+        counted = EXPECTED_COUNTS_AS + self.ended
+        made = (EXPECTED_COUNTS_AS * expected + self.tokens) / counted
+        if memoryless >= 1:
+            return made
+        ended = (EXPECTED_COUNTS_AS * expected + self.ended_tokens) / counted
+        return ended + memoryless * (made - ended)
 
 
 def observe_answers(
-    rate: AnswerRate, *, now_s: float, tokens_total: float, ended: float
+    rate: AnswerRate,
+    *,
+    now_s: float,
+    tokens_total: float,
+    ended: float,
+    ended_tokens: float = 0.0,
 ) -> AnswerRate:
-    """`ended` answers since the last look, and the counter of tokens by now."""
+    """`ended` answers since the last look, of so many tokens, and the counter of tokens by now."""
     kept = math.exp(-(now_s - rate.read_s) / ANSWERS_S)
     made = max(0.0, tokens_total - rate.tokens_total)
-    return AnswerRate(now_s, tokens_total, kept * rate.tokens + made, kept * rate.ended + ended)
+    return AnswerRate(
+        now_s,
+        tokens_total,
+        kept * rate.tokens + made,
+        kept * rate.ended + ended,
+        kept * rate.ended_tokens + ended_tokens,
+    )

@@ -349,6 +349,60 @@ def test_what_a_tier_lends_stays_within_its_own_slo() -> None:
     assert spare_load([], SETTINGS, lend_share=0.5) is None
 
 
+def test_half_of_the_slots_of_an_idle_one_make_more_than_half_of_the_tokens() -> None:
+    """A step with a smaller batch is shorter."""
+    full_s = load().derived.token_s(125)
+    idle = spare_load([load(0.1, running=0)], SETTINGS, lend_share=0.5)
+    used = spare_load([load(0.1, running=100)], SETTINGS, lend_share=0.5)
+    assert idle is not None
+    assert used is not None
+    assert idle.token_s < 0.8 * full_s
+    assert used.token_s == pytest.approx(full_s)
+
+
+@given(st.floats(0.0, 5.0), st.floats(0.0, 125.0), st.floats(0.0, 125.0), st.floats(0.05, 1.0))
+def test_who_runs_more_itself_lends_no_more(
+    rps: float, running: float, more: float, share: float
+) -> None:
+    def tokens_per_s(sequences: float) -> float:
+        lent = spare_load([load(rps, running=sequences)], SETTINGS, lend_share=share)
+        assert lent is not None
+        return lent.replicas / lent.token_s
+
+    assert tokens_per_s(running + more) <= tokens_per_s(running) * (1 + 1e-9)
+
+
+def test_an_order_is_not_withdrawn_for_a_better_moment() -> None:
+    """Its need has lasted for one decision."""
+    memory = ScalingMemory()
+    for now_s in range(600):
+        memory = decide([load(2.5)], memory=memory, now_s=float(now_s)).memory
+    ordered = decide([load(9.5)], memory=memory, now_s=600.0)
+    assert ordered.replicas == 2
+    calm = decide([load(2.5)], memory=ordered.memory, now_s=601.0, target=2)
+    assert calm.inputs["needed_replicas"] == 1
+    assert calm.replicas == 2
+    late = decide([load(1.0)] * 2, memory=calm.memory, now_s=1500.0)
+    assert late.replicas == 1
+
+
+def test_what_was_given_back_too_early_is_kept_for_a_moment_by_chance() -> None:
+    """As in `test_a_moment_by_chance_does_not_begin_the_hold_anew`, after it was regretted."""
+    above, memory = [load(3.55)] * 2, decide([load(12.0)] * 2, now_s=1000.0).memory
+    regretted = replace(memory, orders=replace(memory.orders, regretted=frozenset({1})))
+
+    def count_after(known: ScalingMemory) -> int:
+        counts: list[int] = []
+        for now_s in range(1001, 1250):
+            reports = above if 1130 <= now_s < 1132 else [load(2.5, running=2)] * 2
+            decision = decide(reports, memory=known, now_s=float(now_s))
+            known = decision.memory
+            counts.append(decision.replicas)
+        return counts[-1]
+
+    assert (count_after(memory), count_after(regretted)) == (1, 2)
+
+
 def test_a_fast_gpu_counts_by_its_speed() -> None:
     fast = load(12.0, base_ms=4.7, per_sequence_ms=0.09, per_prompt_token_ms=0.037)
     assert wanted([load(12.0)]) == 2

@@ -1,5 +1,7 @@
 """GPUs divided between two tiers: minima, who gets the next one, who scales down."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -136,3 +138,51 @@ def test_the_most_that_was_needed_is_that_of_the_hold(
         needed = observe_needed(needed, {Tier.CHAT: demand}, now_s=now_s)
         seen.append((now_s, count))
     assert needed.most == max(count for at_s, count in seen if at_s >= now_s - hold_s)
+
+
+def test_both_together_keep_what_is_enough_when_they_lend() -> None:
+    """Chat needs four alone and reasoning two, but four lend reasoning what one has too few."""
+    demands = {
+        Tier.CHAT: GpuDemand(wanted=4, target=4, minimum=1, needed=4, hold_s=200.0),
+        Tier.REASONING: GpuDemand(wanted=2, target=2, minimum=1, needed=2, hold_s=200.0),
+    }
+    together = {Tier.CHAT: 4, Tier.REASONING: 1}
+    alone = observe_needed(NeededGpus(((-1.0, 5.0),)), demands, now_s=0.0)
+    lending = observe_needed(NeededGpus(((-1.0, 5.0),)), demands, now_s=0.0, together=together)
+    assert (alone.most, lending.most) == (6, 5)
+    shares = allocate_gpus(demands, gpus=8, kept=lending.most)
+    assert shares[Tier.REASONING].replicas == 2, "it needs both now"
+    calm = {**demands, Tier.REASONING: replace(demands[Tier.REASONING], needed=1)}
+    assert allocate_gpus(calm, gpus=8, kept=lending.most)[Tier.REASONING].replicas == 1
+    assert allocate_gpus(calm, gpus=8, kept=alone.most)[Tier.REASONING].replicas == 2
+
+
+def test_a_reserve_is_handed_over_when_what_was_ordered_serves() -> None:
+    chat = GpuDemand(wanted=4, target=4, minimum=1, needed=4, starting=1)
+    reasoning = GpuDemand(wanted=2, target=2, minimum=1, needed=1)
+    waits = allocate_gpus({Tier.CHAT: chat, Tier.REASONING: reasoning}, gpus=8, kept=5)
+    assert waits[Tier.REASONING].replicas == 2
+    serves = {Tier.CHAT: replace(chat, starting=0), Tier.REASONING: reasoning}
+    assert allocate_gpus(serves, gpus=8, kept=5)[Tier.REASONING].replicas == 1
+
+
+needed_demands = st.builds(
+    lambda wanted, target, needed, starting: GpuDemand(
+        wanted, target, 1, needed=needed, hold_s=100.0, starting=min(starting, target)
+    ),
+    st.integers(1, 8),
+    st.integers(1, 5),
+    st.integers(0, 8),
+    st.integers(0, 3),
+)
+
+
+@given(needed_demands, needed_demands, st.integers(0, 20), st.integers(2, 20))
+def test_what_is_kept_for_all_gives_back_nothing_that_is_needed_now(
+    chat: GpuDemand, reasoning: GpuDemand, kept: int, gpus: int
+) -> None:
+    demands = {Tier.CHAT: chat, Tier.REASONING: reasoning}
+    within, without = (allocate_gpus(demands, gpus=gpus, kept=k) for k in (kept, None))
+    for tier, demand in demands.items():
+        enough = min(demand.target, demand.least, without[tier].replicas)
+        assert enough <= within[tier].replicas

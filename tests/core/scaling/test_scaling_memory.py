@@ -12,6 +12,7 @@ from serve_app.core.scaling.scaling_memory import (
     hold_s,
     remember_arrivals,
     remember_need,
+    remember_target,
 )
 
 START_S = 40.0
@@ -134,3 +135,56 @@ def test_replicas_that_the_tier_cannot_have_teach_nothing() -> None:
         memory = remember_need(memory, now_s, needed, target=4, shortest_s=60.0, longest_s=1200.0)
     assert memory.needed_s == (300.0,) * 4
     assert len(memory.lulls_s) <= 5
+
+
+def test_what_was_kept_in_vain_shortens_the_hold() -> None:
+    """Four replicas in turn were needed and never again: a load that goes down to stay."""
+    steps = {0: 5, 10: 4, 500: 3, 1000: 2, 1500: 1}
+    counts, needed = {}, 0
+    for second in range(0, 3001, 10):
+        needed = steps.get(second, needed)
+        counts[float(second)] = needed
+    assert needs({at_s: n for at_s, n in counts.items() if at_s <= 1200}).vain_s == ()
+    memory = needs(counts)
+    assert memory.vain_s == (1200.0,) * 4
+    assert memory.lulls_s == ()
+    assert hold_s(memory, start_s=START_S, least_s=60.0, most_s=600.0) == 60.0
+
+
+def orders(targets: list[tuple[float, int]]) -> ScalingMemory:
+    memory = ScalingMemory()
+    for now_s, target in targets:
+        memory = remember_target(memory, now_s, target, start_s=START_S)
+    return memory
+
+
+def test_what_has_been_ordered_was_needed() -> None:
+    memory = orders([(0.0, 1), (100.0, 3)])
+    assert held_replicas(memory.surely_s, 150.0, 60.0) == 2, "the first was there before"
+    assert memory.surely_s[1:] == (100.0, 100.0)
+
+
+def test_a_replica_that_is_ordered_again_soon_was_given_back_too_early() -> None:
+    soon = orders([(0.0, 2), (100.0, 1), (180.0, 2)])
+    assert soon.orders.regretted == {1}
+    late = orders([(0.0, 2), (100.0, 1), (300.0, 2)])
+    assert late.orders.regretted == frozenset()
+    more = orders([(0.0, 2), (100.0, 1), (180.0, 2), (200.0, 4)])
+    assert more.orders.regretted == {1}, "the others are new"
+    again = orders([(0.0, 2), (100.0, 1), (180.0, 2), (900.0, 1), (2000.0, 2)])
+    assert again.orders.regretted == frozenset(), "forgotten when it is given back"
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 9)), max_size=40))
+def test_of_orders_no_more_is_remembered_than_there_were_replicas(
+    steps: list[tuple[int, int]],
+) -> None:
+    now_s, targets = 0.0, [(0.0, 3)]
+    for passed_s, target in steps:
+        now_s += passed_s
+        targets.append((now_s, target))
+    memory, most = orders(targets), max(target for _, target in targets)
+    assert memory.orders.target == targets[-1][1]
+    assert all(0 <= at < targets[-1][1] for at in memory.orders.regretted)
+    assert len(memory.surely_s) <= most
+    assert len(memory.orders.given_back_s) <= most

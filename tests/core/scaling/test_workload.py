@@ -3,6 +3,8 @@
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serve_app.core.placement.hardware import RTX_4090, T4, ModelShape
 from serve_app.core.scaling.step_time import StepModel, StepSpeed, derived_step_model, observe_step
@@ -169,3 +171,67 @@ def test_answers_that_still_run_count_for_their_length() -> None:
 def test_without_answers_the_expected_length_stands() -> None:
     rate = observe_answers(AnswerRate(0.0), now_s=9.0, tokens_total=0.0, ended=0.0)
     assert rate.mean_tokens(400) == 400
+
+
+def known(answers: list[int]) -> LearntLengths:
+    return observe_lengths(LearntLengths(512, 400), prompts=(), answers=answers)
+
+
+def test_lengths_that_are_all_alike_have_memory() -> None:
+    rng = random.Random(3)
+    assert known([500] * LENGTHS_KEPT).memoryless == pytest.approx(0)
+    assert known([round(rng.expovariate(1 / 800)) + 1 for _ in range(256)]).memoryless > 0.8
+    assert known([500] * 4).memoryless > 0.9, "as good as unknown"
+    assert known([]).memoryless == known([0] * LENGTHS_KEPT).memoryless == 1
+
+
+def load_doubles(*, length: int, until_s: int) -> AnswerRate:
+    """One a second, and two from second 200 on, each of so many tokens at 20 a second."""
+    begins = [*map(float, range(200)), *(200 + i / 2 for i in range(2 * until_s))]
+    rate, ended = AnswerRate(0.0), 0
+    for second in range(1, until_s):
+        made = [min(length, 20.0 * max(0.0, second - at_s)) for at_s in begins]
+        done = sum(tokens == length for tokens in made)
+        rate = observe_answers(
+            rate,
+            now_s=float(second),
+            tokens_total=sum(made),
+            ended=done - ended,
+            ended_tokens=length * (done - ended),
+        )
+        ended = done
+    return rate
+
+
+def test_twice_the_load_makes_answers_of_one_length_no_longer() -> None:
+    rate = load_doubles(length=1000, until_s=245)
+    assert rate.mean_tokens(1000) > 1150, "none of those that came has ended"
+    assert rate.mean_tokens(1000, memoryless=0.0) == pytest.approx(1000)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 60), st.floats(0, 9e4), st.integers(0, 99)), max_size=20),
+    st.floats(1, 4000),
+    st.floats(0, 1),
+)
+def test_a_mean_length_is_between_what_was_made_and_what_ended(
+    steps: list[tuple[float, float, int]], expected: float, memoryless: float
+) -> None:
+    rate, total = AnswerRate(0.0), 0.0
+    for passed_s, tokens, ended in steps:
+        total += tokens
+        rate = observe_answers(
+            rate,
+            now_s=rate.read_s + passed_s,
+            tokens_total=total,
+            ended=ended,
+            ended_tokens=300.0 * ended,
+        )
+    bounds = sorted((rate.mean_tokens(expected, 0.0), rate.mean_tokens(expected, 1.0)))
+    assert bounds[0] * (1 - 1e-9) <= rate.mean_tokens(expected, memoryless)
+    assert rate.mean_tokens(expected, memoryless) <= bounds[1] * (1 + 1e-9)
+
+
+@given(st.lists(st.integers(0, 4096), max_size=300))
+def test_how_memoryless_lengths_are_is_a_part(answers: list[int]) -> None:
+    assert 0 <= known(answers).memoryless <= 1

@@ -59,7 +59,6 @@ COMPUTED = (
     "clients/test_with_keys.py",
     "core/access/test_ledger_machine.py",
     "engine/grammar/test_closing.py",
-    "loadtest/load/test_interrupt.py",
     "loadtest/simulation",
     "loadtest/soak/test_judge.py",
     "page",

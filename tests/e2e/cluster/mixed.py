@@ -137,9 +137,14 @@ def gateway_labels(site: Site) -> list[dict[str, str]]:
     """The labels of the node of each replica of `web` that runs."""
     api = site.cluster.api
     web = get_json(api, "/api/serve/applications/")["applications"]["web"]["deployments"]["web"]
-    nodes = get_json(api, "/api/v0/nodes?detail=1")["data"]["result"]["result"]
-    labels = {node["node_id"]: node["labels"] for node in nodes}
+    labels = node_labels(site)
     return [labels[each["node_id"]] for each in web["replicas"] if each["state"] == "RUNNING"]
+
+
+def node_labels(site: Site) -> dict[str, dict[str, str]]:
+    """Of each node of Ray, by its id."""
+    nodes = get_json(site.cluster.api, "/api/v0/nodes?detail=1")["data"]["result"]["result"]
+    return {node["node_id"]: node["labels"] for node in nodes}
 
 
 def gpus(site: Site) -> list[tuple[str, str]]:

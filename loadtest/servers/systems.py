@@ -25,11 +25,12 @@ from serve_app.core.placement.engine_args import EngineSpec, cores_of_slice, eng
 from serve_app.core.placement.hardware import Hardware, hardware_for
 from serve_app.core.tiers import Tier
 from serve_app.engine.vllm.cpu import MALLOC_KEEPS, MALLOC_VARIABLE, computes_on_cpu, this_cpu
+from serve_app.engine.vllm.speculation import chosen_speculation
 from serve_app.local.cluster import LocalCluster
 from serve_app.local.profiles import find_profile, load_profile
 from serve_app.local.supervisor import RUN_ID_VARIABLE
 from serve_app.nvidia import installed_gpus
-from serve_app.serving.engine_start import NOT_ARGUMENTS
+from serve_app.serving.engine_start import BY_INSTALLATION, NOT_ARGUMENTS
 
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 60.0
@@ -135,11 +136,14 @@ def baseline_command(model_dir: Path, engine: EngineConfig, port: int) -> list[s
 
 
 def engine_words(model_dir: Path, engine: EngineConfig) -> list[str]:
-    """The arguments of `vllm serve` that a replica of the tier gives to its engine."""
+    """The arguments of `vllm serve` that a replica of the tier gives to its engine. Which drafts
+    are verified, where there are any, is vLLM's own choice."""
+    speculation = chosen_speculation(engine.speculation)
     spec = EngineSpec(
         model=str(model_dir),
         served_names=(MODEL_NAME,),
-        **engine.model_dump(exclude=set(NOT_ARGUMENTS)),
+        speculation=None if speculation is None else speculation.method,
+        **engine.model_dump(exclude={*NOT_ARGUMENTS, *BY_INSTALLATION}),
     )
     return engine_args(spec, _hardware())
 

@@ -1,5 +1,6 @@
 """Both servers get the same engine, and every process of a server is found."""
 
+import json
 import os
 import subprocess
 import sys
@@ -46,6 +47,14 @@ def test_the_baseline_server_gets_the_engine_arguments_of_the_tier() -> None:
         "--port 4321",
     ):
         assert words in " ".join(command)
+    assert "--speculative-config" not in command
+
+
+def test_a_tier_that_drafts_is_compared_with_a_vllm_that_does() -> None:
+    drafting = ENGINE.model_copy(update={"speculation": "ngram"})
+    words = baseline_command(Path("/models/small"), drafting, port=4321)
+    config = json.loads(words[words.index("--speculative-config") + 1])
+    assert (config["method"], config["num_speculative_tokens"]) == ("ngram", 8)
 
 
 def test_the_engine_has_the_cores_of_the_tier(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import vllm.v1.worker.cpu.shm  # noqa: F401
-from vllm import SamplingParams
+from vllm import SamplingParams, envs
 from vllm.v1.worker.gpu.sample.bad_words import BadWordsState
 from vllm.v1.worker.gpu.sample.logit_bias import LogitBiasState
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcRequestState
@@ -64,7 +64,8 @@ def test_all_bad_words_that_the_edge_lets_pass_fit(monkeypatch: pytest.MonkeyPat
     params: Any = SimpleNamespace(bad_words_token_ids=[word] * (2 * words))
     state, seen = requests()
     none: Any = None
-    # An engine that was started in this process has set it.
+    # An engine that was started in this process has set it, and vLLM keeps what it has read then.
+    envs.disable_envs_cache()
     monkeypatch.delenv(BAD_WORDS_VARIABLE, raising=False)
     with pytest.raises(ValueError, match="Too many total bad word tokens"):
         BadWordsState(none, seen).add_request(slot_of(state), params)

@@ -4,23 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.core.scaling.joint_need import fewest_together
-from serve_app.core.scaling.slo_capacity import RequestShape, Slo, replica_capacity
-from serve_app.core.scaling.step_time import StepModel
 from serve_app.core.scaling.tier_need import TierNeed, lent_by
 from serve_app.core.tiers import Tier
-
-SLO = Slo(ttft_s=2.0, tpot_s=0.1)
-T4 = StepModel(14.5, 0.13, 0.125)
-BY_SLOTS = RequestShape(prompt_tokens=100.0, new_tokens=1000.0)
-BY_TPOT = RequestShape(prompt_tokens=1500.0, new_tokens=60.0)
-
-
-def need(rate_rps: float, target: int = 1, shape: RequestShape = BY_SLOTS) -> TierNeed:
-    """Of T4s with 125 slots; all of the rate is steady."""
-    capacity = replica_capacity(T4, slots=125, shape=shape, slo=SLO)
-    token_s = T4.token_s(125)
-    return TierNeed((capacity,) * target, rate_rps, rate_rps, shape, SLO, token_s, target)
-
+from tests.core.scaling.t4_needs import BY_SLOTS, BY_TPOT, need
 
 needs = st.builds(
     need, st.floats(0.0, 40.0), st.integers(1, 8), st.sampled_from([BY_SLOTS, BY_TPOT])

@@ -98,7 +98,7 @@ STREAMS: Mapping[str, Asked] = {
 
 @pytest.mark.parametrize("kind", STREAMS)
 def test_a_stream_has_the_same_content_and_usage(run: Run, pair: Pair, kind: str) -> None:
-    async def told(engine: Any) -> tuple[Any, ...]:
+    async def answered(engine: Any) -> tuple[Any, ...]:
         stream: Stream = await streamed(engine, STREAMS[kind], None)
         found, sequences = content(stream.parsed), stream.generation.sequences
         facts = [
@@ -107,7 +107,7 @@ def test_a_stream_has_the_same_content_and_usage(run: Run, pair: Pair, kind: str
         ]
         return stream.status, found.parts, facts
 
-    plain, drafted = run(both(pair, told))
+    plain, drafted = run(both(pair, answered))
     assert drafted == plain
 
 

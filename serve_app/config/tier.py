@@ -223,6 +223,15 @@ def tier_settings(tier: Tier, user_config: Mapping[str, Any]) -> TierSettings:
     return TierSettings(_env_prefix=prefix, **values)  # pyright: ignore[reportCallIssue]
 
 
+def starting_settings(tier: Tier, max_model_len: int) -> TierSettings:
+    """What a replica is built with, before Serve gives it its `user_config`: the defaults, with a
+    token limit that leaves a prompt room in the engine's context. They refuse nothing: a small
+    context is refused with the settings that apply, or not at all."""
+    settings = tier_settings(tier, {})
+    fitting = min(settings.max_new_tokens, max_model_len // 2)
+    return settings.model_copy(update={"max_new_tokens": fitting})
+
+
 def refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     """A misspelt TIERSERVE_ variable must not be ignored. Raises ValueError that names it."""
     tier_names = "|".join(tier.value.upper() for tier in Tier)

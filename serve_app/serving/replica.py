@@ -17,7 +17,7 @@ from serve_app.api.asgi import with_cors
 from serve_app.api.forwarding import Forwarder
 from serve_app.api.tracing import make_tracer
 from serve_app.config.accelerator_costs import times_the_preferred
-from serve_app.config.tier import TierArgs, tier_settings
+from serve_app.config.tier import TierArgs, starting_settings, tier_settings
 from serve_app.core.placement.hardware import hardware_for, model_shape
 from serve_app.serving.access_start import start_access
 from serve_app.serving.cluster_secret import cluster_secret
@@ -51,6 +51,7 @@ class TierReplica:
         self._metrics = make_tier_metrics(REGISTRY)
         self._started: RunningTier | None = None
         self._ready = False
+        self._configured = False
         self._background: list[asyncio.Task[None]] = []
         with kept_serve_logs():
             _configure_logs(args)
@@ -80,7 +81,7 @@ class TierReplica:
             self._args,
             hardware,
             engine,
-            tier_settings(self._args.tier, {}),
+            starting_settings(self._args.tier, engine.max_model_len),
             self._metrics,
             Forwarder(
                 self._args.tier,
@@ -117,12 +118,15 @@ class TierReplica:
             self._metrics.settings_refused.inc()
             log.error("settings refused", extra={"phase": "reconfigure", "error": str(error)})
             return
+        self._configured = True
         log.info("settings applied", extra={"phase": "reconfigure", "limits": limits.reason})
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
         await self._tier.engine.check()
         if not self._ready:
+            if not self._configured:  # Serve calls `reconfigure` only where there is a user_config
+                self.reconfigure(None)
             self._ready = True
             self._phases.end()
 

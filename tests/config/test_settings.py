@@ -11,6 +11,7 @@ from serve_app.config.tier import (
     TierSettings,
     WebArgs,
     refuse_unknown_variables,
+    starting_settings,
     tier_args,
     tier_settings,
 )
@@ -45,6 +46,13 @@ def test_each_tier_has_its_own_limit_of_new_tokens(tier: Tier, limit: int) -> No
 def test_unknown_live_settings_are_refused(user_config: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         tier_settings(Tier.CHAT, user_config)
+
+
+@BOTH
+def test_what_a_replica_starts_with_fits_any_context(tier: Tier) -> None:
+    """Its own settings come when its engine is up: until then no default may refuse a context."""
+    assert starting_settings(tier, 64).max_new_tokens == 32
+    assert starting_settings(tier, 8192) == tier_settings(tier, {})
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import nullcontext
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from serve_app.api.access import AccessDesk
@@ -12,7 +13,7 @@ from serve_app.api.forwarding import Forwarder
 from serve_app.config.answers import AnswerCacheConfig
 from serve_app.config.engine import EngineConfig, FakeEngineConfig
 from serve_app.config.scaling import SloConfig
-from serve_app.config.tier import TierArgs, TierSettings
+from serve_app.config.tier import TierArgs, TierSettings, starting_settings, tier_settings
 from serve_app.core.placement.hardware import T4
 from serve_app.core.tiers import Tier
 from serve_app.engine.fake.engine import FakeEngine
@@ -28,9 +29,9 @@ def caching(max_age_s: float = 60.0, **changed: Any) -> TierSettings:
     return some_settings(**changed).model_copy(update={"answer_cache": cache})
 
 
-async def a_tier(settings: TierSettings) -> RunningTier:
+async def a_tier(settings: TierSettings, max_model_len: int = 4096) -> RunningTier:
     engine = await FakeEngine.start(
-        EngineConfig(),
+        EngineConfig(max_model_len=max_model_len),
         FakeEngineConfig(start_s=0),
         T4,
         served_names=("chat",),
@@ -59,6 +60,19 @@ async def test_only_new_settings_of_the_cache_itself_give_a_new_one() -> None:
         assert tier.edge.cache.config.max_age_s == 30.0
         tier.apply(some_settings())
         assert not tier.edge.cache.config.enabled
+    finally:
+        tier.engine.shutdown()
+        await asyncio.sleep(0)
+
+
+@virtual
+async def test_a_context_shorter_than_the_default_limit_is_refused_by_its_settings_alone() -> None:
+    tier = await a_tier(starting_settings(Tier.CHAT, 512), max_model_len=512)
+    try:
+        tier.apply(tier_settings(Tier.CHAT, {"max_new_tokens": 400}))
+        with pytest.raises(ValueError, match="max_new_tokens 1024 leaves no room"):
+            tier.apply(tier_settings(Tier.CHAT, {}))
+        assert tier.edge.settings.max_new_tokens == 400
     finally:
         tier.engine.shutdown()
         await asyncio.sleep(0)

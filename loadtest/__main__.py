@@ -36,6 +36,7 @@ COMMANDS = (
     Command("compare", "evaluation.compare", "two served models on the same problems, in turn"),
     Command("budget-curve", "evaluation.budget_curve", "accuracy by thinking budget"),
     Command("answers", "evaluation.answers", "accuracy against tokens of the answer policies"),
+    Command("deadlines", "studies.deadlines", "right answers in time, beside fixed budgets"),
     Command("capacity", "simulation.capacity", "what load GPUs sustain within an SLO"),
     Command("plan", "simulation.plan", "which GPUs a load needs, and what they cost"),
     Command("simulate", "simulation.command", "a scaling policy on recorded traffic"),

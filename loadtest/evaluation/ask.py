@@ -136,7 +136,7 @@ class Asker:
         retries, told_to_wait = 0, 0
         while True:
             answer = Answer(problem.id, run, told_to_wait=told_to_wait)
-            wait_s = await self._attempt(body, answer)
+            wait_s = await self.attempt(body, answer)
             if answer.answered:
                 return answer
             if answer.error == "429" and wait_s is not None:
@@ -150,8 +150,8 @@ class Asker:
                 return answer
             await asyncio.sleep(max(wait_s, SHORTEST_WAIT_S))
 
-    async def _attempt(self, body: bytes, answer: Answer) -> float | None:
-        """Fill the answer; the seconds that a refusing server asks to wait."""
+    async def attempt(self, body: bytes, answer: Answer) -> float | None:
+        """Fill the answer, asking once; the seconds that a refusing server asks to wait."""
         answer.started_s, sent_s = time.time(), time.perf_counter()
         reader = TextReader()
         try:

@@ -7,5 +7,6 @@
 - `cold_start`, `faults`, `first_run`: starts, killed parts, a newcomer's first hour
 - `engine_start`: an engine's start against that of another checkout
 - `key_overhead`, `fairness`, `tab_cost`: what a key costs, another key's flood, and open tabs
+- `deadlines`: right answers in time with `deadline_ms`, beside fixed thinking budgets
 - `gateway_speed`, `gateway_memory`: what one process of `/v1` forwards, and takes of memory
 """

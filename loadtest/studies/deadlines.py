@@ -1,9 +1,10 @@
 """`python -m loadtest deadlines`: right answers in time with `deadline_ms`, beside fixed budgets.
 
 Requests come as a Poisson process at `--loads` of what the tier serves, each with a deadline of
-its own. In one way the server is asked for it; in the others all have the same thinking budget, and
-the client leaves when its deadline is over, which frees the slot. All ways meet the same
-arrivals, problems and deadlines, and take turns, in another order at each load of each round.
+its own. A way with `deadline` names it to the server; in the others the server does not know it,
+and the client leaves when it is over, which frees the slot. `truncate:64` is a fixed budget. All
+ways meet the same arrivals, problems and deadlines, and take turns, in another order at each load
+of each round.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import numpy as np
 from rich.console import Console
@@ -22,20 +23,53 @@ from rich.progress import Progress
 from loadtest.client.server_info import models_of
 from loadtest.errors import MeasurementError, UserError
 from loadtest.evaluation import datasets
+from loadtest.evaluation.answers import sampling_under
 from loadtest.evaluation.ask import Answer, Asker, Sampling, open_evaluation_session
 from loadtest.evaluation.datasets import Problem
 from loadtest.evaluation.grade import Grader
+from loadtest.evaluation.options import refuse_without_extra
+from loadtest.evaluation.policy_spec import PolicySpec
 from loadtest.load.run import on_own_loop
 from loadtest.options import add_api_key, api_key_of, base_url, natural, not_negative, positive
 from loadtest.report.results_file import META, provenance
 from loadtest.report.statistics import Estimate, bootstrap
 
 DESCRIPTION = (__doc__ or "").split("\n\n")[0]
-DEADLINE = "deadline_ms"
+DEADLINE = "deadline"
+WAYS = (DEADLINE, "direct", "truncate:32", "truncate:64", "truncate:128", "truncate")
 # A first capacity phase: as many answers a client, so that first and last ones do not decide.
 ANSWERS_A_CLIENT = 12
 LEFT = "left"
 REFUSED = ("429", "400")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a request is asked: with its deadline or without, and by which policy; None: the
+    tier's."""
+
+    deadline: bool
+    spec: PolicySpec | None
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """`deadline`, `POLICY` or `deadline+POLICY`. Raises argparse's error."""
+        first, _, rest = text.partition("+")
+        if first != DEADLINE:
+            return cls(False, PolicySpec.read(text))
+        return cls(True, PolicySpec.read(rest) if rest else None)
+
+    def __str__(self) -> str:
+        return "+".join([DEADLINE] * self.deadline + [str(self.spec)] * (self.spec is not None))
+
+    def body(self, asker: Asker, due: "Due", number: int) -> bytes:
+        sampling = asker.sampling
+        if self.spec is not None:
+            sampling = sampling_under(sampling, self.spec)
+        body = sampling.body(asker.model, due.problem, number)
+        if not self.deadline:
+            return body
+        return json.dumps({**json.loads(body), "deadline_ms": int(due.deadline_s * 1e3)}).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +107,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--dataset", default="micro-r2", help="problems, as for `eval`")
     add("--loads", type=not_negative, nargs="+", default=[0.5, 1.0, 1.5], help="of the capacity")
     add(
-        "--budgets",
-        type=natural,
+        "--ways",
+        type=Way.read,
         nargs="+",
-        default=[0, 64, 128, 640],
-        help="thinking tokens of the other ways",
+        metavar="WAY",
+        default=[Way.read(name) for name in WAYS],
+        help="deadline, a policy as of `answers`, or deadline+POLICY; the first is compared",
     )
     add("--deadline-s", type=not_negative, nargs=2, default=[2.0, 60.0], help="log-uniform between")
     add("--clients", type=positive, default=16, help="that ask all the time, for the capacity")
@@ -94,6 +129,7 @@ def run(options: argparse.Namespace, argv: list[str], console: Console) -> int:
 
 async def measure(options: argparse.Namespace, argv: list[str], console: Console) -> int:
     """Raises MeasurementError where a request is answered with neither tokens nor a refusal."""
+    refuse_without_extra()
     if not 0 < options.deadline_s[0] <= options.deadline_s[1]:
         raise UserError("--deadline-s takes two times above 0, the shorter one first.")
     capacity, found = await _measured(options, console)
@@ -114,14 +150,15 @@ async def measure(options: argparse.Namespace, argv: list[str], console: Console
 
 
 def table(found: Mapping[float, Mapping[str, Sequence[Outcome]]], seconds: float) -> str:
-    """In Markdown. The last column: right answers of the way with deadlines by those of this one,
-    with the interval in which 95 % of resampled requests have it."""
+    """In Markdown. The last column: right answers of the first way by those of this one, with the
+    interval in which 95 % of resampled requests have it."""
     rows = [
         "| load | way | requests | refused | let in and in time | ended by itself "
-        "| reasoning cut | right and in time, a second | deadlines against it |",
+        "| reasoning cut | right and in time, a second | first way / this one |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for load, ways in found.items():
+        first = next(iter(ways.values()))
         for way, outcomes in ways.items():
             admitted = [each for each in outcomes if not each.refused]
             in_time = [each for each in admitted if each.in_time]
@@ -135,7 +172,7 @@ def table(found: Mapping[float, Mapping[str, Sequence[Outcome]]], seconds: float
                 str(sum(each.whole for each in in_time)),
                 str(sum(each.reasoning_cut for each in in_time)),
                 f"{sum(each.right for each in outcomes) / seconds:.2f}",
-                "" if way == DEADLINE else _ratio(ways[DEADLINE], outcomes),
+                "" if outcomes is first else _ratio(first, outcomes),
             )
             rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
@@ -157,8 +194,8 @@ async def _measured(
 ) -> tuple[float, dict[float, Outcomes]]:
     problems = datasets.load(options.dataset).problems
     rng = random.Random(options.seed)
-    ways = [DEADLINE, *(f"budget {tokens}" for tokens in options.budgets)]
-    found: dict[float, Outcomes] = {load: {way: [] for way in ways} for load in options.loads}
+    ways: list[Way] = options.ways
+    found: dict[float, Outcomes] = {load: {str(way): [] for way in ways} for load in options.loads}
     async with open_evaluation_session(api_key_of(options)) as http, Grader() as grader:
         model = (await models_of(http, options.base_url) or [""])[0]
         asker = Asker(http, options.base_url, model, _sampling(options.seed))
@@ -173,7 +210,7 @@ async def _measured(
                     dues = list(_dues(options, problems, load * capacity, rng))
                     for way in rng.sample(ways, len(ways)):
                         progress.update(task, description=f"load {load:g}, {way}")
-                        found[load][way] += await _phase(asker, dues, way, grader)
+                        found[load][str(way)] += await _phase(asker, dues, way, grader)
                         progress.advance(task)
     return capacity, found
 
@@ -206,7 +243,7 @@ def _dues(
         at_s += rng.expovariate(rate)
 
 
-async def _phase(asker: Asker, dues: Sequence[Due], way: str, grader: Grader) -> list[Outcome]:
+async def _phase(asker: Asker, dues: Sequence[Due], way: Way, grader: Grader) -> list[Outcome]:
     """It ends when the last of them has its answer, was refused, or has left."""
     loop = asyncio.get_running_loop()
     began_s = loop.time()
@@ -219,17 +256,13 @@ async def _phase(asker: Asker, dues: Sequence[Due], way: str, grader: Grader) ->
     return [await _outcome(*pair, grader) for pair in zip(answers, dues, strict=True)]
 
 
-async def _ask_in_time(asker: Asker, due: Due, way: str, number: int) -> Answer:
-    document: dict[str, Any] = json.loads(asker.sampling.body(asker.model, due.problem, number))
-    answer = Answer(due.problem.id, number)
-    if way == DEADLINE:
-        document[DEADLINE] = int(due.deadline_s * 1e3)
-        await asker.attempt(json.dumps(document).encode(), answer)
-        return answer
-    document["thinking_token_budget"] = int(way.rpartition(" ")[2])
+async def _ask_in_time(asker: Asker, due: Due, way: Way, number: int) -> Answer:
+    answer, body = Answer(due.problem.id, number), way.body(asker, due, number)
+    # What the server promises is looked at later: it may be late.
+    patience_s = None if way.deadline else due.deadline_s
     try:
-        async with asyncio.timeout(due.deadline_s):
-            await asker.attempt(json.dumps(document).encode(), answer)
+        async with asyncio.timeout(patience_s):
+            await asker.attempt(body, answer)
     except TimeoutError:
         answer.error = LEFT
     return answer

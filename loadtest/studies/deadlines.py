@@ -35,6 +35,7 @@ from loadtest.report.results_file import META, provenance
 from loadtest.report.statistics import Estimate, bootstrap
 
 DESCRIPTION = (__doc__ or "").split("\n\n")[0]
+HELP_FORMAT = argparse.HelpFormatter
 DEADLINE = "deadline"
 WAYS = (DEADLINE, "direct", "truncate:32", "truncate:64", "truncate:128", "truncate")
 # A first capacity phase: as many answers a client, so that first and last ones do not decide.
@@ -102,22 +103,40 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--base-url",
         type=base_url,
         default="http://127.0.0.1:8000/api/chat/v1",
-        help="of a tier, its /v1 included",
+        help="of a tier, its /v1 included; else chat on port 8000",
     )
-    add("--dataset", default="micro-r2", help="problems, as for `eval`")
-    add("--loads", type=not_negative, nargs="+", default=[0.5, 1.0, 1.5], help="of the capacity")
+    add("--dataset", default="micro-r2", help="problems, as for `eval`; else micro-r2")
+    add(
+        "--loads",
+        type=not_negative,
+        nargs="+",
+        default=[0.5, 1.0, 1.5],
+        help="of the capacity; else 0.5 1 1.5",
+    )
     add(
         "--ways",
         type=Way.read,
         nargs="+",
         metavar="WAY",
         default=[Way.read(name) for name in WAYS],
-        help="deadline, a policy as of `answers`, or deadline+POLICY; the first is compared",
+        help="deadline, a policy as of `answers`, or deadline+POLICY; the first is compared with "
+        f"the others; else {' '.join(WAYS)}",
     )
-    add("--deadline-s", type=not_negative, nargs=2, default=[2.0, 60.0], help="log-uniform between")
-    add("--clients", type=positive, default=16, help="that ask all the time, for the capacity")
-    add("--phase-s", type=positive, default=40, help="in which requests come")
-    add("--rounds", type=positive, default=1, help="how often each phase is run")
+    add(
+        "--deadline-s",
+        type=not_negative,
+        nargs=2,
+        default=[2.0, 60.0],
+        help="log-uniform between; else 2 60",
+    )
+    add(
+        "--clients",
+        type=positive,
+        default=16,
+        help="that ask all the time, for the capacity; else 16",
+    )
+    add("--phase-s", type=positive, default=40, help="in which requests come; else 40")
+    add("--rounds", type=positive, default=1, help="how often each phase is run; else 1")
     add("--seed", type=natural, default=0, help="of arrivals, deadlines and problems")
     add("--json", type=Path, metavar="FILE", help="also write what was measured")
     add_api_key(parser)

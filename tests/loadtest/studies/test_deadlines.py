@@ -18,15 +18,13 @@ from tests.loadtest.evaluation.fake_openai import FakeOpenAI, GraderHere, Reply,
 
 # Real servers and real seconds.
 pytestmark = pytest.mark.slow
+GRADER: Any = GraderHere()
+TWO_BUDGETS = ("--ways", DEADLINE, "truncate:4", "truncate:8")
 
 
 @pytest.fixture(autouse=True)
 def _grade_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deadlines, "Grader", GraderHere)
-
-
-GRADER: Any = GraderHere()
-TWO_BUDGETS = ("--ways", DEADLINE, "truncate:4", "truncate:8")
 
 
 def in_time_if_it_may_think(body: dict[str, Any], number: int) -> Reply:

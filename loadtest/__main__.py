@@ -50,6 +50,7 @@ COMMANDS = (
     Command("gateway-speed", "studies.gateway_speed", "what one process of `/v1` forwards"),
     Command("gateway-memory", "studies.gateway_memory", "what streams of `/v1` take of memory"),
     Command("fairness", "studies.fairness", "a light key's TTFT alone and beside a flooding key"),
+    Command("gate-promise", "studies.gate_promise", "the gate's promises on a server in overload"),
     Command("prefixes", "studies.prefixes.command", "conversations that find their prefix again"),
     Command("speculation", "studies.speculation", "an engine that drafts, and one that does not"),
     Command("tabs", "studies.tab_cost", "what open status tabs take from the chat beside them"),

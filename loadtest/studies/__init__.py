@@ -8,5 +8,6 @@
 - `engine_start`: an engine's start against that of another checkout
 - `key_overhead`, `fairness`, `tab_cost`: what a key costs, another key's flood, and open tabs
 - `deadlines`: right answers in time with `deadline_ms`, beside fixed thinking budgets
+- `gate_promise`: first tokens in time and honest Retry-After on a server in overload
 - `gateway_speed`, `gateway_memory`: what one process of `/v1` forwards, and takes of memory
 """

@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from loadtest.__main__ import parse
 from loadtest.errors import MeasurementError
 from loadtest.studies import fairness
 from loadtest.studies.other_key import OtherCounts
+from tests.loadtest.studies.app_in_thread import served
 
 # Real servers and real seconds.
 pytestmark = pytest.mark.slow
@@ -54,30 +54,10 @@ class Service:
 
 @pytest.fixture
 def service() -> Iterator[tuple[Service, str]]:
-    served, loop = Service(), asyncio.new_event_loop()
-    runner = web.AppRunner(_app(served))
-
-    async def start() -> str:
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        return f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield served, asyncio.run_coroutine_threadsafe(start(), loop).result(5)
-    finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(5)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-def _app(service: Service) -> web.Application:
-    app = web.Application()
+    service, app = Service(), web.Application()
     app.router.add_post("/v1/chat/completions", service.answer)
-    return app
+    with served(app) as url:
+        yield service, f"{url}/v1"
 
 
 def measured(url: str, tmp_path: Path) -> tuple[str, dict[str, fairness.Phase]]:

@@ -70,8 +70,11 @@ def budget_curve(rows: Mapping[int, Mapping[str, Any]], title: str, path: Path) 
 def frontier(
     rows: Mapping[str, Mapping[str, Any]], on_it: Sequence[str], title: str, path: Path
 ) -> None:
-    """Accuracy against tokens and against the time of an answer, a mark for each policy; the line
-    joins those that no other one beats."""
+    """Accuracy against tokens and against the time of an answer, a mark for each policy, in one
+    colour for all budgets of it; the line joins those that no other one beats. The first policy's
+    names are below its marks on the right, those of the others above on the left: they lie where
+    these do, or better."""
+    families = list(dict.fromkeys(_family(name) for name in rows))
     figure = make_figure(9.5, 4.6)
     panels = figure.subplots(1, 2, sharey=True)
     panels[0].set_title("correct, % (95 % interval over problems)", **SMALL)
@@ -81,13 +84,17 @@ def frontier(
         (panels[1], "e2e_p50_s", "E2E latency p50, s"),
     ):
         panel.set_xlabel(label)
-        for place, (name, row) in enumerate(rows.items()):
+        for name, row in rows.items():
             x, accuracy = _times(1, row[key]), row["accuracy"]
             value = 100 * accuracy["value"]
             errors = [[value - 100 * accuracy["low"]], [100 * accuracy["high"] - value]]
-            color = COLORS[place % len(COLORS)]
+            family = families.index(_family(name))
+            color = COLORS[family % len(COLORS)]
             panel.errorbar(x, value, yerr=errors, marker="o", color=color, capsize=3, linewidth=1.2)
-            panel.annotate(name, (x, value), (6, 4), textcoords="offset points", fontsize=8)
+            side, offset = ("right", (-6, 5)) if family else ("left", (6, -11))
+            panel.annotate(
+                name, (x, value), offset, textcoords="offset points", ha=side, fontsize=8
+            )
         panel.set_xlim(left=0)
         panel.margins(x=0.15)
     line = [
@@ -99,6 +106,11 @@ def frontier(
     )  # fmt: skip
     figure.suptitle(title, fontsize=11, color=INK)
     save(figure, path, grid="both")
+
+
+def _family(name: str) -> str:
+    """A policy without its number and budget."""
+    return name.partition("@")[0].partition(":")[0]
 
 
 def _accuracy_curve(

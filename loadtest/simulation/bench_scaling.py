@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import json
 import multiprocessing
 import os
 import shlex
@@ -86,6 +87,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="take what was played of the other policies even if the simulator has changed "
         "since: for work on the server's scaling policy alone",
     )
+    add(
+        "--others",
+        type=Path,
+        metavar="FILE",
+        help="play ours alone, and take the rows of the other policies from this results file: "
+        "for a new table after work on the server's scaling policy alone",
+    )
     add("--list", action="store_true", help="name the cases and end")
     common.add_cluster(parser)
 
@@ -110,7 +118,8 @@ def run(options: argparse.Namespace, argv: Sequence[str], console: Console) -> i
     if options.list:
         console.print("\n".join(names))
         return 0
-    board = Board(options, argv, [n for n in names if n in (options.cases or names)])
+    others = None if options.others is None else _results(options.others)
+    board = Board(options, argv, [n for n in names if n in (options.cases or names)], others)
     board.play(console)
     board.print_summary(console)
     return 0
@@ -126,18 +135,33 @@ def _names(options: argparse.Namespace) -> Sequence[str]:
     return tuple(trace_files(options.traces))
 
 
+def _results(file: Path) -> Mapping[str, Any]:
+    """A results file of this command."""
+    try:
+        document = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--others: {file} cannot be read: {error}") from None
+    if not isinstance(document, dict) or not {"cases", META} <= document.keys():
+        raise UserError(f"--others: {file} is no results file of bench-scaling")
+    return document
+
+
 @dataclass(slots=True)
 class Board:
-    """The rows as they come; written whenever one has come."""
+    """The rows as they come; written whenever one has come. `others`: a results file whose rows
+    stand for all policies but ours."""
 
     options: argparse.Namespace
     argv: Sequence[str]
     names: Sequence[str]
+    others: Mapping[str, Any] | None = None
     _played: dict[str, dict[str, "Played"]] = field(default_factory=dict)
     _empty: dict[str, "CaseRows"] = field(default_factory=dict)
 
     def play(self, console: Console) -> None:
         policies = [policy for policy in POLICIES if policy in self.options.policies]
+        if self.others is not None:
+            policies = ["ours"]
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with (
             ProcessPoolExecutor(self.options.jobs, initializer=_leave_signals) as pool,
@@ -214,11 +238,15 @@ class Board:
         return self._empty[name]
 
     def _rows(self, name: str) -> Mapping[str, "PolicyRow"]:
-        from loadtest.simulation.scoreboard import row
+        from loadtest.simulation.scoreboard import CaseRows, row, row_of_file
 
         played = self._played[name]
         ours = played["ours"].figures
-        return {policy: row(played[policy], ours) for policy in POLICIES if policy in played}
+        if self.others is None or name not in self.others["cases"]:
+            return {policy: row(played[policy], ours) for policy in POLICIES if policy in played}
+        before = CaseRows.model_validate(self.others["cases"][name]).rows
+        rows = {policy: row_of_file(found, ours) for policy, found in before.items()}
+        return {**rows, "ours": row(played["ours"], ours)}
 
     def write(self) -> None:
         from loadtest.simulation.scoreboard import summary
@@ -256,7 +284,13 @@ class Board:
             "max_wait_s": options.max_wait_s,
             "lend_share": options.lend_share,
             "plan_tries": options.plan_tries,
+            **({} if self.others is None else {"others": _origin(self.others[META])}),
         }
+
+
+def _origin(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """When, by what and with what command rows were made that were made elsewhere."""
+    return meta.get("others") or {name: meta[name] for name in ("date", "commit", "command")}
 
 
 def _next(policy: str, others: Sequence[str]) -> Sequence[str]:
@@ -278,6 +312,11 @@ def page_text(cases: Mapping[str, "CaseRows"], found: "Summary", meta: Mapping[s
         f"and is compared by GPU-hours for each good request. `{meta['command']}`, {meta['date']}, "
         f"commit {meta['commit']}."
     )
+    if others := meta.get("others"):
+        caption += (
+            f" The rows of the other policies: `{others['command']}`, {others['date']}, "
+            f"commit {others['commit']}."
+        )
     lines = "\n".join(f"- {sentence}" for sentence in sentences(found))
     return f"{lines}\n\n{table(cases)}\n\n{caption}"
 

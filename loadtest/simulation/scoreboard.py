@@ -83,6 +83,13 @@ def row(played: Played, ours: RunFigures) -> PolicyRow:
     )
 
 
+def row_of_file(found: PolicyRow, ours: RunFigures) -> PolicyRow:
+    """Another policy's row that was played before, against ours of now."""
+    equal = found.figures.goodput >= equal_to(ours.goodput)
+    against = _against(found.figures, ours, equal=equal)
+    return found.model_copy(update={"against_ours": against, "equal_goodput": equal})
+
+
 def _against(theirs: RunFigures, ours: RunFigures, *, equal: bool) -> float | None:
     if equal:
         return theirs.gpu_hours / ours.gpu_hours - 1

@@ -161,6 +161,14 @@ def test_the_command_plays_a_folder_and_goes_on_where_it_was(
     assert rows["constant"]["setting"] == {"chat": 1}
     assert document["summary"]["ray"]["mean"] == pytest.approx(1.0, rel=0.02)
     kept = sorted((tmp_path / "kept").iterdir())
+    again = tmp_path / "again.json"
+    words = [str(again) if word == str(out) else word for word in argv[:-1]]
+    assert main([*words, "--others", str(out)]) == 0
+    same = json.loads(again.read_text(encoding="utf-8"))
+    assert same["cases"] == document["cases"]
+    assert same["summary"] == document["summary"]
+    assert same["meta"]["others"]["command"] == document["meta"]["command"]
+    assert main([*words, "--others", str(tmp_path / "calm.csv")]) == 2
     assert main([*argv, "ours", "constant"]) == 0
     assert sorted((tmp_path / "kept").iterdir()) == kept
     assert "geometric mean" in capsys.readouterr().out
@@ -190,3 +198,7 @@ def test_the_page_has_the_summary_the_table_and_how_it_was_made() -> None:
     assert table(cases) in text
     for part in ("TTFT 2 s, TPOT 0.1 s", "`the command`", "abc"):
         assert part in text
+    assert "other policies" not in text
+    others = {"command": "before", "date": "2025-01-01", "commit": "def"}
+    text = page_text(cases, summary(cases), {**meta, "others": others})
+    assert "rows of the other policies: `before`, 2025-01-01, commit def." in text

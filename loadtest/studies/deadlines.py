@@ -289,7 +289,7 @@ async def _ask_in_time(asker: Asker, due: Due, way: Way, number: int) -> Answer:
 
 async def _outcome(answer: Answer, due: Due, grader: Grader) -> Outcome:
     refused = answer.error in REFUSED
-    if answer.error is not None and not refused and answer.error not in (LEFT, "504", "timeout"):
+    if answer.error is not None and not refused and not _is_late(answer):
         raise MeasurementError(f"a request failed: {answer.error} {answer.error_text}")
     in_time = answer.answered and answer.ended_s - answer.started_s <= due.deadline_s
     right = in_time and (await grader.grade(due.problem.answer, answer.text)).correct
@@ -300,3 +300,9 @@ async def _outcome(answer: Answer, due: Due, grader: Grader) -> Outcome:
         right=right,
         reasoning_cut=answer.reasoning_was_truncated,
     )
+
+
+def _is_late(answer: Answer) -> bool:
+    """It was let in, and nothing came in time; a stream that has begun says so in an event."""
+    missed = answer.error == "stream" and "deadline" in (answer.error_text or "")
+    return missed or answer.error in (LEFT, "504", "timeout")

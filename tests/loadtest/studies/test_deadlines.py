@@ -96,6 +96,14 @@ async def test_an_answer_that_comes_late_is_not_right_in_time() -> None:
     assert not outcome.right
 
 
+async def test_a_stream_that_ends_for_its_deadline_was_let_in_and_is_late() -> None:
+    due = Due(0.0, 2.0, Problem("one", "1 + 3", "4"))
+    answer = Answer("one", 0, error="stream", error_text="The deadline of 2000 ms leaves no answer")
+    outcome = await deadlines._outcome(answer, due, GRADER)
+    assert not outcome.refused
+    assert not outcome.in_time
+
+
 async def test_a_broken_answer_ends_the_measurement(tmp_path: Path) -> None:
     def broken(body: dict[str, Any], number: int) -> Reply:
         return Reply(status=500) if "deadline_ms" in body else Reply()

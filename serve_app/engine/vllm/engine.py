@@ -34,7 +34,6 @@ from serve_app.engine.vllm.fast_path import (
     FAST_ROUTES,
     NO_HTTP_METRICS,
     collect_garbage_rarely,
-    no_garbage_collection,
 )
 from serve_app.engine.vllm.first_tokens import FirstTokens
 from serve_app.engine.vllm.past_results import journaled_engine
@@ -54,6 +53,7 @@ from serve_app.engine.vllm.worker_extension import (
     with_worker_extension,
 )
 from serve_app.errors import invalid
+from serve_app.prestarted.imports import keep_imported, no_garbage_collection
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -192,6 +192,8 @@ class VllmEngine:
 def extend_vllm() -> None:
     """Entry point `vllm.general_plugins`: vLLM calls it in each of its processes."""
     install_in_this_process()
+    # vLLM looks for garbage three times in each start of an engine.
+    keep_imported()
 
 
 def _import_application() -> None:

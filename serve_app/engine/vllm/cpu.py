@@ -1,10 +1,11 @@
 """vLLM's CPU backend: whether it is what is installed, and the cores that it computes on."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from serve_app.core.placement.hardware import CPU, Hardware
@@ -46,6 +47,33 @@ def this_cpu(cpu_info: Path = CPU_INFO) -> Hardware:
     flags = next((line.split() for line in lines if line.startswith("flags")), None)
     slow_in_bfloat16 = flags is not None and "avx512f" not in flags
     return replace(CPU, dtype="float32") if slow_in_bfloat16 else CPU
+
+
+def variables_of_engine(environment: Mapping[str, str]) -> dict[str, str]:
+    """What vLLM 0.32 sets while it makes up the configuration, for the engine's process to begin
+    with (`CpuPlatform.check_and_update_config` of `vllm.platforms.cpu`): OpenMP's library ahead of
+    all others, and the threads of compiled code. Where vLLM sets something else, the pre-started
+    process begins again (`prestarted/python.py`): slower, and nothing else."""
+    variables = {
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",
+    }
+    preloaded = environment.get("LD_PRELOAD", "")
+    library = _torchs_openmp()
+    if library and not any(name in preloaded for name in ("libomp", "libgomp", "libiomp")):
+        variables["LD_PRELOAD"] = f"{preloaded}:{library}" if preloaded else library
+    return variables
+
+
+def _torchs_openmp() -> str | None:
+    """Found without importing torch."""
+    torch = find_spec("torch")
+    if torch is None or torch.origin is None:
+        return None
+    package = Path(torch.origin).parent
+    folders = (package.parent / "torch.libs", package / "lib")
+    found = (path for folder in folders for path in folder.glob("libgomp*.so*"))
+    return next(map(str, found), None)
 
 
 @contextmanager

@@ -29,12 +29,12 @@ from serve_app.engine.grammar.sandbox import GrammarSandbox
 from serve_app.engine.grammar.structure import GrammarSyntax, StructureBinder
 from serve_app.engine.interface import EngineLoad
 from serve_app.engine.trial_answers import OPENER
+from serve_app.engine.vllm.early_engine import EarlyEngine
 from serve_app.engine.vllm.fast_path import (
     FAST_CHUNKS,
     FAST_ROUTES,
     NO_HTTP_METRICS,
     collect_garbage_rarely,
-    no_garbage_collection,
 )
 from serve_app.engine.vllm.first_tokens import FirstTokens
 from serve_app.engine.vllm.past_results import journaled_engine
@@ -54,6 +54,7 @@ from serve_app.engine.vllm.worker_extension import (
     with_worker_extension,
 )
 from serve_app.errors import invalid
+from serve_app.prestarted.imports import keep_imported, no_garbage_collection
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -107,6 +108,22 @@ class VllmEngine:
         structure: StructureConfig | None = None,
     ) -> "VllmEngine":
         """Load the model and build vLLM's application. `phase` times each step."""
+        os.environ.setdefault(GRAMMAR_CACHE_VARIABLE, str(GRAMMAR_CACHE_MIB))
+        os.environ.setdefault(BAD_WORDS_VARIABLE, str(BAD_WORDS_TOKENS))
+        early = EarlyEngine.start()
+        try:
+            return await cls._start_beside(early, args, phase, structure or StructureConfig())
+        finally:
+            early.end()
+
+    @classmethod
+    async def _start_beside(
+        cls,
+        early: EarlyEngine,
+        args: Sequence[str],
+        phase: Callable[[str], AbstractContextManager[None]],
+        structure: StructureConfig,
+    ) -> "VllmEngine":
         with phase("import"), no_garbage_collection():
             from vllm.v1.engine.async_llm import AsyncLLM
             from vllm.v1.metrics.loggers import StatLoggerBase
@@ -118,9 +135,9 @@ class VllmEngine:
         load = EngineLoad()
         with phase("load"):
             recorder = load_recorder(StatLoggerBase, load)
-            client = AsyncLLM.from_vllm_config(config, stat_loggers=[recorder])
+            with early.taken():
+                client = AsyncLLM.from_vllm_config(config, stat_loggers=[recorder])
         with phase("application"):
-            structure = structure or StructureConfig()
             grammars = _grammar_sandbox(client, structure)
             processor = client.output_processor
             first_tokens = FirstTokens(processor.request_states, processor.external_req_ids)
@@ -192,6 +209,8 @@ class VllmEngine:
 def extend_vllm() -> None:
     """Entry point `vllm.general_plugins`: vLLM calls it in each of its processes."""
     install_in_this_process()
+    # vLLM looks for garbage three times in each start of an engine.
+    keep_imported()
 
 
 def _import_application() -> None:
@@ -216,8 +235,6 @@ def _configuration(namespace: "Namespace") -> "VllmConfig":
     config = AsyncEngineArgs.from_cli_args(namespace).create_engine_config()
     # Where it is vLLM's choice, the engine's first grammar chooses for all that follow.
     config.structured_outputs_config.backend = "xgrammar"
-    os.environ.setdefault(GRAMMAR_CACHE_VARIABLE, str(GRAMMAR_CACHE_MIB))
-    os.environ.setdefault(BAD_WORDS_VARIABLE, str(BAD_WORDS_TOKENS))
     runner = "V2" if config.use_v2_model_runner else "V1"
     log.info("vLLM's model runner", extra={"phase": "start", "runner": runner})
     # vLLM has called it, unless an operator's VLLM_PLUGINS leaves it out.

@@ -16,8 +16,7 @@ way answers all the same, slower, and `tierserve_vllm_patch_active` says so.
 """
 
 import gc
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -178,17 +177,6 @@ def collect_garbage_rarely() -> None:
     """Look for cycles among new objects less often, in this process. vLLM keeps only what it made
     at its start out of the look."""
     gc.set_threshold(*GC_THRESHOLDS)
-
-
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """No look for garbage while what stays is imported: it is a quarter of the time of vLLM's
-    import (5.7 to 6.2 CPU seconds with it, 4.3 to 5.2 without, three of each on two cores)."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _install_routes(app: "FastAPI", schemas: Mapping[str, Any]) -> None:

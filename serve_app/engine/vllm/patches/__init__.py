@@ -15,5 +15,6 @@ In the API process:
 - `output_yield.py`: others get a turn between the outputs of two steps
 - `assistant_prefill.py`: Anthropic's last message of the assistant begins the answer
 
-`../fast_path.py` holds three more, which only make vLLM's application faster.
+`../fast_path.py` holds three more, which only make vLLM's application faster, and
+`../early_engine.py` one, by which the engine's process is one that was started before.
 """

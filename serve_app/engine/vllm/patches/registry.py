@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from serve_app.engine.vllm import fast_path
+from serve_app.engine.vllm import early_engine, fast_path
 from serve_app.engine.vllm.cpu import computes_on_cpu
 from serve_app.engine.vllm.patches import (
     assistant_prefill,
@@ -42,6 +42,8 @@ IN_EVERY_PROCESS = (
 )
 # There too, where vLLM computes on the CPU.
 ON_CPU = (seeded_prefill.PATCH,)
+# In the API process, around the start of the engine's, where vLLM computes on the CPU.
+AROUND_START = (early_engine.PATCH,)
 # In the API process, around the started engine and its application (`engine.py`).
 IN_API_PROCESS = (
     grammar_validation.PATCH,
@@ -53,7 +55,12 @@ IN_API_PROCESS = (
     fast_path.FAST_ROUTES,
     fast_path.FAST_CHUNKS,
 )
-PATCHES: tuple[Patch, ...] = (*IN_EVERY_PROCESS, *ON_CPU, *IN_API_PROCESS)
+PATCHES: tuple[Patch, ...] = (
+    *IN_EVERY_PROCESS,
+    *ON_CPU,
+    *AROUND_START,
+    *IN_API_PROCESS,
+)
 
 
 def install_in_this_process() -> None:

@@ -1,0 +1,1 @@
+"""A Python that is started, and imports, before `multiprocessing` wants it."""

@@ -375,8 +375,9 @@ class TierEdge:
                     if context.deadline is None:
                         return await run(context, response, admission.heartbeat_s)  # (4)
                     async with ended_by(context.deadline):
+                        speeds, lengths = self._speeds, self._engine.reasoning
                         begun = begin_in_time(
-                            context, entry, generation, self._speeds, settings.limits
+                            context, entry, generation, speeds, settings.limits, lengths
                         )
                         return await run(begun, response, admission.heartbeat_s)
         except GateFullError as full:  # (5)

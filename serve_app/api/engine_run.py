@@ -40,6 +40,8 @@ from serve_app.api.routes import COMPLETIONS
 from serve_app.config.tier import TierSettings
 from serve_app.core.access.lease import Usage
 from serve_app.core.generation import GENERATION, Generation
+from serve_app.core.reasoning.crowding import ReasoningLengths
+from serve_app.core.reasoning.trace import ThoughtEnd
 from serve_app.errors import (
     ClientDisconnectedError,
     ClientStalledError,
@@ -66,6 +68,8 @@ class EngineRun:
     prompts: PromptEstimate
     watch: "StallWatch"
     engine_done: Callable[[Generation], bool]
+    # Of all that ran here, with a deadline or without.
+    reasoning: ReasoningLengths = field(default_factory=ReasoningLengths)
     _engine_ids: set[str] = field(default_factory=set)
 
     def generation(
@@ -163,7 +167,14 @@ class EngineRun:
             raise ClientDisconnectedError
         if response.status == 200 and context.resumption is None:
             self.gate.observe_service(entry)
+            self._learn_lengths(generation)
         return RequestOutcome(response.status, response.timing, entry.wait_s, generation)
+
+    def _learn_lengths(self, generation: Generation) -> None:
+        for facts in generation.sequences.values():
+            if (thought := facts.thought) is not None:
+                natural = thought.end is ThoughtEnd.COMPLETE
+                self.reasoning.observe(thought.tokens, natural=natural)
 
     def _kept_open(
         self, send: Send, context: RequestContext, response: TierResponse, heartbeat_s: float

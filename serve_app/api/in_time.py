@@ -19,6 +19,7 @@ from serve_app.config.answers import LimitsConfig
 from serve_app.core.admission.by_deadline import ShortestAnswer
 from serve_app.core.generation import Generation
 from serve_app.core.reasoning.budget import ThinkingPlan
+from serve_app.core.reasoning.crowding import ReasoningLengths, limit_tokens
 from serve_app.core.reasoning.deadline import DeadlinePlan, Pace, RunningDeadline, plan_within
 from serve_app.core.replay.journal import Journal
 from serve_app.errors import invalid
@@ -108,9 +109,11 @@ def begin_in_time(
     generation: Generation,
     speeds: Speeds,
     limits: LimitsConfig,
+    lengths: ReasoningLengths,
 ) -> RequestContext:
     """A request with a deadline whose slots are granted: with no more tokens than the time allows,
-    and with `generation.time`, by which its engine ends it. Raises RequestError 504 where even the
+    and with `generation.time`, by which its engine ends it; `lengths` are those of the tier's
+    reasoning. Raises RequestError 504 where even the
     shortest answer would be late."""
     deadline, prepared = context.deadline, context.prepared
     assert deadline is not None
@@ -131,6 +134,15 @@ def begin_in_time(
     def turn_s(tokens: int) -> float:
         return speeds.expected(entry.prompt_tokens + tokens).first_token_s
 
+    def crowded_tokens() -> float | None:
+        own = speeds.gate.presence(context.caller.flow)
+        return limit_tokens(
+            lengths.mean_tokens,
+            running=own.sequences - own.queued,
+            waiting=own.queued,
+            least_share=limits.least_reasoning_share,
+        )
+
     time = RunningDeadline(
         deadline.deadline_ms,
         deadline.due_s,
@@ -138,6 +150,7 @@ def begin_in_time(
         speeds.expected_token_s,
         turn_s,
         plan,
+        crowded_tokens,
     )
     generation.time = time
     generation.close_reasoning = _either(generation.close_reasoning, time.close_reasoning)

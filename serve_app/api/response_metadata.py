@@ -9,7 +9,7 @@ from typing import Any
 from serve_app.api.policy_report import count_all, policy_report
 from serve_app.api.routes import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES, Endpoint
 from serve_app.core.generation import Generation, SequenceFacts
-from serve_app.core.reasoning.deadline import BY_DEADLINE
+from serve_app.core.reasoning.deadline import BY_DEADLINE, BY_QUEUE
 from serve_app.core.reasoning.trace import ThoughtEnd
 
 FIELD = "tierserve"
@@ -130,7 +130,8 @@ def cut_by_deadline(generation: Generation) -> list[str]:
         return []
     plan = time.plan
     closed = any(of.thought is not None and of.thought.end is ThoughtEnd.CUT for of in sequences)
-    stopped = any(of.thought is not None and of.thought.cut_by == BY_DEADLINE for of in sequences)
+    enders = (BY_DEADLINE, BY_QUEUE)
+    stopped = any(of.thought is not None and of.thought.cut_by in enders for of in sequences)
     is_direct = generation.journal is not None and generation.journal.direct
     left_out = is_direct or (plan.reasoning_cut and plan.reasoning_tokens is None)
     reasoning = left_out or stopped or (plan.reasoning_cut and closed)

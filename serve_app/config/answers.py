@@ -110,6 +110,14 @@ class LimitsConfig(Strict):
         description="A request with a deadline is taken only where an answer of so many tokens, "
         "without reasoning, would be in time; and no answer is planned shorter.",
     )
+    least_reasoning_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="While requests of its key wait, reasoning with a deadline is closed earlier, "
+        "the more of them the earlier, but has at least this part of the tier's mean length; 1: it "
+        "is not closed for others.",
+    )
 
     @model_validator(mode="after")
     def _least_is_least(self) -> Self:

@@ -12,7 +12,8 @@ from serve_app.api.gate import Gate
 from serve_app.api.in_time import limited
 from serve_app.api.routes import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES
 from serve_app.config.answers import LimitsConfig
-from serve_app.core.generation import GENERATION
+from serve_app.core.generation import GENERATION, Generation, SequenceFacts
+from serve_app.core.reasoning.trace import ThoughtEnd, ThoughtMarks, ThoughtTrace
 from tests.api.asgi import Call, FakeEngine, answers, call, sse_data, streams
 from tests.builders import (
     SECRET,
@@ -29,6 +30,7 @@ DONE = {"object": "chat.completion", "choices": []}
 TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
 END = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 LAST = b"data: [DONE]\n\n"
+MARKS = ThoughtMarks(1, 2, (1,), (7, 2), (2,))
 
 
 def an_edge_of(
@@ -170,6 +172,41 @@ async def test_reasoning_gets_what_the_answer_leaves_or_nothing() -> None:
     assert 120 <= short.most_tokens <= 200
     assert not direct.enabled
     assert json.loads(made.text)["tierserve"]["deadline"]["cut"] == ["reasoning"]
+
+
+@virtual
+async def test_reasoning_is_closed_earlier_while_others_wait_by_the_lengths_that_were_learnt() -> (
+    None
+):
+    generations: list[Generation] = []
+    waits = asyncio.Event()
+
+    async def thinking(payload: dict[str, Any], send: Any) -> None:
+        generation = GENERATION.get()
+        assert generation is not None
+        generations.append(generation)
+        if generation.time is not None:
+            await waits.wait()
+        thought = ThoughtTrace(MARKS, 700, tokens=100, end=ThoughtEnd.COMPLETE)
+        generation.sequences[0] = SequenceFacts(thought=thought)
+        await answers(DONE)(payload, send)
+
+    gate = a_reading_gate(slots=1)
+    edge = an_edge_of(FakeEngine(thinking), gate=gate, thinks=True)
+    for _ in range(6):
+        await call(edge, "", {"prompt": "short"})
+    running = Call(edge, "", asked(60_000))
+    await asyncio.sleep(0.01)
+    close = generations[-1].close_reasoning
+    assert close is not None
+    assert close(0, 400) is None
+    waiting = Call(edge, "", {"prompt": "short"})
+    await asyncio.sleep(0.01)
+    # As many wait as run: half of the mean, if lengths are exponential.
+    assert (close(0, 69), close(0, 70)) == (None, "queue")
+    waits.set()
+    await asyncio.gather(running.done, waiting.done)
+    assert idle(gate)
 
 
 @virtual

@@ -16,8 +16,9 @@ from serve_app.core.reasoning.budget import LEAST_THOUGHT_TOKENS, ThinkingPlan, 
 END_S = 0.1
 # What closes the reasoning for the model, about: the engine knows its phrase by tokens.
 CLOSING_TOKENS = 24
-# Who has closed the reasoning, for the client.
+# Who has closed the reasoning, for the client: its deadline, or others that wait for its slots.
 BY_DEADLINE = "deadline"
+BY_QUEUE = "queue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,8 @@ class RunningDeadline:
     """The deadline of an answer that runs, `deadline_ms` from its arrival, which is at `due_s` of
     `clock_s`. `token_s` is the measured time between tokens of its stream, `turn_s` what it takes
     until the first token of a new turn of the engine behind so many tokens of the answer.
+    `crowded_tokens` is how long reasoning may be now for the sake of those that wait, None where
+    nobody does (`crowding.py`).
 
     `plan` is what it began with; `answer_cut`: the time was over before its answer was.
     """
@@ -117,6 +120,7 @@ class RunningDeadline:
     token_s: Callable[[], float] = lambda: 0.0
     turn_s: Callable[[int], float] = lambda _: 0.0
     plan: DeadlinePlan | None = None
+    crowded_tokens: Callable[[], float | None] = lambda: None
     answer_cut: bool = False
 
     @property
@@ -130,9 +134,12 @@ class RunningDeadline:
 
     def close_reasoning(self, _: int, tokens: int) -> str | None:
         """As `Generation.close_reasoning`: once what is left is no more than what the answer's
-        reserve takes behind so many tokens of reasoning."""
+        reserve takes behind so many tokens of reasoning, or others wait for its slots."""
         if self.plan is None:
             return None
+        most = self.crowded_tokens()
+        if most is not None and tokens >= most:
+            return BY_QUEUE
         pace = Pace(self.turn_s(tokens + CLOSING_TOKENS), self.token_s())
         # Until it is asked again a token will have come.
         needed_s = pace.takes_s(self.plan.answer_tokens) + pace.token_s

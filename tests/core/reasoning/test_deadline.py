@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from serve_app.core.reasoning.budget import ThinkingPlan
 from serve_app.core.reasoning.deadline import (
     BY_DEADLINE,
+    BY_QUEUE,
     END_S,
     DeadlinePlan,
     Pace,
@@ -144,6 +145,23 @@ def test_reasoning_goes_on_while_there_is_time_and_is_closed_when_the_stream_slo
     assert running.close_reasoning(0, 250) is None
     speeds["token_s"] = 0.05
     assert running.close_reasoning(0, 250) == BY_DEADLINE
+
+
+def test_reasoning_is_closed_for_those_that_wait_only_while_they_do() -> None:
+    most: list[float | None] = [None]
+    running = RunningDeadline(
+        60_000,
+        60.0,
+        lambda: 0.0,
+        plan=planned(60.0, Pace(0.02, 0.02)),
+        crowded_tokens=lambda: most[0],
+    )
+    assert running.close_reasoning(0, 250) is None
+    most[0] = 251.0
+    assert running.close_reasoning(0, 250) is None
+    assert running.close_reasoning(0, 251) == BY_QUEUE
+    most[0] = None
+    assert running.close_reasoning(0, 300) is None
 
 
 def test_an_answer_is_due_when_another_token_may_be_late() -> None:

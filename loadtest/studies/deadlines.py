@@ -153,7 +153,8 @@ async def measure(options: argparse.Namespace, argv: list[str], console: Console
         raise UserError("--deadline-s takes two times above 0, the shorter one first.")
     capacity, found = await _measured(options, console)
     console.print(f"capacity, without deadlines: {capacity:.1f} requests a second")
-    console.print(table(found, options.phase_s * options.rounds), highlight=False, markup=False)
+    text = table(found, options.phase_s * options.rounds)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
     if options.json is not None:
         document = {
             META: provenance(argv),

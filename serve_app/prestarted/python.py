@@ -5,6 +5,7 @@ and waits. It is a child like any other: with the environment, cores and schedul
 moment in which it was started, and gone when its parent is.
 """
 
+import contextlib
 import importlib
 import os
 import signal
@@ -66,6 +67,7 @@ class PrestartedPython:
 
 def main(fd: int, prepare: str) -> None:
     """Import, wait, run; or end where the other end is closed first."""
+    _find_title()
     began = dict(os.environ)
     module, _, function = prepare.partition(":")
     with no_garbage_collection():
@@ -88,6 +90,15 @@ def main(fd: int, prepare: str) -> None:
     # By which `multiprocessing` knows its own processes.
     sys.argv = ["-c", "--multiprocessing-fork"]
     spawn_main(tracker_fd=tracker_fd, pipe_handle=pipe_handle)
+
+
+def _find_title() -> None:
+    """A process's title is written over what it began with. Where that lies is found at the first
+    call, and not once the environment has changed."""
+    with contextlib.suppress(ImportError):
+        import setproctitle
+
+        setproctitle.getproctitle()
 
 
 if __name__ == "__main__":

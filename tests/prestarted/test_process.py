@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+import setproctitle
 
 from serve_app.prestarted.process import PrestartedProcess
 from serve_app.prestarted.python import PrestartedPython
@@ -151,3 +152,27 @@ def test_a_process_begins_again_for_what_it_may_have_read_by_now() -> None:
     assert not handover.changed({**began, "LD_PRELOAD": "a.so"}, {"SET_AT_IMPORT": "1"})
     handover = Handover({"TORCH_SET": "1"}, "/", [], [])
     assert not handover.changed(began, {**began, "TORCH_SET": "1"})
+
+
+def rename_and_wait(renamed: Any, over: Any) -> None:
+    """In the new process."""
+    setproctitle.setproctitle("VLLM::Something")
+    renamed.set()
+    over.wait(30)
+
+
+def test_it_can_give_itself_a_title_although_its_environment_has_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By which others find a process: operators, and studies that kill it."""
+    python = PrestartedPython.start(PREPARE)
+    monkeypatch.setenv("OWN", "now")
+    context = get_context("spawn")
+    renamed, over = context.Event(), context.Event()
+    process = PrestartedProcess(python, ("OWN",), target=rename_and_wait, args=(renamed, over))
+    process.start()
+    assert renamed.wait(30)
+    assert psutil.Process(python.pid).cmdline()[0] == "VLLM::Something"
+    over.set()
+    process.join(30)
+    assert process.exitcode == 0

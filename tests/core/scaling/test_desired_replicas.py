@@ -135,6 +135,15 @@ def test_one_report_moves_the_decision_by_its_own_share(
     assert abs(wanted([faulty, *equal[1:]]) - before) <= math.ceil(share) + 1
 
 
+def test_a_replica_that_joins_and_takes_most_hides_no_arrivals() -> None:
+    """Three serve six requests a second; one that joins takes nearly all until it is as full."""
+    before = decide([load(2.0, new_tokens=1200)] * 3).inputs["arriving_rps"]
+    busy = load(1.5, new_tokens=1200, quick_rps=0.2, quick_prompt_tokens_per_s=100)
+    newcomer = replace(busy, quick_rps=5.4, quick_prompt_tokens_per_s=2700, answers_seen=0)
+    joined = decide([busy] * 3 + [newcomer]).inputs
+    assert joined["arriving_rps"] == joined["expected_rps"] == pytest.approx(before)
+
+
 @given(factor=st.floats(-6, 6).map(lambda power: 10**power), count=st.integers(3, 48))
 def test_a_report_that_is_wrong_in_all_it_measures_moves_it_by_little_more(
     factor: float, count: int

@@ -235,6 +235,18 @@ def counts_after(spike: ReplicaLoad, *, at_s: range) -> list[int]:
     return counts
 
 
+def test_what_one_fewer_carries_is_given_back_after_the_hold_however_near() -> None:
+    """With a twentieth more it would miss the SLO; the moments of the hold together do not."""
+    near = load(3.55)
+    assert decide([near] * 2).needed == 2
+    memory, counts = decide([load(12.0)] * 2).memory, []
+    for now_s in range(1001, 1400):
+        decision = decide([near] * 2, memory=memory, now_s=float(now_s))
+        memory = decision.memory
+        counts.append(decision.replicas)
+    assert 3 * SETTINGS.start_s < counts.index(1)
+
+
 def test_a_moment_by_chance_does_not_begin_the_hold_anew() -> None:
     """Two seconds at which the second replica is only just to be kept, near the end of it."""
     calm = counts_after(load(2.5), at_s=range(0))

@@ -178,13 +178,12 @@ class _Expected:
 
 @dataclass(frozen=True, slots=True)
 class _Needed:
-    """`to_order` keeps the SLO for what is expected, `to_keep` for `more`, a little more than that.
-    So many are `busy`."""
+    """`to_order` keeps the SLO for what is expected, `to_keep` for a little more than that. So many
+    are `busy`."""
 
     to_order: int
     to_keep: int
     lent_replicas: float
-    more: TierNeed
     busy: int
 
 
@@ -267,12 +266,10 @@ def _needed(
     quiet = demand.slow.requests_per_s * settings.start_s < UNLIKELY_REQUESTS
     idle = quiet and demand.running == 0 and demand.waiting == 0
     busy = math.ceil(demand.running / (demand.slots / len(demand.replicas)) - 1e-6)
-    more = need.to_keep
     return _Needed(
         to_order=max(need.fewest(lent), 1),
-        to_keep=0 if idle else max(more.fewest(), busy, 1),
+        to_keep=0 if idle else max(need.to_keep.fewest(), busy, 1),
         lent_replicas=lent,
-        more=more,
         busy=busy,
     )
 
@@ -287,10 +284,11 @@ def _with_misses(
     now_s: float,
 ) -> ScalingMemory:
     """With what fewer replicas would miss of what is expected now. Those that are busy, or kept to
-    lend, are not to be missed."""
+    lend, are not to be missed. Of what is expected, and not of a little more: a sum over the hold
+    does not swing, so that it needs no distance to what orders a replica."""
     if not is_due(memory.misses, now_s):
         return memory
-    shares = needed.more.misses().at_least(max(needed.busy, lends))
+    shares = need.misses().at_least(max(needed.busy, lends))
     sample = MissSample(now_s, need.rate_rps, shares)
     longest_s = settings.most_hold_s
     return replace(memory, misses=remember_misses(memory.misses, sample, longest_s=longest_s))

@@ -125,14 +125,19 @@ def pooled(reports: Sequence[ReplicaLoad], *, slo: Slo, drain_within_s: float) -
     own_rps = [replica.capacity(shape, slo).sustained_rps for replica in replicas]
     own_tokens = [rps * shape.prompt_tokens for rps in own_rps]
     waiting = [r.queued_requests for r in reports]
+    slow_rps = sum(_bounded([r.slow_rps for r in reports], own_rps))
+    quick_rps = sum(_bounded([r.quick_rps for r in reports], own_rps))
+    # A replica that joins takes most of what arrives until it is as full as the others. What it
+    # counts beyond the bound says that the slow mean is still there, and no more.
+    quick_rps = max(quick_rps, min(slow_rps, sum(r.quick_rps for r in reports)))
     return TierDemand(
         slow=Arrivals.of(
-            sum(_bounded([r.slow_rps for r in reports], own_rps)),
+            slow_rps,
             sum(_bounded([r.slow_prompt_tokens_per_s for r in reports], own_tokens)),
             shape.prompt_tokens,
         ),
         quick=Arrivals.of(
-            sum(_bounded([r.quick_rps for r in reports], own_rps)),
+            quick_rps,
             sum(_bounded([r.quick_prompt_tokens_per_s for r in reports], own_tokens)),
             shape.prompt_tokens,
         ),

@@ -52,14 +52,19 @@ class LearntLengths:
     @property
     def memoryless(self) -> float:
         """How little a running answer's age says of when it ends, from 0 (all are of one length)
-        to 1 (exponential lengths, or nothing known): the squared coefficient of variation of the
-        answers, as far as they are known."""
+        to 1 (exponential lengths, or nothing known), as far as the answers are known.
+
+        From their squared coefficient of variation `v`: while arrivals change by the part `g` in
+        the time of a token, `AnswerRate` has `mean - g * mean**2 * (1 + v) / 2` tokens made and
+        `mean - g * mean**2 * (1 + v)` of those ended for each `1 - g * mean` that end. In both
+        together with the weights `2v / (1 + v)` and `(1 - v) / (1 + v)` the mean is right."""
         known = len(self.answers) / LENGTHS_KEPT
         mean = sum(self.answers) / max(len(self.answers), 1)
         if mean <= 0:
             return 1.0
         squares = sum((length - mean) ** 2 for length in self.answers) / len(self.answers)
-        return 1 - known * (1 - min(1.0, squares / mean**2))
+        variation = min(1.0, squares / mean**2)
+        return 1 - known * (1 - variation) / (1 + variation)
 
     @staticmethod
     def _mean(expected: float, lengths: Sequence[int]) -> float:

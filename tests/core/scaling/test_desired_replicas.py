@@ -135,6 +135,15 @@ def test_one_report_moves_the_decision_by_its_own_share(
     assert abs(wanted([faulty, *equal[1:]]) - before) <= math.ceil(share) + 1
 
 
+def test_a_replica_that_joins_and_takes_most_hides_no_arrivals() -> None:
+    """Three serve six requests a second; one that joins takes nearly all until it is as full."""
+    before = decide([load(2.0, new_tokens=1200)] * 3).inputs["arriving_rps"]
+    busy = load(1.5, new_tokens=1200, quick_rps=0.2, quick_prompt_tokens_per_s=100)
+    newcomer = replace(busy, quick_rps=5.4, quick_prompt_tokens_per_s=2700, answers_seen=0)
+    joined = decide([busy] * 3 + [newcomer]).inputs
+    assert joined["arriving_rps"] == joined["expected_rps"] == pytest.approx(before)
+
+
 @given(factor=st.floats(-6, 6).map(lambda power: 10**power), count=st.integers(3, 48))
 def test_a_report_that_is_wrong_in_all_it_measures_moves_it_by_little_more(
     factor: float, count: int
@@ -224,6 +233,18 @@ def counts_after(spike: ReplicaLoad, *, at_s: range) -> list[int]:
         memory = decision.memory
         counts.append(decision.replicas)
     return counts
+
+
+def test_what_one_fewer_carries_is_given_back_after_the_hold_however_near() -> None:
+    """With a twentieth more it would miss the SLO; the moments of the hold together do not."""
+    near = load(3.55)
+    assert decide([near] * 2).needed == 2
+    memory, counts = decide([load(12.0)] * 2).memory, []
+    for now_s in range(1001, 1400):
+        decision = decide([near] * 2, memory=memory, now_s=float(now_s))
+        memory = decision.memory
+        counts.append(decision.replicas)
+    assert 3 * SETTINGS.start_s < counts.index(1)
 
 
 def test_a_moment_by_chance_does_not_begin_the_hold_anew() -> None:

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from serve_app.core.placement.hardware import RTX_4090, T4, ModelShape
@@ -207,6 +207,25 @@ def test_twice_the_load_makes_answers_of_one_length_no_longer() -> None:
     rate = load_doubles(length=1000, until_s=245)
     assert rate.mean_tokens(1000) > 1150, "none of those that came has ended"
     assert rate.mean_tokens(1000, memoryless=0.0) == pytest.approx(1000)
+
+
+@given(
+    st.lists(st.integers(1, 100), min_size=1, max_size=8),
+    st.floats(-0.004, 0.004),
+)
+def test_a_mean_length_is_right_while_load_changes(spread: list[int], growth: float) -> None:
+    """Whatever the lengths: of arrivals that grow by this part in the time of a token."""
+    lengths = (spread * LENGTHS_KEPT)[:LENGTHS_KEPT]
+    memoryless, many = known(lengths).memoryless, 1e6
+    mean = sum(lengths) / len(lengths)
+    assume(memoryless < 1)
+    rate = AnswerRate(
+        0.0,
+        tokens=many * sum(length - growth * length**2 / 2 for length in lengths),
+        ended=many * sum(1 - growth * length for length in lengths),
+        ended_tokens=many * sum(length - growth * length**2 for length in lengths),
+    )
+    assert rate.mean_tokens(mean, memoryless) == pytest.approx(mean, rel=1e-4)
 
 
 @given(

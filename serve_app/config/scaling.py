@@ -52,7 +52,8 @@ class ScalingConfig(Strict):
         gt=0,
         le=1,
         description="A replica counts as needed down to this fraction of the load at which it was "
-        "started, so that a load at a threshold does not flap.",
+        "started, so that a load at a threshold does not flap. What the requests of a hold needed "
+        "is judged without it.",
     )
     least_hold_s: float = Field(
         default=60.0,

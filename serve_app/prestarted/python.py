@@ -5,7 +5,6 @@ and waits. It is a child like any other: with the environment, cores and schedul
 moment in which it was started, and gone when its parent is.
 """
 
-import contextlib
 import importlib
 import os
 import signal
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from multiprocessing.spawn import get_command_line, spawn_main
 from multiprocessing.util import spawnv_passfds
 from pathlib import Path
+
+import setproctitle
 
 from serve_app.prestarted.imports import no_garbage_collection
 from serve_app.prestarted.wire import Handover, place_fds, receive, send
@@ -67,7 +68,9 @@ class PrestartedPython:
 
 def main(fd: int, prepare: str) -> None:
     """Import, wait, run; or end where the other end is closed first."""
-    _find_title()
+    # A title is written over what the process began with. Where that lies is found at the first
+    # call, and not once the environment has changed.
+    setproctitle.getproctitle()
     began = dict(os.environ)
     module, _, function = prepare.partition(":")
     with no_garbage_collection():
@@ -90,15 +93,6 @@ def main(fd: int, prepare: str) -> None:
     # By which `multiprocessing` knows its own processes.
     sys.argv = ["-c", "--multiprocessing-fork"]
     spawn_main(tracker_fd=tracker_fd, pipe_handle=pipe_handle)
-
-
-def _find_title() -> None:
-    """A process's title is written over what it began with. Where that lies is found at the first
-    call, and not once the environment has changed."""
-    with contextlib.suppress(ImportError):
-        import setproctitle
-
-        setproctitle.getproctitle()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from serve_app.engine.vllm import early_engine, fast_path
 from serve_app.engine.vllm.cpu import computes_on_cpu
 from serve_app.engine.vllm.patches import (
     assistant_prefill,
+    compiled_graph,
     draft_limits,
     event_ids,
     grammar_budget,
@@ -41,7 +42,7 @@ IN_EVERY_PROCESS = (
     draft_limits.PATCH,
 )
 # There too, where vLLM computes on the CPU.
-ON_CPU = (seeded_prefill.PATCH,)
+ON_CPU = (seeded_prefill.PATCH, compiled_graph.PATCH)
 # In the API process, around the start of the engine's, where vLLM computes on the CPU.
 AROUND_START = (early_engine.PATCH,)
 # In the API process, around the started engine and its application (`engine.py`).

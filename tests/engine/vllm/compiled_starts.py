@@ -1,10 +1,11 @@
 """Two compiled starts of vLLM's engine with one cache, in processes that share an import and no
-more: `python compiled_starts.py CACHE`. Each writes a line of JSON."""
+more: `python -m tests.engine.vllm.compiled_starts CACHE`. Each writes a line of JSON."""
 
 import json
 import os
 import sys
 import time
+import traceback
 from importlib import import_module
 from typing import Any
 
@@ -30,6 +31,8 @@ def main(cache: str) -> None:
                 sys.stdout.write(f"\n{json.dumps(started())}\n")
                 sys.stdout.flush()
                 code = 0
+            except BaseException:  # noqa: BLE001 - a forked process ends here, whatever it was
+                traceback.print_exc()
             finally:
                 os._exit(code)
         _, status = os.waitpid(child, 0)

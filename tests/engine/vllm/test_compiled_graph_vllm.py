@@ -11,6 +11,7 @@ import pytest
 from serve_app.engine.vllm.cpu import computes_on_cpu
 from tests.engine.vllm import compiled_starts
 
+ROOT = Path(__file__).resolve().parents[3]
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
@@ -26,7 +27,8 @@ def test_a_kept_graph_is_loaded_and_computes_what_a_fresh_one_does(tmp_path: Pat
 
 def starts(cache: Path) -> list[dict[str, Any]]:
     ran = subprocess.run(
-        [sys.executable, compiled_starts.__file__, str(cache)],
+        [sys.executable, "-m", compiled_starts.__name__, str(cache)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

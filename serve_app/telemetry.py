@@ -275,7 +275,7 @@ def make_gateway_metrics(
     journals.set_function(journal_bytes)
     gap_s = Histogram(
         f"{PREFIX}_replay_gap_seconds",
-        "From the loss of a stream's replica to its next event.",
+        "From the loss or the offer of a stream's replica to its next event.",
         buckets=GAP_BUCKETS_S,
         registry=registry,
     )

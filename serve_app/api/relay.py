@@ -89,6 +89,8 @@ class Relay:
     _began_s: float = 0.0
     _first_to_come: bool = True
     _lost_s: float | None = None
+    # When the stream was offered that another replica has taken, until that one's first event.
+    _offered_s: float | None = None
     # Whether the replica that was lost last has said that it ends, and its end was not seen yet.
     _ending: bool = False
     _no_offer_until_s: float = float("-inf")
@@ -168,6 +170,8 @@ class Relay:
             self._began_s = self.parts.clock_s()
             if self._lost_s is not None:
                 self._went_on(self._lost_s)
+            elif self._offered_s is not None:
+                self._taken_over(self._offered_s)
             if not stream.journaled:
                 self.body = b""
         if stream.journaled and not self.kept.resize(len(self.body) + len(stream.journal)):
@@ -249,7 +253,7 @@ class Relay:
     async def _reopened(self, lost: str) -> Upstream:
         """The response of another replica, from where the client has it. Raises RequestError where
         the request is given up."""
-        self._lost_s = self.parts.clock_s()
+        self._lost_s, self._offered_s = self.parts.clock_s(), None
         for upstream in self._open:
             upstream.abort()
         self._open.clear()
@@ -305,25 +309,29 @@ class Relay:
         """The response of another replica that has room for a stream that is offered. None: the
         one that has it goes on with it."""
         clock_s = self.parts.clock_s
-        if not self.stream.journaled or clock_s() < self._no_offer_until_s:
+        offered_s = clock_s()
+        if not self.stream.journaled or offered_s < self._no_offer_until_s:
             return None
+        successor, why = None, ""
         try:
             async with asyncio.timeout(self.parts.hand_over_within_s):
                 successor = await self._kept_alive(self._ask(only_with_room=True))
         except TimeoutError:
-            successor, self._no_offer_until_s = None, clock_s() + NO_OFFER_S
-        except UpstreamError:
-            successor = None
+            self._no_offer_until_s, why = clock_s() + NO_OFFER_S, "no answer"
+        except UpstreamError as error:
+            why = str(error)
         if successor is None or not (successor.status == 200 and streams_events(successor)):
             if successor is not None:
+                why = str(successor.status)
                 self._drop(successor)
             self._count("not_handed_over")
+            waited_s = round(clock_s() - offered_s, 3)
+            self._log("an offered stream stays", level=logging.INFO, why=why, waited_s=waited_s)
             return None
         self._begin_stream(successor)
-        self._began_s = clock_s()
+        self._began_s, self._offered_s = clock_s(), offered_s
         self.replays += 1
         self._count("handed_over")
-        self._log("a stream was handed over", level=logging.INFO)
         return successor
 
     async def _ask(self, *, only_with_room: bool = False) -> Upstream:
@@ -387,6 +395,12 @@ class Relay:
         self.parts.metrics.gap_s.observe(gap_s)
         self._count("continued" if self.stream.events else "asked_again")
         self._log("a request goes on", level=logging.INFO, gap_s=round(gap_s, 3))
+
+    def _taken_over(self, offered_s: float) -> None:
+        gap_s = self._began_s - offered_s
+        self._offered_s = None
+        self.parts.metrics.gap_s.observe(gap_s)
+        self._log("a stream was handed over", level=logging.INFO, gap_s=round(gap_s, 3))
 
     def _given_up(self, why: str) -> RequestError:
         self._count("given_up")

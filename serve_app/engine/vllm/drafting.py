@@ -48,6 +48,15 @@ def limits_drafts(config: "SpeculativeConfig | None") -> bool:
     return config is not None and config.method in METHODS and chosen
 
 
+@dataclass(frozen=True, slots=True)
+class StepTaken:
+    """A step that read no prompt, of which only the end is not known: the next one's begin."""
+
+    began_s: float
+    sequences: int
+    drafts: int
+
+
 @dataclass(slots=True)
 class Drafting:
     """Of one engine. `end_id` ends a reasoning, None where the model has none; `measured`: drafts
@@ -57,6 +66,7 @@ class Drafting:
     measured: bool
     clock_s: Callable[[], float] = time.perf_counter
     began_s: float = 0.0
+    last: StepTaken | None = None
     costs: dict[int, StepCost] = field(default_factory=dict[int, StepCost])
     seen: dict[str, Acceptance] = field(default_factory=dict[str, Acceptance])
     # What was drafted for a sequence's next step, verified or not.
@@ -73,8 +83,18 @@ class Drafting:
         setting = added.get(SPECULATION_KEY) if isinstance(added, dict) else None
         return cls(natural[-1] if natural else None, setting == SPECULATION_MEASURED)
 
-    def step_begins(self) -> None:
-        self.began_s = self.clock_s()
+    def step_begins(self, scheduled: "SchedulerOutput") -> None:
+        """A step takes until the next one begins: what the scheduler and the outputs need between
+        two is saved with a step, too. An engine whose sequences have all ended may have waited."""
+        now_s, last = self.clock_s(), self.last
+        self.began_s, self.last = now_s, None
+        goes_on = bool(scheduled.scheduled_cached_reqs.req_ids)
+        if last is None or not goes_on:
+            return
+        size = last.sequences.bit_length()
+        cost = self.costs.get(size, StepCost())
+        took_s = now_s - last.began_s
+        self.costs[size] = observe_cost(cost, took_s=took_s, drafts=last.drafts)
 
     def needs_drafts(self) -> bool:
         """False where they have not paid of late, in most steps."""
@@ -123,13 +143,9 @@ class Drafting:
         if len(self.seen) > 2 * len(ids):
             self.seen = {key: self.seen[key] for key in ids if key in self.seen}
         drafts = sum(map(len, scheduled.scheduled_spec_decode_tokens.values()))
-        if scheduled.total_num_scheduled_tokens != len(made) + drafts:
-            # It has read a prompt.
-            return
-        size = len(made).bit_length()
-        took_s = self.clock_s() - self.began_s
-        cost = self.costs.get(size, StepCost())
-        self.costs[size] = observe_cost(cost, took_s=took_s, drafts=drafts)
+        if scheduled.total_num_scheduled_tokens == len(made) + drafts:
+            # It has read no prompt.
+            self.last = StepTaken(self.began_s, len(made), drafts)
 
     def _lengths(self, ids: Sequence[str], allowed: Sequence[Sequence[int]]) -> list[int]:
         cost = self.costs.get(len(allowed).bit_length(), StepCost())

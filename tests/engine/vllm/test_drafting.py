@@ -51,9 +51,10 @@ def a_runner(*params: Any, made: int = 3, left: int | None = None) -> Any:
     )
 
 
-def scheduled(tokens: int, *drafts: int) -> Any:
+def scheduled(tokens: int, *drafts: int, goes_on: bool = True) -> Any:
     return SimpleNamespace(
         total_num_scheduled_tokens=tokens,
+        scheduled_cached_reqs=SimpleNamespace(req_ids=["r0"] if goes_on else []),
         scheduled_spec_decode_tokens={f"r{at}": [1] * n for at, n in enumerate(drafts) if n},
     )
 
@@ -105,19 +106,23 @@ def test_a_reasoning_that_leans_has_no_drafts_and_its_answer_has() -> None:
 
 
 class Engine:
-    """Steps of one sequence that takes 10 ms, and so many more for each draft."""
+    """Steps of one sequence that take 10 ms, and so many more for each draft, with `between_s` from
+    each to the next."""
 
-    def __init__(self, row_s: float, made: Sequence[int], offer: Sequence[int]) -> None:
+    def __init__(
+        self, row_s: float, made: Sequence[int], offer: Sequence[int], between_s: float = 0.0
+    ) -> None:
         self.now_s, self.row_s, self.made, self.offer = 0.0, row_s, list(made), list(offer)
+        self.between_s = between_s
         self.drafting = Drafting(END, measured=True, clock_s=lambda: self.now_s)
         self.runner, self.drafts = a_runner(parameters(max_tokens=10**9)), 0
         self.verified: list[int] = []
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            self.drafting.step_begins()
-            self.now_s += 0.01 + self.row_s * self.drafts
             step = scheduled(1 + self.drafts, self.drafts)
+            self.drafting.step_begins(step)
+            self.now_s += 0.01 + self.row_s * self.drafts
             made = [self.made[: 1 + self.drafts]]
             if not self.drafting.needs_drafts():
                 self.drafting.skipped(self.runner, step, made)
@@ -126,6 +131,7 @@ class Engine:
                 (left,) = self.drafting.limited(self.runner, step, made, [self.offer])
                 self.drafts = len(left)
             self.verified.append(self.drafts)
+            self.now_s += self.between_s
 
 
 def test_drafts_that_are_accepted_are_verified_where_rows_are_cheap() -> None:
@@ -145,7 +151,27 @@ def test_where_drafts_do_not_pay_next_to_none_are_verified(row_s: float, made: l
     assert not engine.drafting.needs_drafts() or engine.drafting.steps % LOOK_EVERY_STEPS == 0
 
 
+def test_drafts_save_the_time_between_steps_too() -> None:
+    """A draft is right, and costs a little more than a step: it pays where 10 ms lie between two
+    steps, and does not where there is nothing."""
+    for between_s, pays in ((0.01, True), (0.0, False)):
+        engine = Engine(0.0105, made=[1, 2], offer=[1], between_s=between_s)
+        engine.run(400)
+        verified = sum(length > 0 for length in engine.verified[100:])
+        assert (verified > 0.9 * 300) is pays, between_s
+
+
 def test_a_step_that_reads_a_prompt_teaches_no_cost() -> None:
     engine = Engine(0.0, made=[1], offer=[1])
     engine.drafting.limited(engine.runner, scheduled(40), [[1]], [[1]])
+    engine.drafting.step_begins(scheduled(1))
     assert engine.drafting.costs == {}
+
+
+def test_an_engine_that_waited_for_requests_learns_nothing_of_it() -> None:
+    engine = Engine(0.0, made=[1], offer=[])
+    engine.run(3)
+    known = dict(engine.drafting.costs)
+    engine.now_s += 100.0
+    engine.drafting.step_begins(scheduled(30, goes_on=False))
+    assert engine.drafting.costs == known

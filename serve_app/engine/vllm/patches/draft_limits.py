@@ -48,10 +48,12 @@ def with_all_processors(
 def with_a_time(execute: Callable[..., Any]) -> Callable[..., Any]:
     """A step of the engine, whose begin is known."""
 
-    def execute_model(runner: "GPUModelRunner", *args: Any, **options: Any) -> Any:
+    def execute_model(
+        runner: "GPUModelRunner", scheduler_output: Any, *args: Any, **options: Any
+    ) -> Any:
         if limits_drafts(runner.speculative_config):
-            drafting_of(runner).step_begins()
-        return execute(runner, *args, **options)
+            drafting_of(runner).step_begins(scheduler_output)
+        return execute(runner, scheduler_output, *args, **options)
 
     return execute_model
 
@@ -146,6 +148,7 @@ PATCH = Patch(
         f"{_RUNNER}.requests",
         f"{_RUNNER}.sampler",
         f"{_RUNNER}.speculative_config",
+        f"{_METADATA}.scheduled_cached_reqs",
         f"{_METADATA}.scheduled_spec_decode_tokens",
         f"{_METADATA}.total_num_scheduled_tokens",
         "vllm.v1.spec_decode.metadata:SpecDecodeMetadata.max_spec_len",

@@ -15,7 +15,7 @@ LEAST_GAIN = 0.03
 NEWEST_WEIGHT = 0.1
 PRIOR_TOKENS = 2.0
 # Of a step's time the newest counts by a thirtieth; one that was held up counts as so many times
-# the mean at most, and that again for each row of a draft.
+# what it should have taken at most, and that again for each row of a draft before that is known.
 NEWEST_STEP_WEIGHT = 1 / 30
 MOST_TIMES_MEAN = 3.0
 # Time of steps with drafts is known once there were so many, and of those without.
@@ -85,7 +85,8 @@ def observe_cost(cost: StepCost, *, took_s: float, drafts: int) -> StepCost:
     """Learn from a step that read no prompt. One with drafts teaches nothing before one without."""
     if cost.plain_s is None:
         return cost if drafts else replace(cost, plain_s=took_s, plain_steps=1)
-    took_s = min(took_s, cost.plain_s * MOST_TIMES_MEAN * (1 + drafts))
+    rows = 1 if cost.is_known else 1 + drafts
+    took_s = min(took_s, MOST_TIMES_MEAN * rows * (cost.plain_s + cost.beyond(drafts)))
     if drafts == 0:
         steps = cost.plain_steps + 1
         newest = max(NEWEST_STEP_WEIGHT, 1 / steps)

@@ -101,9 +101,9 @@ def main(fd: int, prepare: str) -> None:
 
 
 def _end(code: object) -> NoReturn:
-    """End as `multiprocessing`'s forked processes do, without taking apart what was imported: behind
-    vLLM's import that is 3 CPU seconds, for which whoever stops the process waits. It has flushed
-    its streams, and run its finalizers."""
+    """End as `multiprocessing`'s forked processes do, without taking apart what was imported:
+    behind vLLM's import that is 2 CPU seconds, for which whoever stops the process waits. It has
+    flushed its streams, and run its finalizers."""
     run_exit_functions: Callable[[], None] = vars(atexit)["_run_exitfuncs"]
     run_exit_functions()
     os._exit(code if isinstance(code, int) else 1)

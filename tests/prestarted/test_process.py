@@ -1,5 +1,6 @@
 """A pre-started Python that becomes a process of `multiprocessing`, and one that is not wanted."""
 
+import atexit
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,29 @@ def test_it_becomes_a_child_with_what_its_parent_has_now(
     process.join()
     assert (process.pid, process.exitcode) == (python.pid, 3)
     queue.close()
+
+
+class Imported:
+    """What a process has until it ends, or its modules are taken apart."""
+
+    def __init__(self, folder: Path) -> None:
+        self.make_folder = partial(os.mkdir, folder)
+
+    def __del__(self) -> None:
+        self.make_folder()
+
+
+def leave(folder: Path) -> None:
+    atexit.register((folder / "exit function").touch)
+    globals()["imported"] = Imported(folder / "taken apart")
+
+
+def test_it_ends_with_its_exit_functions_and_takes_no_module_apart(tmp_path: Path) -> None:
+    process = PrestartedProcess(PrestartedPython.start(PREPARE), target=leave, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["exit function"]
 
 
 def sleep() -> None:

@@ -32,6 +32,7 @@ from tests.engine.budget_cases import (
     BUDGETS,
     CASES,
     CONFIG,
+    FORCED_LOGIT,
     LEAN,
     OPEN_TOKENS,
     PROMPT,
@@ -111,6 +112,51 @@ def test_what_comes_out_is_what_counting_says(wants: list[int], budget: int) -> 
 def test_an_output_that_is_there_counts_as_if_it_had_been_written_here(wants: list[int]) -> None:
     """A request that was preempted, or that began elsewhere, joins the batch with its output."""
     assert differs_where_it_joins(begin, wants, 9) == []
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+@pytest.mark.parametrize("cut", [1, 4, 8, 12])
+def test_one_that_joins_with_an_output_is_counted_itself(cut: int, *, is_swapped: bool) -> None:
+    """And no other: vLLM may swap both rows in the update by which it joins, as it sorts prompts
+    behind what decodes."""
+    other = RowOf([50], [9] * 40, budget=9)
+    joined = RowOf(PROMPT, [5, END, 9, START, *[9] * 30], budget=6)
+    holder = leaning_holder()
+    holder.sync_batch(SimpleNamespace(removed=[], added=[other.added(0)], moved=[]))
+    for _ in range(3):
+        other.step(holder, 0, [other])
+    joined.ids += joined.wants[:cut]
+    moved = [(0, 1, swap())] if is_swapped else []
+    holder.sync_batch(SimpleNamespace(removed=[], added=[joined.added(1)], moved=moved))
+    rows = [joined, other] if is_swapped else [other, joined]
+    for _ in range(20):
+        for at, row in enumerate(rows):
+            row.step(holder, at, rows)
+    assert (other.forced_ids, joined.forced_ids) == ([], [])
+
+
+class RowOf:
+    """A sequence among others in a holder of model runner V1, and what it was forced to write."""
+
+    def __init__(self, prompt: Sequence[int], wants: Sequence[int], budget: int) -> None:
+        self.prompt, self.wants, self.params = prompt, wants, asked(budget)
+        self.ids: list[int] = []
+        self.forced_ids: list[int] = []
+
+    def added(self, index: int) -> tuple[int, Any, Sequence[int], list[int]]:
+        return index, self.params, self.prompt, self.ids
+
+    def step(self, holder: Any, at: int, rows: "Sequence[RowOf]") -> None:
+        import torch
+
+        holder.update_state([row.ids for row in rows], None)
+        row = holder.apply_to_logits(torch.zeros(len(rows), VOCABULARY), False, None)[at]
+        token = int(row.argmax())
+        if float(row[token]) >= FORCED_LOGIT:
+            self.forced_ids.append(token)
+        else:
+            token = self.wants[len(self.ids)]
+        self.ids.append(token)
 
 
 def leaning_holder(spec_tokens: int = 0) -> Any:

@@ -34,9 +34,13 @@ def ended_with_the_reasoning(
             elsewhere, as one step: where that ends inside the closing phrase, the phrase would be
             written from its begin once more. Its last ids are counted one by one."""
             super().sync_batch(batch_update)
-            for index, _, _, output_ids in batch_update.added if batch_update else ():
-                if output_ids and index in self._state:
-                    self._count(self._state[index], output_ids)
+            if batch_update is None:
+                return
+            # Known by its list: the same update may have moved it to another row.
+            joined = {id(output_ids) for *_, output_ids in batch_update.added if output_ids}
+            for state in self._state.values():
+                if id(output_ids := state["output_tok_ids"]) in joined:
+                    self._count(state, output_ids)
 
         def _count(self, state: dict[str, Any], output_ids: list[int]) -> None:
             one_by_one = len(self.think_end_token_ids) + COUNT_MARGIN_TOKENS

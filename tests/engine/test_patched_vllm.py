@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from serve_app.core.generation import Generation, SequenceFacts
 from serve_app.core.reasoning.lean import Lean
 from serve_app.core.reasoning.trace import ThoughtTrace
 from serve_app.engine.vllm.cpu import computes_on_cpu
 from serve_app.engine.vllm.fast_path import FIELD_LOG, build_chunks_unchecked, chunk_models
+from serve_app.engine.vllm.patches.plain_ranks import count_at_least
 from serve_app.engine.vllm.patches.r1_parser import exact_parser
 from serve_app.engine.vllm.patches.reasoning_lean import (
     adding_what_leans,
@@ -133,6 +135,16 @@ def test_one_that_joins_with_an_output_is_counted_itself(cut: int, *, is_swapped
         for at, row in enumerate(rows):
             row.step(holder, at, rows)
     assert (other.forced_ids, joined.forced_ids) == ([], [])
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=12), st.integers(1, 4))
+def test_ranks_are_those_that_vllm_compiles_a_kernel_for(row: list[int], rows: int) -> None:
+    import torch
+
+    x = torch.tensor([row] * rows, dtype=torch.float32)
+    values = x[:, -1:]
+    found = count_at_least(x, values)
+    assert torch.equal(found, (x >= values).sum(-1))
 
 
 class RowOf:

@@ -8,6 +8,7 @@ In every process of vLLM's:
 - `repetition_interval.py`: a repetition is looked for at every sixteenth token
 - `grammar_budget.py`, `grammar_compilers.py`: one request's grammar takes no one else's time
 - `seeded_prefill.py`: a seed with a prompt that is read in parts, on the CPU
+- `plain_ranks.py`: log probabilities without a kernel that is compiled meanwhile, on the CPU
 - `compiled_graph.py`: a compiled graph that was kept is loaded, on the CPU
 
 In the API process:

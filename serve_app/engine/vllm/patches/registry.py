@@ -14,6 +14,7 @@ from serve_app.engine.vllm.patches import (
     grammar_validation,
     long_prompts,
     output_yield,
+    plain_ranks,
     r1_parser,
     reasoning_lean,
     repetition_interval,
@@ -42,7 +43,7 @@ IN_EVERY_PROCESS = (
     draft_limits.PATCH,
 )
 # There too, where vLLM computes on the CPU.
-ON_CPU = (seeded_prefill.PATCH, compiled_graph.PATCH)
+ON_CPU = (seeded_prefill.PATCH, compiled_graph.PATCH, plain_ranks.PATCH)
 # In the API process, around the start of the engine's, where vLLM computes on the CPU.
 AROUND_START = (early_engine.PATCH,)
 # In the API process, around the started engine and its application (`engine.py`).

@@ -1,7 +1,7 @@
 """The rank of a sampled token among all of its row, without compiling a kernel for it.
 
-vLLM compiles it when the first request asks for log probabilities. The engine's steps wait for that,
-and with them every stream of the replica: 1.8 s on two quiet cores, 5 s on busy ones.
+vLLM compiles it when the first request asks for log probabilities. The engine's steps wait for
+that, and with them every stream of the replica: 1.8 s on two quiet cores, 5 s on busy ones.
 """
 
 from typing import TYPE_CHECKING

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -223,7 +223,14 @@ def _await_initial(cell: ReplayCell, trace: Trace, cluster: LocalCluster) -> flo
 
 def _in_a_process(base_url: str, trace: Trace, start_at_s: float) -> Replay:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(play, base_url, trace.requests, start_at_s).result()
+        played = pool.submit(play, base_url, trace.requests, start_at_s)
+        try:
+            return played.result()
+        except BaseException:
+            # Whoever interrupts this would wait until the whole trace has been played.
+            for process in active_children():
+                process.terminate()
+            raise
 
 
 def _replayed(

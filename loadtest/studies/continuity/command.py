@@ -155,6 +155,7 @@ class Measurement:
         asked = asks(Tier.CHAT, options.streams, options.seed, options.tokens)
         nodes = bool(ON_NODES & faults.keys())
         async with _running(options, self.model, self.replicas, nodes=nodes) as service:
+            asked = await self._accepted(service, asked)
             unbroken = await unbroken_runs(service, asked, options.unbroken)
             asked, unbroken = self._valid(asked, unbroken)
             differ = sum(any(differences(each, one) for each in more) for one, *more in unbroken)
@@ -163,6 +164,16 @@ class Measurement:
                 row["control"]["streams"] += len(asked)
                 row["control"]["differ"] += differ
                 await self._until_enough(service, name, row, asked, unbroken)
+
+    async def _accepted(self, service: Service, asked: Sequence[Ask]) -> Sequence[Ask]:
+        """Without the kinds that the model cannot do, as a budget where it does not reason."""
+        kinds = {ask.kind: ask for ask in asked}.values()
+        streams = [read(service.session, service.base_url, Stream(ask)) for ask in kinds]
+        tried = await asyncio.gather(*streams)
+        refused = {stream.ask.kind: stream for stream in tried if stream.status == 400}
+        for kind, stream in refused.items():
+            self.console.print(f"{kind} is left out: {stream.fault[:200]}", markup=False)
+        return [ask for ask in asked if ask.kind not in refused]
 
     def _valid(
         self, asked: Sequence[Ask], unbroken: Sequence[Sequence[Stream]]

@@ -1,11 +1,12 @@
 """vLLM's budget of a reasoning, which ends with the reasoning also where the model ends it, and
-counts an output that is there when its request joins the batch."""
+with its request, and counts an output that is there when its request joins the batch."""
 
 from typing import TYPE_CHECKING, Any
 
 from serve_app.engine.vllm.patches.patch import Patch, replace
 
 if TYPE_CHECKING:
+    from vllm import SamplingParams
     from vllm.config.reasoning import ReasoningConfig
     from vllm.v1.sample.logits_processor.interface import BatchUpdate
     from vllm.v1.sample.thinking_budget_state import ThinkingBudgetStateHolder
@@ -30,17 +31,31 @@ def ended_with_the_reasoning(
             self._natural_end = natural[-1] if natural else None
 
         def sync_batch(self, batch_update: "BatchUpdate | None") -> None:
-            """vLLM counts an output that is there already, of a preempted request or one that began
+            """(1) vLLM leaves the count of an ended request in its row when one without a budget is
+            moved there, and writes the closing phrase into that one. The states that logits
+            processors keep are moved rightly.
+            (2) It counts an output that is there already, of a preempted request or one that began
             elsewhere, as one step: where that ends inside the closing phrase, the phrase would be
             written from its begin once more. Its last ids are counted one by one."""
-            super().sync_batch(batch_update)
+            from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+
             if batch_update is None:
                 return
-            # Known by its list: the same update may have moved it to another row.
+            process_dict_updates(self._state, batch_update, self._joining)  # (1)
+            # (2) Known by its list: the same update may have moved it to another row.
             joined = {id(output_ids) for *_, output_ids in batch_update.added if output_ids}
             for state in self._state.values():
                 if id(output_ids := state["output_tok_ids"]) in joined:
                     self._count(state, output_ids)
+
+        def _joining(
+            self, params: "SamplingParams", prompt_ids: list[int] | None, output_ids: list[int]
+        ) -> dict[str, Any] | None:
+            """The count of a request that joins the batch; None: it has no budget."""
+            if not self.is_enabled or params.thinking_token_budget is None:
+                return None
+            state = self._init_state_entry(prompt_ids, params.thinking_token_budget)
+            return {**state, "output_tok_ids": output_ids, "spec_token_ids": []}
 
         def _count(self, state: dict[str, Any], output_ids: list[int]) -> None:
             one_by_one = len(self.think_end_token_ids) + COUNT_MARGIN_TOKENS
@@ -91,13 +106,16 @@ PATCH = Patch(
     name="thinking_budget",
     versions=">=0.32,<0.33",
     upstream="vllm/v1/sample/thinking_budget_state.py, "
-    "ThinkingBudgetStateHolder._update_think_state and sync_batch",
+    "ThinkingBudgetStateHolder._update_think_state and sync_batch; a swap of two rows left a count "
+    "behind likewise (github.com/vllm-project/vllm/pull/49613)",
     remove_when="the CPU runs model runner V2, or V1 ends the count at the model's own end mark, "
-    "and counts the output of a request that joins the batch",
+    "and with its request, and counts the output of a request that joins the batch",
     apply=_install,
     replaces=(_HOLDER, f"{_HOLDER}._update_think_state", f"{_HOLDER}.sync_batch"),
     relies_on=(
         "vllm.v1.sample.thinking_budget_state:maybe_create_thinking_budget_state_holder",
         "vllm.config.reasoning:ReasoningConfig.natural_reasoning_end_token_ids",
+        f"{_HOLDER}._init_state_entry",
+        "vllm.v1.sample.logits_processor.builtin:process_dict_updates",
     ),
 )

@@ -96,7 +96,9 @@ def observe_step(
 
     A step without a prompt teaches the decode factor; what a step with prompt tokens takes beyond
     its decode part teaches the prefill factor. The first steps of decoding replace the derived
-    value at once.
+    value at once. Beside a short prompt that part is lost in how much steps vary, in both
+    directions: what one step is off counts as far in the one as in the other, or many of them would
+    teach a prefill of several times what it is.
     """
     decode_ms = derived.step_ms(sequences)
     if tokens is not None and sequences:
@@ -106,10 +108,13 @@ def observe_step(
         factor = _bounded(took_ms / decode_ms)
         decode = speed.decode_factor + weight * (factor - speed.decode_factor)
         return replace(speed, decode_factor=decode, steps=speed.steps + steps)
-    rest_ms = took_ms - decode_ms * speed.decode_factor
-    factor = _bounded(rest_ms / (derived.per_prompt_token_ms * prompt_tokens))
+    decode_ms *= speed.decode_factor
+    prompt_ms = derived.per_prompt_token_ms * prompt_tokens
+    most_off_ms = max(decode_ms, FASTEST * prompt_ms)
+    off_ms = took_ms - decode_ms - speed.prefill_factor * prompt_ms
+    off_ms = min(max(off_ms, -most_off_ms), most_off_ms)
     weight = NEWEST_PROMPT_WEIGHT * min(1.0, prompt_tokens / WHOLE_PROMPT_TOKENS)
-    prefill = speed.prefill_factor + weight * (factor - speed.prefill_factor)
+    prefill = _bounded(speed.prefill_factor + weight * off_ms / prompt_ms)
     return replace(speed, prefill_factor=prefill, steps=speed.steps + 1)
 
 

@@ -108,6 +108,16 @@ def test_steps_that_make_more_tokens_than_one_each_are_as_many_quicker_ones() ->
     assert speed.prefill_factor == pytest.approx(1.0)
 
 
+def test_short_prompts_in_steps_that_vary_teach_no_slow_prefill() -> None:
+    """Ten tokens take a millisecond, and steps vary by more than ten: a prefill that seems many
+    times as slow would make a replica of such requests look full."""
+    speed, rng = StepSpeed(), random.Random(2)
+    for _ in range(20_000):
+        took_ms = MODEL.step_ms(40) * rng.uniform(0.5, 1.5) + MODEL.per_prompt_token_ms * 10
+        speed = observe_step(speed, MODEL, took_ms=took_ms, sequences=40, prompt_tokens=10)
+    assert speed.prefill_factor == pytest.approx(1.0, abs=0.6)
+
+
 def arrive(rate: ArrivalRate, rps: float, from_s: float, to_s: float, seed: int = 3) -> ArrivalRate:
     rng, now_s = random.Random(seed), from_s
     while (now_s := now_s + rng.expovariate(rps)) < to_s:

@@ -112,9 +112,10 @@ class EarlyRefusals:
         else:
             due_s = reservations.next_free_s(full.last_due_s, admission.apart_s)
             after_s = math.ceil(due_s - now_s)
-            if reservations.add(key, due_s, now_s + after_s - due_s):
+            if reservations.add(key, due_s, now_s + after_s - due_s, work=full.refused.work):
                 full.last_due_s = due_s
-        return GateFullError(replace(admission, retry_after_s=max(1, after_s)), key, due_s, flow)
+        admission = replace(admission, retry_after_s=max(1, after_s))
+        return GateFullError(admission, key, due_s, flow, full.refused.work)
 
     def line(self, flow: Flow) -> int | None:
         """How many refusals of the flow have no line in the log yet, where it is time for one that

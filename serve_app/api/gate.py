@@ -169,15 +169,20 @@ class Gate:
         return max(slot_free_s, self.prefill_ahead(0.0, self._queue.prompt_tokens).read_s)
 
     def drain(self) -> Drain:
-        """When the slots become free."""
+        """When the slots become free, and for how long what comes then has them."""
+        work, coming_work = self._mean_works()
+        drain = self._drain_of_running(work)
+        return replace(drain, service_s=drain.service_s * coming_work / work)
+
+    def _drain_of_running(self, mean_work: float) -> Drain:
         if self.room is not None:
-            return self.room.drain(self.room.slots(self.limits.slots), self._mean_work())
+            return self.room.drain(self.room.slots(self.limits.slots), mean_work)
         now_s, running = self.clock_s(), self._running
         ages = [now_s - entry.started_s for entry in running if entry.started_s is not None]
         if self.running_sequences != len(ages):
             sequences = (entry.sequences for entry in running)
             ages = [age for age, count in zip(ages, sequences, strict=True) for _ in range(count)]
-        service = self.service.times(self._mean_work())
+        service = self.service.times(mean_work)
         return estimate_drain(service, tuple(ages), self.limits.slots)
 
     def standing(self, flow: Flow, position: int | None = None) -> Standing:
@@ -257,7 +262,7 @@ class Gate:
         if self.room is not None:
             self.room.typical_limit = max_new_tokens or self.room.typical_limit
             self.room.shared = self._queue.known_flows > 1
-        asking = AskingRequest(sequences, key, returning, prompt_tokens, flow)
+        asking = AskingRequest(sequences, key, returning, prompt_tokens, flow, work)
         forecast_s = None  # (3)
         # Whether one that comes from elsewhere runs here was asked before it came.
         let_in = resumed or ((borrowed or forwarded) and self._fits(sequences, flow))
@@ -371,9 +376,17 @@ class Gate:
             return False
         return history.reservations.redeem(key, self.clock_s(), retried=retried)
 
-    def _mean_work(self) -> float:
-        works = [entry.work for entry in (*self._running, *self._waiting())]
-        return sum(works) / len(works) if works else 1.0
+    def _mean_works(self) -> tuple[float, float]:
+        """Of what runs, and of what is to come: that which waits, and that which was refused and is
+        due to retry. Where there is none of the one it is as the other."""
+        running = [entry.work for entry in self._running]
+        coming = [entry.work for entry in self._waiting()]
+        reserved = [history.reservations for history in self.histories.values()]
+        count = len(coming) + sum(map(len, reserved))
+        total = sum(coming) + sum(each.work for each in reserved)
+        coming_work = total / count if count else None
+        work = sum(running) / len(running) if running else coming_work or 1.0
+        return work, coming_work or work
 
     def _prompt_tokens(self, known: float | None) -> float:
         if known is not None or self.demand is None:

@@ -16,6 +16,8 @@ from serve_app.core.admission.admission import (
 )
 from serve_app.core.admission.by_deadline import DEADLINE, ShortestAnswer, too_late
 from serve_app.core.admission.fairness import Flow
+from serve_app.core.admission.flow_history import FlowHistory
+from serve_app.core.admission.queue_drain import Drain
 
 if TYPE_CHECKING:
     from serve_app.api.gate import Gate
@@ -23,14 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AskingRequest:
-    """A request that comes to the gate; `key` and `flow` as of `Gate.enter`, `returning`: it was
-    refused before, and comes when it should."""
+    """A request that comes to the gate; `key`, `flow` and `work` as of `Gate.enter`, `returning`:
+    it was refused before, and comes when it should."""
 
     sequences: int
     key: int | None
     returning: bool
     prompt_tokens: float
     flow: Flow
+    work: float = 1.0
 
 
 def forecast_wait_s(gate: "Gate", asking: AskingRequest, reserved: int) -> float | None:
@@ -38,6 +41,7 @@ def forecast_wait_s(gate: "Gate", asking: AskingRequest, reserved: int) -> float
     places are kept for those of its flow that were refused. Raises GateFullError."""
     now_s, history = gate.clock_s(), gate.histories.of(asking.flow)
     standing, drain = gate.standing(asking.flow), gate.drain()
+    margin = history.forecasts.margin(now_s)
     flow_tokens = standing.own_tokens / standing.drain_share
     tokens_ahead = max(standing.tokens_ahead, flow_tokens)
     admission = admit(
@@ -46,7 +50,7 @@ def forecast_wait_s(gate: "Gate", asking: AskingRequest, reserved: int) -> float
             running=gate.running_sequences,
             reserved=reserved,
             standing=standing,
-            due_in_s=history.reservations.due_in_s(now_s, drain.service_s),
+            due_in_s=_due_in_s(gate, history, drain, margin),
         ),
         drain,
         gate.prefill_ahead(asking.prompt_tokens, tokens_ahead, flow_tokens),
@@ -54,7 +58,7 @@ def forecast_wait_s(gate: "Gate", asking: AskingRequest, reserved: int) -> float
         returning=asking.returning,
         max_queued_requests=gate.limits.max_queued_requests,
         max_wait_s=gate.limits.max_wait_s,
-        margin=history.forecasts.margin(now_s),
+        margin=margin,
     )
     if admission.verdict is Verdict.REFUSE:
         raise _refused(gate, admission, asking)
@@ -97,14 +101,20 @@ def keeps_reservations(gate: "Gate", sequences: int, flow: Flow) -> bool:
     now_s, history = gate.clock_s(), gate.histories.get(flow.name)
     if history is None or not history.reservations.outstanding(now_s):
         return True
-    drain = gate.drain()
+    drain, margin = gate.drain(), history.forecasts.margin(now_s)
     return keeps_promises(
         drain,
-        history.reservations.due_in_s(now_s, drain.service_s),
+        _due_in_s(gate, history, drain, margin),
         gate.standing(flow),
         sequences=sequences,
-        wait_s=gate.limits.max_wait_s / history.forecasts.margin(now_s),
+        wait_s=gate.limits.max_wait_s / margin,
     )
+
+
+def _due_in_s(gate: "Gate", history: FlowHistory, drain: Drain, margin: float) -> tuple[float, ...]:
+    """When those are due whose start `keeps_promises` looks at: they may be thousands in all."""
+    within_s = drain.service_s - gate.limits.max_wait_s / margin
+    return history.reservations.due_in_s(gate.clock_s(), max(0.0, within_s))
 
 
 def _refused(gate: "Gate", admission: Admission, asking: AskingRequest) -> GateFullError:
@@ -112,5 +122,6 @@ def _refused(gate: "Gate", admission: Admission, asking: AskingRequest) -> GateF
     now_s, reservations = gate.clock_s(), gate.histories.of(asking.flow).reservations
     due_s = reservations.next_free_s(now_s + admission.retry_after_s, admission.apart_s)
     admission = replace(admission, retry_after_s=math.ceil(due_s - now_s))
-    reservations.add(asking.key, due_s, now_s + admission.retry_after_s - due_s)
-    return GateFullError(admission, asking.key, due_s, asking.flow)
+    later_s = now_s + admission.retry_after_s - due_s
+    reservations.add(asking.key, due_s, later_s, work=asking.work)
+    return GateFullError(admission, asking.key, due_s, asking.flow, asking.work)

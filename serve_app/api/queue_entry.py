@@ -53,11 +53,15 @@ class QueueEntry:
 
 
 class GateFullError(Exception):
-    """The gate refuses the request; `admission` says why and when to retry."""
+    """The gate refuses the request; `admission` says why and when to retry, `work` how large a part
+    of a whole one it is."""
 
-    def __init__(self, admission: Admission, key: int | None, due_s: float, flow: Flow) -> None:
+    def __init__(
+        self, admission: Admission, key: int | None, due_s: float, flow: Flow, work: float = 1.0
+    ) -> None:
         super().__init__(admission.reason)
         self.admission = admission
         self.key = key
         self.due_s = due_s
         self.flow = flow
+        self.work = work

@@ -13,6 +13,9 @@ from tests.api.gate_scene import a_request, at_once
 from tests.builders import a_gate, idle
 from tests.virtual_time import now_s, run_virtual
 
+# Of a whole request.
+SHORT = 0.02
+
 
 def test_requests_start_in_order_of_arrival() -> None:
     log: list[str] = []
@@ -122,6 +125,46 @@ def test_a_refusal_says_how_many_are_ahead_and_when_to_come_back() -> None:
         assert idle(gate)
 
     run_virtual(scene())
+
+
+@pytest.mark.parametrize("work", [SHORT, 1.0])
+def test_short_ones_that_are_due_leave_an_empty_replica_to_others(work: float) -> None:
+    """A flood of short requests was refused, and is due over minutes: its slots are needed for
+    moments each, not for as long as a whole request has one."""
+
+    async def scene() -> None:
+        gate = a_gate(slots=4, max_queued_requests=4, service_s=20.0, max_wait_s=5.0)
+        with ExitStack() as stack:
+            for _ in range(8):
+                stack.enter_context(gate.enter(1, work=SHORT))
+            for key in range(500):
+                with pytest.raises(GateFullError):
+                    gate.enter(1, key=key, work=SHORT).__enter__()
+        assert idle(gate)
+        for _ in range(4):
+            stack.enter_context(gate.enter(1, work=work))
+        assert gate.running_sequences == 4
+        stack.close()
+
+    run_virtual(scene())
+
+
+def test_those_that_are_due_are_counted_by_their_own_length() -> None:
+    """Short ones wait and are due behind whole ones that run: by when a slot is free for them they
+    follow each other quickly."""
+
+    async def retry_after_s(*, waiting_work: float) -> float:
+        gate = a_gate(slots=2, max_queued_requests=4, service_s=20.0)
+        with ExitStack() as stack:
+            for work in (1.0, 1.0, *[waiting_work] * 4):
+                stack.enter_context(gate.enter(1, work=work))
+            for key in range(100):
+                with pytest.raises(GateFullError) as refused:
+                    gate.enter(1, key=key, work=waiting_work).__enter__()
+        return refused.value.admission.retry_after_s
+
+    assert run_virtual(retry_after_s(waiting_work=1.0)) > 900
+    assert 20 <= run_virtual(retry_after_s(waiting_work=SHORT)) < 60
 
 
 def test_a_withdrawn_refusal_no_longer_has_a_reservation() -> None:

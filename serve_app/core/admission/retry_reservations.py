@@ -17,22 +17,30 @@ MOST_LOOKED_AT = 1000
 @dataclass(slots=True)
 class RetryReservations:
     """When refused clients are due to retry, so that capacity can be kept for them: times in
-    order, each with the key of its request (a hash of body and sender) and with how much later its
-    client comes, whose Retry-After is in whole seconds."""
+    order, each with the key of its request (a hash of body and sender), with how much later its
+    client comes, whose Retry-After is in whole seconds, and with its `relative_work`."""
 
-    _due: list[tuple[float, int, float]] = field(default_factory=list)
+    # Of all together.
+    work: float = 0.0
+    _due: list[tuple[float, int, float, float]] = field(default_factory=list)
     # When the clients of a key come, by key.
     _comes_s: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
     _kept_fraction: float = 1.0
 
-    def add(self, key: int | None, due_s: float, later_s: float = 0.0) -> bool:
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def add(
+        self, key: int | None, due_s: float, later_s: float = 0.0, *, work: float = 1.0
+    ) -> bool:
         """Remember that a request is due to retry at `due_s`, and comes so much later. False where
         so many are due that nothing is kept for it: a flood has no more than its part of memory,
         and its Retry-After grows no further."""
         if len(self._due) >= MOST_DUE:
             return False
         key = 0 if key is None else key
-        insort(self._due, (due_s, key, later_s))
+        insort(self._due, (due_s, key, later_s, work))
+        self.work += work
         insort(self._comes_s.setdefault(key, []), due_s + later_s)
         return True
 
@@ -86,7 +94,7 @@ class RetryReservations:
         if comes_s is not None and (retried or comes_s <= come_s):
             due = len(self._due) if retried else bisect_right(self._due, (come_s, 1 << 64))
             for index in range(due):
-                due_s, its_key, later_s = self._due[index]
+                due_s, its_key, later_s, _ = self._due[index]
                 if its_key == key and (retried or due_s + later_s <= come_s):
                     self._take(index)
                     self._kept_fraction += NEWEST_WEIGHT * (1 - self._kept_fraction)
@@ -94,7 +102,9 @@ class RetryReservations:
         return False
 
     def _take(self, index: int) -> None:
-        due_s, key, later_s = self._due.pop(index)
+        due_s, key, later_s, work = self._due.pop(index)
+        # Rounding adds up, but not beyond the last one.
+        self.work = self.work - work if self._due else 0.0
         times = self._comes_s[key]
         del times[bisect_left(times, due_s + later_s)]
         if not times:

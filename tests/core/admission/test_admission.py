@@ -284,6 +284,23 @@ def test_times_that_are_spread_break_no_promise_that_equal_ones_keep(
         assert keeps_promises(spread, due_in_s, own, sequences=1, wait_s=wait_s)
 
 
+@given(
+    st.lists(st.floats(0, 200), min_size=1, max_size=6),
+    st.lists(st.floats(0, 200), max_size=20).map(sorted),
+    st.integers(0, 3),
+    st.floats(0, 30),
+    st.floats(0, 1),
+)
+def test_those_that_come_late_in_a_service_time_need_no_look(
+    remaining_s: list[float], due_in_s: list[float], queued: int, wait_s: float, spread: float
+) -> None:
+    """Of thousands that are due only so many are counted: what begins now has ended by then."""
+    drain = replace(a_drain(remaining_s=remaining_s, service_s=150.0), spread=spread)
+    own, early = Standing(queued=queued), [due_s for due_s in due_in_s if due_s < 150.0 - wait_s]
+    kept = keeps_promises(drain, due_in_s, own, sequences=1, wait_s=wait_s)
+    assert keeps_promises(drain, early, own, sequences=1, wait_s=wait_s) == kept
+
+
 def test_of_what_begins_meanwhile_a_part_has_ended_where_times_are_spread() -> None:
     """Ten free slots for a service time of 100 s, and an eleventh one that comes after 40 s: by
     Little's law four of those that begin now have ended."""

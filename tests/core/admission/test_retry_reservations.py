@@ -22,6 +22,17 @@ def test_another_request_does_not_redeem_it() -> None:
     assert reservations.outstanding(10.0) == 1
 
 
+def test_the_work_that_is_due_is_that_of_those_who_are() -> None:
+    reservations = RetryReservations()
+    reservations.add(7, due_s=10.0, work=0.25)
+    reservations.add(8, due_s=11.0)
+    assert (len(reservations), reservations.work) == (2, 1.25)
+    assert reservations.redeem(7, now_s=10.0)
+    assert (len(reservations), reservations.work) == (1, 1.0)
+    reservations.withdraw(8, due_s=11.0)
+    assert (len(reservations), reservations.work) == (0, 0.0)
+
+
 def test_who_comes_a_little_late_is_still_expected_and_later_no_more() -> None:
     reservations = RetryReservations()
     reservations.add(7, due_s=10.0)

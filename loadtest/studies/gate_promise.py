@@ -150,6 +150,8 @@ async def _gate_of(options: argparse.Namespace) -> tuple[int, float]:
         tier = (await tiers_of(http, options.base_url) or {}).get(options.tier)
     if tier is None:
         raise UserError(f"{options.base_url} reports no tier {options.tier}.")
+    if tier.get("settings") is None:
+        raise UserError(f"{options.base_url}: no replica of {options.tier} is ready yet.")
     return int(tier["slots"]), float(tier["settings"]["admission"]["max_wait_s"])
 
 

@@ -86,7 +86,7 @@ class EngineRoom:
     _pool_room: int | None = None
     _answers: AnswersLeft | None = None
     _answers_of: tuple[int, ...] = ()
-    _read_fraction: float = 0.0
+    _read_tokens_per_s: float = 0.0
     _read_at_s: float = 0.0
     _steps: float = 0.0
     _stepped_tokens: float = 0.0
@@ -143,10 +143,10 @@ class EngineRoom:
         now_s = entry.first_token_s = self.clock_s()
         took_s = now_s - entry.started_s
         self.pace = observe_prefill(self.pace, took_s=took_s, reckoned_s=entry.reckoned_s)
-        read_s = self.prefill_s(entry.prompt_tokens)
-        self._read_fraction = self._fraction_read(now_s) + read_s / READ_S
+        more_tokens_per_s = entry.prompt_tokens / READ_S
+        self._read_tokens_per_s = self._tokens_read_per_s(now_s) + more_tokens_per_s
         self._read_at_s = now_s
-        self._read_height.observe(self._read_fraction, now_s)
+        self._read_height.observe(self._fraction_read(now_s), now_s)
         self._end_reading(entry)
         return True
 
@@ -354,7 +354,11 @@ class EngineRoom:
         return self._answers
 
     def _fraction_read(self, now_s: float) -> float:
-        return self._read_fraction * math.exp((self._read_at_s - now_s) / READ_S)
+        """Which part of the time prompts take, by what is known now of a prompt token."""
+        return self.prefill_s(self._tokens_read_per_s(now_s))
+
+    def _tokens_read_per_s(self, now_s: float) -> float:
+        return self._read_tokens_per_s * math.exp((self._read_at_s - now_s) / READ_S)
 
     def _prompt_token_ms(self) -> float:
         return self.demand.derived.per_prompt_token_ms * self.demand.speed.prefill_factor

@@ -13,11 +13,13 @@ from serve_app.core.placement.hardware import Hardware, ModelShape
 # follows each wave of long contexts.
 NEWEST_WEIGHT = 0.0005
 # Of steps with a prompt there are fewer; about the last fifty count. What a short prompt takes is
-# lost in how much steps vary, so that each counts by its tokens, up to this many.
+# lost in how much steps vary, so that each counts by its tokens, up to this many. What is derived
+# counts like one of them.
 NEWEST_PROMPT_WEIGHT = 0.02
 WHOLE_PROMPT_TOKENS = 512
-# A measured factor beyond these bounds is an error of the measurement, not a speed.
-SLOWEST, FASTEST = 0.05, 20.0
+# A measured factor beyond these bounds is an error of the measurement, not a speed. What is derived
+# is of a model of billions of weights: one of a million is read hundreds of times as fast.
+LEAST_FACTOR, MOST_FACTOR = 0.001, 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,13 @@ class StepSpeed:
     """Measured against derived step times, as two factors: of decoding and of prefill.
 
     The shape of the model stays as derived; a factor each is what noisy steps can show. `steps`
-    counts what was measured; 0 means derived only.
+    counts what was measured; 0 means derived only. `prompts` counts whole prompts.
     """
 
     decode_factor: float = 1.0
     prefill_factor: float = 1.0
     steps: int = 0
+    prompts: float = 0.0
 
     def applied_to(self, derived: StepModel) -> StepModel:
         return replace(
@@ -96,9 +99,9 @@ def observe_step(
 
     A step without a prompt teaches the decode factor; what a step with prompt tokens takes beyond
     its decode part teaches the prefill factor. The first steps of decoding replace the derived
-    value at once. Beside a short prompt that part is lost in how much steps vary, in both
-    directions: what one step is off counts as far in the one as in the other, or many of them would
-    teach a prefill of several times what it is.
+    value at once, the first prompts by their tokens. Beside a short prompt that part is lost in how
+    much steps vary, in both directions: what one step is off counts as far in the one as in the
+    other, or many of them would teach a prefill of several times what it is.
     """
     decode_ms = derived.step_ms(sequences)
     if tokens is not None and sequences:
@@ -110,13 +113,14 @@ def observe_step(
         return replace(speed, decode_factor=decode, steps=speed.steps + steps)
     decode_ms *= speed.decode_factor
     prompt_ms = derived.per_prompt_token_ms * prompt_tokens
-    most_off_ms = max(decode_ms, FASTEST * prompt_ms)
+    most_off_ms = max(decode_ms, MOST_FACTOR * prompt_ms)
     off_ms = took_ms - decode_ms - speed.prefill_factor * prompt_ms
     off_ms = min(max(off_ms, -most_off_ms), most_off_ms)
-    weight = NEWEST_PROMPT_WEIGHT * min(1.0, prompt_tokens / WHOLE_PROMPT_TOKENS)
-    prefill = _bounded(speed.prefill_factor + weight * off_ms / prompt_ms)
-    return replace(speed, prefill_factor=prefill, steps=speed.steps + 1)
+    part = min(1.0, prompt_tokens / WHOLE_PROMPT_TOKENS)
+    prompts = min(speed.prompts + part, 1 / NEWEST_PROMPT_WEIGHT - 1)
+    prefill = _bounded(speed.prefill_factor + part / (1 + prompts) * off_ms / prompt_ms)
+    return replace(speed, prefill_factor=prefill, steps=speed.steps + 1, prompts=prompts)
 
 
 def _bounded(factor: float) -> float:
-    return min(max(factor, SLOWEST), FASTEST)
+    return min(max(factor, LEAST_FACTOR), MOST_FACTOR)

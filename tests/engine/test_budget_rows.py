@@ -63,7 +63,8 @@ class Batch:
 
         cpu = torch.device("cpu")
         self.batch = InputBatch(ROWS, 64, 64, cpu, VOCABULARY, [16], [4])
-        self.batch.thinking_budget_state_holder = holder(CONFIG, ROWS, 0, cpu, False)
+        self.holder = holder(CONFIG, ROWS, 0, cpu, False)
+        self.batch.thinking_budget_state_holder = self.holder
         self.requests: dict[str, Any] = {}
         self._joined = 0
 
@@ -88,7 +89,7 @@ class Batch:
 
     def counted(self) -> dict[int, dict[str, Any]]:
         """What the holder counts, by row."""
-        return dict(self.batch.thinking_budget_state_holder._state)
+        return dict(self.holder._state)
 
     def output(self, row: int) -> list[int]:
         return self.requests[self.batch.req_ids[row]].output_token_ids

@@ -40,13 +40,18 @@ async def test_its_budget_closes_no_other_text(site: Site) -> None:
 def chat(number: int) -> dict[str, Any]:
     """One whose reasoning only its budget ends."""
     messages = [{"role": "user", "content": PROBLEM.format(number)}]
-    never = {"logit_bias": {micro_tokenizer().convert_tokens_to_ids("</think>"): -100}}
-    return {**TEXT, **never, "messages": messages, "thinking_token_budget": BUDGET_TOKENS}
+    return {**TEXT, **no_end(), "messages": messages, "thinking_token_budget": BUDGET_TOKENS}
 
 
 def text(number: int) -> dict[str, Any]:
+    """One that never writes the mark, with which all counting would be over."""
     usage = {"stream_options": {"include_usage": True}}
-    return {**TEXT, "prompt": PROBLEM.format(number), "max_tokens": TEXT_TOKENS, **usage}
+    prompt = PROBLEM.format(number)
+    return {**TEXT, **no_end(), "prompt": prompt, "max_tokens": TEXT_TOKENS, **usage}
+
+
+def no_end() -> dict[str, Any]:
+    return {"logit_bias": {micro_tokenizer().convert_tokens_to_ids("</think>"): -100}}
 
 
 def begin(

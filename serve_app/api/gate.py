@@ -17,6 +17,7 @@ from serve_app.api.gate_admission import (
     keeps_reservations,
     may_pass_others,
 )
+from serve_app.api.gate_drain import drain_of
 from serve_app.api.queue_entry import GateFullError, QueueEntry
 from serve_app.core.admission.by_deadline import ShortestAnswer
 from serve_app.core.admission.fair_queue import FairQueue
@@ -28,7 +29,6 @@ from serve_app.core.admission.queue_drain import (
     Drain,
     ServiceTime,
     batch_slowdown,
-    estimate_drain,
     observe_completion,
 )
 from serve_app.core.admission.slot_lending import Lending, may_lend
@@ -170,20 +170,7 @@ class Gate:
 
     def drain(self) -> Drain:
         """When the slots become free, and for how long what comes then has them."""
-        work, coming_work = self._mean_works()
-        drain = self._drain_of_running(work)
-        return replace(drain, service_s=drain.service_s * coming_work / work)
-
-    def _drain_of_running(self, mean_work: float) -> Drain:
-        if self.room is not None:
-            return self.room.drain(self.room.slots(self.limits.slots), mean_work)
-        now_s, running = self.clock_s(), self._running
-        ages = [now_s - entry.started_s for entry in running if entry.started_s is not None]
-        if self.running_sequences != len(ages):
-            sequences = (entry.sequences for entry in running)
-            ages = [age for age, count in zip(ages, sequences, strict=True) for _ in range(count)]
-        service = self.service.times(mean_work)
-        return estimate_drain(service, tuple(ages), self.limits.slots)
+        return drain_of(self, tuple(self._running), tuple(self._waiting()))
 
     def standing(self, flow: Flow, position: int | None = None) -> Standing:
         """What the flow's next request would find, behind what other replicas have begun too;
@@ -375,18 +362,6 @@ class Gate:
         if (history := self.histories.get(flow.name)) is None:
             return False
         return history.reservations.redeem(key, self.clock_s(), retried=retried)
-
-    def _mean_works(self) -> tuple[float, float]:
-        """Of what runs, and of what is to come: that which waits, and that which was refused and is
-        due to retry. Where there is none of the one it is as the other."""
-        running = [entry.work for entry in self._running]
-        coming = [entry.work for entry in self._waiting()]
-        reserved = [history.reservations for history in self.histories.values()]
-        count = len(coming) + sum(map(len, reserved))
-        total = sum(coming) + sum(each.work for each in reserved)
-        coming_work = total / count if count else None
-        work = sum(running) / len(running) if running else coming_work or 1.0
-        return work, coming_work or work
 
     def _prompt_tokens(self, known: float | None) -> float:
         if known is not None or self.demand is None:

@@ -138,8 +138,7 @@ def test_short_ones_that_are_due_leave_an_empty_replica_to_others(work: float) -
             for _ in range(8):
                 stack.enter_context(gate.enter(1, work=SHORT))
             for key in range(500):
-                with pytest.raises(GateFullError):
-                    gate.enter(1, key=key, work=SHORT).__enter__()
+                refusal(gate, key, SHORT)
         assert idle(gate)
         for _ in range(4):
             stack.enter_context(gate.enter(1, work=work))
@@ -147,6 +146,12 @@ def test_short_ones_that_are_due_leave_an_empty_replica_to_others(work: float) -
         stack.close()
 
     run_virtual(scene())
+
+
+def refusal(gate: Gate, key: int, work: float) -> GateFullError:
+    with pytest.raises(GateFullError) as refused:
+        gate.enter(1, key=key, work=work).__enter__()
+    return refused.value
 
 
 def test_those_that_are_due_are_counted_by_their_own_length() -> None:
@@ -158,10 +163,8 @@ def test_those_that_are_due_are_counted_by_their_own_length() -> None:
         with ExitStack() as stack:
             for work in (1.0, 1.0, *[waiting_work] * 4):
                 stack.enter_context(gate.enter(1, work=work))
-            for key in range(100):
-                with pytest.raises(GateFullError) as refused:
-                    gate.enter(1, key=key, work=waiting_work).__enter__()
-        return refused.value.admission.retry_after_s
+            refused = [refusal(gate, key, waiting_work) for key in range(100)]
+        return refused[-1].admission.retry_after_s
 
     assert run_virtual(retry_after_s(waiting_work=1.0)) > 900
     assert 20 <= run_virtual(retry_after_s(waiting_work=SHORT)) < 60

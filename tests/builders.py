@@ -25,6 +25,7 @@ from serve_app.core.admission.admission import Admission, GateLoad, admit
 from serve_app.core.admission.fairness import Standing
 from serve_app.core.admission.prefill import PrefillAhead
 from serve_app.core.admission.queue_drain import Drain, ServiceTime
+from serve_app.core.admission.retry_reservations import DueBy
 from serve_app.core.default_model import DEFAULT_MODEL_CONFIG
 from serve_app.core.scaling.step_time import StepModel
 from serve_app.core.scaling.workload import LearntLengths
@@ -61,12 +62,15 @@ def an_admission(
     max_queued_requests: int = 4,
     max_wait_s: float = 1000.0,
     margin: float = 1.0,
-    due_in_s: tuple[float, ...] = (),
+    due_by: tuple[DueBy, ...] = (),
+    holds_s: float | None = None,
 ) -> Admission:
+    drain = a_drain(remaining_s=(1.0,) * slots) if drain is None else drain
     return admit(
-        GateLoad(slots, running, reserved, standing or Standing(queued=queued), due_in_s),
-        a_drain(remaining_s=(1.0,) * slots) if drain is None else drain,
+        GateLoad(slots, running, reserved, standing or Standing(queued=queued), due_by),
+        drain,
         prefill or PrefillAhead(),
+        holds_s=drain.service_s if holds_s is None else holds_s,
         sequences=sequences,
         returning=returning,
         max_queued_requests=max_queued_requests,

@@ -66,8 +66,9 @@ class EarlyRefusals:
         self, full: GateFullError, *, prompt_tokens: float, sequences: int, max_new_tokens: int
     ) -> None:
         """Nobody has taken this request. That says nothing of smaller ones, and where nothing of
-        its flow waits nothing at all; nor does one that was refused for its own deadline."""
-        if full.admission.reason == DEADLINE:
+        its flow waits nothing at all; nor does one that was refused for its own deadline or
+        length."""
+        if full.admission.reason == DEADLINE or full.admission.too_long:
             return
         flow, now_s = full.flow, self._gate.clock_s()
         presence, known = self._gate.presence(flow), self.full.get(flow.name)

@@ -346,7 +346,9 @@ class TierEdge:
         resumption, settings = context.resumption, self.settings
         admission = settings.admission
         if context.forwarded_here:  # (1)
-            refuse_forwarded(context, self.gate, prompt_tokens)
+            limit, expected = context.prepared.max_new_tokens, admission.expected_new_tokens
+            work = relative_work(limit, expected)
+            refuse_forwarded(context, self.gate, prompt_tokens, work)
         look = NOT_LOOKED_AT
         if self.prefixes is not None:
             look = await self.prefixes.forward(context, response, prompt_tokens)

@@ -5,7 +5,7 @@ reads, and tokens in its KV pool. Says whether it takes another one, and what a 
 import math
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serve_app.api.demand import DemandMeter
 from serve_app.api.queue_entry import QueueEntry
@@ -217,27 +217,24 @@ class EngineRoom:
 
     def drain(self, slots: int, mean_work: float) -> Drain:
         """When the slots become free that requests hold, each `mean_work` of a whole one on
-        average. How long one has run and will run is counted in tokens: the same answer takes
-        longer in a larger batch and beside prompts. What is to come runs in a full one."""
+        average, and how long such a one has its slot then. How long one has run and will run is
+        counted in tokens: the same answer takes longer in a larger batch and beside prompts. What
+        is to come runs in a full one."""
         token_s = self.stream_token_s(max(0, slots - self.sequences))
         tokens = self._count_stream_tokens()
-        ages_s = [
-            (tokens - began) * token_s
-            for entry, began in self._running.items()
-            for _ in range(entry.sequences)
-        ]
+        sequences = [entry for entry in self._running for _ in range(entry.sequences)]
+        ages_s = [(tokens - self._running[entry]) * token_s for entry in sequences]
         if self.served.measured:
-            return estimate_drain(self.served.times(mean_work * token_s), tuple(ages_s), slots)
-        limits = (
-            entry.max_new_tokens or NO_LIMIT
-            for entry in self._running
-            for _ in range(entry.sequences)
-        )
+            works = [entry.work for entry in sequences]
+            drain = estimate_drain(self.served.times(token_s), ages_s, slots, works)
+            return drain.of_work(mean_work)
+        limits = (entry.max_new_tokens or NO_LIMIT for entry in sequences)
         left_s = [
             max(0.0, limit * token_s - age_s) for limit, age_s in zip(limits, ages_s, strict=True)
         ]
         expected_s = self.demand.lengths.expected_new_tokens * mean_work * token_s
-        return estimate_first_drain(expected_s, ages_s, left_s, slots)
+        drain = estimate_first_drain(expected_s, ages_s, left_s, slots)
+        return replace(drain, work=mean_work)
 
     def stream_token_s(self, more: int = 0) -> float:
         """Seconds between the tokens of a stream, with so many sequences more: steps, and the part

@@ -112,9 +112,10 @@ class Gate:
         waiting = [(entry.sequences, entry.max_new_tokens) for entry in self._waiting()]
         return self.demand.queued_requests(waiting, in_engine)
 
-    def has_room(self, sequences: int, flow: Flow = ANONYMOUS) -> bool:
-        """Whether a new request of that size would run at once."""
-        return self._fits(sequences, flow) and keeps_reservations(self, sequences, flow)
+    def has_room(self, sequences: int, flow: Flow = ANONYMOUS, work: float | None = None) -> bool:
+        """Whether a new request of that size would run at once; `work` None: as much as what
+        comes."""
+        return self._fits(sequences, flow) and keeps_reservations(self, sequences, flow, work)
 
     def _fits(
         self, sequences: int, flow: Flow = ANONYMOUS, prompt_tokens: float | None = None

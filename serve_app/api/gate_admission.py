@@ -17,7 +17,7 @@ from serve_app.core.admission.admission import (
 from serve_app.core.admission.by_deadline import DEADLINE, ShortestAnswer, too_late
 from serve_app.core.admission.fairness import Flow
 from serve_app.core.admission.flow_history import FlowHistory
-from serve_app.core.admission.queue_drain import Drain
+from serve_app.core.admission.retry_reservations import DueBy
 
 if TYPE_CHECKING:
     from serve_app.api.gate import Gate
@@ -41,6 +41,7 @@ def forecast_wait_s(gate: "Gate", asking: AskingRequest, reserved: int) -> float
     places are kept for those of its flow that were refused. Raises GateFullError."""
     now_s, history = gate.clock_s(), gate.histories.of(asking.flow)
     standing, drain = gate.standing(asking.flow), gate.drain()
+    holds_s = drain.holds_s(asking.work)
     margin = history.forecasts.margin(now_s)
     flow_tokens = standing.own_tokens / standing.drain_share
     tokens_ahead = max(standing.tokens_ahead, flow_tokens)
@@ -50,12 +51,13 @@ def forecast_wait_s(gate: "Gate", asking: AskingRequest, reserved: int) -> float
             running=gate.running_sequences,
             reserved=reserved,
             standing=standing,
-            due_in_s=_due_in_s(gate, history, drain, margin),
+            due_by=_due_by(gate, history, holds_s, margin),
         ),
         drain,
         gate.prefill_ahead(asking.prompt_tokens, tokens_ahead, flow_tokens),
         sequences=asking.sequences,
         returning=asking.returning,
+        holds_s=holds_s,
         max_queued_requests=gate.limits.max_queued_requests,
         max_wait_s=gate.limits.max_wait_s,
         margin=margin,
@@ -95,26 +97,28 @@ def may_pass_others(
     return may_pass
 
 
-def keeps_reservations(gate: "Gate", sequences: int, flow: Flow) -> bool:
+def keeps_reservations(gate: "Gate", sequences: int, flow: Flow, work: float | None) -> bool:
     """Whether those of the flow that were refused find their places, if so many sequences run that
-    would fit now."""
+    would fit now, with so much work, or None, as much as what comes."""
     now_s, history = gate.clock_s(), gate.histories.get(flow.name)
     if history is None or not history.reservations.outstanding(now_s):
         return True
     drain, margin = gate.drain(), history.forecasts.margin(now_s)
+    holds_s = drain.service_s if work is None else drain.holds_s(work)
     return keeps_promises(
         drain,
-        _due_in_s(gate, history, drain, margin),
+        _due_by(gate, history, holds_s, margin),
         gate.standing(flow),
         sequences=sequences,
+        holds_s=holds_s,
         wait_s=gate.limits.max_wait_s / margin,
     )
 
 
-def _due_in_s(gate: "Gate", history: FlowHistory, drain: Drain, margin: float) -> tuple[float, ...]:
-    """When those are due whose start `keeps_promises` looks at: they may be thousands in all."""
-    within_s = drain.service_s - gate.limits.max_wait_s / margin
-    return history.reservations.due_in_s(gate.clock_s(), max(0.0, within_s))
+def _due_by(gate: "Gate", history: FlowHistory, holds_s: float, margin: float) -> tuple[DueBy, ...]:
+    """When those are due whose start `keeps_promises` looks at."""
+    within_s = holds_s - gate.limits.max_wait_s / margin
+    return history.reservations.due_by(gate.clock_s(), max(0.0, within_s))
 
 
 def _refused(gate: "Gate", admission: Admission, asking: AskingRequest) -> GateFullError:

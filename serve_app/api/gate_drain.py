@@ -1,7 +1,6 @@
 """When a replica's slots become free, by how much work what runs has and what comes then brings."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from serve_app.api.queue_entry import QueueEntry
@@ -20,8 +19,7 @@ def drain_of(gate: "Gate", running: Sequence[QueueEntry], waiting: Sequence[Queu
     other quickly. Where there is none of the one it is as the other."""
     coming_work = _mean_work(waiting) or _mean_work_due(gate.histories.values())
     work = _mean_work(running) or coming_work or 1.0
-    drain = _drain_of_running(gate, running, work)
-    return replace(drain, service_s=drain.service_s * (coming_work or work) / work)
+    return _drain_of_running(gate, running, work).of_work(coming_work or work)
 
 
 def _mean_work(entries: Sequence[QueueEntry]) -> float | None:
@@ -38,10 +36,11 @@ def _drain_of_running(gate: "Gate", running: Sequence[QueueEntry], mean_work: fl
     if gate.room is not None:
         return gate.room.drain(gate.room.slots(gate.limits.slots), mean_work)
     now_s = gate.clock_s()
-    ages = [
-        now_s - entry.started_s
+    held = [
+        (now_s - entry.started_s, entry.work)
         for entry in running
         if entry.started_s is not None
         for _ in range(entry.sequences)
     ]
-    return estimate_drain(gate.service.times(mean_work), tuple(ages), gate.limits.slots)
+    ages_s, works = [age_s for age_s, _ in held], [its_work for _, its_work in held]
+    return estimate_drain(gate.service, ages_s, gate.limits.slots, works)

@@ -12,7 +12,9 @@ from serve_app.core.tiers import Tier
 from serve_app.errors import RequestError
 
 
-def refuse_forwarded(context: RequestContext, gate: Gate, prompt_tokens: float) -> None:
+def refuse_forwarded(
+    context: RequestContext, gate: Gate, prompt_tokens: float, work: float
+) -> None:
     """Raises RequestError where one that another replica has forwarded would not run at once, or,
     forwarded for its prefix, would wait in the engine for longer than that is worth."""
     most_wait_ms = header(context.scope, PREFIX_HEADER)
@@ -25,7 +27,7 @@ def refuse_forwarded(context: RequestContext, gate: Gate, prompt_tokens: float) 
         lending = gate.may_lend(sequences, prompt_tokens)
         if not lending.allowed:
             raise no_capacity(f"Nothing to lend: {lending.reason}.")
-    elif not gate.has_room(sequences, context.caller.flow):
+    elif not gate.has_room(sequences, context.caller.flow, work):
         raise no_capacity("No room for a forwarded request.")
 
 

@@ -113,11 +113,11 @@ def test_no_rule_holds_the_event_loop_for_long(name: str) -> None:
     took_s, refused = [], set[int]()
     for _ in range(3):
         payload = {"messages": [{"role": "user", "content": "x"}], **WORST[name]}
-        began_s = time.process_time()
+        began_s = time.thread_time()
         try:
             prepare(payload, CHAT_COMPLETIONS, book)
         except RequestError as error:
             refused.add(error.status)
-        took_s.append(time.process_time() - began_s)
+        took_s.append(time.thread_time() - began_s)
     assert min(took_s) < HELD_S
     assert refused <= {400}

@@ -127,25 +127,63 @@ def test_a_refusal_says_how_many_are_ahead_and_when_to_come_back() -> None:
     run_virtual(scene())
 
 
-@pytest.mark.parametrize("work", [SHORT, 1.0])
-def test_short_ones_that_are_due_leave_an_empty_replica_to_others(work: float) -> None:
+def test_short_ones_that_are_due_leave_an_empty_replica_to_short_ones() -> None:
     """A flood of short requests was refused, and is due over minutes: its slots are needed for
     moments each, not for as long as a whole request has one."""
 
     async def scene() -> None:
         gate = a_gate(slots=4, max_queued_requests=4, service_s=20.0, max_wait_s=5.0)
-        with ExitStack() as stack:
-            for _ in range(8):
-                stack.enter_context(gate.enter(1, work=SHORT))
-            for key in range(500):
-                refusal(gate, key, SHORT)
+        flood_of_short_ones(gate, 500)
         assert idle(gate)
-        for _ in range(4):
-            stack.enter_context(gate.enter(1, work=work))
-        assert gate.running_sequences == 4
-        stack.close()
+        with ExitStack() as stack:
+            for _ in range(4):
+                stack.enter_context(gate.enter(1, work=SHORT))
+            assert gate.running_sequences == 4
 
     run_virtual(scene())
+
+
+@pytest.mark.parametrize("others_refused", [100, 500])
+def test_whole_ones_leave_short_ones_that_are_due_their_turns(others_refused: int) -> None:
+    """They come to the empty replica first, and hold their slots for as long as fifty short ones:
+    some of them may, and all short ones are admitted when they come back."""
+    outcomes: list[str] = []
+
+    async def come_back(gate: Gate, key: int, refused: GateFullError) -> None:
+        # A client that has waited for whole seconds comes some time after.
+        await asyncio.sleep(refused.admission.retry_after_s + random.Random(key).random())
+        try:
+            with gate.enter(1, key=key, work=SHORT) as entry:
+                await entry.granted
+                outcomes.append("admitted")
+                await asyncio.sleep(20.0 * SHORT)
+        except GateFullError:
+            outcomes.append("refused")
+
+    async def a_whole_one(gate: Gate) -> None:
+        with gate.enter(1, work=1.0) as entry:
+            await entry.granted
+            outcomes.append("whole")
+            await asyncio.sleep(20.0)
+
+    async def scene() -> None:
+        gate = a_gate(slots=4, max_queued_requests=4, service_s=20.0, max_wait_s=5.0)
+        refused = flood_of_short_ones(gate, others_refused)
+        whole = [asyncio.ensure_future(a_whole_one(gate)) for _ in range(4)]
+        await asyncio.gather(*(come_back(gate, key, full) for key, full in enumerate(refused)))
+        await asyncio.gather(*whole, return_exceptions=True)
+
+    run_virtual(scene())
+    assert outcomes.count("admitted") == others_refused
+    assert 1 <= outcomes.count("whole") < 4
+
+
+def flood_of_short_ones(gate: Gate, refused: int) -> list[GateFullError]:
+    """Eight run and wait, so many are refused, and then the eight are over."""
+    with ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(gate.enter(1, work=SHORT))
+        return [refusal(gate, key, SHORT) for key in range(refused)]
 
 
 def refusal(gate: Gate, key: int, work: float) -> GateFullError:

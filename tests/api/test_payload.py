@@ -46,12 +46,12 @@ def test_no_body_holds_the_event_loop_for_long(name: str) -> None:
     assert len(body) <= 4 * MIB
     took_s, refused = [], set[int]()
     for _ in range(3):
-        began_s = time.process_time()
+        began_s = time.thread_time()
         try:
             as_json(parse_object(body))
         except RequestError as error:
             refused.add(error.status)
-        took_s.append(time.process_time() - began_s)
+        took_s.append(time.thread_time() - began_s)
     assert min(took_s) < HELD_S
     assert refused <= {400}
 

@@ -1,6 +1,7 @@
 """Run now, wait in the queue, or be refused with an honest Retry-After."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,6 +10,7 @@ from itertools import accumulate
 from serve_app.core.admission.fairness import Standing
 from serve_app.core.admission.prefill import PrefillAhead
 from serve_app.core.admission.queue_drain import Drain
+from serve_app.core.admission.retry_reservations import DueBy
 
 # Retries are spread over a little more time than their work takes, or chance alone would find the
 # queue full. By the square-root rule of staffing (Halfin and Whitt 1981) the spare capacity that
@@ -31,8 +33,8 @@ class GateLoad:
     running: int
     reserved: int
     standing: Standing
-    # When refused requests of that flow are due to retry, from now on.
-    due_in_s: tuple[float, ...] = ()
+    # When refused requests of that flow are due to retry.
+    due_by: tuple[DueBy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Admission:
     retry_after_s: int = 0
     # Of two that are to retry, the least time between them that leaves a start for each.
     apart_s: float = 0.0
+    # A shorter one might have been admitted.
+    too_long: bool = False
 
 
 def admit(
@@ -53,11 +57,13 @@ def admit(
     *,
     sequences: int,
     returning: bool,
+    holds_s: float,
     max_queued_requests: int,
     max_wait_s: float,
     margin: float,
 ) -> Admission:
-    """Decide on one request that needs `sequences` slots, by when its first token would come.
+    """Decide on one request that needs `sequences` slots for `holds_s`, by when its first token
+    would come.
 
     The queue holds at most `max_queued_requests`, and no more than can have their first tokens
     within `max_wait_s`: by the drain of the slots, and by the prompts that are to be read
@@ -76,8 +82,9 @@ def admit(
     """
     own = load.standing
     free = own.ahead == 0 and load.running + sequences <= load.slots and prefill.open
+    wait_s = max_wait_s / margin
     spare = returning or keeps_promises(
-        drain, load.due_in_s, own, sequences=sequences, wait_s=max_wait_s / margin
+        drain, load.due_by, own, sequences=sequences, holds_s=holds_s, wait_s=wait_s
     )
     if free and spare:
         return Admission(Verdict.RUN, "a slot is free", 0, 0.0)
@@ -116,31 +123,60 @@ def admit(
         wait_s,
         retry_after_s=max(1, math.ceil(room_s)),
         apart_s=_with_spare(apart_s, load.slots + bound),
+        too_long=not spare and holds_s > drain.service_s,
     )
 
 
 def keeps_promises(
-    drain: Drain, due_in_s: Sequence[float], own: Standing, *, sequences: int, wait_s: float
+    drain: Drain,
+    due_by: Sequence[DueBy],
+    own: Standing,
+    *,
+    sequences: int,
+    holds_s: float,
+    wait_s: float,
 ) -> bool:
     """Whether those that are due to retry find a slot within `wait_s` if a new request of
-    `sequences` begins before them.
+    `sequences`, which holds its slots for `holds_s`, begins before them.
 
-    What begins now has its slot until one service time from now, so only those that come earlier
-    can miss it. Where answers are long, that are many: slots that become free all at once, and
-    are all taken at once by whoever is there, leave none for those that were promised one later.
-    The more service times are spread, the more of what begins meanwhile has ended by then, too.
+    Only those that come before it ends can miss its slots. Where answers are long, that are many:
+    slots that become free all at once, and are all taken at once by whoever is there, leave none
+    for those that were promised one later. Where those that come are shorter, it takes the slot
+    from one of them after the other; and what nobody uses before they come is lost for them, but
+    for the slots that are free then.
     """
-    before = own.queued + sequences
-    sums_s = (0.0, *accumulate(drain.remaining_s)) if due_in_s else ()
-    for rank, due_s in enumerate(due_in_s, start=1):
+    starts, unused = _StartsWithin(drain), 0
+    for due_s, count in due_by:
         by_s = due_s + wait_s
-        if by_s >= drain.service_s:
+        if by_s >= holds_s:
             return True
-        starts = drain.starts_within(by_s)
-        used_s = starts * by_s - sums_s[starts]
-        if starts + math.floor(drain.spread * used_s / drain.service_s) < own.starts(before + rank):
+        before = own.starts(own.queued + count - 1 + sequences * starts.of_one_slot(due_s))
+        unused = max(unused, starts(due_s) - starts.free_slots(due_s) - before)
+        needed = own.starts(own.queued + count + sequences * starts.of_one_slot(by_s))
+        if starts(by_s) - unused < needed:
             return False
     return True
+
+
+class _StartsWithin:
+    """How many requests begin within a time. The more service times are spread, the more of what
+    begins meanwhile has ended by then, too."""
+
+    def __init__(self, drain: Drain) -> None:
+        self._drain = drain
+        self._sums_s = (0.0, *accumulate(drain.remaining_s))
+
+    def __call__(self, wait_s: float) -> int:
+        drain, slots = self._drain, self.free_slots(wait_s)
+        starts = drain.starts_within(wait_s)
+        turns = (slots * wait_s - self._sums_s[slots]) / drain.service_s
+        return starts + math.floor(drain.spread * (turns - (starts - slots)))
+
+    def free_slots(self, wait_s: float) -> int:
+        return bisect_right(self._drain.remaining_s, wait_s)
+
+    def of_one_slot(self, wait_s: float) -> int:
+        return 1 + math.floor(wait_s / self._drain.service_s)
 
 
 def _left_by_others(all_of_it: int, others: int, share: float) -> int:

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 # Weight of the newest completion: about the last 60 requests count. With fewer, the mean of times
@@ -65,11 +65,20 @@ def observe_completion(service: ServiceTime, held_s: float) -> ServiceTime:
 @dataclass(frozen=True, slots=True)
 class Drain:
     """Seconds until each slot is free (sorted, 0.0 = free now) and the service time after that,
-    with its `spread` (`ServiceTime.spread`)."""
+    with its `spread` (`ServiceTime.spread`), of requests with this much `work`."""
 
     remaining_s: tuple[float, ...]
     service_s: float
     spread: float = 0.0
+    work: float = 1.0
+
+    def holds_s(self, work: float) -> float:
+        """How long a request with this much work holds its slot."""
+        return self.service_s * work / self.work
+
+    def of_work(self, work: float) -> "Drain":
+        """Where what comes has this much work."""
+        return replace(self, service_s=self.holds_s(work), work=work)
 
     def start_in_s(self, ahead: int) -> float:
         """Seconds until a request with `ahead` others before it begins to run.
@@ -93,33 +102,46 @@ class Drain:
         )
 
 
-def estimate_drain(service: ServiceTime, running_ages_s: tuple[float, ...], slots: int) -> Drain:
-    """The drain of `slots` slots while requests of `running_ages_s` run. There are more of them
-    than slots after the limit was lowered; then only the last ones to end make room.
+def estimate_drain(
+    service: ServiceTime,
+    running_ages_s: Sequence[float],
+    slots: int,
+    works: Sequence[float] | None = None,
+) -> Drain:
+    """The drain of `slots` slots while requests of `running_ages_s` run, each with its part of
+    `works`, or None, all whole. There are more of them than slots after the limit was lowered; then
+    only the last ones to end make room.
 
-    Those that run longer than the mean say that it is too low: each counts like one completion of
-    its age, since the first completions of a new load are its shortest; of twice its age, before
-    as many have ended as run. Such a request has half
-    the mean to go, as answers have no fixed length; of those past half of it, where times are
-    spread, too.
+    Each ends as its own work says: short ones beside whole ones follow each other quickly. Those
+    that run longer than the mean say that it is too low: each counts like one completion of its
+    age, by its part of the work, since the first completions of a new load are its shortest; of
+    twice its age, before as many have ended as run. Such a request has half the mean to go, as
+    answers have no fixed length; of those past half of it, where times are spread, too.
 
     The first of many slots is free long before a typical one, by as much as service times spread:
     of `n` even draws from `1 - spread` to `1 + spread` times what is left, the k-th smallest is
     expected at `1 - spread + 2 * spread * (k - 1/2) / n`. Where answers end anywhere, `n` equal
     slots so become free at the rate that Little's law says, `n` in a mean service time.
     """
+    works = (1.0,) * len(running_ages_s) if works is None else works
+    mean_work = sum(works) / len(works) if works else 1.0
+    # As if each were a whole one.
+    ages = [age_s / work for age_s, work in zip(running_ages_s, works, strict=True)]
+    weights = [work / mean_work for work in works]
+    late = [one for one in zip(ages, weights, strict=True) if one[0] > service.mean_s]
     completions = max(1.0, min(service.completions, 1 / NEWEST_WEIGHT))
-    late = [age for age in running_ages_s if age > service.mean_s]
-    count = completions + len(running_ages_s)
+    count = completions + len(ages)
     # While fewer have ended than run, nobody knows how much of its time such a one has behind it.
-    unknown = max(0.0, 1 - service.completions / max(1, len(running_ages_s)))
-    held_s = (count - len(late)) * service.mean_s + (1 + unknown) * sum(late)
+    unknown = max(0.0, 1 - service.completions / max(1, len(ages)))
+    held_s = (count - sum(weight for _, weight in late)) * service.mean_s
+    held_s += (1 + unknown) * sum(age * weight for age, weight in late)
     mean_s = max(held_s / count, 1e-3)
     spread = service.spread
-    typical = sorted([_left_s(age, mean_s, spread) for age in running_ages_s])
+    left_s = (_left_s(age, mean_s, spread) for age in ages)
+    typical = sorted([left * work for left, work in zip(left_s, works, strict=True)])
     first, step = 1 - spread, 2 * spread / max(1, len(typical))
-    remaining = [left_s * (first + step * (k + 0.5)) for k, left_s in enumerate(typical)]
-    free = [0.0] * (slots - len(running_ages_s))
+    remaining = [left * (first + step * (k + 0.5)) for k, left in enumerate(typical)]
+    free = [0.0] * (slots - len(ages))
     return Drain(tuple((free + remaining)[-slots:]), mean_s, spread)
 
 

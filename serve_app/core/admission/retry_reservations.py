@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 # Clients retry no earlier than Retry-After says, but for rounding, and a little later.
 EARLY_S = 0.05
@@ -12,6 +13,15 @@ NEWEST_WEIGHT = 0.02
 MOST_DUE = 10_000
 # In search of a free time.
 MOST_LOOKED_AT = 1000
+# Of all that are due within a time, evenly among them; the last one always.
+MOST_DUE_POINTS = 16
+
+
+class DueBy(NamedTuple):
+    """So many retries are due by then."""
+
+    in_s: float
+    count: int
 
 
 @dataclass(slots=True)
@@ -56,15 +66,19 @@ class RetryReservations:
         self._forget(now_s)
         return round(len(self._due) * self._kept_fraction)
 
-    def due_in_s(self, now_s: float, within_s: float) -> tuple[float, ...]:
-        """When those are due that are expected to come within so long, from now on."""
+    def due_by(self, now_s: float, within_s: float) -> tuple[DueBy, ...]:
+        """When those are due that are expected to come within so long, from now on: of each, or of
+        thousands at `MOST_DUE_POINTS` places among them."""
         self._forget(now_s)
         if not self._due or self._due[0][0] >= now_s + within_s:
             return ()
-        due = self._due[: bisect_left(self._due, (now_s + within_s, 0))]
-        expected = round(len(due) * self._kept_fraction)
+        due = bisect_left(self._due, (now_s + within_s, 0))
+        expected = round(due * self._kept_fraction)
+        points = min(expected, MOST_DUE_POINTS)
+        counts = (expected * point // points for point in range(1, points + 1))
         return tuple(
-            max(0.0, due[index * len(due) // expected][0] - now_s) for index in range(expected)
+            DueBy(max(0.0, self._due[(count - 1) * due // expected][0] - now_s), count)
+            for count in counts
         )
 
     def next_free_s(self, due_s: float, apart_s: float) -> float:

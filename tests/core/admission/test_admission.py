@@ -1,6 +1,7 @@
 """Run now, wait, or be refused: one request at a gate, by its load and drain."""
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from serve_app.core.admission.admission import Verdict, keeps_promises
 from serve_app.core.admission.fairness import Standing
 from serve_app.core.admission.prefill import PrefillAhead
+from serve_app.core.admission.queue_drain import Drain
+from serve_app.core.admission.retry_reservations import DueBy
 from tests.builders import a_drain, an_admission
 
 SEVERITY = {Verdict.RUN: 0, Verdict.QUEUE: 1, Verdict.REFUSE: 2}
@@ -219,16 +222,16 @@ def test_a_free_slot_is_kept_for_one_that_would_find_none() -> None:
     """Two slots; the other one is busy for a minute, and one that was refused comes in 5 s."""
     drain = a_drain(remaining_s=(0.0, 60.0), service_s=150.0)
     load: dict[str, Any] = {"slots": 2, "running": 1, "drain": drain, "max_wait_s": 10.0}
-    assert an_admission(**load, due_in_s=(5.0,)).verdict is Verdict.REFUSE
-    assert an_admission(**load, due_in_s=(5.0,), returning=True).verdict is Verdict.RUN
+    assert an_admission(**load, due_by=one_by_one(5.0)).verdict is Verdict.REFUSE
+    assert an_admission(**load, due_by=one_by_one(5.0), returning=True).verdict is Verdict.RUN
     # By then the other one is free.
-    assert an_admission(**load, due_in_s=(55.0,)).verdict is Verdict.RUN
+    assert an_admission(**load, due_by=one_by_one(55.0)).verdict is Verdict.RUN
 
 
 def test_a_slot_that_is_free_again_by_then_is_taken() -> None:
     drain = a_drain(remaining_s=(0.0, 60.0), service_s=4.0)
     load: dict[str, Any] = {"slots": 2, "running": 1, "drain": drain, "max_wait_s": 10.0}
-    assert an_admission(**load, due_in_s=(5.0,)).verdict is Verdict.RUN
+    assert an_admission(**load, due_by=one_by_one(5.0)).verdict is Verdict.RUN
 
 
 def test_a_refusal_says_how_far_apart_retries_have_to_be() -> None:
@@ -242,72 +245,108 @@ def test_a_refusal_says_how_far_apart_retries_have_to_be() -> None:
     assert an_admission(**load, standing=half).apart_s == pytest.approx(2 * refused.apart_s)
 
 
-@given(
-    st.lists(st.floats(0, 100), min_size=1, max_size=12),
-    st.lists(st.floats(0, 100), max_size=12).map(sorted),
-    st.integers(0, 5),
-    st.floats(0, 30),
-)
-def test_promises_are_kept_as_long_as_a_schedule_keeps_them(
-    remaining_s: list[float], due_in_s: list[float], queued: int, wait_s: float
-) -> None:
-    """All begin in order, no sooner than they are there; what begins stays for longer than those
-    are looked at that come."""
-    service_s = 150.0
-    drain = a_drain(remaining_s=remaining_s, service_s=service_s)
-    slots = list(drain.remaining_s)
+def one_by_one(*due_in_s: float) -> tuple[DueBy, ...]:
+    return tuple(DueBy(due_s, count) for count, due_s in enumerate(sorted(due_in_s), start=1))
+
+
+def waits_s(drain: Drain, due_by: Sequence[DueBy], *, queued: int, holds_s: float) -> list[float]:
+    """Of those that are due, in a schedule in which all begin in order, no sooner than they are
+    there, behind a new request that holds its slot for `holds_s`."""
+    slots, waits = list(drain.remaining_s), list[float]()
     heapq.heapify(slots)
-    for _ in range(queued + 1):
-        heapq.heapreplace(slots, slots[0] + service_s)
-    waits_s: list[float] = []
-    for due_s in due_in_s:
+    for _ in range(queued):
+        heapq.heapreplace(slots, slots[0] + drain.service_s)
+    heapq.heapreplace(slots, slots[0] + holds_s)
+    for due_s, _ in due_by:
         start_s = max(slots[0], due_s)
-        heapq.heapreplace(slots, start_s + service_s)
-        waits_s.append(start_s - due_s)
-    kept = all(wait <= wait_s for wait in waits_s)
+        heapq.heapreplace(slots, start_s + drain.service_s)
+        waits.append(start_s - due_s)
+    return waits
+
+
+SLOTS_S = st.lists(st.floats(0, 100), min_size=1, max_size=12)
+DUE = st.lists(st.floats(0, 100), max_size=12).map(lambda due_in_s: one_by_one(*due_in_s))
+
+
+@given(SLOTS_S, DUE, st.integers(0, 5), st.floats(0, 30))
+def test_promises_are_kept_as_long_as_a_schedule_keeps_them(
+    remaining_s: list[float], due_by: tuple[DueBy, ...], queued: int, wait_s: float
+) -> None:
+    """What begins stays for longer than those are looked at that come."""
+    drain = a_drain(remaining_s=remaining_s, service_s=150.0)
+    kept = all(wait <= wait_s for wait in waits_s(drain, due_by, queued=queued, holds_s=150.0))
     own = Standing(queued=queued)
-    assert keeps_promises(drain, due_in_s, own, sequences=1, wait_s=wait_s) == kept
+    assert keeps_promises(drain, due_by, own, sequences=1, holds_s=150.0, wait_s=wait_s) == kept
 
 
 @given(
-    st.lists(st.floats(0, 100), min_size=1, max_size=12),
-    st.lists(st.floats(0, 100), max_size=12).map(sorted),
+    st.lists(st.floats(0, 20), min_size=1, max_size=6),
+    st.lists(st.floats(0, 100), min_size=1, max_size=60),
     st.integers(0, 5),
+    st.floats(0.5, 20),
     st.floats(0, 30),
 )
+def test_one_that_is_longer_than_those_that_are_due_leaves_them_their_turns(
+    remaining_s: list[float],
+    due_in_s: list[float],
+    queued: int,
+    service_s: float,
+    wait_s: float,
+) -> None:
+    """Slots are used again and again while it holds its own: by the schedule nobody waits for more
+    than a turn longer."""
+    drain, due_by = a_drain(remaining_s=remaining_s, service_s=service_s), one_by_one(*due_in_s)
+    own, holds_s = Standing(queued=queued), 150.0
+    if keeps_promises(drain, due_by, own, sequences=1, holds_s=holds_s, wait_s=wait_s):
+        longest_s = max(waits_s(drain, due_by, queued=queued, holds_s=holds_s))
+        assert longest_s <= wait_s + service_s + 1e-6
+
+
+def test_one_that_is_over_before_those_that_are_due_need_its_slot_is_let_in() -> None:
+    drain, own = a_drain(remaining_s=(0.0, 60.0), service_s=150.0), Standing()
+    due_by = one_by_one(20.0)
+    assert not keeps_promises(drain, due_by, own, sequences=1, holds_s=150.0, wait_s=10.0)
+    assert keeps_promises(drain, due_by, own, sequences=1, holds_s=25.0, wait_s=10.0)
+
+
+@given(SLOTS_S, DUE, st.integers(0, 5), st.floats(0, 30))
 def test_times_that_are_spread_break_no_promise_that_equal_ones_keep(
-    remaining_s: list[float], due_in_s: list[float], queued: int, wait_s: float
+    remaining_s: list[float], due_by: tuple[DueBy, ...], queued: int, wait_s: float
 ) -> None:
     equal = a_drain(remaining_s=remaining_s, service_s=150.0)
     own, spread = Standing(queued=queued), replace(equal, spread=1.0)
-    if keeps_promises(equal, due_in_s, own, sequences=1, wait_s=wait_s):
-        assert keeps_promises(spread, due_in_s, own, sequences=1, wait_s=wait_s)
+    if keeps_promises(equal, due_by, own, sequences=1, holds_s=150.0, wait_s=wait_s):
+        assert keeps_promises(spread, due_by, own, sequences=1, holds_s=150.0, wait_s=wait_s)
 
 
 @given(
     st.lists(st.floats(0, 200), min_size=1, max_size=6),
-    st.lists(st.floats(0, 200), max_size=20).map(sorted),
+    st.lists(st.floats(0, 200), max_size=20),
     st.integers(0, 3),
     st.floats(0, 30),
     st.floats(0, 1),
 )
-def test_those_that_come_late_in_a_service_time_need_no_look(
+def test_those_that_come_when_it_has_ended_need_no_look(
     remaining_s: list[float], due_in_s: list[float], queued: int, wait_s: float, spread: float
 ) -> None:
-    """Of thousands that are due only so many are counted: what begins now has ended by then."""
     drain = replace(a_drain(remaining_s=remaining_s, service_s=150.0), spread=spread)
-    own, early = Standing(queued=queued), [due_s for due_s in due_in_s if due_s < 150.0 - wait_s]
-    kept = keeps_promises(drain, due_in_s, own, sequences=1, wait_s=wait_s)
-    assert keeps_promises(drain, early, own, sequences=1, wait_s=wait_s) == kept
+    own, early_s = Standing(queued=queued), [due for due in due_in_s if due < 150.0 - wait_s]
+    kept, early = (
+        keeps_promises(drain, one_by_one(*due), own, sequences=1, holds_s=150.0, wait_s=wait_s)
+        for due in (due_in_s, early_s)
+    )
+    assert kept == early
 
 
 def test_of_what_begins_meanwhile_a_part_has_ended_where_times_are_spread() -> None:
     """Ten free slots for a service time of 100 s, and an eleventh one that comes after 40 s: by
     Little's law four of those that begin now have ended."""
-    equal, own = a_drain(remaining_s=(0.0,) * 10, service_s=100.0), Standing()
-    due_in_s = (*(5.0,) * 9, 40.0)
-    assert not keeps_promises(equal, due_in_s, own, sequences=1, wait_s=0.0)
-    assert keeps_promises(replace(equal, spread=1.0), due_in_s, own, sequences=1, wait_s=0.0)
-    assert not keeps_promises(
-        replace(equal, spread=1.0), (*(5.0,) * 9, *(40.0,) * 5), own, sequences=1, wait_s=0.0
-    )
+    equal = a_drain(remaining_s=(0.0,) * 10, service_s=100.0)
+
+    def kept(drain: Drain, *due_in_s: float) -> bool:
+        due_by = one_by_one(*due_in_s)
+        return keeps_promises(drain, due_by, Standing(), sequences=1, holds_s=100.0, wait_s=0.0)
+
+    assert not kept(equal, *(5.0,) * 9, 40.0)
+    assert kept(replace(equal, spread=1.0), *(5.0,) * 9, 40.0)
+    assert not kept(replace(equal, spread=1.0), *(5.0,) * 9, *(40.0,) * 5)

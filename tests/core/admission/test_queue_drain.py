@@ -119,6 +119,25 @@ def test_where_answers_are_alike_the_oldest_one_is_about_to_end() -> None:
     assert estimate_drain(anywhere, (9.0,), slots=1).remaining_s[0] == pytest.approx(5.0)
 
 
+def test_each_ends_as_its_own_work_says() -> None:
+    """Two whole ones, and a short one that has run for half of its time."""
+    drain = estimate_drain(ServiceTime(10.0, 5), (1.0, 0.1, 4.0), slots=4, works=(1.0, 0.02, 1.0))
+    assert drain.remaining_s == pytest.approx((0.0, 0.1, 6.0, 9.0))
+    assert drain.service_s == 10.0
+
+
+def test_a_short_one_that_is_late_says_little_about_whole_ones() -> None:
+    """It counts by its work, as it would among short ones only."""
+    whole = (*(1.0,) * 9, 0.01)
+    drain = estimate_drain(ServiceTime(10.0, 50), (*(1.0,) * 9, 1.0), slots=10, works=whole)
+    assert drain.service_s == pytest.approx(10.0, rel=0.01)
+    ages_s = (1.0, 2.0, 0.1)
+    short = estimate_drain(ServiceTime(10.0, 50), ages_s, slots=3, works=(0.01,) * 3)
+    alone = estimate_drain(ServiceTime(0.1, 50), ages_s, slots=3)
+    assert short.of_work(0.01).service_s == pytest.approx(alone.service_s)
+    assert short.remaining_s == pytest.approx(alone.remaining_s)
+
+
 def test_two_long_requests_among_many_do_not_turn_the_mean_over() -> None:
     assert estimate_drain(ServiceTime(1.0, 1000), (5.0, 5.0), slots=2).service_s < 1.3
 

@@ -1,10 +1,18 @@
 """The Retry-After of refused clients, and who of them is known again."""
 
+import math
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.core.admission.retry_reservations import LATE_S, MOST_DUE, RetryReservations
+from serve_app.core.admission.retry_reservations import (
+    LATE_S,
+    MOST_DUE,
+    MOST_DUE_POINTS,
+    RetryReservations,
+)
 
 
 def test_a_reservation_is_redeemed_once_when_its_time_has_come() -> None:
@@ -108,14 +116,31 @@ def test_those_that_come_within_a_time_are_as_many_as_retry() -> None:
     reservations = RetryReservations()
     for due_s in (1.0, 2.0, 30.0):
         reservations.add(7, due_s)
-    assert reservations.due_in_s(1.5, 10.0) == (0.0, 0.5)
+    assert reservations.due_by(1.5, 10.0) == ((0.0, 1), (0.5, 2))
     for number in range(100):
         reservations.add(None, 40.0 + number / 10)
     assert reservations.outstanding(60.0) == 0
     for due_s in (61.0, 62.0, 63.0, 64.0, 65.0, 66.0, 67.0, 68.0):
         reservations.add(7, due_s)
     # 103 of those who were refused have not come, and an eighth is expected.
-    assert reservations.due_in_s(60.0, 10.0) == (1.0,)
+    assert reservations.due_by(60.0, 10.0) == ((1.0, 1),)
+
+
+@given(st.integers(0, 500), st.floats(0, 600))
+def test_of_thousands_that_are_due_few_are_looked_at(count: int, within_s: float) -> None:
+    """Evenly among them, each with all that come before it."""
+    reservations = RetryReservations()
+    for number in range(count):
+        reservations.add(number, float(number))
+    due_by = reservations.due_by(0.0, within_s)
+    within = min(count, math.ceil(within_s))
+    assert len(due_by) == min(within, MOST_DUE_POINTS)
+    assert all(in_s == number - 1 for in_s, number in due_by)
+    if within:
+        assert due_by[-1].count == within
+        counts = [0, *(number for _, number in due_by)]
+        apart = {after - before for before, after in pairwise(counts)}
+        assert max(apart) - min(apart) <= 1
 
 
 def test_nobody_takes_a_reservation_before_its_client_is_to_come() -> None:

@@ -14,7 +14,7 @@ MOST_DUE = 10_000
 # In search of a free time.
 MOST_LOOKED_AT = 1000
 # Of all that are due within a time, evenly among them; the last one always.
-MOST_DUE_POINTS = 16
+MOST_DUE_POINTS = 32
 
 
 class DueBy(NamedTuple):

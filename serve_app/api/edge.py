@@ -29,7 +29,12 @@ from serve_app.api.kept_streams import (
 from serve_app.api.prefix_forwarding import NOT_LOOKED_AT, PrefixForwarding
 from serve_app.api.queue_entry import QueueEntry
 from serve_app.api.queue_wait import QueueWait
-from serve_app.api.refusals import refuse_forwarded, refuse_handed_over, tier_full
+from serve_app.api.refusals import (
+    refuse_forwarded,
+    refuse_hand_over,
+    refuse_waiting_hand_over,
+    tier_full,
+)
 from serve_app.api.request_body import RequestReader
 from serve_app.api.request_context import (
     RequestContext,
@@ -349,6 +354,8 @@ class TierEdge:
             limit, expected = context.prepared.max_new_tokens, admission.expected_new_tokens
             work = relative_work(limit, expected)
             refuse_forwarded(context, self.gate, prompt_tokens, work)
+        if resumption is not None:
+            refuse_hand_over(resumption, self.gate, draining=self.hand_over.draining)
         look = NOT_LOOKED_AT
         if self.prefixes is not None:
             look = await self.prefixes.forward(context, response, prompt_tokens)
@@ -358,8 +365,7 @@ class TierEdge:
         try:
             with entering as entry:  # (2)
                 if resumption is not None:
-                    draining = self.hand_over.draining
-                    refuse_handed_over(resumption, entry, draining=draining)  # (1)
+                    refuse_waiting_hand_over(resumption, entry)  # (1)
                     self.metrics.resumed_streams.inc()
                 generation = self._engine.generation(
                     entry, context, response.spending, self.settings

@@ -167,6 +167,13 @@ class EngineRoom:
         soon = resumed or self._reads_soon()
         return soon and self._pool_fits(sequences, prompt_tokens, limit)
 
+    def reads_handed_over_soon(self) -> bool:
+        """Whether a stream that a draining replica would hand over is read soon. It goes on there
+        until then, so of those that come this way the engine is given no more at once than of new
+        requests: each is silent only for its own part."""
+        tokens = sum(entry.prompt_tokens for entry in self._reading if entry.resumed)
+        return not tokens or self._reading_s(tokens) < engine_limit_s(self.max_wait_s)
+
     def ahead(
         self, prompt_tokens: float, queued_tokens: float, flow_tokens: float = 0.0
     ) -> PrefillAhead:
@@ -279,8 +286,10 @@ class EngineRoom:
             return True
         if self.shared and self._reading_tokens >= STEP_TOKENS:
             return False
-        reading_s = self._reading_tokens * self._reckoned_token_s() * self.pace.factor
-        return reading_s < engine_limit_s(self.max_wait_s)
+        return self._reading_s(self._reading_tokens) < engine_limit_s(self.max_wait_s)
+
+    def _reading_s(self, tokens: float) -> float:
+        return tokens * self._reckoned_token_s() * self.pace.factor
 
     def _pool_fits(self, sequences: int, prompt_tokens: float | None, limit: int | None) -> bool:
         if not self.kv_tokens:

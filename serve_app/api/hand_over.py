@@ -1,7 +1,9 @@
 """The streams of a replica that may go on at another one, and their offer while this one drains.
 
 An offer is a comment in the stream: whoever follows it may have it continued where there is room,
-and then closes it here. Until somebody does it runs on.
+and then closes it here. Until somebody does it runs on. The others take a few at a time
+(`EngineRoom.reads_handed_over_soon`), so while streams leave, those that stay are offered again
+soon.
 """
 
 import asyncio
@@ -13,7 +15,8 @@ from serve_app.api.engine_run import ClientSend
 from serve_app.api.replay_wire import EVENT_END, OFFER_COMMENT
 from serve_app.api.response import SSE_HEADERS, TierResponse
 
-OFFER_EVERY_S = 2.0
+# While streams leave, and where none does: the longer, the less it costs.
+OFFER_SOON_S, OFFER_EVERY_S = 0.5, 2.0
 OFFER = OFFER_COMMENT + EVENT_END
 
 
@@ -22,19 +25,21 @@ class _Stream:
     response: TierResponse
     client: ClientSend
     offering: asyncio.Task[None] | None = None
-    # How often it was passed over because nothing of it had been sent.
-    passed: int = 0
+    # Since when it is passed over because nothing of it has been sent.
+    passed_since_s: float | None = None
 
     def offer(self) -> None:
         """Nothing where its client takes nothing now, or it has ended. A stream of which nothing
-        was sent is opened for it the second time: until then it may turn out to be an error."""
+        was sent is opened for it after some time: until then it may turn out to be an error."""
         response = self.response
         offering = self.offering is not None and not self.offering.done()
         if offering or response.complete or self.client.waiting_since_s is not None:
             return
-        if not response.started and not self.passed:
-            self.passed += 1
-            return
+        if not response.started:
+            now_s = asyncio.get_running_loop().time()
+            self.passed_since_s = now_s if self.passed_since_s is None else self.passed_since_s
+            if now_s < self.passed_since_s + OFFER_EVERY_S:
+                return
         self.offering = asyncio.create_task(self._send())
 
     async def _send(self) -> None:
@@ -76,7 +81,11 @@ class HandOver:
     async def offer(self) -> None:
         """Offer all that run, now and again and again, until cancelled."""
         self.draining = True
+        pause_s = OFFER_SOON_S
         while True:
-            for stream in list(self._streams):
+            offered = set(self._streams)
+            for stream in offered:
                 stream.offer()
-            await asyncio.sleep(OFFER_EVERY_S)
+            await asyncio.sleep(pause_s)
+            leave = not offered <= self._streams
+            pause_s = OFFER_SOON_S if leave else min(2 * pause_s, OFFER_EVERY_S)

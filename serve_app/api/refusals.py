@@ -31,13 +31,24 @@ def refuse_forwarded(
         raise no_capacity("No room for a forwarded request.")
 
 
-def refuse_handed_over(resumption: Resumption, entry: QueueEntry, *, draining: bool) -> None:
-    """Raises RequestError where a stream that another replica runs would not go on at once, or
-    would have to move again."""
-    if resumption.only_with_room and (draining or not entry.granted.done()):
-        raise RequestError(
-            503, "No room for a stream that is handed over.", code="no_capacity", retry_after_s=1
-        )
+def refuse_hand_over(resumption: Resumption, gate: Gate, *, draining: bool) -> None:
+    """Raises RequestError where a stream that another replica runs would have to move again, or
+    would be silent here for longer than it has to: it is offered again."""
+    soon = gate.room is None or gate.room.reads_handed_over_soon()
+    if resumption.only_with_room and (draining or not soon):
+        raise _no_room_for_stream()
+
+
+def refuse_waiting_hand_over(resumption: Resumption, entry: QueueEntry) -> None:
+    """Raises RequestError where a stream that another replica runs would not go on at once."""
+    if resumption.only_with_room and not entry.granted.done():
+        raise _no_room_for_stream()
+
+
+def _no_room_for_stream() -> RequestError:
+    return RequestError(
+        503, "No room for a stream that is handed over.", code="no_capacity", retry_after_s=1
+    )
 
 
 def tier_full(tier: Tier, full: GateFullError) -> RequestError:

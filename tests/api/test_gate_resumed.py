@@ -88,6 +88,25 @@ async def test_what_comes_of_one_lost_replica_is_read_at_once_and_others_wait_be
     assert idle(gate)
 
 
+@virtual
+async def test_what_a_drain_hands_over_is_taken_a_few_at_a_time() -> None:
+    """Of what is handed over the engine reads no more at once than of new requests, which do not
+    count: they may be many."""
+    gate = a_reading_gate(slots=9, prompt_token_ms=1.0)
+    assert gate.room is not None
+    with ExitStack() as stack:
+        stack.enter_context(gate.enter(1, prompt_tokens=2000))
+        assert gate.room.reads_handed_over_soon()
+        begun = [
+            stack.enter_context(gate.enter(1, prompt_tokens=300, resumed=True)) for _ in range(2)
+        ]
+        assert all(entry.granted.done() for entry in begun)
+        assert not gate.room.reads_handed_over_soon()
+        gate.first_token(begun[0])
+        assert gate.room.reads_handed_over_soon()
+    assert idle(gate)
+
+
 def _forecast_s(gate: Gate) -> float:
     with gate.enter(1, prompt_tokens=10) as entry:
         assert entry.forecast_s is not None

@@ -8,13 +8,13 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from serve_app.api.edge import TierEdge
-from serve_app.api.hand_over import OFFER_EVERY_S
+from serve_app.api.hand_over import OFFER_EVERY_S, OFFER_SOON_S
 from serve_app.errors import engine_stopped
 from tests.api.asgi import Answering, Call, FakeEngine, answers_on, call, sse_data
 from tests.api.followed import ID, STREAM, SteppingEngine, Taken, going_on, marked
 from tests.api.loopback import served
 from tests.api.test_forwarding import DONE, QUICK, a_pair, until
-from tests.builders import a_gate, an_edge, count, idle
+from tests.builders import a_gate, a_reading_gate, an_edge, count, idle
 from tests.virtual_time import virtual
 
 HELLO = [["He"], ["l"], ["lo"]]
@@ -38,8 +38,11 @@ async def test_a_draining_replica_offers_at_once_and_again_until_somebody_takes_
     draining = asyncio.create_task(edge.hand_over.offer())
     await asyncio.sleep(0.1)
     assert Taken.of(made.text).offers == 1
-    await asyncio.sleep(2 * OFFER_EVERY_S)
-    assert Taken.of(made.text).offers == 3
+    await asyncio.sleep(OFFER_SOON_S)
+    assert Taken.of(made.text).offers == 2
+    # Nobody takes it.
+    await asyncio.sleep(6 * OFFER_EVERY_S)
+    assert 6 <= Taken.of(made.text).offers <= 9
     assert Taken.of(plain.text).offers == 0
     made.leave()
     await made.done
@@ -67,14 +70,32 @@ async def test_a_stream_that_nobody_takes_runs_on_to_its_end() -> None:
 
 
 @virtual
-async def test_a_stream_of_which_nothing_was_sent_is_opened_for_the_second_offer() -> None:
+async def test_while_streams_leave_the_others_are_offered_again_soon() -> None:
+    edge, _ = slow_edge(hangs_at=1)
+    stays, *leave = [Call(edge, payload=STREAM, headers=marked(name)) for name in "abc"]
+    await asyncio.sleep(1)
+    draining = asyncio.create_task(edge.hand_over.offer())
+    for left, one in enumerate(leave, start=1):
+        await asyncio.sleep(0.1 if left == 1 else OFFER_SOON_S)
+        assert Taken.of(stays.text).offers == left
+        one.leave()
+        await one.done
+    await asyncio.sleep(OFFER_SOON_S)
+    assert Taken.of(stays.text).offers == 3
+    stays.leave()
+    await stays.done
+    draining.cancel()
+
+
+@virtual
+async def test_a_stream_of_which_nothing_was_sent_is_opened_for_an_offer_after_some_time() -> None:
     edge, _ = slow_edge(hangs_at=0)
     made = Call(edge, payload=STREAM, headers=marked())
     await asyncio.sleep(1)
     draining = asyncio.create_task(edge.hand_over.offer())
     await asyncio.sleep(OFFER_EVERY_S / 2)
     assert made.messages == []
-    await asyncio.sleep(OFFER_EVERY_S)
+    await asyncio.sleep(2 * OFFER_EVERY_S)
     assert made.headers["x-tierserve-journal"] == "1"
     assert Taken.of(made.text).offers == 1
     made.leave()
@@ -302,6 +323,26 @@ async def test_a_stream_that_is_handed_over_does_not_wait() -> None:
     free.set()
     await running.done
     assert idle(edge.gate)
+
+
+@virtual
+async def test_a_stream_that_is_handed_over_stays_while_another_one_is_read() -> None:
+    """Where it is it goes on meanwhile. One whose replica is lost does not."""
+    gate = a_reading_gate(slots=4, prompt_token_ms=500.0)
+    edge = an_edge(FakeEngine(SteppingEngine(HELLO, pause_s=5.0)), gate=gate)
+    read = going_on(edge, Taken(), only_with_room=True)
+    await asyncio.sleep(1)
+    stays = going_on(edge, Taken(), only_with_room=True)
+    await stays.done
+    assert (stays.status, stays.error["code"]) == (503, "no_capacity")
+    lost = going_on(edge, Taken())
+    await read.done
+    await lost.done
+    assert (read.status, lost.status) == (200, 200)
+    taken = going_on(edge, Taken(), only_with_room=True)
+    await taken.done
+    assert taken.status == 200
+    assert idle(gate)
 
 
 @virtual

@@ -79,7 +79,7 @@ async def test_a_stream_is_offered_as_its_client_leaves_a_drain(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # No other offer than that one.
-    monkeypatch.setattr("serve_app.api.hand_over.OFFER_EVERY_S", 3600.0)
+    monkeypatch.setattr("serve_app.api.hand_over.OFFER_SOON_S", 3600.0)
     async with acquainted(speed=1.0) as cluster:
         near, far = cluster.replicas
         async with draining(near):
@@ -125,7 +125,7 @@ async def test_a_replica_that_ends_hands_over_what_runs_without_a_client(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Nobody has taken it when it was offered.
-    monkeypatch.setattr("serve_app.api.hand_over.OFFER_EVERY_S", 3600.0)
+    monkeypatch.setattr("serve_app.api.hand_over.OFFER_SOON_S", 3600.0)
     async with acquainted(speed=1.0) as cluster:
         near, far = cluster.replicas
         async with begun(cluster, near, max_tokens=200) as left:

@@ -9,8 +9,8 @@ EARLY_S = 0.05
 LATE_S = 2.0
 # About the last 50 reservations say how many of those who got a Retry-After retry at all.
 NEWEST_WEIGHT = 0.02
-# Of one flow.
-MOST_DUE = 10_000
+# Of one flow: 6 MB.
+MOST_DUE = 20_000
 # In search of a free time.
 MOST_LOOKED_AT = 1000
 # Of all that are due within a time, evenly among them; the last one always.

@@ -212,9 +212,16 @@ class _Run:
         return len(before_s) <= MOST_RESTARTS
 
     def _stop(self, number: int) -> None:
-        """HAProxy ends, at once or with its last stream; nobody comes in through here."""
+        """HAProxy ends, at once or with its last stream; nobody comes in through here.
+
+        HAProxy closes its own, but with `-db` it leaves what it has closed in its epoll set (it
+        takes out `FD_CLONED` ones, those of before a fork of its own). Were the admin socket still
+        open here, a command that came now would be one that nobody accepts: it would wake all of
+        HAProxy's threads again and again, a core for as long as its last stream takes, and Ray
+        would wait for the answer.
+        """
         self._stopping = True
-        for each in self._watched.listening.values():
+        for each in (self._watched.inner, *self._watched.listening.values()):
             each.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, number)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -257,6 +257,62 @@ def test_a_reload_hands_the_sockets_over_and_leaves_streams_alone(site: HaproxyS
             second.terminate()
     wait_until_gone(before)
     assert not list(site.config.parent.glob("admin.sock.*"))
+
+
+def test_a_haproxy_that_waits_for_its_last_stream_takes_no_cpu(site: HaproxySite) -> None:
+    """Ray asks while it reloads: what nobody answers any more must not wake it for ever, nor keep
+    Ray waiting."""
+    takeover = ["-sf", str(site.process.pid), "-x", str(site.config.parent / "admin.sock")]
+    reading, received = stream_in_background(site, 4.0)
+    before = child_of(site)
+    rendered(site.config.parent, site.port, site.backend.port)
+    with (
+        administered_all_the_while(site),
+        subprocess.Popen(
+            [WRAPPER, "-db", "-f", site.config, "-dR", *takeover],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as second,
+    ):
+        try:
+            assert site.process.poll() is None
+            wait_until(lambda: f"Pid: {second.pid}\n" in admin(site, "show info"))
+            time.sleep(0.2)
+            idle_s = cpu_s_in(before, 1.0)
+            assert reading.is_alive()
+            assert idle_s < 0.2
+        finally:
+            reading.join()
+            second.terminate()
+    assert b"".join(received).endswith(b"last\r\n0\r\n\r\n")
+    wait_until_gone(before)
+
+
+@contextmanager
+def administered_all_the_while(site: HaproxySite) -> Iterator[None]:
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            with suppress(OSError):
+                admin(site, "show info")
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    for each in asking:
+        each.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for each in asking:
+            each.join()
+
+
+def cpu_s_in(process: psutil.Process, seconds: float) -> float:
+    began = process.cpu_times()
+    time.sleep(seconds)
+    ended = process.cpu_times()
+    return ended.user + ended.system - began.user - began.system
 
 
 def test_a_stopped_one_leaves_nothing(site: HaproxySite) -> None:

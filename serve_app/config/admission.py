@@ -24,7 +24,8 @@ class AdmissionConfig(Strict):
         default=10.0,
         gt=0,
         description="Refuse a request whose first token is not expected within this time, from the "
-        "slots that become free and the prompts that are prefilled before its own.",
+        "slots that become free and the prompts that are prefilled before its own; of one that "
+        "retries when its Retry-After is over, within twice this time.",
     )
     client_stall_s: float = Field(
         default=30.0,

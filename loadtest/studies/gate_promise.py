@@ -211,9 +211,7 @@ def _kept(
 ) -> Kept:
     served = [each for each in records if each.served]
     in_time = [each for each in served if _in_time(each, max_wait_s)]
-    promised = [
-        each for each in served if _in_time(each, (2 if each.refusals else 1) * max_wait_s)
-    ]
+    promised = [each for each in served if _in_time(each, (2 if each.refusals else 1) * max_wait_s)]
     returns = retries_kept(records)
     settled_s = (1 - SETTLED_FROM) * options.phase_s
     return Kept(

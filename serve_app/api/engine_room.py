@@ -169,10 +169,10 @@ class EngineRoom:
 
     def reads_handed_over_soon(self) -> bool:
         """Whether a stream that a draining replica would hand over is read soon. It goes on there
-        until then, so of those that come this way the engine is given no more at once than of new
-        requests: each is silent only for its own part."""
+        until then, so of those that come this way the engine is given what it reads in one step,
+        or in as long as new requests may take: no stream is silent for all others."""
         tokens = sum(entry.prompt_tokens for entry in self._reading if entry.resumed)
-        return not tokens or self._reading_s(tokens) < engine_limit_s(self.max_wait_s)
+        return tokens < STEP_TOKENS or self._reading_s(tokens) < engine_limit_s(self.max_wait_s)
 
     def ahead(
         self, prompt_tokens: float, queued_tokens: float, flow_tokens: float = 0.0

@@ -1,6 +1,7 @@
 """The gate for what other replicas have begun: before all that wait, and never refused."""
 
 import asyncio
+import math
 import random
 from contextlib import ExitStack, suppress
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from serve_app.api.gate import Gate
 from serve_app.api.queue_entry import GateFullError, QueueEntry
 from serve_app.core.admission.fairness import Flow
+from serve_app.core.admission.prefill import STEP_TOKENS
 from tests.builders import a_gate, a_reading_gate, idle
 from tests.virtual_time import run_virtual, virtual
 
@@ -90,20 +92,33 @@ async def test_what_comes_of_one_lost_replica_is_read_at_once_and_others_wait_be
 
 @virtual
 async def test_what_a_drain_hands_over_is_taken_a_few_at_a_time() -> None:
-    """Of what is handed over the engine reads no more at once than of new requests, which do not
-    count: they may be many."""
-    gate = a_reading_gate(slots=9, prompt_token_ms=1.0)
+    """Of what is handed over the engine reads a step's tokens at once, or as many as of new
+    requests. Those do not count: they may be many."""
+    gate = a_reading_gate(slots=19, prompt_token_ms=1.0)
     assert gate.room is not None
     with ExitStack() as stack:
         stack.enter_context(gate.enter(1, prompt_tokens=2000))
-        assert gate.room.reads_handed_over_soon()
-        begun = [
-            stack.enter_context(gate.enter(1, prompt_tokens=300, resumed=True)) for _ in range(2)
-        ]
-        assert all(entry.granted.done() for entry in begun)
-        assert not gate.room.reads_handed_over_soon()
+        begun: list[QueueEntry] = []
+        while gate.room.reads_handed_over_soon():
+            entry = stack.enter_context(gate.enter(1, prompt_tokens=300, resumed=True))
+            assert entry.granted.done()
+            begun.append(entry)
+        assert len(begun) == math.ceil(STEP_TOKENS / 300)
         gate.first_token(begun[0])
         assert gate.room.reads_handed_over_soon()
+    assert idle(gate)
+
+
+@virtual
+async def test_a_fast_engine_takes_more_of_what_a_drain_hands_over() -> None:
+    gate = a_reading_gate(slots=99, prompt_token_ms=0.05)
+    assert gate.room is not None
+    with ExitStack() as stack:
+        begun = 0
+        while gate.room.reads_handed_over_soon():
+            stack.enter_context(gate.enter(1, prompt_tokens=300, resumed=True))
+            begun += 1
+        assert begun > 2 * STEP_TOKENS / 300
     assert idle(gate)
 
 

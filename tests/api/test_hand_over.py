@@ -5,8 +5,10 @@ import asyncio
 import time
 from typing import Any
 
+import pytest
 from starlette.types import Receive, Scope, Send
 
+from serve_app.api import engine_room
 from serve_app.api.edge import TierEdge
 from serve_app.api.hand_over import OFFER_EVERY_S, OFFER_SOON_S
 from serve_app.errors import engine_stopped
@@ -326,8 +328,11 @@ async def test_a_stream_that_is_handed_over_does_not_wait() -> None:
 
 
 @virtual
-async def test_a_stream_that_is_handed_over_stays_while_another_one_is_read() -> None:
+async def test_a_stream_that_is_handed_over_stays_while_another_one_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Where it is it goes on meanwhile. One whose replica is lost does not."""
+    monkeypatch.setattr(engine_room, "STEP_TOKENS", 1)
     gate = a_reading_gate(slots=4, prompt_token_ms=500.0)
     edge = an_edge(FakeEngine(SteppingEngine(HELLO, pause_s=5.0)), gate=gate)
     read = going_on(edge, Taken(), only_with_room=True)

@@ -21,7 +21,7 @@ class DueBy(NamedTuple):
     """So many retries are due by then."""
 
     in_s: float
-    count: int
+    retries: int
 
 
 @dataclass(slots=True)

@@ -137,7 +137,7 @@ def test_of_thousands_that_are_due_few_are_looked_at(count: int, within_s: float
     assert len(due_by) == min(within, MOST_DUE_POINTS)
     assert all(in_s == number - 1 for in_s, number in due_by)
     if within:
-        assert due_by[-1].count == within
+        assert due_by[-1].retries == within
         counts = [0, *(number for _, number in due_by)]
         apart = {after - before for before, after in pairwise(counts)}
         assert max(apart) - min(apart) <= 1

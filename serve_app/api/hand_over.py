@@ -87,5 +87,6 @@ class HandOver:
             for stream in offered:
                 stream.offer()
             await asyncio.sleep(pause_s)
-            leave = not offered <= self._streams
-            pause_s = OFFER_SOON_S if leave else min(2 * pause_s, OFFER_EVERY_S)
+            # Those that have come to their end say nothing of room elsewhere.
+            taken = any(not stream.response.complete for stream in offered - self._streams)
+            pause_s = OFFER_SOON_S if taken else min(2 * pause_s, OFFER_EVERY_S)

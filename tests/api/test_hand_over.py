@@ -90,6 +90,30 @@ async def test_while_streams_leave_the_others_are_offered_again_soon() -> None:
 
 
 @virtual
+async def test_streams_that_end_by_themselves_bring_no_offers_to_the_others() -> None:
+    """Nobody has room: each offer costs two replicas a request."""
+    stays = SteppingEngine(HELLO, hangs_at=1)
+    ends = SteppingEngine(HELLO, pause_s=0.2)
+
+    async def either(payload: dict[str, Any], send: Send) -> None:
+        engine = ends if payload["messages"][0]["content"] == "ends" else stays
+        await engine(payload, send)
+
+    edge = an_edge(FakeEngine(either), gate=a_gate(slots=4))
+    made = Call(edge, payload=STREAM, headers=marked("stays"))
+    await asyncio.sleep(1)
+    draining = asyncio.create_task(edge.hand_over.offer())
+    for number in range(10):
+        other = Call(edge, payload={**STREAM, "prompt": "ends"}, headers=marked(f"ends-{number}"))
+        await other.done
+    # Of 0, 0.5, 1.5, 3.5 and 5.5 s.
+    assert Taken.of(made.text).offers <= 5
+    made.leave()
+    await made.done
+    draining.cancel()
+
+
+@virtual
 async def test_a_stream_of_which_nothing_was_sent_is_opened_for_an_offer_after_some_time() -> None:
     edge, _ = slow_edge(hangs_at=0)
     made = Call(edge, payload=STREAM, headers=marked())

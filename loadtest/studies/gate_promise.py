@@ -35,6 +35,8 @@ MIXES = ("10/10", "10/400", "300/100", "1500/15", "10-1000/10-400")
 # Of a phase, the first part is the way to its level.
 SETTLED_FROM = 0.4
 FIRST_GAPS = 3
+# Behind the last promise: what a whole answer takes on slow cores.
+LAST_ANSWER_S = 300.0
 TIMEOUT = aiohttp.ClientTimeout(total=30.0)
 
 
@@ -184,8 +186,14 @@ def _scenario(options: argparse.Namespace, mix: Mix, arrivals: Closed | Poisson)
         duration=options.phase_s,
         seed=options.seed,
         loads=(load,),
+        drain=_last_promise_s(options) + LAST_ANSWER_S,
         retries=0 if isinstance(arrivals, Closed) else 1,
     )
+
+
+def _last_promise_s(options: argparse.Namespace) -> float:
+    """After the last arrival: what came beyond the capacity was told to come back then."""
+    return float(options.phase_s * max(0.0, max(options.loads) - 1))
 
 
 def _play(scenario: Scenario) -> list[Record]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from loadtest.__main__ import parse
 from loadtest.client.record import Outcome, Record
 from loadtest.errors import MeasurementError, UserError
-from loadtest.scenario import Uniform
+from loadtest.scenario import Poisson, Uniform
 from loadtest.studies import gate_promise
 from loadtest.studies.gate_promise import Kept, Mix
 from tests.loadtest.studies.app_in_thread import served
@@ -114,6 +114,23 @@ def test_a_first_token_may_be_late_by_a_step() -> None:
     assert gate_promise._in_time(a_record(10.2, 0.3), max_wait_s=10.0)
     assert not gate_promise._in_time(a_record(10.4, 0.3), max_wait_s=10.0)
     assert not gate_promise._in_time(Record(0, 0, "chat", 0.0, 10, 3), max_wait_s=10.0)
+
+
+def test_a_long_overload_is_waited_for_until_its_last_promise() -> None:
+    options = parse(
+        [
+            "gate-promise",
+            "--base-url",
+            "http://127.0.0.1",
+            "--phase-s",
+            "180",
+            "--loads",
+            "1",
+            "2.5",
+        ]
+    )
+    scenario = gate_promise._scenario(options, Mix.read("10/10"), Poisson(rate=1.0))
+    assert scenario.drain == 1.5 * 180 + gate_promise.LAST_ANSWER_S
 
 
 def test_goodput_is_compared_with_that_at_capacity() -> None:

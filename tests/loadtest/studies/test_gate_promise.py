@@ -117,17 +117,8 @@ def test_a_first_token_may_be_late_by_a_step() -> None:
 
 
 def test_a_long_overload_is_waited_for_until_its_last_promise() -> None:
-    options = parse(
-        [
-            "gate-promise",
-            "--base-url",
-            "http://127.0.0.1",
-            "--phase-s",
-            "180",
-            "--loads",
-            "1",
-            "2.5",
-        ]
+    options = argparse.Namespace(
+        tier="chat", base_url="http://127.0.0.1", phase_s=180, loads=[1, 2.5], seed=0
     )
     scenario = gate_promise._scenario(options, Mix.read("10/10"), Poisson(rate=1.0))
     assert scenario.drain == 1.5 * 180 + gate_promise.LAST_ANSWER_S

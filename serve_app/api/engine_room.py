@@ -227,11 +227,13 @@ class EngineRoom:
         average, and how long such a one has its slot then. How long one has run and will run is
         counted in tokens: the same answer takes longer in a larger batch and beside prompts. What
         is to come runs in a full one."""
-        token_s = self.stream_token_s(max(0, slots - self.sequences))
+        measured, expected = self.served.measured, self.demand.lengths.expected_new_tokens
+        new_tokens = (self.served.mean_s if measured else expected) * mean_work
+        token_s = self._full_token_s(slots, new_tokens)
         tokens = self._count_stream_tokens()
         sequences = [entry for entry in self._running for _ in range(entry.sequences)]
         ages_s = [(tokens - self._running[entry]) * token_s for entry in sequences]
-        if self.served.measured:
+        if measured:
             works = [entry.work for entry in sequences]
             drain = estimate_drain(self.served.times(token_s), ages_s, slots, works)
             return drain.of_work(mean_work)
@@ -239,8 +241,7 @@ class EngineRoom:
         left_s = [
             max(0.0, limit * token_s - age_s) for limit, age_s in zip(limits, ages_s, strict=True)
         ]
-        expected_s = self.demand.lengths.expected_new_tokens * mean_work * token_s
-        drain = estimate_first_drain(expected_s, ages_s, left_s, slots)
+        drain = estimate_first_drain(new_tokens * token_s, ages_s, left_s, slots)
         return replace(drain, work=mean_work)
 
     def stream_token_s(self, more: int = 0) -> float:
@@ -262,6 +263,19 @@ class EngineRoom:
 
     def _token_s(self, more: float, fraction: float) -> float:
         return self._step_ms(more) / 1e3 / (1 - min(fraction, MAX_READ_FRACTION))
+
+    def _full_token_s(self, slots: int, new_tokens: float) -> float:
+        """Seconds between the tokens of a stream while all slots are busy, with requests of so many
+        new tokens and prompts like those that run: as many prompts are read as answers end, so both
+        take their parts of the time. What prompts took in the last seconds says less of what is to
+        come: it is next to nothing when a flood begins, and rises with every long prompt."""
+        step_s = self._step_ms(max(0, slots - self.sequences)) / 1e3
+        prompt_tokens = self.demand.lengths.prompt_tokens
+        if self.sequences:
+            prompt_tokens = self._prompt_tokens / self.sequences
+        read_s = max(slots, self.sequences) * self.prefill_s(prompt_tokens) * self.pace.factor
+        decode_s = max(new_tokens * step_s, 1e-6)
+        return step_s / (1 - min(read_s / (read_s + decode_s), MAX_READ_FRACTION))
 
     def _count_stream_tokens(self) -> float:
         """What a stream would have got that began when the replica did: a token with each step, and

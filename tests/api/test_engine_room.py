@@ -157,6 +157,18 @@ def test_how_long_a_request_ran_is_counted_in_tokens() -> None:
     assert left_s == pytest.approx(1.0, rel=0.05)
 
 
+def test_when_a_flood_begins_its_prompts_are_known_to_take_time() -> None:
+    """Eight requests of 0.4 s of prompt and 100 steps of 10 ms each: while eight prompts are read,
+    a stream gets its 100 tokens."""
+
+    async def scene() -> float:
+        gate = a_reading_gate(prompt_token_ms=1.0)
+        with gate.enter(1, prompt_tokens=400), gate.enter(1, prompt_tokens=400):
+            return gate.drain().service_s
+
+    assert run_virtual(scene()) == pytest.approx(8 * 0.4 + 100 * 0.01, rel=0.05)
+
+
 def test_the_engines_own_steps_count_and_not_what_its_speed_says() -> None:
     """Derived are 10 ms a step, and it takes 25: 100 tokens of one answer take 2.5 s, of which
     another one has 2 s to go after 20 steps. So it is forecast before its speed is learnt."""

@@ -13,6 +13,7 @@ from serve_app.core.admission.admission import (
     Verdict,
     admit,
     keeps_promises,
+    promised_wait_s,
 )
 from serve_app.core.admission.by_deadline import DEADLINE, ShortestAnswer, too_late
 from serve_app.core.admission.fairness import Flow
@@ -111,13 +112,13 @@ def keeps_reservations(gate: "Gate", sequences: int, flow: Flow, work: float | N
         gate.standing(flow),
         sequences=sequences,
         holds_s=holds_s,
-        wait_s=gate.limits.max_wait_s / margin,
+        wait_s=promised_wait_s(gate.limits.max_wait_s, margin),
     )
 
 
 def _due_by(gate: "Gate", history: FlowHistory, holds_s: float, margin: float) -> tuple[DueBy, ...]:
     """When those are due whose start `keeps_promises` looks at."""
-    within_s = holds_s - gate.limits.max_wait_s / margin
+    within_s = holds_s - promised_wait_s(gate.limits.max_wait_s, margin)
     return history.reservations.due_by(gate.clock_s(), max(0.0, within_s))
 
 

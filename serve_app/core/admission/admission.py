@@ -16,6 +16,9 @@ from serve_app.core.admission.retry_reservations import DueBy
 # queue full. By the square-root rule of staffing (Halfin and Whitt 1981) the spare capacity that
 # this needs falls with the root of the queue's length.
 SPARE_CAPACITY = 0.7
+# Of the longest wait, what a new request may leave those who were promised a later start: the rest
+# is for what varies until they come.
+PROMISED_WAIT = 0.5
 
 
 class Verdict(StrEnum):
@@ -82,9 +85,9 @@ def admit(
     """
     own = load.standing
     free = own.ahead == 0 and load.running + sequences <= load.slots and prefill.open
-    wait_s = max_wait_s / margin
+    promised_s = promised_wait_s(max_wait_s, margin)
     spare = returning or keeps_promises(
-        drain, load.due_by, own, sequences=sequences, holds_s=holds_s, wait_s=wait_s
+        drain, load.due_by, own, sequences=sequences, holds_s=holds_s, wait_s=promised_s
     )
     if free and spare:
         return Admission(Verdict.RUN, "a slot is free", 0, 0.0)
@@ -112,9 +115,11 @@ def admit(
     places_s = max(places_s, drain.start_in_s(own.starts(coming)) - max(0.0, to_start_s))
     places_s = _with_spare(places_s, load.slots + bound)
     prompts_s = read_s + load.reserved * mean_s - max(0.0, to_start_s) / 2
-    prompts_s = _with_spare(prompts_s, longest_s / max(prefill.mean_s, 1e-6))
+    prompts = longest_s / max(prefill.mean_s, 1e-6)
+    prompts_s = _with_spare(prompts_s, prompts)
     room_s = max(places_s, prompts_s)
-    apart_s = max(drain.service_s / own.drain_share / max(1, len(drain.remaining_s)), mean_s)
+    apart_s = drain.service_s / own.drain_share / max(1, len(drain.remaining_s))
+    apart_s = max(_with_spare(apart_s, load.slots + bound), _with_spare(mean_s, prompts))
     reason = "queue_full" if own.queued + kept >= places else "wait_too_long"
     return Admission(
         Verdict.REFUSE,
@@ -122,9 +127,14 @@ def admit(
         own.ahead,
         wait_s,
         retry_after_s=max(1, math.ceil(room_s)),
-        apart_s=_with_spare(apart_s, load.slots + bound),
+        apart_s=apart_s,
         too_long=not spare and holds_s > drain.service_s,
     )
+
+
+def promised_wait_s(max_wait_s: float, margin: float) -> float:
+    """How long those who come back may have to wait for a new request (`keeps_promises`)."""
+    return PROMISED_WAIT * max_wait_s / margin
 
 
 def keeps_promises(

@@ -40,6 +40,11 @@ def log_uniform(least: int, most: int) -> Mix:
     return lambda rng: (draw(rng), draw(rng))
 
 
+def uniform(most_prompt_tokens: int, most_new_tokens: int) -> Mix:
+    """From 10 on."""
+    return lambda rng: (rng.randint(10, most_prompt_tokens), rng.randint(10, most_new_tokens))
+
+
 def tiny_and_huge(huge_share: float, new_tokens: int) -> Mix:
     return lambda rng: (4000 if rng.random() < huge_share else 20, new_tokens)
 
@@ -54,11 +59,13 @@ def exponential(prompt_tokens: int, new_tokens: int) -> Mix:
 @dataclass(slots=True)
 class Kept:
     """`in_time`: share of the admitted with their first token within the longest wait and a step,
-    or twice that if they came back. `honest`: share of the refused who got in when they came back,
-    None where none was refused. `good_share`: of the replica's time, what requests in time took."""
+    or twice that if they came back; `within_wait`: of all within the one. `honest`: share of the
+    refused who got in when they came back, None where none was refused. `good_share`: of the
+    replica's time, what requests in time took."""
 
     admitted: int
     in_time: float
+    within_wait: float
     refused: int
     honest: float | None
     good_share: float
@@ -81,18 +88,18 @@ class _Log(Recorder):
 
 def play(
     mix: Mix, load: float, *, gpu: str = "T4", longest_answer: int = 1024, seed: int = 0,
-    most_requests: int = 4000,
+    most_requests: int = 4000, max_wait_s: float = MAX_WAIT_S, slots: int | None = None,
 ) -> Kept:  # fmt: skip
     """So many times what the replica can do; the refused retry once, after their Retry-After.
     The tier's limit of new tokens decides on the slots, as the server has it."""
-    setup = Setup(gpus={gpu: 1}, retries=1, max_wait_s=MAX_WAIT_S, weight=1)
-    if longest_answer > DEFAULT_MAX_NEW_TOKENS[Tier.CHAT]:
+    setup = Setup(gpus={gpu: 1}, retries=1, max_wait_s=max_wait_s, weight=1, slots=slots)
+    if slots is None and longest_answer > DEFAULT_MAX_NEW_TOKENS[Tier.CHAT]:
         kv_tokens = int(setup.profiles[gpu].kv_tokens.value)
         setup = Setup(
-            gpus={gpu: 1}, retries=1, max_wait_s=MAX_WAIT_S, weight=1,
+            gpus={gpu: 1}, retries=1, max_wait_s=max_wait_s, weight=1,
             slots=kv_tokens // (512 + longest_answer),
         )  # fmt: skip
-    log = _Log(MAX_WAIT_S)
+    log = _Log(max_wait_s)
     state = TierState(tier_plan(Tier.CHAT, setup), 1)
     state.target = 1
     fleet = Fleet({Tier.CHAT: state}, Counter({gpu: 1}), Clock(), log, retries=1)
@@ -110,7 +117,7 @@ def play(
         fleet.arrive(request, now_s)
     while fleet.busy:
         fleet.advance(fleet.clock.now_s + 0.5)
-    return _kept(log, duration_s, capacity_at_once)
+    return _kept(log, duration_s, capacity_at_once, max_wait_s)
 
 
 def capacity_of(mix: Mix, replica: SimulatedReplica) -> tuple[float, int]:
@@ -124,8 +131,8 @@ def capacity_of(mix: Mix, replica: SimulatedReplica) -> tuple[float, int]:
     return 1 / work_s, at_once
 
 
-def _kept(log: _Log, duration_s: float, at_once: int) -> Kept:
-    in_time = back = 0
+def _kept(log: _Log, duration_s: float, at_once: int, max_wait_s: float) -> Kept:
+    in_time = back = within_wait = 0
     good_s = 0.0
     from_s = SETTLED_FROM * duration_s
     for request in log.rows:
@@ -134,9 +141,10 @@ def _kept(log: _Log, duration_s: float, at_once: int) -> Kept:
         assert runner is not None
         assert request.first_token_s is not None
         returned = request.attempts > 0
-        longest_s = MAX_WAIT_S * (2 if returned else 1) + STEP_S
-        kept = request.first_token_s - place.entered_s <= longest_s
+        took_s = request.first_token_s - place.entered_s
+        kept = took_s <= max_wait_s * (2 if returned else 1) + STEP_S
         in_time += kept
+        within_wait += took_s <= max_wait_s + STEP_S
         if kept and from_s < request.first_token_s <= duration_s:
             good_s += runner.engine.work_s(request.prompt_tokens, request.new_tokens, at_once)
         back += returned
@@ -144,6 +152,7 @@ def _kept(log: _Log, duration_s: float, at_once: int) -> Kept:
     return Kept(
         admitted=len(log.rows),
         in_time=in_time / max(1, len(log.rows)),
+        within_wait=within_wait / max(1, len(log.rows)),
         refused=refused,
         honest=back / refused if refused else None,
         good_share=good_s / (duration_s - from_s),
@@ -168,7 +177,7 @@ MIXES: dict[str, tuple[Mix, int]] = {
 }
 
 
-HEAD = "prompt / answer          load in time  honest goodput, of that at 1.0\n"
+HEAD = "prompt / answer          load in time  within  honest goodput, of that at 1.0\n"
 
 
 def main() -> None:
@@ -180,8 +189,8 @@ def main() -> None:
             at_capacity = at_capacity or kept
             honest = "" if kept.honest is None else f"{kept.honest:.1%}"
             share = kept.good_share / at_capacity.good_share
-            row = f"{name:24s} {load:4g} {kept.in_time:7.2%} {honest:>7s} {share:7.1%}\n"
-            sys.stdout.write(row)
+            times = f"{kept.in_time:7.2%} {kept.within_wait:7.2%}"
+            sys.stdout.write(f"{name:24s} {load:4g} {times} {honest:>7s} {share:7.1%}\n")
             sys.stdout.flush()
 
 

@@ -5,7 +5,7 @@ lengths.
 
 import pytest
 
-from tests.loadtest.simulation.gate_promise import MIXES, play
+from tests.loadtest.simulation.gate_promise import MIXES, play, uniform
 
 IN_TIME, HONEST, GOODPUT = 0.99, 0.9, 0.95
 # The rest of the grid is in `gate_promise.main`.
@@ -36,3 +36,17 @@ def test_first_tokens_come_in_time_at_every_load(name: str) -> None:
 def test_at_half_of_the_capacity_nobody_is_refused() -> None:
     mix, longest_answer = MIXES["10 to 1000 / 10 to 1000"]
     assert play(mix, 0.5, longest_answer=longest_answer).refused == 0
+
+
+@pytest.mark.parametrize("most_prompt_tokens", [1000, 3000, 6000])
+def test_a_flood_on_few_slots_finds_its_promises_kept(most_prompt_tokens: int) -> None:
+    """Few starts within the wait, and prompts that take half of the time, as where a CPU serves.
+    Nothing is known when it begins."""
+    few = {"longest_answer": 2400, "most_requests": 700, "max_wait_s": 2.0, "slots": 29}
+    mix = uniform(most_prompt_tokens, 400)
+    at_capacity = play(mix, 1.0, **few)
+    kept = play(mix, 2.5, **few)
+    assert kept.within_wait >= 0.96, kept
+    assert kept.honest is not None
+    assert kept.honest >= 0.95, kept
+    assert kept.good_share >= GOODPUT * at_capacity.good_share, (kept, at_capacity)

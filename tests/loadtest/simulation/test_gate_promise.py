@@ -42,10 +42,17 @@ def test_at_half_of_the_capacity_nobody_is_refused() -> None:
 def test_a_flood_on_few_slots_finds_its_promises_kept(most_prompt_tokens: int) -> None:
     """Few starts within the wait, and prompts that take half of the time, as where a CPU serves.
     Nothing is known when it begins."""
-    few = {"longest_answer": 2400, "most_requests": 700, "max_wait_s": 2.0, "slots": 29}
-    mix = uniform(most_prompt_tokens, 400)
-    at_capacity = play(mix, 1.0, **few)
-    kept = play(mix, 2.5, **few)
+    at_capacity, kept = (
+        play(
+            uniform(most_prompt_tokens, 400),
+            load,
+            longest_answer=2400,
+            most_requests=700,
+            max_wait_s=2.0,
+            slots=29,
+        )
+        for load in (1.0, 2.5)
+    )
     assert kept.within_wait >= 0.96, kept
     assert kept.honest is not None
     assert kept.honest >= 0.95, kept

@@ -270,12 +270,23 @@ class EngineRoom:
         take their parts of the time. What prompts took in the last seconds says less of what is to
         come: it is next to nothing when a flood begins, and rises with every long prompt."""
         step_s = self._step_ms(max(0, slots - self.sequences)) / 1e3
-        prompt_tokens = self.demand.lengths.prompt_tokens
-        if self.sequences:
-            prompt_tokens = self._prompt_tokens / self.sequences
-        read_s = max(slots, self.sequences) * self.prefill_s(prompt_tokens) * self.pace.factor
+        read_s = max(slots, self.sequences) * self.prefill_s(self._usual_prompt_tokens())
+        read_s *= self.pace.factor
         decode_s = max(new_tokens * step_s, 1e-6)
         return step_s / (1 - min(read_s / (read_s + decode_s), MAX_READ_FRACTION))
+
+    def _usual_prompt_tokens(self) -> float:
+        """Of a sequence that runs. The longest prompt counts for four of the others at most: one
+        odd request says nothing of those to come."""
+        mean_tokens = self.demand.lengths.prompt_tokens
+        if not self._running:
+            return mean_tokens
+        longest = max(self._running, key=lambda entry: entry.prompt_tokens)
+        others_tokens = self._prompt_tokens - longest.prompt_tokens
+        if len(self._running) > 1:
+            mean_tokens = others_tokens / (len(self._running) - 1)
+        counted_tokens = min(longest.prompt_tokens, 4 * mean_tokens)
+        return (others_tokens + counted_tokens) / self.sequences
 
     def _count_stream_tokens(self) -> float:
         """What a stream would have got that began when the replica did: a token with each step, and

@@ -169,6 +169,22 @@ def test_when_a_flood_begins_its_prompts_are_known_to_take_time() -> None:
     assert run_virtual(scene()) == pytest.approx(8 * 0.4 + 100 * 0.01, rel=0.05)
 
 
+@pytest.mark.parametrize("prompt_tokens", [2_000, 30_000, 150_000])
+def test_one_huge_prompt_says_nothing_of_those_to_come(prompt_tokens: int) -> None:
+    async def full_token_s(prompts: list[int]) -> float:
+        gate = a_reading_gate(prompt_token_ms=0.1, max_wait_s=600.0)
+        assert gate.room is not None
+        with ExitStack() as stack:
+            for tokens in prompts:
+                stack.enter_context(gate.enter(1, prompt_tokens=tokens))
+            assert gate.running_sequences == len(prompts)
+            return gate.room._full_token_s(8, 100.0)
+
+    normal_s = run_virtual(full_token_s([100] * 6))
+    odd_s = run_virtual(full_token_s([*[100] * 5, prompt_tokens]))
+    assert normal_s < odd_s < 1.1 * normal_s
+
+
 def test_the_engines_own_steps_count_and_not_what_its_speed_says() -> None:
     """Derived are 10 ms a step, and it takes 25: 100 tokens of one answer take 2.5 s, of which
     another one has 2 s to go after 20 steps. So it is forecast before its speed is learnt."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -23,11 +23,17 @@ class Attempts:
         return self.retry or self.first
 
 
-async def ask_with_retry(session: aiohttp.ClientSession, url: str, body: object) -> Attempts:
+async def ask_with_retry(
+    session: aiohttp.ClientSession,
+    url: str,
+    body: object,
+    on_refusal: Callable[[], None] = lambda: None,
+) -> Attempts:
     """Ask; if refused, retry once, after its Retry-After."""
     first = await ask(session, url, body)
     if first.status != 429 or "retry-after" not in first.headers:
         return Attempts(first)
+    on_refusal()
     await asyncio.sleep(int(first.headers["retry-after"]))
     return Attempts(first, await ask(session, url, body))
 
@@ -42,6 +48,35 @@ async def arrive(
     for body in bodies:
         asked.append(asyncio.create_task(ask_with_retry(session, url, body)))
         due_s += rng.expovariate(rate_per_s)
+        await asyncio.sleep(max(0.0, due_s - clock_s()))
+    return list(await asyncio.gather(*asked))
+
+
+async def swell(
+    session: aiohttp.ClientSession,
+    url: str,
+    bodies: Iterable[object],
+    *,
+    rate_per_s: float,
+    refused_fraction: float,
+    least: int,
+) -> list[Attempts]:
+    """Send bodies ever faster, twice as fast after `least`, until that many are sent and this
+    fraction of all is refused: an overload of any machine. Wait for every end."""
+    rng = random.Random(least)
+    refused = 0
+
+    def count() -> None:
+        nonlocal refused
+        refused += 1
+
+    asked: list[asyncio.Task[Attempts]] = []
+    due_s = clock_s()
+    for body in bodies:
+        if len(asked) >= least and refused >= refused_fraction * len(asked):
+            break
+        asked.append(asyncio.create_task(ask_with_retry(session, url, body, count)))
+        due_s += rng.expovariate(rate_per_s * (1 + len(asked) / least))
         await asyncio.sleep(max(0.0, due_s - clock_s()))
     return list(await asyncio.gather(*asked))
 

@@ -1,16 +1,19 @@
 """What a replica learns of its tier's demand: its speed, the lengths of requests, their rate."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from serve_app.core.scaling.step_time import StepModel, StepSpeed, observe_step
 from serve_app.core.scaling.workload import (
+    EXPECTED_COUNTS_AS,
+    LENGTHS_KEPT,
     NO_LIMIT,
     AnswerRate,
     ArrivalRate,
     LearntLengths,
     LengthFigures,
+    bounded_total,
     observe_answers,
     observe_arrival,
     observe_lengths,
@@ -35,6 +38,8 @@ class DemandMeter:
     own: LearntLengths = field(init=False)
     arrivals: ArrivalRate = field(init=False)
     answers: AnswerRate = field(init=False)
+    # Prompts of the tier's own that came last, whatever became of them, in tokens.
+    arrived_prompts: deque[float] = field(default_factory=lambda: deque[float](maxlen=LENGTHS_KEPT))
     # The engine's steps so far, each a token for every stream and one with drafts as many as it
     # made, and when the last one was.
     steps: float = 0.0
@@ -95,12 +100,20 @@ class DemandMeter:
         """A request came in for the first time, whatever becomes of it. A prompt of unknown length
         counts as a mean one."""
         known = self.own.prompt_tokens if prompt_tokens is None else prompt_tokens
+        self.arrived_prompts.append(known)
         self.arrivals = observe_arrival(
             self.arrivals,
             now_s=self.clock_s(),
             requests=sequences * self.typical_part(max_new_tokens),
             prompt_tokens=known,
         )
+
+    def arriving_prompt_tokens(self) -> float:
+        """Mean length of a prompt as they arrive. It says sooner than those of ended requests what
+        a flood on a fresh replica is made of."""
+        expected_count = EXPECTED_COUNTS_AS * (1 - len(self.arrived_prompts) / LENGTHS_KEPT)
+        total = bounded_total(self.arrived_prompts, self.own.expected_prompt_tokens, expected_count)
+        return total / (expected_count + len(self.arrived_prompts))
 
     def typical_part(self, max_new_tokens: int) -> float:
         """How much of a typical answer one with this limit is expected to be, at most 1."""

@@ -32,6 +32,7 @@ from serve_app.core.admission.queue_drain import (
     estimate_first_drain,
     observe_completion,
 )
+from serve_app.core.scaling.workload import bounded_total
 
 # Over so long a time is counted which part of it prompts take.
 READ_S = 20.0
@@ -189,7 +190,7 @@ class EngineRoom:
             queued_s=queued_tokens * token_s,
             flow_s=flow_tokens * token_s,
             own_s=prompt_tokens * token_s,
-            mean_s=self.demand.lengths.prompt_tokens * token_s,
+            mean_s=self.demand.arriving_prompt_tokens() * token_s,
             open=self.takes(1, prompt_tokens),
         )
 
@@ -276,17 +277,12 @@ class EngineRoom:
         return step_s / (1 - min(read_s / (read_s + decode_s), MAX_READ_FRACTION))
 
     def _usual_prompt_tokens(self) -> float:
-        """Of a sequence that runs. The longest prompt counts for four of the others at most: one
-        odd request says nothing of those to come."""
+        """Of a sequence that runs."""
         mean_tokens = self.demand.lengths.prompt_tokens
         if not self._running:
             return mean_tokens
-        longest = max(self._running, key=lambda entry: entry.prompt_tokens)
-        others_tokens = self._prompt_tokens - longest.prompt_tokens
-        if len(self._running) > 1:
-            mean_tokens = others_tokens / (len(self._running) - 1)
-        counted_tokens = min(longest.prompt_tokens, 4 * mean_tokens)
-        return (others_tokens + counted_tokens) / self.sequences
+        running_tokens = [entry.prompt_tokens for entry in self._running]
+        return bounded_total(running_tokens, mean_tokens) / self.sequences
 
     def _count_stream_tokens(self) -> float:
         """What a stream would have got that began when the replica did: a token with each step, and

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from serve_app.api.demand import DemandMeter
 from serve_app.core.scaling.step_time import StepModel
-from serve_app.core.scaling.workload import LearntLengths
+from serve_app.core.scaling.workload import EXPECTED_COUNTS_AS, LENGTHS_KEPT, LearntLengths
 from tests.builders import a_reading_gate
 from tests.virtual_time import virtual
 
@@ -16,6 +16,29 @@ lengths = st.lists(st.tuples(st.integers(1, 4000), st.integers(1, 4000)), max_si
 
 def a_meter() -> DemandMeter:
     return DemandMeter(MODEL, LearntLengths(512, 400), lambda: 0.0, slots=125)
+
+
+@given(st.integers(1, 8000), st.integers(1, 600))
+def test_what_arrives_says_how_long_prompts_are_before_any_ends(
+    prompt_tokens: int, requests: int
+) -> None:
+    meter = a_meter()
+    assert meter.arriving_prompt_tokens() == 512
+    for _ in range(requests):
+        meter.arrived(sequences=1, max_new_tokens=100, prompt_tokens=prompt_tokens)
+    known = min(1.0, requests / (EXPECTED_COUNTS_AS + requests))
+    expected = 512 + known * (prompt_tokens - 512)
+    towards = sorted([expected, prompt_tokens])
+    if requests > 4:
+        assert towards[0] * 0.99 <= meter.arriving_prompt_tokens() <= towards[1] * 1.01
+    if requests >= LENGTHS_KEPT:
+        assert meter.arriving_prompt_tokens() == pytest.approx(prompt_tokens)
+
+
+def test_one_odd_arrival_says_little_of_the_others() -> None:
+    meter = a_meter()
+    meter.arrived(sequences=1, max_new_tokens=100, prompt_tokens=90_000)
+    assert meter.arriving_prompt_tokens() < 1.1 * 512
 
 
 @given(lengths, lengths, st.floats(0.1, 1.0))

@@ -1,7 +1,7 @@
 """What a replica learns of its requests: how long they are, and how many arrive."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 LENGTHS_KEPT = 256
@@ -9,6 +9,7 @@ NO_LIMIT = 1 << 30
 # The first answers to end are the shortest, so until many have ended what was expected counts as
 # so many of them.
 EXPECTED_COUNTS_AS = 32
+LONGEST_COUNTS_AS = 4.0
 # The slow mean shows the level, the quick one a step.
 SLOW_S = 40.0
 QUICK_S = 6.0
@@ -102,6 +103,19 @@ def observe_lengths(
         prompts=(*lengths.prompts, *prompts)[-LENGTHS_KEPT:],
         answers=(*lengths.answers, *answers)[-LENGTHS_KEPT:],
     )
+
+
+def bounded_total(
+    lengths: Collection[float], expected_length: float, expected_count: float = 0.0
+) -> float:
+    """Sum of the lengths and of so many expected ones, in which the longest counts for four of the
+    others at most: one odd request says nothing of those to come."""
+    total = expected_count * expected_length + sum(lengths)
+    if not lengths:
+        return total
+    longest, others = max(lengths), expected_count + len(lengths) - 1
+    others_mean = (total - longest) / others if others else expected_length
+    return total - longest + min(longest, LONGEST_COUNTS_AS * others_mean)
 
 
 @dataclass(frozen=True, slots=True)

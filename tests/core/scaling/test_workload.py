@@ -11,9 +11,11 @@ from serve_app.core.scaling.step_time import StepModel, StepSpeed, derived_step_
 from serve_app.core.scaling.workload import (
     EXPECTED_COUNTS_AS,
     LENGTHS_KEPT,
+    LONGEST_COUNTS_AS,
     AnswerRate,
     ArrivalRate,
     LearntLengths,
+    bounded_total,
     observe_answers,
     observe_arrival,
     observe_lengths,
@@ -54,6 +56,30 @@ def test_lengths_are_learnt_and_limits_cut_them() -> None:
     assert lengths.new_tokens(2048) == pytest.approx(525)
     assert lengths.new_tokens(100) == pytest.approx(75)
     assert lengths.variation == pytest.approx(0)
+
+
+@given(
+    st.lists(st.floats(1, 4000), min_size=1, max_size=40),
+    st.floats(1, 1e6),
+    st.floats(1, 4000),
+    st.integers(0, 40),
+)
+def test_one_odd_length_counts_for_four_of_the_others_at_most(
+    lengths: list[float], odd: float, expected: float, count: int
+) -> None:
+    others = sum(lengths) + count * expected
+    mean = others / (len(lengths) + count)
+    total = bounded_total([*lengths, odd], expected, count)
+    most = others + min(odd, LONGEST_COUNTS_AS * mean)
+    assert total <= most * (1 + 1e-9)
+    if odd >= max(lengths):
+        assert total == pytest.approx(most)
+
+
+@given(st.lists(st.floats(1, 4000), min_size=1, max_size=40))
+def test_lengths_alike_are_summed_as_they_are(lengths: list[float]) -> None:
+    alike = [1000 + length / 10 for length in lengths]
+    assert bounded_total(alike, 1000) == pytest.approx(sum(alike))
 
 
 def test_the_variation_of_prompts_is_learnt_from_many() -> None:

@@ -14,6 +14,7 @@ QUICK = (
     "10 / 4000",
     "4000 / 4000",
     "2000 / 15",
+    "2000 / 50, exponential",
     "4000 / 10",
     "20 or 4000 / 200",
     "10 to 1000 / 10 to 1000",
@@ -28,6 +29,7 @@ def test_first_tokens_come_in_time_at_every_load(name: str) -> None:
     for load in (0.5, 1.5, 3.0):
         kept = play(mix, load, longest_answer=longest_answer)
         assert kept.in_time >= IN_TIME, (load, kept)
+        assert kept.within_wait >= IN_TIME, (load, kept)
         assert kept.honest is None or kept.honest >= HONEST, (load, kept)
         if load > 1:
             assert kept.good_share >= GOODPUT * at_capacity.good_share, (load, kept, at_capacity)
